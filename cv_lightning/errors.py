@@ -1,0 +1,21 @@
+"""The errors a user meets. Each message names what was wrong, where, and the remedy."""
+
+
+class CVLightningError(Exception):
+    """Base of every error that this project raises on purpose; the CLI prints it without a traceback."""
+
+
+class ConfigError(CVLightningError):
+    """A configuration value, class path or file that cannot be used."""
+
+
+class DataError(CVLightningError):
+    """A row, image or annotation that cannot become a `Sample`."""
+
+
+class CheckpointError(CVLightningError):
+    """A checkpoint or policy folder that does not fit what it is loaded into."""
+
+
+class ConversationError(CVLightningError):
+    """A conversation that cannot be written as tokens without losing something."""

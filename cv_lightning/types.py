@@ -1,0 +1,205 @@
+"""The words of this project: what a sample, a turn, a trajectory, a group and a reward are.
+
+Axes live in names:
+
+| suffix | axis                                   |
+| ------ | -------------------------------------- |
+| `_P`   | prompts of a step                      |
+| `_G`   | rollouts of one prompt                 |
+| `_B`   | sequences in a batch                   |
+| `_T`   | tokens of a sequence                   |
+| `_N`   | distinct images of a batch             |
+| `_C` `_H` `_W` | channels, pixel rows, pixel columns |
+
+Images are Pillow RGB; sizes are (width, height); boxes are (x1, y1, x2, y2) in pixels, half-open; angles are degrees
+counter-clockwise, as in Pillow. Masks are named by what True means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+from PIL import Image
+
+from sandbox import Affine, Observation, inverse_transform
+
+Box = tuple[float, float, float, float]
+
+#: The names that `Sample.transforms` may hold: what was *done to* the image, or "crop": the answer needs one.
+TRANSFORMS = ("rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical", "crop")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one or more images.
+
+    Attributes:
+        id: Unique within its source.
+        question: The text shown to the policy, without image placeholders.
+        images: The images as the policy sees them (transforms already applied), RGB.
+        answer: The right answer.
+        transforms: What was done to `images[0]`, in order (see `TRANSFORMS`); empty for an upright image.
+        box: The region that holds the answer, in pixels of `images[0]`, or None.
+        family: The kind of task, for metrics by family ("plates", "chart", ...).
+        source: Where the row came from.
+    """
+
+    id: str
+    question: str
+    images: tuple[Image.Image, ...]
+    answer: str
+    transforms: tuple[str, ...] = ()
+    box: Box | None = None
+    family: str = "plates"
+    source: str = ""
+
+    @cached_property
+    def required_tools(self) -> frozenset[str]:
+        """The tools that undo `transforms` (a crop requires a crop): the set E of the paper."""
+        return frozenset(inverse_transform(name) for name in self.transforms)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call of the code tool, as the policy wrote it."""
+
+    code: str
+    description: str = ""
+    image_index: int = 0
+
+
+class StopReason(Enum):
+    """Why a trajectory ended."""
+
+    ANSWERED = "answered"  # the policy gave an answer
+    NO_ACTION = "no_action"  # a turn held neither a tool call nor an answer
+    MAX_TURNS = "max_turns"  # the last allowed turn still called a tool
+    MAX_TOKENS = "max_tokens"  # a turn was cut off before its end-of-turn token
+    CONTEXT_FULL = "context_full"  # the next observation did not fit and was rolled back, text and image together
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a turn's text says. Exactly one of `call`, `answer`, `fault` is not None.
+
+    Attributes:
+        call: The tool call, if the turn makes one.
+        answer: The text between the answer tags.
+        fault: Why the text is neither, in words the policy can act upon.
+    """
+
+    call: ToolCall | None = None
+    answer: str | None = None
+    fault: str | None = None
+
+
+@dataclass
+class Turn:
+    """One assistant turn and what came of it.
+
+    Attributes:
+        text: The decoded reply without its end-of-turn token.
+        reply: What the text says.
+        observation: What the executor returned, None where nothing was executed.
+    """
+
+    text: str
+    reply: Reply
+    observation: Observation | None = None
+
+
+@dataclass(frozen=True)
+class ViewedImage:
+    """An image of a trajectory, with its place in the question's image.
+
+    Attributes:
+        image: RGB pixels.
+        root: Index of the question image it descends from.
+        frame: Affine map from its pixels into the pixels of image `root`; None where it is not known.
+        orientation: Net element of the eight that leads from image `root` to this one; None where it is not known.
+        turn: The turn that made it, -1 for an image of the question.
+    """
+
+    image: Image.Image
+    root: int
+    frame: Affine | None
+    orientation: str | None
+    turn: int = -1
+
+
+@dataclass
+class TokenSequence:
+    """A conversation as token ids, grown by appending only: nothing sampled is ever decoded and encoded again.
+
+    Attributes:
+        ids: Token ids, image placeholders expanded.
+        is_trained: True where the policy wrote the token; same length as `ids`.
+        logprobs: Log-probability under the policy that sampled it, 0.0 where `is_trained` is False.
+        images: The images in the order in which their placeholders stand in `ids`.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    is_trained: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
+
+    def append(self, ids: Sequence[int], *, is_trained: bool, logprobs: Sequence[float] | None = None) -> None:
+        """Append tokens of one author; `logprobs` are given for sampled tokens."""
+        if logprobs is not None and len(logprobs) != len(ids):
+            raise ValueError(f"Expected one log-probability per token but got {len(logprobs)} for {len(ids)} tokens")
+        self.ids.extend(ids)
+        self.is_trained.extend([is_trained] * len(ids))
+        self.logprobs.extend(logprobs if logprobs is not None else [0.0] * len(ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Trajectory:
+    """One rollout: the turns, every image seen, the tokens, and why it ended."""
+
+    sample: Sample
+    turns: list[Turn] = field(default_factory=list)
+    images: list[ViewedImage] = field(default_factory=list)
+    tokens: TokenSequence = field(default_factory=TokenSequence)
+    stop_reason: StopReason | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer, None where none was given."""
+        return self.turns[-1].reply.answer if self.turns else None
+
+    @property
+    def n_calls(self) -> int:
+        """Tool calls that parsed, whether or not the code ran."""
+        return sum(turn.reply.call is not None for turn in self.turns)
+
+
+@dataclass
+class Group:
+    """The G rollouts of one sample: advantages are relative to their mean."""
+
+    sample: Sample
+    trajectories: list[Trajectory]
+
+
+@dataclass(frozen=True)
+class RewardBreakdown:
+    """A trajectory's reward as named, already weighted terms; `total` is their sum.
+
+    Attributes:
+        terms: Weighted terms, e.g. `{"accuracy": 1.0, "format": 0.1, "usage": -0.5}`.
+        is_right: Whether the answer was right; None where a judge failed (the trajectory then gets advantage 0).
+    """
+
+    terms: dict[str, float]
+    is_right: bool | None
+
+    @property
+    def total(self) -> float:
+        """Sum of the terms; NaN where the answer could not be judged."""
+        return float("nan") if self.is_right is None else sum(self.terms.values())

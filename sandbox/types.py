@@ -1,0 +1,78 @@
+"""What goes through the executor's door: requests in, observations out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from sandbox.geometry import Affine
+
+Status = Literal["ok", "error", "timeout", "crash", "rejected"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one call may use.
+
+    Attributes:
+        wall_s: Seconds of wall time.
+        memory_mb: Mebibytes that the code may allocate.
+        text_chars: Characters of text that an observation may hold.
+        result_megapixels: Megapixels of a result image.
+        code_chars: Characters of code.
+        aspect: Largest ratio of a result's longer to its shorter side, exclusive.
+    """
+
+    wall_s: float = 1.5
+    memory_mb: int = 768
+    text_chars: int = 8000
+    result_megapixels: float = 32
+    code_chars: int = 2048
+    aspect: float = 200
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """Code to run on one of a trajectory's images.
+
+    Attributes:
+        code: Python source as the policy wrote it.
+        images: All images of the trajectory so far, RGB.
+        image_index: Which of them `image` and `img` name, 0-based.
+        episode: Requests of one trajectory share this name.
+    """
+
+    code: str
+    images: Sequence[Image.Image]
+    image_index: int = 0
+    episode: str = ""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What happened to a request. Never an exception: a bad call is data.
+
+    Attributes:
+        status: "ok", or how it failed.
+        image: The result, RGB; None where there is none.
+        text: What the policy is shown: output, or the error with its line.
+        lane: Which lane ran it ("pillow", "confined", "none" where nothing ran).
+        level: Confinement level ("lifted" where no untrusted code ran).
+        wall_s: Seconds from request to result.
+        tools: Canonical names of the operations whose effect is in the pixels, in order.
+        orientation: Net element of the eight from the chosen image to the result; None where unknown.
+        frame: Result pixels to pixels of the chosen image; None where unknown.
+    """
+
+    status: Status
+    image: Image.Image | None = None
+    text: str = ""
+    lane: str = "none"
+    level: str = "none"
+    wall_s: float = 0.0
+    tools: tuple[str, ...] = ()
+    orientation: str | None = None
+    frame: Affine | None = None
