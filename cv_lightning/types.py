@@ -104,11 +104,13 @@ class Turn:
         text: The decoded reply without its end-of-turn token.
         reply: What the text says.
         observation: What the executor returned, None where nothing was executed.
+        is_trained: False for a recorded turn that must not be imitated (the mistake before its mending).
     """
 
     text: str
     reply: Reply
     observation: Observation | None = None
+    is_trained: bool = True
 
 
 @dataclass(frozen=True)
