@@ -89,11 +89,13 @@ class Reply:
         call: The tool call, if the turn makes one.
         answer: The text between the answer tags.
         fault: Why the text is neither, in words the policy can act upon.
+        is_silent: True where the turn tried neither: there is nothing to mend, and the trajectory ends.
     """
 
     call: ToolCall | None = None
     answer: str | None = None
     fault: str | None = None
+    is_silent: bool = False
 
 
 @dataclass

@@ -1,0 +1,226 @@
+"""The paper's conversation as text and as token ids.
+
+Text: an assistant turn is `<think>...</think>` and then one `<tool_call>{json}</tool_call>` or one `<answer>...</answer>`; what the
+environment says back is a user turn that holds `<tool_response>...</tool_response>` (arXiv 2512.03746; Hermes format of Qwen).
+
+Tokens: a `TokenSequence` only grows. What the policy sampled is appended as it was sampled, what the environment says is encoded once,
+piece by piece between special tokens; byte-level BPE never merges across those, so the pieces equal the encoding of the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+
+from cv_lightning.errors import ConversationError
+from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory
+
+TOOL_NAME = "code_image_tool"
+
+#: Tells a pre-trained model what it may do. A model trained from nothing can do with a shorter one.
+SYSTEM_PROMPT = f"""You are a helpful assistant that can look at images through code.
+
+# Tools
+You may call one function per turn to help with the user query. You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{{"type": "function", "function": {{"name": "{TOOL_NAME}", "description": "Run Python code on one of the images and look at the result. \
+`image` is the chosen image (a PIL RGB image); PIL, cv2, np and math are imported; assign the new image to `result`.", "parameters": \
+{{"type": "object", "properties": {{"code": {{"type": "string"}}, "description": {{"type": "string"}}, "image_index": {{"type": "integer", \
+"description": "0-based, over the images of the question and then each result"}}}}, "required": ["code"]}}}}}}
+</tools>
+
+Reason inside <think></think> first. Then either call the function within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": "{TOOL_NAME}", "arguments": {{"code": "result = image.rotate(90, expand=True)", "description": "", "image_index": 0}}}}
+</tool_call>
+or give the final answer within <answer></answer>."""
+
+_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def format_call(reasoning: str, call: ToolCall) -> str:
+    """The text of an assistant turn that calls the tool."""
+    arguments = {"code": call.code, "description": call.description, "image_index": call.image_index}
+    payload = json.dumps({"name": TOOL_NAME, "arguments": arguments}, ensure_ascii=False)
+    return f"<think>{reasoning}</think>\n<tool_call>\n{payload}\n</tool_call>"
+
+
+def format_answer(reasoning: str, answer: str) -> str:
+    """The text of an assistant turn that answers."""
+    return f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
+
+
+def parse_reply(text: str) -> Reply:
+    """Read an assistant turn. What stands inside `<think>` is neither a call nor an answer.
+
+    Returns:
+        A call, an answer, or a fault that says what to write instead; never raises.
+    """
+    body = _THINK.sub("", text)
+    if "<think>" in body:
+        return Reply(fault="The <think> tag was not closed. Close it, then give a tool call or an answer.")
+    calls, answers = _CALL.findall(body), _ANSWER.findall(body)
+    if not calls and "<tool_call>" in body:
+        return Reply(fault="The <tool_call> tag was not closed.")
+    if len(calls) + len(answers) > 1:
+        return Reply(fault="Give exactly one tool call or one answer in a turn.")
+    if answers:
+        return Reply(answer=answers[0].strip())
+    if calls:
+        return _parse_call(calls[0])
+    return Reply(fault="The turn holds neither <tool_call>...</tool_call> nor <answer>...</answer>.", is_silent=True)
+
+
+def _parse_call(payload: str) -> Reply:
+    try:
+        content = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        return Reply(fault=f"The tool call is not valid JSON: {error}")
+    if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
+        return Reply(fault='The tool call must be {"name": ..., "arguments": {"code": ...}}.')
+    if content.get("name") != TOOL_NAME:
+        return Reply(fault=f"Unknown tool {content.get('name')!r}; the only tool is {TOOL_NAME!r}.")
+    arguments = content["arguments"]
+    code, index = arguments.get("code"), arguments.get("image_index", 0)
+    if not isinstance(code, str):
+        return Reply(fault='"code" must be a string.')
+    if not isinstance(index, int) or isinstance(index, bool):
+        return Reply(fault='"image_index" must be an integer.')
+    return Reply(call=ToolCall(code=code, description=str(arguments.get("description", "")), image_index=index))
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Text to ids."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Ids to text."""
+
+    def convert_tokens_to_ids(self, tokens: str) -> int:
+        """The id of one token."""
+
+
+@dataclass
+class Conversation:
+    """Writes conversations of the Qwen-VL family as token ids.
+
+    Attributes:
+        tokenizer: A tokenizer whose chat template is Qwen's (`<|im_start|>role`, `<|vision_start|>`, `<|image_pad|>`).
+        count_image_tokens: (width, height) of an image -> number of `<|image_pad|>` tokens that stand for it.
+        system_prompt: Text of the system turn.
+        max_context_tokens: Longest sequence; an observation that would pass it is not appended.
+    """
+
+    tokenizer: Tokenizer
+    count_image_tokens: Callable[[tuple[int, int]], int]
+    system_prompt: str = SYSTEM_PROMPT
+    max_context_tokens: int = 32768
+    _encoded: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.end_of_turn_id = self._special("<|im_end|>")
+        self._start_id = self._special("<|im_start|>")
+        self._image_ids = [self._special(f"<|{name}|>") for name in ("vision_start", "image_pad", "vision_end")]
+
+    def _special(self, token: str) -> int:
+        encoded = self.tokenizer.encode(token, add_special_tokens=False)
+        if len(encoded) != 1:
+            raise ConversationError(f"The tokenizer has no token {token}: expected a Qwen-VL tokenizer.")
+        return encoded[0]
+
+    def _encode(self, text: str) -> list[int]:
+        """Encode text that is no conversation markup: markup written inside it stays plain text."""
+        if text not in self._encoded:
+            if len(self._encoded) > 4096:
+                self._encoded.clear()
+            self._encoded[text] = self.tokenizer.encode(escape_markup(text), add_special_tokens=False)
+        return self._encoded[text]
+
+    def _image(self, image: Image.Image) -> list[int]:
+        start, pad, end = self._image_ids
+        return [start, *[pad] * self.count_image_tokens(image.size), end]
+
+    def start(self, sample: Sample) -> TokenSequence:
+        """The prompt of a sample, up to the point where the policy speaks.
+
+        Raises:
+            ConversationError: The prompt alone is longer than `max_context_tokens`.
+        """
+        tokens = TokenSequence(images=list(sample.images))
+        ids = [self._start_id, *self._encode(f"system\n{self.system_prompt}"), self.end_of_turn_id, *self._encode("\n")]
+        ids += [self._start_id, *self._encode("user\n")]
+        for image in sample.images:
+            ids += self._image(image)
+        ids += [*self._encode(sample.question), self.end_of_turn_id, *self._opening()]
+        if len(ids) >= self.max_context_tokens:
+            raise ConversationError(
+                f"Sample {sample.id!r}: its prompt has {len(ids)} tokens but max_context_tokens={self.max_context_tokens}. "
+                "Raise max_context_tokens, or lower max_pixels of the policy."
+            )
+        tokens.append(ids, is_trained=False)
+        return tokens
+
+    def _opening(self) -> list[int]:
+        return [*self._encode("\n"), self._start_id, *self._encode("assistant\n")]
+
+    def decode_reply(self, ids: Sequence[int]) -> str:
+        """The text of sampled ids without the end-of-turn token."""
+        kept = ids[:-1] if ids and ids[-1] == self.end_of_turn_id else ids
+        return self.tokenizer.decode(kept, skip_special_tokens=False)
+
+    def append_observation(self, tokens: TokenSequence, text: str, image: Image.Image | None) -> bool:
+        """Append a tool response and open the next assistant turn.
+
+        Returns:
+            False, with `tokens` untouched, where the whole of it would not fit.
+        """
+        ids = [*self._encode("\n"), self._start_id, *self._encode("user\n")]
+        if image is None:
+            ids += self.tokenizer.encode(f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
+        else:
+            ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False) + self._image(image)
+            ids += self.tokenizer.encode(f"{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
+        ids += [self.end_of_turn_id, *self._opening()]
+        if len(tokens) + len(ids) >= self.max_context_tokens:
+            return False
+        tokens.append(ids, is_trained=False)
+        if image is not None:
+            tokens.images.append(image)
+        return True
+
+    def encode(self, trajectory: Trajectory) -> TokenSequence:
+        """A recorded trajectory as tokens, with the mask that a sampled one would have.
+
+        Raises:
+            ConversationError: It does not fit into `max_context_tokens`; nothing is cut off silently.
+        """
+        tokens = self.start(trajectory.sample)
+        for turn in trajectory.turns:
+            ids = [*self.tokenizer.encode(turn.text, add_special_tokens=False), self.end_of_turn_id]
+            tokens.append(ids, is_trained=turn.is_trained)
+            fits = len(tokens) < self.max_context_tokens
+            if fits and turn.observation is not None:
+                fits = self.append_observation(tokens, turn.observation.text, turn.observation.image)
+            if not fits:
+                raise ConversationError(
+                    f"Sample {trajectory.sample.id!r}: the recorded conversation is longer than "
+                    f"max_context_tokens={self.max_context_tokens}. Raise it or leave the sample out."
+                )
+        return tokens
+
+
+_MARKUP = re.compile(r"<(\|[a-z_]+\||/?tool_response|/?tool_call)>")
+
+
+def escape_markup(text: str) -> str:
+    """Keep text of the environment from opening turns, images or tool calls."""
+    return _MARKUP.sub(lambda match: f"< {match.group(1)}>", text)
