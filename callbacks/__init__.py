@@ -1,0 +1,1 @@
+"""What is shown: callbacks that write to MLflow, draw, alarm and export."""

@@ -1,0 +1,1 @@
+"""What learns: the policy and the LightningModules that train it."""

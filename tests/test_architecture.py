@@ -1,0 +1,122 @@
+"""The walls between the houses: who may import whom (see CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HOUSES = ("cv_lightning", "modules", "callbacks", "sandbox")
+FILES = sorted(path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
+
+#: The houses that each house may import besides itself.
+MAY_IMPORT = {
+    "sandbox": set(),
+    "cv_lightning": {"sandbox"},
+    "modules": {"cv_lightning", "sandbox"},
+    "callbacks": {"cv_lightning", "sandbox"},
+}
+
+#: Where a library may be imported; a prefix of the path below the root.
+ONLY_IN = {
+    "mlflow": ("callbacks/", "cv_lightning/compare"),
+    "kornia": ("sandbox/", "cv_lightning/data/"),
+    "peft": ("modules/",),
+    "transformers": ("modules/",),
+}
+
+#: Files that must not import torch, so that what does not need it does not wait for it.
+WITHOUT_TORCH = ("cv_lightning/__main__.py", "cv_lightning/types.py", "cv_lightning/errors.py", "sandbox/")
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Full names of all modules that a source imports, wherever in it the import stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import in line {node.lineno}"
+            yield node.module or ""
+
+
+def imports_of(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported_modules(path.read_text(encoding="utf-8"))}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_stay_inside_the_walls(path: Path) -> None:
+    house = path.relative_to(ROOT).parts[0]
+    foreign = imports_of(path) & set(HOUSES) - {house} - MAY_IMPORT[house]
+    assert not foreign, f"{name_of(path)} imports {foreign}"
+    assert "experiments" not in imports_of(path)
+    assert "tests" not in imports_of(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_library_is_imported_only_where_it_belongs(path: Path) -> None:
+    astray = {
+        library
+        for library, homes in ONLY_IN.items()
+        if library in imports_of(path) and not name_of(path).startswith(homes)
+    }
+    assert not astray, f"{name_of(path)} imports {astray}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name_of(p).startswith(WITHOUT_TORCH)], ids=name_of)
+def test_light_files_import_no_torch(path: Path) -> None:
+    if path.name == "kornia_lane.py":
+        return
+    module_level = ast.Module(body=ast.parse(path.read_text(encoding="utf-8")).body, type_ignores=[])
+    heavy = {"torch", "lightning", "transformers"} & {
+        name.partition(".")[0] for name in imported_modules(ast.unparse(module_level))
+    }
+    assert not heavy, f"{name_of(path)} imports {heavy}"
+
+
+def test_no_file_evaluates_text() -> None:
+    calls = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in FILES
+        if not name_of(path).startswith("sandbox/confined/")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"exec", "eval"}
+    ]
+    assert not calls
+
+
+def test_every_library_we_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in project["dependencies"]}
+    installed_by = importlib.metadata.packages_distributions()
+    used = {name for path in FILES for name in imports_of(path)} - set(sys.stdlib_module_names) - set(HOUSES)
+    undeclared = {name for name in used if not {d.lower() for d in installed_by.get(name, [name])} & declared}
+    assert not undeclared
+
+
+def test_every_upper_bound_gives_its_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = text[text.index("dependencies = [") : text.index("[project.optional-dependencies]")]
+    bounded = [line for line in dependencies.splitlines() if line.strip().startswith('"') and "<" in line]
+    assert bounded
+    assert not [line for line in bounded if "#" not in line]
+
+
+def test_setup_cfg_and_pyproject_say_nothing_twice() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "setuptools" not in pyproject["tool"]
+    assert "[metadata]" not in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+
+
+def test_only_tests_without_init_files() -> None:
+    assert not list((ROOT / "tests").rglob("__init__.py"))
