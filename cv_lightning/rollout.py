@@ -1,0 +1,151 @@
+"""The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
+
+What a policy is to this loop stands in the protocols; the local backbone (`modules.policy.Policy`) is one. Whatever goes wrong in a
+rollout is recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cv_lightning.conversation import Conversation, parse_reply
+from cv_lightning.types import Group, Sample, StopReason, TokenSequence, Trajectory, Turn
+from cv_lightning.viewing import view_question, view_result
+from sandbox import Observation, ToolRequest
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: from the whole distribution, as scoring assumes (no top-k, no top-p, no penalty).
+
+    Attributes:
+        temperature: Softmax temperature; 0 takes the most probable token.
+        max_new_tokens: Longest turn.
+        seed: Seed of the generator; the same seed and contexts give the same tokens.
+    """
+
+    temperature: float = 1.0
+    max_new_tokens: int = 1024
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled turn: ids with their log-probabilities, and whether it ended by itself."""
+
+    ids: list[int]
+    logprobs: list[float]
+    is_finished: bool
+
+
+class Session(Protocol):
+    """Samples the turns of a batch of conversations."""
+
+    def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
+        """Sample one turn for each context; later calls take some of the same contexts, grown."""
+
+
+class SamplingPolicy(Protocol):
+    """What the rollout needs of a policy."""
+
+    conversation: Conversation
+
+    def open_session(self, sampling: Sampling) -> Session:
+        """Start sampling a batch."""
+
+
+class Executor(Protocol):
+    """What the rollout needs of an executor: `sandbox.ToolExecutor`."""
+
+    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        """Run requests; answers in their order, never raises for what code did."""
+
+
+def rollout(
+    samples: Sequence[Sample],
+    policy: SamplingPolicy,
+    executor: Executor,
+    sampling: Sampling,
+    group_size: int = 1,
+    max_turns: int = 4,
+) -> list[Group]:
+    """Sample `group_size` trajectories of each sample.
+
+    Args:
+        samples: P questions.
+        policy: Who speaks.
+        executor: Who runs the code.
+        sampling: How tokens are drawn.
+        group_size: G, trajectories of each sample.
+        max_turns: Assistant turns of a trajectory; at the last one a tool call is not executed any more.
+
+    Returns:
+        P groups of G trajectories.
+    """
+    groups = []
+    for sample in samples:
+        trajectories = [
+            Trajectory(sample, images=view_question(sample), tokens=policy.conversation.start(sample))
+            for _ in range(group_size)
+        ]
+        groups.append(Group(sample, trajectories))
+    session = policy.open_session(sampling)
+    active = [trajectory for group in groups for trajectory in group.trajectories]
+    names = {id(trajectory): f"rollout-{index}" for index, trajectory in enumerate(active)}
+    for turn in range(max_turns):
+        if not active:
+            break
+        for trajectory, completion in zip(active, session.sample([t.tokens for t in active]), strict=True):
+            _append_reply(trajectory, completion, policy.conversation)
+        active = [trajectory for trajectory in active if trajectory.stop_reason is None]
+        if turn == max_turns - 1:
+            for trajectory in active:
+                trajectory.stop_reason = StopReason.MAX_TURNS
+            break
+        _observe(active, executor, names)
+        active = [trajectory for trajectory in active if _append_observation(trajectory, policy.conversation, turn)]
+    return groups
+
+
+def _append_reply(trajectory: Trajectory, completion: Completion, conversation: Conversation) -> None:
+    trajectory.tokens.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
+    text = conversation.decode_reply(completion.ids)
+    reply = parse_reply(text)
+    trajectory.turns.append(Turn(text, reply))
+    if not completion.is_finished:
+        trajectory.stop_reason = StopReason.MAX_TOKENS
+    elif reply.answer is not None:
+        trajectory.stop_reason = StopReason.ANSWERED
+    elif reply.is_silent:
+        trajectory.stop_reason = StopReason.NO_ACTION
+
+
+def _observe(active: Sequence[Trajectory], executor: Executor, names: dict[int, str]) -> None:
+    """Execute the last turn's call of every trajectory in one batch; a malformed call gets its fault as the observation."""
+    requests, callers = [], []
+    for trajectory in active:
+        turn = trajectory.turns[-1]
+        if turn.reply.call is None:
+            turn.observation = Observation(status="rejected", text=turn.reply.fault or "")
+            continue
+        images = [viewed.image for viewed in trajectory.images]
+        call = turn.reply.call
+        requests.append(ToolRequest(call.code, images, call.image_index, names[id(trajectory)]))
+        callers.append(turn)
+    for turn, observation in zip(callers, executor.execute(requests), strict=True):
+        turn.observation = observation
+
+
+def _append_observation(trajectory: Trajectory, conversation: Conversation, turn: int) -> bool:
+    """Show the policy what came of its call; False where it did not fit and the trajectory ends before it."""
+    last = trajectory.turns[-1]
+    observation = last.observation
+    assert observation is not None
+    if not conversation.append_observation(trajectory.tokens, observation.text, observation.image):
+        trajectory.stop_reason = StopReason.CONTEXT_FULL
+        return False
+    if last.reply.call is not None and observation.image is not None:
+        trajectory.images.append(view_result(trajectory, last.reply.call, observation, turn))
+    return True

@@ -1,0 +1,151 @@
+"""What SFT and RL share: the policy, the optimizer, exact gradient accumulation, and evaluation by rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from cv_lightning.evaluation import TrajectoryMetrics
+from cv_lightning.rewards import RewardConfig, score
+from cv_lightning.rollout import Sampling, rollout
+from cv_lightning.types import Group, RewardBreakdown, Sample
+from modules.optimizer import OptimizerConfig, make_optimizer
+from modules.policy import Policy
+from sandbox import Limits, ToolExecutor
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How trajectories are sampled.
+
+    Attributes:
+        max_turns: Assistant turns of a trajectory.
+        max_new_tokens: Longest turn, in tokens.
+        temperature: Softmax temperature in training.
+        evaluation_temperature: The same in validation and test; 0 takes the most probable token.
+        lane: The executor's lane: "auto", "pillow" or "confined".
+        limits: What one tool call may use.
+    """
+
+    max_turns: int = 4
+    max_new_tokens: int = 1024
+    temperature: float = 1.0
+    evaluation_temperature: float = 0.0
+    lane: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+
+
+class PolicyModule(LightningModule):
+    """A LightningModule around a `Policy`, evaluated by rollouts.
+
+    Args:
+        policy: The policy.
+        optimizer: How parameters are updated.
+        rollout: How trajectories are sampled.
+        reward: How they are scored.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: OptimizerConfig | None = None,
+        rollout: RolloutConfig | None = None,
+        reward: RewardConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = policy
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.rollout_config = rollout or RolloutConfig()
+        self.reward_config = reward or RewardConfig()
+        self.metrics = TrajectoryMetrics()
+        self.last_trajectories: list[Group] = []
+        self.last_breakdowns: list[list[RewardBreakdown]] = []
+        self._executor: ToolExecutor | None = None
+
+    # ---- optimisation ------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """One optimizer, one schedule over `trainer.max_steps`."""
+        optimizer, scheduler = make_optimizer(self.policy, self.optimizer_config, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def global_sum(self, value: Tensor) -> Tensor:
+        """Sum of a scalar over all ranks: the divisor of a mean must not depend on how a batch was split."""
+        return self.all_gather(value).sum() if self.trainer.world_size > 1 else value
+
+    def apply_gradients(self) -> None:
+        """Clip, step, step the schedule, clear, and log the norm and the learning rate."""
+        optimizer: Any = self.optimizers()
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        limit = self.optimizer_config.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        self.log("train/grad_norm", norm)
+
+    # ---- rollouts ----------------------------------------------------------------------------------------------------
+
+    @property
+    def executor(self) -> ToolExecutor:
+        """The executor, started when it is first needed."""
+        if self._executor is None:
+            self._executor = ToolExecutor(lane=self.rollout_config.lane, limits=self.rollout_config.limits)
+        return self._executor
+
+    def teardown(self, stage: str) -> None:
+        """Close the executor."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> None:
+        """Sample and score trajectories; they are left in `last_trajectories` and `last_breakdowns`."""
+        was_training = self.policy.training
+        self.policy.eval()
+        sampling = Sampling(temperature, self.rollout_config.max_new_tokens, seed)
+        self.last_trajectories = rollout(
+            samples, self.policy, self.executor, sampling, group_size, self.rollout_config.max_turns
+        )
+        self.last_breakdowns = [score(group, self.reward_config) for group in self.last_trajectories]
+        self.policy.train(was_training)
+
+    # ---- evaluation --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, batch: list[Sample], batch_idx: int) -> None:
+        self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
+        self.metrics.update(trajectories, [breakdown for group in self.last_breakdowns for breakdown in group])
+
+    def _log_evaluation(self, prefix: str) -> None:
+        self.log_dict({f"{prefix}/{name}": value for name, value in self.metrics.compute().items()})
+        self.metrics.reset()
+
+    def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
+        """Roll out validation samples."""
+        self._evaluate(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/...`."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: list[Sample], batch_idx: int) -> None:
+        """Roll out test samples."""
+        self._evaluate(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/...`."""
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Group]:
+        """Trajectories of samples."""
+        self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        return self.last_trajectories

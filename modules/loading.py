@@ -1,0 +1,129 @@
+"""Where a policy's parts come from and what is done to them before training."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from cv_lightning.errors import CheckpointError, ConfigError
+
+#: Hugging Face's `model_type` of the models that a policy can be.
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+
+_CLIP_STATISTICS = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_NORMALISATION = {"qwen2_5_vl": _CLIP_STATISTICS, "qwen3_vl": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}}
+
+
+def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+    """Load a model and its tokenizer from a local folder or the hub.
+
+    A folder that holds a PEFT adapter is loaded on its base model and merged into it.
+
+    Raises:
+        CheckpointError: Nothing loadable is there, or it is another kind of model.
+    """
+    folder = Path(source)
+    is_adapter = (folder / "adapter_config.json").exists()
+    base = source
+    if is_adapter:
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    elif folder.is_absolute() or source.startswith((".", "runs/")):
+        if not (folder / "config.json").exists():
+            raise CheckpointError(
+                f"policy.source: {source!r} holds no config.json. Give a folder that a stage exported "
+                "(run the stage before this one first), or a hub name."
+            )
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
+    if model.config.model_type not in FAMILIES:
+        raise CheckpointError(
+            f"policy.source: {source!r} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}."
+        )
+    if is_adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+    return model, tokenizer
+
+
+def image_processor(config: Any, source: str | None, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
+    """The image processor of a model, without torchvision."""
+    vision = config.vision_config
+    statistics: dict[str, list[float]] = _NORMALISATION[config.model_type]
+    if source is not None:
+        try:
+            saved = Qwen2VLImageProcessorPil.from_pretrained(source)
+            statistics = {"image_mean": list(saved.image_mean), "image_std": list(saved.image_std)}
+        except OSError:
+            warnings.warn(f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2)
+    return Qwen2VLImageProcessorPil(
+        patch_size=vision.patch_size,
+        merge_size=vision.spatial_merge_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
+        **statistics,
+    )
+
+
+def add_lora(model: Any, arguments: dict[str, Any]) -> Any:
+    """Wrap a model with LoRA adapters.
+
+    Raises:
+        ConfigError: `arguments` do not fit `peft.LoraConfig` or match no module.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    try:
+        return get_peft_model(model, LoraConfig(**arguments))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"policy.lora: {error}. See peft.LoraConfig for the arguments.") from error
+
+
+def freeze(model: Any, parts: Sequence[str]) -> None:
+    """Stop training "vision" (the tower), "projector" (its mergers) or "language"."""
+    for name, parameter in model.model.visual.named_parameters():
+        part = "projector" if "merger" in name else "vision"
+        if part in parts:
+            parameter.requires_grad_(False)
+    if "language" in parts:
+        model.model.language_model.requires_grad_(False)
+        model.lm_head.requires_grad_(False)
+
+
+class LinearPatchEmbedding(nn.Module):
+    """The patch embedding as a matrix product.
+
+    Its convolution has stride equal to its kernel, so both are the same sum; on two CPU cores the product is several times faster.
+    The parameters keep their names, and so do checkpoints.
+    """
+
+    def __init__(self, proj: nn.Conv3d) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, patches_ND: Tensor) -> Tensor:
+        """Patches [N, C * T * P * P] to features [N, D]."""
+        weight = self.proj.weight
+        return functional.linear(patches_ND.to(weight.dtype), weight.flatten(1), self.proj.bias)
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id that fills padding: the tokenizer's own, else the end-of-text token."""
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    return int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))

@@ -1,0 +1,115 @@
+"""Optimizer and learning-rate schedule, from configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from cv_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters are updated.
+
+    Attributes:
+        name: "adamw", or "muon": Muon for the hidden matrices and AdamW for everything else.
+        lr: Peak learning rate. Muon's updates are scaled to the size of AdamW's, so one value serves both.
+        weight_decay: Decoupled weight decay.
+        betas: AdamW's decay rates of the first and second moment.
+        warmup_steps: Optimizer steps of linear warm-up.
+        schedule: What follows the warm-up until `trainer.max_steps`: "constant", "linear" or "cosine" to `final_lr_ratio`.
+        final_lr_ratio: Last learning rate divided by the peak.
+        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-5
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_lr_ratio: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError(f"optimizer.lr: expected a positive number but got {self.lr}")
+        if not 0 <= self.final_lr_ratio <= 1:
+            raise ConfigError(f"optimizer.final_lr_ratio: expected a number in [0, 1] but got {self.final_lr_ratio}")
+
+
+class MuonAdamW(Optimizer):
+    """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see a single one."""
+
+    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], config: OptimizerConfig) -> None:
+        shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+        self.parts: list[Optimizer] = []
+        if matrices:
+            self.parts.append(Muon(matrices, adjust_lr_fn="match_rms_adamw", **shared))
+        if others:
+            self.parts.append(AdamW(others, betas=config.betas, **shared))
+        super().__init__([{"params": part.param_groups[0]["params"]} for part in self.parts], shared)
+        # The parts step with the very groups that a scheduler changes.
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Step both; `closure` recomputes the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of both parts."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both parts."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int) -> tuple[Optimizer, LambdaLR]:
+    """The optimizer of a module's trainable parameters and its schedule, stepped once per optimizer step.
+
+    Raises:
+        ConfigError: Nothing is trainable.
+    """
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError("Every part of the policy is frozen: nothing would be trained. Look at policy.frozen.")
+    optimizer: Optimizer
+    if config.name == "muon":
+        # Embeddings and the output head are tables of vectors, not maps between hidden spaces.
+        is_hidden = [p.ndim == 2 and "embed" not in name and "lm_head" not in name for name, p in trained]
+        matrices = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if hidden]
+        others = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if not hidden]
+        optimizer = MuonAdamW(matrices, others, config)
+    else:
+        parameters = [parameter for _, parameter in trained]
+        optimizer = AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return optimizer, LambdaLR(optimizer, lambda step: lr_ratio(step, config, total_steps))
+
+
+def lr_ratio(step: int, config: OptimizerConfig, total_steps: int) -> float:
+    """Learning rate at `step` divided by the peak."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant" or total_steps <= config.warmup_steps:
+        return 1.0
+    progress = min(1.0, (step - config.warmup_steps) / (total_steps - config.warmup_steps))
+    falling = 1 - progress if config.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return config.final_lr_ratio + (1 - config.final_lr_ratio) * falling

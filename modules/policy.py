@@ -1,0 +1,276 @@
+"""The policy: a Hugging Face vision-language model (Qwen2.5-VL or Qwen3-VL), its tokenizer and its image processor.
+
+Shared by SFT and RL. Token ids go in, log-probabilities and sampled token ids come out; text is not seen here. Each distinct image
+of a batch is encoded once and its features are handed to every place where it stands (the gradient sums through that: exact), and
+logits are computed only where they are needed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from cv_lightning.conversation import SYSTEM_PROMPT, Conversation
+from cv_lightning.data.oracle import wordings
+from cv_lightning.errors import ConfigError
+from cv_lightning.rollout import Sampling
+from cv_lightning.types import TokenSequence
+from modules.batch import TokenBatch, collate
+from modules.generation import GenerationSession
+from modules.loading import LinearPatchEmbedding, add_lora, freeze, image_processor, load_model, pad_id
+from modules.tiny import TinyConfig, build_tiny
+
+Part = Literal["vision", "projector", "language"]
+
+
+class Policy(nn.Module):
+    """A vision-language policy.
+
+    Args:
+        source: A local folder or a hub name of a Qwen2.5-VL or Qwen3-VL model, or of a PEFT adapter on one.
+        build: Instead of `source`: the size of a new, small model (see `modules.tiny.TinyConfig`).
+        lora: Arguments of `peft.LoraConfig`; None trains the model itself. The reference policy is then "adapters off".
+        frozen: Parts that are not trained: "vision" (the tower), "projector" (its merger), "language".
+        dtype: "float32", "bfloat16" or "float16".
+        gradient_checkpointing: Recompute activations in the backward pass.
+        attention: Hugging Face's name of the attention implementation ("sdpa", "flash_attention_2", ...).
+        min_pixels: Smaller images are enlarged to this many pixels.
+        max_pixels: Larger images are reduced to this many pixels.
+        max_context_tokens: Longest conversation, in tokens.
+        system_prompt: Text of the system turn; None takes the one that describes the tool.
+    """
+
+    def __init__(
+        self,
+        source: str | None = None,
+        build: TinyConfig | None = None,
+        lora: dict[str, Any] | None = None,
+        frozen: Sequence[Part] = (),
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        gradient_checkpointing: bool = False,
+        attention: str = "sdpa",
+        min_pixels: int = 56 * 56,
+        max_pixels: int = 28 * 28 * 1280,
+        max_context_tokens: int = 32768,
+        system_prompt: str | None = None,
+    ) -> None:
+        super().__init__()
+        if (source is None) == (build is None):
+            raise ConfigError("Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model).")
+        torch_dtype = getattr(torch, dtype)
+        if build is not None:
+            self.model, self.tokenizer = build_tiny(build, wordings(), attention)
+            self.model.to(torch_dtype)
+        else:
+            self.model, self.tokenizer = load_model(str(source), torch_dtype, attention)
+        self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
+        freeze(self.model, frozen)
+        self.is_lora = lora is not None
+        if lora is not None:
+            self.model = add_lora(self.model, lora)
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.enable_input_require_grads()
+        self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
+        self.conversation = Conversation(
+            self.tokenizer,
+            self.count_image_tokens,
+            system_prompt=SYSTEM_PROMPT if system_prompt is None else system_prompt,
+            max_context_tokens=max_context_tokens,
+        )
+        self.pad_id = pad_id(self.tokenizer)
+        self.register_buffer("_is_banned_V", self._banned(), persistent=False)
+        self._reference: nn.Module | None = None
+
+    # ---- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def causal(self) -> nn.Module:
+        """The Hugging Face model with its language head, without PEFT's wrapper."""
+        return self.model.get_base_model() if self.is_lora else self.model
+
+    @property
+    def core(self) -> nn.Module:
+        """The Hugging Face model without its language head."""
+        return self.causal.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.model.parameters()).device
+
+    def _banned(self) -> Tensor:
+        """Tokens that are the environment's to write: every special token but the end of the turn."""
+        vocabulary = self.causal.lm_head.out_features
+        is_banned_V = torch.zeros(vocabulary, dtype=torch.bool)
+        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        names |= {"<tool_response>", "</tool_response>"} & set(self.tokenizer.get_vocab())
+        ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names} | {self.pad_id}
+        for token_id in ids - {self.conversation.end_of_turn_id}:
+            is_banned_V[token_id] = True
+        is_banned_V[len(self.tokenizer) :] = True  # rows of the head that pad the vocabulary have no token
+        return is_banned_V
+
+    # ---- images ------------------------------------------------------------------------------------------------------
+
+    def image_grid(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """The grid (time, height, width) in patches of an image of `size` (width, height)."""
+        processor = self.image_processor
+        bounds = {"min_pixels": processor.size["shortest_edge"], "max_pixels": processor.size["longest_edge"]}
+        height, width = smart_resize(size[1], size[0], processor.patch_size * processor.merge_size, **bounds)
+        return 1, height // processor.patch_size, width // processor.patch_size
+
+    def count_image_tokens(self, size: tuple[int, int]) -> int:
+        """Number of placeholder tokens of an image of `size` (width, height)."""
+        time, height, width = self.image_grid(size)
+        return time * height * width // self.image_processor.merge_size**2
+
+    def encode_images(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
+        """Encode images once each.
+
+        Returns:
+            Hugging Face's encoder output with one entry per image, and the grids [N, 3] in patches.
+        """
+        inputs = self.image_processor(images=list(images_N), return_tensors="pt")
+        grid_N3 = inputs["image_grid_thw"].to(self.device)
+        return self.core.get_image_features(inputs["pixel_values"].to(self.device), grid_N3, return_dict=True), grid_N3
+
+    # ---- the model ---------------------------------------------------------------------------------------------------
+
+    def hidden_states(
+        self,
+        input_ids_BT: Tensor,
+        is_valid_BL: Tensor,
+        position_ids_3BT: Tensor,
+        encoded: Any | None,
+        occurrences: Sequence[int],
+        cache: Any | None = None,
+    ) -> Tensor:
+        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds."""
+        features: dict[str, Any] = {}
+        if occurrences:
+            if encoded is None:
+                raise ValueError("Expected encoded images for the placeholders but got encoded=None")
+            features["image"] = _expanded(encoded, occurrences)
+        output = self.core(
+            input_ids=input_ids_BT,
+            attention_mask=is_valid_BL,
+            position_ids=position_ids_3BT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            mm_encoder_outputs=features,
+            return_dict=True,
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden_MD: Tensor) -> Tensor:
+        """Float32 logits [M, V]; banned tokens have -inf."""
+        return self.causal.lm_head(hidden_MD).float().masked_fill(self._is_banned_V, float("-inf"))
+
+    def positions(self, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Tensor | None) -> Tensor:
+        """mRoPE positions [3, B, T]; `grid_O3` holds the grid of every placeholder run in reading order."""
+        types_BT = (input_ids_BT == self.core.config.image_token_id).int()
+        positions_3BT, _ = self.core.get_rope_index(
+            input_ids_BT, mm_token_type_ids=types_BT, image_grid_thw=grid_O3, attention_mask=is_valid_BT.int()
+        )
+        return positions_3BT
+
+    def token_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Score the trained tokens of a batch.
+
+        Args:
+            batch: Sequences on this policy's device.
+            temperature: The one at which the tokens were sampled.
+
+        Returns:
+            Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 where not trained.
+        """
+        hidden_BTD = self._scored_hidden_states(batch)
+        # The token at t is drawn from the hidden state at t - 1.
+        is_target_BT = batch.is_trained_BT[:, 1:]
+        log_distribution_MV = functional.log_softmax(self.logits(hidden_BTD[:, :-1][is_target_BT]) / temperature, dim=-1)
+        targets_M1 = batch.input_ids_BT[:, 1:][is_target_BT].unsqueeze(-1)
+        logprobs_M = log_distribution_MV.gather(-1, targets_M1).squeeze(-1)
+        with torch.no_grad():
+            entropy_M = -(log_distribution_MV.exp() * log_distribution_MV.masked_fill(self._is_banned_V, 0.0)).sum(-1)
+        zeros_BT = torch.zeros_like(batch.logprobs_BT)
+        index_BT = functional.pad(is_target_BT, (1, 0))
+        return zeros_BT.masked_scatter(index_BT, logprobs_M), zeros_BT.masked_scatter(index_BT, entropy_M)
+
+    def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
+        encoded, grid_O3 = None, None
+        if batch.images.images_N:
+            encoded, grid_N3 = self.encode_images(batch.images.images_N)
+            grid_O3 = grid_N3[batch.images.occurrences]
+        positions_3BT = self.positions(batch.input_ids_BT, batch.is_valid_BT, grid_O3)
+        return self.hidden_states(
+            batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, batch.images.occurrences
+        )
+
+    def forward(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`token_logprobs`: the entry that wrappers such as DDP hook."""
+        return self.token_logprobs(batch, temperature)
+
+    # ---- reference ---------------------------------------------------------------------------------------------------
+
+    def freeze_reference(self) -> None:
+        """Remember the policy as it is now as the reference; with LoRA the reference is the model without adapters."""
+        if not self.is_lora:
+            reference = copy.deepcopy(self.model)
+            self._reference = _Hidden(reference.requires_grad_(False).eval())
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities [B, T] of the trained tokens under the reference policy."""
+        if self.is_lora:
+            with self.model.disable_adapter():
+                return self.token_logprobs(batch, temperature)[0]
+        if self._reference is None:
+            raise ValueError("Call freeze_reference() before reference_logprobs()")
+        trained, self.model = self.model, self._reference.module
+        try:
+            return self.token_logprobs(batch, temperature)[0]
+        finally:
+            self.model = trained
+
+    # ---- sampling and export -----------------------------------------------------------------------------------------
+
+    def open_session(self, sampling: Sampling) -> GenerationSession:
+        """Start sampling: see `GenerationSession.sample`."""
+        return GenerationSession(self, sampling)
+
+    def collate(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
+        """Sequences as one batch on this policy's device."""
+        return collate(sequences, self.pad_id).to(self.device)
+
+    def export(self, folder: str | Path) -> None:
+        """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+
+class _Hidden:
+    """Keeps a module out of its owner's parameters, checkpoints and optimizers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+
+def _expanded(encoded: Any, occurrences: Sequence[int]) -> Any:
+    """Encoder output with one entry per placeholder from one with an entry per distinct image."""
+    expanded = copy.copy(encoded)
+    expanded.pooler_output = [encoded.pooler_output[index] for index in occurrences]
+    if getattr(encoded, "deepstack_features", None) is not None:
+        expanded.deepstack_features = [[layer[index] for index in occurrences] for layer in encoded.deepstack_features]
+    return expanded

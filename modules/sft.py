@@ -1,0 +1,49 @@
+"""Supervised fine-tuning on recorded conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.types import TokenSequence, Trajectory
+from modules.base import PolicyModule
+
+
+class SFTModule(PolicyModule):
+    """Imitates the assistant turns of recorded trajectories; everything the environment wrote is masked.
+
+    The loss is the mean over the trained tokens of the whole batch on all ranks, however it is split into micro-batches.
+
+    Args:
+        micro_batch_size: Sequences of a forward pass; 0 takes the batch at once.
+        kwargs: See `PolicyModule`.
+    """
+
+    def __init__(self, *args: Any, micro_batch_size: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if micro_batch_size < 0:
+            raise ConfigError(f"micro_batch_size: expected 0 or more but got {micro_batch_size}")
+        self.micro_batch_size = micro_batch_size
+
+    def training_step(self, batch: list[Trajectory], batch_idx: int) -> None:
+        """One optimizer step on a batch of recorded trajectories."""
+        sequences = [self._encode(trajectory) for trajectory in batch]
+        n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
+        divisor = self.global_sum(n_trained) / self.trainer.world_size
+        size = self.micro_batch_size or len(sequences)
+        total = torch.zeros((), device=self.device)
+        for start in range(0, len(sequences), size):
+            logprobs_BT, _ = self.policy(self.policy.collate(sequences[start : start + size]))
+            loss = -logprobs_BT.sum() / divisor
+            self.manual_backward(loss)
+            total += loss.detach()
+        self.apply_gradients()
+        self.log("train/loss", total, prog_bar=True, sync_dist=True)
+
+    def _encode(self, trajectory: Trajectory) -> TokenSequence:
+        sequence = self.policy.conversation.encode(trajectory)
+        if not any(sequence.is_trained):
+            raise DataError(f"Sample {trajectory.sample.id!r}: the conversation holds no assistant turn to learn from.")
+        return sequence

@@ -1,0 +1,178 @@
+"""A new, small policy of the same Hugging Face classes as the 7B model, with its own tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+#: Single tokens that the policy may write, as in Qwen's own vocabulary.
+MARKUP_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+
+#: Qwen's conversation markup, reduced to what this project uses.
+CHAT_TEMPLATE = """\
+{%- macro render(content) -%}
+{%- if content is string -%}{{ content }}{%- else -%}
+{%- for item in content -%}
+{%- if item.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>{%- else -%}{{ item.text }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+{%- if message.role == 'tool' -%}
+{{- '<|im_start|>user\n<tool_response>\n' + render(message.content) + '\n</tool_response><|im_end|>\n' -}}
+{%- else -%}
+{{- '<|im_start|>' + message.role + '\n' + render(message.content) + '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"""
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """The size of a new policy.
+
+    Attributes:
+        family: "qwen2_5_vl" or "qwen3_vl".
+        hidden_size: Width of the language model, in features.
+        intermediate_size: Width of its feed-forward layers.
+        layers: Number of its layers.
+        heads: Number of its attention heads.
+        kv_heads: Number of its key-value heads.
+        vision_hidden_size: Width of the vision tower.
+        vision_intermediate_size: Width of its feed-forward layers.
+        vision_layers: Number of its layers.
+        vision_heads: Number of its attention heads.
+        patch_size: Side of a patch in pixels.
+        vocab_size: Largest vocabulary of the tokenizer that is trained on `corpus`.
+        seed: Seed of the weights.
+    """
+
+    family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    vision_hidden_size: int = 128
+    vision_intermediate_size: int = 384
+    vision_layers: int = 4
+    vision_heads: int = 4
+    patch_size: int = 14
+    vocab_size: int = 384
+    seed: int = 0
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with Qwen's special tokens and chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(MARKUP_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKUP_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_tiny(config: TinyConfig, texts: Iterable[str], attention: str = "sdpa") -> tuple[Any, PreTrainedTokenizerFast]:
+    """Build a model with random weights and a tokenizer trained on `texts`."""
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    head_dim = config.hidden_size // config.heads
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": _mrope_section(head_dim)},
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    vision = {
+        "depth": config.vision_layers,
+        "hidden_size": config.vision_hidden_size,
+        "intermediate_size": config.vision_intermediate_size,
+        "num_heads": config.vision_heads,
+        "patch_size": config.patch_size,
+        "out_hidden_size": config.hidden_size,
+    }
+    shared = {
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "tie_word_embeddings": False,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model: Any
+        if config.family == "qwen2_5_vl":
+            vision |= {"fullatt_block_indexes": list(range(config.vision_layers))}
+            model = Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(text_config=text, vision_config=vision, attn_implementation=attention, **shared)
+            )
+        else:
+            text |= {"head_dim": head_dim}
+            text["rope_parameters"] |= {"mrope_interleaved": True}
+            vision |= {"num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1]}
+            model = Qwen3VLForConditionalGeneration(
+                Qwen3VLConfig(text_config=text, vision_config=vision, attn_implementation=attention, **shared)
+            )
+        _initialise_by_fan_in(model)
+    return model, tokenizer
+
+
+def _mrope_section(head_dim: int) -> list[int]:
+    """Split of the rotary frequencies over time, height and width, in the ratio 2 : 3 : 3 of the large models."""
+    half = head_dim // 2
+    height = half * 3 // 8
+    return [half - 2 * height, height, height]
+
+
+def _initialise_by_fan_in(model: nn.Module) -> None:
+    """Standard deviation fan_in^-0.5: at this width 0.02, made for large models, leaves activations too small to learn."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv3d):
+            fan_in = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=1.0 / math.sqrt(module.embedding_dim))
