@@ -1,0 +1,29 @@
+"""Where each image of a trajectory lies in the image that was asked about."""
+
+from __future__ import annotations
+
+from cv_lightning.types import Sample, ToolCall, Trajectory, ViewedImage
+from sandbox import Affine, Observation, compose
+
+
+def view_question(sample: Sample) -> list[ViewedImage]:
+    """The images of the question, each its own root."""
+    return [ViewedImage(image, root, Affine(), "identity") for root, image in enumerate(sample.images)]
+
+
+def view_result(trajectory: Trajectory, call: ToolCall, observation: Observation, turn: int) -> ViewedImage:
+    """Place a result image by composing its frame and orientation with those of the image it was made from.
+
+    Args:
+        trajectory: The images so far.
+        call: The call that made the image; its `image_index` was valid, or there would be no image.
+        observation: What came of it, with an image.
+        turn: Index of the turn.
+    """
+    if observation.image is None:
+        raise ValueError(f"Expected an observation with an image but got status={observation.status!r}")
+    source = trajectory.images[call.image_index]
+    frame = None if observation.frame is None or source.frame is None else observation.frame.then(source.frame)
+    known = observation.orientation is not None and source.orientation is not None
+    orientation = compose(source.orientation or "", observation.orientation or "") if known else None
+    return ViewedImage(observation.image, source.root, frame, orientation, turn)
