@@ -1,0 +1,100 @@
+"""Is the answer right: rules first, a judge only where one is configured and the rules say no.
+
+Rules, in order: equal after normalisation; equal as numbers within 1e-4; the same choice letter. Benchmarks with rules of
+their own have theirs here too: relaxed accuracy (ChartQA, arXiv 2203.10244) and ANLS (DocVQA, arXiv 1907.00490).
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+
+#: Two numbers that differ by no more than this are the same answer (absolute, so that long identifiers stay distinct).
+NUMERIC_TOLERANCE = 1e-4
+
+# "5E3" is a plate and "007" an identifier: an exponent needs a sign or a decimal point, an integer no leading zero.
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|(?:0|[1-9]\d*)?\.?\d+e[-+]\d+|\d+\.\d*e[-+]?\d+)")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+_CHOICE = re.compile(r"(?:\(([a-z])\)|([a-z])(?:[).:](?=\s|$)|$))\s*(.*)", re.DOTALL)
+_CHOICE_INSIDE = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][).:](?=\s|$))")
+_LEAD = re.compile(r"^(?:the )?(?:correct |final |best )?(?:answer|option|choice)(?: is)?\s*:?\s+")
+
+
+def normalise(text: str) -> str:
+    """One spelling for what reads the same: Unicode NFKC, case, spaces, quotes around it, punctuation after it."""
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return text.lstrip("\"'`* ").rstrip(string.whitespace + "\"'`*.,;:!")
+
+
+def parse_number(text: str) -> float | None:
+    """The number that the whole text is ("$1,200.50", "12 %", "-3"), or None."""
+    text = unicodedata.normalize("NFKC", text).casefold().strip().rstrip(" %").lstrip("$€£ ").removesuffix(".")
+    sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
+    if _THOUSANDS.fullmatch(digits):
+        digits = digits.replace(",", "")
+    return float(sign + digits) if _NUMBER.fullmatch(sign + digits) else None
+
+
+def choice_letter(text: str) -> tuple[str, str] | None:
+    """The letter and the text of a choice ("B", "(b)", "B. a cat", "The answer is B"), or None.
+
+    A text that names several choices is none of them.
+    """
+    match = _CHOICE.fullmatch(_LEAD.sub("", normalise(text)))
+    if match is None or _CHOICE_INSIDE.search(match.group(3)):
+        return None
+    return match.group(1) or match.group(2), match.group(3)
+
+
+def is_right(prediction: str | None, truth: str) -> bool:
+    """Whether a prediction is the truth by the three rules; False where there is no prediction."""
+    if prediction is None or not prediction.strip():
+        return False
+    if normalise(prediction) == normalise(truth):
+        return True
+    predicted_number, true_number = parse_number(prediction), parse_number(truth)
+    if predicted_number is not None and true_number is not None:
+        return abs(predicted_number - true_number) <= NUMERIC_TOLERANCE
+    predicted_choice, true_choice = choice_letter(prediction), choice_letter(truth)
+    if predicted_choice is None or true_choice is None:
+        return False
+    texts_agree = "" in (predicted_choice[1], true_choice[1]) or predicted_choice[1] == true_choice[1]
+    return predicted_choice[0] == true_choice[0] and texts_agree
+
+
+def is_right_relaxed(prediction: str | None, truth: str, tolerance: float = 0.05) -> bool:
+    """Relaxed accuracy of ChartQA: numbers may be off by `tolerance` times the truth, anything else follows `is_right`."""
+    if prediction is None:
+        return False
+    predicted_number, true_number = parse_number(prediction), parse_number(truth)
+    if predicted_number is None or true_number is None:
+        return is_right(prediction, truth)
+    return abs(predicted_number - true_number) <= max(tolerance * abs(true_number), NUMERIC_TOLERANCE)
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Levenshtein distance in characters."""
+    previous = list(range(len(second) + 1))
+    for i, a in enumerate(first, start=1):
+        current = [i]
+        for j, b in enumerate(second, start=1):
+            current.append(min(previous[j] + 1, current[-1] + 1, previous[j - 1] + (a != b)))
+        previous = current
+    return previous[-1]
+
+
+def anls(prediction: str | None, truths: list[str], threshold: float = 0.5) -> float:
+    """Normalised Levenshtein similarity to the nearest truth, in [0, 1]; 0 where it is below `threshold`.
+
+    Case and surrounding spaces do not count. The metric of a data set is the mean over its questions.
+    """
+    if prediction is None or not truths:
+        return 0.0
+    predicted = prediction.strip().casefold()
+    best = 0.0
+    for truth in truths:
+        expected = truth.strip().casefold()
+        longest = max(len(predicted), len(expected))
+        best = max(best, 1.0 - edit_distance(predicted, expected) / longest if longest else 1.0)
+    return best if best >= threshold else 0.0

@@ -1,0 +1,164 @@
+"""Robustness and tool use, by what was done to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from cv_lightning.rewards import last_orientation, required_orientation
+from cv_lightning.types import RewardBreakdown, Trajectory
+
+_SHORT = {
+    "rotate_90": "rot90",
+    "rotate_180": "rot180",
+    "rotate_270": "rot270",
+    "flip_horizontal": "hflip",
+    "flip_vertical": "vflip",
+    "crop": "crop",
+}
+
+#: The labels of the report: upright and the five single orientations.
+REPORT_LABELS = ("upright", "rot90", "rot180", "rot270", "hflip", "vflip")
+
+#: Transforms longer than these are counted together.
+OTHER_LABEL = "other"
+
+_CHAINS = [chain for length in (1, 2, 3) for chain in product(_SHORT.values(), repeat=length)]
+
+#: Every label that a sample may get; fixed, so that processes can add their tables.
+LABELS = ("upright", *("+".join(chain) for chain in _CHAINS), OTHER_LABEL)
+_ROW = {label: row for row, label in enumerate(LABELS)}
+
+#: What is counted per label, in the columns of the table.
+_COUNTS = (
+    "trajectories",
+    "judged",
+    "right",
+    "with_calls",
+    "restored",
+    "turns",
+    "calls",
+    "attempts",
+    "errors",
+    "with_errors",
+    "recovered",
+)
+
+#: Metric -> (numerator, denominator) among the counts.
+_RATES = {
+    "accuracy": ("right", "judged"),
+    "tool_rate": ("with_calls", "trajectories"),
+    "restored_rate": ("restored", "trajectories"),
+    "mean_turns": ("turns", "trajectories"),
+    "n_calls": ("calls", "trajectories"),
+    "error_rate": ("errors", "attempts"),
+    "recovery_rate": ("recovered", "with_errors"),
+}
+
+
+def orientation_label(transforms: Sequence[str]) -> str:
+    """The label of a sample by its transforms: "upright", "rot90", "rot90+crop", ..., "other" for more than three."""
+    label = "+".join(_SHORT[name] for name in transforms) or "upright"
+    return label if label in _ROW else OTHER_LABEL
+
+
+def is_restored(trajectory: Trajectory) -> bool:
+    """Whether the image that the policy looked at last stands upright: its net orientation undoes the transforms.
+
+    An orientation moves pixels and changes none, so where it is known the image is restored to the pixel. An upright
+    image counts as restored while it is left as it stands.
+    """
+    return last_orientation(trajectory) == required_orientation(trajectory.sample)
+
+
+class TrajectoryMetrics(Metric):
+    """Accuracy and tool use per label, and their unweighted means over the labels that occurred.
+
+    `compute` gives `{"accuracy/rot90": .., "accuracy/mean": .., ...}` for accuracy (judged answers only), tool_rate
+    (trajectories with a call), restored_rate, mean_turns, n_calls (per trajectory), error_rate (calls that failed or did not
+    parse, per attempt) and recovery_rate (trajectories with a failed call in which a later one ran). What nothing was
+    counted for has no key.
+    """
+
+    full_state_update = False
+    table: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("table", torch.zeros(len(LABELS), len(_COUNTS)), dist_reduce_fx="sum")
+
+    def update(self, trajectories: Sequence[Trajectory], breakdowns: Sequence[RewardBreakdown]) -> None:
+        """Count trajectories and their breakdowns, given in the same order."""
+        if len(trajectories) != len(breakdowns):
+            raise ValueError(
+                f"Expected one breakdown per trajectory but got {len(breakdowns)} for {len(trajectories)} trajectories"
+            )
+        for trajectory, breakdown in zip(trajectories, breakdowns, strict=True):
+            row = _ROW[orientation_label(trajectory.sample.transforms)]
+            counts = _count(trajectory, breakdown)
+            self.table[row] += torch.tensor([counts[name] for name in _COUNTS], device=self.table.device)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics by name."""
+        rows = {label: dict(zip(_COUNTS, self.table[_ROW[label]].tolist(), strict=True)) for label in LABELS}
+        metrics: dict[str, float] = {}
+        for name, (above, below) in _RATES.items():
+            rates = {label: row[above] / row[below] for label, row in rows.items() if row[below]}
+            metrics |= {f"{name}/{label}": rate for label, rate in rates.items()}
+            if rates:
+                metrics[f"{name}/mean"] = sum(rates.values()) / len(rates)
+        return metrics
+
+
+def _count(trajectory: Trajectory, breakdown: RewardBreakdown) -> dict[str, float]:
+    outcomes = _outcomes(trajectory)
+    first_error = outcomes.index(False) if False in outcomes else len(outcomes)
+    return {
+        "trajectories": 1.0,
+        "judged": float(breakdown.is_right is not None),
+        "right": float(breakdown.is_right is True),
+        "with_calls": float(trajectory.n_calls > 0),
+        "restored": float(is_restored(trajectory)),
+        "turns": float(len(trajectory.turns)),
+        "calls": float(trajectory.n_calls),
+        "attempts": float(len(outcomes)),
+        "errors": float(outcomes.count(False)),
+        "with_errors": float(False in outcomes),
+        "recovered": float(True in outcomes[first_error:]),
+    }
+
+
+def _outcomes(trajectory: Trajectory) -> list[bool]:
+    """Whether each attempted call ran; a call that did not parse is an attempt that failed."""
+    outcomes = []
+    for turn in trajectory.turns:
+        if turn.reply.call is not None and turn.observation is not None:
+            outcomes.append(turn.observation.status == "ok")
+        elif turn.reply.fault is not None and not turn.reply.is_silent:
+            outcomes.append(False)
+    return outcomes
+
+
+def bootstrap_interval(
+    values: Sequence[float], confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` (for an accuracy: 0 or 1 per question).
+
+    Raises:
+        ValueError: There are no values, or `confidence` is not between 0 and 1.
+    """
+    if not values or not 0 < confidence < 1:
+        raise ValueError(
+            f"Expected values and 0 < confidence < 1 but got {len(values)} values, confidence={confidence}"
+        )
+    data = torch.tensor(values, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(values), (n_resamples, len(values)), generator=generator)
+    tail = (1 - confidence) / 2
+    low, high = data[picks].mean(-1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
