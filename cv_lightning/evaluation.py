@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from cv_lightning.rewards import last_orientation, required_orientation
+from cv_lightning.evidence import last_orientation, required_orientation
 from cv_lightning.types import RewardBreakdown, Trajectory
 
 _SHORT = {
@@ -80,9 +80,9 @@ class TrajectoryMetrics(Metric):
     """Accuracy and tool use per label, and their unweighted means over the labels that occurred.
 
     `compute` gives `{"accuracy/rot90": .., "accuracy/mean": .., ...}` for accuracy (judged answers only), tool_rate
-    (trajectories with a call), restored_rate, mean_turns, n_calls (per trajectory), error_rate (calls that failed or did not
-    parse, per attempt) and recovery_rate (trajectories with a failed call in which a later one ran). What nothing was
-    counted for has no key.
+    (trajectories with a call), restored_rate, mean_turns, n_calls (per trajectory), error_rate (calls that failed or
+    did not parse, per attempt) and recovery_rate (trajectories with a failed call in which a later one ran). What
+    nothing was counted for has no key.
     """
 
     full_state_update = False

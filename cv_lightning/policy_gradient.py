@@ -1,7 +1,8 @@
-"""Advantages, ratios, clipping, divergence and averaging: the arithmetic of GRPO and its relatives as pure tensor functions.
+"""Advantages, ratios, clipping, divergence and averaging: the arithmetic of GRPO and its relatives, as pure functions.
 
-Axes: `_P` prompts, `_G` rollouts of a prompt, `_B` sequences, `_T` tokens. Every per-token tensor is [B, T] and aligned: position t
-holds the log-probability *of* token t. Values where `is_trained_BT` is False are never read, whatever they are.
+Axes: `_P` prompts, `_G` rollouts of a prompt, `_B` sequences, `_T` tokens. Every per-token tensor is [B, T] and
+aligned: position t holds the log-probability *of* token t. Values where `is_trained_BT` is False are never read,
+whatever they are.
 
 Sources: GRPO arXiv 2402.03300; Dr.GRPO 2503.20783; RLOO 2402.14740; GSPO 2507.18071; clip-higher (DAPO) 2503.14476;
 dual clip 1912.09729; the k3 estimator of the divergence, joschu.net/blog/kl-approx.html.
@@ -24,7 +25,7 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 #: Rewards are sums of a few floats: a group whose rewards differ by less than this has no spread, only rounding.
 SPREAD_TOLERANCE = 1e-6
 
-#: Largest |difference of log-probabilities| that is exponentiated, so that one stray token cannot make the loss infinite.
+#: Largest |difference of log-probabilities| that is exponentiated: one stray token must not make the loss infinite.
 _MAX_LOG_RATIO = 20.0
 
 
@@ -33,16 +34,16 @@ class PolicyGradientConfig:
     """Which policy gradient. The defaults are the paper's.
 
     Attributes:
-        advantage: "grpo" (reward minus the group's mean, over its standard deviation), "dr_grpo" (minus the mean only) or
-            "rloo" (minus the mean of the *other* rollouts).
+        advantage: "grpo" (reward minus the group's mean, over its standard deviation), "dr_grpo" (minus the mean only)
+            or "rloo" (minus the mean of the *other* rollouts).
         ratio: "token" (one importance ratio per token) or "sequence" (GSPO: the geometric mean over the sequence).
         clip_low: How far a ratio may fall below 1 before it stops to count. GSPO wants about 3e-4.
         clip_high: How far it may rise above 1. GSPO wants about 4e-4.
         dual_clip: Bound of the ratio where the advantage is negative; None for no bound.
         kl_coefficient: Weight of the divergence from the reference policy; 0 needs no reference.
         entropy_coefficient: Weight of the entropy bonus; 0 needs no entropies.
-        aggregation: "token_mean" (every trained token counts the same), "sequence_mean" (every sequence counts the same) or
-            "constant" (Dr.GRPO: sum over tokens by sequences times `constant_tokens`).
+        aggregation: "token_mean" (every trained token counts the same), "sequence_mean" (every sequence counts the
+            same) or "constant" (Dr.GRPO: sum over tokens by sequences times `constant_tokens`).
         constant_tokens: Tokens per sequence that the "constant" aggregation divides by.
         std_epsilon: Added to the standard deviation of "grpo".
     """
@@ -93,8 +94,9 @@ class PolicyGradientLoss:
 
     Attributes:
         loss: Scalar to call `backward` on.
-        metrics: Detached scalars over the trained tokens of these sequences: "clip_fraction", "dual_clip_fraction", "ratio" (its
-            mean), "logprob_gap" (max |new - old log-probability|), with a reference "kl", with entropies "entropy".
+        metrics: Detached scalars over the trained tokens of these sequences: "clip_fraction", "dual_clip_fraction",
+            "ratio" (its mean), "logprob_gap" (max |new - old log-probability|), with a reference "kl", with entropies
+            "entropy".
     """
 
     loss: Tensor
@@ -118,8 +120,8 @@ def has_spread(rewards_PG: Tensor) -> Tensor:
 def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: float = 1e-4) -> Tensor:
     """Advantages of each rollout relative to its group.
 
-    A NaN reward (its judge failed) gets advantage 0 and is left out of the group's mean and standard deviation. A group without
-    spread, or with fewer than two judged rewards, gets exact zeros.
+    A NaN reward (its judge failed) gets advantage 0 and is left out of the group's mean and standard deviation. A group
+    without spread, or with fewer than two judged rewards, gets exact zeros.
 
     Args:
         rewards_PG: Rewards [P, G], NaN where a judge failed.
@@ -155,8 +157,8 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
 def log_ratios(logprobs_BT: Tensor, old_logprobs_BT: Tensor, is_trained_BT: Tensor, kind: Ratio = "token") -> Tensor:
     """Logarithms of the importance ratios [B, T], 0 where a token is not trained.
 
-    "token": new minus old log-probability. "sequence": its mean over the sequence's trained tokens (GSPO, equation 7), the same at
-    each of them.
+    "token": new minus old log-probability. "sequence": its mean over the sequence's trained tokens (GSPO, equation 7),
+    the same at each of them.
     """
     difference_BT = torch.where(is_trained_BT, logprobs_BT - old_logprobs_BT, 0.0)
     if kind == "sequence":
@@ -186,9 +188,9 @@ def clipped_surrogate(
 
 
 def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_trained_BT: Tensor) -> Tensor:
-    """The k3 estimate of KL(policy || reference) per token [B, T]: `exp(d) - d - 1` with d = reference - policy; never negative.
+    """The k3 estimate of KL(policy || reference) per token [B, T]: `exp(d) - d - 1` with d = reference - policy.
 
-    Differentiable with respect to `logprobs_BT`; 0 where a token is not trained.
+    Never negative. Differentiable with respect to `logprobs_BT`; 0 where a token is not trained.
     """
     difference_BT = torch.where(is_trained_BT, reference_logprobs_BT - logprobs_BT, 0.0)
     difference_BT = difference_BT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
@@ -205,9 +207,9 @@ def entropy(logits: Tensor) -> Tensor:
 def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
     """What the loss of these sequences is divided by; scalar.
 
-    Divisors add: a minibatch, an accumulation step or a rank divides its part by the sum over the whole optimizer step, so that the
-    parts sum to the loss of the whole. Where a strategy *averages* gradients over ranks (DDP), pass the sum over all ranks by their
-    number.
+    Divisors add: a minibatch, an accumulation step or a rank divides its part by the sum over the whole optimizer step,
+    so that the parts sum to the loss of the whole. Where a strategy *averages* gradients over ranks (DDP), pass the sum
+    over all ranks by their number.
     """
     if config.aggregation == "token_mean":
         return (is_trained_BT.sum(-1) * weight_B).sum()
@@ -217,7 +219,7 @@ def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradient
 
 
 def aggregate(values_BT: Tensor, is_trained_BT: Tensor, weight_B: Tensor, divisor: Tensor, kind: Aggregation) -> Tensor:
-    """Weighted sum over sequences of the sum (or, for "sequence_mean", mean) over trained tokens, by `divisor`; scalar."""
+    """Weighted sum over sequences of the sum (or "sequence_mean") over trained tokens, by `divisor`; scalar."""
     sum_B = torch.where(is_trained_BT, values_BT, 0.0).sum(-1)
     if kind == "sequence_mean":
         sum_B = sum_B / is_trained_BT.sum(-1).clamp(min=1)
@@ -245,9 +247,11 @@ def policy_gradient_loss(
         advantages_B: Advantages of the sequences.
         is_trained_BT: True where the policy wrote the token.
         divisor: Scalar; `loss_divisor` of everything in the optimizer step, summed.
-        weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times. None for ones.
+        weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times. None
+            for ones.
         reference_logprobs_BT: Under the reference policy; needed where `kl_coefficient` > 0, else only measured.
-        entropy_BT: Entropies of the policy's next-token distributions; needed where `entropy_coefficient` > 0, else only measured.
+        entropy_BT: Entropies of the policy's next-token distributions; needed where `entropy_coefficient` > 0, else
+            only measured.
 
     Raises:
         ValueError: A tensor that the configuration needs is missing, or shapes do not agree.

@@ -1,0 +1,187 @@
+"""What a trajectory did that a reward may count: the two readings of the reward's formula.
+
+`gather_claims` is the published reading: tools and boxes guessed from what the policy *wrote*, whether or not it ran.
+`gather_effects` counts what *happened* to the pixels:
+
+- a tool counts if its call ran; a call's orientation tool is the net orientation it produced, whatever route it took;
+- the orientation part is all or nothing: the image the policy looked at last must stand as the transforms require, so
+  that there-and-back, four turns of 90 or looking at the unturned image again pay nothing;
+- a crop is measured in pixels of the question's image, through the frames of all turns;
+- the answer counts only where exactly one stands outside of the reasoning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from cv_lightning.published_tools import claimed_boxes, claimed_tools
+from cv_lightning.types import Box, Sample, Trajectory
+from sandbox.geometry import ORIENTATIONS, compose, inverse
+
+ORIENTATION_TOOLS = frozenset(ORIENTATIONS) - {"identity"}
+
+#: Tools that the published formula counts as required ones; everything else is "emergent".
+CORE_TOOLS = ORIENTATION_TOOLS | {"crop"}
+
+_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a preset found in one trajectory; the formula needs no more.
+
+    Attributes:
+        required: The set E.
+        used: The set U.
+        orientation_credit: Required orientation tools that count as done.
+        n_orientation_changes: Orientation changes made.
+        best_iou: Best overlap of a crop with the sample's box.
+        is_well_formed: Whether the text has the format.
+        answer: The answer that counts.
+    """
+
+    required: frozenset[str]
+    used: frozenset[str]
+    orientation_credit: int
+    n_orientation_changes: int
+    best_iou: float
+    is_well_formed: bool
+    answer: str | None
+
+
+def gather_claims(trajectory: Trajectory) -> Evidence:
+    """The release's reading: regular expressions over code and description of every call, whether or not it ran."""
+    sample = trajectory.sample
+    calls = [turn.reply.call for turn in trajectory.turns if turn.reply.call is not None]
+    used: frozenset[str] = frozenset()
+    boxes: list[Box] = []
+    for call in calls:
+        used |= claimed_tools(f"{call.code}\n{call.description}")
+        boxes += claimed_boxes(f"{call.code}\n{call.description}")
+    ious = [iou(box, sample.box) for box in boxes] if sample.box is not None else []
+    return Evidence(
+        required=sample.required_tools,
+        used=used,
+        orientation_credit=len(sample.required_tools & used & ORIENTATION_TOOLS),
+        n_orientation_changes=len(used & ORIENTATION_TOOLS),
+        best_iou=max(ious, default=0.0),
+        is_well_formed=_has_published_format(trajectory),
+        answer=trajectory.answer,
+    )
+
+
+def _has_published_format(trajectory: Trajectory) -> bool:
+    text = "".join(turn.text for turn in trajectory.turns).strip()
+    return (
+        text.startswith("<think>")
+        and text.count("<think>") == text.count("</think>")
+        and text.count("<answer>") == text.count("</answer>") == 1
+        and text.endswith("</answer>")
+    )
+
+
+def gather_effects(trajectory: Trajectory) -> Evidence:
+    """What the calls that ran did to the pixels; code, comments and descriptions are not looked at."""
+    sample = trajectory.sample
+    # Without a box nobody can tell a good crop from a bad one: it can be neither demanded nor paid.
+    required = sample.required_tools - ({"crop"} if sample.box is None else frozenset())
+    used: set[str] = set()
+    n_orientation_changes = 0
+    for turn in trajectory.turns:
+        observation = turn.observation
+        if turn.reply.call is None or observation is None or observation.status != "ok":
+            continue
+        turned = _orientations_of(observation.tools, observation.orientation)
+        n_orientation_changes += len(turned)
+        used |= turned | (frozenset(observation.tools) - ORIENTATION_TOOLS)
+    net = required_orientation(sample)
+    is_restored = last_orientation(trajectory) == net
+    # Two transforms may be undone in one move: that is as exact as one after the other.
+    if is_restored and used & ORIENTATION_TOOLS == {net}:
+        used = (used - ORIENTATION_TOOLS) | (required & ORIENTATION_TOOLS)
+    return Evidence(
+        required=required,
+        used=frozenset(used),
+        orientation_credit=len(required & ORIENTATION_TOOLS) if is_restored else 0,
+        n_orientation_changes=n_orientation_changes,
+        best_iou=_best_iou(trajectory),
+        is_well_formed=_has_format(trajectory),
+        answer=trajectory.answer if trajectory.turns and _has_one_answer(trajectory.turns[-1].text) else None,
+    )
+
+
+def required_orientation(sample: Sample) -> str:
+    """The net orientation that undoes the sample's transforms; "identity" for an upright image."""
+    turns = [name for name in sample.transforms if name in ORIENTATION_TOOLS]
+    return inverse(reduce(compose, turns, "identity"))
+
+
+def last_orientation(trajectory: Trajectory) -> str | None:
+    """Net orientation, relative to the question's first image, of the image that the policy looked at last."""
+    results = [image for image in trajectory.images if image.turn >= 0]
+    if not results:
+        return "identity"
+    return results[-1].orientation if results[-1].root == 0 else None
+
+
+def _orientations_of(tools: Sequence[str], net: str | None) -> frozenset[str]:
+    """The net orientation where it is known, so that all lanes and all routes count alike; else what the tools say."""
+    if net is None:
+        return frozenset(tools) & ORIENTATION_TOOLS
+    return frozenset({net}) - {"identity"}
+
+
+def _best_iou(trajectory: Trajectory) -> float:
+    """Best overlap of a cropped view with the sample's box, in pixels of the question's first image."""
+    if trajectory.sample.box is None:
+        return 0.0
+    best = 0.0
+    for image in trajectory.images:
+        observation = trajectory.turns[image.turn].observation if 0 <= image.turn < len(trajectory.turns) else None
+        if observation is None or "crop" not in observation.tools or image.frame is None or image.root != 0:
+            continue
+        width, height = image.image.size
+        best = max(best, iou(image.frame.box((0, 0, width, height)), trajectory.sample.box))
+    return best
+
+
+def iou(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2); 0 where one is empty."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _has_one_answer(text: str) -> bool:
+    """True where exactly one closed answer stands outside of balanced reasoning."""
+    depth, answers, inside_answer = 0, 0, False
+    for match in _TAG.finditer(text):
+        tag = match.group()
+        if tag == "<think>":
+            depth += 1
+        elif tag == "</think>":
+            depth -= 1
+        elif depth == 0:
+            answers += tag == "<answer>"
+            if inside_answer == (tag == "<answer>"):
+                return False
+            inside_answer = not inside_answer
+        if depth < 0 or (inside_answer and depth > 0):
+            return False
+    return depth == 0 and answers == 1 and not inside_answer
+
+
+def _has_format(trajectory: Trajectory) -> bool:
+    """Every turn opens with reasoning and acts; the last one, and only it, answers once and stops there."""
+    if not trajectory.turns:
+        return False
+    *earlier, last = trajectory.turns
+    acts = all(turn.reply.call is not None for turn in earlier) and last.reply.answer is not None
+    reasons = all(turn.text.lstrip().startswith("<think>") for turn in trajectory.turns)
+    return acts and reasons and _has_one_answer(last.text) and last.text.rstrip().endswith("</answer>")
