@@ -1,0 +1,244 @@
+"""On-policy reinforcement learning from groups of rollouts (GRPO and its relatives).
+
+One training step: sample G trajectories of each prompt, score them, make advantages within the groups, then one or more optimizer
+steps on the very tokens that were sampled. Where it departs from the published GRPO: equal trajectories of a group are computed once
+with their number as weight, and sequences that cannot move the policy (advantage 0, no KL, no entropy bonus) are left out of the
+computation but not out of the mean; both leave the gradient as it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.policy_gradient import (
+    PolicyGradientConfig,
+    group_advantages,
+    has_spread,
+    loss_divisor,
+    policy_gradient_loss,
+)
+from cv_lightning.rewards import TERMS
+from cv_lightning.types import RewardBreakdown, Sample, TokenSequence, Trajectory
+from modules.base import PolicyModule
+from modules.batch import TokenBatch, image_key
+
+
+@dataclass(frozen=True)
+class WeightedSequence:
+    """A distinct trajectory of a step.
+
+    Attributes:
+        tokens: Its tokens with the log-probabilities under which they were sampled.
+        advantage: Its advantage.
+        weight: How many times it was sampled.
+    """
+
+    tokens: TokenSequence
+    advantage: float
+    weight: int
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    tokens: TokenBatch
+    advantages_B: Tensor
+    weight_B: Tensor
+    reference_logprobs_BT: Tensor | None
+
+
+class GRPOModule(PolicyModule):
+    """Learns from the rewards of its own trajectories.
+
+    Args:
+        group_size: Trajectories of each prompt, G.
+        policy_gradient: Which policy gradient.
+        minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
+        epochs: Passes over the rollouts.
+        micro_batch_size: Sequences of a forward pass; 0 takes a minibatch at once.
+        max_resamples: How many times groups without any spread of rewards are sampled again.
+        seed: Seed of the sampling; each rank and each step derives its own.
+        kwargs: See `PolicyModule`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        group_size: int = 8,
+        policy_gradient: PolicyGradientConfig | None = None,
+        minibatches: int = 1,
+        epochs: int = 1,
+        micro_batch_size: int = 0,
+        max_resamples: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if group_size < 2:
+            raise ConfigError(f"group_size: expected at least 2 but got {group_size}; advantages compare rollouts of a group.")
+        for name, value in (("minibatches", minibatches), ("epochs", epochs)):
+            if value < 1:
+                raise ConfigError(f"{name}: expected at least 1 but got {value}")
+        self.group_size = group_size
+        self.gradient_config = policy_gradient or PolicyGradientConfig()
+        self.minibatches = minibatches
+        self.epochs = epochs
+        self.micro_batch_size = micro_batch_size
+        self.max_resamples = max_resamples
+        self.seed = seed
+        # The reference is the policy as it came, also where a checkpoint is loaded into it later.
+        if self.gradient_config.kl_coefficient > 0:
+            self.policy.freeze_reference()
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: list[Sample], batch_idx: int) -> None:
+        """Roll out, score, update."""
+        started = time.perf_counter()
+        self._roll_out_with_spread(batch, batch_idx)
+        rolled_out = time.perf_counter()
+        rewards_PG = _totals(self.last_breakdowns).to(self.device)
+        config = self.gradient_config
+        advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
+        trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
+        sequences = distinct_sequences(trajectories, advantages_PG.flatten().tolist())
+        prepared = [self._prepare(part) for part in self._split(sequences, batch_idx)]
+        scored = time.perf_counter()
+        metrics = self._update(prepared)
+        self._log_rollout(rewards_PG, trajectories)
+        self.log_dict({f"rl/{name}": value for name, value in metrics.items()}, sync_dist=True)
+        self.log("rl/distinct_sequences", float(len(sequences)))
+        self.log("time/rollout_s", rolled_out - started)
+        self.log("time/score_s", scored - rolled_out)
+        self.log("time/update_s", time.perf_counter() - scored)
+
+    def _roll_out_with_spread(self, batch: list[Sample], batch_idx: int) -> None:
+        step = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        temperature = self.rollout_config.temperature
+        self.roll_out(batch, self.group_size, temperature, self._sampling_seed(step, 0))
+        groups, breakdowns = self.last_trajectories, self.last_breakdowns
+        for attempt in range(1, self.max_resamples + 1):
+            flat = (~has_spread(_totals(breakdowns))).nonzero().flatten().tolist()
+            if not flat:
+                break
+            self.roll_out([batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(step, attempt))
+            for index, group, breakdown in zip(flat, self.last_trajectories, self.last_breakdowns, strict=True):
+                groups[index], breakdowns[index] = group, breakdown
+        self.last_trajectories, self.last_breakdowns = groups, breakdowns
+
+    def _sampling_seed(self, step: int, attempt: int) -> int:
+        return ((self.seed * 1_000_003 + step) * 16 + attempt) % 2**63
+
+    # ---- what the update needs ---------------------------------------------------------------------------------------
+
+    def _split(self, sequences: list[WeightedSequence], batch_idx: int) -> list[list[WeightedSequence]]:
+        """Minibatches of sequences in an order that mixes the groups."""
+        generator = torch.Generator().manual_seed(self._sampling_seed(batch_idx, 15))
+        order = torch.randperm(len(sequences), generator=generator).tolist()
+        return [[sequences[i] for i in order[part :: self.minibatches]] for part in range(self.minibatches)]
+
+    def _prepare(self, sequences: list[WeightedSequence]) -> tuple[list[_MicroBatch], Tensor]:
+        """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor."""
+        config = self.gradient_config
+        divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
+        divisor = self.global_sum(divisor.to(self.device)) / self.trainer.world_size
+        needs_all = config.kl_coefficient > 0 or config.entropy_coefficient > 0
+        moving = [s for s in sequences if needs_all or s.advantage != 0]
+        size = self.micro_batch_size or max(1, len(moving))
+        parts = [moving[start : start + size] for start in range(0, len(moving), size)]
+        return [self._micro_batch(part) for part in parts], divisor
+
+    def _micro_batch(self, sequences: list[WeightedSequence]) -> _MicroBatch:
+        tokens = self.policy.collate([sequence.tokens for sequence in sequences])
+        reference = None
+        if self.gradient_config.kl_coefficient > 0:
+            reference = self.policy.reference_logprobs(tokens, self.rollout_config.temperature)
+        return _MicroBatch(
+            tokens,
+            torch.tensor([sequence.advantage for sequence in sequences], device=self.device),
+            torch.tensor([float(sequence.weight) for sequence in sequences], device=self.device),
+            reference,
+        )
+
+    # ---- the update --------------------------------------------------------------------------------------------------
+
+    def _update(self, prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> dict[str, Tensor]:
+        """One optimizer step per minibatch and epoch; returns metrics, means over the micro-batches."""
+        collected: dict[str, list[Tensor]] = {}
+        for _ in range(self.epochs):
+            for micro_batches, divisor in prepared:
+                for micro_batch in micro_batches:
+                    metrics = self._backward(micro_batch, divisor)
+                    for name, value in metrics.items():
+                        collected.setdefault(name, []).append(value)
+                self.apply_gradients()
+        metrics = {name: torch.stack(values).mean() for name, values in collected.items()}
+        # Only before the first step do the policy that sampled and the one that is trained agree.
+        if "logprob_gap" in collected:
+            metrics["logprob_gap"] = collected["logprob_gap"][0]
+        return metrics
+
+    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor) -> dict[str, Tensor]:
+        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature)
+        result = policy_gradient_loss(
+            self.gradient_config,
+            logprobs_BT=logprobs_BT,
+            old_logprobs_BT=micro_batch.tokens.logprobs_BT,
+            advantages_B=micro_batch.advantages_B,
+            is_trained_BT=micro_batch.tokens.is_trained_BT,
+            divisor=divisor,
+            weight_B=micro_batch.weight_B,
+            reference_logprobs_BT=micro_batch.reference_logprobs_BT,
+            entropy_BT=entropy_BT,
+        )
+        self.manual_backward(result.loss)
+        return {"loss": result.loss.detach(), **result.metrics}
+
+    # ---- what is shown -----------------------------------------------------------------------------------------------
+
+    def _log_rollout(self, rewards_PG: Tensor, trajectories: Sequence[Trajectory]) -> None:
+        breakdowns = [breakdown for group in self.last_breakdowns for breakdown in group]
+        metrics = {f"reward/{name}": _mean(b.terms[name] for b in breakdowns) for name in TERMS}
+        metrics["reward/total"] = float(rewards_PG.nanmean())
+        metrics["rl/zero_variance_groups"] = float((~has_spread(rewards_PG)).float().mean())
+        metrics["rollout/accuracy"] = _mean(b.is_right is True for b in breakdowns)
+        metrics["rollout/tool_rate"] = _mean(t.n_calls > 0 for t in trajectories)
+        metrics["rollout/turns"] = _mean(len(t.turns) for t in trajectories)
+        metrics["rollout/sampled_tokens"] = float(sum(sum(t.tokens.is_trained) for t in trajectories))
+        self.log_dict(metrics, sync_dist=True)
+
+
+def distinct_sequences(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> list[WeightedSequence]:
+    """Join trajectories that have the same tokens, the same images and the same advantage."""
+    key_of_image: dict[int, bytes] = {}
+    weights: dict[tuple[object, ...], int] = {}
+    tokens_of: dict[tuple[object, ...], tuple[TokenSequence, float]] = {}
+    for trajectory, advantage in zip(trajectories, advantages, strict=True):
+        tokens = trajectory.tokens
+        for image in tokens.images:
+            if id(image) not in key_of_image:
+                key_of_image[id(image)] = image_key(image)
+        key = (tuple(tokens.ids), tuple(key_of_image[id(image)] for image in tokens.images), advantage)
+        weights[key] = weights.get(key, 0) + 1
+        tokens_of.setdefault(key, (tokens, advantage))
+    return [WeightedSequence(*tokens_of[key], weight) for key, weight in weights.items()]
+
+
+def _divisor(sequence: WeightedSequence, config: PolicyGradientConfig) -> Tensor:
+    is_trained_1T = torch.tensor([sequence.tokens.is_trained])
+    return loss_divisor(is_trained_1T, torch.tensor([float(sequence.weight)]), config)
+
+
+def _totals(breakdowns_PG: Sequence[Sequence[RewardBreakdown]]) -> Tensor:
+    return torch.tensor([[breakdown.total for breakdown in breakdowns] for breakdowns in breakdowns_PG])
+
+
+def _mean(values: Iterator[float] | Any) -> float:
+    numbers = [float(value) for value in values]
+    return sum(numbers) / max(1, len(numbers))
