@@ -1,8 +1,8 @@
 """The eight orientations of an image and affine frames between images.
 
 An orientation names what is *done* to an image, counter-clockwise as in Pillow. A frame is the affine map
-`(x, y) -> (a x + b y + c, d x + e y + f)` from pixel coordinates of a result into those of its source; pixel (i, j) covers
-the half-open square [i, i+1) x [j, j+1).
+`(x, y) -> (a x + b y + c, d x + e y + f)` from pixel coordinates of a result into those of its source; pixel (i, j)
+covers the half-open square [i, i+1) x [j, j+1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _NAMES = {matrix: name for name, matrix in _MATRICES.items()}
 #: Names of the eight elements, identity first.
 ORIENTATIONS: tuple[str, ...] = tuple(_MATRICES)
 
-_PILLOW = {
+#: The Pillow constant of each orientation but identity.
+PILLOW_TRANSPOSE = {
     "rotate_90": Image.Transpose.ROTATE_90,
     "rotate_180": Image.Transpose.ROTATE_180,
     "rotate_270": Image.Transpose.ROTATE_270,
@@ -61,7 +62,7 @@ def inverse_transform(name: str) -> str:
 
 def orient(image: Image.Image, orientation: str) -> Image.Image:
     """Apply one of the eight orientations; moves pixels only."""
-    return image.copy() if orientation == "identity" else image.transpose(_PILLOW[orientation])
+    return image.copy() if orientation == "identity" else image.transpose(PILLOW_TRANSPOSE[orientation])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,178 @@
+"""Reads a snippet as a `ToolProgram`, or says why it cannot be read. Nothing is ever evaluated.
+
+The reader walks the syntax tree as the interpreter would, with pictures that are only described. It knows few calls and
+knows them exactly; whatever it does not know with certainty raises `NotLiftableError`, so a program that comes out does,
+bit for bit, what the snippet does.
+"""
+
+from __future__ import annotations
+
+import ast
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sandbox.expressions import PROVIDED, Expressions
+from sandbox.geometry import Size
+from sandbox.program import ToolProgram
+from sandbox.symbols import DoomedError, KnownFaultError, Name, NotLiftableError, Picture
+
+#: Names that may hold the result, the first that holds something wins; `img` and `image` count once they were changed.
+RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
+
+_IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
+_SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter"}
+
+
+@dataclass(frozen=True)
+class Unliftable:
+    """The snippet cannot be read with certainty: `reason`, in line `line`."""
+
+    reason: str
+    line: int = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The snippet raises for certain, before any library call fails.
+
+    Attributes:
+        kind: Name of the exception's type.
+        message: Its text.
+        line: Where it is raised, 1-based.
+        text: What was printed before.
+    """
+
+    kind: str
+    message: str
+    line: int
+    text: str = ""
+
+
+Lifted = ToolProgram | Unliftable | Fault
+
+
+@lru_cache(maxsize=4096)
+def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: bool = False) -> Lifted:
+    """Read `code`, given the size of each image of the trajectory (width, height) and the index of the chosen one.
+
+    Args:
+        code: Python source.
+        sizes: Size of every image, all RGB.
+        image_index: Which of them `image` and `img` name.
+        persists: Whether names of earlier snippets may be alive, so that an unknown name is no certain error.
+    """
+    try:
+        tree = parse(code)
+    except SyntaxError as error:
+        return Fault("SyntaxError", error.msg, min(error.lineno or 1, code.count("\n") + 1))
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+        return Fault("SyntaxError", str(error) or "the code is nested too deeply", 1)
+    reader = _Reader(sizes, image_index, persists=persists)
+    try:
+        reader.run(tree.body)
+        return reader.program()
+    except KnownFaultError as fault:
+        return Fault(fault.kind, str(fault), reader.line, reader.text)
+    except DoomedError as doomed:
+        return reader.program_of(doomed.picture)
+    except NotLiftableError as error:
+        return Unliftable(str(error), reader.line)
+    except RecursionError:
+        return Unliftable("nested too deeply", reader.line)
+
+
+_PARSE_LOCK = threading.Lock()
+
+
+def parse(code: str) -> ast.Module:
+    """The syntax tree; raises what `ast.parse` raises, and keeps its warnings about odd escapes to itself."""
+    if "\\" not in code:
+        return ast.parse(code)
+    with _PARSE_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
+
+
+class _Reader(Expressions):
+    """Runs statements over described pictures."""
+
+    def __init__(self, sizes: Sequence[Size], image_index: int, *, persists: bool) -> None:
+        super().__init__(sizes, image_index, persists=persists)
+        self._index = image_index
+
+    def run(self, body: Sequence[ast.stmt]) -> None:
+        for statement in body:
+            self.line = statement.lineno
+            match statement:
+                case ast.Assign():
+                    value = self.value(statement.value)
+                    for target in statement.targets:
+                        self._assign(target, value)
+                case ast.AnnAssign(target=ast.Name(), value=ast.expr() as expression, simple=1):
+                    self._assign(statement.target, self.value(expression))
+                case ast.Expr():
+                    self._expression(statement.value)
+                case ast.If():
+                    self.run(statement.body if self.truth(self.value(statement.test)) else statement.orelse)
+                case ast.Import() | ast.ImportFrom():
+                    self._import(statement)
+                case ast.Pass():
+                    pass
+                case _:
+                    raise NotLiftableError(f"a statement of kind {type(statement).__name__}")
+
+    def _expression(self, expression: ast.expr) -> None:
+        match expression:
+            case ast.Call(func=ast.Name(id="print")) if "print" not in self.names:
+                self.print(expression)
+            case ast.Constant():
+                pass
+            case _:
+                self.value(expression)
+
+    def _assign(self, target: ast.expr, value: object) -> None:
+        if isinstance(target, ast.Name):
+            self.names[target.id] = value
+            return
+        if not isinstance(target, ast.Tuple | ast.List) or not isinstance(value, tuple | list):
+            raise NotLiftableError("an assignment to something else than names")
+        if len(value) != len(target.elts) or any(isinstance(part, ast.Starred) for part in target.elts):
+            raise NotLiftableError("an assignment of another number of values")
+        for part, item in zip(target.elts, value, strict=True):
+            self._assign(part, item)
+
+    def _import(self, statement: ast.Import | ast.ImportFrom) -> None:
+        if isinstance(statement, ast.ImportFrom) and statement.level:
+            raise NotLiftableError("a relative import")
+        for alias in statement.names:
+            if isinstance(statement, ast.Import):
+                if alias.name not in _IMPORTS:
+                    raise NotLiftableError(f"import of {alias.name}")
+                self.names[alias.asname or alias.name] = Name(_IMPORTS[alias.name])
+            elif statement.module == "PIL" and alias.name in _SUBMODULES:
+                self.names[alias.asname or alias.name] = Name(alias.name)
+            elif statement.module == "PIL" and alias.name in PROVIDED:
+                self.names[alias.asname or alias.name] = Name(f"PIL.{alias.name}")
+            else:
+                raise NotLiftableError(f"import of {alias.name} from {statement.module}")
+
+    def program(self) -> ToolProgram:
+        """The program that leads to the result."""
+        for name in RESULT_NAMES:
+            value = self.names.get(name)
+            if value is None or (name in {"img", "image"} and value is self.chosen and not self.chosen.is_changed):
+                continue
+            if not isinstance(value, Picture):
+                raise NotLiftableError(f"{name} is no image")
+            return self.program_of(value)
+        return ToolProgram(text=self.text, has_result=False)
+
+    def program_of(self, picture: Picture) -> ToolProgram:
+        """The program that leads to `picture`."""
+        source = None if picture.source == self._index else picture.source
+        sizes = tuple(state.size for state in picture.states)
+        missing = len(picture.operations) + 1 - len(sizes)
+        return ToolProgram(picture.operations, source, self.text, sizes=(*sizes, *[None] * missing))

@@ -1,0 +1,130 @@
+"""Runs lifted programs in process, by the library calls of the table: no text of a policy is ever evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from sandbox.geometry import ORIENTATIONS, Affine, Size, compose
+from sandbox.operations import OPERATIONS, rounded_box
+from sandbox.program import Operation, ToolProgram
+
+_RIGHT_ANGLES = {90: "rotate_90", 180: "rotate_180", 270: "rotate_270"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a program did.
+
+    Attributes:
+        image: The result; None where an operation failed.
+        tools: Canonical names of the operations whose effect is in the pixels.
+        orientation: Net element of the eight; None after a turn by another angle.
+        frame: Result pixels to pixels of the source image.
+        failure: What the library raised.
+        line: Line of the operation that raised.
+    """
+
+    image: Image.Image | None
+    tools: tuple[str, ...] = ()
+    orientation: str | None = None
+    frame: Affine | None = None
+    failure: Exception | None = None
+    line: int = 0
+
+
+def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
+    """Run a program on an RGB image; a failing operation is an outcome, never an exception."""
+    source, effects = image, _Effects()
+    for operation in program.operations:
+        before = image
+        try:
+            image = OPERATIONS[operation.name].call(image, operation.values)
+        except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
+            return Outcome(None, failure=error, line=operation.line)
+        effects.add(operation, before, image)
+    tools = _net_tools(effects, program, source, image)
+    orientation = None if effects.is_oblique else effects.orientation
+    return Outcome(image.copy() if image is source else image, tools, orientation, effects.frame)
+
+
+def same_pixels(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two images look the same: equal size and equal RGB values."""
+    if one.size != other.size:
+        return False
+    rows = max(1, (1 << 16) // max(one.width, 1))
+    for top in range(0, one.height, rows):
+        box = (0, top, one.width, min(top + rows, one.height))
+        if one.crop(box).convert("RGB").tobytes() != other.crop(box).convert("RGB").tobytes():
+            return False
+    return True
+
+
+class _Effects:
+    """What the operations of a program did, one after the other."""
+
+    def __init__(self) -> None:
+        self.tools: list[tuple[str, bool]] = []
+        self.orientation = "identity"
+        self.frame: Affine | None = Affine()
+        self.is_oblique = False
+
+    def add(self, operation: Operation, before: Image.Image, after: Image.Image) -> None:
+        kind = OPERATIONS[operation.name]
+        place = kind.frame(operation.values, before.size)
+        self.frame = place.then(self.frame) if place is not None and self.frame is not None else None
+        if kind.is_colour:
+            tool = "grayscale" if operation.name == "Image.convert" and operation.values[0] == "L" else kind.tool
+            if tool is not None and kind.acts(operation.values, before.size) and not same_pixels(before, after):
+                self.tools.append((tool, True))
+            return
+        for tool in _moves(operation, before.size):
+            if tool in ORIENTATIONS:
+                self.orientation = compose(self.orientation, tool)
+            self.is_oblique |= tool == "rotate"
+            self.tools.append((tool, False))
+
+
+def _moves(operation: Operation, size: Size) -> list[str]:
+    """The tools of an operation that moves pixels, from its values alone."""
+    values: tuple[Any, ...] = operation.values
+    kind = OPERATIONS[operation.name]
+    if operation.name == "orient":
+        return [str(values[0])]
+    if operation.name == "Image.rotate":
+        angle = values[0] % 360
+        if angle == 0 or angle in _RIGHT_ANGLES:  # off Pillow's fast path: shifted, or the corners are cut
+            return [_RIGHT_ANGLES[int(angle)], "crop"] if angle else ["crop"]
+        return ["rotate"]
+    if operation.name == "Image.crop":
+        left, top, right, bottom = rounded_box(values[0])
+        width, height = size
+        cuts = left > 0 or top > 0 or right < width or bottom < height
+        grows = left < 0 or top < 0 or right > width or bottom > height
+        return ["crop"] * cuts + ["pad"] * grows
+    return [kind.tool] if kind.tool and kind.acts(values, size) else []
+
+
+def _net_tools(effects: _Effects, program: ToolProgram, source: Image.Image, result: Image.Image) -> tuple[str, ...]:
+    """The tools whose effect is left at the end: turns count by their sum, and what was undone does not count."""
+    names: list[str] = []
+    is_moved = any(tool not in ORIENTATIONS for tool, is_colour in effects.tools if not is_colour)
+    is_coloured = sum(is_colour for _, is_colour in effects.tools)
+    if is_coloured > 1 and same_pixels(result, _without_colour(program, source)):
+        effects.tools = [(tool, is_colour) for tool, is_colour in effects.tools if not is_colour]
+    for tool, _ in effects.tools:
+        net = effects.orientation if tool in ORIENTATIONS else tool
+        if net != "identity" and net not in names:
+            names.append(net)
+    if is_moved and len(effects.tools) > 1 and same_pixels(result, source):
+        return ()
+    return tuple(names)
+
+
+def _without_colour(program: ToolProgram, image: Image.Image) -> Image.Image:
+    for operation in program.operations:
+        if not OPERATIONS[operation.name].is_colour:
+            image = OPERATIONS[operation.name].call(image, operation.values)
+    return image

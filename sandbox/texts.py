@@ -1,0 +1,41 @@
+"""The words of an observation, cleaned of what a conversation must not hold."""
+
+from __future__ import annotations
+
+import re
+
+#: Markup of chat templates and of the paper's format: text from a run must not be able to write it.
+_MARKUP = re.compile(r"<\|[^<>|]{0,40}\|>|</?(?:tool_response|tool_call|think|answer|image|video)>")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_CUT = "\n[text was cut here]"
+
+
+def clean(text: str, limit: int) -> str:
+    """The text without control characters and conversation markup, at most `limit` characters."""
+    text = _CONTROL.sub("", text[: 4 * limit + 4096])
+    while (stripped := _MARKUP.sub("", text)) != text:
+        text = stripped
+    text = text.strip("\n")
+    if len(text) > limit:
+        text = (text[: max(0, limit - len(_CUT))] + _CUT)[:limit]
+    return text
+
+
+def describe_error(kind: str, message: str, line: int, code: str) -> str:
+    """Type, message and failing line, as a policy needs them to mend its code."""
+    message = re.sub(r"^OpenCV\([^)]*\) [^ ]*: error: ", "", message).strip()
+    lines = code.splitlines()
+    place = f"\n  line {line}: {lines[line - 1].strip()}" if 0 < line <= len(lines) else ""
+    return f"{kind}: {message}{place}" if message else f"{kind}{place}"
+
+
+def not_lifted(reason: str, line: int) -> str:
+    """What is shown for code that cannot run here."""
+    return (
+        f"The code was not run: {reason} (line {line}) is not available here. Use plain Pillow, OpenCV or NumPy calls "
+        "with constant arguments on `image` and assign the new image to `result`, e.g. "
+        "`result = image.rotate(90, expand=True)` or `result = image.crop((10, 20, 110, 80))`."
+    )
+
+
+NO_RESULT = "The code ran but gave no result: assign the new image to `result`."
