@@ -1,0 +1,81 @@
+"""`python -m cv_lightning`: hands the command to the module that knows it, and prints errors in one message.
+
+Nothing here imports torch: help and light commands answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from cv_lightning.errors import ConfigError, CVLightningError
+from cv_lightning.suggestions import did_you_mean
+
+#: Command -> (module whose `main` runs it, what it does).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "reproduce": ("cv_lightning.reproduce", "run a recipe from nothing to a report: the tiny one if none is named"),
+    "fit": ("cv_lightning.cli", "train a module on data, both named by a config"),
+    "validate": ("cv_lightning.cli", "evaluate on the validation data"),
+    "test": ("cv_lightning.cli", "evaluate on the test data, by orientation"),
+    "predict": ("cv_lightning.cli", "answer the questions of the prediction data"),
+}
+
+#: What a shell expects of a command that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def usage() -> str:
+    """The text of `--help`."""
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: python -m cv_lightning <command> [options]\n\n"
+        f"commands:\n{commands}\n\n"
+        "`<command> --help` lists the options of a command. Configs name classes by class_path; any value can be\n"
+        "overridden: python -m cv_lightning fit --config experiments/tiny/sft.yaml --trainer.max_steps 10\n"
+    )
+
+
+def _version() -> str:
+    try:
+        return version("cv-lightning")
+    except PackageNotFoundError:
+        return "not installed (run from a checkout)"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; raises `CVLightningError` for what the user can mend."""
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0
+    name = arguments[0]
+    if name == "--version":
+        print(_version())
+        return 0
+    if name not in COMMANDS:
+        raise ConfigError(f"No command {name!r}. {did_you_mean(name, COMMANDS)} See python -m cv_lightning --help.")
+    command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[name][0]).main
+    # The light commands know their own name; those of LightningCLI are its subcommands.
+    return command(arguments[1:] if name == "reproduce" else arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m cv_lightning` and of the `cv-lightning` script."""
+    # A checkout that is not installed: its houses are found beside this package, whatever the working directory.
+    root = str(Path(__file__).resolve().parents[1])
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except CVLightningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

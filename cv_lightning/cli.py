@@ -1,0 +1,204 @@
+"""fit, validate, test and predict: LightningCLI in subclass mode, configs with OmegaConf interpolation.
+
+This file knows no module, data set or callback of the project: configs name them by `class_path`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cv_lightning.config_errors import explain
+from cv_lightning.errors import ConfigError
+from cv_lightning.interrupt import CheckpointOnInterrupt
+
+PARSER_MODE = "cv_lightning"
+
+#: `ckpt_path` values that Lightning resolves itself.
+_CHECKPOINT_WORDS = ("best", "last", "hpc")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`, and to MLflow where that is the logger.
+
+    Lightning's own asserts a `log_dir`, which an MLflow logger on SQLite does not have.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file once per run, on the first process."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / f"config_{TrainerFn(stage).value}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
+        self.already_saved = True
+        for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger):
+                logger.experiment.log_artifact(logger.run_id, str(path))
+
+
+class CLI(LightningCLI):
+    """LightningCLI with one more key, `run_folder`, that configs build their paths from."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `run_folder`."""
+        parser.add_argument(
+            "--run_folder", type=str, default="runs", help="Where the run writes; configs refer to it as ${run_folder}."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; what jsonargparse objects to becomes a `ConfigError` in plain words."""
+        try:
+            super().parse_arguments(parser, args)
+        except argparse.ArgumentError as error:
+            arguments = args if isinstance(args, list) else []
+            subcommand = next((word for word in arguments if word in self._subcommand_parsers), None)
+            actions = self._subcommand_parsers[subcommand]._actions if subcommand else []
+            raise ConfigError(_located(explain(str(error), [action.dest for action in actions]), arguments)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the config as it is: Lightning would replace its values by those that a checkpoint was made with."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a checkpoint that is not there before minutes are spent on building the model."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        if path and str(path) not in _CHECKPOINT_WORDS and "://" not in str(path) and not Path(path).exists():
+            raise ConfigError(f"ckpt_path: there is no checkpoint {str(path)!r} (working directory {Path.cwd()}).")
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data; an error of a constructor comes out as itself.
+
+        jsonargparse wraps it in a ValueError about the types of the union it tried.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise _innermost(error) from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `fit`, `validate`, `test` or `predict` as the command line says."""
+    run_command(arguments)
+    return 0
+
+
+def run_command(arguments: Sequence[str]) -> CLI:
+    """Run one subcommand and return the CLI with its trainer, model and data.
+
+    Args:
+        arguments: The command line after `python -m cv_lightning`.
+
+    Raises:
+        ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
+        KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
+    """
+    set_loader(PARSER_MODE, _Loader(arguments), exceptions=(yaml.YAMLError, OmegaConfBaseException))
+    interrupt = CheckpointOnInterrupt()
+    with _plain_errors(arguments), _plain_interrupt(interrupt):
+        return CLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            load_from_checkpoint_support=False,  # policies are exported; a module holds no copy of its config
+            trainer_defaults={"callbacks": [interrupt]},
+            parser_kwargs={"parser_mode": PARSER_MODE, "exit_on_error": False, "allow_abbrev": False},
+            args=list(arguments),
+        )
+
+
+@contextlib.contextmanager
+def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
+    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to go on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != 1:  # --help and --print_config end with 0
+            raise
+        signal.signal(signal.SIGINT, handler)
+        went_on = f"interrupted; go on with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
+        raise KeyboardInterrupt(went_on) from error
+    finally:
+        interrupt.release()
+
+
+class _Loader:
+    """Reads YAML and resolves `${...}`, with the command line's values set first so that what refers to them follows."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.load_yaml = get_loader("yaml")
+        self.overrides = dict(command_line_options(arguments))
+
+    def __call__(self, text: str) -> Any:
+        value = self.load_yaml(text)
+        if not isinstance(value, dict) or "${" not in text:
+            return value
+        config = OmegaConf.create(value)
+        for key, override in self.overrides.items():
+            if _is_leaf(config, key):
+                OmegaConf.update(config, key, self.load_yaml(override))
+        return OmegaConf.to_container(config, resolve=True)
+
+
+def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The `--key value` and `--key=value` pairs of a command line, key without dashes."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            yield key, value if equals else following
+
+
+def _is_leaf(config: DictConfig, key: str) -> bool:
+    """Whether a dotted key leads to a plain value of the config; interpolations are not followed."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 - `in` resolves interpolations
+            return False
+        node = node._get_node(part)
+    return not OmegaConf.is_config(node)
+
+
+@contextlib.contextmanager
+def _plain_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Turn what the parser and the constructors object to into one message that says where."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise ConfigError(_located(" ".join(str(error).split()), arguments)) from error
+    except MisconfigurationException as error:
+        raise ConfigError(_located(str(error), arguments)) from error
+
+
+def _located(message: str, arguments: Sequence[str]) -> str:
+    """Say whether the command line or a config file holds what the message is about."""
+    options = list(command_line_options(arguments))
+    subject = message.split(":")[0].removeprefix("--")
+    if any(
+        key not in {"config", "c"} and subject.replace(".init_args", "") == key.replace(".init_args", "")
+        for key, _ in options
+    ):
+        return f"On the command line: {message}"
+    files = [value for key, value in options if key in {"config", "c"}]
+    return f"In {', '.join(files)}: {message}" if files else message

@@ -1,0 +1,23 @@
+"""The closest valid names to a wrong one, in the words of an error message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def closest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
+    """Up to `n` names that look like `name`, best first; compares without regard to case."""
+    by_lower: dict[str, str] = {}
+    for candidate in valid:
+        by_lower.setdefault(candidate.lower(), candidate)
+    return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.6)]
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """`Did you mean 'a' or 'b'?`, or where nothing is close, what there is to choose from."""
+    names = sorted(valid)
+    close = closest(name, names)
+    if close:
+        return f"Did you mean {' or '.join(map(repr, close))}?"
+    return f"Valid: {', '.join(names)}." if names else "There is none to choose from."
