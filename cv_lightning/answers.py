@@ -30,13 +30,15 @@ _LEAD = re.compile(r"^(?:the )?(?:correct |final |best )?(?:answer|option|choice
 
 def normalise(text: str) -> str:
     """One spelling for what reads the same: Unicode NFKC, case, spaces, quotes around it, punctuation after it."""
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return text.lstrip("\"'`* ").rstrip(string.whitespace + "\"'`*.,;:!")
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = " ".join(folded.split())
+    return folded.lstrip("\"'`* ").rstrip(string.whitespace + "\"'`*.,;:!") or folded
 
 
 def parse_number(text: str) -> float | None:
     """The number that the whole text is ("$1,200.50", "12 %", "-3"), or None."""
-    text = unicodedata.normalize("NFKC", text).casefold().strip().rstrip(" %").lstrip("$€£ ").removesuffix(".")
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    text = text.strip().rstrip(" %").lstrip("$€£ ").removesuffix(".")
     sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
     if _THOUSANDS.fullmatch(digits):
         digits = digits.replace(",", "")
