@@ -99,7 +99,7 @@ def is_box(value: object) -> bool | None:
     """An error where it is turned inside out; compared before it is rounded, as Pillow does."""
     if not isinstance(value, tuple) or len(value) != 4 or not all(map(is_number, value)):
         return None
-    return value[0] <= value[2] and value[1] <= value[3]
+    return bool(value[0] <= value[2] and value[1] <= value[3])
 
 
 def is_source_box(value: object) -> bool | None:
@@ -109,13 +109,15 @@ def is_source_box(value: object) -> bool | None:
 
 def is_ratio(value: object) -> bool | None:
     """None, or at least 1."""
-    return value is None or (None if not is_number(value) else value >= 1)  # type: ignore[operator]
+    if value is None:
+        return True
+    return value >= 1 if isinstance(value, int | float) and is_number(value) else None
 
 
 def is_border(value: object) -> bool | None:
     """A border of 1, 2 or 4 widths in pixels."""
     parts = value if isinstance(value, tuple) and len(value) in (2, 4) else (value,)
-    return True if all(is_integer(part) and 0 <= part <= 4096 for part in parts) else None  # type: ignore[operator]
+    return True if all(is_integer(part) and 0 <= part <= 4096 for part in parts) else None
 
 
 RESAMPLING = one_of(*(int(member) for member in Image.Resampling))

@@ -74,6 +74,12 @@ _MATH: dict[str, Callable[..., Any]] = {
     for name in ("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2")
 }
 _MAX_NUMBER = 1e15
+_CONSTANT_OWNERS: dict[str, Any] = {
+    "cv2": cv2,
+    "Image": Image,
+    "Image.Transpose": Image.Transpose,
+    "Image.Resampling": Image.Resampling,
+}
 
 
 def _is_plain(value: object) -> bool:
@@ -254,30 +260,21 @@ class Expressions:
         if owner.path == "PIL" and name in _LIBRARIES:
             return Name(name)
         path = f"{owner.path}.{name}"
-        if owner.path == "cv2" and name.isupper():
-            value = getattr(cv2, name, None)
-            if value is None:
-                raise KnownFaultError("AttributeError", f"module 'cv2' has no attribute {name!r}")
-            return self._bounded(value)
         if path in {"math.pi", "np.pi"}:
             return math.pi
-        if owner.path == "Image" and name.isupper():
-            if not hasattr(Image, name):
-                raise KnownFaultError("AttributeError", f"module 'PIL.Image' has no attribute {name!r}")
-            kind = Image.Transpose if name in Image.Transpose.__members__ else Image.Resampling
-            return self._member(kind, name, "") if name in kind.__members__ else Name(path)
-        if owner.path in {"Image.Transpose", "Image.Resampling"}:
-            kind = getattr(Image, owner.path.partition(".")[2])
-            return self._member(kind, name, f"type object {kind.__name__!r} has no attribute {name!r}")
+        if owner.path in _CONSTANT_OWNERS and name.isupper():
+            return self._constant(_CONSTANT_OWNERS[owner.path], name, path)
         return Name(path)
 
-    def _member(self, owner: Any, name: str, message: str) -> int:
-        value = getattr(owner, name, None)
-        if value is None:
-            raise KnownFaultError("AttributeError", message)
-        if not isinstance(value, Image.Transpose | Image.Resampling):
-            raise NotLiftableError(f"the constant {name}")
-        return int(value)
+    def _constant(self, owner: Any, name: str, path: str) -> Any:
+        """The integer behind an upper-case name of a library; other objects stay names."""
+        try:
+            value = getattr(owner, name)
+        except AttributeError as error:
+            raise KnownFaultError("AttributeError", str(error)) from None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return int(value) if isinstance(value, int) else value
+        return Name(path)
 
     def _read_subscript(self, node: ast.Subscript) -> Any:
         owner = self.value(node.value)

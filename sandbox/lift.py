@@ -1,8 +1,8 @@
 """Reads a snippet as a `ToolProgram`, or says why it cannot be read. Nothing is ever evaluated.
 
-The reader walks the syntax tree as the interpreter would, with pictures that are only described. It knows few calls and
-knows them exactly; whatever it does not know with certainty raises `NotLiftableError`, so a program that comes out does,
-bit for bit, what the snippet does.
+The reader walks the syntax tree as the interpreter would, with pictures that are only described. It knows few calls
+and knows them exactly; whatever it does not know with certainty raises `NotLiftableError`, so a program that comes out
+does, bit for bit, what the snippet does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,118 @@
+"""Programs and images for property tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+from sandbox.operations import OPERATIONS
+from sandbox.program import Operation, ToolProgram
+
+_SIDES = st.integers(1, 40)
+_SIZES = st.tuples(_SIDES, _SIDES)
+_COLOURS = st.one_of(st.none(), st.sampled_from(["red", "#102030"]), st.tuples(*[st.integers(0, 255)] * 3))
+_RADII = st.floats(0, 20, allow_nan=False).map(lambda value: round(value, 3))
+_ODD = st.sampled_from([1, 3, 5])
+
+#: A strategy for the values of each parameter, by operation and parameter, or by parameter alone.
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "orient.method": st.sampled_from(
+        ["rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical", "transverse"]
+    ),
+    "angle": st.floats(-400, 400).map(lambda value: round(value, 2)).filter(lambda value: value % 90 != 0),
+    "Image.rotate.resample": st.sampled_from([0, 2, 3]),
+    "expand": st.booleans(),
+    "center": st.one_of(st.none(), st.tuples(st.integers(0, 30), st.floats(0, 30))),
+    "translate": st.one_of(st.none(), st.tuples(st.integers(-9, 9), st.integers(-9, 9))),
+    "fillcolor": _COLOURS,
+    "color": _COLOURS,
+    "fill": st.sampled_from([0, 7, "red"]),
+    "size": _SIZES,
+    "dsize": _SIZES,
+    "Image.resize.resample": st.one_of(st.none(), st.integers(0, 5)),
+    "Image.resize.box": st.none(),
+    "reducing_gap": st.one_of(st.none(), st.floats(1, 4)),
+    "Image.convert.mode": st.just("L"),
+    "ImageOps.pad.method": st.integers(0, 5),
+    "centering": st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    "border": st.one_of(st.integers(0, 5), st.tuples(*[st.integers(0, 5)] * 2), st.tuples(*[st.integers(0, 5)] * 4)),
+    "cutoff": st.integers(0, 49),
+    "ignore": st.one_of(st.none(), st.integers(0, 255)),
+    "mask": st.none(),
+    "preserve_tone": st.booleans(),
+    "bits": st.integers(1, 8),
+    "ImageOps.solarize.threshold": st.integers(0, 255),
+    "factor": st.floats(-3, 5).map(lambda value: round(value, 3)),
+    "radius": _RADII,
+    "percent": st.integers(0, 300),
+    "ImageFilter.UnsharpMask.threshold": st.integers(0, 20),
+    **{f"ImageFilter.{name}Filter.size": _ODD for name in ("Median", "Min", "Max")},
+    "interpolation": st.integers(0, 4),
+    "ksize": st.tuples(_ODD, _ODD),
+    "cv2.medianBlur.ksize": st.sampled_from([3, 5]),
+    "sigmaX": st.floats(0.1, 9),
+    "sigmaY": st.floats(0, 9),
+    "d": st.integers(1, 7),
+    "sigmaColor": st.floats(1, 100),
+    "sigmaSpace": st.floats(1, 100),
+    "alpha": st.floats(-2, 3),
+    "beta": st.floats(-99, 99),
+    "thresh": st.integers(0, 255),
+    "maxval": st.integers(0, 255),
+    "type": st.integers(0, 4),
+    "threshold1": st.integers(0, 255),
+    "threshold2": st.integers(0, 255),
+}
+
+
+@st.composite
+def boxes(draw: st.DrawFn, lowest: int = -5, highest: int = 45) -> tuple[int, int, int, int]:
+    """A box with at least one pixel, partly outside of small images."""
+    left, top = draw(st.integers(lowest, highest - 1)), draw(st.integers(lowest, highest - 1))
+    return left, top, draw(st.integers(left + 1, highest)), draw(st.integers(top + 1, highest))
+
+
+@st.composite
+def operations(draw: st.DrawFn, mode: str = "RGB") -> Operation:
+    """An operation that takes images of `mode`."""
+    name = draw(st.sampled_from(sorted(name for name, kind in OPERATIONS.items() if mode in kind.modes)))
+    if name == "Image.crop":
+        return Operation(name, (draw(boxes()),))
+    parameters = OPERATIONS[name].parameters
+    values = (
+        _VALUES[own] if (own := f"{name}.{parameter.name}") in _VALUES else _VALUES[parameter.name]
+        for parameter in parameters
+    )
+    return Operation(name, tuple(draw(value) for value in values))
+
+
+@st.composite
+def programs(draw: st.DrawFn, most: int = 4) -> ToolProgram:
+    """A program whose operations take the modes that they are given."""
+    mode, steps = "RGB", []
+    for _ in range(draw(st.integers(0, most))):
+        operation = draw(operations(mode))
+        gray = [part for part in operation.values if isinstance(part, tuple) and len(part) == 3]
+        if mode == "L" and (gray or operation.name == "Image.convert"):
+            continue
+        steps.append(operation)
+        mode = {
+            "Image.convert": "L",
+            "cv2.Canny": "L",
+            "cv2.RGB2GRAY": "L",
+            "cv2.BGR2GRAY": "L",
+            "cv2.GRAY2RGB": "RGB",
+        }.get(operation.name, mode)
+    text = draw(st.sampled_from(["", "", "", "size (3, 4)\n", 'it\'s "so"\n']))
+    return ToolProgram(tuple(steps), draw(st.sampled_from([None, None, 1])), text)
+
+
+@st.composite
+def images(draw: st.DrawFn, most: int = 40) -> Image.Image:
+    """A small RGB image of noise."""
+    width, height = draw(st.integers(1, most)), draw(st.integers(1, most))
+    pixels = np.random.default_rng(draw(st.integers(0, 999))).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)

@@ -1,0 +1,197 @@
+"""A snippet that lifts gives, bit for bit, what Python gives; what cannot be read with certainty does not lift."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sandbox import ToolExecutor, ToolRequest
+from sandbox.lift import Fault, Unliftable, lift
+from sandbox.program import ToolProgram
+from tests.sandbox.idioms import IDIOMS, Idiom, snippet_of
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(17, 12), (12, 17), (14, 14), (300, 200)], ids=str)
+@pytest.mark.parametrize("idiom", IDIOMS, ids=lambda idiom: idiom.__name__)
+def test_idiom_gives_what_python_gives(idiom: Idiom, size: tuple[int, int]) -> None:
+    images = [noise(*size), noise(size[0] + 3, size[1], 1)]
+    expected = idiom(images[0].copy(), [image.copy() for image in images])
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(snippet_of(idiom), images)])
+    assert observation.status == "ok", observation.text
+    assert observation.level == "lifted"
+    assert observation.image is not None
+    assert observation.image.size == expected.size
+    assert observation.image.tobytes() == expected.convert("RGB").tobytes()
+
+
+UNREADABLE = {
+    "a loop": "for i in range(2):\n    image = image.rotate(90)\nresult = image",
+    "a function": "def f(x):\n    return x\nresult = f(image)",
+    "an unknown method": "result = image.point(lambda x: x)",
+    "a data dependent value": "result = image.rotate(np.array(image).mean())",
+    "in place drawing": "draw.rectangle((0, 0, 5, 5))\nresult = image",
+    "an array written to": "a = np.array(image)\na[0] = 0\nresult = Image.fromarray(a)",
+    "a filter of unknown cost": "result = image.filter(ImageFilter.MedianFilter(101))",
+    "an unknown keyword": "result = image.rotate(90, resize=True)",
+    "unpacking": "result = image.crop(*[(0, 0, 5, 5)])",
+    "an import": "import os\nresult = image",
+    "a file": "result = Image.open('/etc/passwd')",
+    "a walk to the system": "Image.os.system('true')\nresult = image",
+    "dunder": "result = image.__class__.__mro__",
+    "a walrus": "result = (x := image.rotate(90))",
+    "a rebound library": "np = image\nresult = np.rot90(image)",
+    "a try": "try:\n    result = image.rotate(90)\nexcept Exception:\n    pass",
+    "a slice that skips": "result = Image.fromarray(np.array(image)[::2])",
+    "an empty slice": "result = Image.fromarray(np.array(image)[5:5])",
+    "a large power": "result = image.rotate(9 ** 9 ** 9)",
+    "a result that is no image": "result = 5",
+    "gray pixels with a colour": "result = image.convert('L').rotate(5, fillcolor=(1, 2, 3))",
+    "a changed enhancer": "e = ImageEnhance.Color(image)\nimage.thumbnail((5, 5))\nresult = e.enhance(2)",
+}
+
+
+@pytest.mark.parametrize("code", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_uncertain_does_not_lift(code: str) -> None:
+    lifted = lift(code, ((20, 16),), 0)
+    assert isinstance(lifted, Unliftable | Fault)
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(20, 16)])])
+    assert observation.image is None
+    assert observation.status in ("rejected", "error")
+    assert observation.tools == ()
+
+
+FAULTS = {
+    "result = imag.rotate(90)": "NameError: name 'imag' is not defined",
+    "result = image.rotat(90)": "AttributeError: 'Image' object has no attribute 'rotat'",
+    "result = np.array(image).rotate(90)": "AttributeError: 'numpy.ndarray' object has no attribute 'rotate'",
+    "result = image.transpose(Image.Transpose.ROTATE_45)": "AttributeError: ",
+    "result = image.transpose(Image.ROTATE_45)": "AttributeError: module 'PIL.Image' has no attribute 'ROTATE_45'",
+    "result = cv2.rotate(np.array(image), cv2.ROTATE_45)": "AttributeError: module 'cv2' has no attribute 'ROTATE_45'",
+    "result = image.crop((9, 1, 3, 8))": "ValueError: Coordinate 'right' is less than 'left'",
+    "result = image.resize((0, 8))": "ValueError: height and width must be > 0",
+    "result = image.resize((8, 8), 99)": "ValueError: Unknown resampling filter (99).",
+    "result = image.transpose(77)": "ValueError: No such transpose operation",
+    "result = image.rotate(1 / 0)": "ZeroDivisionError: division by zero",
+    "result = image.rotate(5, fillcolor='blurple')": "ValueError: unknown color specifier: 'blurple'",
+    "x = image.size[2]\nresult = image": "IndexError: tuple index out of range",
+    "result = image.rotate(90": "SyntaxError: '(' was never closed",
+}
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_error_is_the_librarys_and_names_the_line(code: str) -> None:
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(20, 16)])])
+    assert observation.status == "error"
+    assert observation.text.startswith(FAULTS[code])
+    assert observation.text.endswith(f"line 1: {code.splitlines()[0]}")
+
+
+@pytest.mark.parametrize("code", [code for code in FAULTS if "'(' was" not in code and "x =" not in code])
+def test_fault_is_what_python_raises(code: str) -> None:
+    """The kind and text of each fault, against the same call written out here."""
+    image = noise(20, 16)
+    calls = {
+        "result = imag.rotate(90)": lambda: imag.rotate(90),  # noqa: F821
+        "result = image.rotat(90)": lambda: image.rotat(90),
+        "result = np.array(image).rotate(90)": lambda: np.array(image).rotate(90),
+        "result = image.transpose(Image.Transpose.ROTATE_45)": lambda: image.transpose(Image.Transpose.ROTATE_45),
+        "result = image.transpose(Image.ROTATE_45)": lambda: image.transpose(Image.ROTATE_45),
+        "result = image.crop((9, 1, 3, 8))": lambda: image.crop((9, 1, 3, 8)),
+        "result = image.resize((0, 8))": lambda: image.resize((0, 8)),
+        "result = image.resize((8, 8), 99)": lambda: image.resize((8, 8), 99),
+        "result = image.transpose(77)": lambda: image.transpose(77),
+        "result = image.rotate(1 / 0)": lambda: image.rotate(1 / 0),
+        "result = image.rotate(5, fillcolor='blurple')": lambda: image.rotate(5, fillcolor="blurple"),
+    }
+    if code not in calls:
+        pytest.skip("not written out")
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one it is, is what is compared
+        calls[code]()
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [image])])
+    assert observation.text.splitlines()[0] == f"{type(caught.value).__name__}: {caught.value}"
+
+
+def test_a_later_statement_that_raises_fails_the_whole() -> None:
+    code = "result = image.rotate(90)\nprint(image.size)\nx = image.crop((5, 5, 1, 1))"
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(20, 16)])])
+    assert observation.status == "error"
+    assert observation.image is None
+    assert observation.text.startswith("(20, 16)\nValueError")
+    assert "line 3" in observation.text
+
+
+@pytest.mark.parametrize(
+    ("code", "turned"),
+    [
+        ("result = image.rotate(180)\noutput = image", "rotate_180"),
+        ("output = image.rotate(180)\nimage = ImageOps.flip(image)", "rotate_180"),
+        ("processed_image = image.rotate(180)\nimg = ImageOps.flip(image)", "rotate_180"),
+        ("img = image.rotate(180)\nimage = ImageOps.flip(image)", "rotate_180"),
+        ("image = image.rotate(180)", "rotate_180"),
+        ("result = None\noutput = image.rotate(180)", "rotate_180"),
+    ],
+)
+def test_result_names_in_order(code: str, turned: str) -> None:
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(8, 6)])])
+    assert observation.orientation == turned
+
+
+def test_prints_are_shown_with_and_without_a_result() -> None:
+    code = "print('size', image.size)\nprint(f'mode={image.mode}', 1.5, True)"
+    without, with_result = ToolExecutor(lane="pillow").execute(
+        [ToolRequest(code, [noise(8, 6)]), ToolRequest(code + "\nresult = image", [noise(8, 6)])]
+    )
+    assert (without.status, without.text, without.image) == ("ok", "size (8, 6)\nmode=RGB 1.5 True", None)
+    assert (with_result.status, with_result.text) == ("ok", without.text)
+    assert with_result.image is not None
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_or_refused(code: str) -> None:
+    assert isinstance(lift(code, ((9, 7),), 0), ToolProgram | Unliftable | Fault)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "image",
+                "result",
+                "=",
+                ".",
+                "rotate",
+                "(",
+                ")",
+                "[",
+                "]",
+                ":",
+                "90",
+                "-",
+                ",",
+                "\n",
+                "crop",
+                "np",
+                "*",
+                "if ",
+                "'",
+            ]
+        ),
+        max_size=30,
+    )
+)
+def test_any_tokens_are_read_or_refused(tokens: list[str]) -> None:
+    assert isinstance(lift("".join(tokens), ((9, 7),), 0), ToolProgram | Unliftable | Fault)
+
+
+@pytest.mark.parametrize(
+    "code", ["-" * 2000 + "1", "(" * 500, "[" * 90 + "]" * 90, "a." * 900 + "a", "1" * 2000, "x=" * 900 + "1"]
+)
+def test_deep_nesting_is_refused(code: str) -> None:
+    assert isinstance(lift(code, ((9, 7),), 0), ToolProgram | Unliftable | Fault)
