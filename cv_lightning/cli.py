@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,9 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; what jsonargparse objects to becomes a `ConfigError` in plain words."""
         try:
-            super().parse_arguments(parser, args)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we hand it the command line itself
+                super().parse_arguments(parser, args)
         except argparse.ArgumentError as error:
             arguments = args if isinstance(args, list) else []
             subcommand = next((word for word in arguments if word in self._subcommand_parsers), None)
@@ -128,6 +132,14 @@ def run_command(arguments: Sequence[str]) -> CLI:
         )
 
 
+def quieten() -> None:
+    """Keep the output of a run to what a person reads: bars, results and warnings that ask for something."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", pattern)
+
+
 @contextlib.contextmanager
 def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
     """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to go on."""
@@ -145,7 +157,7 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
 
 
 class _Loader:
-    """Reads YAML and resolves `${...}`, with the command line's values set first so that what refers to them follows."""
+    """Reads YAML and resolves `${...}`; the command line's values are set first, so what refers to them follows."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.load_yaml = get_loader("yaml")
@@ -194,6 +206,8 @@ def _plain_errors(arguments: Sequence[str]) -> Iterator[None]:
 def _located(message: str, arguments: Sequence[str]) -> str:
     """Say whether the command line or a config file holds what the message is about."""
     options = list(command_line_options(arguments))
+    if message.startswith("there is no file"):
+        return message
     subject = message.split(":")[0].removeprefix("--")
     if any(
         key not in {"config", "c"} and subject.replace(".init_args", "") == key.replace(".init_args", "")

@@ -141,9 +141,13 @@ def _unknown_argument(reason: Reason, match: re.Match[str], options: Sequence[st
 
 def _nearby(name: str, options: Sequence[str]) -> str:
     """Suggestions among the options of the same group: `trainer.max_step` is compared with `trainer.*`."""
-    group = name.rpartition(".")[0]
-    same_group = [option for option in options if option.startswith(f"{group}.")] if group else []
-    return did_you_mean(name, same_group or [option for option in options if "." not in option] or options)
+    group, dot, _ = name.rpartition(".")
+    same_group = [option for option in options if option.startswith(f"{group}.")] if dot else []
+    return did_you_mean(name, same_group) if same_group else did_you_mean(name.partition(".")[0], _roots(options))
+
+
+def _roots(options: Sequence[str]) -> set[str]:
+    return {option.partition(".")[0] for option in options} - {"help"}
 
 
 def _unknown_class(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
@@ -175,8 +179,9 @@ def _missing(reason: Reason, match: re.Match[str], options: Sequence[str]) -> st
 
 def _no_file(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
     path = Path(match["path"])
-    beside = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    return f"there is no file {match['path']!r}. " + (did_you_mean(str(path), beside) if beside else "")
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    beside = [str(shown.with_name(other.name)) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    return f"there is no file {str(shown)!r}. " + (did_you_mean(str(shown), beside) if beside else "")
 
 
 def _not_yaml(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import shlex
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from cv_lightning.errors import ConfigError
@@ -73,7 +71,6 @@ def main(arguments: Sequence[str]) -> int:
     overrides = overrides_by_stage(options.overrides, recipe)
     folder: Path = options.out or recipe.run_folder
     console = Console()
-    _quiet()
     try:
         if options.seeds is None:
             report = _run_seed(stages, folder, options.seed, overrides, console)
@@ -84,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         command = shlex.join(["python", "-m", "cv_lightning", "reproduce", *arguments])
         raise KeyboardInterrupt(f"\ninterrupted; the same command goes on from here: {command}") from None
     page = write(report, folder)
-    console.print(table(report))
+    console.print(tables(report))
     console.print(f"report: {folder / 'report.json'}\npage:   {page}", soft_wrap=True)
     return 0
 
@@ -173,48 +170,41 @@ def write(report: Mapping[str, Any], folder: Path) -> Path:
     return write_report(folder)
 
 
-def table(report: Mapping[str, Any]) -> Table:
-    """Stages down, orientations across, in per cent; several seeds show the mean and, in brackets, the minimum."""
-    stages = report["stages"]
-    orientations = list(dict.fromkeys(name for entry in stages.values() for name in entry["accuracy"]))
+def tables(report: Mapping[str, Any]) -> Group:
+    """Stages down; accuracy by orientation across, and below it the use of tools. Several seeds: mean (minimum)."""
     seeds = ", ".join(map(str, report["seeds"]))
-    result = Table(title=f"Accuracy by orientation, % (seed {seeds})")
-    result.add_column("stage")
-    columns = [*orientations, "mean", "tools upright", "tools turned", "restored", "turns", "minutes"]
-    for column in columns:
-        result.add_column(column, justify="right", no_wrap=True)
-    for name, entry in stages.items():
-        smallest = entry.get("min")
-        accuracies = [
-            _percent(entry["accuracy"].get(o), smallest["accuracy"].get(o) if smallest else None) for o in orientations
-        ]
-        result.add_row(
+    orientations = list(dict.fromkeys(name for entry in report["stages"].values() for name in entry["accuracy"]))
+    accuracy = _table(f"Accuracy by orientation, % (seed {seeds})", [*orientations, "mean"])
+    tools = _table("Use of tools, %", ["called upright", "called turned", "restored", "turns", "minutes"])
+    for name, entry in report["stages"].items():
+        least = entry.get("min", {"accuracy": {}, "mean": None})
+        cells = [_percent(entry["accuracy"].get(key), least["accuracy"].get(key)) for key in orientations]
+        accuracy.add_row(name, *cells, _percent(entry["mean"], least["mean"]))
+        tools.add_row(
             name,
-            *accuracies,
-            _percent(entry["mean"], smallest["mean"] if smallest else None),
             _percent(entry["tool_rate"].get("upright")),
             _percent(_mean_turned(entry["tool_rate"])),
             _percent(_mean_turned(entry["restored_rate"])),
             f"{entry['mean_turns']:.2f}",
             f"{entry['seconds'] / 60:.1f}",
         )
-    return result
+    return Group(accuracy, tools)
 
 
-def _percent(rate: float | None, minimum: float | None = None) -> str:
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    table.add_column("stage", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _percent(rate: float | None, least: float | None = None) -> str:
     if rate is None:
         return "-"
-    return f"{100 * rate:.1f}" + (f" ({100 * minimum:.1f})" if minimum is not None else "")
+    return f"{100 * rate:.1f}" + (f"\n({100 * least:.1f})" if least is not None else "")
 
 
 def _mean_turned(rates: Mapping[str, float]) -> float | None:
     turned = [rate for name, rate in rates.items() if name != "upright"]
     return sum(turned) / len(turned) if turned else None
-
-
-def _quiet() -> None:
-    """Keep the stages' output to what a person reads: bars, results and real warnings."""
-    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", pattern)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -108,9 +108,10 @@ def _fit_and_test(
     stage: Stage, folder: Path, progress: Progress, arguments: Sequence[str], say: Callable[[str], None]
 ) -> dict[str, float]:
     """Run `fit` as far as it is missing, then `test`, through the functions of the CLI."""
-    from cv_lightning.cli import run_command
+    from cv_lightning.cli import quieten, run_command
     from cv_lightning.interrupt import resume_checkpoint
 
+    quieten()
     checkpoint = resume_checkpoint(folder)
     if progress.status == "trained" and checkpoint is not None:
         say(f"{stage.name}: trained before; testing {checkpoint}")
