@@ -17,8 +17,8 @@ What U, the IoU, the format and the answer are is for a preset to say (`evidence
 *wrote*, as the release does; "effects", the default, counts what *happened*. Two terms depend on the preset here:
 
 - under "effects" `exact` needs the mandatory part to be met as well (a crop by IoU >= 0.1);
-- under "effects" `emergence` is paid only where fewer than 2 rollouts of the group were right without such a tool, the
-  published condition of `necessity`: decorating an image that can be read as it is pays nothing.
+- under "effects" `emergence` is paid only where no rollout of the group was right without such a tool: decorating an
+  image that can be read without it pays nothing.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
         for evidence, trajectory in zip(evidence_G, group.trajectories, strict=True)
     ]
     necessity = _necessity(is_right_G, with_tools_G)
-    pays_emergence = config.preset == "published" or _n_right_without_emergent(is_right_G, evidence_G) < 2
+    pays_emergence = config.preset == "published" or not _is_right_without_emergent(is_right_G, evidence_G)
     breakdowns = []
     for trajectory, evidence, right, with_tools in zip(
         group.trajectories, evidence_G, is_right_G, with_tools_G, strict=True
@@ -175,8 +175,8 @@ def _necessity(is_right_G: Sequence[bool | None], with_tools_G: Sequence[bool]) 
     return max(0.0, _mean(with_tools) - _mean(without))
 
 
-def _n_right_without_emergent(is_right_G: Sequence[bool | None], evidence_G: Sequence[Evidence]) -> int:
-    return sum(
+def _is_right_without_emergent(is_right_G: Sequence[bool | None], evidence_G: Sequence[Evidence]) -> bool:
+    return any(
         right is True and not _emergent(evidence.used) for right, evidence in zip(is_right_G, evidence_G, strict=True)
     )
 

@@ -1,0 +1,314 @@
+"""Tricks that would pay under a reward that reads claims. Under "effects" none pays more than the honest trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cv_lightning.conversation import format_call
+from cv_lightning.rewards import RewardConfig, score
+from cv_lightning.types import Group, RewardBreakdown, Sample, ToolCall, Trajectory
+from cv_lightning.viewing import view_result
+from sandbox import Observation, orient
+
+Play = Callable[..., Trajectory]
+
+UPRIGHT = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+TURNED = Sample("turned", "?", (orient(UPRIGHT, "rotate_90"),), "FJ7", transforms=("rotate_90",))
+STRAIGHT = Sample("straight", "?", (UPRIGHT,), "FJ7")
+BOXED = Sample("boxed", "?", (UPRIGHT,), "FJ7", transforms=("crop",), box=(10, 10, 30, 30))
+
+RESTORE = "result = image.rotate(270, expand=True)"
+CROP = "result = image.crop((10, 10, 30, 30))"
+NOTHING = "result = image"
+DRAW = "import cv2\nresult = Image.fromarray(cv2.rectangle(np.array(image), (0, 0), (20, 20), (255, 0, 0), 2))"
+
+
+@pytest.fixture(scope="module")
+def honest(play: Play, run: Any, say: Any) -> dict[str, Trajectory]:
+    return {
+        "turned": play(TURNED, run(RESTORE), say("FJ7")),
+        "straight": play(STRAIGHT, say("FJ7")),
+        "boxed": play(BOXED, run(CROP), say("FJ7")),
+    }
+
+
+def in_group(trajectory: Trajectory, honest: dict[str, Trajectory]) -> tuple[RewardBreakdown, RewardBreakdown]:
+    """The breakdowns of a trick and of the honest trajectory, in one group of eight under "effects"."""
+    sample = trajectory.sample
+    breakdowns = score(Group(sample, [trajectory] + [honest[sample.id]] * 7), RewardConfig())
+    return breakdowns[0], breakdowns[1]
+
+
+def turns(*codes: str) -> list[tuple[str, int]]:
+    """Calls that each work on the last image."""
+    return [(code, index) for index, code in enumerate(codes)]
+
+
+#: Name -> (sample, [(code, image_index)], the terms that must stay at 0 or below).
+TRICKS: dict[str, tuple[Sample, list[tuple[str, int]], tuple[str, ...]]] = {
+    "a comment": (TURNED, [("# image.rotate(270, expand=True)\nresult = image", 0)], ("mandatory", "exact")),
+    "a string": (TURNED, [("x = 'image.rotate(270)'\nresult = image", 0)], ("mandatory", "exact")),
+    "a variable": (TURNED, [("rotate_270 = 1\nresult = image", 0)], ("mandatory", "exact")),
+    "code that fails after turning": (TURNED, [(RESTORE + "\nresult = result.nothing()", 0)], ("mandatory", "exact")),
+    "code that does not parse": (TURNED, [(RESTORE + "\n(", 0)], ("mandatory", "exact")),
+    "turned but not kept": (TURNED, [("image.rotate(270, expand=True)\nresult = image", 0)], ("mandatory", "exact")),
+    "a turn by nothing": (TURNED, [("result = image.rotate(0)", 0)], ("mandatory", "exact")),
+    "a turn by 360": (TURNED, [("result = image.rotate(360)", 0)], ("mandatory", "exact")),
+    "four turns in one call": (
+        TURNED,
+        [("result = image" + ".rotate(270, expand=True)" * 4, 0)],
+        ("mandatory", "exact", "emergence"),
+    ),
+    "four turns in four calls": (TURNED, turns(*[RESTORE] * 4), ("mandatory", "exact", "usage")),
+    "five turns in five calls": (TURNED, turns(*[RESTORE] * 5), ("usage",)),
+    "there and back in one call": (
+        TURNED,
+        [("result = image.rotate(270, expand=True).rotate(90, expand=True)", 0)],
+        ("mandatory", "exact"),
+    ),
+    "there and back in two calls": (
+        TURNED,
+        turns(RESTORE, "result = image.rotate(90, expand=True)"),
+        ("mandatory", "exact"),
+    ),
+    "restored, then the turned image again": (TURNED, [(RESTORE, 0), (NOTHING, 0)], ("mandatory", "exact")),
+    "the other way round": (TURNED, [("result = image.rotate(90, expand=True)", 0)], ("mandatory", "exact")),
+    "every orientation": (
+        TURNED,
+        [(f"result = image.rotate({angle}, expand=True)", 0) for angle in (270, 180, 90)]
+        + [("result = ImageOps.mirror(image)", 0), ("result = ImageOps.flip(image)", 0)],
+        ("mandatory", "exact", "usage"),
+    ),
+    "almost a turn": (TURNED, [("result = image.rotate(269.9, expand=True)", 0)], ("mandatory", "exact", "emergence")),
+    "drawing instead of restoring": (TURNED, [(DRAW, 0)], ("mandatory", "exact", "emergence")),
+    "decorating what was restored": (
+        TURNED,
+        turns(RESTORE, "result = ImageEnhance.Contrast(image).enhance(1.8)"),
+        ("emergence",),
+    ),
+    "many calls": (TURNED, [(RESTORE, 0), *[(NOTHING, 1)] * 4], ("usage",)),
+    "a crop on the way": (TURNED, turns(RESTORE, "result = image.crop((0, 0, 9, 9))"), ("exact",)),
+    "a turn of an upright image": (STRAIGHT, [(RESTORE, 0)], ("mandatory", "exact", "spurious")),
+    "an upright image there and back": (
+        STRAIGHT,
+        turns(RESTORE, "result = image.rotate(90, expand=True)"),
+        ("mandatory", "exact", "spurious"),
+    ),
+    "a crop of an upright image": (STRAIGHT, [(CROP, 0)], ("mandatory", "exact", "emergence")),
+    "contrast on an upright image": (
+        STRAIGHT,
+        [("result = ImageEnhance.Contrast(image).enhance(1.8)", 0)],
+        ("mandatory", "exact", "emergence"),
+    ),
+    "a little turn of an upright image": (STRAIGHT, [("result = image.rotate(1)", 0)], ("emergence",)),
+    "a crop of everything": (BOXED, [("result = image.crop((0, 0, 60, 40))", 0)], ("mandatory", "exact")),
+    "a crop beyond the image": (BOXED, [("result = image.crop((-900, -900, 900, 900))", 0)], ("exact",)),
+    "a crop elsewhere": (BOXED, [("result = image.crop((40, 0, 60, 10))", 0)], ("mandatory", "exact")),
+    "a crop of a pixel": (BOXED, [("result = image.crop((10, 10, 11, 11))", 0)], ("exact",)),
+    "the box drawn on a crop": (
+        BOXED,
+        turns("result = image.crop((30, 5, 60, 40))", "result = image.crop((10, 10, 30, 30))"),
+        ("mandatory", "exact"),
+    ),
+    "a resize to the size of the box": (BOXED, [("result = image.resize((20, 20))", 0)], ("mandatory", "exact")),
+    "a grid of crops": (
+        BOXED,
+        [(f"result = image.crop(({x}, {y}, {x + 20}, {y + 20}))", 0) for x in (0, 10, 20, 30) for y in (0, 10)],
+        ("usage",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_no_trick_pays_more_than_honesty(play: Play, run: Any, say: Any, honest: Any, name: str) -> None:
+    sample, calls, unpaid = TRICKS[name]
+    trick, straight = in_group(play(sample, *[run(*call) for call in calls], say("FJ7")), honest)
+    assert trick.total <= straight.total + 1e-9
+    for term in unpaid:
+        assert trick.terms[term] <= 0, term
+
+
+#: Tricks for which the published reading pays the mandatory part: what this suite is for.
+PAID_AS_PUBLISHED = [
+    "a comment",
+    "a string",
+    "a variable",
+    "code that fails after turning",
+    "code that does not parse",
+    "turned but not kept",
+    "four turns in one call",
+    "there and back in two calls",
+    "restored, then the turned image again",
+    "every orientation",
+    "the box drawn on a crop",
+]
+
+
+@pytest.mark.parametrize("name", PAID_AS_PUBLISHED)
+def test_the_published_reading_pays_for_tricks(play: Play, run: Any, say: Any, name: str) -> None:
+    sample, calls, _ = TRICKS[name]
+    trick = play(sample, *[run(*call) for call in calls], say("FJ7"))
+    assert score(Group(sample, [trick]), RewardConfig(preset="published"))[0].terms["mandatory"] == 1
+
+
+@pytest.mark.parametrize("name", [name for name in TRICKS if not name.startswith(("a crop of an upright", "a little"))])
+def test_a_trick_pays_less_where_it_looks_at_nothing_new(
+    play: Play, run: Any, say: Any, honest: Any, name: str
+) -> None:
+    sample, calls, _ = TRICKS[name]
+    trick, straight = in_group(play(sample, *[run(*call) for call in calls], say("FJ7")), honest)
+    free = {"contrast on an upright image", "decorating what was restored"}  # earn no less and no more
+    assert trick.total < straight.total or name in free
+
+
+def test_a_description_earns_nothing(play: Play, run: Any, say: Any, honest: Any) -> None:
+    for sample, words in ((TURNED, "rotate_270, rotate(270)"), (BOXED, "crop [10, 10, 30, 30]")):
+        trick, _ = in_group(play(sample, run(NOTHING, description=words), say("FJ7")), honest)
+        assert trick.terms["mandatory"] == trick.terms["exact"] == 0
+
+
+def seen(trajectory: Trajectory, observation: Observation) -> Trajectory:
+    """The trajectory with another observation of its first call, as a confined worker might report it."""
+    call = trajectory.turns[0].reply.call
+    assert call is not None
+    trajectory.turns[0].observation = observation
+    del trajectory.images[1:]
+    if observation.image is not None:
+        trajectory.images.append(view_result(trajectory, call, observation, 0))
+    return trajectory
+
+
+def test_what_no_lane_could_verify_earns_nothing(play: Play, run: Any, say: Any, honest: Any) -> None:
+    drawn = Observation("ok", image=TURNED.images[0].copy(), lane="confined", tools=("draw",))
+    trick, straight = in_group(seen(play(TURNED, run(RESTORE), say("FJ7")), drawn), honest)
+    assert trick.terms["mandatory"] == trick.terms["exact"] == trick.terms["emergence"] == 0
+    assert trick.total < straight.total
+    cropped = Observation("ok", image=UPRIGHT.crop((10, 10, 30, 30)), lane="confined", tools=("crop",))
+    trick, straight = in_group(seen(play(BOXED, run(CROP), say("FJ7")), cropped), honest)
+    assert trick.terms["mandatory"] == trick.terms["exact"] == 0
+
+
+@pytest.mark.parametrize("status", ["error", "timeout", "crash", "rejected"])
+def test_a_call_that_failed_earns_nothing_whatever_it_reports(
+    play: Play, run: Any, say: Any, honest: Any, status: Any
+) -> None:
+    failed = Observation(status, tools=("rotate_270", "contrast"), orientation="rotate_270")
+    trick, _ = in_group(seen(play(TURNED, run(RESTORE), say("FJ7")), failed), honest)
+    assert trick.terms["mandatory"] == trick.terms["exact"] == trick.terms["emergence"] == 0
+
+
+def test_an_unverified_turn_of_an_upright_image_still_counts_as_spurious(
+    play: Play, run: Any, say: Any, honest: Any
+) -> None:
+    turned = Observation("ok", image=UPRIGHT.rotate(90), lane="confined", tools=("rotate_90", "crop"))
+    trick, _ = in_group(seen(play(STRAIGHT, run(NOTHING), say("FJ7")), turned), honest)
+    assert trick.terms["spurious"] == -0.5
+
+
+def test_a_call_that_is_never_run_earns_nothing(play: Play, run: Any, say: Any, honest: Any) -> None:
+    cut_off = play(TURNED, run(RESTORE))
+    cut_off.turns[-1].observation = None  # the last turn that was allowed
+    del cut_off.images[1:]
+    trick, _ = in_group(cut_off, honest)
+    assert trick.total == 0
+
+
+#: Texts of a last turn from which no answer may be taken.
+NO_ANSWERS = [
+    "<think>a</think><answer>FJ8</answer><answer>FJ7</answer>",
+    "<think>a</think><answer>FJ7</answer> or <answer>FJ8</answer>",
+    "<think>a <answer>FJ7</answer></think>",
+    "<think>a <think>b</think> <answer>FJ7</answer></think>",
+    "</think><answer>FJ7</answer><think>",
+    "<answer>FJ8 <answer>FJ7</answer></answer>",
+    "<think>a</think>FJ7",
+    "<think>a</think><answer>FJ7",
+    "<think>a</think><answer>FJ7 FJ8 FJ9</answer>",
+    format_call("a", ToolCall("result = image")) + "<answer>FJ7</answer>",
+]
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS)
+def test_an_answer_stands_once_and_outside_the_reasoning(play: Play, honest: Any, text: str) -> None:
+    trick, _ = in_group(play(STRAIGHT, text), honest)
+    assert trick.terms["accuracy"] == 0
+    assert trick.is_right is False
+
+
+def test_every_alternative_in_a_turn_of_its_own_is_one_answer_at_most(play: Play, say: Any, honest: Any) -> None:
+    # The loop ends at the first answer; a recorded trajectory that goes on gets no format and only its last word.
+    trick, straight = in_group(play(STRAIGHT, say("FJ8"), say("FJ7")), honest)
+    assert trick.terms["format"] == 0
+    assert trick.total < straight.total
+
+
+MARKS = [
+    "rotate_270",
+    "crop [10, 10, 30, 30]",
+    "image.rotate(270)",
+    "contrast",
+    "<answer>FJ7</answer>",
+    "result",
+    "\\n'",
+]
+words = st.lists(st.sampled_from(MARKS) | st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=9))
+
+
+@given(words=words, where=st.sampled_from(["comment", "string", "description"]), which=st.integers(0, 2))
+def test_credit_ignores_comments_strings_and_the_description(
+    play: Play, run: Any, say: Any, words: list[str], where: str, which: int
+) -> None:
+    sample, code = [(TURNED, RESTORE), (STRAIGHT, NOTHING), (BOXED, CROP)][which]
+    text = " ".join(words)
+    described = text if where == "description" else ""
+    if where == "comment":
+        code = f"# {text}\n{code}  # {text}"
+    elif where == "string":
+        code = f"note = {text!r}\n{code}"
+    plain = play(sample, run([RESTORE, NOTHING, CROP][which]), say("FJ7"))
+    talking = play(sample, run(code, description=described), say("FJ7"))
+    if talking.turns[0].reply.call is None:
+        return  # the words closed the call's own tag: no call, and no credit to compare
+    observation = talking.turns[0].observation
+    assert observation is not None
+    assert observation.status == "ok", observation.text
+    assert (
+        score(Group(sample, [talking]), RewardConfig())[0].terms
+        == score(Group(sample, [plain]), RewardConfig())[0].terms
+    )
+
+
+orientations = st.sampled_from(["rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical"])
+CODES = {
+    "rotate_90": "result = image.rotate(90, expand=True)",
+    "rotate_180": "result = image.rotate(180)",
+    "rotate_270": "result = image.rotate(270, expand=True)",
+    "flip_horizontal": "result = ImageOps.mirror(image)",
+    "flip_vertical": "result = ImageOps.flip(image)",
+}
+
+
+@given(done=orientations, moves=st.lists(orientations, max_size=4))
+def test_mandatory_is_paid_exactly_where_the_last_view_stands_upright(
+    play: Play, run: Any, say: Any, done: str, moves: list[str]
+) -> None:
+    sample = Sample("s", "?", (orient(UPRIGHT, done),), "FJ7", transforms=(done,))
+    trajectory = play(sample, *[run(CODES[move], index) for index, move in enumerate(moves)], say("FJ7"))
+    is_upright = trajectory.images[-1].image.tobytes() == UPRIGHT.tobytes()
+    terms = score(Group(sample, [trajectory]), RewardConfig())[0].terms
+    assert terms["mandatory"] == float(is_upright)
+    assert terms["exact"] <= 0.1 * is_upright
+
+
+@given(moves=st.lists(orientations, min_size=1, max_size=4))
+def test_no_walk_over_orientations_pays_on_an_upright_image(play: Play, run: Any, say: Any, moves: list[str]) -> None:
+    walk = play(STRAIGHT, *[run(CODES[move], index) for index, move in enumerate(moves)], say("FJ7"))
+    breakdown = score(Group(STRAIGHT, [walk]), RewardConfig())[0]
+    assert breakdown.total <= 1.1 - 0.5 * len(moves) + 1e-9

@@ -1,0 +1,401 @@
+"""The reward's formula against a table worked out by hand, for both presets, and term by term."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.evidence import iou
+from cv_lightning.published_tools import claimed_boxes, claimed_tools
+from cv_lightning.rewards import TERMS, RewardConfig, score
+from cv_lightning.types import Group, RewardBreakdown, Sample, Trajectory
+from sandbox import orient
+
+Play = Callable[..., Trajectory]
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+UPRIGHT = Image.fromarray(PIXELS)
+OUTCOME_ONLY = RewardConfig(format=0, mandatory=0, necessity=0, exact=0, emergence=0, usage=0, spurious=0)
+
+ROT270 = "result = image.rotate(270, expand=True)"
+ROT90 = "result = image.rotate(90, expand=True)"
+FLIP = "result = image.transpose(Image.FLIP_LEFT_RIGHT)"
+CONTRAST = "result = ImageEnhance.Contrast(image).enhance(1.8)"
+NOTHING = "result = image"
+BROKEN = "result = image.rotate(90"
+
+
+def sample(*transforms: str, box: tuple[float, float, float, float] | None = None, answer: str = "FJ7") -> Sample:
+    image = UPRIGHT
+    for name in transforms:
+        image = image if name == "crop" else orient(image, name)
+    return Sample("s", "What does it say?", (image,), answer, transforms=transforms, box=box)
+
+
+def reward(trajectories: Trajectory | list[Trajectory], config: RewardConfig | None = None) -> RewardBreakdown:
+    """The breakdown of the first trajectory of a group."""
+    trajectories = trajectories if isinstance(trajectories, list) else [trajectories]
+    return score(Group(trajectories[0].sample, trajectories), config or RewardConfig())[0]
+
+
+# fmt: off
+#: (transforms, box, codes [or (code, image_index)], answer) ->
+#: weighted (accuracy, format, mandatory, exact, emergence, usage, spurious).
+#: None: a crop that misses its box is "exact" as published, not by its effect.
+BOTH = [
+    # upright, answered at once
+    ((), None, [], "FJ7", (1, .1, 0, 0, 0, 0, 0)),
+    ((), None, [], "FJ8", (0, .1, 0, 0, 0, 0, 0)),
+    # upright, turned for nothing
+    ((), None, [ROT90], "FJ7", (1, .1, 0, 0, 0, 0, -.5)),
+    ((), None, [ROT90, ROT270], "FJ7", (1, .1, 0, 0, 0, 0, -1)),
+    # turned back, and not
+    (("rotate_90",), None, [ROT270], "FJ7", (1, .1, 1, .1, 0, 0, 0)),
+    (("rotate_90",), None, [ROT270], "FJ8", (0, .1, 1, .1, 0, 0, 0)),
+    (("rotate_90",), None, [], "FJ7", (1, .1, 0, 0, 0, 0, 0)),
+    (("rotate_90",), None, [ROT90], "FJ7", (1, .1, 0, 0, 0, 0, 0)),
+    (("flip_horizontal",), None, [FLIP], "FJ7", (1, .1, 1, .1, 0, 0, 0)),
+    # a third call costs one, a fourth two: max(2, |E|) are free
+    ((), None, [NOTHING] * 2, "FJ7", (1, .1, 0, 0, 0, 0, 0)),
+    ((), None, [NOTHING] * 3, "FJ7", (1, .1, 0, 0, 0, -.5, 0)),
+    ((), None, [NOTHING] * 4, "FJ7", (1, .1, 0, 0, 0, -1, 0)),
+    (("rotate_90", "flip_horizontal", "crop"), (0, 0, 1, 1), [NOTHING] * 3, "FJ8", (0, .1, 0, 0, 0, 0, 0)),
+    (("rotate_90", "flip_horizontal", "crop"), (0, 0, 1, 1), [NOTHING] * 4, "FJ8", (0, .1, 0, 0, 0, -.5, 0)),
+    # a tool outside the core pays when right
+    ((), None, [CONTRAST], "FJ7", (1, .1, 0, 0, .2, 0, 0)),
+    ((), None, [CONTRAST], "FJ8", (0, .1, 0, 0, 0, 0, 0)),
+    ((), None, [CONTRAST, CONTRAST], "FJ7", (1, .1, 0, 0, .2, 0, 0)),
+    (("rotate_90",), None, [ROT270, (CONTRAST, 1)], "FJ7", (1, .1, 1, .1, .2, 0, 0)),
+    # crops: the box is (10, 10, 30, 30)
+    (("crop",), (10, 10, 30, 30), ["result = image.crop((10, 10, 30, 30))"], "FJ7", (1, .1, 1, .1, 0, 0, 0)),
+    (("crop",), (10, 10, 30, 30), ["result = image.crop((10, 10, 30, 20))"], "FJ7", (1, .1, .5, .1, 0, 0, 0)),
+    (("crop",), (10, 10, 30, 30), ["result = image.crop((10, 10, 14, 15))"], "FJ7", (.05, .1, .05, None, 0, 0, 0)),
+    (("crop",), (10, 10, 30, 30), ["result = image.crop((40, 10, 60, 30))"], "FJ7", (0, .1, 0, None, 0, 0, 0)),
+    (("crop",), (10, 10, 30, 30), [], "FJ7", (0, .1, 0, 0, 0, 0, 0)),
+    # the best of several
+    (("crop",), (10, 10, 30, 30),
+     ["result = image.crop((40, 10, 60, 30))", "result = image.crop((10, 10, 30, 20))"], "FJ7",
+     (1, .1, .5, .1, 0, 0, 0)),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("preset", ["published", "effects"])
+@pytest.mark.parametrize(("transforms", "box", "codes", "answer", "expected"), BOTH)
+def test_the_formula_by_hand(
+    play: Play, run: Any, say: Any, preset: Any, transforms: Any, box: Any, codes: Any, answer: str, expected: Any
+) -> None:
+    calls = [(code, 0) if isinstance(code, str) else code for code in codes]
+    trajectory = play(sample(*transforms, box=box), *[run(*code) for code in calls], say(answer))
+    terms = reward(trajectory, RewardConfig(preset=preset)).terms
+    accuracy, form, mandatory, exact, emergence, usage, spurious = expected
+    exact = {"published": 0.1, "effects": 0.0}[preset] if exact is None else exact
+    assert terms == pytest.approx(
+        {
+            "accuracy": accuracy,
+            "format": form,
+            "mandatory": mandatory,
+            "necessity": 0,
+            "exact": exact,
+            "emergence": emergence,
+            "usage": usage,
+            "spurious": spurious,
+        }
+    )
+
+
+def test_terms_are_always_all_there_and_sum_to_the_total(play: Play, say: Any) -> None:
+    breakdown = reward(play(sample("rotate_90"), say("FJ7")))
+    assert tuple(breakdown.terms) == TERMS
+    assert breakdown.total == pytest.approx(1.1)
+    assert breakdown.is_right is True
+
+
+def test_an_empty_trajectory_earns_nothing() -> None:
+    for preset in ("published", "effects"):
+        breakdown = reward(Trajectory(sample("rotate_90", "crop")), RewardConfig(preset=preset))
+        assert breakdown.total == 0
+        assert breakdown.is_right is False
+
+
+# --- several requirements ---
+
+
+def test_two_transforms_are_undone_in_two_calls_or_in_one(play: Play, run: Any, say: Any) -> None:
+    turned = sample("rotate_90", "flip_horizontal")
+    step_by_step = play(turned, run(FLIP), run(ROT270, image_index=1), say("FJ7"))
+    at_once = play(turned, run("result = ImageOps.mirror(image).rotate(270, expand=True)"), say("FJ7"))
+    for trajectory in (step_by_step, at_once):
+        terms = reward(trajectory).terms
+        assert (terms["mandatory"], terms["exact"]) == (1, pytest.approx(0.1))
+
+
+def test_half_of_two_orientations_pays_by_claims_but_not_by_effects(play: Play, run: Any, say: Any) -> None:
+    half = play(sample("rotate_90", "flip_horizontal"), run(FLIP), say("FJ7"))
+    assert reward(half).terms["mandatory"] == 0
+    assert reward(half, RewardConfig(preset="published")).terms["mandatory"] == 0.5
+
+
+def test_the_wrong_order_of_two_orientations_does_not_restore(play: Play, run: Any, say: Any) -> None:
+    wrong = play(sample("rotate_90", "flip_horizontal"), run(ROT270), run(FLIP, image_index=1), say("FJ7"))
+    assert reward(wrong).terms["mandatory"] == 0
+    assert reward(wrong).terms["exact"] == 0
+
+
+def test_orientation_and_crop_share_the_mandatory_part(play: Play, run: Any, say: Any) -> None:
+    turned = sample("rotate_90", "crop", box=(10, 10, 20, 30))  # in pixels of the turned image, 40 wide and 60 high
+    only_turned = play(turned, run(ROT270), say("FJ7"))
+    assert reward(only_turned).terms["mandatory"] == 0.5
+    assert reward(only_turned).terms["accuracy"] == 1  # 0.5 is no poor reasoning
+    # The box (10, 10, 20, 30) of the turned image lies at (30, 10, 50, 20) of the upright one.
+    both = play(turned, run(ROT270), run("result = image.crop((30, 10, 50, 20))", image_index=1), say("FJ7"))
+    assert reward(both).terms["mandatory"] == 1
+    assert reward(both).terms["exact"] == pytest.approx(0.1)
+
+
+def test_a_crop_without_a_box_is_neither_demanded_nor_paid(play: Play, run: Any, say: Any) -> None:
+    without_box = play(sample("crop"), say("FJ7"))
+    assert reward(without_box).terms["accuracy"] == 1
+    cropped = play(sample("crop"), run("result = image.crop((0, 0, 9, 9))"), say("FJ7"))
+    assert reward(cropped).total == reward(without_box).total
+
+
+# --- frames ---
+
+
+def test_iou_follows_the_frames_of_all_turns(play: Play, run: Any, say: Any) -> None:
+    boxed = sample("crop", box=(20, 10, 40, 30))
+    # Crop to (10, 5, 60, 40), double its size, then crop (20, 10, 60, 50) of that: (20, 10, 40, 30) of the question's.
+    zoomed = play(
+        boxed,
+        run("result = image.crop((10, 5, 60, 40)).resize((100, 70))"),
+        run("result = image.crop((20, 10, 60, 50))", image_index=1),
+        say("FJ7"),
+    )
+    assert reward(zoomed).terms["mandatory"] == 1
+    assert reward(zoomed, RewardConfig(preset="published")).terms["mandatory"] < 0.5  # boxes of two frames compared
+
+
+def test_a_crop_of_another_image_of_the_question_is_no_crop_of_the_first(play: Play, run: Any, say: Any) -> None:
+    two = Sample("s", "?", (UPRIGHT, UPRIGHT), "FJ7", transforms=("crop",), box=(10, 10, 30, 30))
+    crop = "result = image.crop((10, 10, 30, 30))"
+    assert reward(play(two, run(crop, image_index=1), say("FJ7"))).terms["mandatory"] == 0
+    assert reward(play(two, run(crop, image_index=0), say("FJ7"))).terms["mandatory"] == 1
+
+
+def test_turning_another_image_of_the_question_restores_nothing(play: Play, run: Any, say: Any) -> None:
+    two = Sample("s", "?", (UPRIGHT, UPRIGHT), "FJ7", transforms=("rotate_90",))
+    assert reward(play(two, run(ROT270, image_index=1), say("FJ7"))).terms["mandatory"] == 0
+
+
+def test_colour_and_crop_after_restoring_keep_it_restored(play: Play, run: Any, say: Any) -> None:
+    trajectory = play(
+        sample("rotate_90"), run(ROT270), run("result = image.crop((5, 5, 50, 30))", image_index=1), say("FJ7")
+    )
+    assert reward(trajectory).terms["mandatory"] == 1
+    assert reward(trajectory).terms["exact"] == 0  # the crop was not asked for
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0, 0, 2, 2), (0, 0, 2, 2), 1),
+        ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7),
+        ((0, 0, 2, 2), (2, 0, 4, 2), 0),
+        ((0, 0, 2, 2), (0, 0, 1, 2), 0.5),
+        ((0, 0, 0, 0), (0, 0, 2, 2), 0),
+        ((2, 2, 0, 0), (0, 0, 2, 2), 0),
+    ],
+)
+def test_iou_by_hand(first: Any, second: Any, expected: float) -> None:
+    assert iou(first, second) == pytest.approx(expected)
+    assert iou(second, first) == pytest.approx(expected)
+
+
+# --- terms of the group ---
+
+
+@pytest.mark.parametrize("preset", ["published", "effects"])
+def test_necessity_by_hand(play: Play, run: Any, say: Any, preset: Any) -> None:
+    turned = sample("rotate_90")
+    with_tool = [play(turned, run(ROT270), say(answer)) for answer in ("FJ7", "FJ7", "FJ8")]
+    without = [play(turned, say(answer)) for answer in ("FJ7", "FJ8", "FJ8", "FJ8")]
+    config = RewardConfig(preset=preset, necessity=2.0)
+    terms = [b.terms["necessity"] for b in score(Group(turned, with_tool + without), config)]
+    gain = 2.0 * (2 / 3 - 1 / 4)
+    assert terms == pytest.approx([gain, gain, 0, 0, 0, 0, 0])
+
+
+def test_necessity_is_nothing_where_two_were_right_without_or_tools_did_worse(play: Play, run: Any, say: Any) -> None:
+    turned = sample("rotate_90")
+    right_with, wrong_with = (play(turned, run(ROT270), say(answer)) for answer in ("FJ7", "FJ8"))
+    right_without, wrong_without = (play(turned, say(answer)) for answer in ("FJ7", "FJ8"))
+    config = RewardConfig(necessity=1.0)
+    two_right = [right_with, right_without, right_without, wrong_without, wrong_without]
+    assert reward(two_right, config).terms["necessity"] == 0
+    worse = [right_with, wrong_with, wrong_with, right_without]
+    assert reward(worse, config).terms["necessity"] == 0
+    alone = [right_with, wrong_with]
+    assert reward(alone, config).terms["necessity"] == 0.5  # nobody without tools: their accuracy is 0
+
+
+def test_emergence_is_paid_where_it_made_the_difference(play: Play, run: Any, say: Any) -> None:
+    turned = sample("rotate_90")
+    decorated = play(turned, run(ROT270 + "\nresult = ImageOps.autocontrast(result, cutoff=10)"), say("FJ7"))
+    plain_right, plain_wrong = (play(turned, run(ROT270), say(answer)) for answer in ("FJ7", "FJ8"))
+    assert reward([decorated, plain_wrong, plain_wrong]).terms["emergence"] == pytest.approx(0.2)
+    assert reward([decorated, plain_wrong, plain_right]).terms["emergence"] == 0
+    published = RewardConfig(preset="published")
+    grayscale = play(turned, run(ROT270), run("result = ImageOps.grayscale(image)", image_index=1), say("FJ7"))
+    assert reward([grayscale, plain_right], published).terms["emergence"] == pytest.approx(0.2)
+
+
+# --- judge ---
+
+
+def test_a_failed_judge_is_nan_and_is_left_out_of_necessity(play: Play, run: Any, say: Any) -> None:
+    turned = sample("rotate_90")
+    right = play(turned, run(ROT270), say("FJ7"))
+    unjudged = play(turned, run(ROT270), say("perhaps"))
+    wrong = play(turned, say("FJ8"))
+    asked = []
+
+    def judge(question: str, prediction: str, truth: str) -> bool | None:
+        asked.append((question, prediction, truth))
+        return None if prediction == "perhaps" else False
+
+    config = RewardConfig(necessity=1.0)
+    breakdowns = score(Group(turned, [right, unjudged, wrong, unjudged]), config, judge)
+    assert [b.is_right for b in breakdowns] == [True, None, False, None]
+    assert math.isnan(breakdowns[1].total)
+    assert breakdowns[0].terms["necessity"] == 1  # 1 of 1 judged with tools, 0 of 1 without
+    assert sorted(asked) == [("What does it say?", "FJ8", "FJ7"), ("What does it say?", "perhaps", "FJ7")]
+
+
+def test_a_judge_can_overrule_the_rules_but_is_not_asked_about_silence(play: Play, say: Any) -> None:
+    silent = play(sample(), "<think>hm</think>")
+    said = play(sample(), say("F J 7"))
+    breakdowns = score(Group(sample(), [silent, said]), RewardConfig(), lambda *case: True)
+    assert [b.is_right for b in breakdowns] == [False, True]
+
+
+# --- weights ---
+
+
+def test_the_outcome_alone_can_be_paid(play: Play, run: Any, say: Any) -> None:
+    codes = [BROKEN, ROT90, CONTRAST, NOTHING]
+    boxed = sample("crop", box=(10, 10, 30, 30))
+    for truth in (sample(), sample("rotate_90"), boxed):
+        assert reward(play(truth, *[run(code) for code in codes], say("FJ7")), OUTCOME_ONLY).total == 1
+        assert reward(play(truth, say("FJ8")), OUTCOME_ONLY).total == 0
+
+
+@given(weights=st.lists(st.floats(0, 3), min_size=8, max_size=8))
+def test_every_term_scales_with_its_weight(play: Play, run: Any, say: Any, weights: list[float]) -> None:
+    trajectory = play(sample("rotate_90"), run(ROT270), run(NOTHING), run(NOTHING), say("FJ7"))
+    ones = reward(trajectory, RewardConfig(**dict.fromkeys(TERMS, 1.0))).terms
+    scaled = reward(trajectory, RewardConfig(**dict(zip(TERMS, weights, strict=True)))).terms
+    assert scaled == pytest.approx({name: ones[name] * w for name, w in zip(TERMS, weights, strict=True)})
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_negative_weight_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=-1"):
+        RewardConfig(**{name: -1})
+
+
+def test_an_unknown_preset_is_named() -> None:
+    with pytest.raises(ConfigError, match="'paper'"):
+        RewardConfig(preset="paper")  # type: ignore[arg-type]
+
+
+# --- format ---
+
+
+@pytest.mark.parametrize(
+    ("texts", "published", "effects"),
+    [
+        (["<think>a</think><answer>FJ7</answer>"], 1, 1),
+        (["  <think>a</think>\n<answer>FJ7</answer>\n"], 1, 1),
+        (["<answer>FJ7</answer>"], 0, 0),
+        (["I see. <think>a</think><answer>FJ7</answer>"], 0, 0),
+        (["<think>a<answer>FJ7</answer>"], 0, 0),
+        (["<think>a</think></think><answer>FJ7</answer>"], 0, 0),
+        (["<think>a</think><answer>FJ7</answer> and more"], 0, 0),
+        (["<think>a</think><answer>FJ7</answer><answer>FJ8</answer>"], 0, 0),
+        (["<think>a <answer>FJ7</answer></think>"], 0, 0),
+        (["<think>a <answer>FJ7</answer></think><answer>FJ7</answer>"], 0, 1),
+        (["<think>a</think>FJ7"], 0, 0),
+        (["hm", "<think>a</think><answer>FJ7</answer>"], 0, 0),
+        (["<think>a</think>hm", "<think>a</think><answer>FJ7</answer>"], 1, 0),
+        ([""], 0, 0),
+    ],
+)
+def test_format_by_hand(play: Play, texts: list[str], published: int, effects: int) -> None:
+    trajectory = play(sample(), *texts)
+    assert reward(trajectory, RewardConfig(preset="published", format=1)).terms["format"] == published
+    assert reward(trajectory, RewardConfig(preset="effects", format=1)).terms["format"] == effects
+
+
+# --- what the published preset reads ---
+
+
+@pytest.mark.parametrize(
+    ("text", "tools"),
+    [
+        ("image.rotate(90, expand=True)", {"rotate_90"}),
+        ("image.rotate(-90)", {"rotate_270"}),
+        ("image.rotate(270)", {"rotate_270"}),
+        ("image.rotate(180)", {"rotate_180"}),
+        ("image.rotate(900)", set()),
+        ("image.transpose(Image.ROTATE_90)", {"rotate_90"}),
+        ("image.transpose(Image.Transpose.ROTATE_270)", {"rotate_270"}),
+        ("cv2.rotate(a, cv2.ROTATE_90_CLOCKWISE)", {"rotate_270"}),
+        ("cv2.rotate(a, cv2.ROTATE_90_COUNTERCLOCKWISE)", {"rotate_90"}),
+        ("cv2.rotate(a, cv2.ROTATE_180)", {"rotate_180"}),
+        ("np.rot90(a)", {"rotate_90"}),
+        ("np.rot90(a, k=2)", {"rotate_180"}),
+        ("np.rot90(a, 3)", {"rotate_270"}),
+        ("np.rot90(a, -1)", {"rotate_270"}),
+        ("ImageOps.mirror(image)", {"flip_horizontal"}),
+        ("ImageOps.flip(image)", {"flip_vertical"}),
+        ("cv2.flip(a, 1)", {"flip_horizontal"}),
+        ("cv2.flip(a, 0)", {"flip_vertical"}),
+        ("np.flipud(a)", {"flip_vertical"}),
+        ("image.transpose(Image.FLIP_TOP_BOTTOM)", {"flip_vertical"}),
+        ("image.crop((0, 0, 5, 5))", {"crop"}),
+        ("a[10:20, 30:40]", {"crop"}),
+        ("ImageEnhance.Contrast(image).enhance(2)", {"contrast"}),
+        ("image.convert('L')", {"grayscale"}),
+        ("image.resize((9, 9))", {"resize"}),
+        ("result = image", set()),
+        ("# rotate_90 and crop it", {"rotate_90", "crop"}),  # a claim is a claim
+    ],
+)
+def test_claimed_tools(text: str, tools: set[str]) -> None:
+    assert claimed_tools(text) == tools
+
+
+def test_claimed_boxes() -> None:
+    assert claimed_boxes("image.crop((1, 2, 3, 4)); a[20:40, 10:30]") == [(1, 2, 3, 4), (10, 20, 30, 40)]
+    assert claimed_boxes("crop [0, 0, 10, 10]") == [(0, 0, 10, 10)]
+    assert claimed_boxes("image.crop(box)") == []
+
+
+def test_the_published_preset_pays_for_code_that_fails_and_for_descriptions(play: Play, run: Any, say: Any) -> None:
+    published = RewardConfig(preset="published")
+    boxed = sample("crop", box=(0, 0, 10, 10))
+    described = play(boxed, run(NOTHING, description="crop [0, 0, 10, 10]"), say("FJ7"))
+    assert reward(described, published).terms["mandatory"] == 1
+    failed = play(sample("rotate_270"), run(BROKEN), say("FJ7"))
+    assert failed.turns[0].observation is not None
+    assert failed.turns[0].observation.status != "ok"
+    assert reward(failed, published).terms["mandatory"] == 1
