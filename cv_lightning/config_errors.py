@@ -6,13 +6,16 @@ leaves the reason of each refusal. The reason that lies deepest is the one a per
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cv_lightning.suggestions import did_you_mean
 
@@ -73,14 +76,14 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
         for reason in best
         if not reason.text.startswith(("Not a valid subclass", "Expected a <class 'NoneType'"))
     ]
-    return _in_words(informative or best, sorted(options))
+    return _in_words(informative or best, sorted(options)).rstrip()
 
 
 def _reasons(message: str) -> Iterator[Reason]:
     """Walk the indented tree; yields its leaves."""
     stack: list[tuple[int, Reason]] = []
     pending: list[Reason] = []
-    for line in message.splitlines():
+    for line in filter(str.strip, message.splitlines()):
         text = line.strip()
         bare = text.removeprefix("- ")
         indent = len(line) - len(line.lstrip())
@@ -88,7 +91,7 @@ def _reasons(message: str) -> Iterator[Reason]:
             stack.pop()
         parent = stack[-1][1] if stack else Reason((), "", "")
         if match := _KEY.match(bare):
-            within = ("init_args",) if parent.class_path and parent.text == "class" else ()
+            within = _arguments_key(parent.class_path) if parent.text == "class" else ()
             key = Reason((*parent.keys, *within, *match["key"].split(".")), parent.class_path, "key")
             stack.append((indent, key))
             if match["rest"]:
@@ -130,13 +133,27 @@ def _types_in_words(reasons: Sequence[Reason]) -> str:
 
 
 def _unknown_argument(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
-    name = match["name"]
-    if not reason.class_path:
-        return f"{name}: there is no such key. {_nearby(name, options)}"
+    if reason.class_path:
+        return _unknown_argument_of(reason, match["name"].partition(".")[0])
+    return f"{match['name']}: there is no such key. {_nearby(match['name'], options)}"
+
+
+def _unknown_in_group(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
+    """A key of a dataclass within a dataclass: jsonargparse names the field, not its class."""
+    names = list(reason.keys)
+    cls = _import(reason.class_path)
+    for field in match["group"].split("."):
+        names.append(field)
+        cls = typing.get_type_hints(cls).get(field) if cls is not None else None
+    accepted = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    place = ".".join([*names, match["name"]])
+    return f"{place}: there is no such key. {did_you_mean(match['name'], accepted)}"
+
+
+def _unknown_argument_of(reason: Reason, name: str) -> str:
     accepted = parameters_of(reason.class_path)
-    return (
-        f"{reason.place}.init_args.{name}: {reason.class_path} has no argument {name!r}. {did_you_mean(name, accepted)}"
-    )
+    place = ".".join((*reason.keys, *_arguments_key(reason.class_path), name))
+    return f"{place}: {reason.class_path} has no argument {name!r}. {did_you_mean(name, accepted)}"
 
 
 def _nearby(name: str, options: Sequence[str]) -> str:
@@ -148,6 +165,10 @@ def _nearby(name: str, options: Sequence[str]) -> str:
 
 def _roots(options: Sequence[str]) -> set[str]:
     return {option.partition(".")[0] for option in options} - {"help"}
+
+
+def _not_a_choice(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
+    return f"{_place(reason)}expected one of {match['valid']} but got {match['value']!r}."
 
 
 def _unknown_class(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
@@ -197,6 +218,8 @@ def _bad_choice(reason: Reason, match: re.Match[str], options: Sequence[str]) ->
 
 def _unrecognised(reason: Reason, match: re.Match[str], options: Sequence[str]) -> str:
     name = re.split(r"[ =]", match["name"])[0].lstrip("-")
+    if reason.class_path:
+        return _unknown_argument_of(reason, name.partition(".")[0])
     return f"--{name}: there is no such option. {_nearby(name, options)}"
 
 
@@ -208,7 +231,9 @@ Words = Callable[[Reason, "re.Match[str]", Sequence[str]], str]
 _PHRASES: tuple[tuple[re.Pattern[str], Words], ...] = (
     (re.compile(r"[Uu]nrecognized arguments: (?P<name>\S+)"), _unrecognised),
     (re.compile(r"invalid choice: (?P<name>'[^']*') \(choose from (?P<valid>.*)\)"), _bad_choice),
+    (re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'"), _unknown_in_group),
     (re.compile(r"(?:does not accept option|Option) '(?P<name>[^']+)'"), _unknown_argument),
+    (re.compile(r"Expected a typing\.Literal\[(?P<valid>.*)\]\. Got value: (?P<value>.*)"), _not_a_choice),
     (re.compile(r"File does not exist: '(?P<path>[^']+)'"), _no_file),
     (re.compile(r"Problems parsing config: (?P<what>.*)"), _not_yaml),
     (re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'"), _unknown_class),
@@ -218,12 +243,23 @@ _PHRASES: tuple[tuple[re.Pattern[str], Words], ...] = (
 )
 
 
-def parameters_of(class_path: str) -> list[str]:
-    """Names that the constructor of a class accepts, through `**kwargs` up its bases."""
+def _import(class_path: str) -> Any | None:
     module, _, name = class_path.rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _arguments_key(class_path: str) -> tuple[str, ...]:
+    """Where the arguments of a class stand in a config; those of a dataclass need no class_path beside them."""
+    return () if dataclasses.is_dataclass(_import(class_path)) else ("init_args",)
+
+
+def parameters_of(class_path: str) -> list[str]:
+    """Names that the constructor of a class accepts, through `**kwargs` up its bases."""
+    cls = _import(class_path)
+    if cls is None:
         return []
     names: list[str] = []
     for base in inspect.getmro(cls):

@@ -15,9 +15,9 @@ def closest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """`Did you mean 'a' or 'b'?`, or where nothing is close, what there is to choose from."""
+    """`Did you mean 'a' or 'b'?`, or where nothing is close, what there is to choose from; empty without any."""
     names = sorted(valid)
     close = closest(name, names)
     if close:
         return f"Did you mean {' or '.join(map(repr, close))}?"
-    return f"Valid: {', '.join(names)}." if names else "There is none to choose from."
+    return f"Valid: {', '.join(names)}." if names else ""

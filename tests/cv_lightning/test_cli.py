@@ -104,6 +104,41 @@ def test_mistake_in_a_config_is_named(
     assert [word for word in words if word not in error] == [], error
 
 
+REAL_MODULE = {
+    "class_path": "modules.grpo.GRPOModule",
+    "init_args": {
+        "policy": {"class_path": "modules.policy.Policy", "init_args": {"build": {"layers": 1}}},
+        "rollout": {"max_turns": 2, "limits": {"wall_s": 1.0}},
+    },
+}
+MISTAKES_IN_A_REAL_MODULE = {
+    "dataclass key": (put("model.init_args.rollout.max_turn", 3), ["init_args.rollout.max_turn:", "'max_turns'"]),
+    "nested dataclass key": (put("model.init_args.rollout.limits.wal_s", 3), ["rollout.limits.wal_s:", "'wall_s'"]),
+    "dataclass type": (put("model.init_args.optimizer", {"lr": "fast"}), ["optimizer.lr: expected float", "'fast'"]),
+    "choice": (put("model.init_args.optimizer", {"name": "sgd"}), ["optimizer.name", "'adamw', 'muon'", "'sgd'"]),
+    "argument of a base": (put("model.init_args.rolout", {"max_turns": 3}), ["init_args.rolout:", "'rollout'"]),
+    "dataclass value": (put("model.init_args.optimizer", {"lr": -1.0}), ["optimizer.lr", "-1.0"]),
+    "group size": (put("model.init_args.group_size", 1), ["group_size", "at least 2"]),
+    "policy size": (
+        put("model.init_args.policy.init_args.build.hidden", 64),
+        ["policy.init_args.build.hidden", "'hidden_size'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), MISTAKES_IN_A_REAL_MODULE.values(), ids=MISTAKES_IN_A_REAL_MODULE)
+def test_mistake_in_the_config_of_a_real_module_is_named(
+    change: Callable[[dict[str, Any]], None],
+    words: list[str],
+    config: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config["model"] = copy.deepcopy(REAL_MODULE)
+    change(config)
+    error = error_of(["fit", "--config", write(config)], capsys)
+    assert [word for word in words if word not in error] == [], error
+
+
 def test_missing_model_is_named(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     del config["model"]
     assert "model must be given" in error_of(["fit", "--config", write(config)], capsys)
