@@ -21,7 +21,8 @@ class OptimizerConfig:
 
     Attributes:
         name: "adamw", or "muon": Muon for the hidden matrices and AdamW for everything else.
-        lr: Peak learning rate. Muon's updates are scaled to the size of AdamW's, so one value serves both.
+        lr: Peak learning rate. Muon's updates are scaled to the size of AdamW's.
+        rest_lr: Peak learning rate of what Muon does not update (embeddings, head, norms, biases); None takes `lr`.
         weight_decay: Decoupled weight decay.
         betas: AdamW's decay rates of the first and second moment.
         warmup_steps: Optimizer steps of linear warm-up.
@@ -32,6 +33,7 @@ class OptimizerConfig:
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-5
+    rest_lr: float | None = None
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 0
@@ -42,21 +44,28 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ConfigError(f"optimizer.lr: expected a positive number but got {self.lr}")
+        if self.rest_lr is not None and self.rest_lr <= 0:
+            raise ConfigError(f"optimizer.rest_lr: expected a positive number but got {self.rest_lr}")
         if not 0 <= self.final_lr_ratio <= 1:
             raise ConfigError(f"optimizer.final_lr_ratio: expected a number in [0, 1] but got {self.final_lr_ratio}")
 
 
 class MuonAdamW(Optimizer):
-    """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see a single one."""
+    """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see a single one.
 
-    def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], config: OptimizerConfig) -> None:
-        shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    A convolution whose stride is its kernel (the patch embedding) is a matrix in all but shape; Muon updates it through a flat view.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> None:
+        self._flat = [(p, p if p.ndim == 2 else nn.Parameter(p.detach().flatten(1))) for p in matrices]
+        rest_lr = config.lr if config.rest_lr is None else config.rest_lr
         self.parts: list[Optimizer] = []
         if matrices:
-            self.parts.append(Muon(matrices, adjust_lr_fn="match_rms_adamw", **shared))
-        if others:
-            self.parts.append(AdamW(others, betas=config.betas, **shared))
-        super().__init__([{"params": part.param_groups[0]["params"]} for part in self.parts], shared)
+            flat = [view for _, view in self._flat]
+            self.parts.append(Muon(flat, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        if rest:
+            self.parts.append(AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay))
+        super().__init__([{"params": part.param_groups[0]["params"]} for part in self.parts], {"lr": config.lr})
         # The parts step with the very groups that a scheduler changes.
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
@@ -67,9 +76,18 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for parameter, view in self._flat:
+            if view is not parameter:
+                view.grad = None if parameter.grad is None else parameter.grad.flatten(1)
         for part in self.parts:
             part.step()
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of both, and of what the flat views stand for."""
+        super().zero_grad(set_to_none)
+        for parameter, _ in self._flat:
+            parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """State of both parts."""
@@ -94,10 +112,10 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
     optimizer: Optimizer
     if config.name == "muon":
         # Embeddings and the output head are tables of vectors, not maps between hidden spaces.
-        is_hidden = [p.ndim == 2 and "embed" not in name and "lm_head" not in name for name, p in trained]
+        is_hidden = [p.ndim >= 2 and "embed_tokens" not in name and "lm_head" not in name for name, p in trained]
         matrices = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if hidden]
-        others = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if not hidden]
-        optimizer = MuonAdamW(matrices, others, config)
+        rest = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if not hidden]
+        optimizer = MuonAdamW(matrices, rest, config)
     else:
         parameters = [parameter for _, parameter in trained]
         optimizer = AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)

@@ -1,1 +1,1 @@
-"""Where samples and episodes come from."""
+"""Where samples and recorded episodes come from."""

@@ -1,0 +1,215 @@
+"""Data modules: endless training batches by index, balanced evaluation over the six orientations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from cv_lightning.data.oracle import EpisodeBuilder
+from cv_lightning.data.world import ORIENTATION_WEIGHTS, SampleSource, Split
+from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.types import Sample, Trajectory
+from sandbox import ToolExecutor
+
+Item = TypeVar("Item")
+
+#: What is done to the images of an evaluation, in the order of the report.
+EVALUATED = tuple(() if name == "none" else (name,) for name in ORIENTATION_WEIGHTS)
+
+#: Indices in a row that may give nothing before the source is called broken.
+_MAX_EMPTY = 1000
+
+
+class BatchStream(Generic[Item]):
+    """Endless batches of consecutive indices that knows where it stopped (Lightning stores and restores its state).
+
+    Args:
+        make: Index -> item, or None where the index gives nothing and the next one is taken.
+        batch_size: Items of a batch.
+        first_index: Where the stream starts.
+        rank: This process takes every `world_size`-th index, from `rank` on.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, make: Callable[[int], Item | None], batch_size: int, first_index: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self._make = make
+        self._batch_size = batch_size
+        self._next = first_index + rank
+        self._step = world_size
+
+    def __len__(self) -> int:
+        """More than any run takes: with a length, Lightning does not fetch ahead, and the stored state is exact."""
+        return 10**9
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        while True:
+            yield self._batch()
+
+    def _batch(self) -> list[Item]:
+        batch: list[Item] = []
+        n_empty = 0
+        while len(batch) < self._batch_size:
+            item = self._make(self._next)
+            self._next += self._step
+            n_empty = n_empty + 1 if item is None else 0
+            if n_empty == _MAX_EMPTY:
+                raise DataError(f"The {_MAX_EMPTY} indices before {self._next} gave no item that checks: look at the source.")
+            if item is not None:
+                batch.append(item)
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The index that comes next."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from a stored index."""
+        self._next = state_dict["next"]
+
+
+class EvaluationSet(Dataset[Sample]):
+    """Held-out samples; every one stands in each orientation, so that drops against upright are paired."""
+
+    def __init__(self, source: SampleSource, split: Split, n_per_orientation: int) -> None:
+        self._source = source
+        self._split: Split = split
+        self._n = n_per_orientation
+
+    def __len__(self) -> int:
+        return self._n * len(EVALUATED)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source.sample(self._split, index // len(EVALUATED), EVALUATED[index % len(EVALUATED)])
+
+
+class _SourceDataModule(LightningDataModule):
+    def __init__(
+        self,
+        source: SampleSource,
+        batch_size: int,
+        eval_batch_size: int,
+        n_validation_per_orientation: int,
+        n_test_per_orientation: int,
+        first_index: int,
+    ) -> None:
+        super().__init__()
+        if min(batch_size, eval_batch_size) < 1:
+            raise ConfigError(f"batch_size and eval_batch_size: expected at least 1 but got {batch_size}, {eval_batch_size}")
+        self.source = source
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.n_per_orientation: dict[Split, int] = {
+            "validation": n_validation_per_orientation,
+            "test": n_test_per_orientation,
+        }
+        self.first_index = first_index
+
+    def _stream(self, make: Callable[[int], Item | None]) -> BatchStream[Item]:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BatchStream(make, self.batch_size, self.first_index, rank, world_size)
+
+    def _evaluation(self, split: Split) -> DataLoader[Sample]:
+        samples = EvaluationSet(self.source, split, self.n_per_orientation[split])
+        return DataLoader(samples, batch_size=self.eval_batch_size, collate_fn=list)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of held-out validation samples."""
+        return self._evaluation("validation")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of held-out test samples."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        """The test samples."""
+        return self._evaluation("test")
+
+
+class EpisodeDataModule(_SourceDataModule):
+    """SFT: batches of recorded trajectories for training, of samples for evaluation.
+
+    Args:
+        builder: Writes the episodes; its source gives the evaluation's samples too.
+        batch_size: Trajectories of a training batch, per process.
+        eval_batch_size: Samples of an evaluation batch.
+        n_validation_per_orientation: Validation samples in each of the six orientations.
+        n_test_per_orientation: Test samples in each of them.
+        first_index: Training index to start from; stages that share a source start far apart.
+    """
+
+    def __init__(
+        self,
+        builder: EpisodeBuilder,
+        batch_size: int = 64,
+        eval_batch_size: int = 120,
+        n_validation_per_orientation: int = 20,
+        n_test_per_orientation: int = 300,
+        first_index: int = 0,
+    ) -> None:
+        super().__init__(
+            builder.source,
+            batch_size,
+            eval_batch_size,
+            n_validation_per_orientation,
+            n_test_per_orientation,
+            first_index,
+        )
+        self.builder = builder
+        self._executor: ToolExecutor | None = None
+
+    def setup(self, stage: str) -> None:
+        """Start the executor that runs the oracle's code."""
+        if stage == "fit" and self._executor is None:
+            self._executor = ToolExecutor(lane="pillow")
+
+    def teardown(self, stage: str) -> None:
+        """Close the executor."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+    def train_dataloader(self) -> Any:
+        """Endless batches of trajectories."""
+        return self._stream(self._episode)
+
+    def _episode(self, index: int) -> Trajectory | None:
+        if self._executor is None:
+            raise ValueError("Call setup('fit') before taking training batches")
+        return self.builder.episode("train", index, self._executor)
+
+
+class PromptDataModule(_SourceDataModule):
+    """RL: batches of samples.
+
+    Args:
+        source: Where samples come from.
+        batch_size: Prompts of a training batch, per process.
+        eval_batch_size: Samples of an evaluation batch.
+        n_validation_per_orientation: Validation samples in each of the six orientations.
+        n_test_per_orientation: Test samples in each of them.
+        first_index: Training index to start from; stages that share a source start far apart.
+    """
+
+    def __init__(
+        self,
+        source: SampleSource,
+        batch_size: int = 64,
+        eval_batch_size: int = 120,
+        n_validation_per_orientation: int = 20,
+        n_test_per_orientation: int = 300,
+        first_index: int = 0,
+    ) -> None:
+        super().__init__(
+            source, batch_size, eval_batch_size, n_validation_per_orientation, n_test_per_orientation, first_index
+        )
+
+    def train_dataloader(self) -> Any:
+        """Endless batches of samples."""
+        return self._stream(lambda index: self.source.sample("train", index))
+
+

@@ -1,0 +1,191 @@
+"""SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
+
+Wordings and spellings vary for the same effect, so that the policy learns what to do and not one string. An episode whose first call
+was wrong shows the mistake but does not train it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from cv_lightning.conversation import format_answer, format_call, parse_reply
+from cv_lightning.data.world import PlateWorld, SampleSource, Split, generator
+from cv_lightning.errors import ConfigError
+from cv_lightning.evidence import ORIENTATION_TOOLS, last_orientation, required_orientation
+from cv_lightning.rollout import Executor
+from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
+from cv_lightning.viewing import view_question, view_result
+from sandbox import Observation, ToolRequest, inverse
+
+T = TypeVar("T")
+
+#: What is wrong with an image, by what was done to it: short wordings first.
+REASONS: dict[str, tuple[str, ...]] = {
+    "rotate_90": ("Turned left.", "It lies on its left side.", "The text runs upwards, it was turned to the left."),
+    "rotate_180": ("Upside down.", "It stands on its head.", "The text is upside down, it was turned by 180 degrees."),
+    "rotate_270": ("Turned right.", "It lies on its right side.", "The text runs downwards, it was turned to the right."),
+    "flip_horizontal": ("Mirrored.", "Left and right are swapped.", "The letters are mirrored, it runs from right to left."),
+    "flip_vertical": ("Flipped.", "Top and bottom are swapped.", "The letters are flipped from top to bottom."),
+}
+UPRIGHT_REASONS = ("Upright.", "It can be read as it is.", "The text is upright, nothing needs to be turned.")
+MENDING_REASONS = ("Still wrong.", "That was not it.", "The result is not upright yet, so the turn was wrong.")
+ERROR_REASONS = ("An error.", "The code failed.", "The code raised an error, it must be mended.")
+
+#: Code by the orientation that it does; the spellings of one orientation give the same pixels.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "rotate_90": (
+        "result = image.rotate(90, expand=True)",
+        "result = image.transpose(Image.Transpose.ROTATE_90)",
+        "result = Image.fromarray(np.rot90(np.array(image)))",
+        "result = Image.fromarray(cv2.rotate(np.array(image), cv2.ROTATE_90_COUNTERCLOCKWISE))",
+    ),
+    "rotate_180": (
+        "result = image.rotate(180)",
+        "result = image.transpose(Image.Transpose.ROTATE_180)",
+        "result = Image.fromarray(np.rot90(np.array(image), 2))",
+        "result = Image.fromarray(cv2.rotate(np.array(image), cv2.ROTATE_180))",
+    ),
+    "rotate_270": (
+        "result = image.rotate(270, expand=True)",
+        "result = image.transpose(Image.Transpose.ROTATE_270)",
+        "result = Image.fromarray(np.rot90(np.array(image), 3))",
+        "result = Image.fromarray(cv2.rotate(np.array(image), cv2.ROTATE_90_CLOCKWISE))",
+    ),
+    "flip_horizontal": (
+        "result = ImageOps.mirror(image)",
+        "result = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)",
+        "result = Image.fromarray(np.fliplr(np.array(image)))",
+        "result = Image.fromarray(cv2.flip(np.array(image), 1))",
+    ),
+    "flip_vertical": (
+        "result = ImageOps.flip(image)",
+        "result = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)",
+        "result = Image.fromarray(np.flipud(np.array(image)))",
+        "result = Image.fromarray(cv2.flip(np.array(image), 0))",
+    ),
+}
+#: Mistakes that a model makes in each of them: names that do not exist, arguments that do not fit.
+BROKEN = (
+    "result = image.rotate_image(90)",
+    "result = image.transpose(Image.Transpose.ROTATE)",
+    "result = image.flip_left_right()",
+    "result = img.rot90()",
+)
+
+#: Kinds of episodes. "read": upright and answered at once. "turn": the right call, then the answer. "mend": a wrong turn or
+#: an error first, then the right call.
+KINDS = ("read", "turn", "mend")
+
+
+@dataclass(frozen=True)
+class EpisodeBuilder:
+    """Writes the SFT episode of any index of a source.
+
+    Attributes:
+        source: Where samples come from.
+        mix: How often each kind of `KINDS` is written: kind -> weight.
+        turn_weights: How often each transform is undone in "turn" and "mend".
+        n_wordings: Wordings of a reason that are used, shortest first.
+        n_spellings: Spellings of a turn that are used, in the order of `SPELLINGS`.
+        seed: Seed of the wordings.
+    """
+
+    source: SampleSource = field(default_factory=PlateWorld)
+    mix: Mapping[str, float] = field(default_factory=lambda: {"read": 1.0, "turn": 5.0, "mend": 0.5})
+    turn_weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SPELLINGS, 1.0))
+    n_wordings: int = 3
+    n_spellings: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if set(self.mix) - set(KINDS) or not any(weight > 0 for weight in self.mix.values()):
+            raise ConfigError(f"mix: expected positive weights for {', '.join(KINDS)} but got {dict(self.mix)}")
+        if set(self.turn_weights) - set(SPELLINGS):
+            raise ConfigError(f"turn_weights: expected names of {', '.join(SPELLINGS)} but got {dict(self.turn_weights)}")
+        if self.n_wordings < 1 or self.n_spellings < 1:
+            raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
+
+    def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
+        """The episode at `index`; None where what was executed does not check against the sample's metadata."""
+        rng = generator(self.seed, split, index, stream=1)
+        kind = _choose(rng, self.mix)
+        if kind == "read":
+            sample = self.source.sample(split, index, ())
+            trajectory = Trajectory(sample, images=view_question(sample))
+        else:
+            sample = self.source.sample(split, index, (_choose(rng, self.turn_weights),))
+            trajectory = Trajectory(sample, images=view_question(sample))
+            if kind == "mend":
+                self._mistake(trajectory, rng, executor)
+            self._turn_upright(trajectory, rng, executor)
+        self._answer(trajectory, rng)
+        return trajectory if _checks(trajectory) else None
+
+    def _mistake(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
+        if rng.random() < 0.5:
+            code = _pick(rng, BROKEN)
+        else:
+            wrong = [name for name in SPELLINGS if name != required_orientation(trajectory.sample)]
+            code = _pick(rng, SPELLINGS[_pick(rng, wrong)][: self.n_spellings])
+        reason = _pick(rng, REASONS[_pick(rng, list(REASONS))][: self.n_wordings])
+        self._call(trajectory, reason, ToolCall(code), executor, is_trained=False)
+
+    def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
+        """Undo what is wrong with the question's image; after a mistake, say first what came of it."""
+        needed = required_orientation(trajectory.sample)
+        reason = _pick(rng, REASONS[inverse(needed)][: self.n_wordings])
+        if trajectory.turns:
+            failed = trajectory.turns[-1].observation
+            is_error = failed is None or failed.status != "ok"
+            reason = f"{_pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
+        code = _pick(rng, SPELLINGS[needed][: self.n_spellings])
+        self._call(trajectory, reason, ToolCall(code), executor, is_trained=True)
+
+    def _call(
+        self, trajectory: Trajectory, reason: str, call: ToolCall, executor: Executor, *, is_trained: bool
+    ) -> Observation:
+        images = [viewed.image for viewed in trajectory.images]
+        observation = executor.execute([ToolRequest(call.code, images, call.image_index, trajectory.sample.id)])[0]
+        text = format_call(reason, call)
+        trajectory.turns.append(Turn(text, parse_reply(text), observation, is_trained))
+        if observation.image is not None:
+            trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))
+        return observation
+
+    def _answer(self, trajectory: Trajectory, rng: np.random.Generator) -> None:
+        text = format_answer(_pick(rng, UPRIGHT_REASONS[: self.n_wordings]), trajectory.sample.answer)
+        trajectory.turns.append(Turn(text, parse_reply(text)))
+        trajectory.stop_reason = StopReason.ANSWERED
+
+
+def _checks(trajectory: Trajectory) -> bool:
+    """The last image stands upright, and every call but the mistakes ran."""
+    ran = all(turn.observation is None or turn.observation.status == "ok" for turn in trajectory.turns if turn.is_trained)
+    return ran and last_orientation(trajectory) == required_orientation(trajectory.sample)
+
+
+def _choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
+    names = list(weights)
+    values = np.array([weights[name] for name in names], dtype=float)
+    return names[int(rng.choice(len(names), p=values / values.sum()))]
+
+
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def wordings() -> Iterator[str]:
+    """Text of every turn that the oracle can write, without the answers: what a new tokenizer is trained on."""
+    yield from ("system\n", "user\n", "assistant\n", PlateWorld().question)
+    for reason in (*UPRIGHT_REASONS, *MENDING_REASONS, *ERROR_REASONS):
+        yield format_answer(reason, "")
+    for name in sorted(ORIENTATION_TOOLS & set(SPELLINGS)):
+        for reason in REASONS[name]:
+            for code in SPELLINGS[inverse(name)]:
+                yield format_call(reason, ToolCall(code))
+    for code in BROKEN:
+        yield format_call(ERROR_REASONS[0], ToolCall(code))

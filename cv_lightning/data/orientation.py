@@ -1,0 +1,49 @@
+"""What is done to a sample's image, with its boxes kept true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cv_lightning.errors import DataError
+from cv_lightning.types import TRANSFORMS, Box, Sample
+from sandbox import orient, orientation_frame
+
+
+def check_transforms(names: Sequence[str], where: str) -> None:
+    """Raise `DataError` for a name that is no transform.
+
+    Args:
+        names: Transforms as a dataset gives them.
+        where: The row, for the message.
+    """
+    for name in names:
+        if name not in TRANSFORMS:
+            raise DataError(f"{where}: unknown transform {name!r}; expected one of {', '.join(TRANSFORMS)}.")
+
+
+def turn_box(box: Box, name: str, size: tuple[int, int]) -> Box:
+    """Where a box of an image of `size` (width, height) lies after an orientation."""
+    return orientation_frame(name, size).inverse().box(box)
+
+
+def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
+    """Turn the first image of a sample, and its box with it; question and answer stay.
+
+    Args:
+        sample: The sample as it is.
+        names: Orientations of `TRANSFORMS`, in order, appended to those that the sample has.
+
+    Raises:
+        DataError: A name is unknown, or "crop": that one says what an answer needs and cannot be done to an image.
+    """
+    check_transforms(names, f"Sample {sample.id!r}")
+    if "crop" in names:
+        raise DataError(f"Sample {sample.id!r}: 'crop' cannot be applied to an image; it marks samples that need one.")
+    image, box = sample.images[0], sample.box
+    for name in names:
+        box = None if box is None else turn_box(box, name, image.size)
+        image = orient(image, name)
+    return replace(
+        sample, images=(image, *sample.images[1:]), box=box, transforms=(*sample.transforms, *names)
+    )
