@@ -78,6 +78,7 @@ def played(play: Play, run: Any, say: Any) -> list[Trajectory]:
         play(turned, "<think>a</think><tool_call>{</tool_call>", say("FJ8")),  # a call that does not parse
         play(sample(), say("FJ7")),
         play(sample(), run(RESTORE), say("FJ7")),  # a needless turn
+        play(sample("flip_vertical"), "I cannot say."),  # silent: no attempt at a call
     ]
 
 
@@ -88,19 +89,24 @@ def test_metrics_by_hand(played: list[Trajectory]) -> None:
         {
             "accuracy/rot90": 2 / 4,
             "accuracy/upright": 2 / 2,
-            "accuracy/mean": 3 / 4,
+            "accuracy/vflip": 0,
+            "accuracy/mean": 1.5 / 3,
             "tool_rate/rot90": 3 / 4,
             "tool_rate/upright": 1 / 2,
-            "tool_rate/mean": 5 / 8,
+            "tool_rate/vflip": 0,
+            "tool_rate/mean": 1.25 / 3,
             "restored_rate/rot90": 2 / 4,
             "restored_rate/upright": 1 / 2,
-            "restored_rate/mean": 1 / 2,
+            "restored_rate/vflip": 0,
+            "restored_rate/mean": 1 / 3,
             "mean_turns/rot90": 9 / 4,
             "mean_turns/upright": 3 / 2,
-            "mean_turns/mean": 15 / 8,
+            "mean_turns/vflip": 1,
+            "mean_turns/mean": 4.75 / 3,
             "n_calls/rot90": 4 / 4,
             "n_calls/upright": 1 / 2,
-            "n_calls/mean": 3 / 4,
+            "n_calls/vflip": 0,
+            "n_calls/mean": 1.5 / 3,
             "error_rate/rot90": 3 / 5,  # 4 calls that parsed and 1 that did not; 3 of them failed
             "error_rate/upright": 0 / 1,
             "error_rate/mean": 3 / 10,
@@ -128,11 +134,11 @@ def test_nothing_counted_has_no_keys() -> None:
 
 
 def test_breakdowns_of_other_trajectories_are_refused(played: list[Trajectory]) -> None:
-    with pytest.raises(ValueError, match="0 for 6 trajectories"):
+    with pytest.raises(ValueError, match="0 for 7 trajectories"):
         TrajectoryMetrics().update(played, [])
 
 
-@given(cut=st.integers(0, 6))
+@given(cut=st.integers(0, 7))
 def test_batches_and_processes_add_up(played: list[Trajectory], cut: int) -> None:
     whole, first, second = TrajectoryMetrics(), TrajectoryMetrics(), TrajectoryMetrics()
     scored = breakdowns(played)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from cv_lightning.conversation import format_call
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.types import Group, RewardBreakdown, Sample, ToolCall, Trajectory
+from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, ToolCall, Trajectory
 from cv_lightning.viewing import view_result
-from sandbox import Observation, orient
+from sandbox import Affine, Observation, orient
 
 Play = Callable[..., Trajectory]
 
@@ -201,7 +201,29 @@ def test_a_call_that_failed_earns_nothing_whatever_it_reports(
 ) -> None:
     failed = Observation(status, tools=("rotate_270", "contrast"), orientation="rotate_270")
     trick, _ = in_group(seen(play(TURNED, run(RESTORE), say("FJ7")), failed), honest)
-    assert trick.terms["mandatory"] == trick.terms["exact"] == trick.terms["emergence"] == 0
+    assert trick.terms["mandatory"] == trick.terms["exact"] == 0
+    alone = score(Group(STRAIGHT, [seen(play(STRAIGHT, run(NOTHING), say("FJ7")), failed)]), RewardConfig())[0]
+    assert alone.terms["emergence"] == alone.terms["spurious"] == 0
+
+
+def test_a_route_counts_by_where_it_leads(play: Play, run: Any, say: Any, honest: Any) -> None:
+    thrice = Observation("ok", UPRIGHT, tools=("rotate_90",) * 3, orientation="rotate_270", frame=Affine())
+    roundabout, straight = in_group(seen(play(TURNED, run(RESTORE), say("FJ7")), thrice), honest)
+    assert roundabout.terms == straight.terms
+    nowhere = Observation("ok", UPRIGHT, tools=("rotate_90", "rotate_270"), orientation="identity", frame=Affine())
+    trick, straight = in_group(seen(play(STRAIGHT, run(NOTHING), say("FJ7")), nowhere), honest)
+    assert trick.terms == straight.terms
+
+
+def test_a_little_turn_is_no_discovery(play: Play, run: Any, say: Any) -> None:
+    tilted = play(STRAIGHT, run("result = image.rotate(1)"), say("FJ7"))
+    assert score(Group(STRAIGHT, [tilted]), RewardConfig())[0].terms["emergence"] == 0
+
+
+def test_only_a_crop_is_measured_as_a_crop(play: Play, run: Any, say: Any) -> None:
+    nearly_all = Sample("s", "?", (UPRIGHT,), "FJ7", transforms=("crop",), box=(0, 0, 60, 38))
+    trick = play(nearly_all, run("result = image.crop((0, 0, 1, 1))"), run(NOTHING), say("FJ7"))
+    assert score(Group(nearly_all, [trick]), RewardConfig())[0].terms["mandatory"] < 0.01
 
 
 def test_an_unverified_turn_of_an_upright_image_still_counts_as_spurious(
@@ -228,6 +250,8 @@ NO_ANSWERS = [
     "<think>a <think>b</think> <answer>FJ7</answer></think>",
     "</think><answer>FJ7</answer><think>",
     "<answer>FJ8 <answer>FJ7</answer></answer>",
+    "<answer>FJ7<think></answer></think>",
+    "<answer>FJ7<think>b</think></answer>",
     "<think>a</think>FJ7",
     "<think>a</think><answer>FJ7",
     "<think>a</think><answer>FJ7 FJ8 FJ9</answer>",
@@ -240,6 +264,14 @@ def test_an_answer_stands_once_and_outside_the_reasoning(play: Play, honest: Any
     trick, _ = in_group(play(STRAIGHT, text), honest)
     assert trick.terms["accuracy"] == 0
     assert trick.is_right is False
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS[:10])
+def test_the_text_is_read_again_whatever_the_parser_took_from_it(play: Play, honest: Any, text: str) -> None:
+    lenient = play(STRAIGHT, text)
+    lenient.turns[-1].reply = Reply(answer="FJ7")
+    trick, _ = in_group(lenient, honest)
+    assert trick.terms["accuracy"] == trick.terms["format"] == 0
 
 
 def test_every_alternative_in_a_turn_of_its_own_is_one_answer_at_most(play: Play, say: Any, honest: Any) -> None:
@@ -312,3 +344,22 @@ def test_no_walk_over_orientations_pays_on_an_upright_image(play: Play, run: Any
     walk = play(STRAIGHT, *[run(CODES[move], index) for index, move in enumerate(moves)], say("FJ7"))
     breakdown = score(Group(STRAIGHT, [walk]), RewardConfig())[0]
     assert breakdown.total <= 1.1 - 0.5 * len(moves) + 1e-9
+
+
+@pytest.fixture(scope="module")
+def pool(play: Play, run: Any, say: Any, honest: Any) -> dict[str, list[Trajectory]]:
+    """Every trick with a right and with a wrong answer, and the honest trajectories, by sample."""
+    pool: dict[str, list[Trajectory]] = {name: [trajectory] for name, trajectory in honest.items()}
+    for sample, calls, _ in TRICKS.values():
+        for answer in ("FJ7", "FJ8"):
+            pool[sample.id].append(play(sample, *[run(*call) for call in calls], say(answer)))
+    return pool
+
+
+@given(
+    name=st.sampled_from(["turned", "straight", "boxed"]), picks=st.lists(st.integers(0, 99), min_size=1, max_size=7)
+)
+def test_in_no_group_does_anything_pay_more_than_honesty(pool: Any, name: str, picks: list[int]) -> None:
+    trajectories = [pool[name][0], *[pool[name][pick % len(pool[name])] for pick in picks]]
+    totals = [breakdown.total for breakdown in score(Group(trajectories[0].sample, trajectories), RewardConfig())]
+    assert max(totals) <= totals[0] + 1e-9
