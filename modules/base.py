@@ -68,6 +68,10 @@ class PolicyModule(LightningModule):
         self.last_breakdowns: list[list[RewardBreakdown]] = []
         self._executor: ToolExecutor | None = None
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave samples and trajectories on the host; their tensors are made on the device."""
+        return batch
+
     # ---- optimisation ------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:

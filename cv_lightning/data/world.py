@@ -6,12 +6,13 @@ training, validation and test never share a draw.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -34,9 +35,10 @@ ORIENTATION_WEIGHTS = dict.fromkeys(
 )
 
 
-class SampleSource(Protocol):
+class SampleSource(ABC):
     """Where samples come from: any index of any split, reproducibly."""
 
+    @abstractmethod
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         """The sample at `index`; `transforms` forces what is done to its image."""
 
@@ -47,7 +49,7 @@ def generator(seed: int, split: Split, index: int, stream: int = 0) -> np.random
 
 
 @dataclass(frozen=True)
-class PlateWorld:
+class PlateWorld(SampleSource):
     """Plates with random text, dark on light, at a random place.
 
     Attributes:
