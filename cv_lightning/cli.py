@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cv_lightning.config_errors import explain
@@ -32,6 +32,10 @@ PARSER_MODE = "cv_lightning"
 
 #: `ckpt_path` values that Lightning resolves itself.
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
+
+
+class _ParseError(Exception):
+    """What the parser objects to, in words, before it is known which file or option it stands in."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -72,7 +76,7 @@ class CLI(LightningCLI):
             arguments = args if isinstance(args, list) else []
             subcommand = next((word for word in arguments if word in self._subcommand_parsers), None)
             actions = self._subcommand_parsers[subcommand]._actions if subcommand else []
-            raise ConfigError(_located(explain(str(error), [action.dest for action in actions]), arguments)) from error
+            raise _ParseError(explain(str(error), [action.dest for action in actions])) from error
 
     def _parse_ckpt_path(self) -> None:
         """Keep the config as it is: Lightning would replace its values by those that a checkpoint was made with."""
@@ -116,7 +120,8 @@ def run_command(arguments: Sequence[str]) -> CLI:
         ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
         KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
     """
-    set_loader(PARSER_MODE, _Loader(arguments), exceptions=(yaml.YAMLError, OmegaConfBaseException))
+    overrides, rest = _split(arguments)
+    set_loader(PARSER_MODE, _Loader(overrides), exceptions=(yaml.YAMLError, OmegaConfBaseException))
     interrupt = CheckpointOnInterrupt()
     with _plain_errors(arguments), _plain_interrupt(interrupt):
         return CLI(
@@ -128,7 +133,7 @@ def run_command(arguments: Sequence[str]) -> CLI:
             load_from_checkpoint_support=False,  # policies are exported; a module holds no copy of its config
             trainer_defaults={"callbacks": [interrupt]},
             parser_kwargs={"parser_mode": PARSER_MODE, "exit_on_error": False, "allow_abbrev": False},
-            args=list(arguments),
+            args=rest,
         )
 
 
@@ -157,39 +162,67 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
 
 
 class _Loader:
-    """Reads YAML and resolves `${...}`; the command line's values are set first, so what refers to them follows."""
+    """Reads YAML, sets the values that the command line gives for what the file holds, and then resolves `${...}`.
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    So what refers to a value follows it, and a value is reached in a class in a dataclass in a class, where jsonargparse
+    does not get to from the command line.
+    """
+
+    def __init__(self, overrides: Mapping[str, str]) -> None:
         self.load_yaml = get_loader("yaml")
-        self.overrides = dict(command_line_options(arguments))
+        self.overrides = overrides
 
     def __call__(self, text: str) -> Any:
         value = self.load_yaml(text)
-        if not isinstance(value, dict) or "${" not in text:
+        if not isinstance(value, dict):
             return value
-        config = OmegaConf.create(value)
         for key, override in self.overrides.items():
-            if _is_leaf(config, key):
-                OmegaConf.update(config, key, self.load_yaml(override))
-        return OmegaConf.to_container(config, resolve=True)
+            parent, name = _parent(value, key)
+            if parent is not None:
+                parent[name] = self.load_yaml(override)
+        return OmegaConf.to_container(OmegaConf.create(value), resolve=True) if "${" in text else value
+
+
+def _parent(config: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """The mapping of the config that holds a dotted key, or would; None where it has no such place."""
+    *path, name = key.split(".")
+    node: Any = config
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    is_place = isinstance(node, dict) and "class_path" not in node and (bool(path) or name in node)
+    return (node if is_place else None), name
 
 
 def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The `--key value` and `--key=value` pairs of a command line, key without dashes."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument.startswith("--"):
-            key, equals, value = argument[2:].partition("=")
+        if argument.startswith("-"):
+            key, equals, value = argument.lstrip("-").partition("=")
             yield key, value if equals else following
 
 
-def _is_leaf(config: DictConfig, key: str) -> bool:
-    """Whether a dotted key leads to a plain value of the config; interpolations are not followed."""
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 - `in` resolves interpolations
-            return False
-        node = node._get_node(part)
-    return not OmegaConf.is_config(node)
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The config files that a command line names."""
+    return [value for key, value in command_line_options(arguments) if key in {"config", "c"}]
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Options that replace a value of a config file, and the rest of the command line."""
+    load_yaml = get_loader("yaml")
+    configs = []
+    for file in map(Path, config_files(arguments)):
+        with contextlib.suppress(OSError, yaml.YAMLError):  # the parser says what is wrong with it
+            configs.append(load_yaml(file.read_text(encoding="utf-8")))
+    overrides: dict[str, str] = {}
+    rest: list[str] = []
+    tokens = iter(arguments)
+    for token in tokens:
+        key, equals, value = token[2:].partition("=")
+        if token.startswith("--") and any(isinstance(c, dict) and _parent(c, key)[0] is not None for c in configs):
+            overrides[key] = value if equals else next(tokens, "")
+        else:
+            rest.append(token)
+    return overrides, rest
 
 
 @contextlib.contextmanager
@@ -197,22 +230,16 @@ def _plain_errors(arguments: Sequence[str]) -> Iterator[None]:
     """Turn what the parser and the constructors object to into one message that says where."""
     try:
         yield
-    except OmegaConfBaseException as error:
-        raise ConfigError(_located(" ".join(str(error).split()), arguments)) from error
-    except MisconfigurationException as error:
+    except (_ParseError, MisconfigurationException) as error:
         raise ConfigError(_located(str(error), arguments)) from error
 
 
 def _located(message: str, arguments: Sequence[str]) -> str:
     """Say whether the command line or a config file holds what the message is about."""
-    options = list(command_line_options(arguments))
     if message.startswith("there is no file"):
         return message
-    subject = message.split(":")[0].removeprefix("--")
-    if any(
-        key not in {"config", "c"} and subject.replace(".init_args", "") == key.replace(".init_args", "")
-        for key, _ in options
-    ):
+    subject = message.split(":")[0].removeprefix("--").replace(".init_args", "")
+    if subject in {key.replace(".init_args", "") for key, _ in command_line_options(arguments)} - {"config", "c"}:
         return f"On the command line: {message}"
-    files = [value for key, value in options if key in {"config", "c"}]
+    files = config_files(arguments)
     return f"In {', '.join(files)}: {message}" if files else message

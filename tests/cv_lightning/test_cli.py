@@ -147,7 +147,7 @@ def test_missing_model_is_named(config: dict[str, Any], capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--trainer.max_step=3"], ["On the command line", "--trainer.max_step", "'trainer.max_steps'"]),
+        (["--trainer.max_step=3"], ["On the command line", "trainer.max_step:", "'trainer.max_steps'"]),
         (["--trainer.max_steps", "abc"], ["On the command line", "trainer.max_steps: expected int but got 'abc'"]),
         (["--model.init_args.lrr", "3"], ["On the command line", "'lrr'", "'lr'"]),
         (["--model.lrr", "3"], ["'lrr'", "'lr'"]),
@@ -210,6 +210,28 @@ def test_print_config_shows_what_overrides_and_interpolation_lead_to(
     assert printed["trainer"]["callbacks"][0]["init_args"]["dirpath"] == "elsewhere/base/checkpoints"
     assert printed["model"]["init_args"]["policy"]["init_args"]["source"] == "elsewhere/before/policy"
     assert printed["model"]["init_args"]["lr"] == 0.25
+
+
+def test_command_line_reaches_values_deep_in_a_config(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config["data"] = {
+        "class_path": "cv_lightning.data.datamodule.EpisodeDataModule",
+        "init_args": {
+            "builder": {
+                "class_path": "cv_lightning.data.oracle.EpisodeBuilder",
+                "init_args": {
+                    "source": {"class_path": "cv_lightning.data.world.PlateWorld", "init_args": {"width": 84}}
+                },
+            }
+        },
+    }
+    world = "data.init_args.builder.init_args.source.init_args"
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", write(config), f"--{world}.width=100", f"--{world}.height", "90", "--print_config"])
+    builder = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["builder"]
+    source = builder.get("init_args", builder)["source"]["init_args"]
+    assert (source["width"], source["height"]) == (100, 90)
 
 
 def test_fit_then_test_and_the_saved_config_runs_again(config: dict[str, Any]) -> None:

@@ -1,0 +1,107 @@
+"""Every config under experiments/ runs through the real command line: the model shrunk, two steps of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from cv_lightning.__main__ import main
+from cv_lightning.cli import run_command
+from cv_lightning.recipe import load_recipe
+from modules.policy import Policy
+from modules.tiny import TinyConfig
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+RECIPES = sorted(EXPERIMENTS.glob("*/recipe.yaml"))
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - set(RECIPES))
+
+SIZE = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "layers": 1,
+    "heads": 2,
+    "kv_heads": 1,
+    "vision_hidden_size": 32,
+    "vision_intermediate_size": 32,
+    "vision_layers": 1,
+    "vision_heads": 2,
+}
+
+ONE_PROCESS = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.max_steps=2"]
+
+POLICY = "model.init_args.policy.init_args"
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(EXPERIMENTS).as_posix()
+
+
+def shrunk(config: Any) -> list[str]:
+    """Overrides that keep a config's structure and leave little to compute."""
+    values: dict[str, Any] = {f"{POLICY}.dtype": "float32", "model.init_args.rollout.max_new_tokens": 4}
+    values["model.init_args.rollout.max_turns"] = 2
+    if OmegaConf.select(config, f"{POLICY}.build") is not None:
+        values |= {f"{POLICY}.build.{key}": value for key, value in SIZE.items()}
+    if "group_size" in config.model.init_args:
+        values["model.init_args.group_size"] = 2
+    data = "data.init_args"
+    values |= {f"{data}.batch_size": 2, f"{data}.eval_batch_size": 6, f"{data}.n_test_per_orientation": 1}
+    values[f"{data}.n_validation_per_orientation"] = 1
+    world = f"{data}.builder.init_args.source" if "builder" in config.data.init_args else f"{data}.source"
+    values |= {f"{world}.init_args.width": 84, f"{world}.init_args.height": 84}
+    return [f"--{key}={value}" for key, value in values.items()]
+
+
+@pytest.fixture(scope="session")
+def small_policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An exported policy of each family, in the place of hub models."""
+    folders = {}
+    for family in ("qwen2_5_vl", "qwen3_vl"):
+        folders[family] = tmp_path_factory.mktemp(family)
+        Policy(build=TinyConfig(family=family, **SIZE)).export(folders[family])
+    return folders
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_config_trains_and_tests(
+    path: Path, small_policies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config: Any = OmegaConf.load(path)
+    arguments = ["--config", str(path), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config)]
+    if OmegaConf.select(config, f"{POLICY}.source") is not None:
+        family = "qwen3_vl" if "qwen3" in path.parent.name else "qwen2_5_vl"
+        arguments.append(f"--{POLICY}.source={small_policies[family]}")
+    cli = run_command(["fit", *arguments])
+    assert cli.trainer.global_step == 2
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    assert 0 <= metrics["test/accuracy/upright"] <= 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_recipe_runs_from_nothing_to_a_report(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(path)
+    overrides = [
+        f"{stage.name}:{override.removeprefix('--')}"
+        for stage in recipe.stages
+        for override in [*ONE_PROCESS, *shrunk(OmegaConf.load(stage.config))]
+    ]
+    assert main(["reproduce", "--recipe", str(path), "--overrides", *overrides]) == 0
+    report = json.loads((recipe.run_folder / "report.json").read_text(encoding="utf-8"))
+    assert list(report["stages"]) == [stage.name for stage in recipe.stages]
+    for entry in report["stages"].values():
+        assert set(entry["accuracy"]) == {"upright", "rot90", "rot180", "rot270", "hflip", "vflip"}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+    capsys.readouterr()
+    assert main(["reproduce", "--recipe", str(path), "--overrides", *overrides]) == 0
+    assert capsys.readouterr().out.count("finished before") == len(recipe.stages)
