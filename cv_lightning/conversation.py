@@ -185,7 +185,9 @@ class Conversation:
         """
         ids = [*self._encode("\n"), self._start_id, *self._encode("user\n")]
         if image is None:
-            ids += self.tokenizer.encode(f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
+            ids += self.tokenizer.encode(
+                f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False
+            )
         else:
             ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False) + self._image(image)
             ids += self.tokenizer.encode(f"{escape_markup(text)}\n</tool_response>", add_special_tokens=False)

@@ -10,6 +10,8 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from cv_lightning.answers import Judge
+from cv_lightning.errors import CheckpointError
 from cv_lightning.evaluation import TrajectoryMetrics
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.rollout import Sampling, rollout
@@ -17,6 +19,7 @@ from cv_lightning.types import Group, RewardBreakdown, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy import Policy
 from sandbox import Limits, ToolExecutor
+from sandbox.executor import Lane
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RolloutConfig:
     max_new_tokens: int = 1024
     temperature: float = 1.0
     evaluation_temperature: float = 0.0
-    lane: str = "auto"
+    lane: Lane = "auto"
     limits: Limits = field(default_factory=Limits)
 
 
@@ -48,6 +51,7 @@ class PolicyModule(LightningModule):
         optimizer: How parameters are updated.
         rollout: How trajectories are sampled.
         reward: How they are scored.
+        judge: Asked about answers that the rules call wrong; None leaves it at the rules.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class PolicyModule(LightningModule):
         optimizer: OptimizerConfig | None = None,
         rollout: RolloutConfig | None = None,
         reward: RewardConfig | None = None,
+        judge: Judge | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -63,10 +68,22 @@ class PolicyModule(LightningModule):
         self.optimizer_config = optimizer or OptimizerConfig()
         self.rollout_config = rollout or RolloutConfig()
         self.reward_config = reward or RewardConfig()
+        self.judge = judge
         self.metrics = TrajectoryMetrics()
         self.last_trajectories: list[Group] = []
         self.last_breakdowns: list[list[RewardBreakdown]] = []
         self._executor: ToolExecutor | None = None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model by name, before torch lists every tensor."""
+        stored, own = checkpoint["state_dict"], self.state_dict()
+        for name in [*own, *stored]:
+            if name not in own or name not in stored or own[name].shape != stored[name].shape:
+                shapes = [tuple(part[name].shape) if name in part else "missing" for part in (stored, own)]
+                raise CheckpointError(
+                    f"The checkpoint is of another model: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in the "
+                    "policy. Use the config that wrote it, or another folder."
+                )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave samples and trajectories on the host; their tensors are made on the device."""
@@ -81,7 +98,11 @@ class PolicyModule(LightningModule):
 
     def global_sum(self, value: Tensor) -> Tensor:
         """Sum of a scalar over all ranks: the divisor of a mean must not depend on how a batch was split."""
-        return self.all_gather(value).sum() if self.trainer.world_size > 1 else value
+        if self.trainer.world_size == 1:
+            return value
+        gathered: Any = self.all_gather(value)
+        total: Tensor = gathered.sum()
+        return total
 
     def apply_gradients(self) -> None:
         """Clip, step, step the schedule, clear, and log the norm and the learning rate."""
@@ -119,7 +140,7 @@ class PolicyModule(LightningModule):
         self.last_trajectories = rollout(
             samples, self.policy, self.executor, sampling, group_size, self.rollout_config.max_turns
         )
-        self.last_breakdowns = [score(group, self.reward_config) for group in self.last_trajectories]
+        self.last_breakdowns = [score(group, self.reward_config, self.judge) for group in self.last_trajectories]
         self.policy.train(was_training)
 
     # ---- evaluation --------------------------------------------------------------------------------------------------

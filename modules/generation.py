@@ -102,7 +102,9 @@ class GenerationSession:
             grid_O3 = torch.tensor([policy.image_grid(image.size) for image in all_images], device=policy.device)
         positions_3BT = policy.positions(full.input_ids_BT, full.is_valid_BT, grid_O3)
         new_images = [
-            image for context, seen in zip(contexts, self._cached_images, strict=True) for image in context.images[seen:]
+            image
+            for context, seen in zip(contexts, self._cached_images, strict=True)
+            for image in context.images[seen:]
         ]
         if new_images:
             images = distinct_images(new_images)
@@ -128,7 +130,8 @@ class GenerationSession:
         end_id, pad_id = self.policy.conversation.end_of_turn_id, self.policy.pad_id
         is_open_B = torch.ones(len(contexts), dtype=torch.bool, device=hidden_BD.device)
         budget_B = torch.tensor(
-            [self.policy.conversation.max_context_tokens - len(context) for context in contexts], device=hidden_BD.device
+            [self.policy.conversation.max_context_tokens - len(context) for context in contexts],
+            device=hidden_BD.device,
         ).clamp(max=self.sampling.max_new_tokens)
         ids_TB: list[Tensor] = []
         logprobs_TB: list[Tensor] = []
@@ -161,7 +164,9 @@ class GenerationSession:
         """Feed one token to every open row; closed rows get a hole. Returns hidden states [B, D]."""
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_open_B[:, None]], dim=1)
         positions_3B1 = self._next_position_B1.expand(3, -1, -1)
-        hidden_B1D = self.policy.hidden_states(ids_B[:, None], self._is_valid_BL.int(), positions_3B1, None, (), self._cache)
+        hidden_B1D = self.policy.hidden_states(
+            ids_B[:, None], self._is_valid_BL.int(), positions_3B1, None, (), self._cache
+        )
         self._next_position_B1 = self._next_position_B1 + is_open_B[:, None].long()
         for row, is_open in enumerate(is_open_B.tolist()):
             self._cached_length[row] += is_open

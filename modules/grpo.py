@@ -28,6 +28,7 @@ from cv_lightning.rewards import TERMS
 from cv_lightning.types import RewardBreakdown, Sample, TokenSequence, Trajectory
 from modules.base import PolicyModule
 from modules.batch import TokenBatch, image_key
+from modules.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class GRPOModule(PolicyModule):
     """Learns from the rewards of its own trajectories.
 
     Args:
+        policy: The policy.
         group_size: Trajectories of each prompt, G.
         policy_gradient: Which policy gradient.
         minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
@@ -69,7 +71,8 @@ class GRPOModule(PolicyModule):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Policy,
+        *,
         group_size: int = 8,
         policy_gradient: PolicyGradientConfig | None = None,
         minibatches: int = 1,
@@ -79,9 +82,11 @@ class GRPOModule(PolicyModule):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, **kwargs)
         if group_size < 2:
-            raise ConfigError(f"group_size: expected at least 2 but got {group_size}; advantages compare rollouts of a group.")
+            raise ConfigError(
+                f"group_size: expected at least 2 but got {group_size}; advantages compare rollouts of a group."
+            )
         for name, value in (("minibatches", minibatches), ("epochs", epochs)):
             if value < 1:
                 raise ConfigError(f"{name}: expected at least 1 but got {value}")
@@ -127,7 +132,9 @@ class GRPOModule(PolicyModule):
             flat = (~has_spread(_totals(breakdowns))).nonzero().flatten().tolist()
             if not flat:
                 break
-            self.roll_out([batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(step, attempt))
+            self.roll_out(
+                [batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(step, attempt)
+            )
             for index, group, breakdown in zip(flat, self.last_trajectories, self.last_breakdowns, strict=True):
                 groups[index], breakdowns[index] = group, breakdown
         self.last_trajectories, self.last_breakdowns = groups, breakdowns

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import logging
 
 from cv_lightning.errors import CheckpointError, ConfigError
 
@@ -24,6 +26,13 @@ _CLIP_STATISTICS = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 _NORMALISATION = {"qwen2_5_vl": _CLIP_STATISTICS, "qwen3_vl": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}}
+
+
+def looks_local(source: str) -> bool:
+    """Whether a source is meant as a folder; a hub name is "owner/name"."""
+    return (
+        Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1 or Path(source).is_dir()
+    )
 
 
 def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
@@ -39,14 +48,14 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
     base = source
     if is_adapter:
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    elif folder.is_absolute() or source.startswith((".", "runs/")):
-        if not (folder / "config.json").exists():
-            raise CheckpointError(
-                f"policy.source: {source!r} holds no config.json. Give a folder that a stage exported "
-                "(run the stage before this one first), or a hub name."
-            )
+    elif looks_local(source) and not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"policy.source: {source!r} holds no config.json. Give a folder that a stage exported "
+            "(run the stage before this one first), or a hub name."
+        )
     try:
-        model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
+        with quiet_progress():
+            model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
@@ -70,7 +79,9 @@ def image_processor(config: Any, source: str | None, min_pixels: int, max_pixels
             saved = Qwen2VLImageProcessorPil.from_pretrained(source)
             statistics = {"image_mean": list(saved.image_mean), "image_std": list(saved.image_std)}
         except OSError:
-            warnings.warn(f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2)
+            warnings.warn(
+                f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2
+            )
     return Qwen2VLImageProcessorPil(
         patch_size=vision.patch_size,
         merge_size=vision.spatial_merge_size,
@@ -120,6 +131,18 @@ class LinearPatchEmbedding(nn.Module):
         """Patches [N, C * T * P * P] to features [N, D]."""
         weight = self.proj.weight
         return functional.linear(patches_ND.to(weight.dtype), weight.flatten(1), self.proj.bias)
+
+
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Keep Hugging Face's bars out of ours while weights are read or written."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def pad_id(tokenizer: Any) -> int:

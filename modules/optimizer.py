@@ -62,7 +62,9 @@ class MuonAdamW(Optimizer):
         self.parts: list[Optimizer] = []
         if matrices:
             flat = [view for _, view in self._flat]
-            self.parts.append(Muon(flat, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(
+                Muon(flat, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
         if rest:
             self.parts.append(AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay))
         super().__init__([{"params": part.param_groups[0]["params"]} for part in self.parts], {"lr": config.lr})

@@ -1,8 +1,8 @@
 """The policy: a Hugging Face vision-language model (Qwen2.5-VL or Qwen3-VL), its tokenizer and its image processor.
 
-Shared by SFT and RL. Token ids go in, log-probabilities and sampled token ids come out; text is not seen here. Each distinct image
-of a batch is encoded once and its features are handed to every place where it stands (the gradient sums through that: exact), and
-logits are computed only where they are needed.
+Shared by SFT and RL. Token ids go in, log-probabilities and sampled token ids come out; text is not seen here. Each
+distinct image of a batch is encoded once and its features are handed to every place where it stands (the gradient sums
+through that: exact), and logits are computed only where they are needed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from cv_lightning.conversation import SYSTEM_PROMPT, Conversation
@@ -25,10 +26,15 @@ from cv_lightning.rollout import Sampling
 from cv_lightning.types import TokenSequence
 from modules.batch import TokenBatch, collate
 from modules.generation import GenerationSession
-from modules.loading import LinearPatchEmbedding, add_lora, freeze, image_processor, load_model, pad_id
+from modules.loading import LinearPatchEmbedding, add_lora, freeze, image_processor, load_model, pad_id, quiet_progress
 from modules.tiny import TinyConfig, build_tiny
 
 Part = Literal["vision", "projector", "language"]
+
+#: Rows of logits that are computed at a time.
+_LOGIT_ROWS = 4096
+#: Beyond this many tokens logits are recomputed in the backward pass.
+_LARGE_VOCABULARY = 8192
 
 
 class Policy(nn.Module):
@@ -64,7 +70,9 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         if (source is None) == (build is None):
-            raise ConfigError("Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model).")
+            raise ConfigError(
+                "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
+            )
         torch_dtype = getattr(torch, dtype)
         if build is not None:
             self.model, self.tokenizer = build_tiny(build, wordings(), attention)
@@ -74,6 +82,7 @@ class Policy(nn.Module):
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
         freeze(self.model, frozen)
         self.is_lora = lora is not None
+        self.is_new = build is not None
         if lora is not None:
             self.model = add_lora(self.model, lora)
         if gradient_checkpointing:
@@ -87,25 +96,26 @@ class Policy(nn.Module):
             max_context_tokens=max_context_tokens,
         )
         self.pad_id = pad_id(self.tokenizer)
-        self.register_buffer("_is_banned_V", self._banned(), persistent=False)
-        self._reference: nn.Module | None = None
+        self.is_banned_V: Tensor
+        self.register_buffer("is_banned_V", self._banned(), persistent=False)
+        self._reference: _Hidden | None = None
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
     @property
-    def causal(self) -> nn.Module:
+    def causal(self) -> Any:
         """The Hugging Face model with its language head, without PEFT's wrapper."""
         return self.model.get_base_model() if self.is_lora else self.model
 
     @property
-    def core(self) -> nn.Module:
+    def core(self) -> Any:
         """The Hugging Face model without its language head."""
         return self.causal.model
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return next(self.model.parameters()).device
+        return torch.device(next(self.model.parameters()).device)
 
     def _banned(self) -> Tensor:
         """Tokens that are the environment's to write: every special token but the end of the turn."""
@@ -169,18 +179,20 @@ class Policy(nn.Module):
             mm_encoder_outputs=features,
             return_dict=True,
         )
-        return output.last_hidden_state
+        hidden_BTD: Tensor = output.last_hidden_state
+        return hidden_BTD
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Float32 logits [M, V]; banned tokens have -inf."""
-        return self.causal.lm_head(hidden_MD).float().masked_fill(self._is_banned_V, float("-inf"))
+        logits_MV: Tensor = self.causal.lm_head(hidden_MD)
+        return logits_MV.float().masked_fill(self.is_banned_V, float("-inf"))
 
     def positions(self, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Tensor | None) -> Tensor:
         """mRoPE positions [3, B, T]; `grid_O3` holds the grid of every placeholder run in reading order."""
         types_BT = (input_ids_BT == self.core.config.image_token_id).int()
-        positions_3BT, _ = self.core.get_rope_index(
+        positions_3BT: Tensor = self.core.get_rope_index(
             input_ids_BT, mm_token_type_ids=types_BT, image_grid_thw=grid_O3, attention_mask=is_valid_BT.int()
-        )
+        )[0]
         return positions_3BT
 
     def token_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -191,19 +203,37 @@ class Policy(nn.Module):
             temperature: The one at which the tokens were sampled.
 
         Returns:
-            Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 where not trained.
+            Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 where a
+            token is not trained. Entropies carry no gradient.
         """
         hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
-        log_distribution_MV = functional.log_softmax(self.logits(hidden_BTD[:, :-1][is_target_BT]) / temperature, dim=-1)
-        targets_M1 = batch.input_ids_BT[:, 1:][is_target_BT].unsqueeze(-1)
-        logprobs_M = log_distribution_MV.gather(-1, targets_M1).squeeze(-1)
-        with torch.no_grad():
-            entropy_M = -(log_distribution_MV.exp() * log_distribution_MV.masked_fill(self._is_banned_V, 0.0)).sum(-1)
+        hidden_MD = hidden_BTD[:, :-1][is_target_BT]
+        targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
+        scores = [
+            self._score(hidden_KD, targets_K, temperature)
+            for hidden_KD, targets_K in zip(hidden_MD.split(_LOGIT_ROWS), targets_M.split(_LOGIT_ROWS), strict=True)
+        ]
         zeros_BT = torch.zeros_like(batch.logprobs_BT)
         index_BT = functional.pad(is_target_BT, (1, 0))
+        logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*scores, strict=True))
         return zeros_BT.masked_scatter(index_BT, logprobs_M), zeros_BT.masked_scatter(index_BT, entropy_M)
+
+    def _score(self, hidden_KD: Tensor, targets_K: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        if self.training and torch.is_grad_enabled() and self.causal.lm_head.out_features > _LARGE_VOCABULARY:
+            # [K, V] float32 logits of a large vocabulary are recomputed in the backward pass, not kept.
+            scores: tuple[Tensor, Tensor] = checkpoint(
+                self._score_rows, hidden_KD, targets_K, temperature, use_reentrant=False
+            )
+            return scores
+        return self._score_rows(hidden_KD, targets_K, temperature)
+
+    def _score_rows(self, hidden_KD: Tensor, targets_K: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        log_distribution_KV = functional.log_softmax(self.logits(hidden_KD) / temperature, dim=-1)
+        with torch.no_grad():
+            entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.masked_fill(self.is_banned_V, 0.0)).sum(-1)
+        return log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1), entropy_K
 
     def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
         encoded, grid_O3 = None, None
@@ -252,12 +282,26 @@ class Policy(nn.Module):
         return collate(sequences, self.pad_id).to(self.device)
 
     def export(self, folder: str | Path) -> None:
-        """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor."""
+        """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor.
+
+        With LoRA the folder holds the adapters; the base of a policy that was built here is written to `folder/base`.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder)
+        with quiet_progress():
+            if self.is_lora and self.is_new:
+                self._export_base(folder / "base")
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
+
+    def _export_base(self, folder: Path) -> None:
+        """Write the model under the adapters, which changes while they are off, and let the adapters name it."""
+        base = copy.deepcopy(self.model).unload()
+        base.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        for config in self.model.peft_config.values():
+            config.base_model_name_or_path = str(folder)
 
 
 class _Hidden:

@@ -9,6 +9,7 @@ import torch
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import TokenSequence, Trajectory
 from modules.base import PolicyModule
+from modules.policy import Policy
 
 
 class SFTModule(PolicyModule):
@@ -17,15 +18,17 @@ class SFTModule(PolicyModule):
     The loss is the mean over the trained tokens of the whole batch on all ranks, however it is split into micro-batches.
 
     Args:
+        policy: The policy.
         micro_batch_size: Sequences of a forward pass; 0 takes the batch at once.
         kwargs: See `PolicyModule`.
     """
 
-    def __init__(self, *args: Any, micro_batch_size: int = 0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, policy: Policy, *, micro_batch_size: int = 0, **kwargs: Any) -> None:
+        super().__init__(policy, **kwargs)
         if micro_batch_size < 0:
             raise ConfigError(f"micro_batch_size: expected 0 or more but got {micro_batch_size}")
         self.micro_batch_size = micro_batch_size
+        self._banned_ids: set[int] | None = None
 
     def training_step(self, batch: list[Trajectory], batch_idx: int) -> None:
         """One optimizer step on a batch of recorded trajectories."""
@@ -46,4 +49,16 @@ class SFTModule(PolicyModule):
         sequence = self.policy.conversation.encode(trajectory)
         if not any(sequence.is_trained):
             raise DataError(f"Sample {trajectory.sample.id!r}: the conversation holds no assistant turn to learn from.")
+        self._check_targets(trajectory, sequence)
         return sequence
+
+    def _check_targets(self, trajectory: Trajectory, sequence: TokenSequence) -> None:
+        """The policy cannot write the environment's tokens; a turn that holds one would have an infinite loss."""
+        if self._banned_ids is None:
+            self._banned_ids = set(self.policy.is_banned_V.nonzero().flatten().tolist())
+        for token_id, is_trained in zip(sequence.ids, sequence.is_trained, strict=True):
+            if is_trained and token_id in self._banned_ids:
+                raise DataError(
+                    f"Sample {trajectory.sample.id!r}: an assistant turn holds {self.policy.tokenizer.decode([token_id])!r}, "
+                    "which only the environment writes. Remove it from the text."
+                )

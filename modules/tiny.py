@@ -80,7 +80,7 @@ class TinyConfig:
     vision_layers: int = 4
     vision_heads: int = 4
     patch_size: int = 14
-    vocab_size: int = 384
+    vocab_size: int = 640
     seed: int = 0
 
 
@@ -107,7 +107,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def build_tiny(config: TinyConfig, texts: Iterable[str], attention: str = "sdpa") -> tuple[Any, PreTrainedTokenizerFast]:
+def build_tiny(
+    config: TinyConfig, texts: Iterable[str], attention: str = "sdpa"
+) -> tuple[Any, PreTrainedTokenizerFast]:
     """Build a model with random weights and a tokenizer trained on `texts`."""
     tokenizer = train_tokenizer(texts, config.vocab_size)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}

@@ -35,7 +35,12 @@ class BatchStream(Generic[Item]):
     """
 
     def __init__(
-        self, make: Callable[[int], Item | None], batch_size: int, first_index: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        make: Callable[[int], Item | None],
+        batch_size: int,
+        first_index: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._make = make
         self._batch_size = batch_size
@@ -58,7 +63,9 @@ class BatchStream(Generic[Item]):
             self._next += self._step
             n_empty = n_empty + 1 if item is None else 0
             if n_empty == _MAX_EMPTY:
-                raise DataError(f"The {_MAX_EMPTY} indices before {self._next} gave no item that checks: look at the source.")
+                raise DataError(
+                    f"The {_MAX_EMPTY} indices before {self._next} gave no item that checks: look at the source."
+                )
             if item is not None:
                 batch.append(item)
         return batch
@@ -99,7 +106,9 @@ class _SourceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if min(batch_size, eval_batch_size) < 1:
-            raise ConfigError(f"batch_size and eval_batch_size: expected at least 1 but got {batch_size}, {eval_batch_size}")
+            raise ConfigError(
+                f"batch_size and eval_batch_size: expected at least 1 but got {batch_size}, {eval_batch_size}"
+            )
         self.source = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -211,5 +220,3 @@ class PromptDataModule(_SourceDataModule):
     def train_dataloader(self) -> Any:
         """Endless batches of samples."""
         return self._stream(lambda index: self.source.sample("train", index))
-
-

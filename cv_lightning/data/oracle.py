@@ -17,7 +17,7 @@ from cv_lightning.data.world import PlateWorld, SampleSource, Split, generator
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, last_orientation, required_orientation
 from cv_lightning.rollout import Executor
-from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
+from cv_lightning.types import StopReason, ToolCall, Trajectory, Turn
 from cv_lightning.viewing import view_question, view_result
 from sandbox import Observation, ToolRequest, inverse
 
@@ -27,8 +27,16 @@ T = TypeVar("T")
 REASONS: dict[str, tuple[str, ...]] = {
     "rotate_90": ("Turned left.", "It lies on its left side.", "The text runs upwards, it was turned to the left."),
     "rotate_180": ("Upside down.", "It stands on its head.", "The text is upside down, it was turned by 180 degrees."),
-    "rotate_270": ("Turned right.", "It lies on its right side.", "The text runs downwards, it was turned to the right."),
-    "flip_horizontal": ("Mirrored.", "Left and right are swapped.", "The letters are mirrored, it runs from right to left."),
+    "rotate_270": (
+        "Turned right.",
+        "It lies on its right side.",
+        "The text runs downwards, it was turned to the right.",
+    ),
+    "flip_horizontal": (
+        "Mirrored.",
+        "Left and right are swapped.",
+        "The letters are mirrored, it runs from right to left.",
+    ),
     "flip_vertical": ("Flipped.", "Top and bottom are swapped.", "The letters are flipped from top to bottom."),
 }
 UPRIGHT_REASONS = ("Upright.", "It can be read as it is.", "The text is upright, nothing needs to be turned.")
@@ -105,7 +113,9 @@ class EpisodeBuilder:
         if set(self.mix) - set(KINDS) or not any(weight > 0 for weight in self.mix.values()):
             raise ConfigError(f"mix: expected positive weights for {', '.join(KINDS)} but got {dict(self.mix)}")
         if set(self.turn_weights) - set(SPELLINGS):
-            raise ConfigError(f"turn_weights: expected names of {', '.join(SPELLINGS)} but got {dict(self.turn_weights)}")
+            raise ConfigError(
+                f"turn_weights: expected names of {', '.join(SPELLINGS)} but got {dict(self.turn_weights)}"
+            )
         if self.n_wordings < 1 or self.n_spellings < 1:
             raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
 
@@ -164,7 +174,9 @@ class EpisodeBuilder:
 
 def _checks(trajectory: Trajectory) -> bool:
     """The last image stands upright, and every call but the mistakes ran."""
-    ran = all(turn.observation is None or turn.observation.status == "ok" for turn in trajectory.turns if turn.is_trained)
+    ran = all(
+        turn.observation is None or turn.observation.status == "ok" for turn in trajectory.turns if turn.is_trained
+    )
     return ran and last_orientation(trajectory) == required_orientation(trajectory.sample)
 
 

@@ -44,6 +44,4 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
     for name in names:
         box = None if box is None else turn_box(box, name, image.size)
         image = orient(image, name)
-    return replace(
-        sample, images=(image, *sample.images[1:]), box=box, transforms=(*sample.transforms, *names)
-    )
+    return replace(sample, images=(image, *sample.images[1:]), box=box, transforms=(*sample.transforms, *names))

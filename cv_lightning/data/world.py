@@ -83,7 +83,9 @@ class PlateWorld(SampleSource):
                 f"world.weights: expected positive weights for {', '.join(ORIENTATION_WEIGHTS)} but got {dict(self.weights)}"
             )
         if not 1 <= self.min_length <= self.max_length:
-            raise ConfigError(f"world: expected 1 <= min_length <= max_length but got {self.min_length}, {self.max_length}")
+            raise ConfigError(
+                f"world: expected 1 <= min_length <= max_length but got {self.min_length}, {self.max_length}"
+            )
         if not 6 <= self.min_font_size <= self.max_font_size:
             raise ConfigError(
                 f"world: expected 6 <= min_font_size <= max_font_size but got {self.min_font_size}, {self.max_font_size}"
