@@ -2,35 +2,88 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from sandbox.confined.levels import LEVELS, Level
+from sandbox.images import as_rgb, check_size
 from sandbox.lift import Fault, Unliftable, lift
 from sandbox.pillow_lane import run_program
 from sandbox.program import ToolProgram
-from sandbox.texts import NO_RESULT, clean, describe_error, not_lifted
+from sandbox.texts import NO_RESULT, clean, describe_error, kind_of, not_lifted
 from sandbox.types import Limits, Observation, ToolRequest
 
-Lane = Literal["auto", "pillow"]
+Lane = Literal["auto", "pillow", "confined"]
+Fresh = Literal["call", "episode"]
+
+_EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
 
 
 class ToolExecutor:
     """Executes tool calls; what the code does, however wrong, comes back as an `Observation`.
 
+    It may be shared by threads, pickled, and used in a forked child, which then starts workers of its own.
+
     Args:
-        lane: "auto" or "pillow": snippets that lift run in process by our own calls, others are rejected.
+        lane: "auto": snippets that lift run in process by our own calls, others in confined workers. "pillow": others
+            are rejected. "confined": everything runs in confined workers.
+        workers: How many confined calls run at once; by default one for each of this process's cores.
         limits: What one call may use.
+        min_level: The weakest confinement to accept (see sandbox/README.md).
+        fresh: "call": every confined call gets a new process. "episode": the calls of an episode share one, and their
+            variables live on.
+        allow_unsafe: Accept `min_level="process"`, which confines nothing but resources.
+
+    Raises:
+        ValueError: For an argument that is none of these.
+        ConfinementError: With lane "confined", where the machine does not give `min_level`. With lane "auto", code that
+            does not lift is then rejected.
     """
 
-    def __init__(self, lane: Lane = "auto", limits: Limits | None = None) -> None:
-        if lane not in ("auto", "pillow"):
-            raise ValueError(f"Expected lane 'auto' or 'pillow' but got lane={lane!r}")
-        self._limits = limits or Limits()
+    def __init__(
+        self,
+        lane: Lane = "auto",
+        workers: int | None = None,
+        limits: Limits | None = None,
+        min_level: Level = "syscall",
+        fresh: Fresh = "call",
+        allow_unsafe: bool = False,
+    ) -> None:
+        for name, value, known in (
+            ("lane", lane, get_args(Lane)),
+            ("min_level", min_level, LEVELS),
+            ("fresh", fresh, get_args(Fresh)),
+        ):
+            if value not in known:
+                raise ValueError(f"Expected {name} to be one of {', '.join(known)} but got {name}={value!r}")
+        if workers is not None and workers < 1:
+            raise ValueError(f"Expected at least one worker but got workers={workers}")
+        if min_level == "process" and not allow_unsafe:
+            raise ValueError(
+                "min_level='process' confines no file, no network and no process: it takes allow_unsafe=True"
+            )
+        self._arguments = (lane, workers, limits, min_level, fresh, allow_unsafe)
+        self._lane, self._limits, self._min_level, self._fresh = lane, limits or Limits(), min_level, fresh
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._lock = threading.RLock()
+        self._confined: Any = None
+        self._missing = ""
+        self._is_closed = False
+        _EXECUTORS.add(self)
+        if lane == "confined":
+            self._start()
+
+    def __reduce__(self) -> tuple[type[ToolExecutor], tuple[Any, ...]]:
+        return ToolExecutor, self._arguments
 
     def __enter__(self) -> ToolExecutor:
         return self
@@ -41,7 +94,12 @@ class ToolExecutor:
         self.close()
 
     def close(self) -> None:
-        """Give back what the executor holds; it may be called twice."""
+        """End the workers; it may be called twice. Code that does not lift is rejected from here on."""
+        with self._lock:
+            self._is_closed = True
+            confined, self._confined = self._confined, None
+            if confined is not None:
+                confined.close()
 
     def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
         """Run every request; one observation for each, in order.
@@ -52,25 +110,89 @@ class ToolExecutor:
         Returns:
             Observations with RGB images. Never raises for what a request holds.
         """
-        return [self._serve(request) for request in requests]
+        observations = [self._guarded(request, self._serve) for request in requests]
+        left = [index for index, observation in enumerate(observations) if observation is None]
+        if left:
+            for index, observation in zip(left, self._run_confined([requests[index] for index in left]), strict=True):
+                observations[index] = observation
+        return [
+            replace(observation, text=clean(observation.text, self._limits.text_chars))
+            for observation in observations
+            if observation is not None
+        ]
 
-    def _serve(self, request: ToolRequest) -> Observation:
+    def _guarded(self, request: ToolRequest, serve: Callable[[ToolRequest], Observation | None]) -> Observation | None:
         start = time.perf_counter()
         try:
-            observation = _refuse(request, self._limits) or self._run(request)
+            observation = _refuse(request, self._limits) or serve(request)
         except Exception as error:  # noqa: BLE001 - a bad request is data: nothing that it holds may end a training step
             observation = Observation("error", text=f"The request could not be served: {type(error).__name__}: {error}")
-        text = clean(observation.text, self._limits.text_chars)
-        return replace(observation, text=text, wall_s=time.perf_counter() - start)
+        return observation and replace(observation, wall_s=time.perf_counter() - start)
 
-    def _run(self, request: ToolRequest) -> Observation:
-        lifted = lift(request.code, tuple(image.size for image in request.images), request.image_index)
-        if isinstance(lifted, Unliftable):
-            return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
+    def _serve(self, request: ToolRequest) -> Observation | None:
+        """Run what lifts; None for what the confined lane is to run."""
+        if self._lane == "confined" or self._keeps_state(request.episode):
+            as_rgb(request.images[request.image_index])
+            return None
+        sizes = tuple(image.size for image in request.images)
+        lifted = lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
+        if isinstance(lifted, Unliftable) or (
+            self._fresh == "episode" and not isinstance(lifted, Fault) and lifted.binds
+        ):
+            if self._lane == "auto" and self._start():
+                as_rgb(request.images[request.image_index])
+                return None
+            reason, line = (lifted.reason, lifted.line) if isinstance(lifted, Unliftable) else ("a variable", 1)
+            return Observation("rejected", text=not_lifted(reason, line))
         if isinstance(lifted, Fault):
             text = describe_error(lifted.kind, lifted.message, lifted.line, request.code)
             return Observation("error", text=lifted.text + text, lane="pillow", level="lifted")
         return run_lifted(lifted, request, self._limits)
+
+    def _keeps_state(self, episode: str) -> bool:
+        with self._lock:
+            return self._confined is not None and self._fresh == "episode" and self._confined.has_state(episode)
+
+    def _start(self) -> bool:
+        """Start the confined lane; False where the machine cannot give it, or the executor is closed."""
+        with self._lock:
+            if self._confined is not None or self._missing or self._is_closed:
+                return self._confined is not None
+            from sandbox.confined.client import ConfinementError
+
+            try:
+                from sandbox.confined_lane import ConfinedLane
+
+                self._confined = ConfinedLane(self._workers, self._limits, self._min_level, self._fresh)
+            except (ConfinementError, OSError, AttributeError, ImportError) as error:
+                if self._lane == "confined":
+                    raise ConfinementError(str(error)) from error
+                self._missing = str(error)
+                warnings.warn(f"Code that does not lift will be rejected. {error}", RuntimeWarning, stacklevel=2)
+            return self._confined is not None
+
+    def _run_confined(self, requests: list[ToolRequest]) -> list[Observation]:
+        with self._lock:
+            if not self._start():
+                return [Observation("rejected", text="The code was not run: the executor is closed.")] * len(requests)
+            observations: list[Observation] = self._confined.run(requests)
+            return observations
+
+    def leave_to_parent(self) -> None:
+        """Let go of the parent's workers, in a forked child."""
+        self._lock = threading.RLock()
+        confined, self._confined = self._confined, None
+        if confined is not None:
+            confined.disown()
+
+
+def _after_fork() -> None:
+    for executor in list(_EXECUTORS):
+        executor.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Observation:
@@ -86,7 +208,7 @@ def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Ob
     source = request.image_index if program.source is None else program.source
     outcome = run_program(program, as_rgb(request.images[source]))
     if outcome.failure is not None:
-        text = describe_error(type(outcome.failure).__name__, str(outcome.failure), outcome.line, request.code)
+        text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, request.code)
         return Observation("error", text=program.text + text, lane="pillow", level="lifted")
     if outcome.image is None or final is None:
         return Observation("rejected", text=not_lifted("an argument of a call", program.operations[-1].line))
@@ -101,31 +223,6 @@ def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Ob
         orientation=outcome.orientation if is_chosen else None,
         frame=outcome.frame if is_chosen else None,
     )
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """The image as plain RGB pixels: 16-bit values scaled, transparency dropped, metadata (EXIF too) left behind."""
-    if type(image) is Image.Image and image.mode == "RGB" and not image.info:
-        return image
-    if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    plain = image.convert("RGB")
-    plain.info = {}
-    return plain
-
-
-def check_size(size: tuple[int, int], limits: Limits) -> str | None:
-    """What is wrong with the size of a result (width, height), None where nothing is."""
-    width, height = size
-    if width < 1 or height < 1:
-        return f"The result has no pixels: its size is {width}x{height}."
-    if width * height > limits.result_megapixels * 1e6:
-        most = f"at most {limits.result_megapixels:g} megapixels are allowed"
-        return f"The result is too large: {width}x{height} pixels; {most}."
-    if max(size) >= limits.aspect * min(size):
-        most = f"the longer side must be less than {limits.aspect:g} times the shorter"
-        return f"The result is too thin: {width}x{height} pixels; {most}."
-    return None
 
 
 def _refuse(request: ToolRequest, limits: Limits) -> Observation | None:

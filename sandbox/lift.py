@@ -18,9 +18,7 @@ from sandbox.expressions import PROVIDED, Expressions
 from sandbox.geometry import Size
 from sandbox.program import ToolProgram
 from sandbox.symbols import DoomedError, KnownFaultError, Name, NotLiftableError, Picture
-
-#: Names that may hold the result, the first that holds something wins; `img` and `image` count once they were changed.
-RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
+from sandbox.texts import RESULT_NAMES
 
 _IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
 _SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter"}
@@ -88,9 +86,7 @@ _PARSE_LOCK = threading.Lock()
 
 
 def parse(code: str) -> ast.Module:
-    """The syntax tree; raises what `ast.parse` raises, and keeps its warnings about odd escapes to itself."""
-    if "\\" not in code:
-        return ast.parse(code)
+    """The syntax tree; raises what `ast.parse` raises, and keeps its warnings about odd literals to itself."""
     with _PARSE_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(code)
@@ -102,6 +98,7 @@ class _Reader(Expressions):
     def __init__(self, sizes: Sequence[Size], image_index: int, *, persists: bool) -> None:
         super().__init__(sizes, image_index, persists=persists)
         self._index = image_index
+        self._binds = False
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         for statement in body:
@@ -136,6 +133,7 @@ class _Reader(Expressions):
     def _assign(self, target: ast.expr, value: object) -> None:
         if isinstance(target, ast.Name):
             self.names[target.id] = value
+            self._binds |= target.id not in RESULT_NAMES
             return
         if not isinstance(target, ast.Tuple | ast.List) or not isinstance(value, tuple | list):
             raise NotLiftableError("an assignment to something else than names")
@@ -148,6 +146,7 @@ class _Reader(Expressions):
         if isinstance(statement, ast.ImportFrom) and statement.level:
             raise NotLiftableError("a relative import")
         for alias in statement.names:
+            self._binds |= (alias.asname or alias.name) not in PROVIDED
             if isinstance(statement, ast.Import):
                 if alias.name not in _IMPORTS:
                     raise NotLiftableError(f"import of {alias.name}")
@@ -168,11 +167,11 @@ class _Reader(Expressions):
             if not isinstance(value, Picture):
                 raise NotLiftableError(f"{name} is no image")
             return self.program_of(value)
-        return ToolProgram(text=self.text, has_result=False)
+        return ToolProgram(text=self.text, has_result=False, binds=self._binds)
 
     def program_of(self, picture: Picture) -> ToolProgram:
         """The program that leads to `picture`."""
         source = None if picture.source == self._index else picture.source
         sizes = tuple(state.size for state in picture.states)
         missing = len(picture.operations) + 1 - len(sizes)
-        return ToolProgram(picture.operations, source, self.text, sizes=(*sizes, *[None] * missing))
+        return ToolProgram(picture.operations, source, self.text, binds=self._binds, sizes=(*sizes, *[None] * missing))

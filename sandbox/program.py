@@ -36,6 +36,7 @@ class ToolProgram:
         source: Index of the image that it starts from; None is the chosen one.
         text: What the snippet prints.
         has_result: False for a snippet that only prints.
+        binds: Whether the snippet gives a value to names besides those of the result, which a later one might use.
         sizes: Size before the first and after each operation, (width, height); None after one that must fail.
     """
 
@@ -43,6 +44,7 @@ class ToolProgram:
     source: int | None = None
     text: str = ""
     has_result: bool = True
+    binds: bool = field(default=False, compare=False)
     sizes: tuple[Size | None, ...] = field(default=(), compare=False)
 
 

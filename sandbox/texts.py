@@ -29,6 +29,13 @@ def describe_error(kind: str, message: str, line: int, code: str) -> str:
     return f"{kind}: {message}{place}" if message else f"{kind}{place}"
 
 
+def kind_of(error: BaseException) -> str:
+    """The type's name as a traceback prints it."""
+    kind = type(error)
+    is_plain = kind.__module__ in ("builtins", "__main__")
+    return kind.__name__ if is_plain else f"{kind.__module__}.{kind.__name__}"
+
+
 def not_lifted(reason: str, line: int) -> str:
     """What is shown for code that cannot run here."""
     return (
@@ -37,5 +44,8 @@ def not_lifted(reason: str, line: int) -> str:
         "`result = image.rotate(90, expand=True)` or `result = image.crop((10, 20, 110, 80))`."
     )
 
+
+#: Names that may hold the result, the first that holds something wins; `img` and `image` count once they were changed.
+RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
 
 NO_RESULT = "The code ran but gave no result: assign the new image to `result`."

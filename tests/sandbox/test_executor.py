@@ -123,7 +123,7 @@ def test_exif_turns_nothing(tmp_path: Any) -> None:
 
 def test_order_and_independence() -> None:
     codes = ["result = image", "import os", TURN, "result = (", "result = image.crop((0, 0, 3, 4))"] * 5
-    with ToolExecutor() as executor:
+    with ToolExecutor(lane="pillow") as executor:
         observations = executor.execute([ToolRequest(code, [IMAGE]) for code in codes])
     assert [o.status for o in observations] == ["ok", "rejected", "ok", "error", "ok"] * 5
     assert [o.image.size if o.image else None for o in observations[:5]] == [(20, 12), None, (12, 20), None, (3, 4)]

@@ -1,0 +1,285 @@
+"""The trainer's end of the zygote: starts it, asks for workers, measures and ends them. It believes no worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.confined import wire
+from sandbox.confined.levels import LEVELS, Level, level_of
+
+_BOOT = """
+import json, sys, types
+descriptor, settings, paths, home = sys.argv[1:]
+sys.path[:] = json.loads(paths)
+package = types.ModuleType("sandbox")
+package.__path__ = [home]
+sys.modules["sandbox"] = package
+del sys.argv[1:], sys.orig_argv[:]
+from sandbox.confined.zygote import main
+main(int(descriptor), settings)
+"""
+_START_S = 60.0
+_NOTICE_S = 10.0
+
+
+class ConfinementError(RuntimeError):
+    """The machine cannot confine code as asked; the message says what is missing."""
+
+
+@dataclass
+class Worker:
+    """A worker process as the trainer sees it.
+
+    Attributes:
+        id: Number that the zygote knows it by.
+        channel: Packet socket to it.
+        output: Memory file for results, of fixed size, mapped as `memory`.
+        pidfd: Handle on the process, None until the zygote has sent it.
+        is_ready: Whether it has said that it is confined.
+    """
+
+    id: int
+    channel: socket.socket
+    output: int
+    memory: mmap.mmap
+    pidfd: int | None = None
+    is_ready: bool = False
+    nonce: int = 0
+
+
+class Zygote:
+    """A running zygote and its workers.
+
+    Args:
+        memory_mb: Mebibytes that code may allocate.
+        capacity: Bytes of a result.
+        cpu_s: Seconds of processor time of a worker.
+        without: Layers to leave off ("namespaces", "landlock"), to see what each one holds.
+
+    Raises:
+        ConfinementError: Where it does not start.
+    """
+
+    def __init__(self, memory_mb: int, capacity: int, cpu_s: int, without: Sequence[str] = ()) -> None:
+        self._capacity = capacity
+        self._next_id = 1
+        self._workers: dict[int, Worker] = {}
+        self._exits: dict[int, int] = {}
+        settings = {
+            "memory_mb": memory_mb,
+            "mapped_mb": capacity // 2**20 + 513,
+            "cpu_s": cpu_s,
+            "without": list(without),
+        }
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = _start(theirs.fileno(), json.dumps(settings))
+        self.layers = self._report()
+        self.level, self.missing = level_of(self.layers)
+
+    def _report(self) -> dict[str, str]:
+        self._control.settimeout(_START_S)
+        try:
+            report = self._control.recv(wire.MAX_MESSAGE)
+        except OSError as error:
+            report = b""
+            reason = str(error)
+        else:
+            reason = "it ended at once"
+        self._control.settimeout(None)
+        if not report:
+            self.close()
+            raise ConfinementError(f"The sandbox's zygote did not start: {reason}.")
+        return {str(name): str(state) for name, state in json.loads(report).items()}
+
+    def require(self, min_level: Level) -> None:
+        """Check the level.
+
+        Raises:
+            ConfinementError: Where it is below `min_level`, with what is missing.
+        """
+        reached = -1 if self.level is None else LEVELS.index(self.level)
+        if reached < LEVELS.index(min_level):
+            missing = "; ".join(self.missing)
+            raise ConfinementError(
+                f"Expected confinement of level {min_level!r} or better but this machine gives {self.level!r}; "
+                f"missing: {missing}."
+            )
+
+    def spawn(self) -> Worker:
+        """Ask for a worker; it is confined and ready a little later.
+
+        Raises:
+            OSError: Where the zygote is gone.
+        """
+        output = wire.make_memory("cv-output", self._capacity)
+        memory = mmap.mmap(output, self._capacity)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        worker = Worker(self._next_id, ours, output, memory)
+        self._workers[worker.id] = worker
+        self._next_id += 1
+        with theirs:
+            socket.send_fds(self._control, [wire.SPAWN.pack(wire.SPAWN_MAGIC, worker.id)], [theirs.fileno()])
+        return worker
+
+    def await_ready(self, worker: Worker) -> bool:
+        """Wait until the worker has said that it is confined; False where it died instead."""
+        if not worker.is_ready:
+            worker.channel.settimeout(_NOTICE_S)
+            try:
+                worker.is_ready = worker.channel.recv(64) == wire.HELLO
+            except OSError:
+                worker.is_ready = False
+            worker.channel.settimeout(None)
+        return worker.is_ready
+
+    def send(
+        self, worker: Worker, code: str, images: Sequence[tuple[int, wire.Size]], chosen: int, text_chars: int
+    ) -> None:
+        """Send a request; `images` are sealed memory files with their sizes.
+
+        Raises:
+            OSError: Where the worker is gone.
+        """
+        worker.nonce = secrets.randbits(64)
+        encoded = code.encode("utf-8", "replace")
+        head = wire.REQUEST.pack(
+            wire.REQUEST_MAGIC, worker.nonce, len(images), chosen, len(encoded), text_chars, self._capacity
+        )
+        sizes = b"".join(wire.SIZE.pack(*size) for _, size in images)
+        descriptors = [*(descriptor for descriptor, _ in images), worker.output]
+        socket.send_fds(worker.channel, [head, sizes, encoded], descriptors, socket.MSG_DONTWAIT)
+
+    def receive(self, worker: Worker) -> wire.Reply | None:
+        """The worker's reply, which must be there; None where it is none. Descriptors sent along are never taken."""
+        try:
+            message = worker.channel.recv(wire.MAX_MESSAGE, socket.MSG_DONTWAIT)
+        except OSError:
+            return None
+        return wire.read_reply(message, worker.nonce, self._capacity)
+
+    def is_quiet(self, worker: Worker) -> bool:
+        """Whether a worker that answered has kept silent since: it may say one thing per request."""
+        try:
+            worker.channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def exit_status(self, worker: Worker) -> int | None:
+        """The wait status of a worker that has died, None where the zygote has not told within a moment."""
+        deadline = time.monotonic() + 0.2
+        while worker.id not in self._exits and time.monotonic() < deadline and self._take_notice(0.05):
+            pass
+        return self._exits.get(worker.id)
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker and give back what belongs to it."""
+        deadline = time.monotonic() + _NOTICE_S
+        while worker.pidfd is None and worker.id not in self._exits and time.monotonic() < deadline:
+            if not self._take_notice(0.1):
+                break
+        if worker.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        self._workers.pop(worker.id, None)
+        self._exits.pop(worker.id, None)
+        _release(worker)
+
+    def _take_notice(self, timeout_s: float) -> bool:
+        """Read what the zygote says, waiting at most so long for something; False where it is gone."""
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        timeout_ms = int(timeout_s * 1000)
+        while poll.poll(timeout_ms):
+            timeout_ms = 0
+            message, descriptors, _, _ = socket.recv_fds(self._control, 64, 1)
+            if len(message) != wire.NOTICE.size:
+                return False
+            _, kind, worker_id, status = wire.NOTICE.unpack(message)
+            worker = self._workers.get(worker_id)
+            if kind == wire.FORKED and worker is not None:
+                worker.pidfd = descriptors[0]
+            elif kind == wire.FORKED:
+                os.close(descriptors[0])
+            elif worker is not None:
+                self._exits[worker_id] = status
+        return True
+
+    def keep_up(self) -> bool:
+        """Read the zygote's notices without waiting; False where it is gone."""
+        try:
+            return self._take_notice(0)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """End the zygote and with it every worker."""
+        for worker in list(self._workers.values()):
+            if worker.pidfd is not None:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        self.forget()
+        try:
+            self._process.wait(_NOTICE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def forget(self) -> None:
+        """Close this process's handles only; a forked child must not end the workers of its parent."""
+        self._control.close()
+        for worker in self._workers.values():
+            _release(worker)
+        self._workers.clear()
+
+    def disown(self) -> None:
+        """`forget` in a forked child, where the process is not ours to wait for."""
+        self.forget()
+        self._process.returncode = 0
+
+
+def _release(worker: Worker) -> None:
+    worker.channel.close()
+    with contextlib.suppress(BufferError):  # a result that still looks at it keeps it until it goes
+        worker.memory.close()
+    os.close(worker.output)
+    if worker.pidfd is not None:
+        os.close(worker.pidfd)
+        worker.pidfd = None
+
+
+def _start(descriptor: int, settings: str) -> subprocess.Popen[bytes]:
+    """Start the zygote with an empty environment, no terminal and no other descriptor."""
+    home = str(Path(__file__).resolve().parents[1])
+    paths = json.dumps([path for path in sys.path if path and Path(path).is_absolute()])
+    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", **single}
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    flags = ("-s", "-P", "-B", "-X", "utf8")
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
+        [sys.executable, *flags, "-c", _BOOT, str(descriptor), settings, paths, home],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if not os.environ.get("CV_SANDBOX_DEBUG") else None,
+        pass_fds=(descriptor,),
+        cwd="/",
+        start_new_session=True,
+    )

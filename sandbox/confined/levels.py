@@ -1,0 +1,33 @@
+"""The named levels of confinement, weakest first, and which layers each one takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Level = Literal["process", "syscall", "confined", "full"]
+
+#: Weakest first.
+LEVELS: tuple[Level, ...] = ("process", "syscall", "confined", "full")
+
+#: What each level adds to the one before it.
+LAYERS: dict[Level, tuple[str, ...]] = {
+    "process": ("rlimits",),
+    "syscall": ("no_new_privs", "seccomp"),
+    "confined": ("landlock", "uid"),
+    "full": ("namespaces",),
+}
+
+
+def level_of(layers: dict[str, str]) -> tuple[Level | None, list[str]]:
+    """The highest level that the layers give, and what is missing for the next one.
+
+    Args:
+        layers: Layer -> "" where it holds, else why not.
+    """
+    reached: Level | None = None
+    for level in LEVELS:
+        missing = [f"{layer} ({layers.get(layer, 'not tried')})" for layer in LAYERS[level] if layers.get(layer, "-")]
+        if missing:
+            return reached, missing
+        reached = level
+    return reached, []

@@ -1,0 +1,123 @@
+"""A classic-BPF assembler for the workers' system call filter, and its loader.
+
+Default deny: a call that is not in `syscalls.ALLOWED` fails with EPERM. There is no call in it that opens a file, makes
+a socket, a process or executable memory. Calls of another architecture's table kill the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Sequence
+
+from sandbox.confined.syscalls import ALLOWED, CHECKED, KILLED, Architecture
+
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+DENY = 0x00050000 | errno.EPERM
+
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+_X32_BIT = 0x40000000
+_PROT_EXEC = 4
+#: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+_FCNTL = (0, 1, 2, 3, 1030)
+#: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+
+Instruction = tuple[int, int, int, int]
+
+
+def _statement(code: int, value: int) -> Instruction:
+    return code, 0, 0, value
+
+
+def _jump(code: int, value: int, if_true: int, if_false: int) -> Instruction:
+    return code, if_true, if_false, value
+
+
+def _argument(index: int, *, high: bool = False) -> Instruction:
+    return _statement(_LOAD, _ARGUMENTS + 8 * index + 4 * high)
+
+
+def _verdict(number: int, verdict: int) -> list[Instruction]:
+    return [_jump(_JUMP_EQUAL, number, 0, 1), _statement(_RETURN, verdict)]
+
+
+def _guarded(number: int, body: Sequence[Instruction]) -> list[Instruction]:
+    """`body`, which returns on every path, for one call."""
+    return [_jump(_JUMP_EQUAL, number, 0, len(body)), *body]
+
+
+def _without_bit(index: int, bit: int) -> list[Instruction]:
+    return [_argument(index), _jump(_JUMP_SET, bit, 0, 1), _statement(_RETURN, DENY), _statement(_RETURN, ALLOW)]
+
+
+def _is_null(index: int) -> list[Instruction]:
+    return [
+        _argument(index),
+        _jump(_JUMP_EQUAL, 0, 0, 3),
+        _argument(index, high=True),
+        _jump(_JUMP_EQUAL, 0, 0, 1),
+        _statement(_RETURN, ALLOW),
+        _statement(_RETURN, DENY),
+    ]
+
+
+def _is_one_of(index: int, values: Sequence[int]) -> list[Instruction]:
+    tests = [instruction for value in values for instruction in _verdict(value, ALLOW)]
+    return [_argument(index), *tests, _statement(_RETURN, DENY)]
+
+
+def assemble(architecture: Architecture) -> bytes:
+    """The worker's filter as an array of `struct sock_filter`."""
+    column = architecture.column
+    program = [
+        _statement(_LOAD, _ARCHITECTURE),
+        _jump(_JUMP_EQUAL, architecture.audit, 1, 0),
+        _statement(_RETURN, KILL),
+        _statement(_LOAD, _NUMBER),
+    ]
+    if architecture.has_x32:
+        program += [_jump(_JUMP_GREATER_EQUAL, _X32_BIT, 0, 1), _statement(_RETURN, KILL)]
+    checks = {
+        "mmap": _without_bit(2, _PROT_EXEC),
+        "mprotect": _without_bit(2, _PROT_EXEC),
+        "prlimit64": _is_null(2),
+        "fcntl": _is_one_of(1, _FCNTL),
+        "ioctl": _is_one_of(1, _IOCTL),
+    }
+    for name, numbers in CHECKED.items():
+        program += _guarded(numbers[column], checks[name])
+    for allowed in ALLOWED.values():
+        number = allowed[column]
+        if number is not None:
+            program += _verdict(number, ALLOW)
+    for killed in KILLED.values():
+        program += _verdict(killed[column], KILL)
+    return pack([*program, _statement(_RETURN, DENY)])
+
+
+def pack(program: Sequence[Instruction]) -> bytes:
+    """Instructions as the kernel reads them."""
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def load(program: bytes, architecture: Architecture) -> None:
+    """Put the calling process, all its threads, under the filter for good.
+
+    Raises:
+        OSError: Where the kernel refuses.
+    """
+    buffer = ctypes.create_string_buffer(program, len(program))
+    loaded = _Program(len(program) // 8, ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    set_mode_filter, synchronise_threads = 1, 1
+    if libc.syscall(architecture.seccomp, set_mode_filter, synchronise_threads, ctypes.byref(loaded)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"seccomp: {os.strerror(number)}")

@@ -1,0 +1,227 @@
+"""A confined worker: takes a request, runs its code, sends one reply.
+
+Everything in this process belongs to the code once it has run. The confinement is the kernel's; nothing in this file is
+a guard. The trainer checks every byte that comes out.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import linecache
+import math
+import mmap
+import os
+import random
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
+
+from sandbox.confined import wire
+from sandbox.confined.results import ResultError, to_image
+from sandbox.texts import NO_RESULT, RESULT_NAMES, describe_error, kind_of
+
+_FILE_NAME = "<code>"
+_PROVIDED: dict[str, Any] = {
+    "PIL": PIL,
+    "Image": Image,
+    "ImageChops": ImageChops,
+    "ImageColor": ImageColor,
+    "ImageDraw": ImageDraw,
+    "ImageEnhance": ImageEnhance,
+    "ImageFilter": ImageFilter,
+    "ImageFont": ImageFont,
+    "ImageOps": ImageOps,
+    "ImageStat": ImageStat,
+    "cv2": cv2,
+    "math": math,
+    "np": np,
+    "numpy": np,
+}
+
+
+class CappedText(io.TextIOBase):
+    """What the code prints, up to a number of characters; the rest is dropped."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._parts: list[str] = []
+
+    def writable(self) -> bool:
+        """Printing needs it."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Keep what fits."""
+        if self._left > 0:
+            self._parts.append(text[: self._left])
+            self._left -= len(text)
+        return len(text)
+
+    def text(self) -> str:
+        """All that was kept."""
+        return "".join(self._parts)
+
+
+@dataclass
+class Request:
+    """A request as it came over the socket, its images mapped."""
+
+    nonce: int
+    code: str
+    images: list[Image.Image]
+    chosen: int
+    text_chars: int
+    capacity: int
+    output: int
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
+    names: dict[str, Any] = {}
+    channel.send(wire.HELLO)
+    while True:
+        request = _receive(channel)
+        if request is None:
+            return
+        outcome, image, text = run(request, names)
+        width, height = (0, 0) if image is None else image.size
+        encoded = text.encode("utf-8", "replace")[: wire.MAX_MESSAGE // 2]
+        if image is not None:
+            with mmap.mmap(request.output, request.capacity) as memory:
+                wire.copy_into(memory, image)
+        os.close(request.output)
+        del image, request.images[:]
+        channel.send(wire.REPLY.pack(wire.REPLY_MAGIC, request.nonce, outcome, width, height, len(encoded)) + encoded)
+
+
+def _receive(channel: socket.socket) -> Request | None:
+    message, descriptors, _, _ = socket.recv_fds(channel, wire.MAX_MESSAGE, wire.MAX_IMAGES + 1)
+    if not message:
+        return None
+    _, nonce, n_images, chosen, n_code, text_chars, capacity = wire.REQUEST.unpack_from(message)
+    sizes = [wire.SIZE.unpack_from(message, wire.REQUEST.size + wire.SIZE.size * i) for i in range(n_images)]
+    start = wire.REQUEST.size + wire.SIZE.size * n_images
+    code = message[start : start + n_code].decode("utf-8", "replace")
+    images = [
+        _map(descriptor, (width, height)) for descriptor, (width, height) in zip(descriptors, sizes, strict=False)
+    ]
+    return Request(nonce, code, images, chosen, text_chars, capacity, descriptors[-1])
+
+
+def _map(descriptor: int, size: wire.Size) -> Image.Image:
+    memory = mmap.mmap(descriptor, 4 * size[0] * size[1], flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    os.close(descriptor)
+    return wire.view(memory, size)
+
+
+def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str]:
+    """Run the code; (outcome, result, text)."""
+    chosen = request.images[request.chosen]
+    untouched = chosen.im
+    _set_names(names, request, chosen)
+    printed = CappedText(request.text_chars + 1)
+    random.seed(0)
+    np.random.seed(0)
+    cv2.setRNGSeed(0)
+    sys.stdout = sys.stderr = printed
+    try:
+        exec(compile(request.code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
+        result = _result(names, chosen, untouched)
+        image = None if result is None else _fitting(result, request.capacity)
+    except ResultError as error:
+        return wire.FAILED, None, printed.text() + str(error)
+    except BaseException as error:  # noqa: BLE001 - also what the code raises to end the process
+        return wire.FAILED, None, printed.text() + _describe(error, request.code)
+    finally:
+        sys.stdout = sys.stderr = sys.__stdout__
+    text = printed.text()
+    if image is not None:
+        return wire.IMAGE, image, text
+    return (wire.TEXT_ONLY, None, text) if text.strip() else (wire.FAILED, None, NO_RESULT)
+
+
+def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image) -> None:
+    for name in [name for name in names if name in RESULT_NAMES or name.startswith("image_")]:
+        del names[name]
+    if not names:
+        names.update(_PROVIDED, __name__="__main__", __builtins__=__builtins__)
+    names.update({f"image_{index}": image for index, image in enumerate(request.images)})
+    names.update(image=chosen, img=chosen, images=request.images)
+    if "draw" in request.code:
+        names["draw"] = ImageDraw.Draw(chosen)
+
+
+def _result(names: dict[str, Any], chosen: Image.Image, untouched: Any) -> Image.Image | None:
+    for name in RESULT_NAMES:
+        value = names.get(name)
+        if value is None:
+            continue
+        if name in ("img", "image") and value is chosen and not _is_changed(chosen, untouched):
+            continue
+        return to_image(value, name)
+    return None
+
+
+def _is_changed(image: Image.Image, untouched: Any) -> bool:
+    """Whether the code changed the image in place: Pillow copies a read-only image before it does."""
+    if image.im is untouched:
+        return False
+    return image.size != untouched.size or image.mode != "RGB" or image.tobytes() != _wrap(untouched).tobytes()
+
+
+def _wrap(core: Any) -> Image.Image:
+    return Image.Image()._new(core)
+
+
+def _fitting(image: Image.Image, capacity: int) -> Image.Image:
+    if 4 * image.width * image.height > capacity:
+        raise ResultError(f"The result is too large: {image.width}x{image.height} pixels.")
+    return image
+
+
+def _describe(error: BaseException, code: str) -> str:
+    """Type, message and line; the error's own `str` is the code's and may raise anything."""
+    try:
+        line = _line_of(error)
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        return describe_error(kind_of(error), str(message)[:2000], line, code)
+    except BaseException:  # noqa: BLE001
+        return "An error that cannot be shown was raised."
+
+
+def _line_of(error: BaseException) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 0
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _FILE_NAME]
+    return (lines[-1] or 0) if lines else 0
+
+
+def warm() -> None:
+    """Touch what snippets use, so that a forked worker finds it in memory."""
+    Image.init()
+    cv2.setNumThreads(0)
+    image = Image.new("RGB", (16, 16), "red")
+    noise = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    for picture in (image, Image.fromarray(noise)):
+        picture.rotate(30, resample=Image.Resampling.BICUBIC).resize((8, 8)).convert("L").filter(ImageFilter.SHARPEN)
+        ImageEnhance.Contrast(picture).enhance(1.5)
+        ImageOps.autocontrast(picture)
+        buffer = io.BytesIO()
+        picture.save(buffer, format="PNG")
+        Image.open(io.BytesIO(buffer.getvalue())).load()
+    ImageDraw.Draw(image).text((0, 0), "a", font=ImageFont.load_default())
+    cv2.resize(cv2.cvtColor(noise, cv2.COLOR_RGB2GRAY), (8, 8))
+    np.random.default_rng(0).random(3)
+    np.linalg.inv(np.eye(3))
+    traceback.extract_stack()
+    linecache.clearcache()
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,249 @@
+"""The zygote: imports once what snippets use, confines itself, and forks a worker for every request of the trainer.
+
+Started by `sandbox.confined.client` with one packet socket. It runs no code of a snippet, and ends when the trainer
+hangs up; its workers end with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from sandbox.confined import landlock, layers, seccomp, wire
+from sandbox.confined.syscalls import this_architecture
+
+_FILES = 160
+_MODULES = (
+    *(
+        "abc",
+        "array",
+        "base64",
+        "bisect",
+        "cmath",
+        "collections",
+        "colorsys",
+        "contextlib",
+        "copy",
+        "dataclasses",
+        "datetime",
+    ),
+    *(
+        "decimal",
+        "enum",
+        "fractions",
+        "functools",
+        "hashlib",
+        "heapq",
+        "io",
+        "itertools",
+        "json",
+        "math",
+        "numbers",
+        "operator",
+    ),
+    *(
+        "random",
+        "re",
+        "statistics",
+        "string",
+        "struct",
+        "textwrap",
+        "time",
+        "traceback",
+        "types",
+        "typing",
+        "warnings",
+        "zlib",
+    ),
+    *(
+        "PIL.ImageMath",
+        "PIL.ImageMorph",
+        "PIL.ImagePalette",
+        "PIL.ImagePath",
+        "PIL.ImageSequence",
+        "PIL.ImageTransform",
+    ),
+    *(
+        "numpy.fft",
+        "numpy.linalg",
+        "numpy.lib.stride_tricks",
+        "numpy.ma",
+        "numpy.polynomial",
+        "numpy.random",
+        "numpy.typing",
+    ),
+)
+
+
+class Settings:
+    """What the trainer asks for, as JSON in the command line.
+
+    Attributes:
+        memory_mb: Mebibytes that code may allocate.
+        mapped_mb: Mebibytes of images that a worker may map besides.
+        cpu_s: Seconds of processor time of a worker.
+        without: Layers to leave off, to see what each one holds.
+    """
+
+    def __init__(self, text: str) -> None:
+        values = json.loads(text)
+        self.memory_mb = int(values["memory_mb"])
+        self.mapped_mb = int(values["mapped_mb"])
+        self.cpu_s = int(values["cpu_s"])
+        self.without = frozenset(values["without"])
+
+
+def main(descriptor: int, text: str) -> None:
+    """Confine, report which layers hold, and serve."""
+    settings = Settings(text)
+    control = socket.socket(fileno=descriptor)
+    held: dict[str, str] = {}
+    layers.prefer_as_victim()
+    has_spaces = "namespaces" not in settings.without and layers.attempt(held, "namespaces", layers.unshare)
+    if has_spaces:
+        _become_first_process(control)
+    _import_all()
+    baseline = layers.virtual_size()
+    if has_spaces:
+        layers.attempt(held, "namespaces", layers.empty_root)
+    os.chdir("/")
+    sys.path.clear()
+    os.environ.clear()
+    layers.attempt(held, "no_new_privs", layers.no_new_privileges)
+    if "landlock" not in settings.without:
+        layers.attempt(held, "landlock", landlock.restrict)
+    zygote = _Zygote(control, settings, baseline)
+    held |= zygote.probe()
+    control.send(json.dumps(held).encode())
+    zygote.serve()
+
+
+def _import_all() -> None:
+    """Import what snippets use, after the namespaces are entered: a library's threads could not follow."""
+    for name in _MODULES:
+        __import__(name)
+    from sandbox.confined import worker
+
+    worker.warm()
+
+
+def _become_first_process(control: socket.socket) -> None:
+    """Fork the first process of the new process namespace; when it ends, the kernel ends all others in it."""
+    child = os.fork()
+    if child:
+        control.close()
+        os.waitpid(child, 0)
+        os._exit(0)
+    layers.die_with_parent()
+
+
+class _Zygote:
+    """Forks workers and tells the trainer of their births and deaths."""
+
+    def __init__(self, control: socket.socket, settings: Settings, baseline: int) -> None:
+        self._control = control
+        self._settings = settings
+        self._address_space = baseline + (settings.memory_mb + settings.mapped_mb) * 2**20
+        self._architecture = this_architecture()
+        self._filter = seccomp.assemble(self._architecture) if self._architecture else b""
+        self._children: dict[int, tuple[int, int]] = {}
+        self._tried: dict[str, str] = {}
+
+    def confine(self) -> dict[str, str]:
+        """Put the worker's layers on this process; layer -> "" or why it does not hold."""
+        held: dict[str, str] = {}
+        settings = self._settings
+        layers.attempt(held, "rlimits", lambda: layers.limit_resources(self._address_space, settings.cpu_s, _FILES))
+        layers.attempt(held, "uid", layers.drop_user)
+        layers.die_with_parent()
+        if self._architecture is None:
+            held["seccomp"] = "no table of system calls for this processor"
+            return held
+        architecture = self._architecture
+        layers.attempt(held, "seccomp", lambda: seccomp.load(self._filter, architecture))
+        return held
+
+    def probe(self) -> dict[str, str]:
+        """What holds in a worker, seen by one that is forked for it and then tries what it must not be able to do."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            held = self.confine()
+            if not held.get("seccomp", "-"):
+                held["seccomp"] = _try_forbidden()
+            os.write(writer, json.dumps(held).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            text = pipe.read()
+        os.waitpid(child, 0)
+        self._tried = json.loads(text) if text else {"seccomp": "the probe died"}
+        return self._tried
+
+    def serve(self) -> None:
+        """Fork on request until the trainer hangs up."""
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor != self._control.fileno():
+                    self._bury(poll, descriptor)
+                elif not self._fork(poll):
+                    os._exit(0)
+
+    def _fork(self, poll: select.poll) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._control, 64, 1)
+        if not message:
+            return False
+        _, worker_id = wire.SPAWN.unpack(message)
+        child = os.fork()
+        if child == 0:
+            self._live(descriptors[0])
+        os.close(descriptors[0])
+        watch = os.pidfd_open(child)
+        self._children[watch] = (child, worker_id)
+        poll.register(watch, select.POLLIN)
+        notice = wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.FORKED, worker_id, 0)
+        socket.send_fds(self._control, [notice], [watch])
+        return True
+
+    def _bury(self, poll: select.poll, watch: int) -> None:
+        child, worker_id = self._children.pop(watch)
+        poll.unregister(watch)
+        os.close(watch)
+        _, status = os.waitpid(child, 0)
+        self._control.send(wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.EXITED, worker_id, status))
+
+    def _live(self, descriptor: int) -> NoReturn:
+        """The life of a worker."""
+        try:
+            if descriptor != 3:
+                os.dup2(descriptor, 3, inheritable=False)
+            os.closerange(4, 1 << 16)
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=3)
+            from sandbox.confined import worker
+
+            if self.confine() == self._tried:
+                worker.serve(channel)
+        finally:
+            os._exit(0)
+
+
+def _try_forbidden() -> str:
+    """Whether the filter is on: "", or what a confined process could still do."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = {
+        "make a socket": libc.socket(socket.AF_INET, socket.SOCK_DGRAM, 0),
+        "open a file": libc.open(b"/", os.O_RDONLY),
+        "send a signal": libc.kill(os.getpid(), 0),
+    }
+    return "; ".join(f"a worker could {name}" for name, status in done.items() if status >= 0)
+
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,292 @@
+"""Runs any code in confined workers: deals requests out, keeps deadlines, and makes observations of what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import signal
+import site
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from sandbox.confined import wire
+from sandbox.confined.client import Worker, Zygote
+from sandbox.confined.levels import Level
+from sandbox.effects import find_effects
+from sandbox.images import as_rgb, check_size
+from sandbox.types import Limits, Observation, ToolRequest
+
+Fresh = Literal["call", "episode"]
+
+#: Episodes whose worker is kept; beyond, the one that was used longest ago loses its variables.
+_MAX_EPISODES = 64
+#: Bytes of images that are shown to one call.
+_MAX_SHOWN = 512 * 2**20
+
+
+@dataclass
+class _Job:
+    """A request in the hands of a worker."""
+
+    index: int
+    request: ToolRequest
+    worker: Worker
+    started: float
+
+
+class ConfinedLane:
+    """A pool of confined workers. Not safe under threads by itself; `ToolExecutor` holds a lock.
+
+    Args:
+        workers: How many calls run at once.
+        limits: What one call may use.
+        min_level: The weakest confinement to accept.
+        fresh: "call": every call gets a new process; "episode": the calls of an episode share one, and their variables.
+        without: Layers to leave off, to see what each one holds.
+
+    Raises:
+        ConfinementError: Where the machine does not give `min_level`.
+    """
+
+    def __init__(
+        self, workers: int, limits: Limits, min_level: Level, fresh: Fresh, without: Sequence[str] = ()
+    ) -> None:
+        self._without = without
+        self._n_workers, self._limits, self._min_level, self._fresh = workers, limits, min_level, fresh
+        self._capacity = int(limits.result_megapixels * 4e6)
+        self._ready: deque[Worker] = deque()
+        self._episodes: OrderedDict[str, Worker] = OrderedDict()
+        self._zygote = self._start()
+        self.level: Level = self._zygote.level or "process"
+
+    def _start(self) -> Zygote:
+        cpu_s = math.ceil(self._limits.wall_s) + 1 if self._fresh == "call" else 3600
+        zygote = Zygote(self._limits.memory_mb, self._capacity, cpu_s, self._without)
+        try:
+            zygote.require(self._min_level)
+        except Exception:
+            zygote.close()
+            raise
+        return zygote
+
+    def has_state(self, episode: str) -> bool:
+        """Whether variables of the episode are alive in a worker."""
+        return episode in self._episodes
+
+    def close(self) -> None:
+        """End every worker."""
+        self._forget()
+        self._zygote.close()
+
+    def disown(self) -> None:
+        """Close this process's handles, in a forked child that must leave its parent's workers alone."""
+        self._forget()
+        self._zygote.disown()
+
+    def _forget(self) -> None:
+        self._ready.clear()
+        self._episodes.clear()
+
+    def run(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        """Run every request; one observation for each, in order."""
+        if not self._zygote.keep_up():
+            self._restart()
+        observations: dict[int, Observation] = {}
+        waiting = deque(enumerate(requests))
+        active: dict[int, _Job] = {}
+        shared: dict[int, int] = {}
+        try:
+            while waiting or active:
+                self._deal(waiting, active, shared, observations)
+                self._collect(active, observations)
+        finally:
+            for job in active.values():
+                self._drop(job.worker, job.request)
+            for descriptor in shared.values():
+                os.close(descriptor)
+        return [observations[index] for index in range(len(requests))]
+
+    def _restart(self) -> None:
+        self._forget()
+        self._zygote.close()
+        self._zygote = self._start()
+
+    def _deal(
+        self,
+        waiting: deque[tuple[int, ToolRequest]],
+        active: dict[int, _Job],
+        shared: dict[int, int],
+        observations: dict[int, Observation],
+    ) -> None:
+        """Hand requests to workers until all are busy; the calls of one episode wait for each other."""
+        for _ in range(len(waiting)):
+            if len(active) >= self._n_workers:
+                return
+            index, request = waiting.popleft()
+            if self._fresh == "episode" and any(job.request.episode == request.episode for job in active.values()):
+                waiting.append((index, request))
+                continue
+            started = time.perf_counter()
+            try:
+                worker = self._take(request)
+                if worker is None:
+                    observations[index] = self._crash("The sandbox could not start a process for the code.", started)
+                    continue
+                self._send(worker, request, shared)
+            except OSError as error:
+                observations[index] = self._crash(f"The sandbox could not take the code: {error.strerror}.", started)
+                continue
+            active[worker.channel.fileno()] = _Job(index, request, worker, time.perf_counter())
+
+    def _take(self, request: ToolRequest) -> Worker | None:
+        """A worker that is confined and has never seen another episode's code."""
+        if self._fresh == "episode" and request.episode in self._episodes:
+            worker = self._episodes[request.episode]
+            self._episodes.move_to_end(request.episode)
+            if self._zygote.is_quiet(worker):
+                return worker
+            self._drop(worker, request)
+        while len(self._ready) < (2 * self._n_workers if self._fresh == "call" else 1):
+            self._ready.append(self._zygote.spawn())
+        worker = self._ready.popleft()
+        if not self._zygote.await_ready(worker):
+            self._zygote.kill(worker)
+            return None
+        if self._fresh == "episode":
+            self._episodes[request.episode] = worker
+            if len(self._episodes) > _MAX_EPISODES:
+                _, oldest = self._episodes.popitem(last=False)
+                self._zygote.kill(oldest)
+        return worker
+
+    def _send(self, worker: Worker, request: ToolRequest, shared: dict[int, int]) -> None:
+        images, chosen = list(request.images), request.image_index
+        if not self._shows_all(request):
+            images, chosen = [images[chosen]], 0
+        described = []
+        for image in images:
+            if id(image) not in shared:
+                shared[id(image)] = wire.share_image(as_rgb(image))
+            described.append((shared[id(image)], image.size))
+        self._zygote.send(worker, request.code, described, chosen, self._limits.text_chars)
+
+    def _shows_all(self, request: ToolRequest) -> bool:
+        """Whether the worker gets every image: where the code may name others than the chosen one, and they fit."""
+        names_others = self._fresh == "episode" or "images" in request.code or "image_" in request.code
+        n_bytes = sum(4 * image.width * image.height for image in request.images)
+        return names_others and len(request.images) <= wire.MAX_IMAGES and n_bytes <= _MAX_SHOWN
+
+    def _collect(self, active: dict[int, _Job], observations: dict[int, Observation]) -> None:
+        """Wait for a reply or a deadline, then see to all that are there."""
+        if not active:
+            return
+        deadline = min(job.started for job in active.values()) + self._limits.wall_s
+        poll = select.poll()
+        for descriptor in active:
+            poll.register(descriptor, select.POLLIN)
+        events = poll.poll(max(0, math.ceil((deadline - time.perf_counter()) * 1000)))
+        for descriptor, _ in events:
+            job = active.pop(descriptor)
+            observations[job.index] = self._finish(job)
+        now = time.perf_counter()
+        for descriptor, job in list(active.items()):
+            if now - job.started >= self._limits.wall_s:
+                del active[descriptor]
+                self._drop(job.worker, job.request)
+                text = f"The code ran longer than {self._limits.wall_s:g} s and was stopped."
+                observations[job.index] = Observation(
+                    "timeout", text=text, lane="confined", level=self.level, wall_s=now - job.started
+                )
+
+    def _finish(self, job: _Job) -> Observation:
+        reply = self._zygote.receive(job.worker)
+        if reply is None:
+            text = _cause(self._zygote.exit_status(job.worker))
+            self._drop(job.worker, job.request)
+            return self._crash(text, job.started)
+        observation = self._observe(job, reply)
+        if self._fresh == "call" or observation.status != "ok":
+            self._drop(job.worker, job.request)
+        return observation
+
+    def _observe(self, job: _Job, reply: wire.Reply) -> Observation:
+        wall_s = time.perf_counter() - job.started
+        text = hide_paths(reply.text)
+        if reply.outcome != wire.IMAGE:
+            status: Literal["ok", "error"] = "ok" if reply.outcome == wire.TEXT_ONLY else "error"
+            return Observation(status, text=text, lane="confined", level=self.level, wall_s=wall_s)
+        fault = check_size(reply.size, self._limits)
+        if fault is not None:
+            return Observation("error", text=text + fault, lane="confined", level=self.level, wall_s=wall_s)
+        image = wire.view(job.worker.memory, reply.size).copy()
+        source: Image.Image = as_rgb(job.request.images[job.request.image_index])
+        found = find_effects(source, image)
+        return Observation(
+            "ok",
+            image=image,
+            text=text,
+            lane="confined",
+            level=self.level,
+            wall_s=time.perf_counter() - job.started,
+            tools=found.tools,
+            orientation=found.orientation,
+            frame=found.frame,
+        )
+
+    def _drop(self, worker: Worker, request: ToolRequest) -> None:
+        """End a worker, and with it the variables of its episode."""
+        if self._episodes.get(request.episode) is worker:
+            del self._episodes[request.episode]
+        with contextlib.suppress(OSError):
+            self._zygote.kill(worker)
+
+    def _crash(self, text: str, started: float) -> Observation:
+        wall_s = time.perf_counter() - started
+        return Observation("crash", text=text, lane="confined", level=self.level, wall_s=wall_s)
+
+
+def _cause(status: int | None) -> str:
+    """How a worker came to its end, in words that help to mend the code."""
+    if status is None or os.WIFEXITED(status):
+        return "The process that ran the code ended without a result."
+    causes = {
+        signal.SIGSYS: "it made a forbidden system call",
+        signal.SIGKILL: "it was killed, perhaps for memory",
+        signal.SIGXCPU: "it used too much processor time",
+        signal.SIGSEGV: "it accessed memory that it does not have",
+        signal.SIGABRT: "a library gave up",
+        signal.SIGFPE: "a library divided by zero",
+    }
+    number = os.WTERMSIG(status)
+    return f"The process that ran the code died: {causes.get(signal.Signals(number), f'signal {number}')}."
+
+
+def _host_paths() -> list[str]:
+    places = {
+        sys.prefix,
+        sys.base_prefix,
+        sys.exec_prefix,
+        str(Path(__file__).resolve().parents[1]),
+        *site.getsitepackages(),
+    }
+    places |= {path for path in sys.path if path.count("/") > 1}
+    return sorted((place for place in places if len(place) > 1), key=len, reverse=True)
+
+
+_PATHS = _host_paths()
+
+
+def hide_paths(text: str) -> str:
+    """The text without the places where this installation lies."""
+    for path in _PATHS:
+        text = text.replace(path, "...")
+    return text

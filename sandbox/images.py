@@ -1,0 +1,32 @@
+"""Images as the lanes take and give them."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from sandbox.types import Limits
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image as plain RGB pixels: 16-bit values scaled, transparency dropped, metadata (EXIF too) left behind."""
+    if type(image) is Image.Image and image.mode == "RGB" and not image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    plain = image.convert("RGB")
+    plain.info = {}
+    return plain
+
+
+def check_size(size: tuple[int, int], limits: Limits) -> str | None:
+    """What is wrong with the size of a result (width, height), None where nothing is."""
+    width, height = size
+    if width < 1 or height < 1:
+        return f"The result has no pixels: its size is {width}x{height}."
+    if width * height > limits.result_megapixels * 1e6:
+        most = f"at most {limits.result_megapixels:g} megapixels are allowed"
+        return f"The result is too large: {width}x{height} pixels; {most}."
+    if max(size) >= limits.aspect * min(size):
+        most = f"the longer side must be less than {limits.aspect:g} times the shorter"
+        return f"The result is too thin: {width}x{height} pixels; {most}."
+    return None
