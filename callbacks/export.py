@@ -1,0 +1,39 @@
+"""The trained policy as a folder that the next stage, `transformers` and `peft` load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cv_lightning.errors import ConfigError
+
+
+class ExportPolicy(Callback):
+    """Calls `pl_module.policy.export(folder)` when `fit` has finished; an interrupted `fit` exports nothing.
+
+    Args:
+        folder: Where the policy is written; None writes to `<default_root_dir>/policy`.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look before training whether there will be something to export.
+
+        Raises:
+            ConfigError: The module holds no `policy` that can be exported.
+        """
+        if stage == "fit" and not callable(getattr(getattr(pl_module, "policy", None), "export", None)):
+            raise ConfigError(
+                f"ExportPolicy: {type(pl_module).__name__} has no attribute `policy` with a method `export(folder)`. "
+                "Remove the callback, or use a module of modules/."
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export, on the first process; the others wait, for the next stage reads the folder."""
+        if trainer.is_global_zero:
+            policy = getattr(pl_module, "policy")  # noqa: B009  # setup has looked; a LightningModule in general has none
+            policy.export(Path(trainer.default_root_dir) / "policy" if self.folder is None else Path(self.folder))
+        trainer.strategy.barrier("export")
