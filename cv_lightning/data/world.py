@@ -26,8 +26,8 @@ Split = Literal["train", "validation", "test"]
 #: The second word of every generator's key; two splits never share a stream.
 SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
-#: Characters that no orientation maps onto another one or onto itself, so that every orientation can be told.
-CHIRAL_ALPHABET = "23457FGJKLPRCE"
+#: Characters without any symmetry, so that every orientation of a plate can be told from every other.
+CHIRAL_ALPHABET = "124567FGJLPQR"
 
 #: What was done to an image, as a weighted choice: "none" and the five orientations of the paper, equally often.
 ORIENTATION_WEIGHTS = dict.fromkeys(
