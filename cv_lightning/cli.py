@@ -164,8 +164,8 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
 class _Loader:
     """Reads YAML, sets the values that the command line gives for what the file holds, and then resolves `${...}`.
 
-    So what refers to a value follows it, and a value is reached in a class in a dataclass in a class, where jsonargparse
-    does not get to from the command line.
+    So what refers to a value follows it, and a value is reached in a class in a dataclass in a class, where
+    jsonargparse does not get to from the command line.
     """
 
     def __init__(self, overrides: Mapping[str, str]) -> None:

@@ -63,11 +63,22 @@ class CheckpointOnInterrupt(Callback):
             self._previous = None
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save and stop, where that was asked for."""
+        """Save, where that was asked for."""
         if self._is_requested:
             path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             trainer.save_checkpoint(path)
             self.saved = path
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Stop before the next step: the metrics of the last one are logged after `on_train_batch_end`."""
+        self._stop_if_saved()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Stop also where there is no next step."""
+        self._stop_if_saved()
+
+    def _stop_if_saved(self) -> None:
+        if self.saved is not None:
             raise KeyboardInterrupt
 
     def _request(self, signal_number: int, frame: FrameType | None) -> None:

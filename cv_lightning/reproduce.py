@@ -119,7 +119,7 @@ def _run_seed(
             stage,
             folder / stage.name,
             fingerprints[stage.name],
-            [f"--run_folder={folder}", *decisive],
+            [f"--run_folder={folder}", f"--trainer.default_root_dir={folder / stage.name}", *decisive],
             partial(console.print, heading, highlight=False, markup=False, soft_wrap=True),
         )
     report = {"stages": results, "seeds": [seed], "versions": versions(), "peak_memory_mb": peak_memory_mb()}

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cv_lightning import metrics_log
 from cv_lightning.errors import ConfigError
 from cv_lightning.recipe import Stage
 
@@ -76,11 +77,13 @@ def run_stage(
         say(f"{stage.name}: finished before, in {progress.seconds:.0f} s")
         return progress.result
     started, before = time.monotonic(), progress.seconds
+    metrics_log.set_aside(folder)
     try:
         metrics = _fit_and_test(stage, folder, progress, ["--config", str(stage.config), *arguments], say)
     finally:
         progress.seconds = before + time.monotonic() - started
         progress.save(folder)
+    metrics_log.join(folder)
     progress.result = stage_result(stage.name, metrics, progress.seconds)
     progress.status = "finished"
     progress.save(folder)

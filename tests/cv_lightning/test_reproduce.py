@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -37,7 +38,8 @@ def recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     text = (FAKES / "stage.yaml").read_text(encoding="utf-8")
     shutil.copy(FAKES / "recipe.yaml", folder)
     for name, file in (("base", "stage.yaml"), ("sft", "sft.yaml"), ("rl", "rl.yaml")):
-        (folder / file).write_text(text.replace("${run_folder}/base", f"${{run_folder}}/{name}"), encoding="utf-8")
+        own = text.replace("${run_folder}/base", f"${{run_folder}}/{name}").replace("name: base", f"name: {name}")
+        (folder / file).write_text(own, encoding="utf-8")
     return folder
 
 
@@ -108,6 +110,9 @@ def test_ctrl_c_stops_between_steps_and_the_same_command_goes_on(
     assert "sft: resuming from runs/fake/sft/checkpoints/last.ckpt" in said
     entry = report()["stages"]["sft"]
     assert entry["seconds"] >= round(progress.seconds, 1)
+    with Path("runs/fake/sft/metrics.csv").open(encoding="utf-8") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [0, 1, 2, 3, 4]
 
 
 def test_stage_cut_off_before_its_test_is_only_tested(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

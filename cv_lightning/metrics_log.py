@@ -1,0 +1,53 @@
+"""One metrics.csv per stage, also where a stage was cut off and resumed.
+
+Lightning's CSVLogger cannot go on with a file that it did not begin: it raises where the columns differ. So the file of
+an earlier attempt is set aside before, and joined with the new one after.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+FILE = "metrics.csv"
+
+Row = dict[str, str]
+
+
+def set_aside(folder: Path) -> None:
+    """Rename metrics.csv to the next free metrics.<n>.csv."""
+    current = folder / FILE
+    if current.exists():
+        current.rename(folder / f"metrics.{len(_earlier(folder)) + 1}.csv")
+
+
+def join(folder: Path) -> None:
+    """Write all attempts into metrics.csv; steps that a later attempt did again count once, as the later saw them."""
+    earlier = _earlier(folder)
+    if not earlier:
+        return
+    rows: list[Row] = []
+    for path in [*earlier, folder / FILE]:
+        attempt = _read(path)
+        first = min((int(row["step"]) for row in attempt), default=None)
+        rows = [row for row in rows if first is None or int(row["step"]) < first] + attempt
+    columns = sorted({name for row in rows for name in row})
+    joined = folder / f"{FILE}.new"
+    with joined.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    joined.replace(folder / FILE)
+    for path in earlier:
+        path.unlink()
+
+
+def _earlier(folder: Path) -> list[Path]:
+    return sorted(folder.glob("metrics.*.csv"), key=lambda path: int(path.name.split(".")[1]))
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
