@@ -1,0 +1,150 @@
+"""A checkpoint that a cut-off run goes on from, saved every so often, at the end, and when the process is terminated.
+
+Lightning's ModelCheckpoint does not serve here: with manual optimization it ignores its time interval. Its files are
+also moved from the system's temporary folder, so one that is cut off there can be torn.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from cv_lightning.errors import ConfigError
+
+_RANDOM_STATE = "random_state"
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `<folder>/last.ckpt` up to date: the file is always whole and always of the end of a step.
+
+    It is written every `every_seconds` or `every_steps`, at the end of `fit`, and on SIGTERM, which then ends the
+    process with status 143. Ctrl-C is the command line's, which writes the same file. Any checkpoint that is made
+    while this callback is there holds the state of the random generators, so that a run of one process goes on with
+    the numbers it would have drawn (several processes draw anew).
+
+    Args:
+        folder: Where `last.ckpt` is written; None takes `<default_root_dir>/checkpoints`.
+        every_seconds: Seconds of training between two saves; 0 saves by steps only.
+        every_steps: Optimizer steps between two saves; 0 saves by time only.
+
+    Raises:
+        ConfigError: A negative interval.
+    """
+
+    def __init__(self, folder: str | Path | None = None, every_seconds: float = 60.0, every_steps: int = 0) -> None:
+        for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps)):
+            if value < 0:
+                raise ConfigError(f"LastCheckpoint: {name}: expected 0 (never) or more but got {value}")
+        self.folder = folder
+        self.every_seconds = every_seconds
+        self.every_steps = every_steps
+        self._saved_at_s = 0.0
+        self._saved_step = 0
+        self._to_restore: dict[str, Any] | None = None
+
+    def path(self, trainer: Trainer) -> Path:
+        """The checkpoint."""
+        folder = Path(trainer.default_root_dir) / "checkpoints" if self.folder is None else Path(self.folder)
+        return folder / "last.ckpt"
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint beside the old one, then put it in its place."""
+        path = self.path(trainer)
+        new = path.with_name("last.ckpt.new")
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            _put_in_place(new, path)
+        trainer.strategy.barrier("last checkpoint")
+        self._saved_at_s, self._saved_step = time.monotonic(), trainer.global_step
+
+    # ---- when --------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here; what was resumed from is saved already."""
+        self._saved_at_s, self._saved_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save where it is due; on SIGTERM save and end the process.
+
+        Raises:
+            SystemExit: After SIGTERM, with status 143 as a shell reports it (Lightning's own has status 0).
+        """
+        if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
+            self.save(trainer)
+            print(f"terminated; go on with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
+            raise SystemExit(128 + signal.SIGTERM)
+        if trainer.strategy.broadcast(self._is_due(trainer.global_step)):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what came after the last save."""
+        if trainer.global_step > self._saved_step:
+            self.save(trainer)
+
+    def _is_due(self, step: int) -> bool:
+        if self.every_steps and step // self.every_steps > self._saved_step // self.every_steps:
+            return True
+        return bool(self.every_seconds) and time.monotonic() - self._saved_at_s >= self.every_seconds
+
+    # ---- random generators -------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the state of the random generators."""
+        if trainer.world_size == 1:
+            checkpoint[_RANDOM_STATE] = _random_state()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember that state for the first step: until then, loaders and hooks of the start draw numbers."""
+        if trainer.world_size == 1 and trainer.training:
+            self._to_restore = checkpoint.get(_RANDOM_STATE)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Go on with the numbers that the interrupted run would have drawn."""
+        if self._to_restore is not None:
+            _restore_random_state(self._to_restore)
+            self._to_restore = None
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Replace a checkpoint in one step; a strategy that writes shards makes a folder, which takes two."""
+    if new.is_dir():
+        old = path.with_name("last.ckpt.old")
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    with new.open("rb") as file:
+        os.fsync(file.fileno())  # else a machine that goes down can leave the new name with half its content
+    new.replace(path)
+
+
+def _random_state() -> dict[str, Any]:
+    """State of all generators, in types that torch loads without unpickling code."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (str(name), np.asarray(keys).tolist(), int(position), int(has_gauss), float(gauss)),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+    }
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
