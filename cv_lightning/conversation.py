@@ -1,10 +1,12 @@
 """The paper's conversation as text and as token ids.
 
-Text: an assistant turn is `<think>...</think>` and then one `<tool_call>{json}</tool_call>` or one `<answer>...</answer>`; what the
-environment says back is a user turn that holds `<tool_response>...</tool_response>` (arXiv 2512.03746; Hermes format of Qwen).
+Text: an assistant turn is `<think>...</think>` and then one `<tool_call>{json}</tool_call>` or one
+`<answer>...</answer>`; what the environment says back is a user turn that holds `<tool_response>...</tool_response>`
+(arXiv 2512.03746; Hermes format of Qwen).
 
-Tokens: a `TokenSequence` only grows. What the policy sampled is appended as it was sampled, what the environment says is encoded once,
-piece by piece between special tokens; byte-level BPE never merges across those, so the pieces equal the encoding of the whole.
+Tokens: a `TokenSequence` only grows. What the policy sampled is appended as it was sampled, what the environment says
+is encoded once, piece by piece between special tokens; byte-level BPE never merges across those, so the pieces equal
+the encoding of the whole.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ TOOL_NAME = "code_image_tool"
 SYSTEM_PROMPT = f"""You are a helpful assistant that can look at images through code.
 
 # Tools
-You may call one function per turn to help with the user query. You are provided with function signatures within <tools></tools> XML tags:
+You may call one function per turn to help with the user query. \
+You are provided with function signatures within <tools></tools> XML tags:
 <tools>
-{{"type": "function", "function": {{"name": "{TOOL_NAME}", "description": "Run Python code on one of the images and look at the result. \
-`image` is the chosen image (a PIL RGB image); PIL, cv2, np and math are imported; assign the new image to `result`.", "parameters": \
-{{"type": "object", "properties": {{"code": {{"type": "string"}}, "description": {{"type": "string"}}, "image_index": {{"type": "integer", \
+{{"type": "function", "function": {{"name": "{TOOL_NAME}", \
+"description": "Run Python code on one of the images and look at the result. \
+`image` is the chosen image (a PIL RGB image); PIL, cv2, np and math are imported; assign the new image to `result`.", \
+"parameters": {{"type": "object", "properties": {{"code": {{"type": "string"}}, "description": {{"type": "string"}}, \
+"image_index": {{"type": "integer", \
 "description": "0-based, over the images of the question and then each result"}}}}, "required": ["code"]}}}}}}
 </tools>
 
 Reason inside <think></think> first. Then either call the function within <tool_call></tool_call> XML tags:
 <tool_call>
-{{"name": "{TOOL_NAME}", "arguments": {{"code": "result = image.rotate(90, expand=True)", "description": "", "image_index": 0}}}}
+{{"name": "{TOOL_NAME}", "arguments": {{"code": "result = image.rotate(90, expand=True)", \
+"description": "", "image_index": 0}}}}
 </tool_call>
 or give the final answer within <answer></answer>."""
 
@@ -163,8 +169,8 @@ class Conversation:
         ids += [*self._encode(sample.question), self.end_of_turn_id, *self._opening()]
         if len(ids) >= self.max_context_tokens:
             raise ConversationError(
-                f"Sample {sample.id!r}: its prompt has {len(ids)} tokens but max_context_tokens={self.max_context_tokens}. "
-                "Raise max_context_tokens, or lower max_pixels of the policy."
+                f"Sample {sample.id!r}: its prompt has {len(ids)} tokens but max_context_tokens="
+                f"{self.max_context_tokens}. Raise max_context_tokens, or lower max_pixels of the policy."
             )
         tokens.append(ids, is_trained=False)
         return tokens

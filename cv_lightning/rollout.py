@@ -1,7 +1,7 @@
 """The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
 
-What a policy is to this loop stands in the protocols; the local backbone (`modules.policy.Policy`) is one. Whatever goes wrong in a
-rollout is recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises here.
+What a policy is to this loop stands in the protocols; the local backbone (`modules.policy.Policy`) is one. Whatever
+goes wrong in a rollout is recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises here.
 """
 
 from __future__ import annotations
@@ -104,8 +104,12 @@ def rollout(
             for trajectory in active:
                 trajectory.stop_reason = StopReason.MAX_TURNS
             break
-        _observe(active, executor, names)
-        active = [trajectory for trajectory in active if _append_observation(trajectory, policy.conversation, turn)]
+        observations = _observe(active, executor, names)
+        active = [
+            trajectory
+            for trajectory, observation in zip(active, observations, strict=True)
+            if _append_observation(trajectory, observation, policy.conversation, turn)
+        ]
     return groups
 
 
@@ -122,30 +126,35 @@ def _append_reply(trajectory: Trajectory, completion: Completion, conversation: 
         trajectory.stop_reason = StopReason.NO_ACTION
 
 
-def _observe(active: Sequence[Trajectory], executor: Executor, names: dict[int, str]) -> None:
-    """Execute the last turn's call of every trajectory in one batch; a malformed call gets its fault as the observation."""
-    requests, callers = [], []
-    for trajectory in active:
+def _observe(active: Sequence[Trajectory], executor: Executor, names: dict[int, str]) -> list[Observation]:
+    """Execute the last turn's calls in one batch; a malformed call gets its fault as the observation."""
+    requests = []
+    observations = []
+    callers = []
+    for index, trajectory in enumerate(active):
         turn = trajectory.turns[-1]
+        observations.append(Observation(status="rejected", text=turn.reply.fault or ""))
         if turn.reply.call is None:
-            turn.observation = Observation(status="rejected", text=turn.reply.fault or "")
             continue
         images = [viewed.image for viewed in trajectory.images]
         call = turn.reply.call
         requests.append(ToolRequest(call.code, images, call.image_index, names[id(trajectory)]))
-        callers.append(turn)
-    for turn, observation in zip(callers, executor.execute(requests), strict=True):
-        turn.observation = observation
+        callers.append(index)
+    for index, observation in zip(callers, executor.execute(requests), strict=True):
+        observations[index] = observation
+    for trajectory, observation in zip(active, observations, strict=True):
+        trajectory.turns[-1].observation = observation
+    return observations
 
 
-def _append_observation(trajectory: Trajectory, conversation: Conversation, turn: int) -> bool:
+def _append_observation(
+    trajectory: Trajectory, observation: Observation, conversation: Conversation, turn: int
+) -> bool:
     """Show the policy what came of its call; False where it did not fit and the trajectory ends before it."""
-    last = trajectory.turns[-1]
-    observation = last.observation
-    assert observation is not None
+    call = trajectory.turns[-1].reply.call
     if not conversation.append_observation(trajectory.tokens, observation.text, observation.image):
         trajectory.stop_reason = StopReason.CONTEXT_FULL
         return False
-    if last.reply.call is not None and observation.image is not None:
-        trajectory.images.append(view_result(trajectory, last.reply.call, observation, turn))
+    if call is not None and observation.image is not None:
+        trajectory.images.append(view_result(trajectory, call, observation, turn))
     return True

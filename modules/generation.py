@@ -1,8 +1,8 @@
 """Sampling with a key-value cache that survives the turns of a conversation.
 
-The cache is a matrix of columns with holes: every row of the batch adds the same columns, and a mask says which of them hold a token of
-the row. Positions are passed explicitly, so holes do not matter, and a later turn only pays for its new tokens. Rollouts of one prompt
-share the computation of the prompt.
+The cache is a matrix of columns with holes: every row of the batch adds the same columns, and a mask says which of them
+hold a token of the row. Positions are passed explicitly, so holes do not matter, and a later turn only pays for its new
+tokens. Rollouts of one prompt share the computation of the prompt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class GenerationSession:
         self.policy = policy
         self.sampling = sampling
         self._generator = torch.Generator(device=policy.device).manual_seed(sampling.seed)
-        self._cache: DynamicCache | None = None
+        self._cache = DynamicCache(config=policy.core.config.get_text_config())
+        self._is_started = False
         self._is_valid_BL = torch.empty(0, 0, dtype=torch.bool)
         self._next_position_B1 = torch.empty(0, 1, dtype=torch.long)
         self._row_of: dict[int, int] = {}
@@ -46,12 +47,12 @@ class GenerationSession:
         """Sample one turn for each context.
 
         Args:
-            contexts: Live sequences. The first call takes any; a later one takes those of the call before it, or some of them,
-                grown by what was sampled and by the observation.
+            contexts: Live sequences. The first call takes any; a later one takes those of the call before it, or some
+                of them, grown by what was sampled and by the observation.
         """
         if not contexts:
             return []
-        hidden_BD = self._start(contexts) if self._cache is None else self._extend(contexts)
+        hidden_BD = self._start(contexts) if not self._is_started else self._extend(contexts)
         return self._decode(contexts, hidden_BD)
 
     def _start(self, contexts: Sequence[TokenSequence]) -> Tensor:
@@ -68,7 +69,7 @@ class GenerationSession:
             if index == len(prompts):
                 prompts.append(context)
             prompt_of_row.append(index)
-        self._cache = DynamicCache(config=self.policy.core.config.get_text_config())
+        self._is_started = True
         self._is_valid_BL = torch.empty(len(prompts), 0, dtype=torch.bool, device=self.policy.device)
         self._cached_length = [0] * len(prompts)
         self._cached_images = [0] * len(prompts)
@@ -85,7 +86,6 @@ class GenerationSession:
         return self._feed(contexts)
 
     def _select(self, rows: Tensor) -> None:
-        assert self._cache is not None
         self._cache.batch_select_indices(rows)
         self._is_valid_BL = self._is_valid_BL[rows]
         self._next_position_B1 = self._next_position_B1[rows]
@@ -93,7 +93,7 @@ class GenerationSession:
         self._cached_images = [self._cached_images[row] for row in rows.tolist()]
 
     def _feed(self, contexts: Sequence[TokenSequence]) -> Tensor:
-        """Feed every row the tokens that its context has beyond the cache; returns the last hidden state [B, D] of each row."""
+        """Feed every row what its context has beyond the cache; returns the last hidden state [B, D] of each row."""
         policy = self.policy
         full = policy.collate(contexts)
         encoded, grid_O3, images = None, None, DistinctImages([], [])

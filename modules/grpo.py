@@ -1,9 +1,9 @@
 """On-policy reinforcement learning from groups of rollouts (GRPO and its relatives).
 
-One training step: sample G trajectories of each prompt, score them, make advantages within the groups, then one or more optimizer
-steps on the very tokens that were sampled. Where it departs from the published GRPO: equal trajectories of a group are computed once
-with their number as weight, and sequences that cannot move the policy (advantage 0, no KL, no entropy bonus) are left out of the
-computation but not out of the mean; both leave the gradient as it is.
+One training step: sample G trajectories of each prompt, score them, make advantages within the groups, then one or more
+optimizer steps on the very tokens that were sampled. Where it departs from the published GRPO: equal trajectories of a
+group are computed once with their number as weight, and sequences that cannot move the policy (advantage 0, no KL, no
+entropy bonus) are left out of the computation but not out of the mean; both leave the gradient as it is.
 """
 
 from __future__ import annotations

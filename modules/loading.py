@@ -119,8 +119,8 @@ def freeze(model: Any, parts: Sequence[str]) -> None:
 class LinearPatchEmbedding(nn.Module):
     """The patch embedding as a matrix product.
 
-    Its convolution has stride equal to its kernel, so both are the same sum; on two CPU cores the product is several times faster.
-    The parameters keep their names, and so do checkpoints.
+    Its convolution has stride equal to its kernel, so both are the same sum; on two CPU cores the product is several
+    times faster. The parameters keep their names, and so do checkpoints.
     """
 
     def __init__(self, proj: nn.Conv3d) -> None:

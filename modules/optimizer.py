@@ -26,7 +26,8 @@ class OptimizerConfig:
         weight_decay: Decoupled weight decay.
         betas: AdamW's decay rates of the first and second moment.
         warmup_steps: Optimizer steps of linear warm-up.
-        schedule: What follows the warm-up until `trainer.max_steps`: "constant", "linear" or "cosine" to `final_lr_ratio`.
+        schedule: What follows the warm-up until `trainer.max_steps`: "constant", or "linear" or "cosine" to
+            `final_lr_ratio`.
         final_lr_ratio: Last learning rate divided by the peak.
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them.
     """
@@ -53,7 +54,8 @@ class OptimizerConfig:
 class MuonAdamW(Optimizer):
     """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see a single one.
 
-    A convolution whose stride is its kernel (the patch embedding) is a matrix in all but shape; Muon updates it through a flat view.
+    A convolution whose stride is its kernel (the patch embedding) is a matrix in all but shape; Muon updates it through
+    a flat view.
     """
 
     def __init__(self, matrices: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> None:

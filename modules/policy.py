@@ -141,7 +141,7 @@ class Policy(nn.Module):
     def count_image_tokens(self, size: tuple[int, int]) -> int:
         """Number of placeholder tokens of an image of `size` (width, height)."""
         time, height, width = self.image_grid(size)
-        return time * height * width // self.image_processor.merge_size**2
+        return time * height * width // int(self.image_processor.merge_size) ** 2
 
     def encode_images(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
         """Encode images once each.
@@ -212,8 +212,8 @@ class Policy(nn.Module):
         hidden_MD = hidden_BTD[:, :-1][is_target_BT]
         targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
         scores = [
-            self._score(hidden_KD, targets_K, temperature)
-            for hidden_KD, targets_K in zip(hidden_MD.split(_LOGIT_ROWS), targets_M.split(_LOGIT_ROWS), strict=True)
+            self._score(hidden_MD[start : start + _LOGIT_ROWS], targets_M[start : start + _LOGIT_ROWS], temperature)
+            for start in range(0, max(1, len(targets_M)), _LOGIT_ROWS)
         ]
         zeros_BT = torch.zeros_like(batch.logprobs_BT)
         index_BT = functional.pad(is_target_BT, (1, 0))

@@ -15,7 +15,8 @@ from modules.policy import Policy
 class SFTModule(PolicyModule):
     """Imitates the assistant turns of recorded trajectories; everything the environment wrote is masked.
 
-    The loss is the mean over the trained tokens of the whole batch on all ranks, however it is split into micro-batches.
+    The loss is the mean over the trained tokens of the whole batch on all ranks, however it is split into
+    micro-batches.
 
     Args:
         policy: The policy.
@@ -59,6 +60,7 @@ class SFTModule(PolicyModule):
         for token_id, is_trained in zip(sequence.ids, sequence.is_trained, strict=True):
             if is_trained and token_id in self._banned_ids:
                 raise DataError(
-                    f"Sample {trajectory.sample.id!r}: an assistant turn holds {self.policy.tokenizer.decode([token_id])!r}, "
-                    "which only the environment writes. Remove it from the text."
+                    f"Sample {trajectory.sample.id!r}: an assistant turn holds "
+                    f"{self.policy.tokenizer.decode([token_id])!r}, which only the environment writes. "
+                    "Remove it from the text."
                 )

@@ -99,8 +99,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKUP_TOKENS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
         additional_special_tokens=list(SPECIAL_TOKENS),
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
@@ -114,7 +114,7 @@ def build_tiny(
     tokenizer = train_tokenizer(texts, config.vocab_size)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     head_dim = config.hidden_size // config.heads
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -127,7 +127,7 @@ def build_tiny(
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": config.vision_layers,
         "hidden_size": config.vision_hidden_size,
         "intermediate_size": config.vision_intermediate_size,
@@ -169,7 +169,7 @@ def _mrope_section(head_dim: int) -> list[int]:
 
 
 def _initialise_by_fan_in(model: nn.Module) -> None:
-    """Standard deviation fan_in^-0.5: at this width 0.02, made for large models, leaves activations too small to learn."""
+    """Standard deviation fan_in^-0.5: 0.02, made for large models, leaves activations too small to learn here."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv3d):
             fan_in = module.weight[0].numel()
