@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,6 +46,17 @@ def distinct_images(images: Sequence[Image.Image]) -> DistinctImages:
             images_N.append(image)
         index_of_object[id(image)] = index
     return DistinctImages(images_N, [index_of_object[id(image)] for image in images])
+
+
+def by_length(sequences: Sequence[Sized], size: int) -> list[list[int]]:
+    """Split sequences into parts of at most `size` (0: one part) of similar length, so that little is padded.
+
+    Returns:
+        Indices into `sequences`; every index once.
+    """
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    size = size or max(1, len(order))
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from cv_lightning.policy_gradient import (
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import RewardBreakdown, Sample, TokenSequence, Trajectory
 from modules.base import PolicyModule
-from modules.batch import TokenBatch, image_key
+from modules.batch import TokenBatch, by_length, image_key
 from modules.policy import Policy
 
 
@@ -63,7 +63,7 @@ class GRPOModule(PolicyModule):
         policy_gradient: Which policy gradient.
         minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
         epochs: Passes over the rollouts.
-        micro_batch_size: Sequences of a forward pass; 0 takes a minibatch at once.
+        micro_batch_size: Sequences of a forward pass, of similar length; 0 takes a minibatch at once.
         max_resamples: How many times groups without any spread of rewards are sampled again.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
@@ -157,9 +157,8 @@ class GRPOModule(PolicyModule):
         divisor = self.global_sum(divisor.to(self.device)) / self.trainer.world_size
         needs_all = config.kl_coefficient > 0 or config.entropy_coefficient > 0
         moving = [s for s in sequences if needs_all or s.advantage != 0]
-        size = self.micro_batch_size or max(1, len(moving))
-        parts = [moving[start : start + size] for start in range(0, len(moving), size)]
-        return [self._micro_batch(part) for part in parts], divisor
+        parts = by_length([sequence.tokens for sequence in moving], self.micro_batch_size) if moving else []
+        return [self._micro_batch([moving[index] for index in part]) for part in parts], divisor
 
     def _micro_batch(self, sequences: list[WeightedSequence]) -> _MicroBatch:
         tokens = self.policy.collate([sequence.tokens for sequence in sequences])

@@ -9,6 +9,7 @@ import torch
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import TokenSequence, Trajectory
 from modules.base import PolicyModule
+from modules.batch import by_length
 from modules.policy import Policy
 
 
@@ -20,7 +21,7 @@ class SFTModule(PolicyModule):
 
     Args:
         policy: The policy.
-        micro_batch_size: Sequences of a forward pass; 0 takes the batch at once.
+        micro_batch_size: Sequences of a forward pass, of similar length; 0 takes the batch at once.
         kwargs: See `PolicyModule`.
     """
 
@@ -36,10 +37,9 @@ class SFTModule(PolicyModule):
         sequences = [self._encode(trajectory) for trajectory in batch]
         n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
         divisor = self.global_sum(n_trained) / self.trainer.world_size
-        size = self.micro_batch_size or len(sequences)
         total = torch.zeros((), device=self.device)
-        for start in range(0, len(sequences), size):
-            logprobs_BT, _ = self.policy(self.policy.collate(sequences[start : start + size]))
+        for part in by_length(sequences, self.micro_batch_size):
+            logprobs_BT, _ = self.policy(self.policy.collate([sequences[index] for index in part]))
             loss = -logprobs_BT.sum() / divisor
             self.manual_backward(loss)
             total += loss.detach()
