@@ -73,8 +73,9 @@ def parse_reply(text: str) -> Reply:
     if "<think>" in body:
         return Reply(fault="The <think> tag was not closed. Close it, then give a tool call or an answer.")
     calls, answers = _CALL.findall(body), _ANSWER.findall(body)
-    if not calls and "<tool_call>" in body:
-        return Reply(fault="The <tool_call> tag was not closed.")
+    for tag, found in (("tool_call", calls), ("answer", answers)):
+        if not found and f"<{tag}>" in body:
+            return Reply(fault=f"The <{tag}> tag was not closed.")
     if len(calls) + len(answers) > 1:
         return Reply(fault="Give exactly one tool call or one answer in a turn.")
     if answers:
@@ -162,7 +163,9 @@ class Conversation:
             ConversationError: The prompt alone is longer than `max_context_tokens`.
         """
         tokens = TokenSequence(images=list(sample.images))
-        ids = [self._start_id, *self._encode(f"system\n{self.system_prompt}"), self.end_of_turn_id, *self._encode("\n")]
+        # The system prompt is the user's own: the tags that it explains are the very tokens that the policy writes.
+        system = self.tokenizer.encode(f"system\n{self.system_prompt}", add_special_tokens=False)
+        ids = [self._start_id, *system, self.end_of_turn_id, *self._encode("\n")]
         ids += [self._start_id, *self._encode("user\n")]
         for image in sample.images:
             ids += self._image(image)

@@ -6,6 +6,7 @@ goes wrong in a rollout is recorded in its `Turn`s and its `StopReason`; nothing
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,7 +94,8 @@ def rollout(
         groups.append(Group(sample, trajectories))
     session = policy.open_session(sampling)
     active = [trajectory for group in groups for trajectory in group.trajectories]
-    names = {id(trajectory): f"rollout-{index}" for index, trajectory in enumerate(active)}
+    run = uuid.uuid4().hex  # an executor outlives a rollout: no two trajectories may share the state of an episode
+    names = {id(trajectory): f"{run}-{index}" for index, trajectory in enumerate(active)}
     for turn in range(max_turns):
         if not active:
             break

@@ -106,14 +106,14 @@ class GRPOModule(PolicyModule):
     def training_step(self, batch: list[Sample], batch_idx: int) -> None:
         """Roll out, score, update."""
         started = time.perf_counter()
-        self._roll_out_with_spread(batch, batch_idx)
+        self._roll_out_with_spread(batch)
         rolled_out = time.perf_counter()
         rewards_PG = _totals(self.last_breakdowns).to(self.device)
         config = self.gradient_config
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
         trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
         sequences = distinct_sequences(trajectories, advantages_PG.flatten().tolist())
-        prepared = [self._prepare(part) for part in self._split(sequences, batch_idx)]
+        prepared = [self._prepare(part) for part in self._split(sequences)]
         scored = time.perf_counter()
         metrics = self._update(prepared)
         self._log_rollout(rewards_PG, trajectories)
@@ -123,30 +123,28 @@ class GRPOModule(PolicyModule):
         self.log("time/score_s", scored - rolled_out)
         self.log("time/update_s", time.perf_counter() - scored)
 
-    def _roll_out_with_spread(self, batch: list[Sample], batch_idx: int) -> None:
-        step = batch_idx * self.trainer.world_size + self.trainer.global_rank
+    def _roll_out_with_spread(self, batch: list[Sample]) -> None:
         temperature = self.rollout_config.temperature
-        self.roll_out(batch, self.group_size, temperature, self._sampling_seed(step, 0))
+        self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         groups, breakdowns = self.last_trajectories, self.last_breakdowns
         for attempt in range(1, self.max_resamples + 1):
             flat = (~has_spread(_totals(breakdowns))).nonzero().flatten().tolist()
             if not flat:
                 break
-            self.roll_out(
-                [batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(step, attempt)
-            )
+            self.roll_out([batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(attempt))
             for index, group, breakdown in zip(flat, self.last_trajectories, self.last_breakdowns, strict=True):
                 groups[index], breakdowns[index] = group, breakdown
         self.last_trajectories, self.last_breakdowns = groups, breakdowns
 
-    def _sampling_seed(self, step: int, attempt: int) -> int:
+    def _sampling_seed(self, attempt: int) -> int:
+        step = self.global_step * self.trainer.world_size + self.trainer.global_rank
         return ((self.seed * 1_000_003 + step) * 16 + attempt) % 2**63
 
     # ---- what the update needs ---------------------------------------------------------------------------------------
 
-    def _split(self, sequences: list[WeightedSequence], batch_idx: int) -> list[list[WeightedSequence]]:
+    def _split(self, sequences: list[WeightedSequence]) -> list[list[WeightedSequence]]:
         """Minibatches of sequences in an order that mixes the groups."""
-        generator = torch.Generator().manual_seed(self._sampling_seed(batch_idx, 15))
+        generator = torch.Generator().manual_seed(self._sampling_seed(15))
         order = torch.randperm(len(sequences), generator=generator).tolist()
         return [[sequences[i] for i in order[part :: self.minibatches]] for part in range(self.minibatches)]
 

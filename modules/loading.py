@@ -35,6 +35,11 @@ def looks_local(source: str) -> bool:
     )
 
 
+def is_adapter(source: str) -> bool:
+    """Whether a folder holds adapters and no model."""
+    return (Path(source) / "adapter_config.json").exists()
+
+
 def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
     """Load a model and its tokenizer from a local folder or the hub.
 
@@ -44,9 +49,10 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
         CheckpointError: Nothing loadable is there, or it is another kind of model.
     """
     folder = Path(source)
-    is_adapter = (folder / "adapter_config.json").exists()
     base = source
-    if is_adapter:
+    if (folder / "base").is_dir() and is_adapter(source):
+        base = str(folder / "base")
+    elif is_adapter(source):
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     elif looks_local(source) and not (folder / "config.json").exists():
         raise CheckpointError(
@@ -63,10 +69,15 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
         raise CheckpointError(
             f"policy.source: {source!r} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}."
         )
-    if is_adapter:
+    if is_adapter(source):
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        try:
+            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"policy.source: the adapters in {source!r} do not fit their base {base!r}."
+            ) from error
     return model, tokenizer
 
 

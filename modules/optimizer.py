@@ -116,7 +116,8 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
     optimizer: Optimizer
     if config.name == "muon":
         # Embeddings and the output head are tables of vectors, not maps between hidden spaces.
-        is_hidden = [p.ndim >= 2 and "embed_tokens" not in name and "lm_head" not in name for name, p in trained]
+        tables = ("embed_tokens", "pos_embed", "lm_head")
+        is_hidden = [p.ndim >= 2 and not any(table in name for table in tables) for name, p in trained]
         matrices = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if hidden]
         rest = [p for (_, p), hidden in zip(trained, is_hidden, strict=True) if not hidden]
         optimizer = MuonAdamW(matrices, rest, config)

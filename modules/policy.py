@@ -21,12 +21,21 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from cv_lightning.conversation import SYSTEM_PROMPT, Conversation
 from cv_lightning.data.oracle import wordings
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.rollout import Sampling
 from cv_lightning.types import TokenSequence
 from modules.batch import TokenBatch, collate
 from modules.generation import GenerationSession
-from modules.loading import LinearPatchEmbedding, add_lora, freeze, image_processor, load_model, pad_id, quiet_progress
+from modules.loading import (
+    LinearPatchEmbedding,
+    add_lora,
+    freeze,
+    image_processor,
+    is_adapter,
+    load_model,
+    pad_id,
+    quiet_progress,
+)
 from modules.tiny import TinyConfig, build_tiny
 
 Part = Literal["vision", "projector", "language"]
@@ -82,7 +91,8 @@ class Policy(nn.Module):
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
         freeze(self.model, frozen)
         self.is_lora = lora is not None
-        self.is_new = build is not None
+        # Adapters name the base that they were trained on; where nobody else has it, it is exported with them.
+        self.has_own_base = build is not None or is_adapter(str(source))
         if lora is not None:
             self.model = add_lora(self.model, lora)
         if gradient_checkpointing:
@@ -132,10 +142,17 @@ class Policy(nn.Module):
     # ---- images ------------------------------------------------------------------------------------------------------
 
     def image_grid(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """The grid (time, height, width) in patches of an image of `size` (width, height)."""
+        """The grid (time, height, width) in patches of an image of `size` (width, height).
+
+        Raises:
+            ConversationError: One side is more than 200 times the other.
+        """
         processor = self.image_processor
         bounds = {"min_pixels": processor.size["shortest_edge"], "max_pixels": processor.size["longest_edge"]}
-        height, width = smart_resize(size[1], size[0], processor.patch_size * processor.merge_size, **bounds)
+        try:
+            height, width = smart_resize(size[1], size[0], processor.patch_size * processor.merge_size, **bounds)
+        except ValueError as error:
+            raise ConversationError(f"An image of {size[0]} x {size[1]} pixels cannot be encoded: {error}.") from error
         return 1, height // processor.patch_size, width // processor.patch_size
 
     def count_image_tokens(self, size: tuple[int, int]) -> int:
@@ -265,7 +282,7 @@ class Policy(nn.Module):
                 return self.token_logprobs(batch, temperature)[0]
         if self._reference is None:
             raise ValueError("Call freeze_reference() before reference_logprobs()")
-        trained, self.model = self.model, self._reference.module
+        trained, self.model = self.model, self._reference.module.to(self.device)
         try:
             return self.token_logprobs(batch, temperature)[0]
         finally:
@@ -284,12 +301,13 @@ class Policy(nn.Module):
     def export(self, folder: str | Path) -> None:
         """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor.
 
-        With LoRA the folder holds the adapters; the base of a policy that was built here is written to `folder/base`.
+        With LoRA the folder holds the adapters; a base that was made here, by `build` or by merging the adapters of
+        `source`, is written to `folder/base`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_progress():
-            if self.is_lora and self.is_new:
+            if self.is_lora and self.has_own_base:
                 self._export_base(folder / "base")
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
