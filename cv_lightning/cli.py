@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cv_lightning.config_errors import explain
 from cv_lightning.errors import ConfigError
 from cv_lightning.interrupt import CheckpointOnInterrupt
+from cv_lightning.recipe import ROOT
 
 PARSER_MODE = "cv_lightning"
 
@@ -120,6 +121,7 @@ def run_command(arguments: Sequence[str]) -> CLI:
         ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
         KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
     """
+    arguments = _with_found_configs(arguments)
     overrides, rest = _split(arguments)
     set_loader(PARSER_MODE, _Loader(overrides), exceptions=(yaml.YAMLError, OmegaConfBaseException))
     interrupt = CheckpointOnInterrupt()
@@ -204,6 +206,18 @@ def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def config_files(arguments: Sequence[str]) -> list[str]:
     """The config files that a command line names."""
     return [value for key, value in command_line_options(arguments) if key in {"config", "c"}]
+
+
+def _with_found_configs(arguments: Sequence[str]) -> list[str]:
+    """The command line with configs that are not here, but in the checkout, by their path there."""
+    found = {file: str(ROOT / file) for file in config_files(arguments) if not Path(file).exists()}
+    replaced = {file: path for file, path in found.items() if Path(path).is_file()}
+    return [replaced.get(word, _replaced_suffix(word, replaced)) for word in arguments]
+
+
+def _replaced_suffix(word: str, replaced: Mapping[str, str]) -> str:
+    option, equals, file = word.partition("=")
+    return f"{option}={replaced[file]}" if equals and option in {"--config", "-c"} and file in replaced else word
 
 
 def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

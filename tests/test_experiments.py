@@ -85,6 +85,18 @@ def test_config_trains_and_tests(
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
 
 
+@pytest.mark.parametrize("command", ["validate", "predict"])
+def test_config_serves_the_other_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = EXPERIMENTS / "tiny" / "base.yaml"
+    limits = ["--trainer.limit_val_batches=1", "--trainer.limit_predict_batches=1"]
+    cli = run_command([command, "--config", str(path), *ONE_PROCESS, *shrunk(OmegaConf.load(path)), *limits])
+    if command == "validate":
+        assert 0 <= float(cli.trainer.callback_metrics["val/accuracy/upright"]) <= 1
+    else:
+        assert cli.trainer.predict_loop.predictions
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_recipe_runs_from_nothing_to_a_report(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -234,6 +234,18 @@ def test_command_line_reaches_values_deep_in_a_config(
     assert (source["width"], source["height"]) == (100, 90)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--config", "experiments/tiny/sft.yaml"], ["--config=experiments/tiny/sft.yaml"]]
+)
+def test_config_of_the_checkout_is_found_from_any_working_directory(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["default_root_dir"] == "runs/tiny/sft"
+
+
 def test_fit_then_test_and_the_saved_config_runs_again(config: dict[str, Any]) -> None:
     trained = run_command(["fit", "--config", write(config), "--trainer.max_steps=3"])
     assert trained.trainer.global_step == 3
