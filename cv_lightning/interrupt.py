@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,13 @@ def resume_checkpoint(stage_folder: Path) -> Path | None:
         if found:
             return found[-1]
     return None
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Replace a checkpoint (a folder, where a strategy writes shards) by a whole one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    new.replace(path)
 
 
 class CheckpointOnInterrupt(Callback):
@@ -66,7 +74,10 @@ class CheckpointOnInterrupt(Callback):
         """Save, where that was asked for."""
         if self._is_requested:
             path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            trainer.save_checkpoint(path)
+            new = path.with_name("last.ckpt.new")
+            trainer.save_checkpoint(new)
+            if trainer.is_global_zero:
+                _put_in_place(new, path)
             self.saved = path
 
     def on_train_batch_start(self, *_: Any) -> None:
