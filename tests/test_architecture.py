@@ -118,5 +118,16 @@ def test_setup_cfg_and_pyproject_say_nothing_twice() -> None:
     assert "[metadata]" not in (ROOT / "setup.cfg").read_text(encoding="utf-8")
 
 
+def test_every_folder_with_code_is_a_package() -> None:
+    bare = {name_of(path.parent) for path in FILES if not (path.parent / "__init__.py").exists()}
+    assert not bare, f"setuptools leaves out folders without __init__.py: {bare}"
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    command = "pip install -e '.[test]' && pytest"
+    for file in ("README.md", ".ci/run"):
+        assert command in (ROOT / file).read_text(encoding="utf-8").splitlines(), file
+
+
 def test_only_tests_without_init_files() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
