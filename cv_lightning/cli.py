@@ -62,7 +62,8 @@ class CLI(LightningCLI):
     """LightningCLI with one more key, `run_folder`, that configs build their paths from."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `run_folder`."""
+        """Add `run_folder`; the usage line leaves the options to the list below it."""
+        parser.usage = "%(prog)s --config FILE [--config FILE ...] [--KEY VALUE ...]"
         parser.add_argument(
             "--run_folder", type=str, default="runs", help="Where the run writes; configs refer to it as ${run_folder}."
         )
@@ -132,9 +133,15 @@ def run_command(arguments: Sequence[str]) -> CLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
+            auto_configure_optimizers=False,  # modules make their own
             load_from_checkpoint_support=False,  # policies are exported; a module holds no copy of its config
             trainer_defaults={"callbacks": [interrupt]},
-            parser_kwargs={"parser_mode": PARSER_MODE, "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "python -m cv_lightning",
+                "parser_mode": PARSER_MODE,
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             args=rest,
         )
 

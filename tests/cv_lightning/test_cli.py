@@ -199,6 +199,16 @@ def test_help_lists_the_commands_there_are(capsys: pytest.CaptureFixture[str]) -
     assert all(command in text for command in COMMANDS)
 
 
+def test_help_of_a_command_begins_with_how_to_call_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(["fit", "--help"])
+    assert ending.value.code == 0
+    text = capsys.readouterr().out
+    assert "--config FILE" in text.splitlines()[0]
+    assert "--trainer.max_steps" in text
+    assert "--optimizer" not in text
+
+
 def test_print_config_shows_what_overrides_and_interpolation_lead_to(
     config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
