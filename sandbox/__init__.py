@@ -2,6 +2,7 @@
 
 from sandbox.executor import ToolExecutor
 from sandbox.geometry import ORIENTATIONS, Affine, compose, inverse, inverse_transform, orient, orientation_frame
+from sandbox.program import ToolProgram, print_program
 from sandbox.types import Limits, Observation, ToolRequest
 
 __all__ = [
@@ -10,10 +11,12 @@ __all__ = [
     "Limits",
     "Observation",
     "ToolExecutor",
+    "ToolProgram",
     "ToolRequest",
     "compose",
     "inverse",
     "inverse_transform",
     "orient",
     "orientation_frame",
+    "print_program",
 ]

@@ -19,11 +19,15 @@ Check = Callable[[Any], bool | None]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: its name, its check, and its default (`...` where it has none)."""
+    """A parameter: its name, its check, and its default (`...` where it has none).
+
+    `by_name` marks one that cannot be given by position: OpenCV's `dst` stands before it.
+    """
 
     name: str
     check: Check
     default: Any = ...
+    by_name: bool = False
 
 
 def is_number(value: object) -> bool:

@@ -214,7 +214,7 @@ class ConfinedLane:
             self._drop(job.worker, job.request)
             return self._crash(text, job.started)
         observation = self._observe(job, reply)
-        if self._fresh == "call" or observation.status != "ok":
+        if self._fresh == "call" or reply.outcome == wire.FAILED:
             self._drop(job.worker, job.request)
         return observation
 

@@ -274,7 +274,7 @@ def _colour_code(name: str, modes: tuple[str, ...], mode_after: str, tool: str |
 
 _METHOD = Parameter("method", RESAMPLING, 3)
 _SIGMA = number(0, 50)
-_CV2_INTERPOLATION = Parameter("interpolation", one_of(*range(6)), cv2.INTER_LINEAR)
+_CV2_INTERPOLATION = Parameter("interpolation", one_of(*range(5)), cv2.INTER_LINEAR, by_name=True)
 _DEPTH = Parameter("ddepth", only(-1))
 
 #: Every operation that a program may hold, by name.
@@ -396,7 +396,7 @@ OPERATIONS: dict[str, Kind] = {
         "GaussianBlur",
         Parameter("ksize", KERNEL),
         Parameter("sigmaX", _SIGMA),
-        Parameter("sigmaY", _SIGMA, 0),
+        Parameter("sigmaY", _SIGMA, 0, by_name=True),
         tool="blur",
     ),
     "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur"),
@@ -411,8 +411,8 @@ OPERATIONS: dict[str, Kind] = {
     "cv2.bitwise_not": _opencv("bitwise_not", tool="invert"),
     "cv2.convertScaleAbs": _opencv(
         "convertScaleAbs",
-        Parameter("alpha", number(-1000, 1000), 1),
-        Parameter("beta", number(-1000, 1000), 0),
+        Parameter("alpha", number(-1000, 1000), 1, by_name=True),
+        Parameter("beta", number(-1000, 1000), 0, by_name=True),
         tool="contrast",
         acts=lambda values, _: bool(tuple(values) != (1, 0)),
     ),
@@ -445,7 +445,7 @@ def write(name: str, values: Values) -> str:
     kind = OPERATIONS[name]
     arguments = []
     for index, (parameter, value) in enumerate(zip(kind.parameters, values, strict=True)):
-        if index == 0:
+        if index == 0 and not parameter.by_name:
             arguments.append(_CONSTANTS[value] if name == "orient" else repr(value))
         elif parameter.default is ... or value != parameter.default or type(value) is not type(parameter.default):
             arguments.append(f"{parameter.name}={value!r}")

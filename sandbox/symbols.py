@@ -117,7 +117,7 @@ def bind(parameters: tuple[Parameter, ...], arguments: list[Any], keywords: dict
         NotLiftableError: Where Python would raise a TypeError, or the call uses a parameter that is not known here.
     """
     names = [parameter.name for parameter in parameters]
-    if len(arguments) > len(names):
+    if len(arguments) > sum(not parameter.by_name for parameter in parameters):
         raise NotLiftableError("more arguments than are known here")
     bound = dict(zip(names, arguments, strict=False))
     for name, value in keywords.items():

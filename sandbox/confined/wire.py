@@ -34,7 +34,7 @@ SIZE = struct.Struct("<II")
 REPLY = struct.Struct("<4sQBIII")
 REPLY_MAGIC = b"CVr1"
 #: Outcomes of a reply.
-IMAGE, TEXT_ONLY, FAILED = 0, 1, 2
+IMAGE, TEXT_ONLY, FAILED, EMPTY = 0, 1, 2, 3
 
 #: Bytes that a message may have.
 MAX_MESSAGE = 1 << 17
@@ -101,7 +101,7 @@ def read_reply(message: bytes, nonce: int, capacity: int) -> Reply | None:
     if len(message) < REPLY.size:
         return None
     magic, echoed, outcome, width, height, n_bytes = REPLY.unpack_from(message)
-    if magic != REPLY_MAGIC or echoed != nonce or outcome not in (IMAGE, TEXT_ONLY, FAILED):
+    if magic != REPLY_MAGIC or echoed != nonce or outcome not in (IMAGE, TEXT_ONLY, FAILED, EMPTY):
         return None
     if len(message) != REPLY.size + n_bytes or 4 * width * height > capacity:
         return None

@@ -22,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import PIL
+from numpy.random import bit_generator
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
 
 from sandbox.confined import wire
@@ -29,6 +30,7 @@ from sandbox.confined.results import ResultError, to_image
 from sandbox.texts import NO_RESULT, RESULT_NAMES, describe_error, kind_of
 
 _FILE_NAME = "<code>"
+_ENTROPY = random.Random(0)  # noqa: S311 - it replaces entropy on purpose
 _PROVIDED: dict[str, Any] = {
     "PIL": PIL,
     "Image": Image,
@@ -131,6 +133,7 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     random.seed(0)
     np.random.seed(0)
     cv2.setRNGSeed(0)
+    _ENTROPY.seed(0)
     sys.stdout = sys.stderr = printed
     try:
         exec(compile(request.code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
@@ -145,7 +148,7 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     text = printed.text()
     if image is not None:
         return wire.IMAGE, image, text
-    return (wire.TEXT_ONLY, None, text) if text.strip() else (wire.FAILED, None, NO_RESULT)
+    return (wire.TEXT_ONLY, None, text) if text.strip() else (wire.EMPTY, None, NO_RESULT)
 
 
 def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image) -> None:
@@ -207,6 +210,7 @@ def _line_of(error: BaseException) -> int:
 def warm() -> None:
     """Touch what snippets use, so that a forked worker finds it in memory."""
     Image.init()
+    vars(bit_generator)["randbits"] = _ENTROPY.getrandbits  # so that generators without a seed repeat as well
     cv2.setNumThreads(0)
     image = Image.new("RGB", (16, 16), "red")
     noise = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)

@@ -105,10 +105,10 @@ def main(descriptor: int, text: str) -> None:
     control = socket.socket(fileno=descriptor)
     held: dict[str, str] = {}
     layers.prefer_as_victim()
+    _import_all()
     has_spaces = "namespaces" not in settings.without and layers.attempt(held, "namespaces", layers.unshare)
     if has_spaces:
         _become_first_process(control)
-    _import_all()
     baseline = layers.virtual_size()
     if has_spaces:
         layers.attempt(held, "namespaces", layers.empty_root)
@@ -125,7 +125,7 @@ def main(descriptor: int, text: str) -> None:
 
 
 def _import_all() -> None:
-    """Import what snippets use, after the namespaces are entered: a library's threads could not follow."""
+    """Import what snippets use while files can still be read; `client` keeps the libraries from starting threads."""
     for name in _MODULES:
         __import__(name)
     from sandbox.confined import worker
