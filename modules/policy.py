@@ -24,6 +24,7 @@ from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.rollout import Sampling
 from cv_lightning.types import TokenSequence
+from modules.attention import use_packed_attention
 from modules.batch import TokenBatch, collate
 from modules.generation import GenerationSession
 from modules.loading import (
@@ -98,6 +99,8 @@ class Policy(nn.Module):
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.enable_input_require_grads()
+        if attention == "sdpa":
+            use_packed_attention(self.core.visual)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = Conversation(
             self.tokenizer,

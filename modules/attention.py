@@ -1,0 +1,69 @@
+"""Attention of the vision tower over packed images, images of one size at once.
+
+Hugging Face computes packed images one by one where no flash kernel is there: hundreds of small calls in a batch of
+small images. It hands the packed tensors whole to an implementation whose name holds "flash"; this one is plain scaled
+dot products.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "packed_flash_sdpa"
+
+
+def packed_attention(
+    module: nn.Module,
+    query_1HSD: Tensor,
+    key_1HSD: Tensor,
+    value_1HSD: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each of N sequences that lie one behind the other.
+
+    Args:
+        module: The attention layer.
+        query_1HSD: Queries of all sequences, [1, heads, S, features].
+        key_1HSD: Keys.
+        value_1HSD: Values.
+        attention_mask: None; the boundaries are the mask.
+        scaling: Factor of the dot products.
+        cu_seq_lens_q: Boundaries [N + 1] of the sequences.
+        kwargs: What flash kernels would want to know besides.
+
+    Returns:
+        [1, S, heads, features], and no weights.
+    """
+    lengths = cu_seq_lens_q.diff().tolist()
+    packed = (query_1HSD, key_1HSD, value_1HSD)
+    if len(set(lengths)) == 1:
+        shape = (len(lengths), lengths[0])
+        attended_NHLD = _attend(*(tensor[0].unflatten(1, shape).transpose(0, 1) for tensor in packed), scaling)
+        return attended_NHLD.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
+    parts = [torch.split(tensor[0], lengths, dim=1) for tensor in packed]
+    attended: dict[int, Tensor] = {}
+    for length in set(lengths):
+        members = [index for index, other in enumerate(lengths) if other == length]
+        attended_MHLD = _attend(*(torch.stack([part[index] for index in members]) for part in parts), scaling)
+        attended |= dict(zip(members, attended_MHLD.transpose(1, 2), strict=True))
+    return torch.cat([attended[index] for index in range(len(lengths))]).unsqueeze(0), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    return functional.scaled_dot_product_attention(query, key, value, scale=scaling)
+
+
+def use_packed_attention(visual: nn.Module) -> None:
+    """Let a vision tower attend to packed images by `packed_attention`."""
+    ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+    config: Any = visual.config
+    config._attn_implementation_internal = NAME
