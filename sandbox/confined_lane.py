@@ -210,7 +210,9 @@ class ConfinedLane:
     def _finish(self, job: _Job) -> Observation:
         reply = self._zygote.receive(job.worker)
         if reply is None:
-            text = _cause(self._zygote.exit_status(job.worker))
+            text = "The process that ran the code sent what is no reply and was ended."
+            if job.worker.has_hung_up:
+                text = _cause(self._zygote.exit_status(job.worker))
             self._drop(job.worker, job.request)
             return self._crash(text, job.started)
         observation = self._observe(job, reply)

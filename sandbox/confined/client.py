@@ -49,6 +49,8 @@ class Worker:
         output: Memory file for results, of fixed size, mapped as `memory`.
         pidfd: Handle on the process, None until the zygote has sent it.
         is_ready: Whether it has said that it is confined.
+        has_hung_up: Whether it has closed its end, as a process does that dies.
+        nonce: Number of the request that it is answering.
     """
 
     id: int
@@ -57,6 +59,7 @@ class Worker:
     memory: mmap.mmap
     pidfd: int | None = None
     is_ready: bool = False
+    has_hung_up: bool = False
     nonce: int = 0
 
 
@@ -168,7 +171,8 @@ class Zygote:
         try:
             message = worker.channel.recv(wire.MAX_MESSAGE, socket.MSG_DONTWAIT)
         except OSError:
-            return None
+            message = b""
+        worker.has_hung_up = not message
         return wire.read_reply(message, worker.nonce, self._capacity)
 
     def is_quiet(self, worker: Worker) -> bool:

@@ -111,7 +111,7 @@ def benign_lane() -> Iterator[ConfinedLane]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_control_a_plain_process_of_nobody_reaches_the_site(site: Site) -> None:
-    """Without confinement the secrets can be read and the listeners be reached: the attacks above do not fail by accident."""
+    """Without confinement the secrets can be read and the listeners reached: the attacks do not fail by accident."""
     nobody: dict[str, Any] = {"user": 65534, "group": 65534, "check": True}
     shown = subprocess.run(["cat", site.folder / "secret.txt"], capture_output=True, text=True, **nobody)
     assert shown.stdout == CANARY

@@ -1,0 +1,172 @@
+"""Mutated replies by the thousand, and a long run with crashes and timeouts: nothing is lost, nothing grows."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+from pathlib import Path
+
+import pytest
+
+from sandbox import Limits, ToolExecutor, ToolRequest
+from sandbox.confined import wire
+from tests.sandbox.attack_site import descendants
+from tests.sandbox.machine import lane_of, need, noise
+
+IMAGE = noise(24, 16)
+TURNED = IMAGE.rotate(90, expand=True).tobytes()
+CHECK = ToolRequest("result = image.rotate(90, expand=True)", [IMAGE])
+CAPACITY = 1 << 20
+
+
+def valid_reply(nonce: int, text: bytes = b"hello") -> bytes:
+    return wire.REPLY.pack(wire.REPLY_MAGIC, nonce, wire.IMAGE, 24, 16, len(text)) + text
+
+
+def test_a_valid_reply_is_read() -> None:
+    assert wire.read_reply(valid_reply(7), 7, CAPACITY) == wire.Reply(wire.IMAGE, (24, 16), "hello")
+
+
+@pytest.mark.parametrize(
+    ("message", "nonce"),
+    [
+        (b"", 7),
+        (valid_reply(7)[:10], 7),
+        (valid_reply(8), 7),
+        (valid_reply(7) + b"more", 7),
+        (valid_reply(7)[:-1], 7),
+        (wire.REPLY.pack(b"CVr2", 7, 0, 4, 4, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 9, 4, 4, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 0, 4, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 1 << 10, 1 << 9, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 0xFFFFFFFF, 0xFFFFFFFF, 0), 7),
+    ],
+)
+def test_what_is_no_reply_is_none(message: bytes, nonce: int) -> None:
+    assert wire.read_reply(message, nonce, CAPACITY) is None
+
+
+def mutated(generator: random.Random, message: bytes) -> bytes:
+    """The message with some bytes changed, cut, repeated or added."""
+    data = bytearray(message)
+    for _ in range(generator.randint(1, 4)):
+        place = generator.randrange(len(data) + 1)
+        match generator.randrange(4):
+            case 0 if data:
+                data[place % len(data)] = generator.randrange(256)
+            case 1:
+                del data[place:]
+            case 2:
+                data[place:place] = generator.randbytes(generator.randint(1, 9))
+            case _:
+                data += data[:place]
+    return bytes(data)
+
+
+def test_a_hundred_thousand_mutated_replies() -> None:
+    generator = random.Random(0)
+    n_read = 0
+    for _ in range(100_000):
+        message = mutated(generator, valid_reply(0x1122334455667788, generator.randbytes(5)))
+        reply = wire.read_reply(message, 0x1122334455667788, CAPACITY)
+        if reply is not None:
+            n_read += 1
+            assert 4 * reply.size[0] * reply.size[1] <= CAPACITY
+            assert message.startswith(wire.REPLY_MAGIC)
+    assert 0 < n_read < 60_000
+
+
+FORGER = """
+import os, random, gc
+g = random.Random({seed})
+nonce = [o.nonce for o in gc.get_objects() if type(o).__name__ == 'Request'][-1]
+from sandbox.confined import wire
+good = wire.REPLY.pack(wire.REPLY_MAGIC, nonce, g.choice([0, 1, 2, 3]), g.choice([0, 1, 24, 1 << 31]), g.choice([1, 16, 1 << 31]), 4) + b'text'
+for _ in range(g.choice([0, 1, 1, 2, 50])):
+    data = bytearray(good)
+    for _ in range(g.randint(0, 3)):
+        data[g.randrange(len(data))] = g.randrange(256)
+    os.write(3, bytes(data[:g.choice([len(data), g.randrange(len(data))])]) or b'x')
+if g.random() < 0.3: os._exit(g.randrange(9))
+if g.random() < 0.1: os.close(3)
+result = image
+"""  # noqa: E501
+
+
+def forge(n_calls: int, fresh: str) -> None:
+    lane = lane_of("syscall", Limits(wall_s=0.3, memory_mb=128, result_megapixels=0.25), fresh=fresh)
+    try:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for start in range(0, n_calls, 50):
+            requests = [
+                ToolRequest(FORGER.format(seed=seed), [IMAGE], episode=str(seed)) for seed in range(start, start + 50)
+            ]
+            for observation in lane.run(requests):
+                assert observation.status in ("ok", "error", "crash", "timeout")
+                if observation.image is not None:
+                    assert observation.image.width * observation.image.height <= 250_000
+            (check,) = lane.run([CHECK])
+            assert check.image is not None
+            assert check.image.tobytes() == TURNED
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3 * 70
+    finally:
+        lane.close()
+
+
+@pytest.mark.parametrize("fresh", ["call", "episode"])
+def test_workers_that_forge_their_replies(fresh: str) -> None:
+    forge(200, fresh)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("fresh", ["call", "episode"])
+def test_many_workers_that_forge_their_replies(fresh: str) -> None:
+    forge(50_000, fresh)
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def soak(n_calls: int) -> dict[str, float]:
+    """Run a mix with 5 % crashes and 5 % timeouts; returns what was in use early and late."""
+    generator = random.Random(1)
+    figures: dict[str, float] = {}
+    with ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=0.1, memory_mb=256)) as executor:
+        for start in range(0, n_calls, 100):
+            kinds = [generator.choices(["ok", "crash", "timeout"], [90, 5, 5])[0] for _ in range(100)]
+            code = {"ok": CHECK.code, "crash": "import os\nos._exit(1)", "timeout": "while True: pass"}
+            observations = executor.execute([ToolRequest(code[kind], [IMAGE]) for kind in kinds])
+            for kind, observation in zip(kinds, observations, strict=True):
+                if kind == "ok" and observation.status == "ok":
+                    assert observation.image is not None
+                    assert observation.image.tobytes() == TURNED
+                # On a busy machine a good call may pass its short deadline; it may never come back as another's.
+                assert observation.status == kind or (kind, observation.status) == ("ok", "timeout")
+            if start == 200 * (n_calls // 2000):
+                figures |= {"early MB": resident_mb(), "early descriptors": len(list(Path("/proc/self/fd").iterdir()))}
+        figures |= {"late MB": resident_mb(), "late descriptors": len(list(Path("/proc/self/fd").iterdir()))}
+        figures["processes"] = len(descendants(os.getpid()))
+    return figures
+
+
+def check_flat(figures: dict[str, float]) -> None:
+    assert figures["late MB"] < figures["early MB"] + 16, figures
+    assert figures["late descriptors"] <= figures["early descriptors"] + 4, figures
+    assert figures["processes"] <= 10, figures
+
+
+def test_short_soak() -> None:
+    need()
+    check_flat(soak(2000 // 4))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_long_soak() -> None:
+    need()
+    figures = soak(100_000)
+    print(figures)
+    check_flat(figures)
