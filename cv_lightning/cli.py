@@ -19,7 +19,6 @@ from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +39,7 @@ class _ParseError(Exception):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`, and to MLflow where that is the logger.
+    """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`, and to loggers that take files.
 
     Lightning's own asserts a `log_dir`, which an MLflow logger on SQLite does not have.
     """
@@ -54,8 +53,9 @@ class SaveConfig(SaveConfigCallback):
         self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
         self.already_saved = True
         for logger in trainer.loggers:
-            if isinstance(logger, MLFlowLogger):
-                logger.experiment.log_artifact(logger.run_id, str(path))
+            log_artifact = getattr(logger, "log_artifact", None)
+            if callable(log_artifact):
+                log_artifact(path)
 
 
 class CLI(LightningCLI):

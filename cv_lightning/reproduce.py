@@ -175,7 +175,10 @@ def tables(report: Mapping[str, Any]) -> Group:
     seeds = ", ".join(map(str, report["seeds"]))
     orientations = list(dict.fromkeys(name for entry in report["stages"].values() for name in entry["accuracy"]))
     accuracy = _table(f"Accuracy by orientation, % (seed {seeds})", [*orientations, "mean"])
-    tools = _table("Use of tools, %", ["called upright", "called turned", "restored", "turns", "minutes"])
+    tools = _table(
+        "Use of tools, %",
+        ["called on\nupright", "called on\nturned", "restored", "turns", "minutes"],
+    )
     for name, entry in report["stages"].items():
         least = entry.get("min", {"accuracy": {}, "mean": None})
         cells = [_percent(entry["accuracy"].get(key), least["accuracy"].get(key)) for key in orientations]
