@@ -19,16 +19,20 @@ Item = TypeVar("Item")
 #: What is done to the images of an evaluation, in the order of the report.
 EVALUATED = tuple(() if name == "none" else (name,) for name in ORIENTATION_WEIGHTS)
 
-#: Indices in a row that may give nothing before the source is called broken.
-_MAX_EMPTY = 1000
+#: An index that gives nothing is replaced by one this far on, which no run reaches by counting.
+_STRIDE = 2**40
+_MAX_ATTEMPTS = 100
 
 
 class BatchStream(Generic[Item]):
     """Endless batches of consecutive indices that knows where it stopped (Lightning stores and restores its state).
 
+    The position counts the indices of all processes and moves by the same amount on each, so that the one state that a
+    checkpoint holds (that of process 0) serves all of them, and any number of them.
+
     Args:
-        make: Index -> item, or None where the index gives nothing and the next one is taken.
-        batch_size: Items of a batch.
+        make: Index -> item, or None where the index gives nothing.
+        batch_size: Items of a batch of one process.
         first_index: Where the stream starts.
         rank: This process takes every `world_size`-th index, from `rank` on.
         world_size: Number of processes.
@@ -44,8 +48,9 @@ class BatchStream(Generic[Item]):
     ) -> None:
         self._make = make
         self._batch_size = batch_size
-        self._next = first_index + rank
-        self._step = world_size
+        self._next = first_index
+        self._rank = rank
+        self._world_size = world_size
 
     def __len__(self) -> int:
         """More than any run takes: with a length, Lightning does not fetch ahead, and the stored state is exact."""
@@ -53,22 +58,19 @@ class BatchStream(Generic[Item]):
 
     def __iter__(self) -> Iterator[list[Item]]:
         while True:
-            yield self._batch()
+            start = self._next + self._rank
+            self._next += self._batch_size * self._world_size
+            yield [self._item(start + offset * self._world_size) for offset in range(self._batch_size)]
 
-    def _batch(self) -> list[Item]:
-        batch: list[Item] = []
-        n_empty = 0
-        while len(batch) < self._batch_size:
-            item = self._make(self._next)
-            self._next += self._step
-            n_empty = n_empty + 1 if item is None else 0
-            if n_empty == _MAX_EMPTY:
-                raise DataError(
-                    f"The {_MAX_EMPTY} indices before {self._next} gave no item that checks: look at the source."
-                )
+    def _item(self, index: int) -> Item:
+        for attempt in range(_MAX_ATTEMPTS):
+            item = self._make(index + attempt * _STRIDE)
             if item is not None:
-                batch.append(item)
-        return batch
+                return item
+        raise DataError(
+            f"Index {index} and {_MAX_ATTEMPTS - 1} others in its place gave no item that checks. Look at the source: "
+            "do its rows say truly what was done to their images, and are there any that need no crop?"
+        )
 
     def state_dict(self) -> dict[str, int]:
         """The index that comes next."""
@@ -85,7 +87,8 @@ class EvaluationSet(Dataset[Sample]):
     def __init__(self, source: SampleSource, split: Split, n_per_orientation: int) -> None:
         self._source = source
         self._split: Split = split
-        self._n = n_per_orientation
+        size = source.size(split)
+        self._n = n_per_orientation if size is None else min(n_per_orientation, size)
 
     def __len__(self) -> int:
         return self._n * len(EVALUATED)
@@ -109,6 +112,11 @@ class _SourceDataModule(LightningDataModule):
             raise ConfigError(
                 f"batch_size and eval_batch_size: expected at least 1 but got {batch_size}, {eval_batch_size}"
             )
+        if min(n_validation_per_orientation, n_test_per_orientation, first_index) < 0:
+            raise ConfigError(
+                "n_validation_per_orientation, n_test_per_orientation, first_index: expected at least 0 but got "
+                f"{n_validation_per_orientation}, {n_test_per_orientation}, {first_index}"
+            )
         self.source = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -131,12 +139,18 @@ class _SourceDataModule(LightningDataModule):
         return self._evaluation("validation")
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of held-out test samples."""
+        """Batches of held-out test samples.
+
+        Raises:
+            ConfigError: The source has no test split, and a test of nothing would pass unnoticed.
+        """
+        if self.source.size("test") == 0:
+            raise ConfigError(f"{type(self.source).__name__} has no test samples. Give it a file for the test split.")
         return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The test samples."""
-        return self._evaluation("test")
+        return self.test_dataloader()
 
 
 class EpisodeDataModule(_SourceDataModule):

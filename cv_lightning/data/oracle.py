@@ -1,7 +1,7 @@
 """SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
 
-Wordings and spellings vary for the same effect, so that the policy learns what to do and not one string. An episode whose first call
-was wrong shows the mistake but does not train it.
+Wordings and spellings vary for the same effect, so that the policy learns what to do and not one string. An episode
+whose first call was wrong shows the mistake but does not train it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TypeVar
 import numpy as np
 
 from cv_lightning.conversation import format_answer, format_call, parse_reply
-from cv_lightning.data.world import PlateWorld, SampleSource, Split, generator
+from cv_lightning.data.world import PlateWorld, SampleSource, Split, check_seed, check_weights, choose, generator
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, last_orientation, required_orientation
 from cv_lightning.rollout import Executor
-from cv_lightning.types import StopReason, ToolCall, Trajectory, Turn
+from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
 from cv_lightning.viewing import view_question, view_result
-from sandbox import Observation, ToolRequest, inverse
+from sandbox import Observation, ToolRequest, inverse, orient
 
 T = TypeVar("T")
 
@@ -84,8 +84,8 @@ BROKEN = (
     "result = img.rot90()",
 )
 
-#: Kinds of episodes. "read": upright and answered at once. "turn": the right call, then the answer. "mend": a wrong turn or
-#: an error first, then the right call.
+#: Kinds of episodes. "read": upright and answered at once. "turn": the right call, then the answer. "mend": a wrong
+#: turn or an error first, then the right call.
 KINDS = ("read", "turn", "mend")
 
 
@@ -110,30 +110,31 @@ class EpisodeBuilder:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if set(self.mix) - set(KINDS) or not any(weight > 0 for weight in self.mix.values()):
-            raise ConfigError(f"mix: expected positive weights for {', '.join(KINDS)} but got {dict(self.mix)}")
-        if set(self.turn_weights) - set(SPELLINGS):
-            raise ConfigError(
-                f"turn_weights: expected names of {', '.join(SPELLINGS)} but got {dict(self.turn_weights)}"
-            )
+        check_weights("mix", self.mix, KINDS)
+        check_weights("turn_weights", self.turn_weights, tuple(SPELLINGS))
+        check_seed("builder.seed", self.seed)
         if self.n_wordings < 1 or self.n_spellings < 1:
             raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; None where what was executed does not check against the sample's metadata."""
+        """The episode at `index`; None where it does not check.
+
+        That is where what was executed does not give the upright image, or the answer needs a crop, which this oracle
+        does not write.
+        """
         rng = generator(self.seed, split, index, stream=1)
-        kind = _choose(rng, self.mix)
+        kind = choose(rng, self.mix)
         if kind == "read":
             sample = self.source.sample(split, index, ())
             trajectory = Trajectory(sample, images=view_question(sample))
         else:
-            sample = self.source.sample(split, index, (_choose(rng, self.turn_weights),))
+            sample = self.source.sample(split, index, (choose(rng, self.turn_weights),))
             trajectory = Trajectory(sample, images=view_question(sample))
             if kind == "mend":
                 self._mistake(trajectory, rng, executor)
             self._turn_upright(trajectory, rng, executor)
         self._answer(trajectory, rng)
-        return trajectory if _checks(trajectory) else None
+        return trajectory if "crop" not in sample.required_tools and _checks(trajectory) else None
 
     def _mistake(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         if rng.random() < 0.5:
@@ -146,14 +147,16 @@ class EpisodeBuilder:
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         """Undo what is wrong with the question's image; after a mistake, say first what came of it."""
-        needed = required_orientation(trajectory.sample)
-        reason = _pick(rng, REASONS[inverse(needed)][: self.n_wordings])
-        if trajectory.turns:
-            failed = trajectory.turns[-1].observation
-            is_error = failed is None or failed.status != "ok"
-            reason = f"{_pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
-        code = _pick(rng, SPELLINGS[needed][: self.n_spellings])
-        self._call(trajectory, reason, ToolCall(code), executor, is_trained=True)
+        source = 0
+        for needed in _steps(trajectory.sample):
+            reason = _pick(rng, REASONS[inverse(needed)][: self.n_wordings])
+            if trajectory.turns and source == 0:
+                failed = trajectory.turns[-1].observation
+                is_error = failed is None or failed.status != "ok"
+                reason = f"{_pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
+            code = _pick(rng, SPELLINGS[needed][: self.n_spellings])
+            self._call(trajectory, reason, ToolCall(code, image_index=source), executor, is_trained=True)
+            source = len(trajectory.images) - 1
 
     def _call(
         self, trajectory: Trajectory, reason: str, call: ToolCall, executor: Executor, *, is_trained: bool
@@ -172,18 +175,25 @@ class EpisodeBuilder:
         trajectory.stop_reason = StopReason.ANSWERED
 
 
+def _steps(sample: Sample) -> list[str]:
+    """The turns that make the image upright: one where one does it, else each transform undone, the last one first."""
+    needed = required_orientation(sample)
+    if needed == "identity":
+        return []
+    if needed in SPELLINGS:
+        return [needed]
+    return [inverse(name) for name in reversed(sample.transforms) if name in SPELLINGS]
+
+
 def _checks(trajectory: Trajectory) -> bool:
-    """The last image stands upright, and every call but the mistakes ran."""
-    ran = all(
-        turn.observation is None or turn.observation.status == "ok" for turn in trajectory.turns if turn.is_trained
-    )
-    return ran and last_orientation(trajectory) == required_orientation(trajectory.sample)
-
-
-def _choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
-    names = list(weights)
-    values = np.array([weights[name] for name in names], dtype=float)
-    return names[int(rng.choice(len(names), p=values / values.sum()))]
+    """Every call but the mistakes ran, and the last image is the upright one, by its frame and pixel for pixel."""
+    if any(turn.observation and turn.observation.status != "ok" for turn in trajectory.turns if turn.is_trained):
+        return False
+    needed = required_orientation(trajectory.sample)
+    upright = orient(trajectory.sample.images[0], needed)
+    last = trajectory.images[-1].image if trajectory.n_calls else trajectory.sample.images[0]
+    is_same = last.size == upright.size and last.tobytes() == upright.tobytes()
+    return is_same and last_orientation(trajectory) == needed
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:

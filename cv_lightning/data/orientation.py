@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cv_lightning.errors import DataError
 from cv_lightning.types import TRANSFORMS, Box, Sample
-from sandbox import orient, orientation_frame
+from sandbox import inverse, orient, orientation_frame
 
 
 def check_transforms(names: Sequence[str], where: str) -> None:
@@ -45,3 +45,10 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
         box = None if box is None else turn_box(box, name, image.size)
         image = orient(image, name)
     return replace(sample, images=(image, *sample.images[1:]), box=box, transforms=(*sample.transforms, *names))
+
+
+def restore_sample(sample: Sample) -> Sample:
+    """Undo the orientations of a sample, last one first; a "crop" stays, since it says what the answer needs."""
+    turns = [inverse(name) for name in reversed(sample.transforms) if name != "crop"]
+    needs = tuple(name for name in sample.transforms if name == "crop")
+    return replace(transform_sample(sample, turns), transforms=needs) if turns else sample

@@ -1,0 +1,197 @@
+"""Rows of recorded data: each becomes a `Sample`, or a `DataError` with the row, what is wrong and what helps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from cv_lightning.data.orientation import check_transforms
+from cv_lightning.errors import DataError
+from cv_lightning.suggestions import closest, did_you_mean
+from cv_lightning.types import Box, Sample
+from sandbox.images import as_rgb
+
+#: Where the pixels of an image are: a file, its encoded bytes, or an image.
+ImageSource = Path | bytes | Image.Image
+
+FIELDS = ("id", "question", "images", "answer", "transforms", "box", "family")
+
+#: A row without these is right too, so that nobody would notice a misspelt one. Other unknown fields are left alone.
+_EASILY_LOST = ("transforms", "box")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row whose text is right; its images are opened when they are used.
+
+    Attributes:
+        where: File and line, for messages.
+        id: Unique within its source.
+        question: The text shown to the policy.
+        images: Where the pixels are.
+        answer: The right answer.
+        transforms: What was done to the first image.
+        box: The region that holds the answer, in pixels of the first image as it is given.
+        family: The kind of task.
+    """
+
+    where: str
+    id: str
+    question: str
+    images: tuple[ImageSource, ...]
+    answer: str
+    transforms: tuple[str, ...] = ()
+    box: Box | None = None
+    family: str = "recorded"
+
+
+def sample_from_row(fields: Mapping[str, Any], where: str, folder: Path | None = None) -> Sample:
+    """The sample of a row.
+
+    Args:
+        fields: `question`, `images` (paths, encoded bytes or Pillow images; one or a list), `answer`, and optionally
+            `id`, `transforms`, `box` (x1, y1, x2, y2 in pixels of the first image as it is given) and `family`.
+        where: File and line, for messages.
+        folder: Relative image paths start here.
+
+    Raises:
+        DataError: Something is missing or wrong.
+    """
+    return load_sample(read_row(fields, where, folder))
+
+
+def read_row(fields: Mapping[str, Any], where: str, folder: Path | None = None) -> Row:
+    """Check everything of a row but its pixels; arguments and errors as in `sample_from_row`."""
+    if not isinstance(fields, Mapping):
+        raise DataError(f"{where}: expected an object with {', '.join(FIELDS)} but got {type(fields).__name__}.")
+    for name in map(str, fields):
+        if name not in FIELDS and closest(name, _EASILY_LOST):
+            raise DataError(f"{where}: unknown field {name!r}. {did_you_mean(name, _EASILY_LOST)} Rename or remove it.")
+    given = fields.get("id")
+    row_id = where if given is None or not str(given).strip() else str(given)
+    return Row(
+        where=where if row_id == where else f"{where} (id {row_id!r})",
+        id=row_id,
+        question=_text(fields, "question", where),
+        images=_images(fields.get("images"), where, folder),
+        answer=_text(fields, "answer", where),
+        transforms=_transforms(fields.get("transforms"), where),
+        box=_box(fields.get("box"), where),
+        family=str(fields.get("family") or "recorded"),
+    )
+
+
+def load_sample(row: Row) -> Sample:
+    """Open the images of a row.
+
+    Raises:
+        DataError: An image is missing or broken, or the box is not inside the first one.
+    """
+    images = tuple(open_image(source, row.where) for source in row.images)
+    if row.box is not None:
+        check_box(row.box, images[0].size, row.where)
+    source = row.where.partition(" (id ")[0]
+    return Sample(row.id, row.question, images, row.answer, row.transforms, row.box, row.family, source)
+
+
+def open_image(source: ImageSource, where: str) -> Image.Image:
+    """Decode an image to RGB: turned as its EXIF tag asks, transparent parts on white.
+
+    Raises:
+        DataError: It is missing, truncated, or no image.
+    """
+    name = str(source) if isinstance(source, Path) else "of the row"
+    try:
+        if isinstance(source, Image.Image):
+            return _plain(source)
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return _plain(image)
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: image {name} does not exist. Correct the path or remove the row.") from error
+    except Exception as error:  # a decoder raises what it likes for bytes that it does not understand
+        message = f"{where}: image {name} cannot be read, it is truncated or no image ({error})."
+        raise DataError(f"{message} Replace the image or remove the row.") from error
+
+
+def check_box(box: Box, size: tuple[int, int], where: str) -> None:
+    """Raise `DataError` for a box that is not inside an image of `size` (width, height)."""
+    width, height = size
+    if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        raise DataError(
+            f"{where}: the box {list(box)} is not inside its image of {width} x {height} pixels. Expected "
+            "(x1, y1, x2, y2) in pixels of the image as it is given, with 0 <= x1 < x2 <= width and "
+            "0 <= y1 < y2 <= height."
+        )
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        # Without its alpha, dark text on a transparent ground would be black on black.
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return as_rgb(image)
+
+
+def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
+    value = fields.get(name)
+    if _number(value) is not None:
+        value = str(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(
+            f"{where}: the row has no {name} (it has: {', '.join(map(str, fields))}). Add one or remove the row."
+        )
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected {name} to be text or a number but got {value!r}. Write it as text.")
+    return value
+
+
+def _images(value: object, where: str, folder: Path | None) -> tuple[ImageSource, ...]:
+    values = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not values:
+        raise DataError(f"{where}: the row has no image. Name at least one file in 'images' or remove the row.")
+    return tuple(_image(item, where, folder) for item in values)
+
+
+def _image(value: object, where: str, folder: Path | None) -> ImageSource:
+    if isinstance(value, bytes | Image.Image):
+        return value
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+        raise DataError(f"{where}: expected the path of an image but got {value!r}. Correct it or remove the row.")
+    path = Path(value).expanduser()
+    path = path if folder is None else folder / path
+    if not path.is_file():
+        raise DataError(f"{where}: image {path} does not exist. Correct the path or remove the row.")
+    return path
+
+
+def _transforms(value: object, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: expected transforms to be a list of names but got {value!r}.")
+    check_transforms(names, where)
+    return tuple(names)
+
+
+def _box(value: object, where: str) -> Box | None:
+    if value is None:
+        return None
+    edges = [_number(edge) for edge in value] if isinstance(value, list | tuple) else []
+    numbers = [edge for edge in edges if edge is not None]
+    if len(edges) != 4 or len(numbers) != 4:
+        raise DataError(f"{where}: expected a box of four numbers (x1, y1, x2, y2) but got {value!r}.")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _number(value: object) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None  # type: ignore[arg-type]
