@@ -73,9 +73,10 @@ def parse_reply(text: str) -> Reply:
     if "<think>" in body:
         return Reply(fault="The <think> tag was not closed. Close it, then give a tool call or an answer.")
     calls, answers = _CALL.findall(body), _ANSWER.findall(body)
-    for tag, found in (("tool_call", calls), ("answer", answers)):
-        if not found and f"<{tag}>" in body:
-            return Reply(fault=f"The <{tag}> tag was not closed.")
+    if not calls and "<tool_call>" in body:
+        return Reply(fault="The <tool_call> tag was not closed.")
+    if not calls and not answers and "<answer>" in body:
+        return Reply(fault="The <answer> tag was not closed.")
     if len(calls) + len(answers) > 1:
         return Reply(fault="Give exactly one tool call or one answer in a turn.")
     if answers:

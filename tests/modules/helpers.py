@@ -55,7 +55,7 @@ def noise(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
 
 
 def sampled_conversations(policy: Policy, temperature: float = 1.0) -> list[TokenSequence]:
-    """Six sampled conversations of one to three turns, with one or two images in the question and some in the answers."""
+    """Six sampled conversations of one to three turns, with several images in some of them."""
     samples = [
         Sample("a", "Read the text.", (noise(),), "x"),
         Sample("b", "Read all of the text please.", (noise(120, 60, 1), noise(seed=2)), "x"),

@@ -1,4 +1,4 @@
-"""Scores are Hugging Face's own, whatever is shared, padded or split; the reference does not move; frozen parts stay."""
+"""Scores are Hugging Face's own, whatever is shared, padded or split; the reference and frozen parts stay."""
 
 from __future__ import annotations
 
@@ -384,5 +384,5 @@ def test_exactly_one_of_source_and_build(arguments: dict[str, Any]) -> None:
     "lora", [{"rank": 4}, {"target_modules": ["no_such_layer"]}], ids=["unknown argument", "no module"]
 )
 def test_lora_arguments_that_do_not_fit(lora: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="policy.lora"):
+    with pytest.raises(ConfigError, match=r"policy\.lora"):
         small_policy(lora=lora)
