@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import os
 import select
 import signal
@@ -15,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-from PIL import Image
 
 from sandbox.confined import wire
 from sandbox.confined.client import Worker, Zygote
@@ -35,11 +34,12 @@ _MAX_SHOWN = 512 * 2**20
 
 @dataclass
 class _Job:
-    """A request in the hands of a worker."""
+    """A request in the hands of a worker; `source` is the memory file of its chosen image."""
 
     index: int
     request: ToolRequest
     worker: Worker
+    source: int
     started: float
 
 
@@ -141,11 +141,11 @@ class ConfinedLane:
                 if worker is None:
                     observations[index] = self._crash("The sandbox could not start a process for the code.", started)
                     continue
-                self._send(worker, request, shared)
+                source = self._send(worker, request, shared)
             except OSError as error:
                 observations[index] = self._crash(f"The sandbox could not take the code: {error.strerror}.", started)
                 continue
-            active[worker.channel.fileno()] = _Job(index, request, worker, time.perf_counter())
+            active[worker.channel.fileno()] = _Job(index, request, worker, source, time.perf_counter())
 
     def _take(self, request: ToolRequest) -> Worker | None:
         """A worker that is confined and has never seen another episode's code."""
@@ -168,7 +168,8 @@ class ConfinedLane:
                 self._zygote.kill(oldest)
         return worker
 
-    def _send(self, worker: Worker, request: ToolRequest, shared: dict[int, int]) -> None:
+    def _send(self, worker: Worker, request: ToolRequest, shared: dict[int, int]) -> int:
+        """Send a request; the memory file of its chosen image."""
         images, chosen = list(request.images), request.image_index
         if not self._shows_all(request):
             images, chosen = [images[chosen]], 0
@@ -178,6 +179,7 @@ class ConfinedLane:
                 shared[id(image)] = wire.share_image(as_rgb(image))
             described.append((shared[id(image)], image.size))
         self._zygote.send(worker, request.code, described, chosen, self._limits.text_chars)
+        return described[chosen][0]
 
     def _shows_all(self, request: ToolRequest) -> bool:
         """Whether the worker gets every image: where the code may name others than the chosen one, and they fit."""
@@ -229,9 +231,12 @@ class ConfinedLane:
         fault = check_size(reply.size, self._limits)
         if fault is not None:
             return Observation("error", text=text + fault, lane="confined", level=self.level, wall_s=wall_s)
-        image = wire.view(job.worker.memory, reply.size).copy()
-        source: Image.Image = as_rgb(job.request.images[job.request.image_index])
-        found = find_effects(source, image)
+        with contextlib.ExitStack() as stack:
+            memory = stack.enter_context(self._zygote.result(job.worker, reply))
+            image = wire.view(memory, reply.size).copy()
+            size = job.request.images[job.request.image_index].size
+            source = stack.enter_context(mmap.mmap(job.source, 4 * size[0] * size[1], prot=mmap.PROT_READ))
+            found = find_effects(wire.pixels(source, size), wire.pixels(memory, reply.size))
         return Observation(
             "ok",
             image=image,

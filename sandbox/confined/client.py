@@ -46,7 +46,7 @@ class Worker:
     Attributes:
         id: Number that the zygote knows it by.
         channel: Packet socket to it.
-        output: Memory file for results, of fixed size, mapped as `memory`.
+        output: Memory file for results, of fixed size.
         pidfd: Handle on the process, None until the zygote has sent it.
         is_ready: Whether it has said that it is confined.
         has_hung_up: Whether it has closed its end, as a process does that dies.
@@ -56,7 +56,6 @@ class Worker:
     id: int
     channel: socket.socket
     output: int
-    memory: mmap.mmap
     pidfd: int | None = None
     is_ready: bool = False
     has_hung_up: bool = False
@@ -129,9 +128,8 @@ class Zygote:
             OSError: Where the zygote is gone.
         """
         output = wire.make_memory("cv-output", self._capacity)
-        memory = mmap.mmap(output, self._capacity)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        worker = Worker(self._next_id, ours, output, memory)
+        worker = Worker(self._next_id, ours, output)
         self._workers[worker.id] = worker
         self._next_id += 1
         with theirs:
@@ -174,6 +172,11 @@ class Zygote:
             message = b""
         worker.has_hung_up = not message
         return wire.read_reply(message, worker.nonce, self._capacity)
+
+    def result(self, worker: Worker, reply: wire.Reply) -> mmap.mmap:
+        """The memory that holds a reply's image; a worker that is alive may go on writing to it, but not shrink it."""
+        width, height = reply.size
+        return wire.map_memory(worker.output, 4 * width * height)
 
     def is_quiet(self, worker: Worker) -> bool:
         """Whether a worker that answered has kept silent since: it may say one thing per request."""
@@ -260,8 +263,6 @@ class Zygote:
 
 def _release(worker: Worker) -> None:
     worker.channel.close()
-    with contextlib.suppress(BufferError):  # a result that still looks at it keeps it until it goes
-        worker.memory.close()
     os.close(worker.output)
     if worker.pidfd is not None:
         os.close(worker.pidfd)

@@ -13,6 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
@@ -49,6 +50,17 @@ def view(buffer: Any, size: Size) -> Image.Image:
     return Image.fromarrow(Image.frombuffer("RGBX", size, buffer, "raw", "RGBX", 0, 1), "RGB", size)
 
 
+def pixels(buffer: Any, size: Size) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The same pixels as an array of shape (H, W, 3), without a copy."""
+    return np.frombuffer(buffer, np.uint8, 4 * size[0] * size[1]).reshape(size[1], size[0], 4)[..., :3]
+
+
+def map_memory(descriptor: int, length: int, *, is_writable: bool = False) -> mmap.mmap:
+    """Map a memory file, its pages at once: one by one their faults cost more than the copy."""
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_writable else 0)
+    return mmap.mmap(descriptor, length, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=protection)
+
+
 def copy_into(buffer: Any, image: Image.Image) -> None:
     """Write an RGB image into a buffer, as 4-byte pixels."""
     image.load()
@@ -72,7 +84,7 @@ def share_image(image: Image.Image) -> int:
     length = 4 * image.width * image.height
     descriptor = make_memory("cv-input", length)
     try:
-        with mmap.mmap(descriptor, length) as memory:
+        with map_memory(descriptor, length, is_writable=True) as memory:
             copy_into(memory, image)
         fcntl.fcntl(descriptor, _ADD_SEALS, _SEAL_WRITE | _SEAL_SEAL)
     except (OSError, ValueError, BufferError):

@@ -10,7 +10,6 @@ import gc
 import io
 import linecache
 import math
-import mmap
 import os
 import random
 import socket
@@ -97,7 +96,7 @@ def serve(channel: socket.socket) -> None:
         width, height = (0, 0) if image is None else image.size
         encoded = text.encode("utf-8", "replace")[: wire.MAX_MESSAGE // 2]
         if image is not None:
-            with mmap.mmap(request.output, request.capacity) as memory:
+            with wire.map_memory(request.output, 4 * width * height, is_writable=True) as memory:
                 wire.copy_into(memory, image)
         os.close(request.output)
         del image, request.images[:]
@@ -119,7 +118,7 @@ def _receive(channel: socket.socket) -> Request | None:
 
 
 def _map(descriptor: int, size: wire.Size) -> Image.Image:
-    memory = mmap.mmap(descriptor, 4 * size[0] * size[1], flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    memory = wire.map_memory(descriptor, 4 * size[0] * size[1])
     os.close(descriptor)
     return wire.view(memory, size)
 

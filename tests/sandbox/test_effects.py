@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from sandbox import ORIENTATIONS, Affine, compose, orient, orientation_frame
-from sandbox.effects import Effects, find_effects
+from sandbox import ORIENTATIONS, Affine, compose, effects, orient, orientation_frame
+from sandbox.effects import Effects
+
+
+def find_effects(source: Image.Image, result: Image.Image) -> Effects:
+    return effects.find_effects(np.asarray(source), np.asarray(result))
 
 
 def scene(width: int = 240, height: int = 160) -> Image.Image:

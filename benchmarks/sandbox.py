@@ -1,0 +1,240 @@
+"""What a tool call costs in each lane, against the raw operation and a cold subprocess, in one run.
+
+    python benchmarks/sandbox.py [--out runs/benchmarks/sandbox.json] [--quick]
+
+Warm-up, then interleaved rounds: every way runs once per round, so that a busy machine slows all of them alike. Median and interquartile
+range in milliseconds; `x raw` divides medians. The JSON names commit and hardware.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+from PIL import Image
+
+from sandbox import Limits, ToolExecutor, ToolRequest
+from sandbox.lift import lift
+from sandbox.program import ToolProgram
+
+CODE = "result = image.rotate(90, expand=True)"
+SIZES = {"224 px": ((224, 224), 200), "1 MP": ((1024, 1024), 40), "12 MP": ((4096, 3072), 8)}
+LIMITS = Limits(wall_s=30)
+
+#: The same call in a new interpreter, the image passed as PNG: what a sandbox without a warm process pays.
+COLD = """
+import io, sys
+from PIL import Image
+import cv2, numpy as np
+image = Image.open(io.BytesIO(sys.stdin.buffer.read())).convert("RGB")
+result = image.rotate(90, expand=True)
+result.save(sys.stdout.buffer, format="PNG", compress_level=1)
+"""
+
+#: A realistic mix: (snippet that only the confined lane runs as it stands, the same written out here).
+MIX: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "result = image.rotate(90, expand=True)": lambda image: image.rotate(90, expand=True),
+    "result = image.crop((100, 100, 400, 300)).resize((600, 400))": lambda image: image.crop(
+        (100, 100, 400, 300)
+    ).resize((600, 400)),
+    "result = Image.fromarray(cv2.cvtColor(np.array(image), cv2.COLOR_RGB2GRAY))": lambda image: Image.fromarray(
+        cv2.cvtColor(np.array(image), cv2.COLOR_RGB2GRAY)
+    ),
+    "result = Image.fromarray(cv2.GaussianBlur(np.array(image), (5, 5), 1.5))": lambda image: Image.fromarray(
+        cv2.GaussianBlur(np.array(image), (5, 5), 1.5)
+    ),
+    "a = np.array(image).astype(float)\nresult = (a * 1.2).clip(0, 255).astype(np.uint8)": lambda image: (
+        Image.fromarray((np.array(image).astype(float) * 1.2).clip(0, 255).astype(np.uint8))
+    ),
+}
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    """RGB noise of (width, height)."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def cold(image: Image.Image) -> None:
+    """One call in a new interpreter."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    done = subprocess.run([sys.executable, "-c", COLD], input=buffer.getvalue(), capture_output=True, check=True)  # noqa: S603
+    Image.open(io.BytesIO(done.stdout)).load()
+
+
+def once(executor: ToolExecutor, image: Image.Image, code: str = CODE) -> None:
+    """One call; a failure ends the benchmark."""
+    (observation,) = executor.execute([ToolRequest(code, [image], episode="benchmark")])
+    if observation.status != "ok":
+        raise RuntimeError(observation.text)
+
+
+def summary(times_s: list[float]) -> dict[str, float]:
+    """Median and interquartile range in milliseconds."""
+    lower, median, upper = statistics.quantiles([1000 * value for value in times_s], n=4)
+    return {"median_ms": median, "iqr_ms": upper - lower, "n": len(times_s)}
+
+
+def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """Time every way once per round, after two rounds of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 2):
+        for name, way in ways.items():
+            if name == "cold subprocess" and number >= 10:
+                continue
+            start = time.perf_counter()
+            way()
+            if number >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: summary(values) for name, values in times.items()}
+
+
+def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
+    """One call of each lane at each size."""
+    table = {}
+    with (
+        ToolExecutor(lane="pillow", limits=LIMITS) as lifted,
+        ToolExecutor(lane="confined", workers=1, limits=LIMITS, fresh="episode") as kept,
+        ToolExecutor(lane="confined", workers=1, limits=LIMITS, fresh="call") as fresh,
+    ):
+        for name, (size, rounds) in SIZES.items():
+            image = noise(size)
+
+            def unread(image: Image.Image = image) -> None:
+                lift.cache_clear()
+                once(lifted, image)
+
+            def rested(image: Image.Image = image) -> None:
+                once(fresh, image)
+
+            ways: dict[str, Callable[[], object]] = {
+                "raw": lambda image=image: image.rotate(90, expand=True),  # type: ignore[misc]
+                "lifted, code read anew": unread,
+                "lifted, code seen before": lambda image=image: once(lifted, image),  # type: ignore[misc]
+                "confined, episode worker": lambda image=image: once(kept, image),  # type: ignore[misc]
+                "confined, fresh worker": rested,
+                "cold subprocess": lambda image=image: cold(image),  # type: ignore[misc]
+            }
+            table[name] = interleaved(ways, max(6, rounds // 10) if quick else rounds)
+    return table
+
+
+def throughput(quick: bool) -> dict[str, float]:
+    """Calls per second of the mix at 640 x 480, on one core's worth of workers."""
+    image, repeats = noise((640, 480)), 4 if quick else 30
+    rates: dict[str, list[float]] = {"raw": [], "episode worker": [], "fresh worker": []}
+    snippets = list(MIX)
+    with (
+        ToolExecutor(lane="confined", workers=1, limits=LIMITS, fresh="episode") as kept,
+        ToolExecutor(lane="confined", workers=1, limits=LIMITS, fresh="call") as fresh,
+    ):
+        for _ in range(repeats):
+            start = time.perf_counter()
+            for call in MIX.values():
+                call(image)
+            rates["raw"].append(len(MIX) / (time.perf_counter() - start))
+            for name, executor in (("episode worker", kept), ("fresh worker", fresh)):
+                requests = [ToolRequest(code, [image], episode="mix") for code in snippets]
+                start = time.perf_counter()
+                executor.execute(requests)
+                rates[name].append(len(MIX) / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def layer_shares(quick: bool) -> dict[str, dict[str, float]]:
+    """One call with an episode worker at 224 px, with all layers and with the fewest that are allowed."""
+    from sandbox.confined_lane import ConfinedLane
+
+    image = noise((224, 224))
+    request = ToolRequest(CODE, [image], episode="benchmark")
+    full = ConfinedLane(1, LIMITS, "syscall", "episode")
+    least = ConfinedLane(1, LIMITS, "syscall", "episode", without=("namespaces", "landlock"))
+    try:
+        return interleaved(
+            {full.level: lambda: full.run([request]), least.level: lambda: least.run([request])}, 30 if quick else 300
+        )
+    finally:
+        full.close()
+        least.close()
+
+
+def lifted_share(corpus: Path) -> float | None:
+    """Share of the benign corpus that lifts."""
+    if not corpus.exists():
+        return None
+    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
+    sizes = [((row["input"]["w"], row["input"]["h"]),) for row in rows]
+    return sum(isinstance(lift(row["code"], size), ToolProgram) for row, size in zip(rows, sizes, strict=True)) / len(
+        rows
+    )
+
+
+def hardware() -> dict[str, Any]:
+    """Where and with what this was measured."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "commit": git.stdout.strip(),
+        "processor": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "pillow": PIL.__version__,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/sandbox.json"))
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"hardware": hardware(), "lanes": lanes(arguments.quick)}
+    report["mix per second"] = throughput(arguments.quick)
+    report["levels at 224 px"] = layer_shares(arguments.quick)
+    report["share of the benign corpus that lifts"] = lifted_share(
+        Path(__file__).parents[1] / "tests/sandbox/corpora/benign.jsonl"
+    )
+    show(report)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1))
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as tables."""
+    out = sys.stdout.write
+    out(" ".join(f"{key}={value}" for key, value in report["hardware"].items()) + "\n\n")
+    for size, rows in report["lanes"].items():
+        raw, subprocess_ms = rows["raw"]["median_ms"], rows["cold subprocess"]["median_ms"]
+        out(f"{size:<28}{'median ms':>10}{'IQR':>9}{'x raw':>9}{'+ ms':>9}{'cold /':>9}\n")
+        for name, row in rows.items():
+            median = row["median_ms"]
+            ratios = f"{median / raw:>9.2f}{median - raw:>9.3f}{subprocess_ms / median:>9.1f}"
+            out(f"  {name:<26}{median:>10.3f}{row['iqr_ms']:>9.3f}{ratios}\n")
+        out("\n")
+    raw_rate = report["mix per second"]["raw"]
+    for name, rate in report["mix per second"].items():
+        out(f"mix at 640 x 480, {name:<16}{rate:>9.1f} calls/s{rate / raw_rate:>7.2f} of raw\n")
+    for level, row in report["levels at 224 px"].items():
+        out(f"level {level:<10}{row['median_ms']:>9.3f} ms (IQR {row['iqr_ms']:.3f})\n")
+    out(f"share of the benign corpus that lifts: {report['share of the benign corpus that lifts']}\n")
+
+
+if __name__ == "__main__":
+    main()
