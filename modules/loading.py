@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -63,7 +64,8 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
         with quiet_progress():
             model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # RuntimeError: the weights have other shapes than the config says. SafetensorError: a file that is cut short.
         raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
     if model.config.model_type not in FAMILIES:
         raise CheckpointError(

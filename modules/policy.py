@@ -112,6 +112,7 @@ class Policy(nn.Module):
         self.is_banned_V: Tensor
         self.register_buffer("is_banned_V", self._banned(), persistent=False)
         self._reference: _Hidden | None = None
+        self.train()  # `from_pretrained` leaves a model in evaluation mode, and Lightning leaves modes as they are
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,6 +17,10 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+
+from cv_lightning.errors import ConfigError
+
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -69,7 +73,7 @@ class TinyConfig:
         seed: Seed of the weights.
     """
 
-    family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
+    family: Family = "qwen2_5_vl"
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 3
@@ -82,6 +86,10 @@ class TinyConfig:
     patch_size: int = 14
     vocab_size: int = 640
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.family not in get_args(Family):
+            raise ConfigError(f"build.family: expected one of {', '.join(get_args(Family))} but got {self.family!r}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
