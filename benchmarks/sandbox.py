@@ -2,8 +2,8 @@
 
     python benchmarks/sandbox.py [--out runs/benchmarks/sandbox.json] [--quick]
 
-Warm-up, then interleaved rounds: every way runs once per round, so that a busy machine slows all of them alike. Median and interquartile
-range in milliseconds; `x raw` divides medians. The JSON names commit and hardware.
+Warm-up, then interleaved rounds: every way runs once per round, so that a busy machine slows all of them alike. Median
+and interquartile range in milliseconds; `x raw` divides medians. The JSON names commit and hardware.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from sandbox import Limits, ToolExecutor, ToolRequest
-from sandbox.lift import lift
-from sandbox.program import ToolProgram
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file is the package of the same name
+
+from sandbox import Limits, ToolExecutor, ToolRequest  # noqa: E402
+from sandbox.confined_lane import ConfinedLane  # noqa: E402
+from sandbox.lift import lift  # noqa: E402
+from sandbox.program import ToolProgram  # noqa: E402
 
 CODE = "result = image.rotate(90, expand=True)"
 SIZES = {"224 px": ((224, 224), 200), "1 MP": ((1024, 1024), 40), "12 MP": ((4096, 3072), 8)}
@@ -156,8 +159,6 @@ def throughput(quick: bool) -> dict[str, float]:
 
 def layer_shares(quick: bool) -> dict[str, dict[str, float]]:
     """One call with an episode worker at 224 px, with all layers and with the fewest that are allowed."""
-    from sandbox.confined_lane import ConfinedLane
-
     image = noise((224, 224))
     request = ToolRequest(CODE, [image], episode="benchmark")
     full = ConfinedLane(1, LIMITS, "syscall", "episode")

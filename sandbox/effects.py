@@ -13,16 +13,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Packed = np.ndarray[Any, np.dtype[np.uint32]]
 
 #: Side of the small gray images that are compared, in pixels.
 _SIDE = 48
 #: Correlation of those images that an orientation must reach, and its lead over the next.
 _ENOUGH, _LEAD = 0.9, 0.15
+#: Mean difference of small versions that a resize may make by itself, of 255.
+_RESIZE_TOLERANCE = 8.0
 #: Pixels up to which images are compared everywhere, and the places, in units of the sides, where larger ones are.
 _MAX_EXACT = 1 << 16
 _PLACES = np.random.default_rng(20251203).random((8192, 2))
@@ -55,9 +57,9 @@ def find_effects(before: Pixels, after: Pixels) -> Effects:
     return _find_changed(before, after)
 
 
-def oriented(pixels: Pixels, orientation: str) -> Pixels:
-    """A view of (H, W, C) pixels in one of the eight orientations."""
-    views: dict[str, Callable[[Pixels], Pixels]] = {
+def oriented(pixels: Any, orientation: str) -> Any:
+    """A view of pixels, (H, W) or (H, W, C), in one of the eight orientations."""
+    views: dict[str, Callable[[Any], Any]] = {
         "identity": lambda a: a,
         "rotate_90": lambda a: np.rot90(a),
         "rotate_180": lambda a: a[::-1, ::-1],
@@ -91,13 +93,18 @@ def _turned(names: list[str], size: Size) -> Effects:
 
 def _find_cut_out(before: Pixels, after: Pixels) -> Effects | None:
     """The result as a part of the image in any orientation; None where it is none, no effects where it is several."""
+    row = _telling_row(after)
+    if row is None:
+        return None
+    packed, needle = _packed(before), _packed(after[row : row + 1])[0]
+    if not all((packed == needle[column]).any() for column in _sampled(len(needle))):
+        return None
     ways: list[Effects] = []
     for name in ORIENTATIONS:
-        turned = oriented(before, name)
-        height, width = after.shape[:2]
-        if height > turned.shape[0] or width > turned.shape[1]:
+        turned = oriented(packed, name)
+        if turned.shape == after.shape[:2] or turned.shape[0] < after.shape[0] or turned.shape[1] < after.shape[1]:
             continue
-        places = _places(np.ascontiguousarray(turned), after)
+        places = _places(np.ascontiguousarray(turned), _packed(after), row)
         if places is None:
             return Effects()
         for x, y in places:
@@ -111,85 +118,92 @@ def _find_cut_out(before: Pixels, after: Pixels) -> Effects | None:
     return ways[0] if len(ways) == 1 else Effects()
 
 
-def _places(image: Pixels, part: Pixels) -> list[tuple[int, int]] | None:
-    """Where `part` lies in `image`, as (x, y); None where it is too flat, or begins in too many places, to tell."""
-    height, width = part.shape[:2]
-    distinct = [
-        len(np.unique(part[y].view("V3").ravel() if part[y].flags.c_contiguous else part[y], axis=0))
-        for y in _sampled(height)
-    ]
+def _packed(pixels: Pixels) -> Packed:
+    """One number for each pixel."""
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    packed: Packed = red | green << np.uint32(8) | blue << np.uint32(16)
+    return packed
+
+
+def _telling_row(pixels: Pixels) -> int | None:
+    """A row with many different pixels; None where all are too flat to be looked for."""
+    rows = _sampled(pixels.shape[0])
+    distinct = [len(np.unique(_packed(pixels[row]))) for row in rows]
     best = int(np.argmax(distinct))
-    if distinct[best] < min(_MIN_DISTINCT, width):
-        return None
-    row_index = _sampled(height)[best]
-    needle = part[row_index].tobytes()
-    stack, stride = image.tobytes(), image.shape[1] * 3
+    return rows[best] if distinct[best] >= min(_MIN_DISTINCT, pixels.shape[1]) else None
+
+
+def _places(image: Packed, part: Packed, row: int) -> list[tuple[int, int]] | None:
+    """Where `part` lies in `image`, as (x, y); None where its row begins in too many places to tell."""
+    height, width = part.shape
+    stack, needle, stride = image.tobytes(), part[row].tobytes(), image.shape[1]
     places: list[tuple[int, int]] = []
     n_candidates, position = 0, stack.find(needle)
     while position >= 0:
-        y, offset = divmod(position, stride)
-        x, y = offset // 3, y - row_index
-        if offset % 3 == 0 and x + width <= image.shape[1] and 0 <= y <= image.shape[0] - height:
-            n_candidates += 1
-            if n_candidates > _MAX_CANDIDATES:
-                return None
-            if np.array_equal(image[y : y + height, x : x + width], part):
-                places.append((x, y))
+        n_candidates += 1
+        if n_candidates > _MAX_CANDIDATES:
+            return None
+        y, x = divmod(position // 4, stride)
+        y -= row
+        is_inside = position % 4 == 0 and x + width <= stride and 0 <= y <= image.shape[0] - height
+        if is_inside and np.array_equal(image[y : y + height, x : x + width], part):
+            places.append((x, y))
         position = stack.find(needle, position + 1)
     return places
 
 
-def _sampled(height: int) -> list[int]:
-    return sorted(set(np.linspace(0, height - 1, 9).astype(int).tolist()))
+def _sampled(length: int) -> list[int]:
+    return sorted(set(np.linspace(0, length - 1, 9).astype(int).tolist()))
 
 
 def _find_changed(before: Pixels, after: Pixels) -> Effects:
     """The whole image, in some orientation, resized or with other colours."""
-    small = _standardised(after)
-    if small is None:
+    small_before, small_after = _standardised(before), _standardised(after)
+    if small_before is None or small_after is None:
         return Effects()
-    scores: dict[str, float] = {}
-    for name in ORIENTATIONS:
-        turned = _standardised(oriented(before, name))
-        if turned is None:
-            return Effects()
-        scores[name] = float((turned * small).mean())
+    scores = {name: float((oriented(small_before, name) * small_after).mean()) for name in ORIENTATIONS}
     best, second = sorted(scores, key=lambda name: abs(scores[name]), reverse=True)[:2]
     if abs(scores[best]) < _ENOUGH or abs(scores[best]) - abs(scores[second]) < _LEAD:
         return Effects()
     height, width = after.shape[:2]
-    turned_height, turned_width = oriented(before, best).shape[:2]
+    turned = oriented(before, best)
     tools = [best] if best != "identity" else []
-    if (width, height) != (turned_width, turned_height):
+    if turned.shape[:2] != (height, width):
         tools.append("resize")
-    tools += _colour_tools(oriented(before, best), after)
-    scale = Affine(a=turned_width / width, e=turned_height / height)
-    frame = scale.then(orientation_frame(best, (before.shape[1], before.shape[0])))
-    return Effects(tuple(tools), best, frame)
+    tools += _colour_tools(turned, after)
+    scale = Affine(a=turned.shape[1] / width, e=turned.shape[0] / height)
+    return Effects(tuple(tools), best, scale.then(orientation_frame(best, (before.shape[1], before.shape[0]))))
+
+
+def _shrunk(pixels: Pixels, side: int) -> Pixels:
+    """A square version of about every pixel's colour."""
+    step = max(1, min(pixels.shape[:2]) // (4 * side))
+    rows = np.ascontiguousarray(pixels[::step, ::step])
+    return cv2.resize(rows, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def _standardised(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """A small gray version with mean 0 and variance 1; None where it is flat."""
-    step = max(1, min(pixels.shape[:2]) // (4 * _SIDE))
-    small = cv2.resize(np.ascontiguousarray(pixels[::step, ::step]), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    gray = small.astype(np.float32).mean(axis=2)
+    gray = _shrunk(pixels, _SIDE).astype(np.float32).mean(axis=2)
     spread = float(gray.std())
     return None if spread < 1.0 else (gray - gray.mean()) / spread
 
 
 def _colour_tools(before: Pixels, after: Pixels) -> list[str]:
     """Which colour operation is in the pixels; a plain name where it is recognised, else "color"."""
+    tolerance = 0.0
     if before.shape != after.shape:
-        size = (after.shape[1], after.shape[0])
-        before = np.asarray(Image.fromarray(np.ascontiguousarray(before)).resize(size, Image.Resampling.BICUBIC))
-        tolerance = 12.0
-    else:
-        tolerance = 0.0
-    difference = np.abs(before.astype(np.int16) - after).mean()
-    if difference <= tolerance:
+        before, after, tolerance = _shrunk(before, 2 * _SIDE), _shrunk(after, 2 * _SIDE), _RESIZE_TOLERANCE
+    elif before.shape[0] * before.shape[1] > _MAX_EXACT:
+        ys, xs = (_PLACES * before.shape[:2]).astype(np.intp).T
+        before, after = before[ys, xs][None], after[ys, xs][None]
+    difference = before.astype(np.int16) - after
+    if np.abs(difference).mean() <= tolerance:
         return []
-    if np.abs(255 - before.astype(np.int16) - after).mean() <= tolerance:
+    if np.abs(255 - difference - 2 * after.astype(np.int16)).mean() <= tolerance:
         return ["invert"]
-    is_gray = bool((after[..., 0] == after[..., 1]).all() and (after[..., 1] == after[..., 2]).all())
-    was_gray = bool((before[..., 0] == before[..., 1]).all() and (before[..., 1] == before[..., 2]).all())
-    return ["grayscale"] if is_gray and not was_gray else ["color"]
+    return ["grayscale"] if _is_gray(after) and not _is_gray(before) else ["color"]
+
+
+def _is_gray(pixels: Pixels) -> bool:
+    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())

@@ -143,8 +143,8 @@ def soak(n_calls: int) -> dict[str, float]:
                 if kind == "ok" and observation.status == "ok":
                     assert observation.image is not None
                     assert observation.image.tobytes() == TURNED
-                # On a busy machine a good call may pass its short deadline; it may never come back as another's.
-                assert observation.status == kind or (kind, observation.status) == ("ok", "timeout")
+                # On a busy machine any call may pass its short deadline; it may never come back as another's.
+                assert observation.status in (kind, "timeout")
             if start == 200 * (n_calls // 2000):
                 figures |= {"early MB": resident_mb(), "early descriptors": len(list(Path("/proc/self/fd").iterdir()))}
         figures |= {"late MB": resident_mb(), "late descriptors": len(list(Path("/proc/self/fd").iterdir()))}
