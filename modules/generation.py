@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from cv_lightning.rollout import Completion, Sampling
 from cv_lightning.types import TokenSequence
 from modules.batch import DistinctImages, distinct_images, image_key
+from modules.cache import growing_cache
 
 if TYPE_CHECKING:
     from modules.policy import Policy
@@ -34,7 +34,7 @@ class GenerationSession:
         self.policy = policy
         self.sampling = sampling
         self._generator = torch.Generator(device=policy.device).manual_seed(sampling.seed)
-        self._cache = DynamicCache(config=policy.core.config.get_text_config())
+        self._cache = growing_cache()
         self._is_started = False
         self._is_valid_BL = torch.empty(0, 0, dtype=torch.bool)
         self._next_position_B1 = torch.empty(0, 1, dtype=torch.long)
