@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cv_lightning.errors import ConfigError
 
@@ -62,7 +64,7 @@ class LastCheckpoint(Checkpoint):
         """Write the checkpoint beside the old one, then put it in its place."""
         path = self.path(trainer)
         new = path.with_name("last.ckpt.new")
-        trainer.save_checkpoint(new)
+        trainer.save_checkpoint(new, weights_only=False)
         if trainer.is_global_zero:
             _put_in_place(new, path)
         trainer.strategy.barrier("last checkpoint")
@@ -75,17 +77,17 @@ class LastCheckpoint(Checkpoint):
         self._saved_at_s, self._saved_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save where it is due; on SIGTERM save and end the process.
-
-        Raises:
-            SystemExit: After SIGTERM, with status 143 as a shell reports it (Lightning's own has status 0).
-        """
+        """Save where it is due, and on SIGTERM; Lightning ends the run once the step is logged."""
         if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
             self.save(trainer)
-            print(f"terminated; go on with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
-            raise SystemExit(128 + signal.SIGTERM)
-        if trainer.strategy.broadcast(self._is_due(trainer.global_step)):
+        elif trainer.strategy.broadcast(self._is_due(trainer.global_step)):
             self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say how to go on after SIGTERM, and let the process end with 143: with Lightning's 0 it seems finished."""
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
+            exception.code = 128 + signal.SIGTERM
+            print(f"terminated; go on with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what came after the last save."""
