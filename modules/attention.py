@@ -47,19 +47,17 @@ def packed_attention(
     packed = (query_1HSD, key_1HSD, value_1HSD)
     if len(set(lengths)) == 1:
         shape = (len(lengths), lengths[0])
-        attended_NHLD = _attend(*(tensor[0].unflatten(1, shape).transpose(0, 1) for tensor in packed), scaling)
+        query, key, value = (torch.unflatten(tensor[0], 1, shape).transpose(0, 1) for tensor in packed)
+        attended_NHLD = functional.scaled_dot_product_attention(query, key, value, scale=scaling)
         return attended_NHLD.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
     parts = [torch.split(tensor[0], lengths, dim=1) for tensor in packed]
     attended: dict[int, Tensor] = {}
     for length in set(lengths):
         members = [index for index, other in enumerate(lengths) if other == length]
-        attended_MHLD = _attend(*(torch.stack([part[index] for index in members]) for part in parts), scaling)
+        query, key, value = (torch.stack([part[index] for index in members]) for part in parts)
+        attended_MHLD = functional.scaled_dot_product_attention(query, key, value, scale=scaling)
         attended |= dict(zip(members, attended_MHLD.transpose(1, 2), strict=True))
     return torch.cat([attended[index] for index in range(len(lengths))]).unsqueeze(0), None
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    return functional.scaled_dot_product_attention(query, key, value, scale=scaling)
 
 
 def use_packed_attention(visual: nn.Module) -> None:

@@ -104,6 +104,13 @@ class PolicyModule(LightningModule):
         total: Tensor = gathered.sum()
         return total
 
+    def global_max(self, value: int) -> int:
+        """The largest of a number over all ranks."""
+        if self.trainer.world_size == 1:
+            return value
+        gathered: Any = self.all_gather(torch.tensor(value, device=self.device))
+        return int(gathered.max())
+
     def apply_gradients(self) -> None:
         """Clip, step, step the schedule, clear, and log the norm and the learning rate."""
         optimizer: Any = self.optimizers()
@@ -170,7 +177,16 @@ class PolicyModule(LightningModule):
         """Log `test/...`."""
         self._log_evaluation("test")
 
-    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[Group]:
-        """Trajectories of samples."""
+    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[dict[str, Any]]:
+        """What the policy said about samples, in plain values; the trajectories are in `last_trajectories`."""
         self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
-        return self.last_trajectories
+        trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
+        return [
+            {
+                "id": trajectory.sample.id,
+                "answer": trajectory.answer,
+                "turns": [turn.text for turn in trajectory.turns],
+                "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
+            }
+            for trajectory in trajectories
+        ]

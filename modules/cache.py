@@ -12,12 +12,14 @@ from transformers.cache_utils import Cache, DynamicLayer
 _ROOM = 64
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # its types are not followed
     """A layer that writes new columns into spare room.
 
     Hugging Face's dynamic layer copies everything it holds at every token.
-
     """
+
+    keys: Tensor
+    values: Tensor
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append columns [B, heads, T, features]; returns all keys and values."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,6 +90,9 @@ class GRPOModule(PolicyModule):
         for name, value in (("minibatches", minibatches), ("epochs", epochs)):
             if value < 1:
                 raise ConfigError(f"{name}: expected at least 1 but got {value}")
+        for name, value in (("micro_batch_size", micro_batch_size), ("max_resamples", max_resamples)):
+            if value < 0:
+                raise ConfigError(f"{name}: expected 0 or more but got {value}")
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
         self.minibatches = minibatches
@@ -113,7 +116,8 @@ class GRPOModule(PolicyModule):
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
         trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
         sequences = distinct_sequences(trajectories, advantages_PG.flatten().tolist())
-        prepared = [self._prepare(part) for part in self._split(sequences)]
+        idle = replace(sequences[0], weight=0)
+        prepared = [self._prepare(part, idle) for part in self._split(sequences)]
         scored = time.perf_counter()
         metrics = self._update(prepared)
         self._log_rollout(rewards_PG, trajectories)
@@ -148,15 +152,20 @@ class GRPOModule(PolicyModule):
         order = torch.randperm(len(sequences), generator=generator).tolist()
         return [[sequences[i] for i in order[part :: self.minibatches]] for part in range(self.minibatches)]
 
-    def _prepare(self, sequences: list[WeightedSequence]) -> tuple[list[_MicroBatch], Tensor]:
-        """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor."""
+    def _prepare(self, sequences: list[WeightedSequence], idle: WeightedSequence) -> tuple[list[_MicroBatch], Tensor]:
+        """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor.
+
+        Ranks exchange gradients in every backward pass, so each makes as many as the others: `idle` weighs nothing.
+        """
         config = self.gradient_config
         divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
         divisor = self.global_sum(divisor.to(self.device)) / self.trainer.world_size
         needs_all = config.kl_coefficient > 0 or config.entropy_coefficient > 0
         moving = [s for s in sequences if needs_all or s.advantage != 0]
         parts = by_length([sequence.tokens for sequence in moving], self.micro_batch_size) if moving else []
-        return [self._micro_batch([moving[index] for index in part]) for part in parts], divisor
+        micro_batches = [[moving[index] for index in part] for part in parts]
+        micro_batches += [[idle]] * (self.global_max(len(micro_batches)) - len(micro_batches))
+        return [self._micro_batch(each) for each in micro_batches], divisor
 
     def _micro_batch(self, sequences: list[WeightedSequence]) -> _MicroBatch:
         tokens = self.policy.collate([sequence.tokens for sequence in sequences])
@@ -173,7 +182,10 @@ class GRPOModule(PolicyModule):
     # ---- the update --------------------------------------------------------------------------------------------------
 
     def _update(self, prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> dict[str, Tensor]:
-        """One optimizer step per minibatch and epoch; returns metrics, means over the micro-batches."""
+        """One optimizer step per minibatch and epoch; returns metrics, means over the micro-batches.
+
+        The loss is the mean over the optimizer steps: the losses of micro-batches are parts of a sum.
+        """
         collected: dict[str, list[Tensor]] = {}
         for _ in range(self.epochs):
             for micro_batches, divisor in prepared:
@@ -183,6 +195,8 @@ class GRPOModule(PolicyModule):
                         collected.setdefault(name, []).append(value)
                 self.apply_gradients()
         metrics = {name: torch.stack(values).mean() for name, values in collected.items()}
+        if collected:
+            metrics["loss"] = torch.stack(collected["loss"]).sum() / (self.epochs * len(prepared))
         # Only before the first step do the policy that sampled and the one that is trained agree.
         if "logprob_gap" in collected:
             metrics["logprob_gap"] = collected["logprob_gap"][0]

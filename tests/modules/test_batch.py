@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cv_lightning.types import TokenSequence
-from modules.batch import collate, distinct_images, image_key
+from modules.batch import by_length, collate, distinct_images, image_key
 from tests.modules.helpers import noise
 
 
@@ -62,3 +62,12 @@ def test_images_of_sequences_in_reading_order() -> None:
     first, second = noise(8, 6, 0), noise(8, 6, 1)
     sequences = [TokenSequence([1], [False], [0.0], images) for images in ([second], [first, second.copy()], [])]
     assert collate(sequences, 0).images.occurrences == [0, 1, 0]
+
+
+@given(st.lists(st.integers(0, 20), max_size=12), st.integers(0, 5))
+def test_parts_hold_every_index_once_and_similar_lengths(lengths: list[int], size: int) -> None:
+    parts = by_length([[0] * length for length in lengths], size)
+    assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
+    assert all(len(part) <= (size or len(lengths)) for part in parts)
+    in_order = [lengths[index] for part in parts for index in part]
+    assert in_order == sorted(in_order)

@@ -1,0 +1,380 @@
+"""One step equals the plain computation, however it is split or shared; no spread, no harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.policy_gradient import PolicyGradientConfig
+from cv_lightning.rewards import TERMS
+from cv_lightning.types import Group, RewardBreakdown, Sample, Trajectory
+from modules import base
+from modules.base import RolloutConfig
+from modules.grpo import GRPOModule, distinct_sequences
+from modules.optimizer import OptimizerConfig
+from modules.policy import Policy
+from tests.modules.helpers import FAMILIES, LORA, assert_same_gradients, gradients, noise, small_policy, train
+
+ROLLOUT = RolloutConfig(max_turns=2, max_new_tokens=6, lane="pillow")
+NO_KL = PolicyGradientConfig(kl_coefficient=0.0)
+
+
+class Watched(GRPOModule):
+    """Keeps gradients and the share of each optimizer step, and does not take it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"rollout": ROLLOUT, **kwargs})
+        self.seen: list[dict[str, Tensor]] = []
+        self.divisors: list[float] = []
+        self.parts: list[int] = []
+
+    def _prepare(self, *args: Any) -> Any:
+        prepared = super()._prepare(*args)
+        self.divisors.append(float(prepared[1]))
+        self.parts.append(len(prepared[0]))
+        return prepared
+
+    def apply_gradients(self) -> None:
+        self.seen.append(gradients(self.policy))
+        self.policy.zero_grad()
+
+    def whole(self) -> dict[str, Tensor]:
+        """The gradient of the whole batch from those of its optimizer steps."""
+        names = {name for seen in self.seen for name in seen}
+        shares = [divisor / sum(self.divisors) for divisor in self.divisors]
+        return {
+            name: sum((seen[name] * share for seen, share in zip(self.seen, shares, strict=True)), torch.zeros(()))
+            for name in names
+        }
+
+
+def samples(n: int = 3) -> list[Sample]:
+    return [Sample(str(index), "Read.", (noise(84, 56, index),) * (1 + index % 2), "K7") for index in range(n)]
+
+
+def paid(value: float) -> RewardBreakdown:
+    return RewardBreakdown({**dict.fromkeys(TERMS, 0.0), "accuracy": value}, value > 0)
+
+
+def by_length(group: Group, *_: Any) -> list[RewardBreakdown]:
+    """Rewards that a random policy spreads: some number that its text decides."""
+    return [paid(float(sum(map(ord, t.turns[0].text)) % 5)) for t in group.trajectories]
+
+
+@pytest.fixture(autouse=True)
+def scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "score", by_length)
+
+
+def advantages_of(module: GRPOModule) -> list[float]:
+    """By hand: reward minus mean over standard deviation (unbiased) plus 1e-4."""
+    found: list[float] = []
+    for breakdowns in module.last_breakdowns:
+        rewards = [breakdown.total for breakdown in breakdowns]
+        mean = sum(rewards) / len(rewards)
+        deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1))
+        found += [(reward - mean) / (deviation + 1e-4) for reward in rewards]
+    return found
+
+
+def plain_gradient(policy: Policy, module: GRPOModule, kl_coefficient: float) -> dict[str, Tensor]:
+    """GRPO without anything shared: one forward pass for each trajectory that was sampled, in a plain sum."""
+    trajectories = [t for group in module.last_trajectories for t in group.trajectories]
+    n_tokens = sum(sum(t.tokens.is_trained) for t in trajectories)
+    reference = small_policy_like(policy)
+    loss = torch.zeros(())
+    for trajectory, advantage in zip(trajectories, advantages_of(module), strict=True):
+        batch = policy.collate([trajectory.tokens])
+        logprobs = policy.token_logprobs(batch)[0][batch.is_trained_BT]
+        old = batch.logprobs_BT[batch.is_trained_BT]
+        with torch.no_grad():
+            base_logprobs = reference.token_logprobs(batch)[0][batch.is_trained_BT]
+        difference = base_logprobs - logprobs
+        k3 = difference.exp() - difference - 1
+        loss = loss + (-advantage * (logprobs - old).exp() + kl_coefficient * k3).sum() / n_tokens
+    policy.zero_grad()
+    loss.backward()
+    found = gradients(policy)
+    policy.zero_grad()
+    return found
+
+
+def small_policy_like(policy: Policy) -> Policy:
+    """What the policy was built as: the reference of a policy that was trained, or whose adapters are off."""
+    return small_policy(policy.core.config.model_type)
+
+
+def away(policy: Policy) -> Policy:
+    """Move a policy away from its reference, so that the divergence has a gradient."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return policy
+
+
+SPLITS = [(1, 0), (1, 5), (3, 2)]
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_step_is_the_plain_computation_in_any_split(family: str, lora: dict[str, Any] | None) -> None:
+    for minibatches, micro_batch_size in SPLITS if family == FAMILIES[0] else SPLITS[-1:]:
+        config = PolicyGradientConfig(kl_coefficient=0.1)
+        policy = small_policy(family, lora=lora)
+        module = Watched(
+            policy, group_size=4, minibatches=minibatches, micro_batch_size=micro_batch_size, policy_gradient=config
+        )
+        away(policy)
+        trainer = train(module, [samples()])
+        assert len(module.seen) == minibatches
+        assert max(abs(advantage) for advantage in advantages_of(module)) > 0.5
+        assert_same_gradients(module.whole(), plain_gradient(policy, module, 0.1))
+        assert float(trainer.callback_metrics["rl/logprob_gap"]) < 1e-4
+        assert float(trainer.callback_metrics["rl/kl"]) > 1e-4
+
+
+def test_what_cannot_move_the_policy_is_left_out_of_the_work_and_not_of_the_mean() -> None:
+    def first_group_only(group: Group, *_: Any) -> list[RewardBreakdown]:
+        return by_length(group) if group.sample.id == "0" else [paid(1.0)] * len(group.trajectories)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "score", first_group_only)
+        policy = small_policy()
+        module = Watched(policy, group_size=4, micro_batch_size=1, policy_gradient=NO_KL)
+        train(module, [samples()])
+    assert module.parts[0] <= 4
+    n_tokens = sum(sum(t.tokens.is_trained) for group in module.last_trajectories for t in group.trajectories)
+    assert module.divisors == [n_tokens]
+    assert_same_gradients(module.whole(), plain_gradient(policy, module, 0.0))
+
+
+def test_passes_for_the_sake_of_other_ranks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for n_passes in (0, 5):
+        monkeypatch.setattr(GRPOModule, "global_max", lambda self, value, n=n_passes: max(value, n))
+        module = Watched(small_policy(), group_size=4, micro_batch_size=6)
+        train(module, [samples()])
+        found.append(module)
+    assert found[0].parts[0] < found[1].parts[0] == 5
+    assert found[0].divisors == found[1].divisors
+    assert_same_gradients(found[1].whole(), found[0].whole())
+
+
+def test_equal_trajectories_are_computed_once_and_weigh_as_many() -> None:
+    """Greedy rollouts of one prompt are equal: eight of them are one sequence of weight eight."""
+    policy = small_policy()
+    values = iter([1.0, 0.0, 0.0, 0.0] * 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "score", lambda group, *_: [paid(next(values)) for _ in group.trajectories])
+        greedy = RolloutConfig(max_turns=2, max_new_tokens=6, temperature=1e-4, lane="pillow")
+        module = Watched(policy, group_size=4, policy_gradient=NO_KL, rollout=greedy)
+        module.roll_out(samples(), 4, 1e-4, 0)
+    trajectories = [t for group in module.last_trajectories for t in group.trajectories]
+    sequences = distinct_sequences(trajectories, [1.5, -0.5, -0.5, -0.5] * 3)
+    assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1.5, 1), (-0.5, 3)] * 3
+
+
+def test_distinct_means_tokens_images_and_advantage() -> None:
+    policy = small_policy()
+
+    def trajectory(seed: int, text: str) -> Trajectory:
+        sample = Sample("s", text, (noise(84, 56, seed),), "x")
+        return Trajectory(sample, tokens=policy.conversation.start(sample))
+
+    found = [trajectory(0, "a"), trajectory(0, "a"), trajectory(1, "a"), trajectory(0, "b"), trajectory(0, "a")]
+    sequences = distinct_sequences(found, [1.0, 1.0, 1.0, 1.0, -1.0])
+    assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1, 2), (1, 1), (1, 1), (-1, 1)]
+    assert sum(sequence.weight for sequence in sequences) == len(found)
+
+
+def weights(policy: Policy) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
+
+
+def train_steps(steps: int, seed: int = 0, **changes: Any) -> tuple[GRPOModule, Trainer]:
+    arguments: dict[str, Any] = {"group_size": 4, "minibatches": 2, "micro_batch_size": 3, "rollout": ROLLOUT}
+    arguments |= {"optimizer": OptimizerConfig(lr=1e-3), "seed": seed, **changes}
+    module = GRPOModule(small_policy(), **arguments)
+    return module, train(module, [samples()] * steps)
+
+
+def test_two_runs_give_the_same_numbers() -> None:
+    (first, first_trainer), (second, second_trainer) = train_steps(3), train_steps(3)
+    assert torch.equal(weights(first.policy), weights(second.policy))
+    for name, value in first_trainer.callback_metrics.items():
+        if not name.startswith("time/"):
+            torch.testing.assert_close(value, second_trainer.callback_metrics[name], rtol=0, atol=0, msg=name)
+    other, _ = train_steps(3, seed=1)
+    assert not torch.equal(weights(first.policy), weights(other.policy))
+
+
+def test_every_step_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    roll_out = GRPOModule.roll_out
+
+    def watched(self: GRPOModule, batch: Sequence[Sample], group_size: int, temperature: float, seed: int) -> None:
+        seeds.append(seed)
+        roll_out(self, batch, group_size, temperature, seed)
+
+    monkeypatch.setattr(GRPOModule, "roll_out", watched)
+    module = GRPOModule(small_policy(), group_size=2, rollout=ROLLOUT, minibatches=2)
+    train(module, [samples(1)] * 2, max_epochs=2)
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+def test_metrics_are_logged() -> None:
+    _, trainer = train_steps(1, epochs=2)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert {f"reward/{name}" for name in (*TERMS, "total")} <= logged.keys()
+    assert {"rollout/accuracy", "rollout/tool_rate", "rollout/turns", "rollout/sampled_tokens"} <= logged.keys()
+    assert {"rl/loss", "rl/kl", "rl/clip_fraction", "rl/entropy", "rl/logprob_gap"} <= logged.keys()
+    assert {"rl/zero_variance_groups", "rl/distinct_sequences", "train/lr", "train/grad_norm"} <= logged.keys()
+    assert {"time/rollout_s", "time/score_s", "time/update_s"} <= logged.keys()
+    assert all(math.isfinite(value) for value in logged.values())
+    assert logged["rl/logprob_gap"] < 1e-4, "measured before the first step, whatever the epochs"
+    assert logged["rollout/tool_rate"] == 0
+    assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize("config", [NO_KL, PolicyGradientConfig(kl_coefficient=0.01)], ids=["no KL", "KL"])
+def test_batch_without_spread_takes_a_step_without_harm(
+    config: PolicyGradientConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "score", lambda group, *_: [paid(1.0)] * len(group.trajectories))
+    before = weights(small_policy())
+    module, trainer = train_steps(2, policy_gradient=config, optimizer=OptimizerConfig(name="muon", lr=1e-3))
+    assert float(trainer.callback_metrics["rl/zero_variance_groups"]) == 1
+    assert trainer.global_step == 4
+    assert weights(module.policy).isfinite().all()
+    if config is NO_KL:
+        assert torch.equal(weights(module.policy), before)
+    assert all(math.isfinite(float(value)) for value in trainer.callback_metrics.values())
+
+
+def test_judge_that_fails_leaves_its_trajectory_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(group: Group, *_: Any) -> list[RewardBreakdown]:
+        first, *others = by_length(group)
+        return [RewardBreakdown(first.terms, None), *others]
+
+    monkeypatch.setattr(base, "score", score)
+    module, trainer = train_steps(2)
+    assert weights(module.policy).isfinite().all()
+    assert all(math.isfinite(float(value)) for value in trainer.callback_metrics.values())
+
+
+def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[str] = []
+
+    def score(group: Group, *_: Any) -> list[RewardBreakdown]:
+        """Sample "0" has a spread at once, "1" at the second trial, "2" never."""
+        scored.append(group.sample.id)
+        has_spread = group.sample.id == "0" or (group.sample.id == "1" and scored.count("1") >= 2)
+        return [paid(float(has_spread and index % 2)) for index in range(len(group.trajectories))]
+
+    monkeypatch.setattr(base, "score", score)
+    module, trainer = train_steps(1, max_resamples=3)
+    assert scored == ["0", "1", "2", "1", "2", "2", "2"]
+    assert [group.sample.id for group in module.last_trajectories] == ["0", "1", "2"]
+    assert [len({b.total for b in breakdowns}) for breakdowns in module.last_breakdowns] == [2, 2, 1]
+    assert float(trainer.callback_metrics["rl/zero_variance_groups"]) == pytest.approx(1 / 3)
+    scored.clear()
+    train_steps(1, max_resamples=0)
+    assert scored == ["0", "1", "2"]
+
+
+def test_without_divergence_there_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("no reference is needed")
+
+    monkeypatch.setattr(Policy, "freeze_reference", refuse)
+    monkeypatch.setattr(Policy, "reference_logprobs", refuse)
+    _, trainer = train_steps(1, policy_gradient=NO_KL)
+    assert "rl/kl" not in trainer.callback_metrics
+
+
+def test_reference_is_no_part_of_the_checkpoint() -> None:
+    with_reference, without = GRPOModule(small_policy()), GRPOModule(small_policy(), policy_gradient=NO_KL)
+    assert with_reference.state_dict().keys() == without.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PolicyGradientConfig(advantage="dr_grpo", aggregation="constant", constant_tokens=12, kl_coefficient=0),
+        PolicyGradientConfig(advantage="rloo", aggregation="sequence_mean"),
+        PolicyGradientConfig(ratio="sequence", clip_low=3e-4, clip_high=4e-4, entropy_coefficient=0.01),
+    ],
+    ids=["Dr.GRPO", "RLOO", "GSPO"],
+)
+def test_relatives_do_not_depend_on_the_split(config: PolicyGradientConfig) -> None:
+    found = []
+    for minibatches, micro_batch_size in ((1, 0), (1, 2), (2, 1)):
+        split = {"minibatches": minibatches, "micro_batch_size": micro_batch_size}
+        module = Watched(small_policy(), group_size=4, policy_gradient=config, **split)
+        train(module, [samples()])
+        found.append(module.whole())
+    assert max(gradient.abs().max() for gradient in found[0].values()) > 1e-4
+    assert_same_gradients(found[1], found[0])
+    assert_same_gradients(found[2], found[0])
+
+
+def test_reward_rises() -> None:
+    """The arithmetic has the right sign: what is paid, here tokens of even id, becomes more probable."""
+    module = GRPOModule(
+        small_policy(), group_size=8, rollout=RolloutConfig(max_turns=1, max_new_tokens=4, lane="pillow"),
+        optimizer=OptimizerConfig(lr=1e-2), policy_gradient=NO_KL,
+    )  # fmt: skip
+
+    def score(group: Group, *_: Any) -> list[RewardBreakdown]:
+        return [paid(float(sum(token % 2 == 0 for token in t.tokens.ids[-4:]))) for t in group.trajectories]
+
+    def probability() -> float:
+        batch = module.policy.collate([module.policy.conversation.start(samples()[0])])
+        with torch.no_grad():
+            return float(module.policy.logits(module.policy._scored_hidden_states(batch)[0, -1]).softmax(-1)[::2].sum())
+
+    before = probability()
+    assert 0.2 < before < 0.8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "score", score)
+        train(module, [samples()] * 20)
+    assert probability() > 0.8
+
+
+def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    module = GRPOModule(small_policy(), rollout=ROLLOUT)
+    was_training = module.policy.training
+    loader: Any = torch.utils.data.DataLoader([samples()], batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+    trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False, devices=1)
+    (metrics,) = trainer.test(module, loader, verbose=False)
+    assert metrics["test/accuracy/upright"] == 0
+    assert module.policy.training == was_training
+    assert [len(group.trajectories) for group in module.last_trajectories] == [1, 1, 1]
+    (metrics,) = trainer.validate(module, loader, verbose=False)
+    assert metrics["val/accuracy/upright"] == 0
+    (said,) = trainer.predict(module, loader)  # type: ignore[misc]
+    assert [each["id"] for each in said] == ["0", "1", "2"]
+    for each, group in zip(said, module.last_trajectories, strict=True):
+        (trajectory,) = group.trajectories
+        assert each["turns"] == [turn.text for turn in trajectory.turns]
+        assert (each["answer"], each["stop_reason"]) == (None, "max_tokens")
+    assert module._executor is None, "closed when it is over"
+
+
+@pytest.mark.parametrize(
+    "values", [{"group_size": 1}, {"minibatches": 0}, {"epochs": 0}, {"micro_batch_size": -1}], ids=str
+)
+def test_values_out_of_range_are_named(values: dict[str, int]) -> None:
+    (name,) = values
+    with pytest.raises(ConfigError, match=name):
+        GRPOModule(small_policy(), **values)  # type: ignore[arg-type]
