@@ -78,9 +78,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save where it is due, and on SIGTERM; Lightning ends the run once the step is logged."""
-        if trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False):
-            self.save(trainer)
-        elif trainer.strategy.broadcast(self._is_due(trainer.global_step)):
+        is_terminated = trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False)
+        if is_terminated or trainer.strategy.broadcast(self._is_due(trainer.global_step)):
             self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
