@@ -94,6 +94,8 @@ class EvaluationSet(Dataset[Sample]):
         return self._n * len(EVALUATED)
 
     def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Expected 0 <= index < {len(self)} but got {index}")
         return self._source.sample(self._split, index // len(EVALUATED), EVALUATED[index % len(EVALUATED)])
 
 
