@@ -39,7 +39,7 @@ class _ParseError(Exception):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`, and to loggers that take files.
+    """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`.
 
     Lightning's own asserts a `log_dir`, which an MLflow logger on SQLite does not have.
     """
@@ -52,10 +52,6 @@ class SaveConfig(SaveConfigCallback):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
         self.already_saved = True
-        for logger in trainer.loggers:
-            log_artifact = getattr(logger, "log_artifact", None)
-            if callable(log_artifact):
-                log_artifact(path)
 
 
 class CLI(LightningCLI):
