@@ -1,0 +1,76 @@
+"""Two ranks learn what one rank learns, and neither waits for the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from cv_lightning.policy_gradient import PolicyGradientConfig
+from cv_lightning.rewards import TERMS
+from cv_lightning.types import Group, RewardBreakdown, Sample
+from modules import base
+from modules.base import RolloutConfig
+from modules.grpo import GRPOModule
+from modules.optimizer import OptimizerConfig
+from modules.sft import SFTModule
+from tests.modules.helpers import episodes, noise, small_policy, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(torch.cuda.is_available(), reason="forks after CUDA has started")]
+
+OPTIMIZER = OptimizerConfig(lr=1e-3)
+TWO_RANKS: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork"}
+
+
+class SaveWeights(Callback):
+    """Each rank writes its weights at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(pl_module.state_dict(), self.folder / f"{trainer.global_rank}.pt")
+
+    def weights(self, rank: int) -> torch.Tensor:
+        state = torch.load(self.folder / f"{rank}.pt")
+        return torch.cat([value.flatten() for value in state.values()])
+
+
+def test_sft_on_two_ranks_is_sft_on_one(tmp_path: Path) -> None:
+    """The mean is over the tokens of both, though the ranks hold different numbers of them."""
+    alone = SFTModule(small_policy(), optimizer=OPTIMIZER)
+    train(alone, [episodes(4)])
+    expected = torch.cat([value.flatten() for value in alone.state_dict().values()])
+    halves = [episodes(4)[0::2], episodes(4)[1::2]]
+    saved = SaveWeights(tmp_path)
+    train(SFTModule(small_policy(), optimizer=OPTIMIZER, micro_batch_size=1), halves, callbacks=[saved], **TWO_RANKS)
+    for rank in (0, 1):
+        torch.testing.assert_close(saved.weights(rank), expected, atol=2e-5, rtol=0)
+
+
+def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(group: Group, *_: Any) -> list[RewardBreakdown]:
+        """Only odd samples have a spread: one of the ranks has nothing to learn from."""
+        values = [float(int(group.sample.id) % 2 and index % 2) for index in range(len(group.trajectories))]
+        return [RewardBreakdown({**dict.fromkeys(TERMS, 0.0), "accuracy": value}, value > 0) for value in values]
+
+    monkeypatch.setattr(base, "score", score)
+    saved = SaveWeights(tmp_path)
+    module = GRPOModule(
+        small_policy(),
+        optimizer=OPTIMIZER,
+        group_size=4,
+        minibatches=2,
+        micro_batch_size=1,
+        policy_gradient=PolicyGradientConfig(kl_coefficient=0.0),
+        rollout=RolloutConfig(max_turns=1, max_new_tokens=5, lane="pillow"),
+    )
+    before = torch.cat([value.flatten() for value in module.state_dict().values()])
+    train(
+        module, [[Sample(str(i), "Read.", (noise(84, 56, i),), "K")] for i in range(4)], callbacks=[saved], **TWO_RANKS
+    )
+    assert torch.equal(saved.weights(0), saved.weights(1))
+    assert not torch.equal(saved.weights(0), before)
