@@ -16,7 +16,8 @@ from PIL import Image
 
 from sandbox.checks import AFFINE_RESAMPLING, RESAMPLING, Parameter, is_integer, is_number, is_size, maybe, number
 from sandbox.geometry import ORIENTATIONS, PILLOW_TRANSPOSE
-from sandbox.operations import OPERATIONS, borders, contained_size
+from sandbox.kinds import borders, contained_size
+from sandbox.operations import OPERATIONS
 from sandbox.symbols import (
     Enhancer,
     Filter,

@@ -107,6 +107,8 @@ class ConfinedLane:
         try:
             while waiting or active:
                 self._deal(waiting, active, shared, observations)
+                with contextlib.suppress(OSError):
+                    self._replenish()
                 self._collect(active, observations)
         finally:
             for job in active.values():
@@ -147,6 +149,11 @@ class ConfinedLane:
                 continue
             active[worker.channel.fileno()] = _Job(index, request, worker, source, time.perf_counter())
 
+    def _replenish(self) -> None:
+        """Have workers made ready while others work; it is fork and confinement that take time."""
+        while len(self._ready) < (2 * self._n_workers if self._fresh == "call" else 1):
+            self._ready.append(self._zygote.spawn())
+
     def _take(self, request: ToolRequest) -> Worker | None:
         """A worker that is confined and has never seen another episode's code."""
         if self._fresh == "episode" and request.episode in self._episodes:
@@ -155,9 +162,7 @@ class ConfinedLane:
             if self._zygote.is_quiet(worker):
                 return worker
             self._drop(worker, request)
-        while len(self._ready) < (2 * self._n_workers if self._fresh == "call" else 1):
-            self._ready.append(self._zygote.spawn())
-        worker = self._ready.popleft()
+        worker = self._ready.popleft() if self._ready else self._zygote.spawn()
         if not self._zygote.await_ready(worker):
             self._zygote.kill(worker)
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -26,8 +27,8 @@ _ENOUGH, _LEAD = 0.9, 0.15
 #: Mean difference of small versions that a resize may make by itself, of 255.
 _RESIZE_TOLERANCE = 8.0
 #: Pixels up to which images are compared everywhere, and the places, in units of the sides, where larger ones are.
-_MAX_EXACT = 1 << 16
-_PLACES = np.random.default_rng(20251203).random((8192, 2))
+_MAX_EXACT = 1 << 14
+_PLACES = np.random.default_rng(20251203).random((4096, 2))
 #: Places in an image that may begin like a cut-out before the search gives up.
 _MAX_CANDIDATES = 64
 #: A row of a cut-out with fewer different pixels is too flat to be looked for.
@@ -75,13 +76,18 @@ def oriented(pixels: Any, orientation: str) -> Any:
 def _is_equal(one: Pixels, other: Pixels) -> bool:
     if one.shape != other.shape:
         return False
-    few = (_PLACES[:16] * one.shape[:2]).astype(np.intp).T
-    if (one[few[0], few[1]] != other[few[0], few[1]]).any():
+    ys, xs = _places_in(one.shape[:2])
+    if (one[ys[:16], xs[:16]] != other[ys[:16], xs[:16]]).any():
         return False
     if one.shape[0] * one.shape[1] <= _MAX_EXACT:
         return bool(np.array_equal(one, other))
-    ys, xs = (_PLACES * one.shape[:2]).astype(np.intp).T
     return bool((one[ys, xs] == other[ys, xs]).all())
+
+
+@lru_cache(maxsize=64)
+def _places_in(shape: tuple[int, int]) -> Any:
+    """Rows and columns of the places at which images of a shape are compared."""
+    return (_PLACES * shape).astype(np.intp).T
 
 
 def _turned(names: list[str], size: Size) -> Effects:
@@ -195,7 +201,7 @@ def _colour_tools(before: Pixels, after: Pixels) -> list[str]:
     if before.shape != after.shape:
         before, after, tolerance = _shrunk(before, 2 * _SIDE), _shrunk(after, 2 * _SIDE), _RESIZE_TOLERANCE
     elif before.shape[0] * before.shape[1] > _MAX_EXACT:
-        ys, xs = (_PLACES * before.shape[:2]).astype(np.intp).T
+        ys, xs = _places_in(before.shape[:2])
         before, after = before[ys, xs][None], after[ys, xs][None]
     difference = before.astype(np.int16) - after
     if np.abs(difference).mean() <= tolerance:

@@ -24,7 +24,8 @@ from sandbox.calls import (
     turned,
 )
 from sandbox.geometry import Size
-from sandbox.operations import OPERATIONS, State
+from sandbox.kinds import State
+from sandbox.operations import OPERATIONS
 from sandbox.symbols import Enhancer, Filter, KnownFaultError, Name, NotLiftableError, Picture, Unknown, append
 
 #: Names that a snippet finds besides its images, in every lane.
@@ -42,7 +43,8 @@ PROVIDED = (
     ),
     *("np", "numpy", "cv2", "math", "PIL"),
 )
-_LIBRARIES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter", "np", "cv2", "math", "PIL"}
+_SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter"}
+_LIBRARIES = _SUBMODULES | {"np", "cv2", "math", "PIL"}
 _BUILTINS = set(dir(__builtins__)) if not isinstance(__builtins__, dict) else set(__builtins__)
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -73,13 +75,31 @@ _MATH: dict[str, Callable[..., Any]] = {
     name: getattr(math, name)
     for name in ("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2")
 }
+_KNOWN = {
+    *("np.array", "np.asarray", "np.uint8", "Image.fromarray", "Image.Transpose", "Image.Resampling"),
+    *(f"math.{name}" for name in _MATH),
+    *IMAGE_FUNCTIONS,
+    *ARRAY_FUNCTIONS,
+    *(name for name in OPERATIONS if name.startswith(("ImageFilter.", "ImageEnhance."))),
+}
 _MAX_NUMBER = 1e15
+_MAX_TEXT = 4096
+#: Elements that a constant may have, its parts' elements among them: names can double it line by line.
+_MAX_ELEMENTS = 256
 _CONSTANT_OWNERS: dict[str, Any] = {
     "cv2": cv2,
     "Image": Image,
     "Image.Transpose": Image.Transpose,
     "Image.Resampling": Image.Resampling,
 }
+
+
+def _check_small(elements: Sequence[Any], seen: int = 0) -> int:
+    for element in elements:
+        seen = _check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
+        if seen > _MAX_ELEMENTS:
+            raise NotLiftableError("a large constant")
+    return seen
 
 
 def _is_plain(value: object) -> bool:
@@ -138,10 +158,15 @@ class Expressions:
         return value
 
     def _read_tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
-        return tuple(self.value(element) for element in node.elts)
+        return tuple(self._elements(node.elts))
 
     def _read_list(self, node: ast.List) -> list[Any]:
-        return [self.value(element) for element in node.elts]
+        return self._elements(node.elts)
+
+    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
+        elements = [self.value(node) for node in nodes]
+        _check_small(elements)
+        return elements
 
     def _read_name(self, node: ast.Name) -> Any:
         if node.id in self.names:
@@ -206,7 +231,10 @@ class Expressions:
         return self.value(node.body if self.truth(self.value(node.test)) else node.orelse)
 
     def _read_joinedstr(self, node: ast.JoinedStr) -> str:
-        return "".join(self._piece(part) for part in node.values)
+        text = "".join(self._piece(part) for part in node.values)
+        if len(text) > _MAX_TEXT:
+            raise NotLiftableError("much text")
+        return text
 
     def _piece(self, node: ast.expr) -> str:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -225,7 +253,7 @@ class Expressions:
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
             raise NotLiftableError("print with keywords")
         self.text += " ".join(str(self._printable(self.value(argument))) for argument in node.args) + "\n"
-        if len(self.text) > 4096:
+        if len(self.text) > _MAX_TEXT:
             raise NotLiftableError("much text")
 
     def _read_attribute(self, node: ast.Attribute) -> Any:
@@ -257,13 +285,15 @@ class Expressions:
             raise KnownFaultError("AttributeError", f"'Image' object has no attribute {name!r}")
 
     def _library_attribute(self, owner: Name, name: str) -> Any:
-        if owner.path == "PIL" and name in _LIBRARIES:
+        if owner.path == "PIL" and name in _SUBMODULES:
             return Name(name)
         path = f"{owner.path}.{name}"
         if path in {"math.pi", "np.pi"}:
             return math.pi
         if owner.path in _CONSTANT_OWNERS and name.isupper():
             return self._constant(_CONSTANT_OWNERS[owner.path], name, path)
+        if path not in _KNOWN:
+            raise NotLiftableError(path)
         return Name(path)
 
     def _constant(self, owner: Any, name: str, path: str) -> Any:
@@ -392,6 +422,8 @@ class Expressions:
             return len(arguments[0])
         if keywords or not arguments or not all(map(_is_plain, arguments)):
             raise NotLiftableError(f"a call of {name}")
+        if name == "round" and len(arguments) == 2 and not (isinstance(arguments[1], int) and abs(arguments[1]) <= 20):
+            raise NotLiftableError("a rounding that is not read here")
         function = _NUMERIC.get(name) or _MATH[name]
         try:
             return self._bounded(function(*arguments))

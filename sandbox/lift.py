@@ -16,9 +16,13 @@ from functools import lru_cache
 
 from sandbox.expressions import PROVIDED, Expressions
 from sandbox.geometry import Size
+from sandbox.operations import OPERATIONS
 from sandbox.program import ToolProgram
 from sandbox.symbols import DoomedError, KnownFaultError, Name, NotLiftableError, Picture
 from sandbox.texts import RESULT_NAMES
+
+#: Nanoseconds of estimated work that a program may take in process.
+_MAX_WORK_NS = 1.5e9
 
 _IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
 _SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter"}
@@ -65,31 +69,42 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
     try:
         tree = parse(code)
     except SyntaxError as error:
-        return Fault("SyntaxError", error.msg, min(error.lineno or 1, code.count("\n") + 1))
+        return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
     except (ValueError, RecursionError, MemoryError, OverflowError) as error:
         return Fault("SyntaxError", str(error) or "the code is nested too deeply", 1)
     reader = _Reader(sizes, image_index, persists=persists)
     try:
         reader.run(tree.body)
-        return reader.program()
+        return _affordable(reader.program(), reader.line)
     except KnownFaultError as fault:
         return Fault(fault.kind, str(fault), reader.line, reader.text)
     except DoomedError as doomed:
-        return reader.program_of(doomed.picture)
+        return _affordable(reader.program_of(doomed.picture), reader.line)
     except NotLiftableError as error:
         return Unliftable(str(error), reader.line)
-    except RecursionError:
-        return Unliftable("nested too deeply", reader.line)
+    except Exception as error:  # noqa: BLE001 - what trips the reader is not certain, hence does not lift
+        return Unliftable(f"what the reader does not know ({type(error).__name__})", reader.line)
+
+
+def _affordable(program: ToolProgram, line: int) -> ToolProgram | Unliftable:
+    """The program, if it is sure to end soon: nothing could stop it in process."""
+    work = 0.0
+    for operation, before, after in zip(program.operations, program.sizes, program.sizes[1:], strict=False):
+        pixels = max(size[0] * size[1] for size in (before, after) if size is not None) if before or after else 0
+        work += pixels * OPERATIONS[operation.name].cost(operation.values)
+    return program if work <= _MAX_WORK_NS else Unliftable("more work than is done in process", line)
 
 
 _PARSE_LOCK = threading.Lock()
 
 
 def parse(code: str) -> ast.Module:
-    """The syntax tree; raises what `ast.parse` raises, and keeps its warnings about odd literals to itself."""
+    """The syntax tree of code that compiles; raises what `compile` raises, and keeps its warnings to itself."""
     with _PARSE_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return ast.parse(code)
+        tree = ast.parse(code)
+        compile(tree, "<code>", "exec", dont_inherit=True)  # some errors come only now; the result is not run
+        return tree
 
 
 class _Reader(Expressions):

@@ -5,9 +5,7 @@ Sizes are (width, height) in pixels. The calls are the library's own: a lifted p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -35,166 +33,29 @@ from sandbox.checks import (
     only,
     pair,
 )
-from sandbox.geometry import ORIENTATIONS, PILLOW_TRANSPOSE, Affine, Size, orient, orientation_frame
-
-Values = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class State:
-    """What is known of an image before it exists: its size and its mode ("RGB" or "L")."""
-
-    size: Size
-    mode: str = "RGB"
-
-
-def _same_state(values: Values, state: State) -> State:
-    return state
-
-
-def _same_place(values: Values, size: Size) -> Affine | None:
-    return Affine()
-
-
-def _always(values: Values, size: Size) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What is known of an operation.
-
-    Attributes:
-        tool: Its canonical tool name; None for one that is no tool of its own.
-        call: Makes the call: (image, values) -> image.
-        template: How it is written; `{x}` is the image, `{args}` the arguments.
-        parameters: In order.
-        after: (values, state before) -> state after.
-        frame: (values, size before) -> result pixels to pixels before.
-        acts: False where the values are known to change nothing, given the size before.
-        modes: Modes that the call takes.
-        is_colour: True where only pixel values change, so that the effect is looked for in them.
-    """
-
-    tool: str | None
-    call: Callable[[Image.Image, Values], Image.Image]
-    template: str
-    parameters: tuple[Parameter, ...] = ()
-    after: Callable[[Values, State], State] = _same_state
-    frame: Callable[[Values, Size], Affine | None] = _same_place
-    acts: Callable[[Values, Size], bool] = _always
-    modes: tuple[str, ...] = ("RGB", "L")
-    is_colour: bool = True
-
-
-def _turned(values: Values, state: State) -> State:
-    width, height = state.size
-    is_turned = values[0] in {"rotate_90", "rotate_270", "transpose", "transverse"}
-    return State((height, width) if is_turned else state.size, state.mode)
-
-
-def rotation(values: Values, size: Size) -> tuple[Size, Affine]:
-    """Size and frame of `Image.rotate` off its fast paths, in Pillow's own arithmetic, so that no size differs."""
-    angle, _, expand, center, translate, _ = values
-    width, height = size
-    center_x, center_y = center or (width / 2, height / 2)
-    shift_x, shift_y = translate or (0, 0)
-    radians = -math.radians(angle % 360.0)
-    cosine, sine = round(math.cos(radians), 15), round(math.sin(radians), 15)
-    inverse_sine = round(-math.sin(radians), 15)
-    turn = Affine(cosine, sine, 0.0, inverse_sine, cosine, 0.0)
-    c, f = turn.point(-center_x - shift_x, -center_y - shift_y)
-    frame = Affine(cosine, sine, c + center_x, inverse_sine, cosine, f + center_y)
-    if not expand:
-        return size, frame
-    corners = [frame.point(x, y) for x, y in ((0, 0), (width, 0), (width, height), (0, height))]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    wide, high = math.ceil(max(xs)) - math.floor(min(xs)), math.ceil(max(ys)) - math.floor(min(ys))
-    c, f = frame.point(-(wide - width) / 2.0, -(high - height) / 2.0)
-    return (wide, high), Affine(cosine, sine, c, inverse_sine, cosine, f)
-
-
-def _rotated(values: Values, state: State) -> State:
-    return State(rotation(values, state.size)[0], state.mode)
-
-
-def rounded_box(box: tuple[float, ...]) -> tuple[int, int, int, int]:
-    """The box that Pillow crops: every coordinate rounded half to even."""
-    left, upper, right, lower = (round(value) for value in box)
-    return left, upper, right, lower
-
-
-def _cropped(values: Values, state: State) -> State:
-    left, upper, right, lower = rounded_box(values[0])
-    return State((right - left, lower - upper), state.mode)
-
-
-def _crop_frame(values: Values, size: Size) -> Affine:
-    left, upper, _, _ = rounded_box(values[0])
-    return Affine(c=left, f=upper)
-
-
-def _resized(values: Values, state: State) -> State:
-    return State(values[0], state.mode)
-
-
-def _resize_frame(values: Values, size: Size) -> Affine:
-    (width, height), box = values[0], (values[2] if len(values) == 4 else None) or (0, 0, *size)
-    return Affine((box[2] - box[0]) / width, 0.0, box[0], 0.0, (box[3] - box[1]) / height, box[1])
-
-
-def _resize_acts(values: Values, size: Size) -> bool:
-    box = values[2] if len(values) == 4 else None
-    return bool(values[0] != size or (box is not None and tuple(box) != (0, 0, *size)))
-
-
-def contained_size(size: Size, within: Size) -> Size:
-    """The size of `ImageOps.contain`: as large as fits `within` at the same aspect."""
-    width, height = size
-    wide, high = within
-    if width / height > wide / high:
-        high = round(height / width * wide)
-    elif width / height != wide / high:
-        wide = round(width / height * high)
-    return wide, high
-
-
-def _pad_frame(values: Values, size: Size) -> Affine | None:
-    (wide, high), centering = values[0], values[3]
-    width, height = contained_size(size, (wide, high))
-    if min(width, height) == 0:
-        return None
-    left = round((wide - width) * centering[0]) if width != wide else 0
-    top = 0 if width != wide else round((high - height) * centering[1])
-    scale_x, scale_y = size[0] / width, size[1] / height
-    return Affine(scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
-
-
-def borders(border: int | tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Pillow's border as (left, top, right, bottom)."""
-    if isinstance(border, int):
-        return border, border, border, border
-    if len(border) == 2:
-        return border[0], border[1], border[0], border[1]
-    return border[0], border[1], border[2], border[3]
-
-
-def _expanded(values: Values, state: State) -> State:
-    left, top, right, bottom = borders(values[0])
-    return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
-
-
-def _expand_frame(values: Values, size: Size) -> Affine:
-    left, top, _, _ = borders(values[0])
-    return Affine(c=-left, f=-top)
-
-
-def _gray(values: Values, state: State) -> State:
-    return State(state.size, "L")
-
-
-def _converted(values: Values, state: State) -> State:
-    return State(state.size, values[0])
+from sandbox.geometry import ORIENTATIONS, PILLOW_TRANSPOSE, orient, orientation_frame
+from sandbox.kinds import (
+    Kind,
+    State,
+    Values,
+    borders,
+    converted,
+    crop_frame,
+    cropped,
+    expand_frame,
+    expanded,
+    filter_cost,
+    gray,
+    pad_frame,
+    resize_acts,
+    resize_frame,
+    resized,
+    rotated,
+    rotation,
+    separable_cost,
+    turned,
+    window_cost,
+)
 
 
 def _array(image: Image.Image) -> Any:  # cv2's stubs and numpy's disagree on arrays of uint8
@@ -237,7 +98,7 @@ def _enhancer(name: str, tool: str) -> Kind:
     return Kind(tool, call, f"ImageEnhance.{name}({{x}}).enhance({{args}})", factor, acts=lambda v, _: v[0] != 1)
 
 
-def _filter(name: str, *parameters: Parameter, tool: str) -> Kind:
+def _filter(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
     kernel: Any = getattr(ImageFilter, name)
     names = [parameter.name for parameter in parameters]
 
@@ -245,7 +106,9 @@ def _filter(name: str, *parameters: Parameter, tool: str) -> Kind:
         return image.filter(kernel(**dict(zip(names, values, strict=True))))
 
     arguments = "({args})" if parameters else ""
-    return Kind(tool, call, f"{{x}}.filter(ImageFilter.{name}{arguments})", parameters)
+    return Kind(
+        tool, call, f"{{x}}.filter(ImageFilter.{name}{arguments})", parameters, **{"cost": filter_cost, **known}
+    )
 
 
 def _opencv(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
@@ -284,7 +147,7 @@ OPERATIONS: dict[str, Kind] = {
         lambda image, values: orient(image, values[0]),
         "{x}.transpose({args})",
         (Parameter("method", only(*ORIENTATIONS)),),
-        after=_turned,
+        after=turned,
         frame=lambda values, size: orientation_frame(values[0], size),
         is_colour=False,
     ),
@@ -297,12 +160,12 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("translate", maybe(pair(number(-1e5, 1e5))), None),
         Parameter("fillcolor", is_colour, None),
         tool="rotate",
-        after=_rotated,
+        after=rotated,
         frame=lambda values, size: rotation(values, size)[1],
         is_colour=False,
     ),
     "Image.crop": _pillow_method(
-        "crop", Parameter("box", is_box), tool="crop", after=_cropped, frame=_crop_frame, is_colour=False
+        "crop", Parameter("box", is_box), tool="crop", after=cropped, frame=crop_frame, is_colour=False
     ),
     "Image.resize": _pillow_method(
         "resize",
@@ -311,12 +174,12 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("box", is_source_box, None),
         Parameter("reducing_gap", is_ratio, None),
         tool="resize",
-        after=_resized,
-        frame=_resize_frame,
-        acts=_resize_acts,
+        after=resized,
+        frame=resize_frame,
+        acts=resize_acts,
         is_colour=False,
     ),
-    "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=_converted),
+    "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
     "ImageOps.pad": _image_ops(
         "pad",
         Parameter("size", is_size),
@@ -324,8 +187,8 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("color", is_colour, None),
         Parameter("centering", UNIT_PAIR, (0.5, 0.5)),
         tool="pad",
-        after=_resized,
-        frame=_pad_frame,
+        after=resized,
+        frame=pad_frame,
         acts=lambda values, size: bool(values[0] != size),
         is_colour=False,
     ),
@@ -334,8 +197,8 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("border", is_border, 0),
         Parameter("fill", is_colour, 0),
         tool="pad",
-        after=_expanded,
-        frame=_expand_frame,
+        after=expanded,
+        frame=expand_frame,
         acts=lambda values, _: any(borders(values[0])),
         is_colour=False,
     ),
@@ -379,17 +242,19 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("threshold", integer(0, 255), 3),
         tool="unsharp",
     ),
-    "ImageFilter.MedianFilter": _filter("MedianFilter", Parameter("size", odd(1, 9), 3), tool="median"),
-    "ImageFilter.MinFilter": _filter("MinFilter", Parameter("size", odd(1, 9), 3), tool="erode"),
-    "ImageFilter.MaxFilter": _filter("MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate"),
+    "ImageFilter.MedianFilter": _filter(
+        "MedianFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost
+    ),
+    "ImageFilter.MinFilter": _filter("MinFilter", Parameter("size", odd(1, 9), 3), tool="erode", cost=window_cost),
+    "ImageFilter.MaxFilter": _filter("MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate", cost=window_cost),
     "cv2.resize": _opencv(
         "resize",
         Parameter("dsize", is_size),
         _CV2_INTERPOLATION,
         tool="resize",
-        after=_resized,
-        frame=_resize_frame,
-        acts=_resize_acts,
+        after=resized,
+        frame=resize_frame,
+        acts=resize_acts,
         is_colour=False,
     ),
     "cv2.GaussianBlur": _opencv(
@@ -398,15 +263,17 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("sigmaX", _SIGMA),
         Parameter("sigmaY", _SIGMA, 0, by_name=True),
         tool="blur",
+        cost=separable_cost,
     ),
-    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur"),
-    "cv2.medianBlur": _opencv("medianBlur", Parameter("ksize", odd(3, 9)), tool="median"),
+    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur", cost=separable_cost),
+    "cv2.medianBlur": _opencv("medianBlur", Parameter("ksize", odd(3, 9)), tool="median", cost=window_cost),
     "cv2.bilateralFilter": _opencv(
         "bilateralFilter",
         Parameter("d", integer(1, 15)),
         Parameter("sigmaColor", number(0.1, 500)),
         Parameter("sigmaSpace", number(0.1, 500)),
         tool="blur",
+        cost=window_cost,
     ),
     "cv2.bitwise_not": _opencv("bitwise_not", tool="invert"),
     "cv2.convertScaleAbs": _opencv(
@@ -429,7 +296,7 @@ OPERATIONS: dict[str, Kind] = {
         Parameter("threshold1", number(0, 1e4)),
         Parameter("threshold2", number(0, 1e4)),
         tool="edges",
-        after=_gray,
+        after=gray,
     ),
     "cv2.RGB2BGR": _colour_code("RGB2BGR", ("RGB",), "RGB", "channel_swap"),
     "cv2.RGB2GRAY": _colour_code("RGB2GRAY", ("RGB",), "L", "grayscale"),

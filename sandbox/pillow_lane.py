@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image
 
 from sandbox.geometry import ORIENTATIONS, Affine, Size, compose
-from sandbox.operations import OPERATIONS, rounded_box
+from sandbox.kinds import rounded_box
+from sandbox.operations import OPERATIONS
 from sandbox.program import Operation, ToolProgram
 
 _RIGHT_ANGLES = {90: "rotate_90", 180: "rotate_180", 270: "rotate_270"}

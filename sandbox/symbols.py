@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from sandbox.checks import Parameter
-from sandbox.operations import OPERATIONS, State
+from sandbox.kinds import State
+from sandbox.operations import OPERATIONS
 from sandbox.program import Operation
 
 #: Pixels that an image between two operations may have; beyond, the confined lane has the limits for it.

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest
-from sandbox.lift import lift
+from sandbox.lift import Unliftable, lift
 from sandbox.program import print_program
 from tests.sandbox.attack_site import descendants
 from tests.sandbox.idioms import IDIOMS, Idiom, snippet_of
@@ -79,6 +81,68 @@ def test_program_is_the_same_in_both_lanes(program: ToolProgram, image: Image.Im
     if lifted.image is not None:
         assert confined.image is not None
         assert confined.image.tobytes() == lifted.image.tobytes()
+
+
+def mutated(generator: random.Random) -> str:
+    """An idiom with numbers, names and lines changed, as a policy that is learning would write it."""
+    lines = snippet_of(generator.choice(IDIOMS)).splitlines()
+    if generator.random() < 0.3:
+        lines = [*lines[:-1], *snippet_of(generator.choice(IDIOMS)).splitlines()]
+    code = "\n".join(lines)
+    for _ in range(generator.randint(1, 3)):
+        change = generator.choice(SWAPS)
+        places = [match.span() for match in re.finditer(change[0], code)]
+        if places:
+            start, end = generator.choice(places)
+            code = code[:start] + generator.choice(change[1]) + code[end:]
+    return code
+
+
+SWAPS = [
+    (
+        r"(?<![\w.])-?\d+(?:\.\d+)?",
+        ["0", "1", "-1", "2", "3", "5", "7", "90", "-90", "180", "45.5", "1e3", "None", "True", "'L'"],
+    ),
+    (r"\bimage\b", ["img", "images[0]", "image_1", "result", "image.copy()", "arr", "imag"]),
+    (
+        r"\.[a-z_]+\(",
+        [".rotate(", ".crop(", ".resize(", ".convert(", ".copy(", ".transpose(", ".thumbnail(", ".rotat("],
+    ),
+    (
+        r"\bcv2\.\w+|\bnp\.\w+|ImageOps\.\w+",
+        ["np.array", "np.fliplr", "cv2.flip", "cv2.blur", "ImageOps.flip", "np.rot90"],
+    ),
+    (r"\w+=", ["expand=", "resample=", "size=", "box=", "angle=", "fillcolor=", "color="]),
+    (r"\n", ["\n\n", "; ", "\nprint(image.size)\n", "\nimage = image.rotate(90)\n", "\nresult.thumbnail((5, 4))\n"]),
+    (r", ", [", 3, ", ", ", " * ", ", (", ", *"]),
+]
+
+
+def law_breaks(seeds: range, executor: ToolExecutor) -> list[tuple[str, Observation, Observation]]:
+    """Mutated idioms that lift and give something else than the confined lane."""
+    shown = [noise(17, 12), noise(15, 19, 1)]
+    codes = [mutated(random.Random(seed)) for seed in seeds]
+    lifting = [code for code in codes if not isinstance(lift(code, tuple(i.size for i in shown), 0), Unliftable)]
+    assert len(lifting) > len(codes) // 4
+    requests = [ToolRequest(code, shown, episode=str(number % 8)) for number, code in enumerate(lifting)]
+    confined, lifted = executor.execute(requests), ToolExecutor(lane="pillow").execute(requests)
+    return [
+        (code, one, other)
+        for code, one, other in zip(lifting, confined, lifted, strict=True)
+        if (one.status, one.text) != (other.status, other.text)
+        or (one.image is None) != (other.image is None)
+        or (one.image is not None and other.image is not None and one.image.tobytes() != other.image.tobytes())
+    ]
+
+
+def test_mutated_idioms_are_the_same_in_both_lanes(executor: ToolExecutor) -> None:
+    assert law_breaks(range(250), executor) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_mutated_idioms_are_the_same_in_both_lanes(executor: ToolExecutor) -> None:
+    assert law_breaks(range(20_000), executor) == []
 
 
 RESULTS: dict[str, tuple[tuple[int, int], Any]] = {

@@ -1,0 +1,214 @@
+"""What is known of an operation before it runs: the state and the place of its pixels after it, and what it costs.
+
+Sizes are (width, height) in pixels, costs nanoseconds per pixel of the larger side of the call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from sandbox.checks import Parameter
+from sandbox.geometry import Affine, Size
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of an image before it exists: its size and its mode ("RGB" or "L")."""
+
+    size: Size
+    mode: str = "RGB"
+
+
+def same_state(values: Values, state: State) -> State:
+    """Size and mode stay."""
+    return state
+
+
+def same_place(values: Values, size: Size) -> Affine | None:
+    """Every pixel stays where it is."""
+    return Affine()
+
+
+def always(values: Values, size: Size) -> bool:
+    """It acts on every image."""
+    return True
+
+
+def plain_cost(values: Values) -> float:
+    """Of what looks at each pixel once or twice."""
+    return 30.0
+
+
+def filter_cost(values: Values) -> float:
+    """Of filters with a small kernel, or of any radius in running sums."""
+    return 150.0
+
+
+def window_cost(values: Values) -> float:
+    """Of filters that look at a window around each pixel; the first value is its side."""
+    side = max(values[0]) if isinstance(values[0], tuple) else values[0]
+    return float(30 + 15 * side * side)
+
+
+def separable_cost(values: Values) -> float:
+    """Of filters that go over rows, then over columns; the first value is the side."""
+    side = max(values[0]) if isinstance(values[0], tuple) else values[0]
+    return float(60 + 4 * side)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of an operation.
+
+    Attributes:
+        tool: Its canonical tool name; None for one that is no tool of its own.
+        call: Makes the call: (image, values) -> image.
+        template: How it is written; `{x}` is the image, `{args}` the arguments.
+        parameters: In order.
+        after: (values, state before) -> state after.
+        frame: (values, size before) -> result pixels to pixels before.
+        acts: False where the values are known to change nothing, given the size before.
+        modes: Modes that the call takes.
+        is_colour: True where only pixel values change, so that the effect is looked for in them.
+        cost: values -> nanoseconds per pixel of the larger side of the call, roughly and rather too many.
+    """
+
+    tool: str | None
+    call: Callable[[Image.Image, Values], Image.Image]
+    template: str
+    parameters: tuple[Parameter, ...] = ()
+    after: Callable[[Values, State], State] = same_state
+    frame: Callable[[Values, Size], Affine | None] = same_place
+    acts: Callable[[Values, Size], bool] = always
+    modes: tuple[str, ...] = ("RGB", "L")
+    is_colour: bool = True
+    cost: Callable[[Values], float] = plain_cost
+
+
+def turned(values: Values, state: State) -> State:
+    """State after an orientation."""
+    width, height = state.size
+    is_turned = values[0] in {"rotate_90", "rotate_270", "transpose", "transverse"}
+    return State((height, width) if is_turned else state.size, state.mode)
+
+
+def rotation(values: Values, size: Size) -> tuple[Size, Affine]:
+    """Size and frame of `Image.rotate` off its fast paths, in Pillow's own arithmetic, so that no size differs."""
+    angle, _, expand, center, translate, _ = values
+    width, height = size
+    center_x, center_y = center or (width / 2, height / 2)
+    shift_x, shift_y = translate or (0, 0)
+    radians = -math.radians(angle % 360.0)
+    cosine, sine = round(math.cos(radians), 15), round(math.sin(radians), 15)
+    inverse_sine = round(-math.sin(radians), 15)
+    turn = Affine(cosine, sine, 0.0, inverse_sine, cosine, 0.0)
+    c, f = turn.point(-center_x - shift_x, -center_y - shift_y)
+    frame = Affine(cosine, sine, c + center_x, inverse_sine, cosine, f + center_y)
+    if not expand:
+        return size, frame
+    corners = [frame.point(x, y) for x, y in ((0, 0), (width, 0), (width, height), (0, height))]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    wide, high = math.ceil(max(xs)) - math.floor(min(xs)), math.ceil(max(ys)) - math.floor(min(ys))
+    c, f = frame.point(-(wide - width) / 2.0, -(high - height) / 2.0)
+    return (wide, high), Affine(cosine, sine, c, inverse_sine, cosine, f)
+
+
+def rotated(values: Values, state: State) -> State:
+    """State after `Image.rotate`."""
+    return State(rotation(values, state.size)[0], state.mode)
+
+
+def rounded_box(box: tuple[float, ...]) -> tuple[int, int, int, int]:
+    """The box that Pillow crops: every coordinate rounded half to even."""
+    left, upper, right, lower = (round(value) for value in box)
+    return left, upper, right, lower
+
+
+def cropped(values: Values, state: State) -> State:
+    """State after a crop."""
+    left, upper, right, lower = rounded_box(values[0])
+    return State((right - left, lower - upper), state.mode)
+
+
+def crop_frame(values: Values, size: Size) -> Affine:
+    """Frame of a crop."""
+    left, upper, _, _ = rounded_box(values[0])
+    return Affine(c=left, f=upper)
+
+
+def resized(values: Values, state: State) -> State:
+    """State after a call whose first value is the size."""
+    return State(values[0], state.mode)
+
+
+def resize_frame(values: Values, size: Size) -> Affine:
+    """Frame of a resize of the box, the third of four values, or of the whole."""
+    (width, height), box = values[0], (values[2] if len(values) == 4 else None) or (0, 0, *size)
+    return Affine((box[2] - box[0]) / width, 0.0, box[0], 0.0, (box[3] - box[1]) / height, box[1])
+
+
+def resize_acts(values: Values, size: Size) -> bool:
+    """Whether a resize changes the size or cuts."""
+    box = values[2] if len(values) == 4 else None
+    return bool(values[0] != size or (box is not None and tuple(box) != (0, 0, *size)))
+
+
+def contained_size(size: Size, within: Size) -> Size:
+    """The size of `ImageOps.contain`: as large as fits `within` at the same aspect."""
+    width, height = size
+    wide, high = within
+    if width / height > wide / high:
+        high = round(height / width * wide)
+    elif width / height != wide / high:
+        wide = round(width / height * high)
+    return wide, high
+
+
+def pad_frame(values: Values, size: Size) -> Affine | None:
+    """Frame of `ImageOps.pad`; None where nothing of the image is left."""
+    (wide, high), centering = values[0], values[3]
+    width, height = contained_size(size, (wide, high))
+    if min(width, height) == 0:
+        return None
+    left = round((wide - width) * centering[0]) if width != wide else 0
+    top = 0 if width != wide else round((high - height) * centering[1])
+    scale_x, scale_y = size[0] / width, size[1] / height
+    return Affine(scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
+
+
+def borders(border: int | tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Pillow's border as (left, top, right, bottom)."""
+    if isinstance(border, int):
+        return border, border, border, border
+    if len(border) == 2:
+        return border[0], border[1], border[0], border[1]
+    return border[0], border[1], border[2], border[3]
+
+
+def expanded(values: Values, state: State) -> State:
+    """State after a border was added."""
+    left, top, right, bottom = borders(values[0])
+    return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
+
+
+def expand_frame(values: Values, size: Size) -> Affine:
+    """Frame of an added border."""
+    left, top, _, _ = borders(values[0])
+    return Affine(c=-left, f=-top)
+
+
+def gray(values: Values, state: State) -> State:
+    """One channel is left."""
+    return State(state.size, "L")
+
+
+def converted(values: Values, state: State) -> State:
+    """State after a conversion to the mode that is the first value."""
+    return State(state.size, values[0])
