@@ -98,7 +98,8 @@ class Policy(nn.Module):
             self.model = add_lora(self.model, lora)
         if gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.enable_input_require_grads()
+            # Hooks that only reentrant checkpointing needs, and that no copy of the model survives.
+            self.model.disable_input_require_grads()
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,14 +103,20 @@ def test_scores_are_those_of_the_rollout_at_another_temperature(family: str, lor
     assert gap > 0.1, "the temperature is part of the distribution"
 
 
-def test_scores_survive_training_mode_and_gradient_checkpointing() -> None:
-    policy = small_policy(gradient_checkpointing=True)
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_survive_training_mode_and_gradient_checkpointing(
+    family: str, lora: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    policy = small_policy(family, lora=lora, gradient_checkpointing=True)
+    policy.freeze_reference()
+    policy.export(tmp_path)
     batch = policy.collate(sampled_conversations(policy))
     policy.train()
     logprobs_BT, _ = policy.token_logprobs(batch)
     torch.testing.assert_close(logprobs_BT, batch.logprobs_BT, atol=1e-4, rtol=0)
     logprobs_BT.sum().backward()
-    plain = small_policy().train()
+    plain = small_policy(family, lora=lora).train()
     plain.token_logprobs(batch)[0].sum().backward()
     assert_same_gradients(gradients(policy), gradients(plain))
 
