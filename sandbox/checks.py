@@ -99,6 +99,11 @@ def is_size(value: object) -> bool | None:
     return all(is_integer(side) and side > 0 for side in value)
 
 
+def is_area(value: object) -> bool | None:
+    """Two sides in pixels, for calls that do not raise where there are none."""
+    return is_size(value) or None
+
+
 def is_box(value: object) -> bool | None:
     """An error where it is turned inside out; compared before it is rounded, as Pillow does."""
     if not isinstance(value, tuple) or len(value) != 4 or not all(map(is_number, value)):

@@ -195,8 +195,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Observation:
-    """Run a program in the Pillow lane and say what came of it."""
+def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Observation | None:
+    """Run a program in the Pillow lane and say what came of it; None where it did not fail as it was read to."""
     if not program.has_result:
         return Observation(
             "ok" if program.text else "error", text=program.text or NO_RESULT, lane="pillow", level="lifted"
@@ -211,7 +211,7 @@ def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Ob
         text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, request.code)
         return Observation("error", text=program.text + text, lane="pillow", level="lifted")
     if outcome.image is None or final is None:
-        return Observation("rejected", text=not_lifted("an argument of a call", program.operations[-1].line))
+        return None
     is_chosen = program.source is None
     return Observation(
         "ok",

@@ -19,6 +19,7 @@ from sandbox.checks import (
     UNIT_PAIR,
     Parameter,
     integer,
+    is_area,
     is_border,
     is_box,
     is_colour,
@@ -182,7 +183,7 @@ OPERATIONS: dict[str, Kind] = {
     "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
     "ImageOps.pad": _image_ops(
         "pad",
-        Parameter("size", is_size),
+        Parameter("size", is_area),
         _METHOD,
         Parameter("color", is_colour, None),
         Parameter("centering", UNIT_PAIR, (0.5, 0.5)),

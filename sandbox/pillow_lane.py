@@ -20,7 +20,7 @@ class Outcome:
     """What a program did.
 
     Attributes:
-        image: The result; None where an operation failed.
+        image: The result; None where an operation failed, or did not though it was known to.
         tools: Canonical names of the operations whose effect is in the pixels.
         orientation: Net element of the eight; None after a turn by another angle.
         frame: Result pixels to pixels of the source image.
@@ -45,6 +45,8 @@ def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
             image = OPERATIONS[operation.name].call(image, operation.values)
         except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
             return Outcome(None, failure=error, line=operation.line)
+        if operation is program.operations[-1] and program.sizes and program.sizes[-1] is None:
+            return Outcome(None)
         effects.add(operation, before, image)
     tools = _net_tools(effects, program, source, image)
     orientation = None if effects.is_oblique else effects.orientation
