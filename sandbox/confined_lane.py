@@ -138,14 +138,19 @@ class ConfinedLane:
                 waiting.append((index, request))
                 continue
             started = time.perf_counter()
+            worker = None
             try:
                 worker = self._take(request)
-                if worker is None:
-                    observations[index] = self._crash("The sandbox could not start a process for the code.", started)
-                    continue
-                source = self._send(worker, request, shared)
+                source = None if worker is None else self._send(worker, request, shared)
             except OSError as error:
-                observations[index] = self._crash(f"The sandbox could not take the code: {error.strerror}.", started)
+                source = None
+                reason = error.strerror
+            else:
+                reason = "its process did not start"
+            if worker is None or source is None:
+                if worker is not None:
+                    self._drop(worker, request)
+                observations[index] = self._crash(f"The sandbox could not take the code: {reason}.", started)
                 continue
             active[worker.channel.fileno()] = _Job(index, request, worker, source, time.perf_counter())
 

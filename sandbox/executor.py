@@ -132,22 +132,22 @@ class ToolExecutor:
     def _serve(self, request: ToolRequest) -> Observation | None:
         """Run what lifts; None for what the confined lane is to run."""
         if self._lane == "confined" or self._keeps_state(request.episode):
-            as_rgb(request.images[request.image_index])
-            return None
+            return _check_images(request)
         sizes = tuple(image.size for image in request.images)
         lifted = lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
-        if isinstance(lifted, Unliftable) or (
-            self._fresh == "episode" and not isinstance(lifted, Fault) and lifted.binds
-        ):
-            if self._lane == "auto" and self._start():
-                as_rgb(request.images[request.image_index])
-                return None
-            reason, line = (lifted.reason, lifted.line) if isinstance(lifted, Unliftable) else ("a variable", 1)
-            return Observation("rejected", text=not_lifted(reason, line))
         if isinstance(lifted, Fault):
             text = describe_error(lifted.kind, lifted.message, lifted.line, request.code)
             return Observation("error", text=lifted.text + text, lane="pillow", level="lifted")
-        return run_lifted(lifted, request, self._limits)
+        if isinstance(lifted, ToolProgram):
+            if self._fresh == "episode" and lifted.binds:
+                lifted = Unliftable("a variable that a later call may use")
+            elif (observation := run_lifted(lifted, request, self._limits)) is not None:
+                return observation
+            else:
+                lifted = Unliftable("an argument of a call", lifted.operations[-1].line)
+        if self._lane == "auto" and self._start():
+            return _check_images(request)
+        return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
 
     def _keeps_state(self, episode: str) -> bool:
         with self._lock:
@@ -175,7 +175,11 @@ class ToolExecutor:
         with self._lock:
             if not self._start():
                 return [Observation("rejected", text="The code was not run: the executor is closed.")] * len(requests)
-            observations: list[Observation] = self._confined.run(requests)
+            try:
+                observations: list[Observation] = self._confined.run(requests)
+            except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
+                text = f"The sandbox failed: {type(error).__name__}: {error}"
+                return [Observation("crash", text=text, lane="confined")] * len(requests)
             return observations
 
     def leave_to_parent(self) -> None:
@@ -225,6 +229,12 @@ def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Ob
     )
 
 
+def _check_images(request: ToolRequest) -> None:
+    """Read every image once; raises what a broken file raises, before anything is sent."""
+    for image in request.images:
+        as_rgb(image)
+
+
 def _refuse(request: ToolRequest, limits: Limits) -> Observation | None:
     """An observation for a request that cannot be run at all."""
     code, index, n_images = request.code, request.image_index, len(request.images)
@@ -245,6 +255,6 @@ def _refuse(request: ToolRequest, limits: Limits) -> Observation | None:
         text = f"image_index is {index!r}; valid are 0 to {n_images - 1}."
     elif not all(isinstance(image, Image.Image) for image in request.images):
         text = "The images must be Pillow images."
-    elif min(request.images[index].size) < 1:
-        text = f"Image {index} has no pixels."
+    elif not all(map(min, (image.size for image in request.images))):
+        text = f"Image {next(i for i, image in enumerate(request.images) if min(image.size) < 1)} has no pixels."
     return Observation("rejected", text=text) if text is not None else None

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
+from sandbox.executor import run_lifted
+from sandbox.program import Operation, ToolProgram
 from sandbox.texts import clean
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8))
@@ -109,6 +111,11 @@ def test_truncated_file_is_an_observation(tmp_path: Any) -> None:
     observation = run(TURN, [Image.open(path)])
     assert observation.status == "error"
     assert "could not be served" in observation.text
+
+
+def test_error_that_was_foreseen_but_does_not_come_is_rejected() -> None:
+    program = ToolProgram((Operation("Image.resize", ((5, 5), None, None, None)),), sizes=((20, 12), None))
+    assert run_lifted(program, ToolRequest("", [IMAGE]), Limits()) is None
 
 
 def test_exif_turns_nothing(tmp_path: Any) -> None:
