@@ -245,6 +245,22 @@ def test_an_episode_whose_result_is_wrong_is_dropped(status: str, executor: Tool
     assert builder.episode("train", 0, Lying(executor, status)) is None
 
 
+@dataclass
+class Vague(Lying):
+    """An executor whose pixels are right and whose account of them is not."""
+
+    orientation: str | None = None
+
+    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        return [replace(found, orientation=self.orientation) for found in self.inner.execute(requests)]
+
+
+@pytest.mark.parametrize("orientation", [None, "identity", "transpose"])
+def test_an_episode_whose_views_would_lie_elsewhere_is_dropped(orientation: str | None, executor: ToolExecutor) -> None:
+    builder = EpisodeBuilder(WORLD, mix={"turn": 1.0})
+    assert builder.episode("train", 0, Vague(executor, orientation=orientation)) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
