@@ -137,6 +137,12 @@ class ConfinedLane:
             if self._fresh == "episode" and any(job.request.episode == request.episode for job in active.values()):
                 waiting.append((index, request))
                 continue
+            if self._shows_too_much(request):
+                text = (
+                    f"The code was not run: the images that it may use are too large, or more than {wire.MAX_IMAGES}."
+                )
+                observations[index] = Observation("rejected", text=text, lane="confined", level=self.level)
+                continue
             started = time.perf_counter()
             worker = None
             try:
@@ -192,10 +198,14 @@ class ConfinedLane:
         return described[chosen][0]
 
     def _shows_all(self, request: ToolRequest) -> bool:
-        """Whether the worker gets every image: where the code may name others than the chosen one, and they fit."""
-        names_others = self._fresh == "episode" or "images" in request.code or "image_" in request.code
-        n_bytes = sum(4 * image.width * image.height for image in request.images)
-        return names_others and len(request.images) <= wire.MAX_IMAGES and n_bytes <= _MAX_SHOWN
+        """Whether the worker gets every image: where the code may name others than the chosen one."""
+        return self._fresh == "episode" or "images" in request.code or "image_" in request.code
+
+    def _shows_too_much(self, request: ToolRequest) -> bool:
+        """Whether the images that the code may see are too many, or too large, for a worker."""
+        shown = request.images if self._shows_all(request) else [request.images[request.image_index]]
+        n_bytes = sum(4 * image.width * image.height for image in shown)
+        return len(shown) > wire.MAX_IMAGES or n_bytes > _MAX_SHOWN
 
     def _collect(self, active: dict[int, _Job], observations: dict[int, Observation]) -> None:
         """Wait for a reply or a deadline, then see to all that are there."""

@@ -132,7 +132,8 @@ class ToolExecutor:
     def _serve(self, request: ToolRequest) -> Observation | None:
         """Run what lifts; None for what the confined lane is to run."""
         if self._lane == "confined" or self._keeps_state(request.episode):
-            return _check_images(request)
+            _check_images(request)
+            return None
         sizes = tuple(image.size for image in request.images)
         lifted = lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
         if isinstance(lifted, Fault):
@@ -146,7 +147,8 @@ class ToolExecutor:
             else:
                 lifted = Unliftable("an argument of a call", lifted.operations[-1].line)
         if self._lane == "auto" and self._start():
-            return _check_images(request)
+            _check_images(request)
+            return None
         return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
 
     def _keeps_state(self, episode: str) -> bool:

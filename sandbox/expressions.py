@@ -12,18 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sandbox.calls import (
-    ARRAY_FUNCTIONS,
-    ARRAY_METHODS,
-    IMAGE_FUNCTIONS,
-    IMAGE_METHODS,
-    cut,
-    enhance,
-    make_enhancer,
-    make_filter,
-    turned,
-)
+from sandbox.array_calls import ARRAY_FUNCTIONS, ARRAY_METHODS
 from sandbox.geometry import Size
+from sandbox.image_calls import IMAGE_FUNCTIONS, IMAGE_METHODS, cut, enhance, make_enhancer, make_filter, turned
 from sandbox.kinds import State
 from sandbox.operations import OPERATIONS
 from sandbox.symbols import Enhancer, Filter, KnownFaultError, Name, NotLiftableError, Picture, Unknown, append

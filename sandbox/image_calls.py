@@ -1,4 +1,4 @@
-"""How each call of Pillow, OpenCV and NumPy that can be lifted reads as operations.
+"""How each call of Pillow that can be lifted reads as operations; `array_calls` has those of OpenCV and NumPy.
 
 A reader takes (picture, arguments, keywords, line) and gives the picture, or other value, that the call returns.
 Spellings of the same thing become the same operation: every turn by a multiple of 90 degrees is an `orient`, every cut
@@ -11,17 +11,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 from PIL import Image
 
 from sandbox.checks import AFFINE_RESAMPLING, RESAMPLING, Parameter, is_integer, is_number, is_size, maybe, number
-from sandbox.geometry import ORIENTATIONS, PILLOW_TRANSPOSE
+from sandbox.geometry import PILLOW_TRANSPOSE
 from sandbox.kinds import borders, contained_size
 from sandbox.operations import OPERATIONS
 from sandbox.symbols import (
     Enhancer,
     Filter,
-    KnownFaultError,
     Name,
     NotLiftableError,
     Picture,
@@ -34,7 +32,7 @@ from sandbox.symbols import (
 
 Reader = Callable[[Picture, list[Any], dict[str, Any], int], Any]
 
-_TURNS = ("identity", "rotate_90", "rotate_180", "rotate_270")
+TURNS = ("identity", "rotate_90", "rotate_180", "rotate_270")
 _BY_TRANSPOSE = {int(method): name for name, method in PILLOW_TRANSPOSE.items()}
 
 
@@ -42,7 +40,8 @@ def _anything(value: object) -> bool | None:
     return True
 
 
-def _parameter(name: str, default: Any = ...) -> Parameter:
+def parameter_of(name: str, default: Any = ...) -> Parameter:
+    """A parameter that its reader checks by itself."""
     return Parameter(name, _anything, default)
 
 
@@ -67,14 +66,14 @@ def _rotate(picture: Picture, arguments: list[Any], keywords: dict[str, Any], li
     if not center and not translate:
         width, height = picture.state.size
         if angle in (0, 180) or (angle in (90, 270) and (expand or width == height)):
-            return turned(picture, _TURNS[int(angle) // 90], line)
+            return turned(picture, TURNS[int(angle) // 90], line)
     if angle in (90, 270) and not AFFINE_RESAMPLING(values[1]):
         raise NotLiftableError("a resampling that rotate does not take")
     return append(picture, "Image.rotate", values, line)
 
 
 def _transpose(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (method,) = bind((_parameter("method"),), arguments, keywords)
+    (method,) = bind((parameter_of("method"),), arguments, keywords)
     if not is_integer(method):
         raise NotLiftableError("a transpose method that is no integer")
     if method not in _BY_TRANSPOSE:
@@ -83,12 +82,12 @@ def _transpose(picture: Picture, arguments: list[Any], keywords: dict[str, Any],
 
 
 def _crop(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (box,) = bind((_parameter("box", None),), arguments, keywords)
+    (box,) = bind((parameter_of("box", None),), arguments, keywords)
     return turned(picture, "identity", line) if box is None else cut(picture, frozen(box), line)
 
 
 def _convert(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (mode,) = bind((_parameter("mode"),), arguments, keywords)
+    (mode,) = bind((parameter_of("mode"),), arguments, keywords)
     if mode == picture.state.mode:
         return turned(picture, "identity", line)
     return append(picture, "Image.convert", (mode,), line)
@@ -105,7 +104,7 @@ def _load(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line
 
 
 def _filter(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (chosen,) = bind((_parameter("filter"),), arguments, keywords)
+    (chosen,) = bind((parameter_of("filter"),), arguments, keywords)
     if isinstance(chosen, Name) and chosen.path in OPERATIONS and not OPERATIONS[chosen.path].parameters:
         return append(picture, chosen.path, (), line)
     if isinstance(chosen, Filter):
@@ -150,7 +149,9 @@ def _thumbnail(picture: Picture, arguments: list[Any], keywords: dict[str, Any],
         picture.is_changed = True
 
 
-def _method_of(name: str) -> Reader:
+def call_of(name: str) -> Reader:
+    """A reader of a call that is an operation as it stands."""
+
     def read(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
         return append(picture, name, bind(OPERATIONS[name].parameters, arguments, keywords), line)
 
@@ -176,7 +177,9 @@ IMAGE_METHODS: dict[str, Reader] = {
 }
 
 
-def _fixed_turn(orientation: str) -> Reader:
+def fixed_turn(orientation: str) -> Reader:
+    """A reader of a call without further arguments that turns or mirrors."""
+
     def read(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
         bind((), arguments, keywords)
         return turned(picture, orientation, line)
@@ -192,8 +195,8 @@ def _sized(name: str) -> Reader:
     """`ImageOps.contain` and `ImageOps.fit`: each is a single resize."""
 
     def read(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-        tail = (_parameter("bleed", 0.0), _parameter("centering", (0.5, 0.5))) if name == "fit" else ()
-        values = bind((_parameter("size"), Parameter("method", RESAMPLING, 3), *tail), arguments, keywords)
+        tail = (parameter_of("bleed", 0.0), parameter_of("centering", (0.5, 0.5))) if name == "fit" else ()
+        values = bind((parameter_of("size"), Parameter("method", RESAMPLING, 3), *tail), arguments, keywords)
         size = frozen(values[0])
         if not is_size(size) or not RESAMPLING(values[1]):
             raise NotLiftableError(f"an argument of ImageOps.{name} that is not read here")
@@ -223,7 +226,7 @@ def _fit_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, flo
 
 
 def _scale(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    factor, resample = bind((_parameter("factor"), Parameter("resample", RESAMPLING, 3)), arguments, keywords)
+    factor, resample = bind((parameter_of("factor"), Parameter("resample", RESAMPLING, 3)), arguments, keywords)
     if not is_number(factor) or factor <= 0 or not RESAMPLING(resample):
         raise NotLiftableError("an argument of ImageOps.scale that is not read here")
     if factor == 1:
@@ -246,127 +249,14 @@ def _border_crop(picture: Picture, arguments: list[Any], keywords: dict[str, Any
 
 #: Functions of a Pillow image, by dotted name.
 IMAGE_FUNCTIONS: dict[str, Reader] = {
-    "ImageOps.mirror": _fixed_turn("flip_horizontal"),
-    "ImageOps.flip": _fixed_turn("flip_vertical"),
+    "ImageOps.mirror": fixed_turn("flip_horizontal"),
+    "ImageOps.flip": fixed_turn("flip_vertical"),
     "ImageOps.grayscale": _grayscale,
     "ImageOps.contain": _sized("contain"),
     "ImageOps.fit": _sized("fit"),
     "ImageOps.scale": _scale,
     "ImageOps.crop": _border_crop,
-    **{name: _method_of(name) for name in OPERATIONS if name.startswith("ImageOps.")},
-}
-
-
-def _rot90(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    turns, axes = bind((_parameter("k", 1), _parameter("axes", (0, 1))), arguments, keywords)
-    if not is_integer(turns) or axes not in ((0, 1), (1, 0)):
-        raise NotLiftableError("an argument of rot90 that is not read here")
-    return turned(picture, _TURNS[(turns if axes == (0, 1) else -turns) % 4], line)
-
-
-def _flip_axis(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (axis,) = bind((_parameter("axis", None),), arguments, keywords)
-    names = {0: "flip_vertical", 1: "flip_horizontal", (0, 1): "rotate_180", (1, 0): "rotate_180"}
-    if isinstance(axis, bool | float | list) or axis not in names:
-        raise NotLiftableError("a flip along this axis")
-    return turned(picture, names[axis], line)
-
-
-def _swap_axes(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    axes = bind((_parameter("axis1"), _parameter("axis2")), arguments, keywords)
-    if axes not in ([0, 1], [1, 0]):
-        raise NotLiftableError("axes that are not read here")
-    return turned(picture, "transpose", line)
-
-
-def _permute(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    if keywords:
-        raise NotLiftableError("axes by keyword")
-    axes = tuple(frozen(arguments[0]) if len(arguments) == 1 and isinstance(arguments[0], tuple | list) else arguments)
-    if axes != ((1, 0) if picture.is_gray else (1, 0, 2)) or any(isinstance(axis, bool | float) for axis in axes):
-        raise NotLiftableError("axes that are not read here")
-    return turned(picture, "transpose", line)
-
-
-def _as_uint8(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (dtype,) = bind((_parameter("dtype"),), arguments, keywords)
-    if dtype != Name("np.uint8") and dtype != "uint8":
-        raise NotLiftableError("an array of another type")
-    return turned(picture, "identity", line)
-
-
-def _opencv_rotate(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (code,) = bind((_parameter("rotateCode"),), arguments, keywords)
-    names = {
-        cv2.ROTATE_90_CLOCKWISE: "rotate_270",
-        cv2.ROTATE_180: "rotate_180",
-        cv2.ROTATE_90_COUNTERCLOCKWISE: "rotate_90",
-    }
-    if not is_integer(code) or code not in names:
-        raise NotLiftableError("a rotation that OpenCV does not name")
-    return turned(picture, names[code], line)
-
-
-def _opencv_flip(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (code,) = bind((_parameter("flipCode"),), arguments, keywords)
-    if not is_integer(code) or abs(code) > 1000:
-        raise NotLiftableError("a flip code that is no integer")
-    return turned(picture, "flip_vertical" if code == 0 else "flip_horizontal" if code > 0 else "rotate_180", line)
-
-
-_COLOUR_CODES = {
-    cv2.COLOR_RGB2BGR: "RGB2BGR",
-    cv2.COLOR_RGB2GRAY: "RGB2GRAY",
-    cv2.COLOR_BGR2GRAY: "BGR2GRAY",
-    cv2.COLOR_GRAY2RGB: "GRAY2RGB",
-}
-
-
-def _colour(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (code,) = bind((_parameter("code"),), arguments, keywords)
-    if not is_integer(code) or code not in _COLOUR_CODES:
-        raise NotLiftableError("a colour conversion that is not read here")
-    return append(picture, f"cv2.{_COLOUR_CODES[code]}", (), line)
-
-
-def _threshold(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> tuple[Unknown, Picture]:
-    values = bind(OPERATIONS["cv2.threshold"].parameters, arguments, keywords)
-    return Unknown(), append(picture, "cv2.threshold", values, line)
-
-
-def _canny(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    return append(picture, "cv2.Canny", bind(OPERATIONS["cv2.Canny"].parameters, arguments, keywords), line)
-
-
-#: Functions of an array of pixels, by dotted name.
-ARRAY_FUNCTIONS: dict[str, Reader] = {
-    "np.rot90": _rot90,
-    "np.fliplr": _fixed_turn("flip_horizontal"),
-    "np.flipud": _fixed_turn("flip_vertical"),
-    "np.flip": _flip_axis,
-    "np.transpose": _permute,
-    "np.swapaxes": _swap_axes,
-    "np.ascontiguousarray": _fixed_turn("identity"),
-    "np.copy": _fixed_turn("identity"),
-    "cv2.rotate": _opencv_rotate,
-    "cv2.flip": _opencv_flip,
-    "cv2.transpose": _fixed_turn("transpose"),
-    "cv2.cvtColor": _colour,
-    **{
-        name: _method_of(name)
-        for name, kind in OPERATIONS.items()
-        if (name.startswith("cv2.") and kind.parameters) or name == "cv2.bitwise_not"
-    },
-    "cv2.equalizeHist": _method_of("cv2.equalizeHist"),
-    "cv2.threshold": _threshold,
-}
-
-#: Methods of an array of pixels.
-ARRAY_METHODS: dict[str, Reader] = {
-    "copy": _fixed_turn("identity"),
-    "transpose": _permute,
-    "swapaxes": _swap_axes,
-    "astype": _as_uint8,
+    **{name: call_of(name) for name in OPERATIONS if name.startswith("ImageOps.")},
 }
 
 
@@ -377,7 +267,7 @@ def make_filter(path: str, arguments: list[Any], keywords: dict[str, Any]) -> Fi
 
 def make_enhancer(path: str, arguments: list[Any], keywords: dict[str, Any]) -> Enhancer:
     """An enhancer of a picture as it is now."""
-    (picture,) = bind((_parameter("image"),), arguments, keywords)
+    (picture,) = bind((parameter_of("image"),), arguments, keywords)
     if not isinstance(picture, Picture) or picture.is_array or min(picture.state.size) < 1:
         raise NotLiftableError("an enhancer of something else than an image")
     return Enhancer(path, picture, picture.operations)
@@ -390,18 +280,3 @@ def enhance(enhancer: Enhancer, arguments: list[Any], keywords: dict[str, Any], 
     return append(
         enhancer.picture, enhancer.name, bind(OPERATIONS[enhancer.name].parameters, arguments, keywords), line
     )
-
-
-__all__ = [
-    "ARRAY_FUNCTIONS",
-    "ARRAY_METHODS",
-    "IMAGE_FUNCTIONS",
-    "IMAGE_METHODS",
-    "ORIENTATIONS",
-    "KnownFaultError",
-    "cut",
-    "enhance",
-    "make_enhancer",
-    "make_filter",
-    "turned",
-]
