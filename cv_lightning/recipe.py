@@ -36,11 +36,13 @@ class Stage:
         name: Its folder below the run folder.
         config: A config that also runs alone with `fit` and `test`.
         after: Stages whose results it reads.
+        on_request: True for a stage that runs only where it is named.
     """
 
     name: str
     config: Path
     after: tuple[str, ...] = ()
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class Recipe:
     stages: tuple[Stage, ...]
 
     def selected(self, names: Sequence[str]) -> tuple[Stage, ...]:
-        """The named stages and all that they depend on, in order; all stages where `names` is empty."""
+        """The named stages and all that they depend on, in order; where `names` is empty all but those on request."""
         known = {stage.name: stage for stage in self.stages}
         wanted: set[str] = set()
-        pending = list(names or known)
+        pending = list(names) or [stage.name for stage in self.stages if not stage.on_request]
         while pending:
             name = pending.pop()
             if name not in known:
@@ -110,7 +112,7 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
         where = f"{path}: stages.{name}"
         if not isinstance(entry, dict) or "config" not in entry:
             raise ConfigError(f"{where}: expected {{config: <file>, after: [<stages>]}} but got {entry!r}")
-        _check_keys(entry, ("config", "after"), where)
+        _check_keys(entry, ("config", "after", "on_request"), where)
         config = path.parent / str(entry["config"])
         if not config.is_file():
             others = [p.name for p in path.parent.glob("*.yaml")]
@@ -119,7 +121,7 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
         for other in after:
             if other not in stages:
                 raise ConfigError(f"{where}.after: no stage {other!r} before it. {did_you_mean(other, stages)}")
-        stages[str(name)] = Stage(str(name), config, after)
+        stages[str(name)] = Stage(str(name), config, after, on_request=entry.get("on_request") is True)
     return tuple(stages.values())
 
 

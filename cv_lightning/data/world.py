@@ -28,7 +28,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
 #: Characters without any symmetry, so that every orientation of a plate can be told from every other.
-CHIRAL_ALPHABET = "124567FGJLPQR"
+CHIRAL_ALPHABET = "24567FGJLPR"
 
 #: What was done to an image, as a weighted choice: "none" and the five orientations of the paper, equally often.
 ORIENTATION_WEIGHTS = dict.fromkeys(
