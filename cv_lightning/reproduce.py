@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="where results go (default: the recipe's run_folder)")
     parser.add_argument(
-        "--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on (default: all)"
+        "--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on"
     )
     parser.add_argument(
         "--overrides",
