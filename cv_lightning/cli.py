@@ -146,7 +146,12 @@ def quieten() -> None:
     """Keep the output of a run to what a person reads: bars, results and warnings that ask for something."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*have overridden `transfer_batch_to_device`.*",
+    ):
         warnings.filterwarnings("ignore", pattern)
 
 
