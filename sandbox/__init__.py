@@ -3,11 +3,12 @@
 from sandbox.executor import ToolExecutor
 from sandbox.geometry import ORIENTATIONS, Affine, compose, inverse, inverse_transform, orient, orientation_frame
 from sandbox.program import ToolProgram, print_program
-from sandbox.types import Limits, Observation, ToolRequest
+from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
 
 __all__ = [
     "ORIENTATIONS",
     "Affine",
+    "ConfinementError",
     "Limits",
     "Observation",
     "ToolExecutor",

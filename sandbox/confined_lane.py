@@ -11,6 +11,7 @@ import signal
 import site
 import sys
 import time
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class ConfinedLane:
         self._episodes: OrderedDict[str, Worker] = OrderedDict()
         self._zygote = self._start()
         self.level: Level = self._zygote.level or "process"
+        if self.level == "process":
+            warnings.warn(
+                "Code runs without confinement: only its resources are limited.", RuntimeWarning, stacklevel=3
+            )
 
     def _start(self) -> Zygote:
         cpu_s = math.ceil(self._limits.wall_s) + 1 if self._fresh == "call" else 3600
@@ -134,7 +139,7 @@ class ConfinedLane:
             if len(active) >= self._n_workers:
                 return
             index, request = waiting.popleft()
-            if self._fresh == "episode" and any(job.request.episode == request.episode for job in active.values()):
+            if self._is_kept(request) and any(job.request.episode == request.episode for job in active.values()):
                 waiting.append((index, request))
                 continue
             if self._shows_too_much(request):
@@ -160,6 +165,10 @@ class ConfinedLane:
                 continue
             active[worker.channel.fileno()] = _Job(index, request, worker, source, time.perf_counter())
 
+    def _is_kept(self, request: ToolRequest) -> bool:
+        """Whether the worker of a request lives on for its episode."""
+        return self._fresh == "episode" and request.episode != ""
+
     def _replenish(self) -> None:
         """Have workers made ready while others work; it is fork and confinement that take time."""
         while len(self._ready) < (2 * self._n_workers if self._fresh == "call" else 1):
@@ -167,7 +176,7 @@ class ConfinedLane:
 
     def _take(self, request: ToolRequest) -> Worker | None:
         """A worker that is confined and has never seen another episode's code."""
-        if self._fresh == "episode" and request.episode in self._episodes:
+        if self._is_kept(request) and request.episode in self._episodes:
             worker = self._episodes[request.episode]
             self._episodes.move_to_end(request.episode)
             if self._zygote.is_quiet(worker):
@@ -177,7 +186,7 @@ class ConfinedLane:
         if not self._zygote.await_ready(worker):
             self._zygote.kill(worker)
             return None
-        if self._fresh == "episode":
+        if self._is_kept(request):
             self._episodes[request.episode] = worker
             if len(self._episodes) > _MAX_EPISODES:
                 _, oldest = self._episodes.popitem(last=False)
@@ -238,7 +247,7 @@ class ConfinedLane:
             self._drop(job.worker, job.request)
             return self._crash(text, job.started)
         observation = self._observe(job, reply)
-        if self._fresh == "call" or reply.outcome == wire.FAILED:
+        if not self._is_kept(job.request) or reply.outcome == wire.FAILED:
             self._drop(job.worker, job.request)
         return observation
 

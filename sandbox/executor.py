@@ -20,7 +20,7 @@ from sandbox.lift import Fault, Unliftable, lift
 from sandbox.pillow_lane import run_program
 from sandbox.program import ToolProgram
 from sandbox.texts import NO_RESULT, clean, describe_error, kind_of, not_lifted
-from sandbox.types import Limits, Observation, ToolRequest
+from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
 
 Lane = Literal["auto", "pillow", "confined"]
 Fresh = Literal["call", "episode"]
@@ -73,7 +73,7 @@ class ToolExecutor:
             )
         self._arguments = (lane, workers, limits, min_level, fresh, allow_unsafe)
         self._lane, self._limits, self._min_level, self._fresh = lane, limits or Limits(), min_level, fresh
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or _count_cores()
         self._lock = threading.RLock()
         self._confined: Any = None
         self._missing = ""
@@ -160,8 +160,6 @@ class ToolExecutor:
         with self._lock:
             if self._confined is not None or self._missing or self._is_closed:
                 return self._confined is not None
-            from sandbox.confined.client import ConfinementError
-
             try:
                 from sandbox.confined_lane import ConfinedLane
 
@@ -190,6 +188,10 @@ class ToolExecutor:
         confined, self._confined = self._confined, None
         if confined is not None:
             confined.disown()
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _after_fork() -> None:

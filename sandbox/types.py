@@ -13,6 +13,10 @@ from sandbox.geometry import Affine
 Status = Literal["ok", "error", "timeout", "crash", "rejected"]
 
 
+class ConfinementError(RuntimeError):
+    """The machine cannot confine code as asked; the message says what is missing."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one call may use.
@@ -42,7 +46,7 @@ class ToolRequest:
         code: Python source as the policy wrote it.
         images: All images of the trajectory so far, RGB.
         image_index: Which of them `image` and `img` name, 0-based.
-        episode: Requests of one trajectory share this name.
+        episode: Requests of one trajectory share this name; one without a name shares nothing.
     """
 
     code: str

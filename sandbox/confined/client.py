@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sandbox.confined import wire
 from sandbox.confined.levels import LEVELS, Level, level_of
+from sandbox.types import ConfinementError
 
 _BOOT = """
 import json, sys, types
@@ -33,10 +34,6 @@ main(int(descriptor), settings)
 """
 _START_S = 60.0
 _NOTICE_S = 10.0
-
-
-class ConfinementError(RuntimeError):
-    """The machine cannot confine code as asked; the message says what is missing."""
 
 
 @dataclass

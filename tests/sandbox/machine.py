@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sandbox import Limits
-from sandbox.confined.client import ConfinementError
+from sandbox import ConfinementError, Limits
 from sandbox.confined_lane import ConfinedLane
 
 #: Level -> the layers that must be left off to get it on a machine that could give more.

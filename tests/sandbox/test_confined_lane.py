@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest
+from sandbox import ConfinementError, Limits, Observation, ToolExecutor, ToolProgram, ToolRequest
 from sandbox.lift import Unliftable, lift
 from sandbox.program import print_program
 from tests.sandbox.attack_site import descendants
@@ -283,6 +283,13 @@ def test_nothing_survives_a_call_and_variables_survive_in_an_episode() -> None:
         )
 
 
+def test_requests_without_an_episode_share_nothing() -> None:
+    need()
+    with ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=10), fresh="episode") as executor:
+        run(executor, "x = 1")
+        assert run(executor, "print(x)").text.startswith("NameError")
+
+
 def test_lifted_variables_are_not_lost_in_an_episode() -> None:
     need()
     with ToolExecutor(lane="auto", workers=1, limits=Limits(wall_s=10), fresh="episode") as executor:
@@ -527,7 +534,7 @@ def test_arguments_are_checked() -> None:
 
 def test_a_level_that_is_not_there_is_refused_with_what_is_missing() -> None:
     need()
-    from sandbox.confined.client import ConfinementError, Zygote
+    from sandbox.confined.client import Zygote
 
     zygote = Zygote(64, 1 << 20, 5, without=("namespaces", "landlock"))
     try:
@@ -539,7 +546,6 @@ def test_a_level_that_is_not_there_is_refused_with_what_is_missing() -> None:
 
 def test_auto_lane_without_confinement_rejects_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     from sandbox import confined_lane
-    from sandbox.confined.client import ConfinementError
 
     def refuse(*arguments: object) -> None:
         raise ConfinementError("no seccomp here")
