@@ -211,6 +211,12 @@ def test_stages_bring_what_they_depend_on(recipe: Path) -> None:
     assert [stage.name for stage in loaded.selected([])] == ["base", "sft", "rl"]
 
 
+def test_a_stage_on_request_runs_only_where_it_is_named() -> None:
+    loaded = load_recipe(ROOT / "experiments/tiny/recipe.yaml")
+    assert "rl_outcome_only" not in [stage.name for stage in loaded.selected([])]
+    assert "rl_outcome_only" in [stage.name for stage in loaded.selected(["rl", "rl_outcome_only"])]
+
+
 def test_test_without_accuracy_is_named() -> None:
     with pytest.raises(ConfigError, match=r"Stage 'rl'.*no test/accuracy.*train/loss"):
         stage_result("rl", {"train/loss": 1.0}, 3.0)
