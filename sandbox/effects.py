@@ -7,6 +7,7 @@ compared at many fixed places instead of everywhere.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,14 +46,16 @@ class Effects:
 
 
 def find_effects(before: Pixels, after: Pixels) -> Effects:
-    """Compare the pixels of an image and of a result, both uint8 of shape (H, W, 3)."""
+    """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) whose last channel means nothing."""
+    before_4, after_4 = before, after
+    before, after = before[..., :3], after[..., :3]
     if _is_equal(before, after):
         return Effects((), "identity", Affine())
     exact = [name for name in ORIENTATIONS[1:] if _is_equal(oriented(before, name), after)]
     if exact:
         return _turned(exact, (before.shape[1], before.shape[0]))
-    if after.shape[0] <= max(before.shape[:2]) and after.shape[1] <= max(before.shape[:2]):
-        found = _find_cut_out(before, after)
+    if after.size < before.size:
+        found = _find_cut_out(before_4, after_4)
         if found is not None:
             return found
     return _find_changed(before, after)
@@ -126,8 +129,11 @@ def _find_cut_out(before: Pixels, after: Pixels) -> Effects | None:
 
 def _packed(pixels: Pixels) -> Packed:
     """One number for each pixel."""
+    if pixels.shape[-1] == 4 and pixels.flags.c_contiguous and sys.byteorder == "little":
+        packed: Packed = pixels.view(np.uint32)[..., 0] & np.uint32(0xFFFFFF)
+        return packed
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
-    packed: Packed = red | green << np.uint32(8) | blue << np.uint32(16)
+    packed = red | green << np.uint32(8) | blue << np.uint32(16)
     return packed
 
 
@@ -183,7 +189,7 @@ def _find_changed(before: Pixels, after: Pixels) -> Effects:
 
 def _shrunk(pixels: Pixels, side: int) -> Pixels:
     """A square version of about every pixel's colour."""
-    step = max(1, min(pixels.shape[:2]) // (4 * side))
+    step = max(1, min(pixels.shape[:2]) // (3 * side))
     rows = np.ascontiguousarray(pixels[::step, ::step])
     return cv2.resize(rows, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 

@@ -51,8 +51,8 @@ def view(buffer: Any, size: Size) -> Image.Image:
 
 
 def pixels(buffer: Any, size: Size) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The same pixels as an array of shape (H, W, 3), without a copy."""
-    return np.frombuffer(buffer, np.uint8, 4 * size[0] * size[1]).reshape(size[1], size[0], 4)[..., :3]
+    """The same pixels as an array of shape (H, W, 4), without a copy; the last channel means nothing."""
+    return np.frombuffer(buffer, np.uint8, 4 * size[0] * size[1]).reshape(size[1], size[0], 4)
 
 
 def map_memory(descriptor: int, length: int, *, is_writable: bool = False) -> mmap.mmap:
