@@ -19,3 +19,7 @@ class CheckpointError(CVLightningError):
 
 class ConversationError(CVLightningError):
     """A conversation that cannot be written as tokens without losing something."""
+
+
+class TrainingError(CVLightningError):
+    """A run that has gone wrong and was told to stop where it does."""

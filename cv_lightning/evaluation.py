@@ -116,7 +116,7 @@ class TrajectoryMetrics(Metric):
 
 
 def _count(trajectory: Trajectory, breakdown: RewardBreakdown) -> dict[str, float]:
-    outcomes = _outcomes(trajectory)
+    outcomes = call_outcomes(trajectory)
     first_error = outcomes.index(False) if False in outcomes else len(outcomes)
     return {
         "trajectories": 1.0,
@@ -133,7 +133,7 @@ def _count(trajectory: Trajectory, breakdown: RewardBreakdown) -> dict[str, floa
     }
 
 
-def _outcomes(trajectory: Trajectory) -> list[bool]:
+def call_outcomes(trajectory: Trajectory) -> list[bool]:
     """Whether each attempted call ran; a call that did not parse is an attempt that failed."""
     outcomes = []
     for turn in trajectory.turns:
