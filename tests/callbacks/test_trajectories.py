@@ -1,0 +1,118 @@
+"""Trajectories to read: whole, and harmless whatever the policy wrote."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from callbacks.trajectories import Trajectories, pick, write_trajectories
+from cv_lightning.errors import ConfigError
+from cv_lightning.types import (
+    Group,
+    Reply,
+    RewardBreakdown,
+    Sample,
+    StopReason,
+    ToolCall,
+    Trajectory,
+    Turn,
+    ViewedImage,
+)
+from sandbox import Observation
+
+HOSTILE = (
+    "</pre></style></title><script>alert(1)</script><img src=x onerror=alert(1)>"
+    "<iframe src='http://x'></iframe><!-- <![CDATA[ \" onload=\"x' &lt;script&gt; \x00\x1b\ud800\u202e"
+)
+
+
+def group_of(text: str, totals: list[float | None]) -> tuple[Group, list[RewardBreakdown]]:
+    image = Image.new("RGB", (6, 4), "red")
+    sample = Sample(f"../{text}", text, (image,), text, ("rotate_90",), family=text)
+    trajectories = [
+        Trajectory(
+            sample,
+            [
+                Turn(
+                    text, Reply(call=ToolCall(text, text)), Observation("ok", image, text=text, tools=("rotate_270",))
+                ),
+                Turn(text, Reply(answer=text)),
+            ],
+            [ViewedImage(image, 0, None, None), ViewedImage(image.rotate(90, expand=True), 0, None, None, 0)],
+            stop_reason=StopReason.ANSWERED,
+        )
+        for _ in totals
+    ]
+    return Group(sample, trajectories), [
+        RewardBreakdown({"accuracy": 0.0 if total is None else total}, None if total is None else total > 0)
+        for total in totals
+    ]
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.sources: list[str] = []
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_hostile_text_stays_text_on_the_page_and_in_the_lines(tmp_path: Path) -> None:
+    group, breakdowns = group_of(HOSTILE, [1.0, 0.0, None])
+    page = write_trajectories(pick([group], [breakdowns], 1), tmp_path / "step", HOSTILE)
+    tags = _Tags()
+    tags.feed(page.read_text(encoding="utf-8"))
+    plain = {"html", "head", "meta", "style", "title", "body", "h1", "h2", "article", "p", "b", "bdi", "pre", "span"}
+    assert tags.tags <= plain | {"figure", "img", "figcaption"}
+    assert not [name for name in tags.attributes if name.startswith("on")]
+    assert tags.sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in tags.sources)
+    lines = [json.loads(line) for line in (tmp_path / "step" / "trajectories.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["best", "worst", "sampled"]
+    assert [line["reward"] for line in lines] == [1.0, 0.0, None]
+    assert lines[0]["turns"][0]["text"] == HOSTILE
+    assert {path.name for path in tmp_path.iterdir()} == {"step"}
+
+
+def test_images_are_saved_once_and_to_the_pixel(tmp_path: Path) -> None:
+    group, breakdowns = group_of("x", [1.0, 0.0])
+    write_trajectories(pick([group], [breakdowns], 2), tmp_path, "Step 1")
+    lines = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
+    assert len(list((tmp_path / "images").iterdir())) == 2
+    for viewed, entry in zip(group.trajectories[0].images, lines[0]["images"], strict=True):
+        with Image.open(tmp_path / entry["file"]) as saved:
+            assert saved.tobytes() == viewed.image.tobytes()
+
+
+def test_no_trajectory_is_picked_twice() -> None:
+    group, breakdowns = group_of("x", [0.0, 1.0, 0.5])
+    picked = pick([group], [breakdowns], 2)
+    assert [(one.kind, one.breakdown.total) for one in picked] == [("best", 1.0), ("best", 0.5), ("worst", 0.0)]
+
+
+def test_written_when_due_even_if_the_due_step_is_passed_over(tmp_path: Path) -> None:
+    group, breakdowns = group_of("x", [1.0, 0.0])
+    callback = Trajectories(every_n_steps=10, n=1)
+    module: Any = None
+    for step in (2, 4, 8, 12, 14, 20):
+        trainer: Any = SimpleNamespace(global_step=step, is_global_zero=True, default_root_dir=str(tmp_path))
+        callback.on_rollout(trainer, module, [group], [breakdowns])
+    written = sorted(path.name for path in (tmp_path / "trajectories").iterdir())
+    assert written == ["step_00000002", "step_00000012", "step_00000020"]
+
+
+@pytest.mark.parametrize("name", ["every_n_steps", "n"])
+def test_numbers_below_one_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Trajectories: {name}"):
+        Trajectories(**{name: 0})
