@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -13,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from sandbox.array_calls import ARRAY_FUNCTIONS, ARRAY_METHODS
+from sandbox.constants import MATH, NUMERIC, Constants
 from sandbox.geometry import Size
 from sandbox.image_calls import IMAGE_FUNCTIONS, IMAGE_METHODS, cut, enhance, make_enhancer, make_filter, turned
 from sandbox.kinds import State
 from sandbox.operations import OPERATIONS
-from sandbox.symbols import Enhancer, Filter, KnownFaultError, Name, NotLiftableError, Picture, Unknown, append
+from sandbox.symbols import Enhancer, KnownFaultError, Name, NotLiftableError, Picture, append
 
 #: Names that a snippet finds besides its images, in every lane.
 PROVIDED = (
@@ -38,45 +38,13 @@ _SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter"}
 _LIBRARIES = _SUBMODULES | {"np", "cv2", "math", "PIL"}
 _BUILTINS = set(dir(__builtins__)) if not isinstance(__builtins__, dict) else set(__builtins__)
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
-_NUMERIC: dict[str, Callable[..., Any]] = {
-    "int": int,
-    "float": float,
-    "round": round,
-    "abs": abs,
-    "min": min,
-    "max": max,
-}
-_MATH: dict[str, Callable[..., Any]] = {
-    name: getattr(math, name)
-    for name in ("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2")
-}
 _KNOWN = {
     *("np.array", "np.asarray", "np.uint8", "Image.fromarray", "Image.Transpose", "Image.Resampling"),
-    *(f"math.{name}" for name in _MATH),
+    *(f"math.{name}" for name in MATH),
     *IMAGE_FUNCTIONS,
     *ARRAY_FUNCTIONS,
     *(name for name in OPERATIONS if name.startswith(("ImageFilter.", "ImageEnhance."))),
 }
-_MAX_NUMBER = 1e15
-_MAX_TEXT = 4096
-#: Elements that a constant may have, its parts' elements among them: names can double it line by line.
-_MAX_ELEMENTS = 256
 _CONSTANT_OWNERS: dict[str, Any] = {
     "cv2": cv2,
     "Image": Image,
@@ -85,26 +53,13 @@ _CONSTANT_OWNERS: dict[str, Any] = {
 }
 
 
-def _check_small(elements: Sequence[Any], seen: int = 0) -> int:
-    for element in elements:
-        seen = _check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
-        if seen > _MAX_ELEMENTS:
-            raise NotLiftableError("a large constant")
-    return seen
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
-class Expressions:
+class Expressions(Constants):
     """Values of expressions, in the interpreter's order of evaluation.
 
     Attributes:
         names: What each name of the snippet stands for.
         chosen: The picture behind `image` and `img`.
         line: Line of the statement or call that is being read.
-        text: What was printed so far.
     """
 
     def __init__(self, sizes: Sequence[Size], image_index: int, *, persists: bool) -> None:
@@ -112,7 +67,6 @@ class Expressions:
         self._persists = persists
         self.chosen = self._images[image_index]
         self.line = 1
-        self.text = ""
         self.names: dict[str, Any] = {name: Name("np" if name == "numpy" else name) for name in _LIBRARIES | {"numpy"}}
         self.names |= {"image": self.chosen, "img": self.chosen, "images": self._images}
         self.names |= {f"image_{index}": picture for index, picture in enumerate(self._images)}
@@ -130,35 +84,6 @@ class Expressions:
             raise NotLiftableError(f"an expression of kind {type(node).__name__}")
         return reader(node)
 
-    def truth(self, value: Any) -> bool:
-        """Whether a constant is true."""
-        if isinstance(value, Picture | Name | Filter | Enhancer | Unknown) or value is self._images:
-            raise NotLiftableError("a condition that only a run can tell")
-        return bool(value)
-
-    def _read_constant(self, node: ast.Constant) -> Any:
-        if node.value is None or isinstance(node.value, bool | str | float):
-            return node.value
-        if isinstance(node.value, int):
-            return self._bounded(node.value)
-        raise NotLiftableError(f"a constant of type {type(node.value).__name__}")
-
-    def _bounded(self, value: Any) -> Any:
-        if not _is_plain(value) or (isinstance(value, int) and abs(value) > _MAX_NUMBER):
-            raise NotLiftableError("a number that is not read here")
-        return value
-
-    def _read_tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
-        return tuple(self._elements(node.elts))
-
-    def _read_list(self, node: ast.List) -> list[Any]:
-        return self._elements(node.elts)
-
-    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
-        elements = [self.value(node) for node in nodes]
-        _check_small(elements)
-        return elements
-
     def _read_name(self, node: ast.Name) -> Any:
         if node.id in self.names:
             return self.names[node.id]
@@ -171,81 +96,6 @@ class Expressions:
         ):
             raise NotLiftableError(f"the name {node.id}")
         raise KnownFaultError("NameError", f"name {node.id!r} is not defined")
-
-    def _read_unaryop(self, node: ast.UnaryOp) -> Any:
-        value = self.value(node.operand)
-        if isinstance(node.op, ast.Not):
-            return not self.truth(value)
-        if not _is_plain(value) or isinstance(node.op, ast.Invert):
-            raise NotLiftableError("an operator on something else than a number")
-        return -value if isinstance(node.op, ast.USub) else +value
-
-    def _read_binop(self, node: ast.BinOp) -> Any:
-        left, right = self.value(node.left), self.value(node.right)
-        if not _is_plain(left) or not _is_plain(right) or type(node.op) not in _BINARY:
-            raise NotLiftableError("an operator on something else than numbers")
-        try:
-            return self._bounded(_BINARY[type(node.op)](left, right))
-        except (ZeroDivisionError, OverflowError) as error:
-            raise KnownFaultError(type(error).__name__, str(error)) from None
-
-    def _read_compare(self, node: ast.Compare) -> bool:
-        left = self.value(node.left)
-        for comparison, comparator in zip(node.ops, node.comparators, strict=True):
-            right = self.value(comparator)
-            if not all(isinstance(side, int | float | str | tuple) for side in (left, right)):
-                raise NotLiftableError("a comparison of something else than constants")
-            if type(comparison) not in _COMPARE or self._holds_symbol(left) or self._holds_symbol(right):
-                raise NotLiftableError("a comparison that is not read here")
-            try:
-                if not _COMPARE[type(comparison)](left, right):
-                    return False
-            except TypeError:
-                raise NotLiftableError("a comparison of different types") from None
-            left = right
-        return True
-
-    def _holds_symbol(self, value: object) -> bool:
-        if isinstance(value, tuple | list):
-            return any(self._holds_symbol(part) for part in value)
-        return not (value is None or isinstance(value, bool | int | float | str))
-
-    def _read_boolop(self, node: ast.BoolOp) -> Any:
-        value: Any = None
-        for operand in node.values:
-            value = self.value(operand)
-            if self.truth(value) != isinstance(node.op, ast.And):
-                break
-        return value
-
-    def _read_ifexp(self, node: ast.IfExp) -> Any:
-        return self.value(node.body if self.truth(self.value(node.test)) else node.orelse)
-
-    def _read_joinedstr(self, node: ast.JoinedStr) -> str:
-        text = "".join(self._piece(part) for part in node.values)
-        if len(text) > _MAX_TEXT:
-            raise NotLiftableError("much text")
-        return text
-
-    def _piece(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            return node.value
-        if not isinstance(node, ast.FormattedValue) or node.conversion != -1 or node.format_spec is not None:
-            raise NotLiftableError("a formatted string that is not read here")
-        return str(self._printable(self.value(node.value)))
-
-    def _printable(self, value: Any) -> Any:
-        if value is self._images or self._holds_symbol(value):
-            raise NotLiftableError("printing something else than constants")
-        return value
-
-    def print(self, node: ast.Call) -> None:
-        """Read a call of `print` with constants."""
-        if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
-            raise NotLiftableError("print with keywords")
-        self.text += " ".join(str(self._printable(self.value(argument))) for argument in node.args) + "\n"
-        if len(self.text) > _MAX_TEXT:
-            raise NotLiftableError("much text")
 
     def _read_attribute(self, node: ast.Attribute) -> Any:
         owner = self.value(node.value)
@@ -394,8 +244,8 @@ class Expressions:
             return make_filter(path, arguments, keywords)
         if path.startswith("ImageEnhance.") and path in OPERATIONS:
             return make_enhancer(path, arguments, keywords)
-        if path in _NUMERIC or path in {f"math.{name}" for name in _MATH} or path == "len":
-            return self._number(path.removeprefix("math."), arguments, keywords)
+        if path in NUMERIC or path in {f"math.{name}" for name in MATH} or path == "len":
+            return self.number(path.removeprefix("math."), arguments, keywords)
         if not arguments or not isinstance(arguments[0], Picture):
             raise NotLiftableError(f"a call of {path}")
         picture, rest = arguments[0], arguments[1:]
@@ -407,21 +257,6 @@ class Expressions:
         if path in functions:
             return functions[path](picture, rest, keywords, self.line)
         raise NotLiftableError(f"a call of {path}")
-
-    def _number(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
-        if name == "len" and len(arguments) == 1 and isinstance(arguments[0], tuple | list) and not keywords:
-            return len(arguments[0])
-        if keywords or not arguments or not all(map(_is_plain, arguments)):
-            raise NotLiftableError(f"a call of {name}")
-        if name == "round" and len(arguments) == 2 and not (isinstance(arguments[1], int) and abs(arguments[1]) <= 20):
-            raise NotLiftableError("a rounding that is not read here")
-        function = _NUMERIC.get(name) or _MATH[name]
-        try:
-            return self._bounded(function(*arguments))
-        except (ValueError, OverflowError) as error:
-            raise KnownFaultError(type(error).__name__, str(error)) from None
-        except TypeError:
-            raise NotLiftableError(f"a call of {name}") from None
 
 
 _IMAGE_ATTRIBUTES = frozenset(dir(Image.new("RGB", (1, 1))))

@@ -1,0 +1,196 @@
+"""Constants of a snippet and what is computed from them; see `sandbox.lift`. Every result is bounded in size."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sandbox.symbols import KnownFaultError, NotLiftableError
+
+_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+#: Builtins that are computed while reading.
+NUMERIC: dict[str, Callable[..., Any]] = {
+    "int": int,
+    "float": float,
+    "round": round,
+    "abs": abs,
+    "min": min,
+    "max": max,
+}
+#: Functions of `math` that are computed while reading.
+MATH: dict[str, Callable[..., Any]] = {
+    name: getattr(math, name)
+    for name in ("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2")
+}
+_MAX_NUMBER = 1e15
+_MAX_TEXT = 4096
+#: Elements that a constant may have, its parts' elements among them: names can double it line by line.
+_MAX_ELEMENTS = 256
+
+
+def _check_small(elements: Sequence[Any], seen: int = 0) -> int:
+    for element in elements:
+        seen = _check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
+        if seen > _MAX_ELEMENTS:
+            raise NotLiftableError("a large constant")
+    return seen
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def holds_symbol(value: object) -> bool:
+    """Whether the value is, or holds, something that only a run can tell."""
+    if isinstance(value, tuple | list):
+        return any(holds_symbol(part) for part in value)
+    return not (value is None or isinstance(value, bool | int | float | str))
+
+
+class Constants(ABC):
+    """Reads literals, operators, conditions, formatted strings and prints.
+
+    Attributes:
+        text: What was printed so far.
+    """
+
+    text: str = ""
+
+    @abstractmethod
+    def value(self, node: ast.expr) -> Any:
+        """What an expression gives."""
+
+    def truth(self, value: Any) -> bool:
+        """Whether a constant is true."""
+        if holds_symbol(value):
+            raise NotLiftableError("a condition that only a run can tell")
+        return bool(value)
+
+    def _read_constant(self, node: ast.Constant) -> Any:
+        if node.value is None or isinstance(node.value, bool | str | float):
+            return node.value
+        if isinstance(node.value, int):
+            return self.bounded(node.value)
+        raise NotLiftableError(f"a constant of type {type(node.value).__name__}")
+
+    def bounded(self, value: Any) -> Any:
+        """The number, where it is one and of a size that costs nothing."""
+        if not _is_plain(value) or (isinstance(value, int) and abs(value) > _MAX_NUMBER):
+            raise NotLiftableError("a number that is not read here")
+        return value
+
+    def _read_tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
+        return tuple(self._elements(node.elts))
+
+    def _read_list(self, node: ast.List) -> list[Any]:
+        return self._elements(node.elts)
+
+    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
+        elements = [self.value(node) for node in nodes]
+        _check_small(elements)
+        return elements
+
+    def _read_unaryop(self, node: ast.UnaryOp) -> Any:
+        value = self.value(node.operand)
+        if isinstance(node.op, ast.Not):
+            return not self.truth(value)
+        if not _is_plain(value) or isinstance(node.op, ast.Invert):
+            raise NotLiftableError("an operator on something else than a number")
+        return -value if isinstance(node.op, ast.USub) else +value
+
+    def _read_binop(self, node: ast.BinOp) -> Any:
+        left, right = self.value(node.left), self.value(node.right)
+        if not _is_plain(left) or not _is_plain(right) or type(node.op) not in _BINARY:
+            raise NotLiftableError("an operator on something else than numbers")
+        try:
+            return self.bounded(_BINARY[type(node.op)](left, right))
+        except (ZeroDivisionError, OverflowError) as error:
+            raise KnownFaultError(type(error).__name__, str(error)) from None
+
+    def _read_compare(self, node: ast.Compare) -> bool:
+        left = self.value(node.left)
+        for comparison, comparator in zip(node.ops, node.comparators, strict=True):
+            right = self.value(comparator)
+            if not all(isinstance(side, int | float | str | tuple) for side in (left, right)):
+                raise NotLiftableError("a comparison of something else than constants")
+            if type(comparison) not in _COMPARE or holds_symbol(left) or holds_symbol(right):
+                raise NotLiftableError("a comparison that is not read here")
+            try:
+                if not _COMPARE[type(comparison)](left, right):
+                    return False
+            except TypeError:
+                raise NotLiftableError("a comparison of different types") from None
+            left = right
+        return True
+
+    def _read_boolop(self, node: ast.BoolOp) -> Any:
+        value: Any = None
+        for operand in node.values:
+            value = self.value(operand)
+            if self.truth(value) != isinstance(node.op, ast.And):
+                break
+        return value
+
+    def _read_ifexp(self, node: ast.IfExp) -> Any:
+        return self.value(node.body if self.truth(self.value(node.test)) else node.orelse)
+
+    def _read_joinedstr(self, node: ast.JoinedStr) -> str:
+        text = "".join(self._piece(part) for part in node.values)
+        if len(text) > _MAX_TEXT:
+            raise NotLiftableError("much text")
+        return text
+
+    def _piece(self, node: ast.expr) -> str:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return node.value
+        if not isinstance(node, ast.FormattedValue) or node.conversion != -1 or node.format_spec is not None:
+            raise NotLiftableError("a formatted string that is not read here")
+        return str(self._printable(self.value(node.value)))
+
+    def _printable(self, value: Any) -> Any:
+        if holds_symbol(value):
+            raise NotLiftableError("printing something else than constants")
+        return value
+
+    def print(self, node: ast.Call) -> None:
+        """Read a call of `print` with constants."""
+        if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
+            raise NotLiftableError("print with keywords")
+        self.text += " ".join(str(self._printable(self.value(argument))) for argument in node.args) + "\n"
+        if len(self.text) > _MAX_TEXT:
+            raise NotLiftableError("much text")
+
+    def number(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+        """What a function of numbers gives."""
+        if name == "len" and len(arguments) == 1 and isinstance(arguments[0], tuple | list) and not keywords:
+            return len(arguments[0])
+        if keywords or not arguments or not all(map(_is_plain, arguments)):
+            raise NotLiftableError(f"a call of {name}")
+        if name == "round" and len(arguments) == 2 and not (isinstance(arguments[1], int) and abs(arguments[1]) <= 20):
+            raise NotLiftableError("a rounding that is not read here")
+        function = NUMERIC.get(name) or MATH[name]
+        try:
+            return self.bounded(function(*arguments))
+        except (ValueError, OverflowError) as error:
+            raise KnownFaultError(type(error).__name__, str(error)) from None
+        except TypeError:
+            raise NotLiftableError(f"a call of {name}") from None
