@@ -87,6 +87,7 @@ class Request:
 def serve(channel: socket.socket) -> None:
     """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
     names: dict[str, Any] = {}
+    _rehearse()
     channel.send(wire.HELLO)
     while True:
         request = _receive(channel)
@@ -101,6 +102,12 @@ def serve(channel: socket.socket) -> None:
         os.close(request.output)
         del image, request.images[:]
         channel.send(wire.REPLY.pack(wire.REPLY_MAGIC, request.nonce, outcome, width, height, len(encoded)) + encoded)
+
+
+def _rehearse() -> None:
+    """Run a snippet of our own: memory pages that every call writes to become this process's before time counts."""
+    image = Image.new("RGB", (16, 16))
+    run(Request(0, "result = np.array(image.rotate(90, expand=True))", [image], 0, 100, 1 << 20, -1), {})
 
 
 def _receive(channel: socket.socket) -> Request | None:

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent / "corpora"
 IMAGE = noise(96, 64)
 TURNED = IMAGE.rotate(90, expand=True).tobytes()
 CHECK = ToolRequest("result = image.rotate(90, expand=True)", [IMAGE], episode="check")
-LIMITS = Limits(wall_s=0.7, memory_mb=192)
+LIMITS = Limits(wall_s=0.5, memory_mb=192)
 
 
 def read(name: str) -> list[dict[str, Any]]:
