@@ -38,6 +38,9 @@ BENIGN = read("benign.jsonl")
 COPIED = {"ch_keep_writable_map": {"ok"}}
 
 
+SLOW_FULL, SLOW_CONFINED = (pytest.param(level, marks=pytest.mark.slow) for level in ("full", "confined"))
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     place = Site()
@@ -45,7 +48,7 @@ def site() -> Iterator[Site]:
     place.close()
 
 
-@pytest.fixture(scope="module", params=["full", pytest.param("confined", marks=pytest.mark.slow), "syscall"])
+@pytest.fixture(scope="module", params=["full", SLOW_CONFINED, "syscall"])
 def lane(request: pytest.FixtureRequest) -> Iterator[ConfinedLane]:
     made = lane_of(request.param, LIMITS)
     yield made
@@ -85,6 +88,7 @@ def test_hostile_code_reaches_nothing(entry: dict[str, Any], lane: ConfinedLane,
     check_others(lane, beside)
 
 
+@pytest.mark.parametrize("lane", [SLOW_FULL, SLOW_CONFINED, "syscall"], indirect=True)  # the filter alone must hold
 @pytest.mark.parametrize(("family", "code"), ATTACKS, ids=[f"{family}-{n}" for n, (family, _) in enumerate(ATTACKS)])
 def test_our_own_attacks_reach_nothing(family: str, code: str, lane: ConfinedLane, site: Site) -> None:
     observation, beside = lane.run([ToolRequest(site.fill(code), [IMAGE], episode="attack"), CHECK])
