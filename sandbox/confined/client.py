@@ -282,7 +282,7 @@ def _start(descriptor: int, settings: str) -> subprocess.Popen[bytes]:
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL if not os.environ.get("CV_SANDBOX_DEBUG") else None,
+        stderr=subprocess.DEVNULL,
         pass_fds=(descriptor,),
         cwd="/",
         start_new_session=True,
