@@ -50,9 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="run once per seed, each in its folder; report mean and minimum",
     )
     parser.add_argument("--out", type=Path, help="where results go (default: the recipe's run_folder)")
-    parser.add_argument(
-        "--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on"
-    )
+    parser.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on")
     parser.add_argument(
         "--overrides",
         nargs="+",
