@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
+from callbacks.mlflow_logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback
 from callbacks.trajectory_page import page
 from cv_lightning.errors import ConfigError
@@ -39,7 +40,7 @@ class Trajectories(RolloutCallback):
     """Writes `<folder>/step_<n>/` every so often: `trajectories.jsonl`, `images/*.png` and `index.html`.
 
     The page holds its images, loads nothing and shows what the policy wrote as text only. The first process writes
-    what it rolled out itself.
+    what it rolled out itself; a `BackgroundMLflowLogger` sends the folder too.
 
     Args:
         folder: Where to; None takes `<default_root_dir>/trajectories`.
@@ -75,7 +76,11 @@ class Trajectories(RolloutCallback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "trajectories" if self.folder is None else Path(self.folder)
             step = trainer.global_step
-            write_trajectories(pick(groups, breakdowns, self.n, seed=step), folder / f"step_{step:08d}", f"Step {step}")
+            target = folder / f"step_{step:08d}"
+            write_trajectories(pick(groups, breakdowns, self.n, seed=step), target, f"Step {step}")
+            for logger in trainer.loggers:
+                if isinstance(logger, BackgroundMLflowLogger):
+                    logger.log_artifact(target, f"trajectories/{target.name}")
 
 
 def pick(

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
+from callbacks.mlflow_logger import BackgroundMLflowLogger
 from callbacks.trajectories import Trajectories, pick, write_trajectories
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import (
@@ -101,15 +103,27 @@ def test_no_trajectory_is_picked_twice() -> None:
     assert [(one.kind, one.breakdown.total) for one in picked] == [("best", 1.0), ("best", 0.5), ("worst", 0.0)]
 
 
-def test_written_when_due_even_if_the_due_step_is_passed_over(tmp_path: Path) -> None:
+def test_written_and_sent_when_due_even_if_the_due_step_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr(
+        BackgroundMLflowLogger,
+        "log_artifact",
+        lambda self, path, artifact_path: sent.append((path.name, (path / "index.html").exists(), artifact_path)),
+    )
+    loggers = [CSVLogger(tmp_path), BackgroundMLflowLogger(folder=tmp_path)]
     group, breakdowns = group_of("x", [1.0, 0.0])
     callback = Trajectories(every_n_steps=10, n=1)
     module: Any = None
     for step in (2, 4, 8, 12, 14, 20):
-        trainer: Any = SimpleNamespace(global_step=step, is_global_zero=True, default_root_dir=str(tmp_path))
+        trainer: Any = SimpleNamespace(
+            global_step=step, is_global_zero=True, default_root_dir=str(tmp_path), loggers=loggers
+        )
         callback.on_rollout(trainer, module, [group], [breakdowns])
     written = sorted(path.name for path in (tmp_path / "trajectories").iterdir())
     assert written == ["step_00000002", "step_00000012", "step_00000020"]
+    assert sent == [(name, True, f"trajectories/{name}") for name in written]
 
 
 @pytest.mark.parametrize("name", ["every_n_steps", "n"])
