@@ -88,17 +88,18 @@ def pick(
 ) -> list[Picked]:
     """The `n` best and `n` worst trajectories by reward, and `n` others (unjudged ones among them) at random.
 
-    No trajectory is picked twice; where there are few, each kind gets its part before the next.
+    No trajectory is picked twice; where there are few, each kind gets its part before the next. Of equal rewards the
+    first rollouts of all groups go before the second ones: those of one question look alike.
     """
     pairs = [
         (trajectory, breakdown)
         for group, of_group in zip(groups, breakdowns, strict=True)
         for trajectory, breakdown in zip(group.trajectories, of_group, strict=True)
     ]
+    places = [place for group in groups for place in range(len(group.trajectories))]
     judged = [index for index, (_, breakdown) in enumerate(pairs) if breakdown.is_right is not None]
-    ranked = sorted(judged, key=lambda index: pairs[index][1].total, reverse=True)
-    best = ranked[:n]
-    worst = ranked[n:][::-1][:n]
+    best = sorted(judged, key=lambda index: (-pairs[index][1].total, places[index]))[:n]
+    worst = sorted(set(judged) - set(best), key=lambda index: (pairs[index][1].total, places[index], index))[:n]
     taken = {*best, *worst}
     rest = [index for index in range(len(pairs)) if index not in taken]
     sampled = random.Random(seed).sample(rest, min(n, len(rest)))  # noqa: S311 (which ones to show is no secret)

@@ -44,7 +44,8 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .
 h3 { font-size: .9rem; font-weight: 600; margin: 0; }
 p, .quiet { color: var(--quiet); margin: .25rem 0; } svg { width: 100%; height: auto; display: block; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); gap: 1.25rem 1.5rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; } .wide svg { min-width: 600px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 th { font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .key { display: inline-block; width: .75rem; height: .75rem; border-radius: 2px; margin-right: .4rem; }
@@ -145,7 +146,11 @@ def _colors(names: Iterable[str]) -> dict[str, int]:
 
 def _accuracy(stages: Mapping[str, Any], colors: Mapping[str, int]) -> str:
     values = {name: entry["accuracy"] for name, entry in stages.items() if entry.get("accuracy")}
-    return bars(values, colors) if values else '<p class="missing">No stage has an accuracy.</p>'
+    return (
+        f'<div class="scroll wide">{bars(values, colors)}</div>'
+        if values
+        else '<p class="missing">No stage has an accuracy.</p>'
+    )
 
 
 def _reinforcement(curves_of: _Curves, colors: Mapping[str, int]) -> str:

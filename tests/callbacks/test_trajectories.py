@@ -103,6 +103,13 @@ def test_no_trajectory_is_picked_twice() -> None:
     assert [(one.kind, one.breakdown.total) for one in picked] == [("best", 1.0), ("best", 0.5), ("worst", 0.0)]
 
 
+def test_equal_rewards_are_shown_of_different_questions() -> None:
+    pairs = [group_of(text, [1.0, 1.0, 0.0, 0.0]) for text in "abc"]
+    picked = pick([group for group, _ in pairs], [breakdowns for _, breakdowns in pairs], 3)
+    shown = {kind: [one.trajectory.sample.question for one in picked if one.kind == kind] for kind in ("best", "worst")}
+    assert shown == {"best": ["a", "b", "c"], "worst": ["a", "b", "c"]}
+
+
 def test_written_and_sent_when_due_even_if_the_due_step_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
