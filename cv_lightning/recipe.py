@@ -4,8 +4,11 @@
     stages:
       base: {config: base.yaml}
       sft: {config: sft.yaml, after: [base]}
+    report_loggers:
+      - {class_path: callbacks.mlflow_logger.BackgroundMLflowLogger, init_args: {folder: "${run_folder}"}}
 
 Configs are ordinary fit/test configs, named relative to the recipe; `after` names the stages whose results they read.
+Loggers take the report's files at the end.
 """
 
 from __future__ import annotations
@@ -53,11 +56,13 @@ class Recipe:
         path: The file it was read from.
         run_folder: Where results go if the command line does not say; relative to the working directory.
         stages: At least one.
+        report_loggers: Loggers that take the report's files: `class_path` and `init_args`, `${run_folder}` unresolved.
     """
 
     path: Path
     run_folder: Path
     stages: tuple[Stage, ...]
+    report_loggers: tuple[Mapping[str, Any], ...] = ()
 
     def selected(self, names: Sequence[str]) -> tuple[Stage, ...]:
         """The named stages and all that they depend on, in order; where `names` is empty all but those on request."""
@@ -95,7 +100,7 @@ def load_recipe(path: Path) -> Recipe:
     """
     path = find_file(path)
     content = _load(path)
-    _check_keys(content, ("run_folder", "stages"), f"{path}")
+    _check_keys(content, ("run_folder", "stages", "report_loggers"), f"{path}")
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise ConfigError(f"{path}: stages: expected a mapping of stage names to configs but got {stages!r}")
@@ -103,6 +108,7 @@ def load_recipe(path: Path) -> Recipe:
         path=path,
         run_folder=Path(str(content.get("run_folder", f"runs/{path.parent.name}"))),
         stages=_stages(path, stages),
+        report_loggers=_report_loggers(path, content.get("report_loggers") or []),
     )
 
 
@@ -123,6 +129,16 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
                 raise ConfigError(f"{where}.after: no stage {other!r} before it. {did_you_mean(other, stages)}")
         stages[str(name)] = Stage(str(name), config, after, on_request=entry.get("on_request") is True)
     return tuple(stages.values())
+
+
+def _report_loggers(path: Path, entries: Any) -> tuple[Mapping[str, Any], ...]:
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or "class_path" not in entry:
+            raise ConfigError(
+                f"{path}: report_loggers: expected a list of {{class_path: .., init_args: {{..}}}} but got {entry!r}"
+            )
+        _check_keys(entry, ("class_path", "init_args"), f"{path}: report_loggers")
+    return tuple(entries)
 
 
 def fingerprint(stage: Stage, arguments: Sequence[str], inputs: Sequence[str]) -> str:

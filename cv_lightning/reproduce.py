@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import shlex
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from omegaconf import OmegaConf
 from rich.console import Console, Group
 from rich.table import Table
 
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         command = shlex.join(["python", "-m", "cv_lightning", "reproduce", *arguments])
         raise KeyboardInterrupt(f"\ninterrupted; the same command goes on from here: {command}") from None
     page = write(report, folder)
+    send(recipe, folder, [folder / "report.json", page])
     console.print(tables(report))
     console.print(f"report: {folder / 'report.json'}\npage:   {page}", soft_wrap=True)
     return 0
@@ -166,6 +169,26 @@ def write(report: Mapping[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return write_report(folder)
+
+
+def send(recipe: Recipe, folder: Path, files: Sequence[Path]) -> None:
+    """Hand the report's files to the recipe's loggers.
+
+    Raises:
+        ConfigError: A class that cannot be imported or does not take files.
+    """
+    content = OmegaConf.create({"run_folder": str(folder), "loggers": list(recipe.report_loggers)})
+    resolved: Any = OmegaConf.to_container(content, resolve=True)
+    for entry in resolved["loggers"]:
+        module, _, name = str(entry["class_path"]).rpartition(".")
+        try:
+            logger = getattr(importlib.import_module(module), name)(**(entry.get("init_args") or {}))
+            log_artifact, finalize = logger.log_artifact, logger.finalize
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"{recipe.path}: report_loggers: {entry['class_path']}: {error}") from error
+        for file in files:
+            log_artifact(file)
+        finalize("success")
 
 
 def tables(report: Mapping[str, Any]) -> Group:

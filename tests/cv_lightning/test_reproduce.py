@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from cv_lightning.__main__ import main
 from cv_lightning.errors import ConfigError
 from cv_lightning.recipe import ROOT, Stage, fingerprint, load_recipe
-from cv_lightning.reproduce import aggregate, overrides_by_stage
+from cv_lightning.reproduce import aggregate, overrides_by_stage, send
 from cv_lightning.stage import Progress, stage_result
 
 FAKES = Path(__file__).parent / "fakes"
@@ -275,3 +275,30 @@ def test_ctrl_c_from_a_terminal_ends_in_130_and_resumes(recipe: Path, tmp_path: 
     assert "goes on from here" in error
     last = max(checkpoints.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert 2 <= torch.load(last, weights_only=False)["global_step"] < 30
+
+
+def test_loggers_of_the_recipe_take_the_report(recipe: Path) -> None:
+    path = recipe / "recipe.yaml"
+    entry = "{class_path: file_logger.FileLogger, init_args: {folder: '${run_folder}/sent'}}"
+    path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: [{entry}]\n", encoding="utf-8")
+    assert reproduce("--stages", "base") == 0
+    lines = Path("runs/fake/sent/log.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == ["report.json", "report.html", "success"]
+
+
+@pytest.mark.parametrize(
+    ("loggers", "message"),
+    [
+        ("[{class_path: file_logger.Missing}]", "Missing"),
+        ("[{class_path: no_such_module.Logger}]", "no_such_module"),
+        ("[{class_path: file_logger.FileLogger, init_args: {path: x}}]", "path"),
+        ("[{init_args: {}}]", "class_path"),
+        ("[{class_path: file_logger.FileLogger, args: {}}]", "args"),
+        ("tiny", "class_path"),
+    ],
+)
+def test_loggers_that_cannot_be_made_are_named(recipe: Path, loggers: str, message: str) -> None:
+    path = recipe / "recipe.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: {loggers}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        send(load_recipe(path), Path("runs"), [])
