@@ -122,6 +122,9 @@ class Sender(threading.Thread):
     def _send_some(self) -> None:
         """Send what comes next; what was taken is confirmed at once."""
         records, ends = self.outbox.first(_N_RECORDS)
+        if not records:  # waiting for what never comes would keep a core, and the trainer's interpreter, busy
+            self.outbox.give_up()
+            raise OSError(f"what waited in {self.outbox.path} cannot be read back and is lost")
         numbered = list(zip(records, ends, strict=True))
         self._look_up(records)
         for (key, kind), group in groupby(numbered, key=lambda pair: (pair[0].get("run"), pair[0].get("kind"))):

@@ -86,6 +86,11 @@ class Outbox:
                 self._size = 0
                 self._write_head()
 
+    def give_up(self) -> None:
+        """Forget what waits: for a file whose records cannot be read back."""
+        with self._lock:
+            self._sent = self._size
+
     @property
     def is_empty(self) -> bool:
         """Whether all has been sent."""

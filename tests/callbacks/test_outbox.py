@@ -83,3 +83,12 @@ def test_a_second_process_takes_another_file(tmp_path: Path) -> None:
     second.put({"n": 2})
     assert (first.path.name, second.path.name) == ("x.jsonl", "x.1.jsonl")
     assert (take(first), take(second)) == ([1], [2])
+
+
+def test_records_that_cannot_be_read_back_are_given_up(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, "x")
+    outbox.put({"n": 1})
+    os.truncate(outbox.path, 0)
+    assert outbox.first(10) == ([], [])
+    outbox.give_up()
+    assert outbox.is_empty
