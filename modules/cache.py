@@ -15,8 +15,8 @@ _ROOM = 64
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # its types are not followed
     """A layer that writes new columns into spare room.
 
-    Hugging Face's dynamic layer copies everything it holds at every token; a decoding step then costs as much as the cache
-    is large.
+    Hugging Face's dynamic layer copies everything it holds at every token, so that a
+    decoding step costs as much as the cache is large.
     """
 
     keys: Tensor
