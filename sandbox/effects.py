@@ -7,19 +7,16 @@ compared at many fixed places instead of everywhere.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 
+from sandbox.cut_outs import find_places
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Packed = np.ndarray[Any, np.dtype[np.uint32]]
+from sandbox.pixels import COLOUR, Numbers, Pixels, colours, numbers, oriented
 
 #: Side of the small gray images that are compared, in pixels.
 _SIDE = 48
@@ -30,13 +27,7 @@ _RESIZE_TOLERANCE = 8.0
 #: Pixels up to which images are compared everywhere, and the places, in units of the sides, where larger ones are.
 _MAX_EXACT = 1 << 14
 _N_FEW = 16
-#: The bytes of a packed pixel that have a meaning.
-_COLOUR = np.uint32(0xFFFFFF)
 _PLACES = np.random.default_rng(20251203).random((4096, 2))
-#: Places in an image that may begin like a cut-out before the search gives up.
-_MAX_CANDIDATES = 64
-#: A row of a cut-out with fewer different pixels is too flat to be looked for.
-_MIN_DISTINCT = 4
 
 
 @dataclass(frozen=True)
@@ -50,41 +41,27 @@ class Effects:
 
 def find_effects(before: Pixels, after: Pixels) -> Effects:
     """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) whose last channel means nothing."""
-    exact = _matching(before, after)
+    stored, shown = numbers(before), numbers(after)
+    size = (stored.shape[1], stored.shape[0])
+    exact = _matching(stored, shown)
     if exact and exact[0] == "identity":
         return Effects((), "identity", Affine())
     if exact:
-        return _turned(exact, (before.shape[1], before.shape[0]))
-    if after.shape[0] * after.shape[1] < before.shape[0] * before.shape[1]:
-        found = _find_cut_out(before, after)
+        return _turned(exact, size)
+    if shown.size < stored.size:
+        found = _find_cut_out(stored, shown, size)
         if found is not None:
             return found
-    return _find_changed(before[..., :3], after[..., :3])
+    return _find_changed(stored, shown, size)
 
 
-def oriented(pixels: Any, orientation: str) -> Any:
-    """A view of pixels, (H, W) or (H, W, C), in one of the eight orientations."""
-    views: dict[str, Callable[[Any], Any]] = {
-        "identity": lambda a: a,
-        "rotate_90": lambda a: np.rot90(a),
-        "rotate_180": lambda a: a[::-1, ::-1],
-        "rotate_270": lambda a: np.rot90(a, -1),
-        "flip_horizontal": lambda a: a[:, ::-1],
-        "flip_vertical": lambda a: a[::-1],
-        "transpose": lambda a: a.swapaxes(0, 1),
-        "transverse": lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    }
-    return views[orientation](pixels)
-
-
-def _matching(before: Pixels, after: Pixels) -> list[str]:
+def _matching(stored: Numbers, shown: Numbers) -> list[str]:
     """The orientations of an image that are the other image; identity alone where it is among them."""
-    table = _lookup(before.shape[:2], after.shape[:2])
+    table = _lookup(stored.shape, shown.shape)
     if not table.names:
         return []
-    stored, shown = _numbers(before), _numbers(after)
     flat_stored, flat_shown = stored.reshape(-1), shown.reshape(-1)
-    differ = ((flat_stored.take(table.few) ^ flat_shown.take(table.here[:_N_FEW])) & _COLOUR).any(axis=1)
+    differ = ((flat_stored.take(table.few) ^ flat_shown.take(table.here[:_N_FEW])) & COLOUR).any(axis=1)
     found = []
     for name, places, is_other in zip(table.names, table.there, differ.tolist(), strict=True):
         if is_other:
@@ -93,7 +70,7 @@ def _matching(before: Pixels, after: Pixels) -> list[str]:
             difference = oriented(stored, name) ^ shown
         else:
             difference = flat_stored.take(places) ^ flat_shown.take(table.here)
-        if not (difference & _COLOUR).any():
+        if not (difference & COLOUR).any():
             found.append(name)
             if name == "identity":
                 break
@@ -111,8 +88,8 @@ class _Lookup:
 
 
 @lru_cache(maxsize=32)
-def _lookup(before: tuple[int, int], after: tuple[int, int]) -> _Lookup:
-    never_touched: Packed = np.empty(before, np.uint32)  # only the steps of its views are of interest
+def _lookup(before: tuple[int, ...], after: tuple[int, ...]) -> _Lookup:
+    never_touched: Numbers = np.empty(before, np.uint32)  # only the steps of its views are of interest
     start = never_touched.__array_interface__["data"][0]
     ys, xs = _places_in(after)
     names, there = [], []
@@ -126,16 +103,8 @@ def _lookup(before: tuple[int, int], after: tuple[int, int]) -> _Lookup:
     return _Lookup(names, few, there, ys * after[1] + xs)
 
 
-def _numbers(pixels: Pixels) -> Packed:
-    """One number for each pixel, whose highest byte means nothing; no copy where the pixels have four bytes."""
-    return pixels.view(np.uint32)[..., 0] if _is_plain(pixels) else _packed(pixels[..., :3])
-
-
-def _is_plain(pixels: Pixels) -> bool:
-    return pixels.shape[-1] == 4 and pixels.flags.c_contiguous and sys.byteorder == "little"
-
-
-def _places_in(shape: tuple[int, int]) -> Any:
+@lru_cache(maxsize=32)
+def _places_in(shape: tuple[int, ...]) -> Any:
     """Rows and columns of the places at which images of a shape are compared."""
     return (_PLACES * shape).astype(np.intp).T
 
@@ -147,115 +116,72 @@ def _turned(names: list[str], size: Size) -> Effects:
     return Effects((names[0],), names[0], orientation_frame(names[0], size))
 
 
-def _find_cut_out(before: Pixels, after: Pixels) -> Effects | None:
+def _find_cut_out(stored: Numbers, shown: Numbers, size: Size) -> Effects | None:
     """The result as a part of the image in any orientation; None where it is none, no effects where it is several."""
-    row = _telling_row(after)
-    if row is None:
-        return None
-    packed, needle = _packed(before), _packed(after[row : row + 1])[0]
-    if not all((packed == needle[column]).any() for column in _sampled(len(needle))):
-        return None
-    ways: list[Effects] = []
-    for name in ORIENTATIONS:
-        turned = oriented(packed, name)
-        if turned.shape == after.shape[:2] or turned.shape[0] < after.shape[0] or turned.shape[1] < after.shape[1]:
-            continue
-        places = _places(np.ascontiguousarray(turned), _packed(after), row)
-        if places is None:
-            return Effects()
-        for x, y in places:
-            frame = Affine(c=x, f=y).then(orientation_frame(name, (before.shape[1], before.shape[0])))
-            tools = ("crop",) if name == "identity" else (name, "crop")
-            ways.append(Effects(tools, name, frame))
-        if ways and name == "identity":
-            break  # a plain crop explains it
-    if not ways:
-        return None
-    return ways[0] if len(ways) == 1 else Effects()
-
-
-def _packed(pixels: Pixels) -> Packed:
-    """One number for each pixel."""
-    if pixels.shape[-1] == 4:
-        packed: Packed = _numbers(pixels) & _COLOUR if _is_plain(pixels) else _packed(pixels[..., :3])
-        return packed
-    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
-    packed = red | green << np.uint32(8) | blue << np.uint32(16)
-    return packed
-
-
-def _telling_row(pixels: Pixels) -> int | None:
-    """A row with many different pixels; None where all are too flat to be looked for."""
-    rows = _sampled(pixels.shape[0])
-    distinct = [len(np.unique(_packed(pixels[row]))) for row in rows]
-    best = int(np.argmax(distinct))
-    return rows[best] if distinct[best] >= min(_MIN_DISTINCT, pixels.shape[1]) else None
-
-
-def _places(image: Packed, part: Packed, row: int) -> list[tuple[int, int]] | None:
-    """Where `part` lies in `image`, as (x, y); None where its row begins in too many places to tell."""
-    height, width = part.shape
-    stack, needle, stride = image.tobytes(), part[row].tobytes(), image.shape[1]
-    places: list[tuple[int, int]] = []
-    n_candidates, position = 0, stack.find(needle)
-    while position >= 0:
-        n_candidates += 1
-        if n_candidates > _MAX_CANDIDATES:
-            return None
-        y, x = divmod(position // 4, stride)
-        y -= row
-        is_inside = position % 4 == 0 and x + width <= stride and 0 <= y <= image.shape[0] - height
-        if is_inside and np.array_equal(image[y : y + height, x : x + width], part):
-            places.append((x, y))
-        position = stack.find(needle, position + 1)
-    return places
-
-
-def _sampled(length: int) -> list[int]:
-    return sorted(set(np.linspace(0, length - 1, 9).astype(int).tolist()))
-
-
-def _find_changed(before: Pixels, after: Pixels) -> Effects:
-    """The whole image, in some orientation, resized or with other colours."""
-    small_before, small_after = _standardised(before), _standardised(after)
-    if small_before is None or small_after is None:
+    places = find_places(stored, shown)
+    if places is None or len(places) > 1:
         return Effects()
-    scores = {name: float((oriented(small_before, name) * small_after).mean()) for name in ORIENTATIONS}
-    best, second = sorted(scores, key=lambda name: abs(scores[name]), reverse=True)[:2]
+    for place in places:
+        name = place.orientation
+        frame = Affine(c=place.x, f=place.y).then(orientation_frame(name, size))
+        return Effects(("crop",) if name == "identity" else (name, "crop"), name, frame)
+    return None
+
+
+def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
+    """The whole image, in some orientation, resized or with other colours."""
+    small_stored, small_shown = _standardised(stored), _standardised(shown)
+    if small_stored is None or small_shown is None:
+        return Effects()
+    scores = small_stored.reshape(-1)[_small_orientations()] @ small_shown.reshape(-1) / small_shown.size
+    best, second = np.argsort(-np.abs(scores), kind="stable")[:2]
     if abs(scores[best]) < _ENOUGH or abs(scores[best]) - abs(scores[second]) < _LEAD:
         return Effects()
-    height, width = after.shape[:2]
-    turned = oriented(before, best)
-    tools = [best] if best != "identity" else []
-    if turned.shape[:2] != (height, width):
+    name = ORIENTATIONS[best]
+    turned = oriented(stored, name)
+    tools = [name] if name != "identity" else []
+    if turned.shape != shown.shape:
         tools.append("resize")
-    tools += _colour_tools(turned, after)
-    scale = Affine(a=turned.shape[1] / width, e=turned.shape[0] / height)
-    return Effects(tuple(tools), best, scale.then(orientation_frame(best, (before.shape[1], before.shape[0]))))
+    tools += _colour_tools(turned, shown)
+    scale = Affine(a=turned.shape[1] / shown.shape[1], e=turned.shape[0] / shown.shape[0])
+    return Effects(tuple(tools), name, scale.then(orientation_frame(name, size)))
 
 
-def _shrunk(pixels: Pixels, side: int) -> Pixels:
-    """A square version of about every pixel's colour."""
-    step = max(1, min(pixels.shape[:2]) // (3 * side))
-    rows = np.ascontiguousarray(pixels[::step, ::step])
-    return cv2.resize(rows, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+@cache
+def _small_orientations() -> Any:
+    """Flat places, (8, S * S), at which a small version has the pixels of its orientations."""
+    places = np.arange(_SIDE * _SIDE).reshape(_SIDE, _SIDE)
+    return np.stack([oriented(places, name).reshape(-1) for name in ORIENTATIONS])
 
 
-def _standardised(pixels: Pixels) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+def _shrunk(shown: Numbers, side: int) -> Pixels:
+    """A square version, uint8 (side, side, 3), of large images the mean of nine pixels each, evenly spread."""
+    rows = np.ascontiguousarray(shown)
+    four = rows.view(np.uint8).reshape(*rows.shape, 4)
+    if min(shown.shape) >= 6 * side:
+        four = cv2.resize(four, (3 * side, 3 * side), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+    small: Pixels = cv2.resize(four, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return small[..., :3]
+
+
+def _standardised(shown: Numbers) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """A small gray version with mean 0 and variance 1; None where it is flat."""
-    gray = _shrunk(pixels, _SIDE).astype(np.float32).mean(axis=2)
+    small = _shrunk(shown, _SIDE)
+    gray = (small[..., 0].astype(np.float32) + small[..., 1] + small[..., 2]) / 3
     spread = float(gray.std())
     return None if spread < 1.0 else (gray - gray.mean()) / spread
 
 
-def _colour_tools(before: Pixels, after: Pixels) -> list[str]:
+def _colour_tools(turned: Numbers, shown: Numbers) -> list[str]:
     """Which colour operation is in the pixels; a plain name where it is recognised, else "color"."""
     tolerance = 0.0
-    if before.shape != after.shape:
-        before, after, tolerance = _shrunk(before, 2 * _SIDE), _shrunk(after, 2 * _SIDE), _RESIZE_TOLERANCE
-    elif before.shape[0] * before.shape[1] > _MAX_EXACT:
-        ys, xs = _places_in(before.shape[:2])
-        before, after = before[ys, xs][None], after[ys, xs][None]
+    if turned.shape != shown.shape:
+        before, after, tolerance = _shrunk(turned, 2 * _SIDE), _shrunk(shown, 2 * _SIDE), _RESIZE_TOLERANCE
+    elif turned.size > _MAX_EXACT:
+        ys, xs = _places_in(turned.shape)
+        before, after = colours(turned[ys, xs]), colours(shown[ys, xs])
+    else:
+        before, after = colours(turned), colours(shown)
     difference = before.astype(np.int16) - after
     if np.abs(difference).mean() <= tolerance:
         return []

@@ -1,0 +1,45 @@
+"""Pixels as numbers, and the eight orientations as views: what comparing images needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+#: (H, W): one number for each pixel; its highest byte means nothing.
+Numbers = np.ndarray[Any, np.dtype[np.uint32]]
+
+#: The bytes of a number that have a meaning.
+COLOUR = np.uint32(0xFFFFFF)
+
+
+def numbers(pixels: Pixels) -> Numbers:
+    """One number for each pixel of uint8 (H, W, 3) or (H, W, 4); no copy where the pixels have four bytes in a row."""
+    if pixels.shape[-1] == 4 and pixels.flags.c_contiguous:
+        return pixels.view("<u4")[..., 0]
+    four = np.zeros((*pixels.shape[:2], 4), np.uint8)
+    four[..., :3] = pixels[..., :3]
+    return four.view("<u4")[..., 0]
+
+
+def colours(shown: Numbers) -> Pixels:
+    """The colours, uint8 (..., 3), of numbers that lie in a row."""
+    four: Pixels = np.ascontiguousarray(shown).view(np.uint8).reshape(*shown.shape, 4)
+    return four[..., :3]
+
+
+def oriented(array: Any, orientation: str) -> Any:
+    """A view of an array, (H, W) or (H, W, C), in one of the eight orientations."""
+    views: dict[str, Callable[[Any], Any]] = {
+        "identity": lambda a: a,
+        "rotate_90": lambda a: a.swapaxes(0, 1)[::-1],
+        "rotate_180": lambda a: a[::-1, ::-1],
+        "rotate_270": lambda a: a.swapaxes(0, 1)[:, ::-1],
+        "flip_horizontal": lambda a: a[:, ::-1],
+        "flip_vertical": lambda a: a[::-1],
+        "transpose": lambda a: a.swapaxes(0, 1),
+        "transverse": lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    }
+    return views[orientation](array)
