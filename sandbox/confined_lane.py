@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import select
 import signal
 import time
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,12 +24,10 @@ from sandbox.types import Limits, Observation, ToolRequest
 
 Fresh = Literal["call", "episode"]
 
-#: Episodes whose worker is kept; beyond, the one that was used longest ago loses its variables.
+#: Episodes whose worker is kept, at least; beyond, the one that was used longest ago loses its variables.
 _MAX_EPISODES = 64
 #: Bytes of images that are shown to one call.
 _MAX_SHOWN = 512 * 2**20
-#: Bytes from which an image is held on pages of its own.
-_LARGE = 1 << 21
 
 
 @dataclass
@@ -108,13 +105,18 @@ class ConfinedLane:
         observations: dict[int, Observation] = {}
         waiting = deque(enumerate(requests))
         active: dict[int, _Job] = {}
+        answered: deque[_Job] = deque()
         try:
             while waiting or active:
                 self._deal(waiting, active, observations)
                 self._replenish(len(waiting))
-                self._collect(active, observations)
+                answered += self._await(active, observations)
+                self._deal(waiting, active, observations, answered)  # workers go on while their replies are read
+                while answered:
+                    job = answered.popleft()
+                    observations[job.index] = self._finish(job)
         finally:
-            for job in active.values():
+            for job in (*active.values(), *answered):
                 self._drop(job.worker, job.request)
         self._replenish(2 * self._n_workers)
         return [observations[index] for index in range(len(requests))]
@@ -129,13 +131,15 @@ class ConfinedLane:
         waiting: deque[tuple[int, ToolRequest]],
         active: dict[int, _Job],
         observations: dict[int, Observation],
+        answered: Collection[_Job] = (),
     ) -> None:
         """Hand requests to workers until all are busy; the calls of one episode wait for each other."""
         for _ in range(len(waiting)):
             if len(active) >= self._n_workers:
                 return
             index, request = waiting.popleft()
-            if self._is_kept(request) and any(job.request.episode == request.episode for job in active.values()):
+            others = (*active.values(), *answered)
+            if self._is_kept(request) and any(job.request.episode == request.episode for job in others):
                 waiting.append((index, request))
                 continue
             if self._shows_too_much(request):
@@ -186,7 +190,7 @@ class ConfinedLane:
             return None
         if self._is_kept(request):
             self._episodes[request.episode] = worker
-            if len(self._episodes) > _MAX_EPISODES:
+            if len(self._episodes) > max(_MAX_EPISODES, 2 * self._n_workers):
                 _, oldest = self._episodes.popitem(last=False)
                 self._zygote.kill(oldest)
         return worker
@@ -209,18 +213,16 @@ class ConfinedLane:
         n_bytes = sum(4 * image.width * image.height for image in shown)
         return len(shown) > wire.MAX_IMAGES or n_bytes > _MAX_SHOWN
 
-    def _collect(self, active: dict[int, _Job], observations: dict[int, Observation]) -> None:
-        """Wait for a reply or a deadline, then see to all that are there."""
+    def _await(self, active: dict[int, _Job], observations: dict[int, Observation]) -> list[_Job]:
+        """Wait for a reply or a deadline; the jobs whose replies are there. Those out of time are seen to."""
         if not active:
-            return
+            return []
         deadline = min(job.started for job in active.values()) + self._limits.wall_s
         poll = select.poll()
         for descriptor in active:
             poll.register(descriptor, select.POLLIN)
         events = poll.poll(max(0, math.ceil((deadline - time.perf_counter()) * 1000)))
-        for descriptor, _ in events:
-            job = active.pop(descriptor)
-            observations[job.index] = self._finish(job)
+        answered = [active.pop(descriptor) for descriptor, _ in events]
         now = time.perf_counter()
         for descriptor, job in list(active.items()):
             if now - job.started >= self._limits.wall_s:
@@ -230,6 +232,7 @@ class ConfinedLane:
                 observations[job.index] = Observation(
                     "timeout", text=text, lane="confined", level=self.level, wall_s=now - job.started
                 )
+        return answered
 
     def _finish(self, job: _Job) -> Observation:
         reply = self._zygote.receive(job.worker)
@@ -255,7 +258,7 @@ class ConfinedLane:
         fault = check_size(reply.size, self._limits)
         if fault is not None:
             return Observation("error", text=text + fault, lane="confined", level=self.level, wall_s=wall_s)
-        copied = _copied(self._zygote.result(job.worker, reply.size))
+        copied = wire.copied(self._zygote.result(job.worker, reply.size))
         size = job.request.images[job.request.image_index].size
         source = self._zygote.source(job.worker, job.source, size)
         found = find_effects(wire.pixels(source, size), wire.pixels(copied, reply.size))
@@ -281,17 +284,6 @@ class ConfinedLane:
     def _crash(self, text: str, started: float) -> Observation:
         wall_s = time.perf_counter() - started
         return Observation("crash", text=text, lane="confined", level=self.level, wall_s=wall_s)
-
-
-def _copied(memory: memoryview) -> bytes | mmap.mmap:
-    """A copy that is this process's alone; for large images on large pages, which are quicker to get."""
-    if len(memory) < _LARGE:
-        return bytes(memory)
-    copy = mmap.mmap(-1, len(memory), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):
-        copy.madvise(mmap.MADV_HUGEPAGE)
-    copy[:] = memory
-    return copy
 
 
 def _cause(status: int | None) -> str:
