@@ -221,6 +221,26 @@ class Conversation:
             tokens.images.append(image)
         return True
 
+    def append_question(self, tokens: TokenSequence, parts: Sequence[str | Image.Image]) -> bool:
+        """Append another question to a conversation and open the next assistant turn.
+
+        A turn that was cut off before its end is ended; what was sampled stays as it is.
+
+        Returns:
+            False, with `tokens` untouched, where the whole of it would not fit.
+        """
+        opening = self.opening()
+        is_open = tokens.ids[-len(opening) :] == opening  # nothing was said in the last turn
+        closing = [] if is_open or tokens.ids[-1] == self.end_of_turn_id else [self.end_of_turn_id]
+        n_kept = len(tokens) - len(opening) * is_open
+        ids = [*closing, *self.user_turn(parts), *opening]
+        if n_kept + len(ids) >= self.max_context_tokens:
+            return False
+        del tokens.ids[n_kept:], tokens.is_trained[n_kept:], tokens.logprobs[n_kept:]
+        tokens.append(ids, is_trained=False)
+        tokens.images.extend(part for part in parts if isinstance(part, Image.Image))
+        return True
+
     def encode(self, trajectory: Trajectory) -> TokenSequence:
         """A recorded trajectory as tokens, with the mask that a sampled one would have.
 

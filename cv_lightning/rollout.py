@@ -98,25 +98,49 @@ def rollout(
     run = uuid.uuid4().hex  # an executor outlives a rollout: no two trajectories may share the state of an episode
     names = {id(trajectory): f"{run}-{index}" for index, trajectory in enumerate(active)}
     for turn in range(max_turns):
-        if not active:
-            break
-        started = time.perf_counter()
-        completions = session.sample([t.tokens for t in active])
-        seconds = time.perf_counter() - started
-        for trajectory, completion in zip(active, completions, strict=True):
-            _append_reply(trajectory, completion, policy.conversation, seconds)
-        active = [trajectory for trajectory in active if trajectory.stop_reason is None]
-        if turn == max_turns - 1:
-            for trajectory in active:
-                trajectory.stop_reason = StopReason.MAX_TURNS
-            break
-        observations = observe(active, executor, names)
-        active = [
-            trajectory
-            for trajectory, observation in zip(active, observations, strict=True)
-            if _append_observation(trajectory, observation, policy.conversation, turn)
-        ]
+        active = take_turn(active, session, policy.conversation, executor, names, is_last=turn == max_turns - 1)
     return groups
+
+
+def take_turn(
+    active: Sequence[Trajectory],
+    session: Session,
+    conversation: Conversation,
+    executor: Executor,
+    names: Mapping[int, str],
+    is_last: bool,
+) -> list[Trajectory]:
+    """Let the policy speak once in every trajectory and run what it calls.
+
+    Args:
+        active: Trajectories that go on.
+        session: Samples the turns.
+        conversation: Writes them as tokens.
+        executor: Who runs the code.
+        names: `id` of a trajectory -> name of its episode.
+        is_last: Whether a call is not executed any more.
+
+    Returns:
+        Those that go on after it; the others have their `stop_reason`.
+    """
+    if not active:
+        return []
+    started = time.perf_counter()
+    completions = session.sample([t.tokens for t in active])
+    seconds = time.perf_counter() - started
+    for trajectory, completion in zip(active, completions, strict=True):
+        _append_reply(trajectory, completion, conversation, seconds)
+    active = [trajectory for trajectory in active if trajectory.stop_reason is None]
+    if is_last:
+        for trajectory in active:
+            trajectory.stop_reason = StopReason.MAX_TURNS
+        return []
+    observations = observe(active, executor, names)
+    return [
+        trajectory
+        for trajectory, observation in zip(active, observations, strict=True)
+        if _append_observation(trajectory, observation, conversation)
+    ]
 
 
 def _append_reply(trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float) -> None:
@@ -163,11 +187,10 @@ def observe(active: Sequence[Trajectory], executor: Executor, names: Mapping[int
     return observations
 
 
-def _append_observation(
-    trajectory: Trajectory, observation: Observation, conversation: Conversation, turn: int
-) -> bool:
+def _append_observation(trajectory: Trajectory, observation: Observation, conversation: Conversation) -> bool:
     """Show the policy what came of its call; False where it did not fit and the trajectory ends before it."""
-    call = trajectory.turns[-1].reply.call
+    turn = len(trajectory.turns) - 1
+    call = trajectory.turns[turn].reply.call
     if not conversation.append_observation(trajectory.tokens, observation.text, observation.image):
         trajectory.stop_reason = StopReason.CONTEXT_FULL
         return False

@@ -145,10 +145,16 @@ class GenerationSession:
             ids_TB.append(ids_B)
             logprobs_TB.append(logprobs_B)
             is_open_TB.append(is_open_B)
+            if not self._goes_on(ids_B):
+                break
             is_open_B = is_open_B & (ids_B != end_id)
             if bool(is_open_B.any()):
                 hidden_BD = self._step(ids_B, is_open_B)
         return self._completions(ids_TB, logprobs_TB, is_open_TB, end_id)
+
+    def _goes_on(self, ids_B: Tensor) -> bool:
+        """Told every token as it is drawn (padding in rows that have ended); False leaves the turns as they are."""
+        return True
 
     def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
         logits_BV = self.policy.logits(hidden_BD)

@@ -22,6 +22,9 @@ from cv_lightning.errors import CheckpointError, ConfigError
 #: Hugging Face's `model_type` of the models that a policy can be.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 
+#: In the folder of an exported policy: how it was talked to.
+CONVERSATION_FILE = "conversation.json"
+
 _CLIP_STATISTICS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -163,3 +166,31 @@ def pad_id(tokenizer: Any) -> int:
     if tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
     return int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+
+
+def store_system_prompt(folder: Path, prompt: str) -> None:
+    """Write the system prompt of a policy beside its weights; raises `OSError` where that cannot be done."""
+    content = json.dumps({"system_prompt": prompt}, indent=1)
+    (folder / CONVERSATION_FILE).write_text(f"{content}\n", encoding="utf-8")
+
+
+def stored_system_prompt(source: str) -> str | None:
+    """The system prompt that a policy was trained with; None for a hub name, or a folder that does not say.
+
+    Raises:
+        CheckpointError: The file that should say is broken: another prompt would give another policy.
+    """
+    path = Path(source) / CONVERSATION_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}).") from error
+    try:
+        prompt = json.loads(text)["system_prompt"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise CheckpointError(f'{path}: expected {{"system_prompt": "..."}}. Mend the file, or give a system prompt.')
+    return prompt

@@ -35,6 +35,8 @@ from modules.loading import (
     load_model,
     pad_id,
     quiet_progress,
+    store_system_prompt,
+    stored_system_prompt,
 )
 from modules.tiny import TinyConfig, build_tiny
 from modules.vision import Patcher
@@ -61,7 +63,8 @@ class Policy(nn.Module):
         min_pixels: Smaller images are enlarged to this many pixels.
         max_pixels: Larger images are reduced to this many pixels.
         max_context_tokens: Longest conversation, in tokens.
-        system_prompt: Text of the system turn; None takes the one that describes the tool.
+        system_prompt: Text of the system turn; None takes the one that `source` was trained with, if its folder says,
+            or else the one that describes the tool.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class Policy(nn.Module):
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
+        if system_prompt is None:
+            system_prompt = stored_system_prompt(source) if source is not None else None
         self.conversation = Conversation(
             self.tokenizer,
             self.count_image_tokens,
@@ -300,6 +305,8 @@ class Policy(nn.Module):
     def export(self, folder: str | Path) -> None:
         """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor.
 
+        The system prompt stands beside them: a policy is asked as it was trained.
+
         With LoRA the folder holds the adapters; a base that was made here, by `build` or by merging the adapters of
         `source`, is written to `folder/base`.
         """
@@ -311,6 +318,7 @@ class Policy(nn.Module):
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
+        store_system_prompt(folder, self.conversation.system_prompt)
 
     def _export_base(self, folder: Path) -> None:
         """Write the model under the adapters, which changes while they are off, and let the adapters name it."""

@@ -13,8 +13,10 @@ from peft import AutoPeftModel, PeftModel
 from transformers import AutoModelForImageTextToText, AutoTokenizer, BertConfig, LlamaConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from cv_lightning.conversation import SYSTEM_PROMPT
 from cv_lightning.errors import CheckpointError, ConfigError
 from modules.batch import TokenBatch
+from modules.loading import stored_system_prompt
 from modules.optimizer import OptimizerConfig
 from modules.policy import Policy
 from modules.sft import SFTModule
@@ -117,6 +119,22 @@ def test_exported_folder_may_be_moved(tmp_path: Path) -> None:
     policy.export(tmp_path / "here")
     shutil.move(tmp_path / "here", tmp_path / "there")
     torch.testing.assert_close(scores(small_policy(source=str(tmp_path / "there")), batch), scores(policy, batch))
+
+
+def test_an_exported_policy_says_how_it_was_talked_to(tmp_path: Path) -> None:
+    small_policy(system_prompt="Read, please \u00fc.").export(tmp_path)
+    given: dict[str, Any] = {"source": str(tmp_path)}
+    assert Policy(**given).conversation.system_prompt == "Read, please \u00fc."
+    assert Policy(**given, system_prompt="Look.").conversation.system_prompt == "Look."
+    (tmp_path / "conversation.json").unlink()  # a policy that was exported before it was stored
+    assert Policy(**given).conversation.system_prompt == SYSTEM_PROMPT
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"system_prompt": 3}', "[" * 100000])
+def test_a_broken_conversation_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "conversation.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"conversation\.json: expected .*system_prompt"):
+        stored_system_prompt(str(tmp_path))
 
 
 def test_export_leaves_the_policy_as_it_is(tmp_path: Path) -> None:
