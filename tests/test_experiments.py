@@ -7,13 +7,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from cv_lightning.__main__ import main
 from cv_lightning.chat_server import ChatServer
 from cv_lightning.cli import run_command
+from cv_lightning.conversation import format_answer, format_call
 from cv_lightning.recipe import load_recipe
+from cv_lightning.types import ToolCall
 from modules.policy import Policy
 from modules.serving import PolicyBackend
 from modules.tiny import TinyConfig
@@ -25,7 +31,9 @@ RECIPES = sorted(EXPERIMENTS.glob("*/recipe.yaml"))
 EVALUATIONS = [EXPERIMENTS / "robustness.yaml"]
 #: The same of a model behind a server.
 OF_SERVERS = [EXPERIMENTS / "robustness_endpoint.yaml"]
-CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - {*RECIPES, *EVALUATIONS, *OF_SERVERS})
+#: The published data, given after a config that trains.
+PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED})
 
 SIZE = {
     "hidden_size": 32,
@@ -59,9 +67,13 @@ def shrunk(config: Any) -> list[str]:
     data = "data.init_args"
     values |= {f"{data}.batch_size": 2, f"{data}.eval_batch_size": 6, f"{data}.n_test_per_orientation": 1}
     values[f"{data}.n_validation_per_orientation"] = 1
-    world = f"{data}.builder.init_args.source" if "builder" in config.data.init_args else f"{data}.source"
-    values |= {f"{world}.init_args.width": 84, f"{world}.init_args.height": 84}
     return [f"--{key}={value}" for key, value in values.items()]
+
+
+def small_world(config: Any) -> list[str]:
+    """Overrides that make a config's procedural world small."""
+    world = "builder.init_args.source" if "builder" in config.data.init_args else "source"
+    return [f"--data.init_args.{world}.init_args.{side}=84" for side in ("width", "height")]
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +92,7 @@ def test_config_trains_and_tests(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config: Any = OmegaConf.load(path)
-    arguments = ["--config", str(path), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config)]
+    arguments = ["--config", str(path), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config), *small_world(config)]
     if OmegaConf.select(config, f"{POLICY}.source") is not None:
         family = "qwen3_vl" if "qwen3" in path.parent.name else "qwen2_5_vl"
         arguments.append(f"--{POLICY}.source={small_policies[family]}")
@@ -90,6 +102,60 @@ def test_config_trains_and_tests(
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """Small files in the schemas of the published data, under the names that the configs give them."""
+    folder = tmp_path / "data"
+    for name in ("codevision_rl", "mvtoolbench"):
+        (folder / name).mkdir(parents=True)
+    images = []
+    for index in range(4):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (56, 84, 3), dtype=np.uint8)).save(
+            folder / f"{index}.png"
+        )
+        images.append(f"{index}.png")
+    call = format_call("It is turned.", ToolCall("result = image.rotate(180)"))
+    turns = [("human", "<image>What is written?"), ("gpt", call), ("tool", "<tool_response>\n<image></tool_response>")]
+    turns.append(("gpt", format_answer("Now I can read it.", "EXIT")))
+    conversation = [{"from": role, "value": text} for role, text in turns]
+    episodes = [{"conversations": conversation, "images": images[start : start + 2]} for start in (0, 2)]
+    (folder / "codevision_sft.json").write_text(json.dumps(episodes))
+    questions = [
+        {
+            "prompt": [{"role": "user", "content": "<image>\nWhat is written?"}],
+            "images": [{"bytes": (folder / name).read_bytes(), "path": None}],
+            "data_source": "codevision",
+            "reward_model": {"ground_truth": "EXIT"},
+            "extra_info": {
+                "answer": "EXIT",
+                "bbox": [4, 5, 12, 9],
+                "index": index,
+                "transform": ["crop", "rotate_180"],
+            },
+        }
+        for index, name in enumerate(images)
+    ]
+    for name in ("codevision_rl", "mvtoolbench"):
+        pq.write_table(pa.Table.from_pylist(questions), folder / name / "part-0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl_7b", "qwen3_vl_8b"])
+@pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
+def test_config_trains_on_published_data(
+    path: Path, family: str, published: Path, small_policies: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(published.parent)
+    under = EXPERIMENTS / family / path.name
+    policy = small_policies[family.rpartition("_")[0]]
+    arguments = ["--config", str(under), "--config", str(path), f"--{POLICY}.source={policy}"]
+    cli = run_command(["fit", *arguments, "--run_folder=runs/small", *ONE_PROCESS, *shrunk(OmegaConf.load(under))])
+    assert cli.trainer.global_step == 2
+    if path.stem == "rl":
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        assert 0 <= float(cli.trainer.callback_metrics["test/accuracy/mean"]) <= 1
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=name_of)
