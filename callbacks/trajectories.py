@@ -5,17 +5,14 @@ The files are described in docs/trajectories.md.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
 
 from callbacks.credit import turn_credits
 from callbacks.emergent_tools import emergent
@@ -25,13 +22,10 @@ from callbacks.tool_families import verified_tools
 from callbacks.trajectory_choice import Picked, has_recovered, pick
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig
-from cv_lightning.types import Turn, ViewedImage
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
+from cv_lightning.viewer.recording import describe, save_image, write_records
 from cv_lightning.viewer.records import FILE, Records, read
-
-#: Version of the records; readers take records without one as 1.
-SCHEMA = 2
 
 
 class Trajectories(RolloutCallback):
@@ -125,91 +119,32 @@ def write_trajectories(
     Raises:
         OSError: The folder cannot be written.
     """
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    new = folder / f"{FILE}.new"  # a reader never meets a half-written file
-    with new.open("w", encoding="utf-8") as file:
-        for one in picked:
-            # Escaped to ASCII: a lone surrogate of a byte-level tokenizer has no UTF-8.
-            file.write(json.dumps(record(one, images, step, reward), allow_nan=False) + "\n")
-    new.replace(folder / FILE)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    write_records([record(one, folder, step, reward) for one in picked], folder)
     target = folder / "index.html"
     found = read([folder / FILE]) if picked else Records()
     target.write_text(page(found.records, store(found.images.items()), title), encoding="utf-8")
     return target
 
 
-def record(picked: Picked, images: Path, step: int = 0, reward: RewardConfig | None = None) -> dict[str, Any]:
-    """A trajectory as JSON (docs/trajectories.md); its images are saved in the folder `images`."""
+def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | None = None) -> dict[str, Any]:
+    """A trajectory as JSON (docs/trajectories.md); its images are saved below `folder`."""
     trajectory, breakdown = picked.trajectory, picked.breakdown
     sample = trajectory.sample
     total = breakdown.total
-    credit = turn_credits(trajectory, breakdown, reward) if reward is not None else None
-    return {
-        "schema": SCHEMA,
+    credits = turn_credits(trajectory, breakdown, reward) if reward is not None else None
+    return describe(trajectory, partial(save_image, folder=folder), credits) | {
         "kind": picked.kind,
         "step": step,
         "group": picked.group,
         "rollout": picked.rollout,
-        "id": sample.id,
-        "family": sample.family,
-        "source": sample.source,
-        "question": sample.question,
         "truth": sample.answer,
-        "transforms": list(sample.transforms),
         "required_tools": sorted(sample.required_tools),
         "box": sample.box,
-        "answer": trajectory.answer,
         "is_right": breakdown.is_right,
         "reward": total if math.isfinite(total) else None,
         "terms": breakdown.terms,
-        "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
         "n_tokens": sum(trajectory.tokens.is_trained),
         "has_recovered": has_recovered(trajectory),
         "emergent": sorted(emergent(verified_tools(trajectory))),
-        "images": [_image(viewed, images) for viewed in trajectory.images],
-        "turns": [_turn(turn, credit[index] if credit else None) for index, turn in enumerate(trajectory.turns)],
     }
-
-
-def _image(viewed: ViewedImage, folder: Path) -> dict[str, Any]:
-    width, height = viewed.image.size
-    return {
-        "file": _save(viewed.image, folder),
-        "turn": viewed.turn,
-        "width": width,
-        "height": height,
-        "root": viewed.root,
-        "orientation": viewed.orientation,
-        "frame": list(dataclasses.astuple(viewed.frame)) if viewed.frame is not None else None,
-    }
-
-
-def _turn(turn: Turn, credit: dict[str, float] | None) -> dict[str, Any]:
-    call, seen = turn.reply.call, turn.observation
-    return {
-        "text": turn.text,
-        "call": {"code": call.code, "description": call.description} if call else None,
-        "image_index": call.image_index if call else None,
-        "fault": turn.reply.fault,
-        "seconds": turn.wall_s or None,
-        "credit": credit,
-        "observation": None
-        if seen is None
-        else {
-            "status": seen.status,
-            "text": seen.text,
-            "tools": list(seen.tools),
-            "lane": seen.lane,
-            "seconds": seen.wall_s,
-        },
-    }
-
-
-def _save(image: Image.Image, folder: Path) -> str:
-    """Save an image once, whichever trajectories it is in; returns its path below the step's folder."""
-    digest = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()[:16]
-    path = folder / f"{digest}.png"
-    if not path.exists():
-        image.save(path)
-    return f"{folder.name}/{path.name}"

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("cv_lightning.cli", "evaluate on the test data, by orientation"),
     "predict": ("cv_lightning.cli", "answer the questions of the prediction data"),
     "serve": ("modules.serve", "serve a policy at an OpenAI-compatible HTTP endpoint, images and tools included"),
+    "chat": ("modules.chat", "talk with a policy about an image, in the terminal or (--serve) in a browser"),
     "view": ("cv_lightning.view", "trajectories of a run or a file as one page to read"),
     "data": ("cv_lightning.data_command", "check files of data: what they hold, and every fault with its row"),
 }

@@ -27,17 +27,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = options.add_argument
-    add("--policy", required=True, help="folder that a stage exported, or a hub name")
     add("--host", default="127.0.0.1", help="address to listen at; another than this machine's own needs a key")
     add("--port", type=int, default=8000, help="0 takes a free one")
     add("--name", help="what clients call the model (default: the folder's name and a digest of the weights)")
-    add("--system-prompt", help="system turn where a client sends none (default: the one that describes the tool)")
-    add("--min-pixels", type=int, help="smaller images are enlarged to this many (default: as the folder says)")
-    add("--max-pixels", type=int, help="larger images are reduced to this many (default: as the folder says)")
-    add("--max-context-tokens", type=int, default=32768, help="longest conversation")
-    add("--max-new-tokens", type=int, default=1024, help="longest reply")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--device", default="auto", help='as torch names it; "auto" takes an accelerator where there is one')
+    add_policy_options(options)
     add("--max-batch", type=int, default=16, help="replies that are generated at the same time")
     add("--max-waiting", type=int, default=256, help="requests that may wait; more get 429")
     add("--max-request-mb", type=int, default=32, help="longest request")
@@ -45,6 +38,19 @@ def parser() -> argparse.ArgumentParser:
         "--api-key-variable", default="CV_LIGHTNING_API_KEY", help="environment variable with the key clients must send"
     )
     return options
+
+
+def add_policy_options(options: argparse.ArgumentParser) -> None:
+    """What `load_policy` reads."""
+    add = options.add_argument
+    add("--policy", required=True, help="folder that a stage exported, or a hub name")
+    add("--system-prompt", help="system turn (default: as the folder says, or else the one that describes the tool)")
+    add("--min-pixels", type=int, help="smaller images are enlarged to this many (default: as the folder says)")
+    add("--max-pixels", type=int, help="larger images are reduced to this many (default: as the folder says)")
+    add("--max-context-tokens", type=int, default=32768, help="longest conversation")
+    add("--max-new-tokens", type=int, default=1024, help="longest reply")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    add("--device", default="auto", help='as torch names it; "auto" takes an accelerator where there is one')
 
 
 def main(arguments: Sequence[str]) -> int:

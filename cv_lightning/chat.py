@@ -1,0 +1,161 @@
+"""Talking with a policy about images: each question is answered by a rollout that goes on from those before it."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from PIL import Image
+
+from cv_lightning.conversation import Conversation
+from cv_lightning.errors import ConversationError
+from cv_lightning.rollout import Executor, Sampling, Session, take_turn
+from cv_lightning.types import Sample, StopReason, TokenSequence, Trajectory, ViewedImage
+from sandbox import Affine
+
+
+class Watcher(Protocol):
+    """Whoever reads along, and may stop the answer."""
+
+    def on_text(self, text: str) -> None:
+        """The turn that is being written: all of its text so far."""
+
+    def on_turn(self, trajectory: Trajectory) -> None:
+        """The answer has grown by a turn and by what came of its call."""
+
+    def is_stopped(self) -> bool:
+        """Whether the answer is not wanted any more."""
+
+
+#: Opens a session whose every token is told to a function; where that returns False, the turn stays as it is.
+OpenSession = Callable[[Sampling, Callable[[int], bool]], Session]
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """How answers are sought.
+
+    Attributes:
+        sampling: How tokens are drawn; the seed is that of every question, so that the same one has the same answer.
+        max_turns: Turns of the policy for one question; at the last one a tool call is not executed any more.
+    """
+
+    sampling: Sampling
+    max_turns: int = 4
+
+
+class Talk(ABC):
+    """A conversation of questions about images, and its answers.
+
+    Attributes:
+        trajectories: One for each question that was answered, be it in part. Its images are all that the policy has
+            seen; those of earlier questions and their answers stand in it as given (`turn` is -1).
+    """
+
+    def __init__(self) -> None:
+        self.trajectories: list[Trajectory] = []
+        self.episode = uuid.uuid4().hex  # calls of one conversation may share variables, those of two never
+
+    def ask(self, question: str, images: Sequence[Image.Image], watcher: Watcher) -> Trajectory:
+        """Ask a question.
+
+        Args:
+            question: The question.
+            images: New images that it is about; an earlier one needs not be given again.
+            watcher: Reads along.
+
+        Returns:
+            What was said and done. Without turns where it was stopped before a word was said; the conversation is then
+            what it was before.
+
+        Raises:
+            ConversationError: The question is empty or has no image, or the conversation has no room for it.
+        """
+        trajectory = self._begin(question, images)
+        self._answer(trajectory, images, watcher)
+        if trajectory.turns:
+            self.trajectories.append(trajectory)
+        return trajectory
+
+    def _begin(self, question: str, images: Sequence[Image.Image]) -> Trajectory:
+        # A terminal may hand over bytes that are no text, and a tokenizer takes none.
+        question = question.encode("utf-8", "replace").decode().strip()
+        if not question:
+            raise ConversationError("The question is empty. Ask something about the image.")
+        before = self.trajectories[-1] if self.trajectories else None
+        given = list(before.sample.images) if before is not None else []
+        seen = [replace(viewed, turn=-1) for viewed in before.images] if before is not None else []
+        if not given and not images:
+            raise ConversationError("There is no image to talk about. Name one first.")
+        new = [ViewedImage(image, len(given) + index, Affine(), "identity") for index, image in enumerate(images)]
+        name = f"question-{len(self.trajectories) + 1}"
+        sample = Sample(name, question, (*given, *images), answer="", family="chat", source="chat")
+        return Trajectory(sample, images=[*seen, *new])
+
+    @abstractmethod
+    def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
+        """Fill the trajectory of a question with turns."""
+
+
+class PolicyTalk(Talk):
+    """A conversation with a policy whose weights are here; what it sampled is never decoded and encoded again.
+
+    Args:
+        conversation: Writes tokens.
+        open_session: Samples them.
+        executor: Runs the policy's code.
+        limits: How answers are sought.
+    """
+
+    def __init__(
+        self, conversation: Conversation, open_session: OpenSession, executor: Executor, limits: AnswerLimits
+    ) -> None:
+        super().__init__()
+        self._conversation = conversation
+        self._open_session = open_session
+        self._executor = executor
+        self._limits = limits
+
+    def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
+        trajectory.tokens = self._tokens(trajectory.sample, images)
+        written: list[int] = []
+
+        def on_token(token_id: int) -> bool:
+            written.append(token_id)
+            watcher.on_text(self._conversation.decode_reply(written))
+            return not watcher.is_stopped()
+
+        session = self._open_session(self._limits.sampling, on_token)
+        active, names = [trajectory], {id(trajectory): self.episode}
+        for turn in range(self._limits.max_turns):
+            if not active or watcher.is_stopped():
+                break
+            written.clear()
+            is_last = turn == self._limits.max_turns - 1
+            active = take_turn(active, session, self._conversation, self._executor, names, is_last)
+            watcher.on_turn(trajectory)
+
+    def _tokens(self, sample: Sample, images: Sequence[Image.Image]) -> TokenSequence:
+        """The conversation up to where the policy speaks: a copy, for the answer may break off."""
+        if not self.trajectories:
+            return self._conversation.start(sample)
+        old = self.trajectories[-1].tokens
+        tokens = TokenSequence([*old.ids], [*old.is_trained], [*old.logprobs], [*old.images])
+        if not self._conversation.append_question(tokens, [*images, sample.question]):
+            raise ConversationError(
+                f"The conversation is full: with this question it is longer than {self._conversation.max_context_tokens} "
+                "tokens. Begin a new one, or raise max_context_tokens."
+            )
+        return tokens
+
+
+#: Why there is no answer, for whoever asked.
+NO_ANSWER = {
+    StopReason.NO_ACTION: "it neither called the tool nor answered",
+    StopReason.MAX_TURNS: "it still called the tool in its last turn; more turns may help",
+    StopReason.MAX_TOKENS: "its turn was cut off at the limit of new tokens",
+    StopReason.CONTEXT_FULL: "the result of its call did not fit into the context",
+}

@@ -1,0 +1,105 @@
+"""A policy's reply for people: its parts, also while it is being written, and text that cannot harm a terminal."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["thought", "code", "call", "answer", "text"]
+
+_KINDS: dict[str, Kind] = {"think": "thought", "tool_call": "code", "answer": "answer"}
+_OPENING = re.compile(r"<(think|tool_call|answer)>")
+_TAGS = tuple(f"<{slash}{name}>" for name in _KINDS for slash in ("", "/"))
+
+_CODE = re.compile(r'"code"\s*:\s*"')
+#: As much of a JSON string as is whole: no half escapes.
+_STRING = re.compile(r'(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+#: What could move a cursor, ring, retitle a window or turn text around; lone surrogates have no UTF-8.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a reply.
+
+    Attributes:
+        kind: "thought", "code" (of a call), "call" (one without readable code, as written), "answer", or "text" beside.
+        text: What stands there, without tags and without space around it.
+    """
+
+    kind: Kind
+    text: str
+
+
+def read_parts(text: str, is_whole: bool = True) -> list[Part]:
+    """The parts of a reply, in order; empty ones are left out.
+
+    Args:
+        text: The reply, or its beginning.
+        is_whole: False for a beginning. What may still change is then left out: of a longer beginning the parts are
+            the same, the last one grown, and others after them.
+    """
+    if not is_whole:
+        text = _stable(text)
+    parts: list[Part] = []
+    end = 0
+    while (opening := _OPENING.search(text, end)) is not None:
+        _add(parts, "text", text[end : opening.start()])
+        name = opening.group(1)
+        close = text.find(f"</{name}>", opening.end())
+        is_closed = close >= 0
+        inner = text[opening.end() : close] if is_closed else text[opening.end() :]
+        if name == "tool_call":
+            code = _code(inner)
+            _add(parts, "code", code)
+            if not code and (is_closed or is_whole):
+                _add(parts, "call", inner)
+        else:
+            _add(parts, _KINDS[name], inner)
+        end = close + len(f"</{name}>") if is_closed else len(text)
+    _add(parts, "text", text[end:])
+    return parts
+
+
+def _add(parts: list[Part], kind: Kind, text: str) -> None:
+    if text.strip():
+        parts.append(Part(kind, text.strip("\n") if kind == "code" else text.strip()))
+
+
+def _stable(text: str) -> str:
+    """Without half a character, or the beginning of a tag."""
+    text = text.rstrip("\ufffd")
+    start = text.rfind("<")
+    if start >= 0 and any(tag.startswith(text[start:]) and tag != text[start:] for tag in _TAGS):
+        text = text[:start]
+    return text
+
+
+def _code(payload: str) -> str:
+    """The code of a call as far as it is written: its JSON need not be whole."""
+    key = _CODE.search(payload)
+    if key is None:
+        return ""
+    written = _STRING.match(payload, key.end())
+    return _unescaped(written.group() if written else "").rstrip("\n")
+
+
+def _unescaped(text: str) -> str:
+    def character(match: re.Match[str]) -> str:
+        number, letter = match.groups()
+        return chr(int(number, 16)) if number else _ESCAPED.get(letter, letter)
+
+    joined = _PAIR.sub(
+        lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), _ESCAPE.sub(character, text)
+    )
+    return joined.rstrip("".join(map(chr, range(0xD800, 0xDC00)))) if joined[-1:] >= "\ud800" else joined
+
+
+def printable(text: str) -> str:
+    """The text with a visible sign for everything that a terminal would obey."""
+    return _CONTROL.sub(lambda match: chr(0x2400 + ord(match.group())) if match.group() < " " else "\ufffd", text)

@@ -1,0 +1,99 @@
+"""Trajectories as the records that `docs/trajectories.md` describes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cv_lightning.types import Trajectory, Turn, ViewedImage
+from cv_lightning.viewer.records import FILE, Record
+
+#: Version of the records; readers take records without one as 1.
+SCHEMA = 2
+
+
+def describe(
+    trajectory: Trajectory, name: Callable[[Image.Image], str], credits: Sequence[Mapping[str, float]] | None = None
+) -> Record:
+    """What happened in a trajectory, as JSON; whoever knows its reward or its place in a step adds them.
+
+    Args:
+        trajectory: What happened.
+        name: Keeps an image and says what it is called.
+        credits: What each turn earned, by reward term.
+    """
+    sample = trajectory.sample
+    return {
+        "schema": SCHEMA,
+        "id": sample.id,
+        "family": sample.family,
+        "source": sample.source,
+        "question": sample.question,
+        "transforms": list(sample.transforms),
+        "answer": trajectory.answer,
+        "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
+        "images": [_image(viewed, name(viewed.image)) for viewed in trajectory.images],
+        "turns": [_turn(turn, credits[index] if credits else None) for index, turn in enumerate(trajectory.turns)],
+    }
+
+
+def _image(viewed: ViewedImage, file: str) -> dict[str, Any]:
+    width, height = viewed.image.size
+    return {
+        "file": file,
+        "turn": viewed.turn,
+        "width": width,
+        "height": height,
+        "root": viewed.root,
+        "orientation": viewed.orientation,
+        "frame": list(dataclasses.astuple(viewed.frame)) if viewed.frame is not None else None,
+    }
+
+
+def _turn(turn: Turn, credit: Mapping[str, float] | None) -> dict[str, Any]:
+    call, seen = turn.reply.call, turn.observation
+    return {
+        "text": turn.text,
+        "call": {"code": call.code, "description": call.description} if call else None,
+        "image_index": call.image_index if call else None,
+        "fault": turn.reply.fault,
+        "seconds": turn.wall_s or None,
+        "credit": credit,
+        "observation": None
+        if seen is None
+        else {
+            "status": seen.status,
+            "text": seen.text,
+            "tools": list(seen.tools),
+            "lane": seen.lane,
+            "seconds": seen.wall_s,
+        },
+    }
+
+
+def image_name(image: Image.Image) -> str:
+    """The name of an image by its content: equal pixels have equal names."""
+    digest = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()[:16]
+    return f"images/{digest}.png"
+
+
+def save_image(image: Image.Image, folder: Path) -> str:
+    """Save an image below `folder` once, whichever trajectories it is in; returns its path below `folder`."""
+    name = image_name(image)
+    if not (folder / name).exists():
+        image.save(folder / name)
+    return name
+
+
+def write_records(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write the file of records in place of the one that is there; a reader never meets a half-written one."""
+    new = folder / f"{FILE}.new"
+    # Escaped to ASCII: a lone surrogate of a byte-level tokenizer has no UTF-8.
+    new.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records), encoding="utf-8")
+    new.replace(folder / FILE)
