@@ -14,6 +14,8 @@ from cv_lightning.conversation import Conversation
 from cv_lightning.errors import ConversationError
 from cv_lightning.rollout import Executor, Sampling, Session, take_turn
 from cv_lightning.types import Sample, StopReason, TokenSequence, Trajectory, ViewedImage
+from cv_lightning.viewer.recording import describe
+from cv_lightning.viewer.records import Record
 from sandbox import Affine
 
 
@@ -80,6 +82,17 @@ class Talk(ABC):
             self.trajectories.append(trajectory)
         return trajectory
 
+    def record(self, trajectory: Trajectory, name: Callable[[Image.Image], str]) -> Record:
+        """An answer of this conversation, finished or not, as docs/trajectories.md describes it.
+
+        Args:
+            trajectory: The answer.
+            name: Keeps an image and says what it is called.
+        """
+        place = next((n for n, one in enumerate(self.trajectories) if one is trajectory), len(self.trajectories))
+        n_seen = len(self.trajectories[place - 1].images) if place > 0 else 0
+        return describe(trajectory, name) | {"kind": "chat", "first_image": n_seen}
+
     def _begin(self, question: str, images: Sequence[Image.Image]) -> Trajectory:
         # A terminal may hand over bytes that are no text, and a tokenizer takes none.
         question = question.encode("utf-8", "replace").decode().strip()
@@ -145,9 +158,10 @@ class PolicyTalk(Talk):
         old = self.trajectories[-1].tokens
         tokens = TokenSequence([*old.ids], [*old.is_trained], [*old.logprobs], [*old.images])
         if not self._conversation.append_question(tokens, [*images, sample.question]):
+            limit = self._conversation.max_context_tokens
             raise ConversationError(
-                f"The conversation is full: with this question it is longer than {self._conversation.max_context_tokens} "
-                "tokens. Begin a new one, or raise max_context_tokens."
+                f"The conversation is full: with this question it is longer than {limit} tokens. Begin a new one, or "
+                "raise max_context_tokens."
             )
         return tokens
 

@@ -25,7 +25,7 @@ from cv_lightning.terminal_images import Protocol, encode
 from cv_lightning.types import Trajectory, Turn
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
-from cv_lightning.viewer.recording import describe, save_image, write_records
+from cv_lightning.viewer.recording import save_image, write_records
 from cv_lightning.viewer.records import FILE, read
 
 HELP = """/image PATH   the next question is about this image (the earlier ones stay in the conversation)
@@ -279,7 +279,7 @@ class TerminalChat:
         try:
             (folder / "images").mkdir(parents=True, exist_ok=True)
             name = partial(save_image, folder=folder)
-            write_records([describe(trajectory, name) for trajectory in self._talk.trajectories], folder)
+            write_records([self._talk.record(trajectory, name) for trajectory in self._talk.trajectories], folder)
             found = read([folder / FILE])
             target = folder / "index.html"
             target.write_text(page(found.records, store(found.images.items()), "Conversation"), encoding="utf-8")

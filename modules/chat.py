@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -42,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--max-turns", type=int, default=4, help="turns of the policy for one question")
     add("--lane", choices=get_args(Lane), default="auto", help="where its code runs: see sandbox.ToolExecutor")
     add("--out", type=Path, help="folder of images and conversations (default: runs/chat/<date and time>)")
+    add("--serve", action="store_true", help="a page in the browser instead, for this machine only")
+    add("--port", type=int, default=8766, help="of the page; 0 takes a free one")
     add("--show", choices=("auto", *PROTOCOLS), default="auto", help="how images are shown in the terminal")
     return options
 
@@ -55,6 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parser().parse_args(arguments)
     _check(options)
+    if options.serve:
+        with open_talks(options) as new_talk:
+            return serve_page(new_talk, f"Chat with {Path(options.policy).resolve().name}", options.port)
     protocol = _protocol(options.show)
     photo = load_photo(options.image, "--image") if options.image is not None else None
     folder = options.out or Path("runs/chat") / time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -80,6 +86,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--seed: expected a number of 64 bits but got {options.seed}")
     if options.question is not None and not options.question.strip():
         raise ConfigError("The question is empty. Ask something about the image, or leave it out to be asked.")
+    if options.serve and (options.question is not None or options.image is not None or options.interactive):
+        raise ConfigError("--serve takes questions and images in the browser: leave them out here.")
+    if not 0 <= options.port < 1 << 16:
+        raise ConfigError(f"--port: expected a number from 0 to 65535 but got {options.port}")
     if options.question is not None and options.image is None:
         raise ConfigError("--image is missing: name the image that the question is about.")
 
@@ -122,3 +132,32 @@ def open_executor(lane: Lane, device: torch.device | None) -> Iterator[ToolExecu
         raise ConfigError(f"--lane {lane}: {error}") from error
     with executor:
         yield executor
+
+
+def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        ConfigError: The port is taken, or not allowed.
+    """
+    from cv_lightning.chat_page.rooms import Rooms
+    from cv_lightning.chat_page.server import PageServer
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    rooms = Rooms(new_talk)
+    try:
+        server = PageServer(rooms, title, port)
+    except OSError as error:
+        rooms.close()
+        raise ConfigError(
+            f"--port {port}: cannot listen there ({error.strerror}). Name another, or 0 for a free one."
+        ) from error
+    print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    finally:
+        server.server_close()
+        rooms.close()
+    return 0

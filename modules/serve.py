@@ -71,7 +71,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     # torch and transformers only once the options are right.
-    from cv_lightning.chat_server import ChatServer, ServerLimits
+    from cv_lightning.chat_server import ChatServer
+    from cv_lightning.http_handler import ServerLimits
     from modules.evaluate import weights_digest
     from modules.serving import Batching, PolicyBackend
 

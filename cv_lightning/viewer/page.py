@@ -25,7 +25,7 @@ def page(records: Sequence[Mapping[str, Any]], images: Mapping[str, Stored], tit
         title: Of the page, plain text.
         note: Shown below the title, plain text.
     """
-    script = _asset("viewer.js")
+    script = asset("render.js") + asset("viewer.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
@@ -38,11 +38,12 @@ def page(records: Sequence[Mapping[str, Any]], images: Mapping[str, Stored], tit
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name}</title>\n<style>\n{_asset('viewer.css')}</style></head><body>\n"
+        f"<title>{name}</title>\n<style>\n{asset('viewer.css')}</style></head><body>\n"
         f'<header><h1>{name}</h1><p class="quiet">{escape(note).encode("utf-8", "replace").decode()}</p></header>\n'
         f'<script type="application/json" id="data">{payload}</script>\n<script>{script}</script>\n</body></html>\n'
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of this package."""
     return files("cv_lightning.viewer").joinpath(name).read_text(encoding="utf-8")

@@ -20,8 +20,9 @@ from PIL import Image
 from cv_lightning.call_text import join_calls, split_calls, stable_text
 from cv_lightning.chat_backend import Progress
 from cv_lightning.chat_request import BadRequest, ChatRequest, read_request
-from cv_lightning.chat_server import ChatServer, ServerLimits
+from cv_lightning.chat_server import ChatServer
 from cv_lightning.conversation import TOOL_SCHEMA, format_call
+from cv_lightning.http_handler import ServerLimits
 from cv_lightning.types import ToolCall
 
 CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)"))

@@ -13,8 +13,30 @@ from cv_lightning.reading import Part, printable, read_parts
 from cv_lightning.types import ToolCall
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", '{"code": "', '"', "\\n", "\\u00e9"]
-    + ["\\", "\\ud83d\\ude00", "\\ud83d", "\\u12", "<", "</", "x = 1", "\n", " ", "\ufffd", "é", "}"]
+    [
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<answer>",
+        "</answer>",
+        '{"code": "',
+        '"',
+        "\\n",
+        "\\u00e9",
+        "\\",
+        "\\ud83d\\ude00",
+        "\\ud83d",
+        "\\u12",
+        "<",
+        "</",
+        "x = 1",
+        "\n",
+        " ",
+        "\ufffd",
+        "é",
+        "}",
+    ]
 )
 
 
