@@ -18,7 +18,7 @@ _GEOMETRY = CORE_TOOLS | {"rotate", "resize", "pad", "affine", "perspective", "f
 _ENHANCEMENT = {
     *("brightness", "contrast", "sharpness", "color", "grayscale", "gamma", "invert", "solarize", "posterize"),
     *("autocontrast", "equalize", "clahe", "blur", "median", "denoise", "unsharp", "sharpen", "emboss", "channel_swap"),
-    *("threshold", "edges", "dilate", "erode"),
+    *("threshold", "edges", "dilate", "erode", "morphology", "convolve", "levels", "channel", "blend", "arithmetic"),
 }
 _SKETCHING = {"draw", "sketch", "annotate", "line", "rectangle", "ellipse", "polygon", "text", "grid"}
 

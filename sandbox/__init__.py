@@ -3,13 +3,15 @@
 from sandbox.executor import ToolExecutor
 from sandbox.geometry import ORIENTATIONS, Affine, compose, inverse, inverse_transform, orient, orientation_frame
 from sandbox.program import ToolProgram, print_program
-from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
+from sandbox.types import ConfinementError, Limits, ModelCall, ModelResult, Observation, ToolRequest
 
 __all__ = [
     "ORIENTATIONS",
     "Affine",
     "ConfinementError",
     "Limits",
+    "ModelCall",
+    "ModelResult",
     "Observation",
     "ToolExecutor",
     "ToolProgram",

@@ -6,10 +6,11 @@ from typing import Any
 
 import cv2
 
-from sandbox.checks import is_integer
-from sandbox.image_calls import TURNS, Reader, call_of, fixed_turn, parameter_of, turned
+from sandbox.checks import Parameter, is_integer, is_number
+from sandbox.image_calls import TURNS, Reader, fixed_turn, parameter_of, turned
+from sandbox.opencv_operations import SPACES
 from sandbox.operations import OPERATIONS
-from sandbox.symbols import Name, NotLiftableError, Picture, Unknown, append, bind, frozen
+from sandbox.symbols import NotLiftableError, Picture, Unknown, Wide, append, bind, frozen
 
 
 def _rot90(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
@@ -43,15 +44,38 @@ def _permute(picture: Picture, arguments: list[Any], keywords: dict[str, Any], l
     return turned(picture, "transpose", line)
 
 
-def _as_uint8(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (dtype,) = bind((parameter_of("dtype"),), arguments, keywords)
-    if dtype != Name("np.uint8") and dtype != "uint8":
-        raise NotLiftableError("an array of another type")
-    return turned(picture, "identity", line)
+#: Where `dst` stands among the arguments after the image, in functions of OpenCV that have it before others or last.
+_TARGETS = {
+    **dict.fromkeys(("bitwise_not", "convertScaleAbs", "equalizeHist", "transpose", "fastNlMeansDenoising"), 0),
+    **dict.fromkeys(("cvtColor", "flip", "rotate", "medianBlur", "blur", "resize", "erode", "dilate", "LUT"), 1),
+    **dict.fromkeys(("add", "subtract", "absdiff", "bitwise_and", "bitwise_or", "magnitude", "Laplacian"), 1),
+    **dict.fromkeys(("GaussianBlur", "morphologyEx", "filter2D", "warpAffine"), 2),
+    **dict.fromkeys(("threshold", "bilateralFilter", "Sobel", "Scharr"), 3),
+    **{"addWeighted": 4, "adaptiveThreshold": 5, "copyMakeBorder": 5, "fastNlMeansDenoisingColored": 0},
+}
+
+
+def without_target(path: str, arguments: list[Any], keywords: dict[str, Any]) -> tuple[list[Any], dict[str, Any], bool]:
+    """Arguments of a function of OpenCV without a `dst` that is None; whether all others may stand by position.
+
+    Args:
+        path: Dotted name of the function.
+        arguments: With the image, if the function's parameters begin with it, or without.
+        keywords: As they are written.
+    """
+    keywords = dict(keywords)
+    if keywords.get("dst") is None:
+        keywords.pop("dst", None)
+    place = _TARGETS.get(path.removeprefix("cv2."), 99) + (1 if arguments and isinstance(arguments[0], _ARRAYS) else 0)
+    if path.startswith("cv2.") and len(arguments) > place:
+        if arguments[place] is not None:
+            raise NotLiftableError("an array to write to")
+        return [*arguments[:place], *arguments[place + 1 :]], keywords, True
+    return arguments, keywords, False
 
 
 def _opencv_rotate(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (code,) = bind((parameter_of("rotateCode"),), arguments, keywords)
+    (code,) = _bound("cv2.rotate", (parameter_of("rotateCode"),), arguments, keywords)
     names = {
         cv2.ROTATE_90_CLOCKWISE: "rotate_270",
         cv2.ROTATE_180: "rotate_180",
@@ -63,38 +87,102 @@ def _opencv_rotate(picture: Picture, arguments: list[Any], keywords: dict[str, A
 
 
 def _opencv_flip(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (code,) = bind((parameter_of("flipCode"),), arguments, keywords)
+    (code,) = _bound("cv2.flip", (parameter_of("flipCode"),), arguments, keywords)
     if not is_integer(code) or abs(code) > 1000:
         raise NotLiftableError("a flip code that is no integer")
     return turned(picture, "flip_vertical" if code == 0 else "flip_horizontal" if code > 0 else "rotate_180", line)
 
 
+def _bound(path: str, parameters: tuple[Parameter, ...], arguments: list[Any], keywords: dict[str, Any]) -> list[Any]:
+    arguments, keywords, by_position = without_target(path, arguments, keywords)
+    return bind(parameters, arguments, keywords, by_position=by_position)
+
+
 _COLOUR_CODES = {
-    cv2.COLOR_RGB2BGR: "RGB2BGR",
-    cv2.COLOR_RGB2GRAY: "RGB2GRAY",
-    cv2.COLOR_BGR2GRAY: "BGR2GRAY",
-    cv2.COLOR_GRAY2RGB: "GRAY2RGB",
+    getattr(cv2, f"COLOR_{name}"): name for name in (*SPACES, "RGB2BGR", "RGB2GRAY", "BGR2GRAY", "GRAY2RGB")
 }
 
 
 def _colour(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    (code,) = bind((parameter_of("code"),), arguments, keywords)
+    (code,) = _bound("cv2.cvtColor", (parameter_of("code"),), arguments, keywords)
     if not is_integer(code) or code not in _COLOUR_CODES:
         raise NotLiftableError("a colour conversion that is not read here")
     return append(picture, f"cv2.{_COLOUR_CODES[code]}", (), line)
 
 
+def _opencv_call(name: str) -> Reader:
+    """A reader of a call that is an operation as it stands; lists are tuples to it."""
+
+    def read(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+        values = _bound(name, OPERATIONS[name].parameters, arguments, keywords)
+        return append(picture, name, [frozen(value) for value in values], line)
+
+    return read
+
+
 def _threshold(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> tuple[Unknown, Picture]:
-    values = bind(OPERATIONS["cv2.threshold"].parameters, arguments, keywords)
+    values = _bound("cv2.threshold", OPERATIONS["cv2.threshold"].parameters, arguments, keywords)
+    if is_integer(values[2]) and values[2] >= cv2.THRESH_OTSU and not picture.is_gray:
+        raise NotLiftableError("a threshold of three channels by Otsu")
     return Unknown(), append(picture, "cv2.threshold", values, line)
 
 
-def _canny(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    return append(picture, "cv2.Canny", bind(OPERATIONS["cv2.Canny"].parameters, arguments, keywords), line)
+def _opencv_resize(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+    arguments, keywords, by_position = without_target("cv2.resize", arguments, keywords)
+    if not arguments and "dsize" not in keywords:
+        keywords["dsize"] = None
+    size, *rest = bind(OPERATIONS["cv2.resize"].parameters, arguments, keywords, by_position=by_position)
+    size, (across, down) = frozen(size), rest[:2]
+    if size == (0, 0):
+        size = None
+    if not is_number(across) or not is_number(down) or (size is None) != (across > 0 and down > 0):
+        raise NotLiftableError("a resize by a size and factors, or by neither")
+    if size is None and min(round(picture.state.size[0] * across), round(picture.state.size[1] * down)) < 1:
+        raise NotLiftableError("a size without pixels")
+    return append(picture, "cv2.resize", (size, *rest), line)
 
+
+def _gaussian(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+    size, *sigmas = _bound("cv2.GaussianBlur", OPERATIONS["cv2.GaussianBlur"].parameters, arguments, keywords)
+    if size in ((0, 0), [0, 0]) and not (is_number(sigmas[0]) and sigmas[0] >= 0.1):
+        raise NotLiftableError("a blur without a width")
+    return append(picture, "cv2.GaussianBlur", (frozen(size), *sigmas), line)
+
+
+def _padded(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+    parameters = (parameter_of("pad_width"), parameter_of("mode", "constant"), parameter_of("constant_values", 0))
+    widths, mode, value = bind(parameters, arguments, keywords)
+    widths = frozen(widths)
+    if is_integer(widths):
+        widths = ((widths, widths),) * 2 if picture.is_gray else None
+    if not isinstance(widths, tuple) or len(widths) != (2 if picture.is_gray else 3):
+        raise NotLiftableError("a border that is not read here")
+    pairs = [(width, width) if is_integer(width) else width for width in widths]
+    kinds = {"constant": cv2.BORDER_CONSTANT, "edge": cv2.BORDER_REPLICATE}
+    is_plain = is_integer(value) and 0 <= value <= 255 and mode in kinds
+    if pairs[2:] not in ([], [(0, 0)]) or not is_plain or not all(isinstance(pair, tuple) for pair in pairs):
+        raise NotLiftableError("a border that is not read here")
+    (top, bottom), (left, right) = pairs[:2]
+    colour = (value, value, value) if mode == "constant" else 0
+    return append(picture, "cv2.copyMakeBorder", (top, bottom, left, right, kinds[mode], colour), line)
+
+
+def equalized(values: tuple[Any, ...], picture: Any, line: int) -> Picture:
+    """What `cv2.createCLAHE(...).apply(...)` gives."""
+    if not isinstance(picture, Picture) or not picture.is_array:
+        raise NotLiftableError("an equalization of something else than an array")
+    return append(picture, "cv2.createCLAHE", values, line)
+
+
+_ARRAYS = (Picture, Wide)
 
 #: Functions of an array of pixels, by dotted name.
 ARRAY_FUNCTIONS: dict[str, Reader] = {
+    **{
+        name: _opencv_call(name)
+        for name, kind in OPERATIONS.items()
+        if name.startswith("cv2.") and (kind.parameters or name in {"cv2.bitwise_not", "cv2.equalizeHist"})
+    },
     "np.rot90": _rot90,
     "np.fliplr": fixed_turn("flip_horizontal"),
     "np.flipud": fixed_turn("flip_vertical"),
@@ -103,16 +191,15 @@ ARRAY_FUNCTIONS: dict[str, Reader] = {
     "np.swapaxes": _swap_axes,
     "np.ascontiguousarray": fixed_turn("identity"),
     "np.copy": fixed_turn("identity"),
+    "np.invert": _opencv_call("cv2.bitwise_not"),
+    "np.bitwise_not": _opencv_call("cv2.bitwise_not"),
+    "np.pad": _padded,
     "cv2.rotate": _opencv_rotate,
     "cv2.flip": _opencv_flip,
     "cv2.transpose": fixed_turn("transpose"),
     "cv2.cvtColor": _colour,
-    **{
-        name: call_of(name)
-        for name, kind in OPERATIONS.items()
-        if (name.startswith("cv2.") and kind.parameters) or name == "cv2.bitwise_not"
-    },
-    "cv2.equalizeHist": call_of("cv2.equalizeHist"),
+    "cv2.resize": _opencv_resize,
+    "cv2.GaussianBlur": _gaussian,
     "cv2.threshold": _threshold,
 }
 
@@ -121,5 +208,4 @@ ARRAY_METHODS: dict[str, Reader] = {
     "copy": fixed_turn("identity"),
     "transpose": _permute,
     "swapaxes": _swap_axes,
-    "astype": _as_uint8,
 }

@@ -123,6 +123,31 @@ def is_ratio(value: object) -> bool | None:
     return value >= 1 if isinstance(value, int | float) and is_number(value) else None
 
 
+def numbers(*lengths: int) -> Check:
+    """A tuple of so many numbers."""
+    return lambda value: (
+        True
+        if isinstance(value, tuple)
+        and len(value) in lengths
+        and all(is_number(part) and abs(part) <= 1e6 for part in value)
+        else None
+    )
+
+
+def is_corners(value: object) -> bool | None:
+    """Two corners (x1, y1, x2, y2) in order; Pillow raises otherwise."""
+    if not isinstance(value, tuple) or numbers(4)(value) is None:
+        return None
+    x1, y1, x2, y2 = value
+    return True if x1 <= x2 and y1 <= y2 else None
+
+
+def is_scalar(value: object) -> bool | None:
+    """A number, or one for each channel: OpenCV's scalar."""
+    parts = value if isinstance(value, tuple) and 1 <= len(value) <= 4 else (value,)
+    return True if all(is_number(part) and 0 <= part <= 255 for part in parts) else None
+
+
 def is_border(value: object) -> bool | None:
     """A border of 1, 2 or 4 widths in pixels."""
     parts = value if isinstance(value, tuple) and len(value) in (2, 4) else (value,)
@@ -132,4 +157,5 @@ def is_border(value: object) -> bool | None:
 RESAMPLING = one_of(*(int(member) for member in Image.Resampling))
 AFFINE_RESAMPLING = one_of(0, 2, 3)
 UNIT_PAIR = pair(number(0, 1))
-KERNEL = pair(odd(1, 99))
+#: Sides of a kernel; 0 where OpenCV finds them from sigma.
+AUTO_KERNEL = pair(lambda value: True if value == 0 and is_integer(value) else odd(1, 99)(value))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sandbox.symbols import KnownFaultError, NotLiftableError
+import numpy as np
+
+from sandbox.symbols import KnownFaultError, NotLiftableError, Unknown
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Pow: lambda base, power: _power(base, power),
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -27,6 +31,17 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def _power(base: Any, power: Any) -> Any:
+    if abs(power) > 64 or abs(base) > 1e6:
+        raise NotLiftableError("a large power")
+    value = base**power
+    if isinstance(value, complex):
+        raise NotLiftableError("a complex number")
+    return value
+
+
 #: Builtins that are computed while reading.
 NUMERIC: dict[str, Callable[..., Any]] = {
     "int": int,
@@ -35,13 +50,19 @@ NUMERIC: dict[str, Callable[..., Any]] = {
     "abs": abs,
     "min": min,
     "max": max,
+    "sum": sum,
 }
 #: Functions of `math` that are computed while reading.
 MATH: dict[str, Callable[..., Any]] = {
     name: getattr(math, name)
-    for name in ("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2")
+    for name in (
+        *("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2", "atan", "asin", "acos"),
+        *("exp", "log", "log2", "log10", "fabs"),
+    )
 }
 _MAX_NUMBER = 1e15
+#: How a number may be formatted, with few places.
+_FORMAT = re.compile(r"[<>^]?[+]?0?\d{0,2},?(\.\d{1,2})?[dfeg%s]?")
 _MAX_TEXT = 4096
 #: Elements that a constant may have, its parts' elements among them: names can double it line by line.
 _MAX_ELEMENTS = 256
@@ -56,7 +77,12 @@ def _check_small(elements: Sequence[Any], seen: int = 0) -> int:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float | np.integer)
+
+
+def is_many_numbers(value: object) -> bool:
+    """Whether the value is a list of numbers, or a tuple."""
+    return isinstance(value, tuple | list) and all(map(_is_plain, value))
 
 
 def holds_symbol(value: object) -> bool:
@@ -64,6 +90,10 @@ def holds_symbol(value: object) -> bool:
     if isinstance(value, tuple | list):
         return any(holds_symbol(part) for part in value)
     return not (value is None or isinstance(value, bool | int | float | str))
+
+
+def _is_constant(*values: object) -> bool:
+    return all(isinstance(value, int | float | str | tuple) for value in values)
 
 
 class Constants(ABC):
@@ -114,22 +144,49 @@ class Constants(ABC):
         if isinstance(node.op, ast.Not):
             return not self.truth(value)
         if not _is_plain(value) or isinstance(node.op, ast.Invert):
-            raise NotLiftableError("an operator on something else than a number")
+            return self.operate(node.op, value, None)
         return -value if isinstance(node.op, ast.USub) else +value
 
     def _read_binop(self, node: ast.BinOp) -> Any:
         left, right = self.value(node.left), self.value(node.right)
         if not _is_plain(left) or not _is_plain(right) or type(node.op) not in _BINARY:
-            raise NotLiftableError("an operator on something else than numbers")
+            return self.operate(node.op, left, right)
         try:
-            return self.bounded(_BINARY[type(node.op)](left, right))
+            with np.errstate(all="raise"):
+                return self.bounded(_BINARY[type(node.op)](left, right))
+        except FloatingPointError as error:
+            raise NotLiftableError(str(error)) from None
         except (ZeroDivisionError, OverflowError) as error:
             raise KnownFaultError(type(error).__name__, str(error)) from None
 
-    def _read_compare(self, node: ast.Compare) -> bool:
+    def operate(self, sign: ast.operator | ast.cmpop | ast.unaryop, left: Any, right: Any) -> Any:
+        """An operator on something else than two numbers."""
+        if isinstance(sign, ast.Add) and isinstance(left, str) and isinstance(right, str):
+            if len(left) + len(right) > _MAX_TEXT:
+                raise NotLiftableError("much text")
+            return left + right
+        if isinstance(sign, ast.Mult) and isinstance(left, tuple | list) and isinstance(right, int) and right <= 8:
+            repeated = left * right
+            _check_small(repeated)
+            return repeated
+        if isinstance(sign, ast.Add) and type(left) is type(right) and isinstance(left, tuple | list):
+            joined = left + right
+            _check_small(joined)
+            return joined
+        raise NotLiftableError("an operator on something else than numbers")
+
+    def _read_compare(self, node: ast.Compare) -> Any:
         left = self.value(node.left)
         for comparison, comparator in zip(node.ops, node.comparators, strict=True):
             right = self.value(comparator)
+            if isinstance(comparison, ast.Is | ast.IsNot) and right is None and not isinstance(left, Unknown):
+                return (left is None) == isinstance(comparison, ast.Is)
+            if isinstance(comparison, ast.In | ast.NotIn) and isinstance(right, tuple | list):
+                if holds_symbol(left) or holds_symbol(right):
+                    raise NotLiftableError("a comparison that is not read here")
+                return (left in right) == isinstance(comparison, ast.In)
+            if len(node.ops) == 1 and not _is_constant(left, right):
+                return self.operate(comparison, left, right)
             if not all(isinstance(side, int | float | str | tuple) for side in (left, right)):
                 raise NotLiftableError("a comparison of something else than constants")
             if type(comparison) not in _COMPARE or holds_symbol(left) or holds_symbol(right):
@@ -162,9 +219,18 @@ class Constants(ABC):
     def _piece(self, node: ast.expr) -> str:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             return node.value
-        if not isinstance(node, ast.FormattedValue) or node.conversion != -1 or node.format_spec is not None:
+        if not isinstance(node, ast.FormattedValue) or node.conversion != -1:
             raise NotLiftableError("a formatted string that is not read here")
-        return str(self._printable(self.value(node.value)))
+        value = self._printable(self.value(node.value))
+        if node.format_spec is None:
+            return format(value)
+        form = self.value(node.format_spec)
+        if not _FORMAT.fullmatch(form):
+            raise NotLiftableError("a format that is not read here")
+        try:
+            return format(value, form)
+        except (ValueError, TypeError):
+            raise NotLiftableError("a format that does not fit") from None
 
     def _printable(self, value: Any) -> Any:
         if holds_symbol(value):
@@ -183,7 +249,9 @@ class Constants(ABC):
         """What a function of numbers gives."""
         if name == "len" and len(arguments) == 1 and isinstance(arguments[0], tuple | list) and not keywords:
             return len(arguments[0])
-        if keywords or not arguments or not all(map(_is_plain, arguments)):
+        if name in {"min", "max", "sum"} and len(arguments) == 1 and is_many_numbers(arguments[0]) and arguments[0]:
+            return self.bounded(NUMERIC[name](arguments[0]))
+        if name == "sum" or keywords or not arguments or not all(map(_is_plain, arguments)):
             raise NotLiftableError(f"a call of {name}")
         if name == "round" and len(arguments) == 2 and not (isinstance(arguments[1], int) and abs(arguments[1]) <= 20):
             raise NotLiftableError("a rounding that is not read here")

@@ -16,7 +16,8 @@ from PIL import Image, ImageFile
 
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.images import as_rgb, check_size
-from sandbox.lift import Fault, Unliftable, lift
+from sandbox.lift import Fault, Lifted, Unliftable, affordable, lift
+from sandbox.model_lane import ModelLane
 from sandbox.pillow_lane import Outcome, run_program
 from sandbox.process_lane import ProcessLane, lacks_confinement
 from sandbox.program import ToolProgram
@@ -92,6 +93,7 @@ class ToolExecutor:
         self._confined: Any = None
         self._missing = ""
         self._is_closed = False
+        self._models = ModelLane()
         self._tensors: Any = None
         if device is not None or lane == "kornia":
             from sandbox.kornia_lane.door import TensorLane
@@ -119,6 +121,7 @@ class ToolExecutor:
             confined, self._confined = self._confined, None
             if confined is not None:
                 confined.close()
+        self._models.close()
 
     def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
         """Run every request; one observation for each, in order.
@@ -142,8 +145,7 @@ class ToolExecutor:
                 observations[index] = observation
         return [
             replace(observation, text=clean(observation.text, self._limits.text_chars))
-            for observation in observations
-            if observation is not None
+            for observation in self._models.run(requests, observations, self._limits)
         ]
 
     def _guarded(self, request: ToolRequest, serve: Callable[[ToolRequest], Observation | None]) -> Observation | None:
@@ -180,8 +182,7 @@ class ToolExecutor:
         """The program of a request that lifts and whose result is allowed."""
         if _refuse(request, self._limits) is not None or self._keeps_state(request.episode):
             return None
-        sizes = tuple(image.size for image in request.images)
-        lifted = lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
+        lifted = self._read(request)
         if not isinstance(lifted, ToolProgram) or not lifted.has_result or (self._fresh == "episode" and lifted.binds):
             return None
         final = lifted.sizes[-1]
@@ -192,8 +193,7 @@ class ToolExecutor:
         if self._lane == "confined" or self._keeps_state(request.episode):
             _check_images(request)
             return None
-        sizes = tuple(image.size for image in request.images)
-        lifted = lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
+        lifted = self._read(request)
         if isinstance(lifted, Fault):
             text = describe_error(lifted.kind, lifted.message, lifted.line, request.code)
             return Observation("error", text=lifted.text + text, lane="pillow", level="lifted")
@@ -208,6 +208,12 @@ class ToolExecutor:
             _check_images(request)
             return None
         return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
+
+    def _read(self, request: ToolRequest) -> Lifted:
+        if request.program is not None:
+            return affordable(request.program, 1)
+        sizes = tuple(image.size for image in request.images)
+        return lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
 
     def _keeps_state(self, episode: str) -> bool:
         with self._lock:
@@ -246,6 +252,7 @@ class ToolExecutor:
     def leave_to_parent(self) -> None:
         """Let go of the parent's workers, in a forked child."""
         self._lock = threading.RLock()
+        self._models = ModelLane()
         confined, self._confined = self._confined, None
         if confined is not None:
             confined.disown()

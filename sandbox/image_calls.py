@@ -13,22 +13,37 @@ from typing import Any
 
 from PIL import Image
 
-from sandbox.checks import AFFINE_RESAMPLING, RESAMPLING, Parameter, is_integer, is_number, is_size, maybe, number
+from sandbox.checks import (
+    AFFINE_RESAMPLING,
+    RESAMPLING,
+    Parameter,
+    is_colour,
+    is_integer,
+    is_number,
+    is_size,
+    maybe,
+    number,
+)
 from sandbox.geometry import PILLOW_TRANSPOSE
 from sandbox.kinds import borders, contained_size
 from sandbox.operations import OPERATIONS
 from sandbox.symbols import (
+    Canvas,
+    Closure,
     Enhancer,
     Filter,
     Name,
     NotLiftableError,
+    Pen,
     Picture,
     Unknown,
     append,
     bind,
+    change,
     frozen,
     library_fault,
 )
+from sandbox.tables import Table
 
 Reader = Callable[[Picture, list[Any], dict[str, Any], int], Any]
 
@@ -145,7 +160,7 @@ def _thumbnail(picture: Picture, arguments: list[Any], keywords: dict[str, Any],
     target = _thumbnail_size(picture.state.size, size)
     if target is not None and target != picture.state.size:
         resized = append(picture, "Image.resize", (target, resample, None, gap), line)
-        picture.states, picture.operations = resized.states, resized.operations
+        change(picture, resized)
         picture.is_changed = True
 
 
@@ -163,6 +178,32 @@ def _resize(picture: Picture, arguments: list[Any], keywords: dict[str, Any], li
     return append(picture, "Image.resize", (frozen(size), *rest), line)
 
 
+def _channel(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+    (channel,) = bind((parameter_of("channel"),), arguments, keywords)
+    names = {"R": 0, "G": 1, "B": 2}
+    return append(picture, "Image.getchannel", (names.get(channel, channel),), line)
+
+
+def _point(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+    function, mode = bind((parameter_of("lut"), parameter_of("mode", None)), arguments, keywords)
+    if mode is not None or not isinstance(function, Closure | list | tuple):
+        raise NotLiftableError("a table that is not read here")
+    numbers = [function.call(value) for value in range(256)] if isinstance(function, Closure) else function
+    if len(numbers) != 256 or not all(isinstance(number, int | float) for number in numbers):
+        raise NotLiftableError("a table that is not read here")
+    if isinstance(function, list | tuple) and not picture.is_gray:
+        raise NotLiftableError("a table for one channel")
+    entries = tuple(min(max(round(number), 0), 255) for number in numbers if math.isfinite(number))
+    return append(picture, "cv2.LUT", (Table(entries, "uint8"),), line)
+
+
+def _transform(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
+    size, method, data, *rest = bind(OPERATIONS["Image.transform"].parameters, arguments, keywords)
+    if not isinstance(data, tuple | list) or len(data) != {0: 6, 1: 4, 2: 8, 3: 8}.get(method):
+        raise NotLiftableError("a transformation that is not read here")
+    return append(picture, "Image.transform", (frozen(size), method, frozen(data), *rest), line)
+
+
 #: Methods of a Pillow image.
 IMAGE_METHODS: dict[str, Reader] = {
     "rotate": _rotate,
@@ -174,6 +215,9 @@ IMAGE_METHODS: dict[str, Reader] = {
     "load": _load,
     "filter": _filter,
     "thumbnail": _thumbnail,
+    "getchannel": _channel,
+    "point": _point,
+    "transform": _transform,
 }
 
 
@@ -252,6 +296,10 @@ IMAGE_FUNCTIONS: dict[str, Reader] = {
     "ImageOps.mirror": fixed_turn("flip_horizontal"),
     "ImageOps.flip": fixed_turn("flip_vertical"),
     "ImageOps.grayscale": _grayscale,
+    "ImageOps.exif_transpose": fixed_turn("identity"),  # images come without EXIF in every lane
+    "ImageChops.invert": lambda picture, arguments, keywords, line: append(
+        picture, "ImageOps.invert", bind((), arguments, keywords), line
+    ),
     "ImageOps.contain": _sized("contain"),
     "ImageOps.fit": _sized("fit"),
     "ImageOps.scale": _scale,
@@ -262,7 +310,17 @@ IMAGE_FUNCTIONS: dict[str, Reader] = {
 
 def make_filter(path: str, arguments: list[Any], keywords: dict[str, Any]) -> Filter:
     """A filter object with its parameters; they are checked where it is used."""
-    return Filter(path, tuple(bind(OPERATIONS[path].parameters, arguments, keywords)))
+    values = bind(OPERATIONS[path].parameters, arguments, keywords)
+    is_rank = path == "ImageFilter.RankFilter" and is_integer(values[0]) and is_integer(values[1])
+    if is_rank and values[1] >= values[0] ** 2:
+        raise NotLiftableError("a rank that the window does not have")
+    if path == "ImageFilter.Kernel":
+        size, numbers = frozen(values[0]), frozen(values[1])
+        scale = sum(numbers) if values[2] is None else values[2]
+        if size not in ((3, 3), (5, 5)) or len(numbers) != size[0] ** 2 or scale == 0:
+            raise NotLiftableError("a kernel that is not read here")
+        values[:2] = size, numbers
+    return Filter(path, tuple(values))
 
 
 def make_enhancer(path: str, arguments: list[Any], keywords: dict[str, Any]) -> Enhancer:
@@ -280,3 +338,48 @@ def enhance(enhancer: Enhancer, arguments: list[Any], keywords: dict[str, Any], 
     return append(
         enhancer.picture, enhancer.name, bind(OPERATIONS[enhancer.name].parameters, arguments, keywords), line
     )
+
+
+def make_canvas(arguments: list[Any], keywords: dict[str, Any]) -> Canvas:
+    """What `Image.new` gives."""
+    mode, size, color = bind(
+        (parameter_of("mode"), parameter_of("size"), parameter_of("color", 0)), arguments, keywords
+    )
+    size, color = frozen(size), frozen(color)
+    if mode not in ("RGB", "L") or not is_size(size) or not is_colour(color):
+        raise NotLiftableError("a new image that is not read here")
+    if mode == "L" and isinstance(color, tuple):
+        raise NotLiftableError("a colour of three channels on a gray image")
+    return Canvas(mode, size, color)
+
+
+def paste(canvas: Canvas, arguments: list[Any], keywords: dict[str, Any], line: int) -> None:
+    """A picture on a canvas on which nothing is yet."""
+    picture, box = bind((parameter_of("im"), parameter_of("box", None)), arguments, keywords)
+    box = (0, 0) if box is None else frozen(box)
+    if canvas.picture is not None or not isinstance(picture, Picture) or picture.is_array:
+        raise NotLiftableError("something else than one image on a canvas")
+    if picture.state.mode != canvas.mode or not isinstance(box, tuple) or not all(map(is_integer, box)):
+        raise NotLiftableError("an image of another mode on a canvas, or at a place that is not read here")
+    (width, height) = picture.state.size
+    if len(box) == 4 and (box[2] - box[0], box[3] - box[1]) != (width, height):
+        raise NotLiftableError("a box of another size than the image")
+    canvas.picture = append(picture, "Image.paste", (canvas.size, canvas.color, box[:2]), line)
+
+
+def draw(pen: Pen, name: str, arguments: list[Any], keywords: dict[str, Any], line: int) -> None:
+    """A shape on the pen's picture, in place."""
+    picture = pen.picture
+    if picture.operations is not pen.operations:
+        raise NotLiftableError("drawing on an image that has changed since")
+    corners, *rest = bind(OPERATIONS[f"ImageDraw.{name}"].parameters, arguments, keywords)
+    corners = frozen(corners)
+    if isinstance(corners, tuple) and all(isinstance(point, tuple) and len(point) == 2 for point in corners):
+        corners = tuple(number for point in corners for number in point)
+    change(picture, append(picture, f"ImageDraw.{name}", (corners, *rest), line))
+    picture.is_drawn = True
+    pen.operations = picture.operations
+
+
+#: Shapes that are drawn.
+SHAPES = {name.removeprefix("ImageDraw.") for name in OPERATIONS if name.startswith("ImageDraw.")}

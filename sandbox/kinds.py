@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -16,6 +16,21 @@ from sandbox.checks import Parameter
 from sandbox.geometry import Affine, Size
 
 Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One checked call.
+
+    Attributes:
+        name: A key of `OPERATIONS`.
+        values: One value for each of its parameters.
+        line: Line of the snippet that it was read from, 1-based; no part of its meaning.
+    """
+
+    name: str
+    values: Values = ()
+    line: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True)
@@ -58,9 +73,20 @@ def window_cost(values: Values) -> float:
 
 
 def separable_cost(values: Values) -> float:
-    """Of filters that go over rows, then over columns; the first value is the side."""
+    """Of filters that go over rows, then over columns; the first value is the side, 0 where sigma tells it."""
     side = max(values[0]) if isinstance(values[0], tuple) else values[0]
-    return float(60 + 4 * side)
+    return float(60 + 4 * (side or 6 * max(values[1:])))
+
+
+def kernel_cost(values: Values) -> float:
+    """Of filters with a kernel, the first value, and perhaps a number of times, the second."""
+    n_numbers = values[0].array.size if values[0] is not None else 9
+    return 30.0 + 3.0 * float(n_numbers) * (values[1] if len(values) > 1 else 1)
+
+
+def search_cost(values: Values) -> float:
+    """Of a search in a window, whose side is the last value."""
+    return 30.0 + 12.0 * float(values[-1] ** 2)
 
 
 @dataclass(frozen=True)
@@ -70,7 +96,8 @@ class Kind:
     Attributes:
         tool: Its canonical tool name; None for one that is no tool of its own.
         call: Makes the call: (image, values) -> image.
-        template: How it is written; `{x}` is the image, `{args}` the arguments.
+        template: How it is written; `{x}` is the image, `{args}` the arguments, `{0}` the first value. One of several
+            lines is statements that change `{x}`.
         parameters: In order.
         after: (values, state before) -> state after.
         frame: (values, size before) -> result pixels to pixels before.
@@ -202,6 +229,70 @@ def expand_frame(values: Values, size: Size) -> Affine:
     """Frame of an added border."""
     left, top, _, _ = borders(values[0])
     return Affine(c=-left, f=-top)
+
+
+def paste_frame(values: Values, size: Size) -> Affine:
+    """Frame of an image on a canvas."""
+    left, top = values[2]
+    return Affine(c=-left, f=-top)
+
+
+def transform_frame(values: Values, size: Size) -> Affine | None:
+    """Frame of `Image.transform` by an affine map or of a box; None of what bends."""
+    (width, height), method, data = values[:3]
+    if method == Image.Transform.AFFINE:
+        a, b, c, d, e, f = data
+        return Affine(a, b, c, d, e, f)
+    if method == Image.Transform.EXTENT:
+        left, top, right, bottom = data
+        return Affine((right - left) / width, 0.0, left, 0.0, (bottom - top) / height, top)
+    return None
+
+
+def opencv_resized(values: Values, state: State) -> State:
+    """State after `cv2.resize` to a size or by factors."""
+    size, across, down = values[:3]
+    return State(size or (round(state.size[0] * across), round(state.size[1] * down)), state.mode)
+
+
+def opencv_resize_frame(values: Values, size: Size) -> Affine:
+    """Frame of `cv2.resize`."""
+    wanted, across, down = values[:3]
+    if wanted is None:
+        return Affine(1 / across, 0.0, 0.0, 0.0, 1 / down, 0.0)
+    return Affine(size[0] / wanted[0], 0.0, 0.0, 0.0, size[1] / wanted[1], 0.0)
+
+
+def opencv_resize_acts(values: Values, size: Size) -> bool:
+    """Whether `cv2.resize` changes the size."""
+    return opencv_resized(values, State(size)).size != size
+
+
+def warped(values: Values, state: State) -> State:
+    """State after a call whose second value is the size."""
+    return State(values[1], state.mode)
+
+
+def warp_frame(values: Values, size: Size) -> Affine | None:
+    """Frame of `cv2.warpAffine`, whose matrix leads from centres of pixels to centres of the result's."""
+    (a, b, c), (d, e, f) = values[0].array.astype(float).tolist()
+    determinant = a * e - b * d
+    if abs(determinant) < 1e-9:
+        return None
+    a, b, d, e = e / determinant, -b / determinant, -d / determinant, a / determinant
+    c, f = -(a * c + b * f), -(d * c + e * f)
+    return Affine(a, b, c + 0.5 - 0.5 * (a + b), d, e, f + 0.5 - 0.5 * (d + e))
+
+
+def bordered(values: Values, state: State) -> State:
+    """State after `cv2.copyMakeBorder`."""
+    top, bottom, left, right = values[:4]
+    return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
+
+
+def border_frame(values: Values, size: Size) -> Affine:
+    """Frame of `cv2.copyMakeBorder`."""
+    return Affine(c=-values[2], f=-values[0])
 
 
 def gray(values: Values, state: State) -> State:

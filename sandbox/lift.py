@@ -16,16 +16,19 @@ from functools import lru_cache
 
 from sandbox.expressions import PROVIDED, Expressions
 from sandbox.geometry import Size
+from sandbox.grids import set_item
 from sandbox.operations import OPERATIONS
 from sandbox.program import ToolProgram
-from sandbox.symbols import DoomedError, KnownFaultError, Name, NotLiftableError, Picture
+from sandbox.symbols import Canvas, DoomedError, Grid, KnownFaultError, Name, NotLiftableError, Picture
 from sandbox.texts import RESULT_NAMES
 
 #: Nanoseconds of estimated work that a program may take in process.
 _MAX_WORK_NS = 1.5e9
 
 _IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
-_SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter"}
+_SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter", "ImageDraw", "ImageChops"}
+#: Statements that a snippet may run, those of loops once for each turn.
+_MAX_STATEMENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,18 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
     reader = _Reader(sizes, image_index, persists=persists)
     try:
         reader.run(tree.body)
-        return _affordable(reader.program(), reader.line)
+        return affordable(reader.program(), reader.line)
     except KnownFaultError as fault:
         return Fault(fault.kind, str(fault), reader.line, reader.text)
     except DoomedError as doomed:
-        return _affordable(reader.program_of(doomed.picture), reader.line)
+        return affordable(reader.program_of(doomed.picture), reader.line)
     except NotLiftableError as error:
         return Unliftable(str(error), reader.line)
     except Exception as error:  # noqa: BLE001 - what trips the reader is not certain, hence does not lift
         return Unliftable(f"what the reader does not know ({type(error).__name__})", reader.line)
 
 
-def _affordable(program: ToolProgram, line: int) -> ToolProgram | Unliftable:
+def affordable(program: ToolProgram, line: int) -> ToolProgram | Unliftable:
     """The program, if it is sure to end soon: nothing could stop it in process."""
     work = 0.0
     for operation, before, after in zip(program.operations, program.sizes, program.sizes[1:], strict=False):
@@ -107,6 +110,19 @@ def parse(code: str) -> ast.Module:
         return tree
 
 
+def _loaded(node: ast.expr) -> ast.expr:
+    """The expression with every target in it read."""
+    match node:
+        case ast.Name():
+            return ast.Name(node.id, ast.Load())
+        case ast.Subscript():
+            return ast.Subscript(node.value, node.slice, ast.Load())
+        case ast.BinOp():
+            return ast.BinOp(_loaded(node.left), node.op, node.right)
+        case _:
+            raise NotLiftableError("a change of something else than a name")
+
+
 class _Reader(Expressions):
     """Runs statements over described pictures."""
 
@@ -114,27 +130,36 @@ class _Reader(Expressions):
         super().__init__(sizes, image_index, persists=persists)
         self._index = image_index
         self._binds = False
+        self._n_statements = 0
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         for statement in body:
+            self._n_statements += 1
+            if self._n_statements > _MAX_STATEMENTS:
+                raise NotLiftableError("a long loop")
             self.line = statement.lineno
-            match statement:
-                case ast.Assign():
-                    value = self.value(statement.value)
-                    for target in statement.targets:
-                        self._assign(target, value)
-                case ast.AnnAssign(target=ast.Name(), value=ast.expr() as expression, simple=1):
-                    self._assign(statement.target, self.value(expression))
-                case ast.Expr():
-                    self._expression(statement.value)
-                case ast.If():
-                    self.run(statement.body if self.truth(self.value(statement.test)) else statement.orelse)
-                case ast.Import() | ast.ImportFrom():
-                    self._import(statement)
-                case ast.Pass():
-                    pass
-                case _:
-                    raise NotLiftableError(f"a statement of kind {type(statement).__name__}")
+            self._run_one(statement)
+
+    def _run_one(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.Assign():
+                value = self.value(statement.value)
+                for target in statement.targets:
+                    self._assign(target, value)
+            case ast.AnnAssign(target=ast.Name(), value=ast.expr() as expression, simple=1):
+                self._assign(statement.target, self.value(expression))
+            case ast.Expr():
+                self._expression(statement.value)
+            case ast.If() | ast.For(orelse=[]):
+                self._branch(statement)
+            case ast.AugAssign():
+                self._augment(statement)
+            case ast.Import() | ast.ImportFrom():
+                self._import(statement)
+            case ast.Pass():
+                pass
+            case _:
+                raise NotLiftableError(f"a statement of kind {type(statement).__name__}")
 
     def _expression(self, expression: ast.expr) -> None:
         match expression:
@@ -145,7 +170,30 @@ class _Reader(Expressions):
             case _:
                 self.value(expression)
 
+    def _branch(self, statement: ast.If | ast.For) -> None:
+        if isinstance(statement, ast.If):
+            self.run(statement.body if self.truth(self.value(statement.test)) else statement.orelse)
+            return
+        for value in self.turns(statement.iter):
+            self._assign(statement.target, value)
+            self.run(statement.body)
+
+    def _augment(self, statement: ast.AugAssign) -> None:
+        """`x += 1`: only of numbers and texts, which nothing else can see change, and of a number in an array."""
+        old = self.value(ast.copy_location(_loaded(statement.target), statement))
+        new = self.value(statement.value)
+        if not isinstance(old, int | float | str) or not isinstance(new, int | float | str):
+            raise NotLiftableError("an array, or a list, that is changed in place")
+        both = ast.BinOp(statement.target, statement.op, statement.value)
+        self._assign(statement.target, self.value(ast.copy_location(_loaded(both), statement)))
+
     def _assign(self, target: ast.expr, value: object) -> None:
+        if isinstance(target, ast.Subscript):
+            owner = self.value(target.value)
+            if not isinstance(owner, Grid):
+                raise NotLiftableError("an assignment to a part of something")
+            set_item(owner, self.value(target.slice), value)
+            return
         if isinstance(target, ast.Name):
             self.names[target.id] = value
             self._binds |= target.id not in RESULT_NAMES
@@ -177,7 +225,13 @@ class _Reader(Expressions):
         """The program that leads to the result."""
         for name in RESULT_NAMES:
             value = self.names.get(name)
+            if isinstance(value, Canvas) and value.picture is None:
+                raise NotLiftableError(f"{name} holds no image yet")
+            if isinstance(value, Canvas):
+                value = value.picture
             if value is None or (name in {"img", "image"} and value is self.chosen and not self.chosen.is_changed):
+                if value is self.chosen and value.is_drawn:
+                    raise NotLiftableError("drawing that may have changed nothing")
                 continue
             if not isinstance(value, Picture):
                 raise NotLiftableError(f"{name} is no image")

@@ -9,10 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from sandbox.geometry import ORIENTATIONS, Affine, Size, compose
-from sandbox.kinds import rounded_box
+from sandbox.formulas import UncertainError, tool_of
+from sandbox.geometry import ORIENTATIONS, Affine, Size, compose, orientation_frame
+from sandbox.kinds import Operation, rounded_box
 from sandbox.operations import OPERATIONS
-from sandbox.program import Operation, ToolProgram
+from sandbox.program import ToolProgram
 
 _RIGHT_ANGLES = {90: "rotate_90", 180: "rotate_180", 270: "rotate_270"}
 
@@ -45,6 +46,8 @@ def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
         before = image
         try:
             image = OPERATIONS[operation.name].call(image, operation.values)
+        except UncertainError:
+            return Outcome(None)
         except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
             return Outcome(None, failure=error, line=operation.line)
         if operation is program.operations[-1] and program.sizes and program.sizes[-1] is None:
@@ -91,6 +94,7 @@ class LiftedEffects:
         kind = OPERATIONS[operation.name]
         place = kind.frame(operation.values, size)
         self.frame = place.then(self.frame) if place is not None and self.frame is not None else None
+        self.is_oblique |= place is None
         if kind.is_colour:
             tool = colour_tool(operation, size)
             if tool is not None and is_changed():
@@ -99,7 +103,7 @@ class LiftedEffects:
         for tool in _moves(operation, size):
             if tool in ORIENTATIONS:
                 self.orientation = compose(self.orientation, tool)
-            self.is_oblique |= tool == "rotate"
+            self.is_oblique |= tool in {"rotate", "affine", "perspective"}
             self.tools.append((tool, False))
 
     def net_tools(self, is_colourless: Callable[[], bool], is_source: Callable[[], bool]) -> tuple[str, ...]:
@@ -124,6 +128,7 @@ def colour_tool(operation: Operation, size: Size) -> str | None:
     """The tool of a colour operation on an image of `size`; None where it has none or is known to change nothing."""
     kind = OPERATIONS[operation.name]
     tool = "grayscale" if operation.name == "Image.convert" and operation.values[0] == "L" else kind.tool
+    tool = tool_of(operation.values[0]) if operation.name == "np.formula" else tool
     return tool if kind.acts(operation.values, size) else None
 
 
@@ -144,7 +149,23 @@ def _moves(operation: Operation, size: Size) -> list[str]:
         cuts = left > 0 or top > 0 or right < width or bottom < height
         grows = left < 0 or top < 0 or right > width or bottom > height
         return ["crop"] * cuts + ["pad"] * grows
+    if operation.name == "cv2.warpAffine":
+        return [_turn_of(kind.frame(values, size), values[1], size) or "affine"]
     return [kind.tool] if kind.tool and kind.acts(values, size) else []
+
+
+def _turn_of(frame: Affine | None, size: Size, before: Size) -> str | None:
+    """The orientation that a map is but for a pixel at the border; None for any other map."""
+    for name in ORIENTATIONS[1:]:
+        turn = orientation_frame(name, before)
+        corners = [(x, y) for x in (0, size[0]) for y in (0, size[1])]
+        if frame is not None and all(
+            abs(one - other) <= 1.01
+            for x, y in corners
+            for one, other in zip(frame.point(x, y), turn.point(x, y), strict=True)
+        ):
+            return name
+    return None
 
 
 def _without_colour(program: ToolProgram, image: Image.Image) -> Image.Image:

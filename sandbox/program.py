@@ -7,24 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sandbox.checks import Value
 from sandbox.geometry import Size
-from sandbox.operations import OPERATIONS, write
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One checked call.
-
-    Attributes:
-        name: A key of `OPERATIONS`.
-        values: One value for each of its parameters.
-        line: Line of the snippet that it was read from, 1-based; no part of its meaning.
-    """
-
-    name: str
-    values: tuple[Value, ...] = ()
-    line: int = field(default=1, compare=False)
+from sandbox.kinds import Operation
+from sandbox.operations import OPERATIONS, write_statement
 
 
 @dataclass(frozen=True)
@@ -53,7 +38,7 @@ def print_program(program: ToolProgram) -> str:
     lines = [f"print({program.text[:-1]!r})"] if program.text else []
     if program.has_result:
         lines.append("result = image" if program.source is None else f"result = images[{program.source}]")
-        lines += [f"result = {write(operation.name, operation.values)}" for operation in program.operations]
+        lines += [write_statement(operation, "result") for operation in program.operations]
     return "\n".join(lines)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
 from sandbox.checks import Parameter
-from sandbox.kinds import State
+from sandbox.formulas import Formula, Shape
+from sandbox.geometry import Size
+from sandbox.kinds import Operation, State
 from sandbox.operations import OPERATIONS
-from sandbox.program import Operation
+from sandbox.tables import table_of
 
 #: Pixels that an image between two operations may have; beyond, the confined lane has the limits for it.
 MAX_PIXELS = 1 << 26
@@ -47,6 +49,7 @@ class Picture:
         operations: What was done.
         is_array: True for a NumPy array of the pixels.
         is_changed: True where the object was changed in place.
+        is_drawn: True where it was drawn on, which may have changed no pixel.
     """
 
     source: int | None
@@ -54,6 +57,7 @@ class Picture:
     operations: tuple[Operation, ...] = ()
     is_array: bool = False
     is_changed: bool = False
+    is_drawn: bool = False
 
     @property
     def state(self) -> State:
@@ -98,6 +102,53 @@ class Enhancer:
     operations: tuple[Operation, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Wide:
+    """An array, or a number, that is computed from pixels and is none of them: a `Formula` with pictures as leaves."""
+
+    formula: Formula
+    shape: Shape
+
+
+@dataclass(eq=False)
+class Grid:
+    """A small array of numbers that is known already: a kernel, a matrix, a lookup table."""
+
+    array: np.ndarray[Any, Any]
+
+
+@dataclass(eq=False)
+class Pen:
+    """An `ImageDraw` object: it draws on a picture for as long as nothing else changes that."""
+
+    picture: Picture
+    operations: tuple[Operation, ...]
+
+
+@dataclass(eq=False)
+class Canvas:
+    """An image of one colour, and what it became when a picture was pasted into it."""
+
+    mode: str
+    size: Size
+    color: Any
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Equalizer:
+    """An object of `cv2.createCLAHE`."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Closure:
+    """A function of one argument that is written in the snippet."""
+
+    call: Callable[[Any], Any]
+
+
 class Unknown:
     """A value that only a run can tell."""
 
@@ -111,14 +162,16 @@ def library_fault(call: Callable[[], object]) -> KnownFaultError:
     raise NotLiftableError("a value that is not read here")
 
 
-def bind(parameters: tuple[Parameter, ...], arguments: list[Any], keywords: dict[str, Any]) -> list[Any]:
-    """The value of each parameter, as Python binds them.
+def bind(
+    parameters: tuple[Parameter, ...], arguments: list[Any], keywords: dict[str, Any], *, by_position: bool = False
+) -> list[Any]:
+    """The value of each parameter, as Python binds them; `by_position`: all of them can be given by position.
 
     Raises:
         NotLiftableError: Where Python would raise a TypeError, or the call uses a parameter that is not known here.
     """
     names = [parameter.name for parameter in parameters]
-    if len(arguments) > sum(not parameter.by_name for parameter in parameters):
+    if len(arguments) > sum(by_position or not parameter.by_name for parameter in parameters):
         raise NotLiftableError("more arguments than are known here")
     bound = dict(zip(names, arguments, strict=False))
     for name, value in keywords.items():
@@ -136,6 +189,23 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(part) for part in value) if isinstance(value, list) else value
 
 
+def _plain(value: Any) -> Any:
+    """A value as an operation holds it: no NumPy number, no array."""
+    if isinstance(value, Grid):
+        table = table_of(value.array)
+        if table is None:
+            raise NotLiftableError("an array that is not read here")
+        return table
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def change(picture: Picture, after: Picture) -> None:
+    """Make `picture` what it is after a call that changed the object in place."""
+    picture.states, picture.operations = after.states, after.operations
+
+
 def append(picture: Picture, name: str, values: list[Any] | tuple[Any, ...], line: int) -> Picture:
     """The picture after one more operation; the picture itself stays as it is.
 
@@ -148,7 +218,7 @@ def append(picture: Picture, name: str, values: list[Any] | tuple[Any, ...], lin
         raise NotLiftableError("an operation on an image without pixels")
     if picture.state.mode not in kind.modes:
         raise NotLiftableError(f"{name} on an image of mode {picture.state.mode}")
-    operation = Operation(name, tuple(values), line)
+    operation = Operation(name, tuple(map(_plain, values)), line)
     verdicts = [check.check(value) for check, value in zip(kind.parameters, operation.values, strict=True)]
     if None in verdicts:
         raise NotLiftableError(f"an argument of {name} that is not read here")
@@ -156,7 +226,7 @@ def append(picture: Picture, name: str, values: list[Any] | tuple[Any, ...], lin
     if False in verdicts:
         raise DoomedError(Picture(picture.source, picture.states, operations))
     if picture.is_gray and any(
-        check.name in {"fillcolor", "fill", "color"} and isinstance(value, tuple)
+        check.name in {"fillcolor", "fill", "color", "outline"} and isinstance(value, tuple)
         for check, value in zip(kind.parameters, operation.values, strict=True)
     ):
         raise NotLiftableError("a colour of three channels on a gray image")
@@ -164,12 +234,3 @@ def append(picture: Picture, name: str, values: list[Any] | tuple[Any, ...], lin
     if state.size[0] * state.size[1] > MAX_PIXELS:
         raise NotLiftableError(f"an image of {state.size[0]}x{state.size[1]}")
     return Picture(picture.source, (*picture.states, state), operations, is_array=picture.is_array)
-
-
-def has_attribute(picture: Picture, name: str) -> bool:
-    """Whether the object that the picture stands for has this attribute at all."""
-    import numpy as np
-
-    return hasattr(np.ndarray if picture.is_array else Image.Image, name) or (
-        not picture.is_array and name in {"im", "info", "palette", "readonly", "pyaccess", "_exif"}
-    )

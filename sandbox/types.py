@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
 from sandbox.geometry import Affine
+
+if TYPE_CHECKING:
+    from sandbox.program import ToolProgram
 
 Status = Literal["ok", "error", "timeout", "crash", "rejected"]
 
@@ -39,20 +42,56 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ModelResult:
+    """What a tool that is a model says about an image.
+
+    Attributes:
+        text: What it found, in words; "" where it found nothing.
+        image: An image that it made, or None.
+    """
+
+    text: str = ""
+    image: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """A tool that is a model, to be called on the image that the code or the program gives.
+
+    Attributes:
+        name: What the policy calls it; stands in `Observation.tools` where it found something.
+        tool: (RGB image, **arguments) -> `ModelResult`. It can be pickled: it runs in a process of its own.
+        arguments: Checked literal values.
+        wall_s: Seconds that the call may take.
+        start_s: Seconds that its process may take to start (to load weights).
+    """
+
+    name: str
+    tool: Callable[..., ModelResult]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    wall_s: float = 10.0
+    start_s: float = 120.0
+
+
+@dataclass(frozen=True)
 class ToolRequest:
     """Code to run on one of a trajectory's images.
 
     Attributes:
-        code: Python source as the policy wrote it.
+        code: Python source as the policy wrote it; with `program`, a snippet that does the same.
         images: All images of the trajectory so far, RGB.
         image_index: Which of them `image` and `img` name, 0-based.
         episode: Requests of one trajectory share this name; one without a name shares nothing.
+        program: What `code` does, where the caller knows: it is then not read.
+        model: A model to call on the result.
     """
 
     code: str
     images: Sequence[Image.Image]
     image_index: int = 0
     episode: str = ""
+    program: ToolProgram | None = None
+    model: ModelCall | None = None
 
 
 @dataclass(frozen=True)

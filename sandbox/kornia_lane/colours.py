@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sandbox.formulas import by_table
 from sandbox.kinds import Values
 from sandbox.kornia_lane.filters import KERNELS, convolve
 from sandbox.operations import OPERATIONS
@@ -35,6 +36,21 @@ def by_library(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
         return apply_tables(images_NCHW, torch.from_numpy(np.stack(tables))[:, None])
 
     return call
+
+
+def look_up(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.LUT`."""
+    return apply_tables(images_NCHW, torch.from_numpy(np.stack([table.array for (table,) in values]))[:, None])
+
+
+def compute(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """A formula of single values, by the table that NumPy makes of it."""
+    return apply_tables(images_NCHW, torch.from_numpy(np.stack([by_table(each) for (each,) in values]))[:, None])
+
+
+def pick_channel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`Image.getchannel`."""
+    return torch.stack([image[channel, None] for image, (channel,) in zip(images_NCHW, values, strict=True)])
 
 
 def invert(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:

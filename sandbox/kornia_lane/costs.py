@@ -32,6 +32,12 @@ _LIKE: dict[str, str] = {
     "ImageFilter.BoxBlur": "ImageFilter.GaussianBlur",
     "ImageFilter.UnsharpMask": "ImageFilter.GaussianBlur",
     "ImageFilter.MinFilter": "ImageFilter.MaxFilter",
+    "Image.paste": "orient",
+    "cv2.copyMakeBorder": "orient",
+    "Image.getchannel": "orient",
+    "ImageFilter.RankFilter": "ImageFilter.MedianFilter",
+    **dict.fromkeys(("cv2.erode", "cv2.dilate", "cv2.morphologyEx", "cv2.filter2D"), "cv2.erode"),
+    **dict.fromkeys(("cv2.LUT", "np.formula"), "cv2.table"),
     **dict.fromkeys(("cv2.RGB2GRAY", "cv2.BGR2GRAY", "cv2.GRAY2RGB", "cv2.RGB2BGR", "cv2.bitwise_not"), "cv2"),
     **dict.fromkeys(("cv2.convertScaleAbs", "cv2.threshold"), "cv2.table"),
 }
@@ -51,6 +57,7 @@ MEASURED: dict[str, tuple[str, Values]] = {
     "ImageFilter.MaxFilter": ("ImageFilter.MaxFilter", (3,)),
     "ImageFilter.MedianFilter": ("ImageFilter.MedianFilter", (3,)),
     "cv2.medianBlur": ("cv2.medianBlur", (3,)),
+    "cv2.erode": ("cv2.erode", (None, 1)),
     "cv2": ("cv2.RGB2GRAY", ()),
     "cv2.table": ("cv2.convertScaleAbs", (1.2, 3)),
 }
@@ -169,6 +176,7 @@ _CPU_ROWS: dict[str, tuple[float, float, float, float]] = {
     "ImageFilter.MaxFilter": (0, 377, 0, 31.4),
     "ImageFilter.MedianFilter": (0, 712, 0, 724),
     "cv2.medianBlur": (21.8, 1.19, 0, 592),
+    "cv2.erode": (0, 0.5, 0, 30),
     "cv2": (10.6, 0.665, 0, 12),
     "cv2.table": (13.2, 1.13, 0, 9.8),
 }

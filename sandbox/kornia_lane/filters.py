@@ -162,19 +162,35 @@ def max_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return _extreme(images_NCHW, values[0][0], torch.maximum)
 
 
-def median_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.MedianFilter`, `cv2.medianBlur`: found bit by bit, from the highest.
+def _ranked(images_NCHW: Tensor, side: int, rank: int) -> Tensor:
+    """The neighbour that `rank` others are not greater than, found bit by bit, from the highest.
 
-    The median is the greatest number that more than half of the neighbours reach.
+    It is the greatest number that all but `rank` of the neighbours reach.
     """
-    side = values[0][0]
     windows = _windows(images_NCHW, side)
-    needed = side * side // 2 + 1
-    median = torch.zeros_like(images_NCHW)
+    needed = side * side - rank
+    found = torch.zeros_like(images_NCHW)
     for bit in (128, 64, 32, 16, 8, 4, 2, 1):
-        candidate = median | bit
+        candidate = found | bit
         reached = torch.zeros_like(images_NCHW)
         for window in windows:
             reached += window >= candidate
-        median = torch.where(reached >= needed, candidate, median)
-    return median
+        found = torch.where(reached >= needed, candidate, found)
+    return found
+
+
+def median_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageFilter.MedianFilter`, `cv2.medianBlur`."""
+    side = values[0][0]
+    return _ranked(images_NCHW, side, side * side // 2)
+
+
+def rank_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageFilter.RankFilter`."""
+    return _ranked(images_NCHW, *values[0])
+
+
+def custom_kernel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageFilter.Kernel`."""
+    size, numbers, scale, offset = values[0]
+    return convolve(images_NCHW, (size, sum(numbers) if scale is None else scale, offset, numbers))

@@ -64,6 +64,12 @@ def crop(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return _placed(images_NCHW, (right - left, bottom - top), -left, -top, black)
 
 
+def paste(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`Image.paste` on a canvas of one colour."""
+    size, color, (left, top) = values[0]
+    return _placed(images_NCHW, size, left, top, _fill(images_NCHW, lambda image: Image.new(image.mode, (1, 1), color)))
+
+
 def expand(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`ImageOps.expand`."""
     border, fill = values[0]

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from sandbox.formulas import Formula, Leaf
 from sandbox.kinds import State, Values
 from sandbox.kornia_lane.images import to_pillow
 from sandbox.kornia_lane.lane import check_device
 from sandbox.kornia_lane.table import TENSOR_OPERATIONS, why_declined
 from sandbox.operations import OPERATIONS
+from sandbox.tables import Table
 
+_TABLE = Table(tuple((7 * value + 3) % 256 for value in range(256)), "uint8")
+_CROSS = Table(((0, 1, 0), (1, 1, 1), (0, 1, 0)), "uint8")
+_ODD_ONE = Table(((0, 1), (1, 1), (0, 1), (1, 0)), "uint8")
+_SHARPER = Table(((0, -1, 0), (-1, 5, -1), (0, -1, 0)), "int64")
+_CLIPPED = Formula("astype", (Formula("np.clip", (Formula("*", (Leaf(), 1.7)), 0, 255)), "uint8"))
 #: Calls of each operation; one that is not here takes no arguments.
 CALLS: dict[str, Sequence[Values]] = {
     "orient": [(name,) for name in ("rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "transverse")],
@@ -44,10 +52,21 @@ CALLS: dict[str, Sequence[Values]] = {
     "ImageFilter.UnsharpMask": [(2, 150, 3), (0.7, 900, 0)],
     **{f"ImageFilter.{name}Filter": [(3,), (5,), (9,)] for name in ("Median", "Min", "Max")},
     "cv2.medianBlur": [(3,), (7,)],
-    "cv2.resize": [((90, 31), 0), ((20, 300), 0)],
-    "cv2.GaussianBlur": [((5, 5), 1.5, 0), ((9, 3), 0, 0), ((1, 41), 7.7, 0.6), ((99, 99), 20, 30)],
+    "cv2.resize": [((90, 31), 0, 0, 0), ((20, 300), 0, 0, 0), (None, 1.7, 0.6, 0)],
+    "cv2.GaussianBlur": [((0, 0), 2.2, 0), ((5, 5), 1.5, 0), ((9, 3), 0, 0), ((1, 41), 7.7, 0.6), ((99, 99), 20, 30)],
     "cv2.convertScaleAbs": [(1.3, -20), (-2.5, 3.7)],
-    "cv2.threshold": [(100, 200, kind) for kind in range(5)],
+    "cv2.threshold": [(100, 200, kind) for kind in (*range(5), 8, 9)],
+    "ImageFilter.RankFilter": [(3, 0), (3, 6), (5, 20)],
+    "ImageFilter.Kernel": [((3, 3), (1, -2, 3, 0.5, 9, -4, 0, 1, 1), None, 2.5), ((5, 5), tuple(range(25)), 70, 0)],
+    "Image.getchannel": [(0,), (2,)],
+    "Image.paste": [((70, 50), "red", (3, -4)), ((400, 10), 7, (0, 0))],
+    "cv2.LUT": [(_TABLE,)],
+    "cv2.copyMakeBorder": [(1, 2, 3, 4, kind, (9, 8, 7)) for kind in (0, 1, 2, 4)],
+    "cv2.erode": [(None, 1), (_CROSS, 2)],
+    "cv2.dilate": [(_CROSS, 1), (_ODD_ONE, 3)],
+    "cv2.morphologyEx": [(kind, _CROSS, 2) for kind in range(7)],
+    "cv2.filter2D": [(-1, _SHARPER), (-1, _ODD_ONE)],
+    "np.formula": [(_CLIPPED,)],
 }
 
 
@@ -91,7 +110,7 @@ def _difference(name: str, images: Sequence[Image.Image], values: Values, device
     """Largest difference; 256 where size or mode differ. A call that the library refuses has nothing to compare."""
     try:
         expected = [OPERATIONS[name].call(image, values) for image in images]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, cv2.error):
         return 0
     batch = torch.stack([_tensor(image, device) for image in images])
     worst = 0

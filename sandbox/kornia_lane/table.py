@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sandbox.formulas import UncertainError, by_table, is_table
 from sandbox.kinds import State, Values, contained_size
 from sandbox.kornia_lane import colours, filters, moving, opencv
+from sandbox.opencv_operations import SPACES
 
 
 def _never(values: Values, state: State) -> str | None:
@@ -47,7 +49,7 @@ def _declines_resize(values: Values, state: State) -> str | None:
 
 
 def _declines_cv2_resize(values: Values, state: State) -> str | None:
-    return None if values[1] == 0 else PARTLY_DECLINED["cv2.resize"]
+    return None if values[3] == 0 else PARTLY_DECLINED["cv2.resize"]
 
 
 def _declines_cv2_blur(values: Values, state: State) -> str | None:
@@ -64,6 +66,20 @@ def _declines_rotate(values: Values, state: State) -> str | None:
     if values[1] == 0 and moving.is_beyond_fixed_point(values, state.size):
         return PARTLY_DECLINED["Image.rotate"]
     return None
+
+
+def _declines_filter(values: Values, state: State) -> str | None:
+    return None if opencv.is_exact_kernel(values[1]) else PARTLY_DECLINED["cv2.filter2D"]
+
+
+def _declines_formula(values: Values, state: State) -> str | None:
+    if is_table(values[0]):
+        try:
+            by_table(values[0])
+        except UncertainError:
+            return PARTLY_DECLINED["np.formula"]
+        return None
+    return PARTLY_DECLINED["np.formula"]
 
 
 #: The operations that the lane does.
@@ -96,18 +112,40 @@ TENSOR_OPERATIONS: dict[str, TensorKind] = {
     "cv2.GaussianBlur": TensorKind(opencv.gaussian_blur, declines=_declines_cv2_blur),
     "cv2.bitwise_not": TensorKind(colours.invert, is_per_image=True),
     "cv2.convertScaleAbs": TensorKind(colours.by_library("cv2.convertScaleAbs"), is_per_image=True),
-    "cv2.threshold": TensorKind(colours.by_library("cv2.threshold"), is_per_image=True),
+    "cv2.threshold": TensorKind(opencv.threshold, is_per_image=True),
     "cv2.equalizeHist": TensorKind(colours.equalize_hist, is_per_image=True),
     "cv2.RGB2BGR": TensorKind(opencv.swap_channels, is_per_image=True),
     "cv2.RGB2GRAY": TensorKind(opencv.rgb_to_gray, is_per_image=True),
     "cv2.BGR2GRAY": TensorKind(opencv.bgr_to_gray, is_per_image=True),
     "cv2.GRAY2RGB": TensorKind(opencv.gray_to_rgb, is_per_image=True),
+    "ImageFilter.RankFilter": TensorKind(filters.rank_filter),
+    "ImageFilter.Kernel": TensorKind(filters.custom_kernel),
+    "Image.getchannel": TensorKind(colours.pick_channel, is_per_image=True),
+    "Image.paste": TensorKind(moving.paste),
+    "cv2.LUT": TensorKind(colours.look_up, is_per_image=True),
+    "cv2.copyMakeBorder": TensorKind(opencv.bordered),
+    "cv2.erode": TensorKind(opencv.erode),
+    "cv2.dilate": TensorKind(opencv.dilate),
+    "cv2.morphologyEx": TensorKind(opencv.morphology),
+    "cv2.filter2D": TensorKind(opencv.correlate, declines=_declines_filter),
+    "np.formula": TensorKind(colours.compute, is_per_image=True, declines=_declines_formula),
 }
 
 #: The operations that lift and that the lane leaves to the Pillow lane, with the reason.
 DECLINED: dict[str, str] = {
     "cv2.blur": "its rounding depends on the vector instructions of the processor",
     "cv2.bilateralFilter": "its float sums depend on the processor's vector width",
+    "cv2.adaptiveThreshold": "its local means are those of cv2.blur and cv2.GaussianBlur at another border",
+    "cv2.createCLAHE": "its tables are mixed in float sums that depend on the processor's vector width",
+    "cv2.warpAffine": "its fixed point depends on the processor's vector instructions",
+    "cv2.fastNlMeansDenoising": "a search around every pixel: seconds, wherever it runs",
+    "cv2.fastNlMeansDenoisingColored": "a search around every pixel: seconds, wherever it runs",
+    **dict.fromkeys((f"cv2.{name}" for name in SPACES), "its tables and roundings depend on the vector instructions"),
+    "Image.transform": "Pillow's own steps along bent lines, which nothing needs in batches",
+    "ImageFilter.ModeFilter": "counts of 256 values for every pixel, and ties that go by the order of counting",
+    **dict.fromkeys(
+        ("ImageDraw.rectangle", "ImageDraw.ellipse", "ImageDraw.line"), "a few strokes: no batch operation"
+    ),
     "cv2.Canny": "hysteresis follows an edge from pixel to pixel: no batch operation",
 }
 
@@ -116,6 +154,8 @@ PARTLY_DECLINED: dict[str, str] = {
     "Image.resize": "a reducing step (reducing_gap) before the resampling is another algorithm",
     "Image.rotate": "without interpolation, coordinates of 32,768 or more leave Pillow's 16.16 fixed point",
     "ImageOps.pad": "nothing of the image is left",
+    "cv2.filter2D": "but for whole numbers its float sums depend on the processor's vector width",
+    "np.formula": "but for functions of single values its parts are declined, or are several images",
     "cv2.GaussianBlur": "a sigma between 0 and 0.01 divides by zero",
     "cv2.resize": "but for INTER_NEAREST its fixed point depends on processor and size",
 }

@@ -37,7 +37,7 @@ def judged(is_right: bool | None) -> RewardBreakdown:
 
 def test_every_tool_of_the_lifted_lane_has_a_family() -> None:
     tools = {kind.tool for kind in OPERATIONS.values()} - {None}
-    assert {family_of(str(tool)) for tool in tools} == {"geometry", "enhancement"}
+    assert {family_of(str(tool)) for tool in tools} == {"geometry", "enhancement", "sketching"}
     assert {family_of(tool) for tool in ("crop", "contrast", "draw", NUMERIC_TOOL, "made_up")} == set(FAMILIES)
 
 

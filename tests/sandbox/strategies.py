@@ -8,8 +8,11 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
+from sandbox.kinds import State
+from sandbox.lift import lift
 from sandbox.operations import OPERATIONS
 from sandbox.program import Operation, ToolProgram
+from sandbox.tables import Table
 
 _SIDES = st.integers(1, 40)
 _SIZES = st.tuples(_SIDES, _SIDES)
@@ -31,7 +34,6 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "color": _COLOURS,
     "fill": st.sampled_from([0, 7, "red"]),
     "size": _SIZES,
-    "dsize": _SIZES,
     "Image.resize.resample": st.one_of(st.none(), st.integers(0, 5)),
     "Image.resize.box": st.none(),
     "reducing_gap": st.one_of(st.none(), st.floats(1, 4)),
@@ -50,11 +52,8 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "percent": st.integers(0, 300),
     "ImageFilter.UnsharpMask.threshold": st.integers(0, 20),
     **{f"ImageFilter.{name}Filter.size": _ODD for name in ("Median", "Min", "Max")},
-    "interpolation": st.integers(0, 4),
     "ksize": st.tuples(_ODD, _ODD),
     "cv2.medianBlur.ksize": st.sampled_from([3, 5]),
-    "sigmaX": st.floats(0.1, 9),
-    "sigmaY": st.floats(0, 9),
     "d": st.integers(1, 7),
     "sigmaColor": st.floats(1, 100),
     "sigmaSpace": st.floats(1, 100),
@@ -62,9 +61,103 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "beta": st.floats(-99, 99),
     "thresh": st.integers(0, 255),
     "maxval": st.integers(0, 255),
-    "type": st.integers(0, 4),
+    "type": st.sampled_from([0, 1, 2, 3, 4]),
+    "channel": st.integers(0, 2),
+    "ImageFilter.ModeFilter.size": _ODD,
+    "xy": st.lists(st.integers(-5, 45), min_size=6, max_size=6).map(tuple),
+    "width": st.integers(0, 3),
+    "joint": st.sampled_from([None, "curve"]),
     "threshold1": st.integers(0, 255),
     "threshold2": st.integers(0, 255),
+}
+
+
+_KERNELS = st.sampled_from(
+    [
+        None,
+        Table(((1, 1, 1), (1, 1, 1), (1, 1, 1)), "uint8"),
+        Table(((0, 1, 0), (1, 1, 1), (0, 1, 0)), "uint8"),
+        Table(((1, 1),), "uint8"),
+        Table(((0, 1), (1, 1), (0, 1), (1, 0)), "uint8"),
+    ]
+)
+_WEIGHTS = st.sampled_from(
+    [
+        Table(((0, -1, 0), (-1, 5, -1), (0, -1, 0)), "int64"),
+        Table(((-1.0, -1.0, -1.0), (-1.0, 9.0, -1.0), (-1.0, -1.0, -1.0)), "float32"),
+        Table(((0.1, 0.2), (0.3, 0.4)), "float64"),
+        Table(((1.0, -2.0, 1.0),), "float64"),
+    ]
+)
+
+
+def _formulas() -> list[Any]:
+    """Formulas as snippets write them, of an RGB or a gray array."""
+    found = []
+    for code in (
+        "np.clip(a * 1.5 + 10, 0, 255).astype(np.uint8)",
+        "np.clip(a.astype(np.int16) - 40, 0, 255).astype('uint8')",
+        "a // 64 * 64",
+        "a + 200",
+        "((a / 255.0) ** 0.5 * 255).astype(np.uint8)",
+        "np.where(a > 100, 255, 0).astype(np.uint8)",
+        "cv2.addWeighted(a, 1.5, cv2.GaussianBlur(a, (0, 0), 2), -0.5, 0)",
+        "cv2.convertScaleAbs(cv2.Sobel(a, cv2.CV_64F, 1, 0, ksize=3))",
+        "cv2.convertScaleAbs(cv2.Laplacian(a, cv2.CV_16S, ksize=3), alpha=0.5, beta=3)",
+        "cv2.Laplacian(a, -1, ksize=5)",
+        "cv2.absdiff(a, cv2.medianBlur(a, 3))",
+        "np.hstack([a, cv2.bitwise_not(a)])",
+        "np.array(Image.blend(Image.fromarray(a), Image.fromarray(a).filter(ImageFilter.BLUR), 0.3))",
+    ):
+        program = lift(f"a = np.array(image)\nresult = Image.fromarray({code})", ((8, 8),))
+        assert isinstance(program, ToolProgram), (code, program)
+        found.append(program.operations[-1].values)
+    return found
+
+
+_DATA = {0: (0.9, 0.2, -3, -0.1, 1.1, 2.5), 1: (1, 2, 19.5, 17), 2: (1, 0.1, 2, 0.2, 0.9, 1, 0.001, 0.002)}
+#: Strategies for the values of whole calls.
+_CALLS: dict[str, st.SearchStrategy[Any]] = {
+    "cv2.resize": st.one_of(
+        st.tuples(_SIZES, st.just(0), st.just(0), st.integers(0, 4)),
+        st.tuples(st.none(), st.floats(1, 3), st.sampled_from([1, 2, 1.5]), st.integers(0, 4)),
+    ),
+    "Image.transform": st.one_of(
+        *(
+            st.tuples(_SIZES, st.just(method), st.just(data), st.sampled_from([0, 2, 3]), st.just(1), _COLOURS)
+            for method, data in {**_DATA, 3: (0, 0, 1, 20, 22, 19, 20, 1)}.items()
+        )
+    ),
+    "Image.paste": st.tuples(
+        _SIZES, st.sampled_from([0, 7, "red"]), st.tuples(st.integers(-9, 20), st.integers(-9, 20))
+    ),
+    "ImageFilter.RankFilter": st.tuples(st.just(3), st.integers(0, 8)),
+    "ImageFilter.Kernel": st.tuples(
+        st.just((3, 3)), st.just((1, -2, 3, 0.5, 9, -4, 0, 1, 1)), st.sampled_from([None, 3, -0.7]), st.floats(-9, 9)
+    ),
+    "cv2.GaussianBlur": st.one_of(
+        st.tuples(st.tuples(_ODD, _ODD), st.floats(0.1, 9), st.floats(0, 9)),
+        st.tuples(st.just((0, 0)), st.floats(0.1, 9), st.just(0)),
+    ),
+    **{f"cv2.{name}": st.tuples(_KERNELS, st.integers(1, 3)) for name in ("erode", "dilate")},
+    "cv2.morphologyEx": st.tuples(st.integers(0, 6), _KERNELS, st.integers(1, 2)),
+    "cv2.filter2D": st.tuples(st.just(-1), _WEIGHTS),
+    "cv2.adaptiveThreshold": st.tuples(
+        st.just(255), st.integers(0, 1), st.integers(0, 1), st.sampled_from([3, 11]), st.integers(-5, 5)
+    ),
+    "cv2.createCLAHE": st.tuples(st.sampled_from([2.0, 40.0, 0]), st.sampled_from([(8, 8), (2, 3)])),
+    "cv2.warpAffine": st.tuples(
+        st.just(Table(((0.9, -0.3, 4.0), (0.2, 1.1, -2.5)), "float64")),
+        _SIZES,
+        st.integers(0, 4),
+        st.sampled_from([0, 1, 2, 4]),
+        st.sampled_from([0, 9]),
+    ),
+    "cv2.copyMakeBorder": st.tuples(*[st.integers(0, 5)] * 4, st.sampled_from([0, 1, 2, 4]), st.sampled_from([0, 9])),
+    "cv2.LUT": st.just((Table(tuple((7 * value + 3) % 256 for value in range(256)), "uint8"),)),
+    "cv2.fastNlMeansDenoisingColored": st.tuples(st.just(5), st.just(7), st.just(3), st.just(5)),
+    "cv2.fastNlMeansDenoising": st.tuples(st.just(5), st.just(3), st.just(5)),
+    "np.formula": st.sampled_from(_formulas()),
 }
 
 
@@ -80,6 +173,11 @@ def operations_named(draw: st.DrawFn, name: str) -> Operation:
     """A call of one operation."""
     if name == "Image.crop":
         return Operation(name, (draw(boxes()),))
+    if name in {"ImageDraw.rectangle", "ImageDraw.ellipse"}:
+        colours = draw(st.tuples(_COLOURS, _COLOURS, st.integers(0, 3)))
+        return Operation(name, (draw(boxes()), *colours))
+    if name in _CALLS:
+        return Operation(name, draw(_CALLS[name]))
     parameters = OPERATIONS[name].parameters
     values = (
         _VALUES[own] if (own := f"{name}.{parameter.name}") in _VALUES else _VALUES[parameter.name]
@@ -104,13 +202,7 @@ def programs(draw: st.DrawFn, most: int = 4) -> ToolProgram:
         if mode == "L" and (gray or operation.name == "Image.convert"):
             continue
         steps.append(operation)
-        mode = {
-            "Image.convert": "L",
-            "cv2.Canny": "L",
-            "cv2.RGB2GRAY": "L",
-            "cv2.BGR2GRAY": "L",
-            "cv2.GRAY2RGB": "RGB",
-        }.get(operation.name, mode)
+        mode = OPERATIONS[operation.name].after(operation.values, State((50, 50), mode)).mode
     text = draw(st.sampled_from(["", "", "", "size (3, 4)\n", 'it\'s "so"\n']))
     return ToolProgram(tuple(steps), draw(st.sampled_from([None, None, 1])), text)
 

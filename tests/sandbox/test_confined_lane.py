@@ -386,7 +386,7 @@ def test_closed_executor_rejects_and_still_lifts() -> None:
     executor = ToolExecutor(lane="auto", workers=1)
     executor.close()
     executor.close()
-    assert run(executor, "for i in [1]: result = image").status == "rejected"
+    assert run(executor, "class Tool: pass\nresult = image").status == "rejected"
     assert run(executor, "result = image.rotate(90)").status == "ok"
 
 
@@ -567,7 +567,7 @@ def test_auto_lane_without_confinement_rejects_with_a_warning(monkeypatch: pytes
     monkeypatch.setattr(confined_lane, "ConfinedLane", refuse)
     with ToolExecutor(lane="auto") as executor:
         with pytest.warns(RuntimeWarning, match="no seccomp here"):
-            observation = run(executor, "for i in [1]: result = image")
+            observation = run(executor, "class Tool: pass\nresult = image")
         assert observation.status == "rejected"
         assert run(executor, "result = image.rotate(90)").status == "ok"
     with pytest.raises(ConfinementError):

@@ -32,11 +32,29 @@ def test_idiom_gives_what_python_gives(idiom: Idiom, size: tuple[int, int]) -> N
 
 
 UNREADABLE = {
-    "a loop": "for i in range(2):\n    image = image.rotate(90)\nresult = image",
+    "a loop without an end": "while True:\n    image = image.rotate(90)\nresult = image",
+    "a loop that is left": "for i in range(2):\n    image = image.rotate(90)\n    break\nresult = image",
+    "a long loop": "for i in range(200):\n    for j in range(200):\n        x = 1\nresult = image",
+    "a change in place of an array": "a = np.array(image)\na += 1\nresult = Image.fromarray(a)",
+    "a change in place of a list": "a = b = [1]\na += [2]\nresult = image.rotate(len(b))",
+    "bytes that overflow": "result = Image.fromarray(np.array(image) + 300)",
+    "floats as pixels": "result = Image.fromarray(np.array(image) / 2)",
+    "arithmetic of two images": "result = Image.fromarray(np.array(images[0]) + np.array(images[1]))",
+    "arithmetic with a moved image": "a = np.array(image)\nresult = Image.fromarray(cv2.absdiff(a, np.fliplr(a)))",
+    "a mean of floats": "a = np.array(image) / 3\nresult = (a - a.mean()).clip(0, 255).astype(np.uint8)",
+    "an empty canvas": "result = Image.new('RGB', (5, 5))",
+    "a second image on a canvas": (
+        "c = Image.new('RGB', (50, 50))\nc.paste(image, (0, 0))\nc.paste(image, (20, 0))\nresult = c"
+    ),
+    "drawing that may change nothing": "draw.rectangle((0, 0, 5, 5))",
+    "drawing on what was replaced": "image.thumbnail((9, 9))\ndraw.line((0, 0, 5, 5))\nresult = image",
+    "a matrix with a slice": "m = np.eye(3)\nm[0] = 2\nresult = image.rotate(m[0, 0])",
+    "a table with a fault": "result = image.point(lambda x: 100 / x)",
+    "a pixel": "result = image.rotate(image.getpixel((0, 0))[0])",
     "a function": "def f(x):\n    return x\nresult = f(image)",
-    "an unknown method": "result = image.point(lambda x: x)",
+    "an unknown method": "result = image.quantize(4)",
     "a data dependent value": "result = image.rotate(np.array(image).mean())",
-    "in place drawing": "draw.rectangle((0, 0, 5, 5))\nresult = image",
+    "in place drawing": "draw.text((0, 0), 'a')\nresult = image",
     "an array written to": "a = np.array(image)\na[0] = 0\nresult = Image.fromarray(a)",
     "a filter of unknown cost": "result = image.filter(ImageFilter.MedianFilter(101))",
     "an unknown keyword": "result = image.rotate(90, resize=True)",

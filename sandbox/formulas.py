@@ -1,0 +1,327 @@
+"""Arithmetic on arrays of pixels as data: trees of known NumPy, OpenCV and Pillow functions over images.
+
+A `Formula` is a value of the operation "np.formula". Its leaves are what some operations make of the image; its
+functions are those of `FUNCTIONS`, which are called with checked arguments and nothing else.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageChops
+
+from sandbox.geometry import Size
+from sandbox.tables import Table
+
+Array = np.ndarray[Any, Any]
+
+#: Parts that a formula may have, those of its leaves among them.
+MAX_PARTS = 64
+
+
+class UncertainError(Exception):
+    """Only the interpreter can tell what this does: it would print a warning, say."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A function of numbers and other formulas.
+
+    Attributes:
+        function: A key of `FUNCTIONS`.
+        arguments: Formulas, leaves and constants, by position.
+    """
+
+    function: str
+    arguments: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return f"Formula({self.function!r}, {self.arguments!r})"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """The image after some operations, as an array."""
+
+    operations: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is known of an array before it exists.
+
+    Attributes:
+        size: (width, height); None of a single number.
+        is_gray: Whether it has no axis of channels.
+        dtype: Its type.
+    """
+
+    size: Size | None
+    is_gray: bool
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint8))
+
+    def sample(self) -> Any:
+        """A small array, or number, of this type."""
+        if self.size is None:
+            return self.dtype.type(1)
+        return np.ones((3, 4) if self.is_gray else (3, 4, 3), self.dtype)
+
+
+def _same(shapes: list[Shape]) -> Shape | None:
+    """All arrays have one shape, which stays."""
+    sized = [shape for shape in shapes if shape.size is not None]
+    first = sized[0]
+    is_equal = all((shape.size, shape.is_gray) == (first.size, first.is_gray) for shape in sized)
+    return first if is_equal else None
+
+
+def _merged(shapes: list[Shape]) -> Shape | None:
+    """Three gray arrays become the channels of one."""
+    first = _same(shapes)
+    return Shape(first.size, is_gray=False) if first and first.is_gray and len(shapes) == 3 else None
+
+
+def _single(shapes: list[Shape]) -> Shape | None:
+    """An array becomes a number."""
+    return Shape(None, is_gray=True) if len(shapes) == 1 else None
+
+
+def _beside(shapes: list[Shape]) -> Shape | None:
+    """Arrays of one height stand side by side."""
+    sizes = [shape.size or (0, 0) for shape in shapes]
+    if len({(size[1], shape.is_gray) for size, shape in zip(sizes, shapes, strict=True)}) != 1:
+        return None
+    return Shape((sum(size[0] for size in sizes), sizes[0][1]), shapes[0].is_gray)
+
+
+def _below(shapes: list[Shape]) -> Shape | None:
+    """Arrays of one width stand one below the other."""
+    sizes = [shape.size or (0, 0) for shape in shapes]
+    if len({(size[0], shape.is_gray) for size, shape in zip(sizes, shapes, strict=True)}) != 1:
+        return None
+    return Shape((sizes[0][0], sum(size[1] for size in sizes)), shapes[0].is_gray)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function that a formula may hold.
+
+    Attributes:
+        call: (arguments) -> array or number.
+        template: How it is written; `{0}`, `{1}` are its arguments, `{all}` is a list of them.
+        shape: Shapes of its arrays -> that of its result; None where it would fail.
+        is_pointwise: Whether each value of the result depends on the values in its place alone.
+        tool: Its canonical tool name.
+    """
+
+    call: Callable[..., Any]
+    template: str
+    shape: Callable[[list[Shape]], Shape | None] = _same
+    is_pointwise: bool = False
+    tool: str = "arithmetic"
+
+
+def _point(call: Callable[..., Any], template: str) -> Function:
+    return Function(call, template, is_pointwise=True)
+
+
+def _operator(call: Callable[..., Any], sign: str) -> Function:
+    return _point(call, f"({{0}} {sign} {{1}})")
+
+
+def _opencv(name: str, template: str, call: Callable[..., Any], tool: str = "arithmetic") -> Function:
+    return Function(call, f"cv2.{name}({template})", tool=tool)
+
+
+def _pillow(name: str, call: Callable[..., Image.Image], n_numbers: int = 0) -> Function:
+    """A function of two Pillow images."""
+    numbers = "".join(f", {{{2 + index}}}" for index in range(n_numbers))
+    return Function(
+        lambda a, b, *rest: np.asarray(call(Image.fromarray(a), Image.fromarray(b), *rest)),
+        f"np.array({name}(Image.fromarray({{0}}), Image.fromarray({{1}}){numbers}))",
+        tool="blend",
+    )
+
+
+def _bitwise(name: str) -> Function:
+    return Function(getattr(cv2, name), f"cv2.{name}({{0}}, {{1}})", tool="blend")
+
+
+#: Every function that a formula may hold, by name.
+FUNCTIONS: dict[str, Function] = {
+    "+": _operator(operator.add, "+"),
+    "-": _operator(operator.sub, "-"),
+    "*": _operator(operator.mul, "*"),
+    "/": _operator(operator.truediv, "/"),
+    "//": _operator(operator.floordiv, "//"),
+    "%": _operator(operator.mod, "%"),
+    "**": _operator(operator.pow, "**"),
+    "&": _operator(operator.and_, "&"),
+    "|": _operator(operator.or_, "|"),
+    "<": _operator(operator.lt, "<"),
+    "<=": _operator(operator.le, "<="),
+    ">": _operator(operator.gt, ">"),
+    ">=": _operator(operator.ge, ">="),
+    "==": _operator(operator.eq, "=="),
+    "!=": _operator(operator.ne, "!="),
+    "negative": _point(operator.neg, "(-{0})"),
+    "astype": _point(lambda array, name: array.astype(name), "{0}.astype({1})"),
+    "np.clip": _point(np.clip, "np.clip({0}, {1}, {2})"),
+    "np.where": _point(np.where, "np.where({0}, {1}, {2})"),
+    **{
+        f"np.{name}": _point(getattr(np, name), f"np.{name}({{0}})")
+        for name in ("abs", "sqrt", "square", "log", "log1p", "exp", "round", "rint", "floor", "ceil")
+    },
+    **{
+        f"np.{name}": _point(getattr(np, name), f"np.{name}({{0}}, {{1}})")
+        for name in ("power", "minimum", "maximum", "hypot")
+    },
+    **{
+        f"np.{name}": Function(getattr(np, name), f"np.{name}({{0}})", shape=_single) for name in ("min", "max", "mean")
+    },
+    "np.hstack": Function(lambda *arrays: np.hstack(arrays), "np.hstack([{all}])", _beside, tool="concatenate"),
+    "np.vstack": Function(lambda *arrays: np.vstack(arrays), "np.vstack([{all}])", _below, tool="concatenate"),
+    "cv2.merge": Function(lambda *arrays: cv2.merge(arrays), "cv2.merge([{all}])", _merged, tool="channel_swap"),
+    "cv2.Sobel": _opencv(
+        "Sobel",
+        "{0}, {1}, {2}, {3}, ksize={4}",
+        lambda a, depth, dx, dy, side: cv2.Sobel(a, depth, dx, dy, ksize=side),
+        "edges",
+    ),
+    "cv2.Scharr": _opencv("Scharr", "{0}, {1}, {2}, {3}", cv2.Scharr, "edges"),
+    "cv2.Laplacian": _opencv(
+        "Laplacian", "{0}, {1}, ksize={2}", lambda a, depth, side: cv2.Laplacian(a, depth, ksize=side), "edges"
+    ),
+    "cv2.magnitude": _opencv("magnitude", "{0}, {1}", cv2.magnitude, "edges"),
+    "cv2.convertScaleAbs": _opencv(
+        "convertScaleAbs",
+        "{0}, alpha={1}, beta={2}",
+        lambda a, alpha, beta: cv2.convertScaleAbs(a, alpha=alpha, beta=beta),
+    ),
+    "cv2.normalize": _opencv(
+        "normalize",
+        "{0}, None, {1}, {2}, cv2.NORM_MINMAX",
+        lambda a, alpha, beta: cv2.normalize(a, None, alpha, beta, cv2.NORM_MINMAX),  # type: ignore[call-overload]
+        "autocontrast",
+    ),
+    "cv2.addWeighted": _opencv("addWeighted", "{0}, {1}, {2}, {3}, {4}", cv2.addWeighted, "blend"),
+    **{f"cv2.{name}": _bitwise(name) for name in ("add", "subtract", "absdiff", "bitwise_and", "bitwise_or")},
+    "Image.blend": _pillow("Image.blend", Image.blend, 1),
+    **{
+        f"ImageChops.{name}": _pillow(f"ImageChops.{name}", getattr(ImageChops, name))
+        for name in ("add", "subtract", "multiply", "screen", "difference", "lighter", "darker")
+    },
+}
+
+
+def parts_of(node: Any) -> int:
+    """Formulas, leaves and operations in it."""
+    if isinstance(node, Formula):
+        return 1 + sum(parts_of(argument) for argument in node.arguments)
+    if isinstance(node, Leaf):
+        return 1 + sum(1 + sum(parts_of(value) for value in operation.values) for operation in node.operations)
+    return 0
+
+
+def describe(node: Any, leaf: Callable[[Any], Shape | None]) -> Shape | None:
+    """Shape and type of what a formula gives; None where it would fail, which is tried on small arrays.
+
+    Args:
+        node: A `Formula`, or what `leaf` knows.
+        leaf: The shape of a leaf; None for what is none.
+    """
+    if not isinstance(node, Formula):
+        return leaf(node)
+    shapes = [describe(argument, leaf) for argument in node.arguments]
+    known = [shape for shape in shapes if shape is not None]
+    if any(shape is None for shape, part in zip(shapes, node.arguments, strict=True) if isinstance(part, Formula)):
+        return None
+    function = FUNCTIONS[node.function]
+    if not known or all(shape.size is None for shape in known):
+        found = Shape(None, is_gray=True) if known and function.is_pointwise else None
+    else:
+        found = function.shape(known)
+    if found is None:
+        return None
+    samples = [part if shape is None else shape.sample() for shape, part in zip(shapes, node.arguments, strict=True)]
+    try:
+        with np.errstate(all="ignore"):
+            result = function.call(*map(_number, samples))
+    except Exception:  # noqa: BLE001 - whatever the libraries raise: it does not go
+        return None
+    return Shape(found.size, found.is_gray, np.asarray(result).dtype)
+
+
+def _number(value: Any) -> Any:
+    return value.array if isinstance(value, Table) else value
+
+
+def evaluate(node: Any, leaf: Callable[[Leaf], Array]) -> Any:
+    """What a formula gives.
+
+    Raises:
+        UncertainError: NumPy would warn, and the snippet would print that.
+    """
+    try:
+        with np.errstate(divide="raise", over="raise", invalid="raise", under="ignore"):
+            return _evaluated(node, leaf, {})
+    except FloatingPointError as error:
+        raise UncertainError(str(error)) from error
+
+
+def _evaluated(node: Any, leaf: Callable[[Leaf], Array], known: dict[Leaf, Array]) -> Any:
+    if isinstance(node, Leaf):
+        if node not in known:
+            known[node] = leaf(node)
+        return known[node]
+    if isinstance(node, Formula):
+        return FUNCTIONS[node.function].call(*(_evaluated(argument, leaf, known) for argument in node.arguments))
+    return _number(node)
+
+
+def is_table(node: Any) -> bool:
+    """Whether a formula gives each value by the value of the image in its place, and by nothing else."""
+    if isinstance(node, Formula):
+        return FUNCTIONS[node.function].is_pointwise and all(is_table(argument) for argument in node.arguments)
+    return not isinstance(node, Leaf) or not node.operations
+
+
+def by_table(node: Formula) -> Array:
+    """The table of 256 values of a formula for which `is_table` holds.
+
+    Raises:
+        UncertainError: NumPy would warn of some value, which an image need not hold.
+    """
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    table: Array = evaluate(node, lambda _: ramp)[0]
+    return table
+
+
+def tool_of(node: Any) -> str:
+    """The tool of the outermost function that has a name for it."""
+    if not isinstance(node, Formula):
+        return "arithmetic"
+    tools = [FUNCTIONS[node.function].tool, *map(tool_of, node.arguments)]
+    return next((tool for tool in tools if tool != "arithmetic"), "arithmetic")
+
+
+def leaves_of(node: Any) -> list[Leaf]:
+    """The leaves of a formula."""
+    if isinstance(node, Leaf):
+        return [node]
+    return [leaf for part in node.arguments for leaf in leaves_of(part)] if isinstance(node, Formula) else []
+
+
+def written(node: Any, leaf: Callable[[Leaf], str]) -> str:
+    """A formula as Python."""
+    if isinstance(node, Leaf):
+        return f"np.array({leaf(node)})"
+    if not isinstance(node, Formula):
+        return repr(node)
+    parts = [written(argument, leaf) for argument in node.arguments]
+    return FUNCTIONS[node.function].template.format(*parts, all=", ".join(parts))
