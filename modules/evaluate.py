@@ -70,7 +70,7 @@ class LocalSolver(nn.Module, Solver):
         config = self.rollout_config
         fitting = [index for index, sample in enumerate(samples) if self._fits(sample)]
         if self._executor is None:
-            self._executor = ToolExecutor(lane=config.lane, limits=config.limits)
+            self._executor = config.executor(self.policy.device)
         self.policy.eval()
         sampling = Sampling(config.evaluation_temperature, config.max_new_tokens, self.seed)
         groups = rollout([samples[i] for i in fitting], self.policy, self._executor, sampling, 1, config.max_turns)

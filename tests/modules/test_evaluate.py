@@ -309,6 +309,12 @@ def test_a_question_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
     assert [trajectory is not None for trajectory in solved] == [False, True]
 
 
+def test_tools_run_on_the_device_of_the_rollout() -> None:
+    solver = LocalSolver(small_policy(), RolloutConfig(max_new_tokens=4, device="cuda:99"))
+    with pytest.raises(ValueError, match="but got device='cuda:99'"):
+        solver.solve([PlateWorld().sample("test", 0, ())])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks after CUDA has started")
 def test_two_ranks_make_one_table(tmp_path: Path) -> None:
