@@ -41,7 +41,7 @@ SIZES = {"224 px": ((224, 224), 100, 10), "1 MP": ((1024, 1024), 30, 5), "12 MP"
 LIMITS = Limits(wall_s=30)
 
 #: These make one call after a rest in which forked workers become ready, as they do while a policy writes a turn.
-RESTED = {"raw, after a rest", "confined, fresh worker"}
+RESTED = {"raw, after a rest", "confined, episode, rested", "confined, fresh worker"}
 #: Cold calls are slow, and need fewer rounds.
 MOST_COLD = 10
 
@@ -139,6 +139,7 @@ def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
                 "lifted, code seen before": lambda image=image: once(lifted, image),  # type: ignore[misc]
                 "confined, episode worker": lambda image=image: once(kept, image),  # type: ignore[misc]
                 "raw, after a rest": lambda image=image: image.rotate(90, expand=True),  # type: ignore[misc]
+                "confined, episode, rested": lambda image=image: once(kept, image),  # type: ignore[misc]
                 "confined, fresh worker": lambda image=image: once(fresh, image),  # type: ignore[misc]
                 "cold subprocess": lambda image=image: cold(image),  # type: ignore[misc]
             }
