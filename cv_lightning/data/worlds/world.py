@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from cv_lightning.data.orientation import transform_sample
 from cv_lightning.data.world import (
@@ -20,6 +18,7 @@ from cv_lightning.data.world import (
     generator,
 )
 from cv_lightning.data.worlds.families import FAMILIES, Draft, Paper, Sizes
+from cv_lightning.data.worlds.published import ItemDigest, check_item, item_digest
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 
@@ -29,8 +28,8 @@ MIN_FONT_SIZE = 8
 #: Items of MVTool-procedural.
 N_ITEMS = 1000
 
-#: `fingerprint` of all of them, without pixels: another Pillow, FreeType or matplotlib may draw other ones.
-VERSION = "176eff6052a67ae4be1def73995463bf9c9704f15c5baa8d2796a052db434e26"
+#: The random numbers that draw a family's pages: no two families share them. 0 chooses family and orientation.
+_STREAMS = {family: 2 + number for number, family in enumerate(FAMILIES)}
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,13 @@ class FamilyWorld(SampleSource):
         chosen = choose_transforms(rng, self.weights)
         if family == "turned" and not chosen:
             chosen = (choose(rng, {name: 1.0 for name in ORIENTATION_WEIGHTS if name != "none"}),)
+        asked = chosen if transforms is None else tuple(name for name in transforms if name != "crop")
+        return transform_sample(self.upright(split, index, family), asked)
+
+    def upright(self, split: Split, index: int, family: str) -> Sample:
+        """The sample of a family at `index` before anything is done to its image."""
         draft = self.draw(split, index, family)
-        upright = Sample(
+        return Sample(
             id=f"{family}-{self.seed}-{split}-{index}",
             question=draft.question,
             images=(draft.canvas.image,),
@@ -110,21 +114,20 @@ class FamilyWorld(SampleSource):
             family=family,
             source=type(self).__name__,
         )
-        asked = chosen if transforms is None else tuple(name for name in transforms if name != "crop")
-        return transform_sample(upright, asked)
 
     def draw(self, split: Split, index: int, family: str, *, hides_target: bool = False) -> Draft:
         """The upright page of an index; `hides_target` leaves out what holds the answer."""
         paper = Paper((self.width, self.height), self.scale, self.sizes, hides_target)
-        return FAMILIES[family](paper, generator(self.seed, split, index, stream=2))
+        return FAMILIES[family](paper, generator(self.seed, split, index, _STREAMS[family]))
 
 
 @dataclass(frozen=True)
 class MVToolProcedural(FamilyWorld):
     """MVTool-procedural: 1,000 fixed test items with the metadata of MVToolBench (arXiv 2512.03746).
 
-    Layout, questions, answers and orientations are fixed by `VERSION`; `scale` renders the same items larger. Families
-    and orientations take turns, so that each combination has its share.
+    What they are, to the pixel, is fixed by `published.publication().version`; an item that is drawn otherwise on this
+    machine gives a warning. `scale` renders the same items larger. Families and orientations take turns, so that each
+    combination has its share.
     """
 
     seed: int = 251203746
@@ -138,26 +141,25 @@ class MVToolProcedural(FamilyWorld):
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         """Item `index` of the test split; raises `IndexError` for any other."""
-        if split != "test" or not 0 <= index < N_ITEMS:
+        if split != "test":
             raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of {split}")
+        upright, own = self._item(index)
+        if self == MVToolProcedural(scale=self.scale):
+            check_item(index, item_digest(upright, own, self.scale))
+        asked = own if transforms is None else tuple(name for name in transforms if name != "crop")
+        return transform_sample(upright, asked)
+
+    def digest(self, index: int) -> ItemDigest:
+        """The digest of item `index` as it is drawn here."""
+        return item_digest(*self._item(index), self.scale)
+
+    def _item(self, index: int) -> tuple[Sample, tuple[str, ...]]:
+        """Item `index` upright, and what is done to it."""
+        if not 0 <= index < N_ITEMS:
+            raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of test")
         family = list(FAMILIES)[index % len(FAMILIES)]
         orientation = list(ORIENTATION_WEIGHTS)[index // len(FAMILIES) % len(ORIENTATION_WEIGHTS)]
         if family == "turned" and orientation == "none":
             orientation = "rotate_180"
-        own = {entry.name: getattr(self, entry.name) for entry in fields(FamilyWorld)}
-        world = FamilyWorld(**{**own, "families": {family: 1.0}})
-        chosen = (() if orientation == "none" else (orientation,)) if transforms is None else transforms
-        sample = world.sample(split, index, chosen)
-        return replace(sample, id=f"mvtool-procedural-{index:04d}", source=type(self).__name__)
-
-
-def fingerprint(source: SampleSource, indices: Sequence[int], *, with_pixels: bool = True) -> str:
-    """sha256 over id, question, answer, transforms, box and size of test items, and their pixels."""
-    digest = hashlib.sha256()
-    for index in indices:
-        sample = source.sample("test", index)
-        facts = [sample.id, sample.question, sample.answer, sample.transforms, sample.box, sample.images[0].size]
-        digest.update(json.dumps(facts).encode())
-        if with_pixels:
-            digest.update(sample.images[0].tobytes())
-    return digest.hexdigest()
+        upright = replace(self.upright("test", index, family), id=f"mvtool-procedural-{index:04d}")
+        return upright, () if orientation == "none" else (orientation,)

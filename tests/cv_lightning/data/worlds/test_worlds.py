@@ -13,7 +13,7 @@ from PIL import Image
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.world import SPLITS
 from cv_lightning.data.worlds.families import FAMILIES
-from cv_lightning.data.worlds.world import VERSION, FamilyWorld, MVToolProcedural, fingerprint
+from cv_lightning.data.worlds.world import FamilyWorld, MVToolProcedural
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 from sandbox import ToolExecutor, orient
@@ -137,6 +137,13 @@ def test_the_fixed_items_cover_every_family_and_orientation() -> None:
         world.sample("test", 1000)
 
 
-@pytest.mark.slow
-def test_the_fixed_items_are_those_of_their_version() -> None:
-    assert fingerprint(MVToolProcedural(), range(1000), with_pixels=False) == VERSION
+@given(index=indices)
+def test_no_family_shows_the_pages_of_another(index: int) -> None:
+    world = FamilyWorld()
+    pages = {family: world.draw("test", index, family) for family in ("labels", "turned")}
+    assert pages["labels"].canvas.image.tobytes() != pages["turned"].canvas.image.tobytes()
+    assert pages["labels"].answer != pages["turned"].answer
+    grounds = {
+        family: world.draw("test", index, family).canvas.image.getpixel((0, 479)) for family in ("receipt", "form")
+    }
+    assert len(set(grounds.values())) == 2

@@ -1,0 +1,145 @@
+"""The items of MVTool-procedural as they were published: a digest of each, and a word where one is drawn otherwise.
+
+Fonts, photographs, the text renderer and the decoder of photographs are those of installed packages. Another version of
+one of them may draw other pixels, and other font metrics lay out other pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from PIL import features
+
+from cv_lightning.types import Sample
+
+#: Where the digests lie.
+PUBLISHED = Path(__file__).with_name("mvtool_procedural.json")
+
+
+@dataclass(frozen=True)
+class ItemDigest:
+    """What an item is, in two parts.
+
+    Attributes:
+        facts: Of id, question, answer, family, transforms, box and size; the same at every scale.
+        pixels: Of the upright page at scale 1; its orientation is exact. Empty at other scales.
+    """
+
+    facts: str
+    pixels: str
+
+
+@dataclass(frozen=True)
+class Publication:
+    """All items of a version.
+
+    Attributes:
+        items: Their digests, in order.
+        drawn_with: The packages and libraries that drew them.
+    """
+
+    items: tuple[ItemDigest, ...]
+    drawn_with: Mapping[str, str]
+
+    @property
+    def version(self) -> str:
+        """sha256 of all digests: it changes with any fact and with any pixel."""
+        return hashlib.sha256("".join(item.facts + item.pixels for item in self.items).encode()).hexdigest()
+
+
+def item_digest(upright: Sample, transforms: Sequence[str], scale: int) -> ItemDigest:
+    """The digest of an item.
+
+    Args:
+        upright: The item before anything was done to its image.
+        transforms: What is done to it.
+        scale: Pixels of the image for each logical pixel.
+    """
+    image, box = upright.images[0], upright.box or ()
+    size = [side // scale for side in image.size]
+    facts = [upright.id, upright.question, upright.answer, upright.family, *upright.transforms, *transforms]
+    edges = [int(edge) // scale for edge in box]
+    pixels = hashlib.sha256(image.tobytes()).hexdigest()[:16] if scale == 1 else ""
+    return ItemDigest(hashlib.sha256(json.dumps([facts, edges, size]).encode()).hexdigest()[:16], pixels)
+
+
+@cache
+def publication() -> Publication:
+    """The version that this release knows."""
+    content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return Publication(tuple(ItemDigest(*item.split()) for item in content["items"]), content["drawn_with"])
+
+
+def drawn_with() -> dict[str, str]:
+    """The packages and libraries that decide what an item looks like, with their versions here."""
+    packages = {name: version(name) for name in ("pillow", "matplotlib", "scikit-learn", "numpy")}
+    libraries = {"FreeType": "freetype2", "libjpeg-turbo": "libjpeg_turbo"}
+    return packages | {name: str(features.version(feature)) for name, feature in libraries.items()}
+
+
+def check_item(index: int, here: ItemDigest) -> None:
+    """Warn, once in a process for each kind of difference, where an item is not the published one."""
+    published = publication().items[index]
+    if here.facts != published.facts:
+        _warn("has another layout, question or box than")
+    elif here.pixels and here.pixels != published.pixels:
+        _warn("is drawn with other pixels than")
+
+
+@cache
+def _warn(how: str) -> None:
+    known = publication()
+    others = [
+        f"{name} {found} (published: {known.drawn_with.get(name)})"
+        for name, found in drawn_with().items()
+        if found != known.drawn_with.get(name)
+    ]
+    cause = f"Here draws {', '.join(others)}" if others else "No version of what draws it differs, perhaps a file does"
+    warnings.warn(
+        f"An item of MVTool-procedural {how} in its version {known.version[:12]}: results cannot be compared with "
+        f"those of others. {cause}. Install the published versions, or say with every result what drew the items; "
+        "`python -m cv_lightning.data.worlds.published` counts the items that differ.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def draw_all() -> Publication:
+    """All items as they are drawn here."""
+    from cv_lightning.data.worlds.world import N_ITEMS, MVToolProcedural
+
+    world = MVToolProcedural()
+    return Publication(tuple(world.digest(index) for index in range(N_ITEMS)), drawn_with())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare all items with the published ones; `--write` publishes those of here. 1 where some differ."""
+    here = draw_all()
+    if "--write" in arguments:
+        items = [f"{item.facts} {item.pixels}" for item in here.items]
+        PUBLISHED.write_text(json.dumps({"drawn_with": here.drawn_with, "items": items}, indent=0) + "\n", "utf-8")
+        publication.cache_clear()
+    known = publication()
+    pairs = list(zip(here.items, known.items, strict=True))
+    n_other = sum(one.facts != other.facts for one, other in pairs)
+    n_redrawn = sum(one.facts == other.facts and one.pixels != other.pixels for one, other in pairs)
+    print(f"published: {known.version}\n  {_named(known.drawn_with)}")
+    print(f"here:      {here.version}\n  {_named(here.drawn_with)}")
+    print(f"{len(pairs)} items: {n_other} with other facts, {n_redrawn} with other pixels only")
+    return int(here.version != known.version)
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
