@@ -15,6 +15,7 @@ from cv_lightning.data.worlds.families import FAMILIES
 from cv_lightning.data.worlds.published import ItemDigest, Publication, item_digest, main, publication
 from cv_lightning.data.worlds.world import FamilyWorld, MVToolProcedural
 
+
 @pytest.fixture(autouse=True)
 def _read_and_warn_anew() -> Iterator[None]:
     yield
