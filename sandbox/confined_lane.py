@@ -16,6 +16,7 @@ from typing import Literal
 
 from sandbox.confined import wire
 from sandbox.confined.client import Worker, Zygote
+from sandbox.confined.copies import Copies
 from sandbox.confined.levels import Level
 from sandbox.effects import find_effects
 from sandbox.images import as_rgb, check_size
@@ -63,6 +64,7 @@ class ConfinedLane:
         self._capacity = int(limits.result_megapixels * 4e6)
         self._ready: deque[Worker] = deque()
         self._episodes: OrderedDict[str, Worker] = OrderedDict()
+        self._copies = Copies()
         self._zygote = self._start()
         self.level: Level = self._zygote.level or "process"
         if self.level == "process":
@@ -258,7 +260,7 @@ class ConfinedLane:
         fault = check_size(reply.size, self._limits)
         if fault is not None:
             return Observation("error", text=text + fault, lane="confined", level=self.level, wall_s=wall_s)
-        copied = wire.copied(self._zygote.result(job.worker, reply.size))
+        copied = self._copies.of(self._zygote.result(job.worker, reply.size))
         size = job.request.images[job.request.image_index].size
         source = self._zygote.source(job.worker, job.source, size)
         found = find_effects(wire.pixels(source, size), wire.pixels(copied, reply.size))

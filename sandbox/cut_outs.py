@@ -45,12 +45,11 @@ def find_places(image: Numbers, part: Numbers) -> list[Place] | None:
         image: Numbers of shape (H, W), without gaps in memory.
         part: Numbers of shape (h, w).
     """
-    part = part & COLOUR
     row = _telling_row(part)
     if row is None:
         return []
     columns = _sampled(part.shape[1])
-    starts = _rarest(image.reshape(-1), part[row], columns)
+    starts = _rarest(image.reshape(-1), part[row] & COLOUR, columns)
     if starts is None:
         return None
     column, indices = starts
@@ -76,7 +75,7 @@ def _sampled(length: int) -> list[int]:
 def _telling_row(part: Numbers) -> int | None:
     """A row with many different pixels; None where all are too flat to be looked for."""
     rows = _sampled(part.shape[0])
-    distinct = 1 + (np.diff(np.sort(part[rows], axis=1), axis=1) != 0).sum(axis=1)
+    distinct = 1 + (np.diff(np.sort(part[rows] & COLOUR, axis=1), axis=1) != 0).sum(axis=1)
     best = int(np.argmax(distinct))
     return rows[best] if distinct[best] >= min(_MIN_DISTINCT, part.shape[1]) else None
 
@@ -132,12 +131,12 @@ def _fitting(turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int) -> list
         for x in _sampled(width):
             if len(ys) <= 1:
                 break
-            is_equal = (turned[ys + y, xs + x] & COLOUR) == part[y, x]
+            is_equal = (turned[ys + y, xs + x] ^ part[y, x]) & COLOUR == 0
             ys, xs = ys[is_equal], xs[is_equal]
     if len(ys) > _MAX_WHOLE:
         return None
     return [
         (x, y)
         for y, x in zip(ys.tolist(), xs.tolist(), strict=True)
-        if np.array_equal(turned[y : y + height, x : x + width] & COLOUR, part)
+        if not ((turned[y : y + height, x : x + width] ^ part) & COLOUR).any()
     ]

@@ -121,7 +121,7 @@ class Slots:
         """
         fitting = [slot for slot in self._idle if length <= slot.length <= 4 * length + _SMALL]
         if not fitting:
-            return Slot(_rounded(length), is_input=self._is_input)
+            return Slot(rounded(length), is_input=self._is_input)
         slot = min(fitting, key=lambda slot: slot.length)
         self._idle.remove(slot)
         slot.shorten(length)
@@ -147,7 +147,7 @@ class Slots:
         self._idle.clear()
 
 
-def _rounded(length: int) -> int:
+def rounded(length: int) -> int:
     """At most a quarter more, so that images of about one size fit in each other's files."""
     step = max(_LEAST, 1 << max(0, length.bit_length() - 3))
     return -(-length // step) * step

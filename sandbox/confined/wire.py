@@ -6,8 +6,6 @@ against the shared memory that the trainer made, and nothing in it is believed a
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,8 +45,6 @@ MAX_IMAGES = 100
 
 #: Bytes; every image of an input begins at a multiple.
 PAGE = 4096
-#: Bytes from which a copy is held on pages of its own.
-_LARGE = 1 << 21
 
 
 def view(buffer: Any, size: Size) -> Image.Image:
@@ -65,17 +61,6 @@ def copy_into(buffer: Any, image: Image.Image) -> None:
     """Write an RGB image into a buffer, as 4-byte pixels."""
     image.load()
     view(buffer, image.size).im.paste(image.im, (0, 0, *image.size))
-
-
-def copied(memory: memoryview) -> bytes | mmap.mmap:
-    """A copy that is this process's alone; for large images on large pages, which are quicker to get."""
-    if len(memory) < _LARGE:
-        return bytes(memory)
-    copy = mmap.mmap(-1, len(memory), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):
-        copy.madvise(mmap.MADV_HUGEPAGE)
-    copy[:] = memory
-    return copy
 
 
 def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:

@@ -1,0 +1,54 @@
+"""Memory for copies of results, used again when nobody holds a view of it.
+
+Page faults of new memory cost more than the copy, and a step of training holds and drops thousands of results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import weakref
+from collections import defaultdict
+
+from sandbox.confined.slots import rounded
+
+#: Bytes below which the allocator's own memory is as quick, and from which a block is held on large pages.
+_SMALL, _LARGE = 1 << 16, 1 << 21
+#: Bytes of all blocks that wait for their next use.
+_MAX_IDLE = 1 << 28
+
+
+class Copies:
+    """Makes copies that are this process's alone. Views of them may be dropped in any thread."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
+
+    def of(self, memory: memoryview) -> memoryview:
+        """A copy of the bytes; its memory is used again when no view of it is left."""
+        n_bytes = len(memory)
+        if n_bytes < _SMALL:
+            return memoryview(bytes(memory))
+        block = self._take(rounded(n_bytes))
+        array = (ctypes.c_ubyte * n_bytes).from_buffer(block)
+        weakref.finalize(array, self._give, block).atexit = False
+        copy = memoryview(array).cast("B")
+        copy[:] = memory
+        return copy
+
+    def _take(self, length: int) -> mmap.mmap:
+        # A view may be dropped at any point, also by garbage collection in here: `pop` and `append` are whole steps.
+        with contextlib.suppress(IndexError):
+            return self._idle[length].pop()
+        if length < _LARGE:
+            return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+        block = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):
+            block.madvise(mmap.MADV_HUGEPAGE)
+        return block
+
+    def _give(self, block: mmap.mmap) -> None:
+        idle = sum(length * len(blocks) for length, blocks in [*self._idle.items()])
+        if idle + len(block) <= _MAX_IDLE:
+            self._idle[len(block)].append(block)
