@@ -13,41 +13,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
 
 from cv_lightning.errors import ConversationError
-from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory
-
-TOOL_NAME = "code_image_tool"
-
-#: Tells a pre-trained model what it may do. A model trained from nothing can do with a shorter one.
-SYSTEM_PROMPT = f"""You are a helpful assistant that can look at images through code.
-
-# Tools
-You may call one function per turn to help with the user query. \
-You are provided with function signatures within <tools></tools> XML tags:
-<tools>
-{{"type": "function", "function": {{"name": "{TOOL_NAME}", \
-"description": "Run Python code on one of the images and look at the result. \
-`image` is the chosen image (a PIL RGB image); PIL, cv2, np and math are imported; assign the new image to `result`.", \
-"parameters": {{"type": "object", "properties": {{"code": {{"type": "string"}}, "description": {{"type": "string"}}, \
-"image_index": {{"type": "integer", \
-"description": "0-based, over the images of the question and then each result"}}}}, "required": ["code"]}}}}}}
-</tools>
-
-Reason inside <think></think> first. Then either call the function within <tool_call></tool_call> XML tags:
-<tool_call>
-{{"name": "{TOOL_NAME}", "arguments": {{"code": "result = image.rotate(90, expand=True)", \
-"description": "", "image_index": 0}}}}
-</tool_call>
-or give the final answer within <answer></answer>."""
-
-#: The tool as `tools` of an OpenAI-compatible request name it: the very words of the system prompt.
-TOOL_SCHEMA: dict[str, Any] = json.loads(SYSTEM_PROMPT.split("<tools>\n")[1].split("\n</tools>")[0])
+from cv_lightning.tools import Toolbox
+from cv_lightning.tools.code import CODE_TOOLS, SYSTEM_PROMPT
+from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory
 
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -55,9 +30,14 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def format_call(reasoning: str, call: ToolCall) -> str:
-    """The text of an assistant turn that calls the tool."""
+    """The text of an assistant turn that calls the code tool."""
     arguments = {"code": call.code, "description": call.description, "image_index": call.image_index}
-    payload = json.dumps({"name": TOOL_NAME, "arguments": arguments}, ensure_ascii=False)
+    return format_tool_call(reasoning, CODE_TOOL, arguments)
+
+
+def format_tool_call(reasoning: str, name: str, arguments: Mapping[str, Any]) -> str:
+    """The text of an assistant turn that calls a tool by its name."""
+    payload = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"<think>{reasoning}</think>\n<tool_call>\n{payload}\n</tool_call>"
 
 
@@ -66,8 +46,12 @@ def format_answer(reasoning: str, answer: str) -> str:
     return f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
 
 
-def parse_reply(text: str) -> Reply:
+def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
     """Read an assistant turn. What stands inside `<think>` is neither a call nor an answer.
+
+    Args:
+        text: The turn.
+        toolbox: The tools that the policy has.
 
     Returns:
         A call, an answer, or a fault that says what to write instead; never raises.
@@ -85,27 +69,8 @@ def parse_reply(text: str) -> Reply:
     if answers:
         return Reply(answer=answers[0].strip())
     if calls:
-        return parse_call(calls[0])
+        return toolbox.read(calls[0])
     return Reply(fault="The turn holds neither <tool_call>...</tool_call> nor <answer>...</answer>.", is_silent=True)
-
-
-def parse_call(payload: str) -> Reply:
-    """Read what stands between the tags of a tool call: a call, or a fault that says what to write instead."""
-    try:
-        content = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        return Reply(fault=f"The tool call is not valid JSON: {error}")
-    if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
-        return Reply(fault='The tool call must be {"name": ..., "arguments": {"code": ...}}.')
-    if content.get("name") != TOOL_NAME:
-        return Reply(fault=f"Unknown tool {content.get('name')!r}; the only tool is {TOOL_NAME!r}.")
-    arguments = content["arguments"]
-    code, index = arguments.get("code"), arguments.get("image_index", 0)
-    if not isinstance(code, str):
-        return Reply(fault='"code" must be a string.')
-    if not isinstance(index, int) or isinstance(index, bool):
-        return Reply(fault='"image_index" must be an integer.')
-    return Reply(call=ToolCall(code=code, description=str(arguments.get("description", "")), image_index=index))
 
 
 class Tokenizer(Protocol):
@@ -130,12 +95,14 @@ class Conversation:
         count_image_tokens: (width, height) of an image -> number of `<|image_pad|>` tokens that stand for it.
         system_prompt: Text of the system turn.
         max_context_tokens: Longest sequence; an observation that would pass it is not appended.
+        toolbox: The tools that the policy may call.
     """
 
     tokenizer: Tokenizer
     count_image_tokens: Callable[[tuple[int, int]], int]
     system_prompt: str = SYSTEM_PROMPT
     max_context_tokens: int = 32768
+    toolbox: Toolbox = CODE_TOOLS
     _encoded: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -11,25 +11,31 @@ from typing import Any, Literal
 from PIL import Image
 
 from cv_lightning.call_text import join_calls, write_call
-from cv_lightning.conversation import SYSTEM_PROMPT, TOOL_SCHEMA, escape_markup, parse_call, parse_reply
+from cv_lightning.conversation import escape_markup, parse_reply
 from cv_lightning.endpoint import ChatReply
 from cv_lightning.errors import ConfigError
+from cv_lightning.tools import Toolbox
+from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Reply, Sample
 from sandbox import Observation
 
-#: How the tool is offered: as `tools` of the request, as text in the conversation (the format that our policies are
+#: How tools are offered: as `tools` of the request, as text in the conversation (the format that our policies are
 #: trained on), or not at all.
 ToolMode = Literal["native", "text", "none"]
 
-#: What the system turn says where the config does not.
-PROMPTS: dict[ToolMode, str] = {
-    "native": (
-        "You are a helpful assistant that can look at images through code. Call the tool at most once per turn, and "
-        "look at its result before you go on. Give the final answer within <answer></answer>."
-    ),
-    "text": SYSTEM_PROMPT,
-    "none": "You are a helpful assistant. Give the final answer within <answer></answer>.",
-}
+_NATIVE = (
+    "You are a helpful assistant that can look at images through {means}. Call {article} tool at most once per turn, "
+    "and look at its result before you go on. Give the final answer within <answer></answer>."
+)
+_NONE = "You are a helpful assistant. Give the final answer within <answer></answer>."
+
+
+def default_prompt(mode: ToolMode, toolbox: Toolbox) -> str:
+    """What the system turn says where the config does not."""
+    if mode == "text":
+        return toolbox.system_prompt
+    return _NATIVE.format(means=toolbox.means, article=toolbox.article) if mode == "native" else _NONE
+
 
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 
@@ -91,13 +97,22 @@ class Dialogue:
 
     Args:
         sample: The question.
-        mode: How the tool is offered.
+        mode: How tools are offered.
         system_prompt: Text of the system turn; "" sends none.
         encoding: How images travel.
+        toolbox: The tools.
     """
 
-    def __init__(self, sample: Sample, mode: ToolMode, system_prompt: str, encoding: ImageEncoding) -> None:
+    def __init__(
+        self,
+        sample: Sample,
+        mode: ToolMode,
+        system_prompt: str,
+        encoding: ImageEncoding,
+        toolbox: Toolbox = CODE_TOOLS,
+    ) -> None:
         self.mode: ToolMode = mode
+        self.toolbox = toolbox
         self.messages: list[dict[str, Any]] = []
         self._encoding = encoding
         self._call_ids: list[str] = []
@@ -109,7 +124,7 @@ class Dialogue:
     @property
     def tools(self) -> list[dict[str, Any]] | None:
         """`tools` of the request."""
-        return [TOOL_SCHEMA] if self.mode == "native" else None
+        return self.toolbox.schemas if self.mode == "native" else None
 
     def _image(self, image: Image.Image) -> dict[str, Any]:
         return {"type": "image_url", "image_url": {"url": self._encoding.data_url(image)}}
@@ -130,8 +145,8 @@ class Dialogue:
             ]
         self.messages.append(message)
         if chat.calls:
-            return _read_calls(chat)
-        reply = parse_reply(chat.text)
+            return _read_calls(chat, self.toolbox)
+        reply = parse_reply(chat.text, self.toolbox)
         if reply.is_silent and self.mode != "text":
             said = _THINK.sub("", chat.text).strip()
             reply = Reply(answer=said) if said else reply
@@ -157,10 +172,10 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _read_calls(chat: ChatReply) -> tuple[str, Reply]:
+def _read_calls(chat: ChatReply, toolbox: Toolbox) -> tuple[str, Reply]:
     calls = [(name, arguments) for _, name, arguments in chat.calls]
     text = join_calls(chat.text, calls)
     if len(calls) > 1 or parse_reply(chat.text).answer is not None:
         return text, Reply(fault="Give exactly one tool call or one answer in a turn.")
     payload = write_call(*calls[0]).removeprefix("<tool_call>").removesuffix("</tool_call>")
-    return text, parse_call(payload)
+    return text, toolbox.read(payload)

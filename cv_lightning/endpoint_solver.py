@@ -11,14 +11,15 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from cv_lightning.endpoint import Endpoint, EndpointError
-from cv_lightning.endpoint_messages import PROMPTS, Dialogue, ImageEncoding, ToolMode
+from cv_lightning.endpoint_messages import Dialogue, ImageEncoding, ToolMode, default_prompt
 from cv_lightning.errors import ConfigError
 from cv_lightning.http_json import RequestError
 from cv_lightning.rollout import end_after, observe
 from cv_lightning.solver import Solver
+from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn
 from cv_lightning.viewing import view_question, view_result
 from sandbox import Limits, ToolExecutor
@@ -45,6 +46,7 @@ class EndpointSolver(Solver):
         images: How images travel.
         lane: Which lane of the executor runs the tool.
         limits: What one tool call may use.
+        toolbox: Which tools it has: "code", "named", or a `cv_lightning.tools.Toolbox`.
 
     Raises:
         ConfigError: A value that cannot be.
@@ -64,17 +66,20 @@ class EndpointSolver(Solver):
         images: ImageEncoding | None = None,
         lane: Lane = "auto",
         limits: Limits | None = None,
+        toolbox: Toolbox | ToolboxName = "code",
     ) -> None:
         if min(max_turns, max_new_tokens, at_once, give_up_after) < 1 or temperature < 0:
             raise ConfigError(
                 "EndpointSolver: expected max_turns, max_new_tokens, at_once, give_up_after >= 1 and temperature >= 0 "
                 f"but got {max_turns}, {max_new_tokens}, {at_once}, {give_up_after}, {temperature}"
             )
-        if tools not in PROMPTS:
-            raise ConfigError(f"EndpointSolver: expected tools to be one of {', '.join(PROMPTS)} but got {tools!r}")
+        if tools not in get_args(ToolMode):
+            known = ", ".join(get_args(ToolMode))
+            raise ConfigError(f"EndpointSolver: expected tools to be one of {known} but got {tools!r}")
         self.endpoint = endpoint
         self.mode: ToolMode = tools
-        self.system_prompt = PROMPTS[tools] if system_prompt is None else system_prompt
+        self.toolbox = make_toolbox(toolbox)
+        self.system_prompt = default_prompt(tools, self.toolbox) if system_prompt is None else system_prompt
         self.max_turns = max_turns
         self.at_once = at_once
         self.give_up_after = give_up_after
@@ -94,7 +99,7 @@ class EndpointSolver(Solver):
         """A hash of the server, the model's name, the prompt, the sampling and the tool's settings."""
         settings = {
             "endpoint": self.endpoint.identity(),
-            "tools": [self.mode, self.lane, asdict(self.limits)],
+            "tools": [self.mode, self.lane, asdict(self.limits), self.toolbox.describe()],
             "system_prompt": self.system_prompt,
             "max_turns": self.max_turns,
             "sampling": self._settings,
@@ -156,7 +161,7 @@ class EndpointSolver(Solver):
 
     def _play(self, sample: Sample) -> Trajectory:
         trajectory = Trajectory(sample, images=view_question(sample))
-        dialogue = Dialogue(sample, self.mode, self.system_prompt, self.images)
+        dialogue = Dialogue(sample, self.mode, self.system_prompt, self.images, self.toolbox)
         settings = self._settings | {"tools": dialogue.tools}
         names = {id(trajectory): uuid.uuid4().hex}
         for turn in range(self.max_turns):

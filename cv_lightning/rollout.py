@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cv_lightning.conversation import Conversation, parse_reply
-from cv_lightning.types import Group, Reply, Sample, StopReason, TokenSequence, Trajectory, Turn
+from cv_lightning.types import Group, Reply, Sample, StopReason, TokenSequence, ToolCall, Trajectory, Turn
 from cv_lightning.viewing import view_question, view_result
 from sandbox import Observation, ToolRequest
 
@@ -146,7 +146,7 @@ def take_turn(
 def _append_reply(trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float) -> None:
     trajectory.tokens.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
     text = conversation.decode_reply(completion.ids)
-    reply = parse_reply(text)
+    reply = parse_reply(text, conversation.toolbox)
     trajectory.turns.append(Turn(text, reply, wall_s=seconds))
     trajectory.stop_reason = end_after(reply, completion.is_finished)
 
@@ -168,23 +168,33 @@ def observe(active: Sequence[Trajectory], executor: Executor, names: Mapping[int
         executor: Who runs the code.
         names: `id` of a trajectory -> name of its episode.
     """
-    requests = []
     observations = []
+    requests = []
     callers = []
     for index, trajectory in enumerate(active):
-        turn = trajectory.turns[-1]
-        observations.append(Observation(status="rejected", text=turn.reply.fault or ""))
-        if turn.reply.call is None:
-            continue
-        images = [viewed.image for viewed in trajectory.images]
-        call = turn.reply.call
-        requests.append(ToolRequest(call.code, images, call.image_index, names[id(trajectory)]))
-        callers.append(index)
+        call = trajectory.turns[-1].reply.call
+        observations.append(refusal(trajectory.turns[-1].reply))
+        if call is not None and call.fault is None:
+            requests.append(request_of(trajectory, call, names[id(trajectory)]))
+            callers.append(index)
     for index, observation in zip(callers, executor.execute(requests), strict=True):
         observations[index] = observation
     for trajectory, observation in zip(active, observations, strict=True):
         trajectory.turns[-1].observation = observation
     return observations
+
+
+def refusal(reply: Reply) -> Observation:
+    """What a policy is shown of a turn that nothing can be executed of."""
+    if reply.call is not None:
+        return Observation("error", text=reply.call.fault or "")
+    return Observation("rejected", text=reply.fault or "")
+
+
+def request_of(trajectory: Trajectory, call: ToolCall, episode: str) -> ToolRequest:
+    """A call on the images of its trajectory."""
+    images = [viewed.image for viewed in trajectory.images]
+    return ToolRequest(call.code, images, call.image_index, episode, call.model)
 
 
 def _append_observation(trajectory: Trajectory, observation: Observation, conversation: Conversation) -> bool:

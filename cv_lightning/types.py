@@ -24,7 +24,7 @@ from functools import cached_property
 
 from PIL import Image
 
-from sandbox import Affine, Observation, inverse_transform
+from sandbox import Affine, ModelCall, Observation, inverse_transform
 
 Box = tuple[float, float, float, float]
 
@@ -66,13 +66,29 @@ class Sample:
         return frozenset(inverse_transform(name) for name in self.transforms)
 
 
+#: The name of the tool that runs code.
+CODE_TOOL = "code_image_tool"
+
+
 @dataclass(frozen=True)
 class ToolCall:
-    """One call of the code tool, as the policy wrote it."""
+    """One call of a tool.
+
+    Attributes:
+        code: What runs: as the policy wrote it, or the snippet that a named tool is.
+        description: The policy's own words about it.
+        image_index: Which image it works on, 0-based.
+        name: The tool; "" where the policy named none that there is.
+        model: The model to call on what the code gives, for a tool that is one.
+        fault: Why it cannot be run, in words the policy can act upon; None where it can.
+    """
 
     code: str
     description: str = ""
     image_index: int = 0
+    name: str = CODE_TOOL
+    model: ModelCall | None = None
+    fault: str | None = None
 
 
 class StopReason(Enum):

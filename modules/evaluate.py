@@ -61,7 +61,7 @@ class LocalSolver(nn.Module, Solver):
             "turns": [config.max_turns, config.max_new_tokens],
             "temperature": config.evaluation_temperature,
             "seed": self.seed if config.evaluation_temperature > 0 else None,
-            "tools": [config.lane, asdict(config.limits)],
+            "tools": [config.lane, asdict(config.limits), self.policy.conversation.toolbox.describe()],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

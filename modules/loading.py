@@ -18,6 +18,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import logging
 
 from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox, restore_toolbox
+from cv_lightning.tools.code import CODE_TOOLS
 
 #: Hugging Face's `model_type` of the models that a policy can be.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
@@ -168,19 +170,43 @@ def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
 
 
-def store_system_prompt(folder: Path, prompt: str) -> None:
-    """Write the system prompt of a policy beside its weights; raises `OSError` where that cannot be done."""
-    content = json.dumps({"system_prompt": prompt}, indent=1)
+def store_conversation(folder: Path, prompt: str, toolbox: Toolbox) -> None:
+    """Write how a policy is talked to beside its weights; raises `OSError` where that cannot be done."""
+    content = json.dumps({"system_prompt": prompt, "toolbox": toolbox.describe()}, indent=1)
     (folder / CONVERSATION_FILE).write_text(f"{content}\n", encoding="utf-8")
 
 
-def stored_system_prompt(source: str) -> str | None:
-    """The system prompt that a policy was trained with; None for a hub name, or a folder that does not say.
+def how_to_talk(
+    source: str | None, system_prompt: str | None, toolbox: Toolbox | ToolboxName | None
+) -> tuple[str, Toolbox]:
+    """The system prompt and the tools of a policy.
+
+    Args:
+        source: Where it comes from; a folder may say what it was trained with.
+        system_prompt: None takes that of the folder, if it says and the tools are the same, or else that of the tools.
+        toolbox: None takes that of the folder, if it says, or else "code".
 
     Raises:
-        CheckpointError: The file that should say is broken: another prompt would give another policy.
+        CheckpointError: The file that should say is broken, or names tools that this project does not have: another
+            prompt, or other tools, would give another policy.
+        ConfigError: `toolbox` is none.
     """
-    path = Path(source) / CONVERSATION_FILE
+    given = None if toolbox is None else make_toolbox(toolbox)
+    if source is None or (system_prompt is not None and given is not None):
+        stored = None
+    else:
+        stored = _stored_conversation(Path(source) / CONVERSATION_FILE)
+    if stored is None:
+        tools = given or CODE_TOOLS
+        return tools.system_prompt if system_prompt is None else system_prompt, tools
+    prompt, before = stored
+    tools = given or before
+    if system_prompt is None:
+        system_prompt = prompt if tools.describe() == before.describe() else tools.system_prompt
+    return system_prompt, tools
+
+
+def _stored_conversation(path: Path) -> tuple[str, Toolbox] | None:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -188,9 +214,17 @@ def stored_system_prompt(source: str) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}).") from error
     try:
-        prompt = json.loads(text)["system_prompt"]
+        content = json.loads(text)
+        prompt = content["system_prompt"]
     except (ValueError, LookupError, TypeError, RecursionError):
         prompt = None
     if not isinstance(prompt, str):
-        raise CheckpointError(f'{path}: expected {{"system_prompt": "..."}}. Mend the file, or give a system prompt.')
-    return prompt
+        raise CheckpointError(
+            f'{path}: expected {{"system_prompt": "..."}}. Mend the file, or give system_prompt and toolbox.'
+        )
+    if "toolbox" not in content:
+        return prompt, CODE_TOOLS
+    try:
+        return prompt, restore_toolbox(content["toolbox"])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: toolbox: {error}. Mend the file, or give system_prompt and toolbox.") from error

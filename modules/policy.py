@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from cv_lightning.conversation import SYSTEM_PROMPT, Conversation
+from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
+from cv_lightning.tools import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.attention import use_packed_attention
 from modules.batch import TokenBatch, collate
@@ -30,13 +31,13 @@ from modules.loading import (
     LinearPatchEmbedding,
     add_lora,
     freeze,
+    how_to_talk,
     image_processor,
     is_adapter,
     load_model,
     pad_id,
     quiet_progress,
-    store_system_prompt,
-    stored_system_prompt,
+    store_conversation,
 )
 from modules.tiny import TinyConfig, build_tiny
 from modules.vision import Patcher
@@ -63,8 +64,10 @@ class Policy(nn.Module):
         min_pixels: Smaller images are enlarged to this many pixels.
         max_pixels: Larger images are reduced to this many pixels.
         max_context_tokens: Longest conversation, in tokens.
-        system_prompt: Text of the system turn; None takes the one that `source` was trained with, if its folder says,
-            or else the one that describes the tool.
+        system_prompt: Text of the system turn; None takes the one that `source` was trained with, if its folder says
+            and the tools are the same, or else the one that describes the tools.
+        toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
+            those that `source` was trained with, if its folder says, or else "code".
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Policy(nn.Module):
         max_pixels: int = 28 * 28 * 1280,
         max_context_tokens: int = 32768,
         system_prompt: str | None = None,
+        toolbox: Toolbox | ToolboxName | None = None,
     ) -> None:
         super().__init__()
         if (source is None) == (build is None):
@@ -87,8 +91,9 @@ class Policy(nn.Module):
                 "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
             )
         torch_dtype = getattr(torch, dtype)
+        system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
-            self.model, self.tokenizer = build_tiny(build, wordings(), attention)
+            self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
             self.model.to(torch_dtype)
         else:
             self.model, self.tokenizer = load_model(str(source), torch_dtype, attention)
@@ -107,13 +112,8 @@ class Policy(nn.Module):
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
-        if system_prompt is None:
-            system_prompt = stored_system_prompt(source) if source is not None else None
         self.conversation = Conversation(
-            self.tokenizer,
-            self.count_image_tokens,
-            system_prompt=SYSTEM_PROMPT if system_prompt is None else system_prompt,
-            max_context_tokens=max_context_tokens,
+            self.tokenizer, self.count_image_tokens, system_prompt, max_context_tokens, toolbox=tools
         )
         self.pad_id = pad_id(self.tokenizer)
         self.is_banned_V: Tensor
@@ -305,7 +305,7 @@ class Policy(nn.Module):
     def export(self, folder: str | Path) -> None:
         """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor.
 
-        The system prompt stands beside them: a policy is asked as it was trained.
+        The system prompt and the tools stand beside them: a policy is asked as it was trained.
 
         With LoRA the folder holds the adapters; a base that was made here, by `build` or by merging the adapters of
         `source`, is written to `folder/base`.
@@ -318,7 +318,7 @@ class Policy(nn.Module):
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
-        store_system_prompt(folder, self.conversation.system_prompt)
+        store_conversation(folder, self.conversation.system_prompt, self.conversation.toolbox)
 
     def _export_base(self, folder: Path) -> None:
         """Write the model under the adapters, which changes while they are off, and let the adapters name it."""

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.images import as_rgb, check_size
-from sandbox.lift import Fault, Lifted, Unliftable, affordable, lift
+from sandbox.lift import Fault, Lifted, Unliftable, lift
 from sandbox.model_lane import ModelLane
 from sandbox.pillow_lane import Outcome, run_program
 from sandbox.process_lane import ProcessLane, lacks_confinement
@@ -210,8 +210,6 @@ class ToolExecutor:
         return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
 
     def _read(self, request: ToolRequest) -> Lifted:
-        if request.program is not None:
-            return affordable(request.program, 1)
         sizes = tuple(image.size for image in request.images)
         return lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
 

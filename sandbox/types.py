@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
 from sandbox.geometry import Affine
-
-if TYPE_CHECKING:
-    from sandbox.program import ToolProgram
 
 Status = Literal["ok", "error", "timeout", "crash", "rejected"]
 
@@ -54,20 +51,30 @@ class ModelResult:
     image: Image.Image | None = None
 
 
+class Model(Protocol):
+    """A tool that is a model. It can be pickled: it runs in a process of its own."""
+
+    def load(self) -> None:
+        """Load what calls need, in that process, once."""
+
+    def __call__(self, image: Image.Image, /, **arguments: Any) -> ModelResult:
+        """Look at an RGB image."""
+
+
 @dataclass(frozen=True)
 class ModelCall:
     """A tool that is a model, to be called on the image that the code or the program gives.
 
     Attributes:
         name: What the policy calls it; stands in `Observation.tools` where it found something.
-        tool: (RGB image, **arguments) -> `ModelResult`. It can be pickled: it runs in a process of its own.
+        tool: The model.
         arguments: Checked literal values.
         wall_s: Seconds that the call may take.
-        start_s: Seconds that its process may take to start (to load weights).
+        start_s: Seconds that its process may take to start and to load.
     """
 
     name: str
-    tool: Callable[..., ModelResult]
+    tool: Model
     arguments: Mapping[str, Any] = field(default_factory=dict)
     wall_s: float = 10.0
     start_s: float = 120.0
@@ -78,11 +85,10 @@ class ToolRequest:
     """Code to run on one of a trajectory's images.
 
     Attributes:
-        code: Python source as the policy wrote it; with `program`, a snippet that does the same.
+        code: Python source as the policy wrote it.
         images: All images of the trajectory so far, RGB.
         image_index: Which of them `image` and `img` name, 0-based.
         episode: Requests of one trajectory share this name; one without a name shares nothing.
-        program: What `code` does, where the caller knows: it is then not read.
         model: A model to call on the result.
     """
 
@@ -90,7 +96,6 @@ class ToolRequest:
     images: Sequence[Image.Image]
     image_index: int = 0
     episode: str = ""
-    program: ToolProgram | None = None
     model: ModelCall | None = None
 
 

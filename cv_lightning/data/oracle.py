@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cv_lightning.conversation import format_answer, format_call, parse_reply
+from cv_lightning.conversation import format_answer, format_tool_call, parse_reply
 from cv_lightning.data.world import PlateWorld, SampleSource, Split, check_seed, check_weights, choose, generator
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, last_orientation, required_orientation
-from cv_lightning.rollout import Executor
-from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
+from cv_lightning.rollout import Executor, refusal, request_of
+from cv_lightning.tools import ToolboxName, make_toolbox
+from cv_lightning.types import CODE_TOOL, Sample, StopReason, Trajectory, Turn
 from cv_lightning.viewing import view_question, view_result
-from sandbox import Observation, ToolRequest, inverse, orient
+from sandbox import inverse, orient
 
 T = TypeVar("T")
 
@@ -84,6 +85,38 @@ BROKEN = (
     "result = img.rot90()",
 )
 
+
+#: A call as it is written, without its image: the tool and its arguments.
+WrittenCall = tuple[str, Mapping[str, Any]]
+
+
+def write_code(code: str) -> WrittenCall:
+    """A call of the code tool."""
+    return CODE_TOOL, {"code": code, "description": ""}
+
+
+#: Calls by the orientation that they do, for each toolbox.
+TURNS: dict[ToolboxName, dict[str, tuple[WrittenCall, ...]]] = {
+    "code": {name: tuple(map(write_code, spellings)) for name, spellings in SPELLINGS.items()},
+    "named": {
+        "rotate_90": (("rotate", {"angle": 90}),),
+        "rotate_180": (("rotate", {"angle": 180}),),
+        "rotate_270": (("rotate", {"angle": 270}),),
+        "flip_horizontal": (("flip", {"direction": "horizontal"}),),
+        "flip_vertical": (("flip", {"direction": "vertical"}),),
+    },
+}
+#: The same of calls that fail.
+BROKEN_CALLS: dict[ToolboxName, tuple[WrittenCall, ...]] = {
+    "code": tuple(map(write_code, BROKEN)),
+    "named": (
+        ("rotate_image", {"angle": 90}),
+        ("flip", {"direction": "left_right"}),
+        ("rotate", {"degrees": 90}),
+        ("rotate", {"angle": "left"}),
+    ),
+}
+
 #: Kinds of episodes. "read": upright and answered at once. "turn": the right call, then the answer. "mend": a wrong
 #: turn or an error first, then the right call.
 KINDS = ("read", "turn", "mend")
@@ -98,8 +131,9 @@ class EpisodeBuilder:
         mix: How often each kind of `KINDS` is written: kind -> weight.
         turn_weights: How often each transform is undone in "turn" and "mend".
         n_wordings: Wordings of a reason that are used, shortest first.
-        n_spellings: Spellings of a turn that are used, in the order of `SPELLINGS`.
+        n_spellings: Spellings of a turn that are used, in the order of `TURNS`.
         seed: Seed of the wordings.
+        toolbox: "code" or "named": the tools that the policy has.
     """
 
     source: SampleSource = field(default_factory=PlateWorld)
@@ -108,8 +142,10 @@ class EpisodeBuilder:
     n_wordings: int = 3
     n_spellings: int = 4
     seed: int = 0
+    toolbox: ToolboxName = "code"
 
     def __post_init__(self) -> None:
+        make_toolbox(self.toolbox)
         check_weights("mix", self.mix, KINDS)
         check_weights("turn_weights", self.turn_weights, tuple(SPELLINGS))
         check_seed("builder.seed", self.seed)
@@ -138,12 +174,12 @@ class EpisodeBuilder:
 
     def _mistake(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         if rng.random() < 0.5:
-            code = _pick(rng, BROKEN)
+            call = _pick(rng, BROKEN_CALLS[self.toolbox])
         else:
             wrong = [name for name in SPELLINGS if name != required_orientation(trajectory.sample)]
-            code = _pick(rng, SPELLINGS[_pick(rng, wrong)][: self.n_spellings])
+            call = _pick(rng, TURNS[self.toolbox][_pick(rng, wrong)][: self.n_spellings])
         reason = _pick(rng, REASONS[_pick(rng, list(REASONS))][: self.n_wordings])
-        self._call(trajectory, reason, ToolCall(code), executor, is_trained=False)
+        self._call(trajectory, reason, call, 0, executor, is_trained=False)
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         """Undo what is wrong with the question's image; after a mistake, say first what came of it."""
@@ -154,20 +190,29 @@ class EpisodeBuilder:
                 failed = trajectory.turns[-1].observation
                 is_error = failed is None or failed.status != "ok"
                 reason = f"{_pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
-            code = _pick(rng, SPELLINGS[needed][: self.n_spellings])
-            self._call(trajectory, reason, ToolCall(code, image_index=source), executor, is_trained=True)
+            call = _pick(rng, TURNS[self.toolbox][needed][: self.n_spellings])
+            self._call(trajectory, reason, call, source, executor, is_trained=True)
             source = len(trajectory.images) - 1
 
     def _call(
-        self, trajectory: Trajectory, reason: str, call: ToolCall, executor: Executor, *, is_trained: bool
-    ) -> Observation:
-        images = [viewed.image for viewed in trajectory.images]
-        observation = executor.execute([ToolRequest(call.code, images, call.image_index, trajectory.sample.id)])[0]
-        text = format_call(reason, call)
-        trajectory.turns.append(Turn(text, parse_reply(text), observation, is_trained))
-        if observation.image is not None:
+        self,
+        trajectory: Trajectory,
+        reason: str,
+        written: WrittenCall,
+        image_index: int,
+        executor: Executor,
+        *,
+        is_trained: bool,
+    ) -> None:
+        name, arguments = written
+        text = format_tool_call(reason, name, {**arguments, "image_index": image_index})
+        reply = parse_reply(text, make_toolbox(self.toolbox))
+        observation, call = refusal(reply), reply.call
+        if call is not None and call.fault is None:
+            (observation,) = executor.execute([request_of(trajectory, call, trajectory.sample.id)])
+        trajectory.turns.append(Turn(text, reply, observation, is_trained))
+        if call is not None and observation.image is not None:
             trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))
-        return observation
 
     def _answer(self, trajectory: Trajectory, rng: np.random.Generator) -> None:
         text = format_answer(_pick(rng, UPRIGHT_REASONS[: self.n_wordings]), trajectory.sample.answer)
@@ -200,14 +245,14 @@ def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.integers(len(options)))]
 
 
-def wordings() -> Iterator[str]:
+def wordings(toolbox: ToolboxName = "code") -> Iterator[str]:
     """Text of every turn that the oracle can write, without the answers: what a new tokenizer is trained on."""
     yield from ("system\n", "user\n", "assistant\n", PlateWorld().question)
     for reason in (*UPRIGHT_REASONS, *MENDING_REASONS, *ERROR_REASONS):
         yield format_answer(reason, "")
     for name in sorted(ORIENTATION_TOOLS & set(SPELLINGS)):
         for reason in REASONS[name]:
-            for code in SPELLINGS[inverse(name)]:
-                yield format_call(reason, ToolCall(code))
-    for code in BROKEN:
-        yield format_call(ERROR_REASONS[0], ToolCall(code))
+            for tool, arguments in TURNS[toolbox][inverse(name)]:
+                yield format_tool_call(reason, tool, {**arguments, "image_index": 0})
+    for tool, arguments in BROKEN_CALLS[toolbox]:
+        yield format_tool_call(ERROR_REASONS[0], tool, {**arguments, "image_index": 0})

@@ -21,8 +21,9 @@ from cv_lightning.call_text import join_calls, split_calls, stable_text
 from cv_lightning.chat_backend import Progress
 from cv_lightning.chat_request import BadRequest, ChatRequest, read_request
 from cv_lightning.chat_server import ChatServer
-from cv_lightning.conversation import TOOL_SCHEMA, format_call
+from cv_lightning.conversation import format_call
 from cv_lightning.http_handler import ServerLimits
+from cv_lightning.tools.code import CODE_SCHEMA
 from cv_lightning.types import ToolCall
 
 CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)"))
@@ -146,13 +147,13 @@ def test_a_reply_has_openais_form(client: Client) -> None:
 def test_calls_are_text_until_tools_are_offered(client: Client) -> None:
     client.backend.pieces = [CALL]
     assert client.ask(body=body())[1]["choices"][0]["message"]["content"] == CALL
-    choice = client.ask(body=body(tools=[TOOL_SCHEMA]))[1]["choices"][0]
+    choice = client.ask(body=body(tools=[CODE_SCHEMA]))[1]["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] == "<think>Turned.</think>"
     (call,) = choice["message"]["tool_calls"]
     assert (call["type"], call["function"]["name"]) == ("function", "code_image_tool")
     assert json.loads(call["function"]["arguments"])["code"].startswith("result =")
-    assert client.ask(body=body(tools=[TOOL_SCHEMA], tool_choice="none"))[1]["choices"][0]["finish_reason"] == "stop"
+    assert client.ask(body=body(tools=[CODE_SCHEMA], tool_choice="none"))[1]["choices"][0]["finish_reason"] == "stop"
 
 
 def test_a_connection_serves_several_requests(client: Client) -> None:
@@ -222,7 +223,7 @@ def test_images_and_calls_of_a_request_are_read() -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"name": "x"}]}, "tools"),
         ({"tools": "all"}, "tools"),
-        ({"tools": [TOOL_SCHEMA], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [CODE_SCHEMA], "tool_choice": "required"}, "tool_choice"),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(client: Client, wrong: dict[str, Any], words: str) -> None:
@@ -317,7 +318,7 @@ def events(text: str) -> list[Any]:
 
 def test_a_stream_comes_in_pieces_and_holds_calls_back(client: Client) -> None:
     client.backend.pieces = [CALL[i : i + 3] for i in range(0, len(CALL), 3)]
-    found = events(client.ask(body=body(stream=True, tools=[TOOL_SCHEMA]))[1])
+    found = events(client.ask(body=body(stream=True, tools=[CODE_SCHEMA]))[1])
     assert found[-1] == "[DONE]"
     deltas = [event["choices"][0]["delta"] for event in found[:-1]]
     words = [delta["content"] for delta in deltas if delta.get("content")]

@@ -16,7 +16,6 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from cv_lightning.conversation import (
-    SYSTEM_PROMPT,
     Conversation,
     escape_markup,
     format_answer,
@@ -24,6 +23,7 @@ from cv_lightning.conversation import (
     parse_reply,
 )
 from cv_lightning.errors import ConversationError
+from cv_lightning.tools.code import SYSTEM_PROMPT
 from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory, Turn
 from modules.tiny import MARKUP_TOKENS, SPECIAL_TOKENS, train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest

@@ -13,10 +13,10 @@ from peft import AutoPeftModel, PeftModel
 from transformers import AutoModelForImageTextToText, AutoTokenizer, BertConfig, LlamaConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from cv_lightning.conversation import SYSTEM_PROMPT
 from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.tools.code import SYSTEM_PROMPT
 from modules.batch import TokenBatch
-from modules.loading import stored_system_prompt
+from modules.loading import how_to_talk
 from modules.optimizer import OptimizerConfig
 from modules.policy import Policy
 from modules.sft import SFTModule
@@ -134,7 +134,7 @@ def test_an_exported_policy_says_how_it_was_talked_to(tmp_path: Path) -> None:
 def test_a_broken_conversation_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "conversation.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"conversation\.json: expected .*system_prompt"):
-        stored_system_prompt(str(tmp_path))
+        how_to_talk(str(tmp_path), None, None)
 
 
 def test_export_leaves_the_policy_as_it_is(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from cv_lightning.call_text import split_calls
 from cv_lightning.chat_encoding import ChatEncoder
 from cv_lightning.chat_request import read_request
 from cv_lightning.chat_server import ChatServer
-from cv_lightning.conversation import TOOL_SCHEMA, format_answer, format_call
+from cv_lightning.conversation import format_answer, format_call
 from cv_lightning.data.robustness import RobustnessDataModule
 from cv_lightning.data.world import PlateWorld
 from cv_lightning.endpoint import ChatReply, Endpoint
@@ -35,6 +35,7 @@ from cv_lightning.endpoint_messages import Dialogue, ImageEncoding
 from cv_lightning.endpoint_solver import EndpointSolver
 from cv_lightning.errors import ConfigError, CVLightningError
 from cv_lightning.rollout import Completion
+from cv_lightning.tools.code import CODE_SCHEMA
 from cv_lightning.types import Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from modules.base import RolloutConfig
 from modules.evaluate import LocalSolver, RobustnessTest, weights_digest
@@ -221,9 +222,9 @@ def test_turns_of_a_client_as_text(policy: Policy) -> None:
     two = text_of(policy, {"role": "developer", "content": "Be brief."}, user, {"role": "user", "content": "two"})
     opening = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\none<|im_end|>\n"
     assert two == f"{opening}<|im_start|>user\ntwo{end}"
-    with_tools = text_of(policy, {"role": "system", "content": "Be brief."}, user, tools=[TOOL_SCHEMA])
+    with_tools = text_of(policy, {"role": "system", "content": "Be brief."}, user, tools=[CODE_SCHEMA])
     assert with_tools.startswith("<|im_start|>system\nBe brief.\n\n# Tools")
-    assert json.dumps(TOOL_SCHEMA) in with_tools
+    assert json.dumps(CODE_SCHEMA) in with_tools
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
@@ -283,7 +284,7 @@ def test_a_seed_repeats_and_its_absence_does_not(url: str) -> None:
     assert len({text(seed=seed) for seed in range(4)}) > 1
 
 
-@pytest.mark.parametrize("tools", [[], [TOOL_SCHEMA]])
+@pytest.mark.parametrize("tools", [[], [CODE_SCHEMA]])
 def test_a_stream_says_what_the_whole_reply_says(url: str, tools: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     force_first_reply(monkeypatch, CALL)
     settings = {"tools": tools, "max_tokens": 400}

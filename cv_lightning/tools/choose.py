@@ -1,0 +1,51 @@
+"""Which tools a policy has: as a config says, and as the folder of an exported policy says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.tools.code import CODE_TOOLS, CodeTools
+from cv_lightning.tools.models import ModelTool
+from cv_lightning.tools.named import NAMED_TOOLS, NamedTools
+from cv_lightning.tools.read_codes import ReadCodes
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
+from cv_lightning.types import CODE_TOOL
+
+#: All named tools, and no models.
+NAMED = NamedTools()
+
+#: Models that come with this project, by name.
+MODELS: dict[str, type[ModelTool]] = {ReadCodes.name: ReadCodes}
+
+
+def make_toolbox(wanted: Toolbox | ToolboxName) -> Toolbox:
+    """The toolbox of a config.
+
+    Raises:
+        ConfigError: No toolbox has this name.
+    """
+    if isinstance(wanted, Toolbox):
+        return wanted
+    if wanted == "code":
+        return CODE_TOOLS
+    if wanted == "named":
+        return NAMED
+    raise ConfigError(f"toolbox: expected 'code', 'named' or a Toolbox but got {wanted!r}")
+
+
+def restore_toolbox(described: Any) -> Toolbox:
+    """The toolbox that `Toolbox.describe` described.
+
+    Raises:
+        ConfigError: It is no description, or names a model that does not come with this project.
+    """
+    kind, names = (described.get("kind"), described.get("tools")) if isinstance(described, dict) else (None, None)
+    if kind not in ("code", "named") or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ConfigError('expected {"kind": "code" or "named", "tools": [names]}')
+    own = [CODE_TOOL] if kind == "code" else list(NAMED_TOOLS)
+    missing = [name for name in names if name not in own and name not in MODELS]
+    if missing:
+        raise ConfigError(f"the policy was trained with the tool {missing[0]!r}: which does not come with this project")
+    models = [MODELS[name]() for name in names if name not in own]
+    return CodeTools(models) if kind == "code" else NamedTools([name for name in names if name in own], models)

@@ -1,0 +1,147 @@
+"""Named tools with JSON arguments: the fixed schema that code-as-tool is compared with (OpenThinkIMG's way).
+
+Each tool is the snippet of Pillow that a policy would write for it in code, and runs as that snippet: lanes, verified
+effects, rewards and records are the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.suggestions import did_you_mean
+from cv_lightning.tools.models import ModelTool
+from cv_lightning.tools.parameters import Choice, Integer, Number, Parameter, Region, shown
+from cv_lightning.tools.toolbox import Toolbox, function_schema, read_checked
+from cv_lightning.types import Reply, ToolCall
+
+
+@dataclass(frozen=True)
+class NamedTool:
+    """One named tool.
+
+    Attributes:
+        description: What it does, for the policy.
+        write: The Pillow call that it is, from the checked arguments, on `image`.
+        parameters: What it takes beside an image, by name.
+    """
+
+    description: str
+    write: Callable[..., str]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+def _factor(description: str) -> dict[str, Parameter]:
+    return {"factor": Number(description, low=0, high=10)}
+
+
+def _enhancer(name: str) -> Callable[..., str]:
+    return lambda factor: f"ImageEnhance.{name}(image).enhance({factor!r})"
+
+
+_FLIPS = {"horizontal": "ImageOps.mirror(image)", "vertical": "ImageOps.flip(image)"}
+
+#: Every named tool, in the order in which they are offered.
+NAMED_TOOLS: dict[str, NamedTool] = {
+    "crop": NamedTool(
+        "Cut out a box.",
+        lambda bbox: f"image.crop({bbox!r})",
+        {"bbox": Region("[x1, y1, x2, y2] in pixels of the image")},
+    ),
+    "rotate": NamedTool(
+        "Turn the image counter-clockwise.",
+        lambda angle: f"image.rotate({angle!r}, expand=True)",
+        {"angle": Number("degrees", low=-360, high=360)},
+    ),
+    "flip": NamedTool(
+        "Mirror the image.",
+        _FLIPS.__getitem__,
+        {"direction": Choice("horizontal swaps left and right", options=tuple(_FLIPS))},
+    ),
+    "resize": NamedTool(
+        "Enlarge or reduce the image.",
+        lambda scale: f"image.resize((round(image.width * {scale!r}), round(image.height * {scale!r})))",
+        {"scale": Number("factor of both sides", low=0.1, high=8)},
+    ),
+    "contrast": NamedTool("Change the contrast.", _enhancer("Contrast"), _factor("0 is gray, 1 leaves it as it is")),
+    "brightness": NamedTool(
+        "Change the brightness.", _enhancer("Brightness"), _factor("0 is black, 1 leaves it as it is")
+    ),
+    "sharpness": NamedTool("Sharpen or soften.", _enhancer("Sharpness"), _factor("below 1 softens, above 1 sharpens")),
+    "saturation": NamedTool("Change the colours.", _enhancer("Color"), _factor("0 is without colour")),
+    "grayscale": NamedTool("Take out the colours.", lambda: "ImageOps.grayscale(image)"),
+    "invert": NamedTool("Make a negative.", lambda: "ImageOps.invert(image)"),
+    "autocontrast": NamedTool(
+        "Stretch the contrast to the whole range.",
+        lambda cutoff: f"ImageOps.autocontrast(image, cutoff={cutoff!r})",
+        {"cutoff": Number("percent of the darkest and lightest pixels to ignore", default=0, low=0, high=49)},
+    ),
+    "equalize": NamedTool("Spread the brightness evenly.", lambda: "ImageOps.equalize(image)"),
+    "threshold": NamedTool(
+        "Make what is lighter than a level white and the rest black.",
+        lambda level: f'image.convert("L").point(lambda value: 255 if value > {level!r} else 0)',
+        {"level": Integer(default=128, low=0, high=255)},
+    ),
+    "blur": NamedTool(
+        "Blur.",
+        lambda radius: f"image.filter(ImageFilter.GaussianBlur({radius!r}))",
+        {"radius": Number("pixels", default=2, low=0, high=50)},
+    ),
+    "median": NamedTool(
+        "Take out specks.",
+        lambda size: f"image.filter(ImageFilter.MedianFilter({size!r}))",
+        {"size": Choice("side of the window in pixels", default=3, options=(3, 5, 7, 9))},
+    ),
+    "edges": NamedTool("Show the edges.", lambda: "image.filter(ImageFilter.FIND_EDGES)"),
+    "pad": NamedTool(
+        "Add a border.",
+        lambda border, color: f"ImageOps.expand(image, border={border!r}, fill={color!r})",
+        {
+            "border": Integer("width in pixels", low=1, high=1024),
+            "color": Choice(default="white", options=("white", "black", "gray")),
+        },
+    ),
+}
+
+
+class NamedTools(Toolbox):
+    """Named tools with JSON arguments.
+
+    Args:
+        names: Which of `NAMED_TOOLS`, in the order in which they are offered; None: all.
+        models: Tools that are models, offered beside them.
+
+    Raises:
+        ConfigError: A name that is not known, or stands twice.
+    """
+
+    kind = "named"
+    means = "tools"
+    example = '{"name": <function-name>, "arguments": <args-json-object>}'
+
+    def __init__(self, names: Sequence[str] | None = None, models: Sequence[ModelTool] = ()) -> None:
+        super().__init__(models)
+        chosen = list(NAMED_TOOLS) if names is None else list(names)
+        for name in chosen:
+            if name not in NAMED_TOOLS:
+                raise ConfigError(f"toolbox.names: there is no tool {name!r}. {did_you_mean(name, NAMED_TOOLS)}")
+        if len({*chosen, *self.models}) < len(chosen) + len(self.models) or not chosen:
+            raise ConfigError(f"toolbox: expected tools with different names but got {[*chosen, *self.models]}")
+        self.tools = {name: NAMED_TOOLS[name] for name in chosen}
+
+    @property
+    def own_schemas(self) -> list[dict[str, Any]]:
+        """The named tools."""
+        return [function_schema(name, tool.description, tool.parameters) for name, tool in self.tools.items()]
+
+    def read_own(self, name: Any, arguments: dict[str, Any]) -> Reply:
+        """A call of a named tool; one that the schema does not allow is a call that fails, as such code would."""
+        tool = self.tools.get(name) if isinstance(name, str) else None
+        if tool is None:
+            fault = f"NameError: there is no tool {shown(name)}; the tools are {', '.join(self.names)}."
+            return Reply(call=ToolCall("", name="", fault=fault))
+        return read_checked(
+            name, tool.parameters, arguments, lambda values: ToolCall(f"result = {tool.write(**values)}")
+        )
