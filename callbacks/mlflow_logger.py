@@ -14,7 +14,6 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers.logger import Logger
@@ -23,10 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.mlflow_sender import Sender
 from callbacks.outbox import Outbox
-from cv_lightning.errors import ConfigError
-
-#: MLflow's own names for the stores that it can write to; `sqlite+pysqlite` and the like count as `sqlite`.
-_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+from cv_lightning.tracking_uri import check_uri, sqlite_path
 
 #: Longest value of a parameter; longer ones are cut.
 _MAX_VALUE = 500
@@ -218,33 +214,6 @@ class BackgroundMLflowLogger(Logger):
         self._sender.put(begin, is_lasting=True)
         self._sender.start()
         return self._sender
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of `sqlite:///relative/path` or `sqlite:////absolute/path`; None for other URIs."""
-    scheme, separator, rest = uri.partition(":///")
-    return Path(rest) if separator and scheme.partition("+")[0] == "sqlite" else None
-
-
-def check_uri(uri: str) -> None:
-    """Raise `ConfigError` where MLflow cannot write to the URI, before training rather than in the background."""
-    try:
-        is_server = urlsplit(uri).hostname is not None and urlsplit(uri).port != 0
-    except ValueError:  # a port that is no number, an open bracket in the host
-        is_server = False
-    scheme = uri.partition(":")[0].partition("+")[0]
-    if scheme in ("http", "https") and not is_server:
-        raise ConfigError(f"tracking_uri: {uri!r} names no server. Write it as http://host:5000.")
-    if scheme == "sqlite" and not sqlite_path(uri):
-        raise ConfigError(
-            f"tracking_uri: {uri!r} names no file. Write it with three slashes: 'sqlite:///runs/mlflow.db' lies below "
-            "the working directory, 'sqlite:////data/mlflow.db' below /."
-        )
-    if scheme not in _SCHEMES or (":" not in uri and uri != "databricks"):
-        remedy = "'sqlite:///runs/mlflow.db' for a file, 'http://host:5000' for a server"
-        raise ConfigError(
-            f"tracking_uri: MLflow cannot write to {uri!r}. Use {remedy}; other databases: {', '.join(_SCHEMES[3:])}."
-        )
 
 
 def _metric_name(name: str) -> str:

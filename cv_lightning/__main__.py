@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("modules.serve", "serve a policy at an OpenAI-compatible HTTP endpoint, images and tools included"),
     "chat": ("modules.chat", "talk with a policy about an image, in the terminal or (--serve) in a browser"),
     "view": ("cv_lightning.view", "trajectories of a run or a file as one page to read"),
+    "compare": ("cv_lightning.compare.command", "runs beside each other: configs, metrics, answers, curves, tools"),
     "data": ("cv_lightning.data_command", "check files of data: what they hold, and every fault with its row"),
 }
 

@@ -7,6 +7,7 @@ an earlier attempt is set aside before, and joined with the new one after.
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 FILE = "metrics.csv"
@@ -40,6 +41,29 @@ def join(folder: Path) -> None:
     joined.replace(folder / FILE)
     for path in earlier:
         path.unlink()
+
+
+def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """The curves of a metrics.csv by metric; empty cells and values that are not finite are left out."""
+    points: dict[str, dict[float, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            step = _number(row.get("step"))
+            if step is None:
+                continue
+            for name, cell in row.items():
+                value = _number(cell)
+                if name not in ("step", "epoch", None) and value is not None:
+                    points.setdefault(name, {})[step] = value
+    return {name: sorted(at_step.items()) for name, at_step in points.items()}
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        value = float(cell or "nan")
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _earlier(folder: Path) -> list[Path]:

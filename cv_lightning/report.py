@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from cv_lightning.errors import DataError
+from cv_lightning.metrics_log import read_curves
 from cv_lightning.report_figures import Curve, bars, curves
 from cv_lightning.rewards import TERMS
 
@@ -102,29 +101,6 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 # ---- what was logged -------------------------------------------------------------------------------------------------
-
-
-def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """The curves of a metrics.csv by metric; empty cells and values that are not finite are left out."""
-    points: dict[str, dict[float, float]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            step = _number(row.get("step"))
-            if step is None:
-                continue
-            for name, cell in row.items():
-                value = _number(cell)
-                if name not in ("step", "epoch", None) and value is not None:
-                    points.setdefault(name, {})[step] = value
-    return {name: sorted(at_step.items()) for name, at_step in points.items()}
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "nan")
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _read_seeds(run_folder: Path, stage: str) -> list[dict[str, list[tuple[float, float]]]]:

@@ -16,9 +16,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from callbacks import mlflow_logger, mlflow_sender
-from callbacks.mlflow_logger import BackgroundMLflowLogger, check_uri, sqlite_path
+from callbacks.mlflow_logger import BackgroundMLflowLogger
 from callbacks.mlflow_sender import Sender
 from cv_lightning.errors import ConfigError
+from cv_lightning.tracking_uri import check_uri, sqlite_path
 
 
 class Logging(BoringModel):

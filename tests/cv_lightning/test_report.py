@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cv_lightning.errors import DataError
-from cv_lightning.report import read_curves, write_report
+from cv_lightning.metrics_log import read_curves
+from cv_lightning.report import write_report
 
 ORIENTATIONS = ("upright", "rot90", "rot180")
 

@@ -1,0 +1,1 @@
+"""Runs beside each other: configs, metrics, answers to the same questions, curves, tools."""

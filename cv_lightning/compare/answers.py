@@ -1,0 +1,188 @@
+"""Answers to the same questions, paired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cv_lightning.compare.groups import RunGroup
+from cv_lightning.compare.statistics import holm, interval_of_means, mcnemar_exact, sign_flip_test
+
+if TYPE_CHECKING:
+    from cv_lightning.answer_log import AnswerRecord
+
+#: The row over all conditions that both were asked under.
+ALL = "all"
+
+MCNEMAR, SIGN_FLIP = "McNemar exact", "sign flips"
+
+#: A question of a seed, whatever the condition.
+_Question = tuple[Any, str]
+
+#: Question -> condition -> (score of the first, score of the second).
+_Pairs = Mapping[_Question, Mapping[str, tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """A condition, or all of them: the second group against the first, over the answers to the same questions.
+
+    Attributes:
+        condition: Its label, or `ALL`.
+        n: Pairs of answers.
+        first: Mean score of the first group over them.
+        second: Of the second.
+        difference: Second minus first.
+        interval: 95 % bootstrap interval of it, seeds and questions resampled; None for a single pair.
+        only_first: Pairs that only the first has right (scores 1 and 0); None where scores lie between.
+        only_second: Pairs that only the second has right.
+        p: Two-sided.
+        p_holm: Adjusted for the number of conditions; None in the row of all.
+        test: `MCNEMAR`, or `SIGN_FLIP` where a question counts several times or scores lie between 0 and 1.
+        seeds_ahead: Seeds in which the second is ahead.
+        seeds_behind: Seeds in which it is behind.
+        n_seeds: Seeds that both have; 0 where answers are paired over different seeds.
+    """
+
+    condition: str
+    n: int
+    first: float
+    second: float
+    difference: float
+    interval: tuple[float, float] | None
+    only_first: int | None
+    only_second: int | None
+    p: float
+    p_holm: float | None
+    test: str
+    seeds_ahead: int
+    seeds_behind: int
+    n_seeds: int
+
+
+@dataclass(frozen=True)
+class PairedTable:
+    """Two groups on the same questions.
+
+    Attributes:
+        first: Name of a group.
+        second: Name of the other.
+        rows: One per condition, then `ALL`; empty where no answer is to the same question.
+        n_shared: Answers to the same question under the same condition.
+        n_first: All judged answers of the first.
+        n_second: Of the second.
+        n_other_truth: Answers to questions of the same name whose right answer differs: they are not the same.
+    """
+
+    first: str
+    second: str
+    rows: list[PairedRow] = field(default_factory=list)
+    n_shared: int = 0
+    n_first: int = 0
+    n_second: int = 0
+    n_other_truth: int = 0
+
+
+def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
+    """Compare two groups on the questions that both were asked.
+
+    Runs are paired by seed where both have some seed once; else a question's score is the mean over the group's runs.
+    """
+    seeds = _shared_seeds(first, second)
+    scores_first, truths_first = _scores(first, seeds)
+    scores_second, truths_second = _scores(second, seeds)
+    same_name = scores_first.keys() & scores_second.keys()
+    shared = [key for key in scores_first if key in same_name and truths_first[key] == truths_second[key]]
+    pairs: dict[_Question, dict[str, tuple[float, float]]] = {}
+    for seed, item, condition in shared:
+        key = (seed, item, condition)
+        pairs.setdefault((seed, item), {})[condition] = (scores_first[key], scores_second[key])
+    conditions = list(dict.fromkeys(condition for of_question in pairs.values() for condition in of_question))
+    rows = [_row(condition, _only(pairs, condition), len(seeds)) for condition in conditions]
+    adjusted = holm({row.condition: row.p for row in rows})
+    rows = [PairedRow(**{**vars(row), "p_holm": adjusted[row.condition]}) for row in rows]
+    if len(rows) > 1:
+        rows.append(_row(ALL, pairs, len(seeds)))
+    return PairedTable(
+        first.name,
+        second.name,
+        rows,
+        n_shared=len(shared),
+        n_first=len(scores_first),
+        n_second=len(scores_second),
+        n_other_truth=len(same_name) - len(shared),
+    )
+
+
+def _shared_seeds(first: RunGroup, second: RunGroup) -> list[Any]:
+    """Seeds that both groups have, once each."""
+    seeds = [seed for seed in first.seeds if seed in second.seeds]
+    return [seed for seed in seeds if first.seeds.count(seed) == 1 and second.seeds.count(seed) == 1]
+
+
+def _scores(
+    group: RunGroup, seeds: Sequence[Any]
+) -> tuple[dict[tuple[Any, str, str], float], dict[tuple[Any, str, str], str]]:
+    """Mean score and truth by (seed, question, condition); without seeds to pair by, the seed is None."""
+    found: dict[tuple[Any, str, str], list[float]] = {}
+    truths: dict[tuple[Any, str, str], str] = {}
+    for run in group.runs:
+        if seeds and run.seed not in seeds:
+            continue
+        for record in _judged(run.answers):
+            key = (run.seed if seeds else None, record.item, record.condition)
+            found.setdefault(key, []).append(float(record.score or 0.0))
+            truths[key] = f"{record.truth} {record.required}"
+    return {key: sum(scores) / len(scores) for key, scores in found.items()}, truths
+
+
+def _judged(records: Iterable[AnswerRecord]) -> Iterable[AnswerRecord]:
+    return (record for record in records if record.score is not None)
+
+
+def _only(pairs: _Pairs, condition: str) -> _Pairs:
+    asked = {question: of_question.get(condition) for question, of_question in pairs.items()}
+    return {question: {condition: pair} for question, pair in asked.items() if pair is not None}
+
+
+def _row(condition: str, pairs: _Pairs, n_seeds: int) -> PairedRow:
+    flat = [pair for of_question in pairs.values() for pair in of_question.values()]
+    # The unit that is drawn, resampled or flipped is the question: its conditions are not independent of each other.
+    by_seed: dict[Any, list[float]] = {}
+    for (seed, _), of_question in pairs.items():
+        moves = [second - first for first, second in of_question.values()]
+        by_seed.setdefault(seed, []).append(sum(moves) / len(moves))
+    of_questions = [move for moves in by_seed.values() for move in moves]
+    is_binary = all(score in (0.0, 1.0) for pair in flat for score in pair)
+    only_first, only_second = flat.count((1.0, 0.0)), flat.count((0.0, 1.0))
+    is_mcnemar = is_binary and all(len(of_question) == 1 for of_question in pairs.values())
+    first, second = (sum(pair[place] for pair in flat) / len(flat) for place in (0, 1))
+    return PairedRow(
+        condition=condition,
+        n=len(flat),
+        first=first,
+        second=second,
+        difference=second - first,
+        interval=interval_of_means(list(by_seed.values())),
+        only_first=only_first if is_binary else None,
+        only_second=only_second if is_binary else None,
+        p=mcnemar_exact(only_first, only_second) if is_mcnemar else sign_flip_test(of_questions),
+        p_holm=None,
+        test=MCNEMAR if is_mcnemar else SIGN_FLIP,
+        seeds_ahead=sum(sum(moves) > 1e-9 for moves in by_seed.values()) if n_seeds else 0,
+        seeds_behind=sum(sum(moves) < -1e-9 for moves in by_seed.values()) if n_seeds else 0,
+        n_seeds=n_seeds,
+    )
+
+
+def tools_in_answers(group: RunGroup) -> dict[str, float]:
+    """Share of the questions in which a tool had an effect, mean over the runs; by tool, most used first."""
+    if not group.is_answered:
+        return {}
+    shares: dict[str, float] = {}
+    for run in group.runs:
+        for record in run.answers:
+            for tool in {tool for tools in record.tools for tool in tools}:
+                shares[tool] = shares.get(tool, 0.0) + 1 / len(run.answers) / len(group.runs)
+    return dict(sorted(shares.items(), key=lambda entry: -entry[1]))

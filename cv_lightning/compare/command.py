@@ -1,0 +1,112 @@
+"""`python -m cv_lightning compare RUN RUN ...`: runs beside each other, in the terminal, as a page, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cv_lightning.compare.comparison import Comparison, compare
+from cv_lightning.compare.run import Run, find_runs, read_folder
+from cv_lightning.errors import ConfigError, DataError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See python -m cv_lightning compare --help.")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; raises `ConfigError` where it cannot be read."""
+    parser = _Parser(
+        prog="python -m cv_lightning compare",
+        description="Runs beside each other: what differs in their configs, where their metrics end, who answers the "
+        "same questions better. Runs that differ in their seed alone are one group; the first group is what the others "
+        "are compared with.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="a run's folder, a folder with runs below it, or a run id of MLflow"
+    )
+    parser.add_argument("--experiment", metavar="NAME", help="all runs of an experiment of MLflow")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="where MLflow keeps them (default: MLFLOW_TRACKING_URI, else every runs/**/mlflow.db)",
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="metrics to show instead of the headline ones: 'rl/*'"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all of it and its curves")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON")
+    return parser.parse_args(list(arguments))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare the runs that the command line names; see `parse`."""
+    options = parse(arguments)
+    for path in (options.html, options.json):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ConfigError(f"{path}: there is no folder {str(path.parent)!r} to write to.")
+    comparison = compare(read_runs(options.runs, options.experiment, options.tracking_uri), options.metrics)
+    from cv_lightning.compare.terminal import show
+
+    show(comparison)
+    if options.html is not None:
+        from cv_lightning.compare.page import write_page  # imports matplotlib
+
+        write_page(comparison, options.html)
+        print(f"page: {options.html}")
+    if options.json is not None:
+        write_json(comparison, options.json)
+        print(f"json: {options.json}")
+    return 0
+
+
+def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri: str | None = None) -> list[Run]:
+    """Read runs by folder, run id and experiment; one that is named twice counts once.
+
+    Raises:
+        ConfigError: Nothing is named, or a name is neither a folder nor a run id.
+        DataError: A folder without runs, or a run id that no store knows.
+    """
+    if not names and experiment is None:
+        raise ConfigError("Name runs to compare: folders, run ids of MLflow, or --experiment NAME.")
+    folders: dict[Path, None] = {}
+    stored = {}
+    stores = None
+    runs: list[Run] = []
+    for name in names:
+        if Path(name).is_dir():
+            found = [path for path in find_runs(Path(name)) if path.resolve() not in folders]
+            folders |= {path.resolve(): None for path in found}
+            runs += [read_folder(path) for path in found]
+            continue
+        from cv_lightning.compare.store import Stores, is_run_id
+
+        if not is_run_id(name):
+            raise ConfigError(f"{name}: is neither a folder nor a run id of MLflow (32 hexadecimal digits).")
+        stores = stores or Stores(tracking_uri)
+        stored[name] = stores.find(name)
+    if experiment is not None:
+        from cv_lightning.compare.store import Stores
+
+        stores = stores or Stores(tracking_uri)
+        stored |= {run.id: run for run in stores.of_experiment(experiment)}
+    return runs + [run.read() for run in stored.values()]
+
+
+def write_json(comparison: Comparison, path: Path) -> None:
+    """Write all of a comparison as JSON.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.write_text(json.dumps(comparison.as_json(), indent=1) + "\n", encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error}). Name another place with --json.") from error

@@ -1,0 +1,145 @@
+"""Which runs are one thing with several seeds, and what differs between the things."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from cv_lightning.compare.run import Points, Run
+
+#: Where an evaluation's config names the policy that it tested.
+POLICY_SOURCE = "model.solver.policy.source"
+
+#: Keys that say where results go, not what they are.
+_PLACES = re.compile(r"run_folder|ckpt_path|weights_only|trainer\.(logger|default_root_dir|callbacks|profiler)($|\.)")
+
+
+@dataclass
+class RunGroup:
+    """Runs of one config, which differ in their seed alone.
+
+    Attributes:
+        name: Unique in a comparison.
+        runs: At least one.
+    """
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> list[Any]:
+        """Their seeds, in order."""
+        return [run.seed for run in self.runs]
+
+    def curves(self, metric: str) -> list[Points]:
+        """The metric's curve of each run that logged it."""
+        return [points for run in self.runs if (points := run.curves.get(metric))]
+
+    @property
+    def metrics(self) -> set[str]:
+        """What any of the runs logged."""
+        return {name for run in self.runs for name in run.curves}
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answers of every run are there."""
+        return all(run.answers for run in self.runs)
+
+
+def join_evaluations(runs: Sequence[Run]) -> list[Run]:
+    """Give the answers and the table of an evaluation to the run that made the policy, where it is among the runs."""
+    trained = {folder: run for run in runs for folder in _folders(run) if POLICY_SOURCE not in run.config}
+    left = []
+    for run in runs:
+        source = run.config.get(POLICY_SOURCE)
+        made_by = _made_by(run, PurePath(str(source))) if source and run.answers else None
+        policy_of = trained.get(made_by) if made_by is not None else None
+        if policy_of is None or policy_of.answers:
+            left.append(run)
+            continue
+        policy_of.answers = run.answers
+        # A test has no step of its own: it is of where training ended.
+        end = max((points[-1][0] for points in policy_of.curves.values()), default=0.0)
+        policy_of.curves |= {name: [(end, points[-1][1])] for name, points in run.curves.items()}
+        policy_of.faults += run.faults
+        policy_of.evaluated_by = run.source
+    return left
+
+
+def _folders(run: Run) -> Iterable[Path]:
+    if Path(run.source).is_dir():
+        yield Path(run.source).resolve()
+
+
+def _made_by(run: Run, source: PurePath) -> Path | None:
+    """The folder of the run that exported the policy `<run>/policy`.
+
+    The name is relative to where the evaluation was started: here, or in a folder above the evaluation's own.
+    """
+    if source.name != "policy":
+        return None
+    for start in (Path(), *Path(run.source).absolute().parents):
+        if (start / source).is_dir():
+            return (start / source).resolve().parent
+    return None
+
+
+def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
+    """Runs of one config together, in the order of their first; runs of a group by seed."""
+    groups: dict[str, RunGroup] = {}
+    for run in runs:
+        key = repr((run.name, sorted(identity(run).items()))) if run.config else run.source
+        groups.setdefault(key, RunGroup(run.name, [])).runs.append(run)
+    taken: dict[str, int] = {}
+    for group in groups.values():
+        group.runs.sort(key=lambda run: (not isinstance(run.seed, int), run.seed if isinstance(run.seed, int) else 0))
+        taken[group.name] = taken.get(group.name, 0) + 1
+        if taken[group.name] > 1:
+            group.name = f"{group.name} ({taken[group.name]})"
+    return list(groups.values())
+
+
+def identity(run: Run) -> dict[str, str]:
+    """The config without seed and places: what runs have in common that differ in their seed alone."""
+    own = str(run.config.get("run_folder") or "")
+    return {
+        key: _without_place(value, own)
+        for key, value in run.config.items()
+        if key != "seed_everything" and not _PLACES.match(key) and not _is_seed(key, value, run.seed)
+    }
+
+
+def _is_seed(key: str, value: Any, seed: Any) -> bool:
+    return value is not None and value == seed and key.rpartition(".")[2] == "seed"
+
+
+def _without_place(value: Any, run_folder: str) -> str:
+    text = str(value)
+    if run_folder and isinstance(value, str):
+        text = text.replace(run_folder, "${run_folder}")
+    return re.sub(r"\bseed_\d+\b", "seed_*", text) if isinstance(value, str) else text
+
+
+def differences(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
+    """Keys of config and facts whose values differ -> the value in each group, "" where there is none.
+
+    Several values within a group stand side by side. Seeds, places and the list of callbacks are left out.
+    """
+    of_groups = [[_compared(run) for run in group.runs] for group in groups]
+    keys = dict.fromkeys(key for of_runs in of_groups for values in of_runs for key in values)
+    table = {
+        key: [_joined(values[key] for values in of_runs if key in values) for of_runs in of_groups] for key in keys
+    }
+    return {key: cells for key, cells in table.items() if len(set(cells)) > 1}
+
+
+def _compared(run: Run) -> dict[str, str]:
+    # A run whose facts nobody recorded differs in them from no other.
+    return {**identity(run), **{name: str(value) for name, value in run.facts.items()}}
+
+
+def _joined(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))

@@ -1,0 +1,153 @@
+"""Numbers of a metric over runs: where it ends, how good it ever was, and a curve short enough to show."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from cv_lightning.compare.groups import RunGroup
+from cv_lightning.compare.run import Points, Run
+from cv_lightning.compare.statistics import interval_of_means
+
+#: Share of a curve's points that its last value, and every candidate for its best one, is the mean of.
+WINDOW = 0.05
+
+#: Which metrics are better where they are larger, and where they are smaller; of others nobody can say.
+_LARGER = re.compile(
+    r"(?:reward/total|.*accuracy(/.*)?|.*restored_rate(/.*)?|.*required_(recall|recall/.*)|.*recovery_rate(/.*)?|"
+    r".*right_after_error(/.*)?|.*exact_tools(/.*)?|.*crop_iou(/.*)?|tools/success.*|throughput/.*per_s|throughput/mfu)$"
+)
+_SMALLER = re.compile(
+    r"(?:.*loss|.*error.*|test/drop(/.*)?|tools/spurious_rate|rl/logprob_gap|health/(truncation|alarms)|time/.*|"
+    r"throughput/(step_s|call_s|.*memory_mb))$"
+)
+
+#: Shown in the terminal and as curves, where any run logged it, unless others are asked for.
+HEADLINE = (
+    "test/accuracy/mean",
+    "val/accuracy/mean",
+    "reward/total",
+    "rollout/accuracy",
+    "rollout/tool_rate",
+    "rollout/turns",
+    "tools/required_recall",
+    "tools/error_rate",
+    "tools/emergent_rate",
+    "health/length",
+    "rl/entropy",
+    "rl/kl",
+    "rl/zero_variance_groups",
+    "train/loss",
+    "throughput/step_s",
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of a group.
+
+    Attributes:
+        mean: Over the runs that have it.
+        interval: 95 % bootstrap interval, None for a single run without answers.
+        of_runs: The number of each run.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    of_runs: list[float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a group.
+
+    Attributes:
+        final: Where it ends: mean of the last `WINDOW` of its points.
+        best: The best such mean anywhere in it; None where nobody can say what is better, or for a single point.
+        best_step: The step at which that window ends, mean over the runs.
+    """
+
+    final: Value
+    best: Value | None
+    best_step: float | None
+
+
+def value_of(numbers: Sequence[float]) -> Value | None:
+    """Mean over runs with the interval over them; None without numbers."""
+    if not numbers:
+        return None
+    spread = interval_of_means([[number] for number in numbers])
+    return Value(sum(numbers) / len(numbers), spread, list(numbers))
+
+
+def summarise(group: RunGroup, name: str) -> Metric | None:
+    """A metric of a group; None where no run logged it."""
+    curves = group.curves(name)
+    final = value_of([windows(points)[-1][1] for points in curves])
+    if final is None:
+        return None
+    better = direction(name)
+    if not better or all(len(points) < 2 for points in curves):
+        return Metric(final, None, None)
+    tops = [max(windows(points), key=lambda point: better * point[1]) for points in curves]
+    return Metric(final, value_of([value for _, value in tops]), sum(step for step, _ in tops) / len(tops))
+
+
+def windows(points: Points) -> Points:
+    """(last step, mean) of every window of `WINDOW` of the points, at least one point long."""
+    length = max(1, round(WINDOW * len(points)))
+    return [
+        (points[end - 1][0], sum(value for _, value in points[end - length : end]) / length)
+        for end in range(length, len(points) + 1)
+    ]
+
+
+def direction(name: str) -> int:
+    """1 where larger is better, -1 where smaller is, 0 where nobody can say."""
+    # "right after an error" and "accuracy" win over the word error in a name.
+    return 1 if _LARGER.match(name) else -1 if _SMALLER.match(name) else 0
+
+
+def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match any pattern (`rl/*`), in the order of the patterns, each once."""
+    return list(dict.fromkeys(name for pattern in patterns for name in sorted(names) if fnmatchcase(name, pattern)))
+
+
+def over_minutes(run: Run, points: Points) -> Points:
+    """A curve over minutes of training; empty where nobody took the time."""
+    if not run.minutes or len(points) < 2:
+        return []
+    steps = [step for step, _ in run.minutes]
+    placed = []
+    for step, value in points:
+        before = bisect_right(steps, step)
+        placed.append((run.minutes[max(0, before - 1)][1], value))
+    return placed
+
+
+def on_grid(curves: Sequence[Points], n: int = 120) -> list[Points]:
+    """Curves at the same places, by linear interpolation, from the latest start to the earliest end.
+
+    Curves of several seeds can only be averaged where they share their places; minutes never do.
+    """
+    curves = [points for points in curves if points]
+    if not curves:
+        return []
+    low, high = max(points[0][0] for points in curves), min(points[-1][0] for points in curves)
+    if high <= low:
+        return [[points[-1]] for points in curves]
+    places = [low + (high - low) * index / (n - 1) for index in range(n)]
+    return [[(place, _at(points, place)) for place in places] for points in curves]
+
+
+def _at(points: Points, place: float) -> float:
+    after = bisect_right(points, (place, float("inf")))
+    if after == 0:
+        return points[0][1]
+    if after == len(points):
+        return points[-1][1]
+    (left, low), (right, high) = points[after - 1], points[after]
+    return low + (high - low) * (place - left) / (right - left) if right > left else low

@@ -1,0 +1,38 @@
+"""Where MLflow keeps runs: what a tracking URI may be, said before anything waits for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cv_lightning.errors import ConfigError
+
+#: MLflow's own names for the stores that it can write to; `sqlite+pysqlite` and the like count as `sqlite`.
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of `sqlite:///relative/path` or `sqlite:////absolute/path`; None for other URIs."""
+    scheme, separator, rest = uri.partition(":///")
+    return Path(rest) if separator and scheme.partition("+")[0] == "sqlite" else None
+
+
+def check_uri(uri: str) -> None:
+    """Raise `ConfigError` where MLflow cannot write to the URI, before training rather than in the background."""
+    try:
+        is_server = urlsplit(uri).hostname is not None and urlsplit(uri).port != 0
+    except ValueError:  # a port that is no number, an open bracket in the host
+        is_server = False
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme in ("http", "https") and not is_server:
+        raise ConfigError(f"tracking_uri: {uri!r} names no server. Write it as http://host:5000.")
+    if scheme == "sqlite" and not sqlite_path(uri):
+        raise ConfigError(
+            f"tracking_uri: {uri!r} names no file. Write it with three slashes: 'sqlite:///runs/mlflow.db' lies below "
+            "the working directory, 'sqlite:////data/mlflow.db' below /."
+        )
+    if scheme not in _SCHEMES or (":" not in uri and uri != "databricks"):
+        remedy = "'sqlite:///runs/mlflow.db' for a file, 'http://host:5000' for a server"
+        raise ConfigError(
+            f"tracking_uri: MLflow cannot write to {uri!r}. Use {remedy}; other databases: {', '.join(_SCHEMES[3:])}."
+        )
