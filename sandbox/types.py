@@ -57,7 +57,7 @@ class Model(Protocol):
     def load(self) -> None:
         """Load what calls need, in that process, once."""
 
-    def __call__(self, image: Image.Image, /, **arguments: Any) -> ModelResult:
+    def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
         """Look at an RGB image."""
 
 

@@ -57,7 +57,7 @@ NAMED_TOOLS: dict[str, NamedTool] = {
     ),
     "flip": NamedTool(
         "Mirror the image.",
-        _FLIPS.__getitem__,
+        lambda direction: _FLIPS[direction],
         {"direction": Choice("horizontal swaps left and right", options=tuple(_FLIPS))},
     ),
     "resize": NamedTool(

@@ -66,8 +66,8 @@ class Toolbox(ABC):
         """The tools but the models, as `tools` of an OpenAI-compatible request name them."""
 
     @abstractmethod
-    def read_own(self, name: str, arguments: dict[str, Any]) -> Reply:
-        """A call of a tool that is no model, `name` being none of theirs."""
+    def read_own(self, name: Any, arguments: dict[str, Any]) -> Reply:
+        """A call of a tool that is no model; `name` is whatever the policy wrote."""
 
     @cached_property
     def schemas(self) -> list[dict[str, Any]]:
