@@ -1,8 +1,9 @@
 """What confined code did to an image, found from the pixels alone: what it said or looked like counts for nothing.
 
-Exact matches first (the eight orientations, cut-outs of an orientation), then an orientation of the whole image that
-was resized or recoloured. Where two answers fit, or none does, the answer is None. Orientations of large images are
-compared at many fixed places instead of everywhere.
+Exact matches first (the eight orientations, cut-outs of an orientation, drawings on an orientation), then an
+orientation of the whole image that was resized or recoloured. Where two answers fit, or none does, the answer is None.
+Orientations of large images are compared at many fixed places instead of everywhere: what is changed in fewer than a
+thousandth of their pixels may stay unseen, and is then not credited.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 
 from sandbox.cut_outs import find_places
+from sandbox.drawings import MAX_SHARE, is_drawing
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
 from sandbox.pixels import COLOUR, Numbers, Pixels, colours, numbers, oriented
 
@@ -28,6 +30,10 @@ _RESIZE_TOLERANCE = 8.0
 _MAX_EXACT = 1 << 14
 _N_FEW = 16
 _PLACES = np.random.default_rng(20251203).random((4096, 2))
+#: Share of pixels that may differ at those places where fewer than `MAX_SHARE` do in all of the image.
+_MAX_SEEN = MAX_SHARE + 0.05
+#: A colour operation changes at least this share of the pixels; what changes fewer has no name.
+_MIN_CHANGED = 1 / 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def find_effects(before: Pixels, after: Pixels) -> Effects:
         found = _find_cut_out(stored, shown, size)
         if found is not None:
             return found
-    return _find_changed(stored, shown, size)
+    return _find_drawn(stored, shown, size) or _find_changed(stored, shown, size)
 
 
 def _matching(stored: Numbers, shown: Numbers) -> list[str]:
@@ -128,6 +134,25 @@ def _find_cut_out(stored: Numbers, shown: Numbers, size: Size) -> Effects | None
     return None
 
 
+def _find_drawn(stored: Numbers, shown: Numbers, size: Size) -> Effects | None:
+    """An orientation of the image with something drawn on it; upright, where that is one; None where none is."""
+    table = _lookup(stored.shape, shown.shape)
+    if not table.names:
+        return None
+    flat_stored, flat_shown = stored.reshape(-1), shown.reshape(-1)
+    few = ((flat_stored.take(table.few) ^ flat_shown.take(table.here[:_N_FEW])) & COLOUR) != 0
+    found = []
+    for name, places, share in zip(table.names, table.there, few.mean(axis=1).tolist(), strict=True):
+        if share > 0.7:  # so many of so few places differ only where far more than a fourth of all do
+            continue
+        differ = ((flat_stored.take(places) ^ flat_shown.take(table.here)) & COLOUR) != 0
+        if differ.mean() <= _MAX_SEEN and is_drawing(oriented(stored, name), shown):
+            found.append(name)
+            if name == "identity":
+                return Effects(("draw",), name, Affine())
+    return Effects((found[0], "draw"), found[0], orientation_frame(found[0], size)) if len(found) == 1 else None
+
+
 def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
     """The whole image, in some orientation, resized or with other colours."""
     small_stored, small_shown = _standardised(stored), _standardised(shown)
@@ -183,7 +208,7 @@ def _colour_tools(turned: Numbers, shown: Numbers) -> list[str]:
     else:
         before, after = colours(turned), colours(shown)
     difference = before.astype(np.int16) - after
-    if np.abs(difference).mean() <= tolerance:
+    if np.abs(difference).mean() <= tolerance or difference.any(axis=-1).mean() < _MIN_CHANGED:
         return []
     if np.abs(255 - difference - 2 * after.astype(np.int16)).mean() <= tolerance:
         return ["invert"]

@@ -13,7 +13,7 @@ from callbacks.rollouts import Rollouts
 from callbacks.tool_families import FAMILIES, NUMERIC_TOOL, failure_of, family_of, tools_of, verified_tools
 from callbacks.tool_usage import tool_metrics
 from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, ToolCall, Trajectory, Turn, ViewedImage
-from sandbox import Affine, Observation
+from sandbox import Affine, Observation, ToolExecutor, ToolRequest
 from sandbox.operations import OPERATIONS
 
 IMAGE = Image.new("RGB", (4, 4))
@@ -69,6 +69,19 @@ def test_a_call_that_computes_is_numeric_but_changes_no_pixel() -> None:
     metrics = tool_metrics([Trajectory(SAMPLE, [measured])], ())
     assert metrics["tools/family/numeric"] == 1.0
     assert metrics["tools/entropy"] == 0.0
+
+
+def test_what_lifted_and_confined_code_draws_is_sketching() -> None:
+    page = Image.new("RGB", (120, 90), "white")
+    lifted = "d = ImageDraw.Draw(image)\nd.rectangle((20, 20, 80, 60), outline='red', width=3)\nresult = image"
+    opencv = "a = np.array(image)\ncv2.putText(a, 'AB', (9, 60), 0, 1, (255, 0, 0), 2)\nresult = Image.fromarray(a)"
+    with ToolExecutor(workers=1) as executor:
+        seen = executor.execute([ToolRequest(code, [page]) for code in (lifted, opencv)])
+    if seen[1].status == "rejected":
+        pytest.skip(seen[1].text)
+    assert [observation.lane for observation in seen] == ["pillow", "confined"]
+    metrics = tool_metrics([Trajectory(SAMPLE, [Turn("", Reply(call=ToolCall("")), one)]) for one in seen], ())
+    assert metrics["tools/family/sketching"] == 1.0
 
 
 def test_recall_of_required_tools_and_spurious_turns() -> None:

@@ -154,10 +154,13 @@ def test_something_else_is_unknown(result: Image.Image) -> None:
     assert found.tools == ()
 
 
-def test_a_single_changed_pixel_is_no_exact_turn() -> None:
+def test_a_few_changed_pixels_are_seen_and_have_no_name() -> None:
     small = scene(120, 80)
     turned = small.rotate(180)
     turned.putpixel((100, 50), (1, 2, 3))
-    found = find_effects(small, turned)
-    assert found.orientation == "rotate_180"
-    assert found.tools == ("rotate_180", "color")
+    assert find_effects(small, turned) == Effects(
+        ("rotate_180",), "rotate_180", orientation_frame("rotate_180", (120, 80))
+    )
+    turned.paste(OTHER.crop((0, 0, 10, 10)), (100, 50))
+    assert find_effects(small, turned).orientation == "rotate_180"
+    assert find_effects(small, turned).tools == ("rotate_180", "color")
