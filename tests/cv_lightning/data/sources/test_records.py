@@ -176,9 +176,11 @@ def test_what_is_not_there_says_so(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 READ = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from cv_lightning.data.sources import FileSource
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+# Not ru_maxrss: that begins with the memory of the process that started this one, and hides what is below it.
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 split, path = sys.argv[1:]
 import cv_lightning.data.sources.parquet as p
 p._BLOCK_BYTES = 1 << 20
@@ -194,6 +196,7 @@ print(opened - start, peak() - start, total // 2**20)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_memory_does_not_grow_with_the_file(split: str, tmp_path: Path) -> None:
     """200 MiB in blocks of 1 MiB: what is held are eight blocks and what the reader needs."""
@@ -209,4 +212,4 @@ def test_memory_does_not_grow_with_the_file(split: str, tmp_path: Path) -> None:
     opened_mb, read_mb, total_mb = map(int, done.stdout.split())
     assert total_mb >= 195
     assert opened_mb < 20
-    assert read_mb < 90
+    assert 8 <= read_mb < 90, "eight blocks, and not nothing: then memory was not measured"
