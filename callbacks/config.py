@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from callbacks.config_tags import config_tags
 from callbacks.data_facts import data_facts
 from callbacks.mlflow_logger import BackgroundMLflowLogger
 
@@ -39,8 +40,8 @@ class ConfigAndCode(Callback):
     """Writes `run_<command>.json` and, where code was changed and not committed, `code_<command>.diff`.
 
     Both lie in `<default_root_dir>`, beside the `config_<command>.yaml` of the command line, and go to MLflow with it;
-    there the values of the config become parameters, and commit, command, versions, hardware and the fingerprint of the
-    data (`data_facts`) tags.
+    there the values of the config become parameters, and stage, model, data, seed (`config_tags`), commit, command,
+    versions, hardware and the fingerprint of the data (`data_facts`) tags.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,9 +79,10 @@ def _send(logger: Logger, files: Sequence[Path], config: Path, facts: dict[str, 
         logger.set_tags(_tags(facts))
         if config.exists():
             logger.log_artifact(config)
+            values = yaml.safe_load(without_passwords(config.read_text(encoding="utf-8")))
+            logger.set_tags(config_tags(values, config.parent))
             if with_parameters and not logger.is_resumed:
-                text = without_passwords(config.read_text(encoding="utf-8"))
-                logger.log_hyperparams(yaml.safe_load(text))
+                logger.log_hyperparams(values)
     elif isinstance(logger, MLFlowLogger):  # to which the command line sends the config
         for file in files:
             logger.experiment.log_artifact(logger.run_id, str(file))

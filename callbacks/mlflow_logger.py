@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.mlflow_parent import NOTE, RECIPE, STAGE
 from callbacks.mlflow_sender import Sender
 from callbacks.outbox import Outbox
 from cv_lightning.tracking_uri import check_uri, sqlite_path
@@ -38,6 +39,9 @@ class BackgroundMLflowLogger(Logger):
     with their own times when it is back, by this process or by the next one that uses the folder. Which run that was
     stands in `<folder>/mlflow_run.json`, so that training which goes on from a checkpoint goes on in the same run;
     a run that was interrupted is KILLED until then.
+
+    A logger with the tag `stage: recipe` holds a whole recipe: runs that log to folders directly below its own, to the
+    same experiment of the same store, become its children.
 
     Args:
         experiment_name: MLflow's experiment; made where it does not exist.
@@ -72,7 +76,7 @@ class BackgroundMLflowLogger(Logger):
         self.tracking_uri = tracking_uri
         self.folder = Path(folder)
         self.flush_s = flush_s
-        self._begin = {"experiment": experiment_name, "name": run_name, "tags": tags or {}}
+        self._begin = {"experiment": experiment_name, "name": run_name, "tags": tags or {}, "folder": str(folder)}
         self._artifact_location = artifact_location
         self._key = uuid.uuid4().hex
         self._known_run_id: str | None = None
@@ -118,13 +122,15 @@ class BackgroundMLflowLogger(Logger):
 
     @property
     def _run_file(self) -> Path:
-        return self.folder / "mlflow_run.json"
+        return self.folder / NOTE
 
     def _note_run(self, run_id: str | None) -> None:
         """Write down which run this is; who cannot read it later begins a new one."""
         experiment = self._begin["experiment"]
         note = {"tracking_uri": self.tracking_uri, "experiment": experiment, "key": self._key, "run_id": run_id}
-        new = self._run_file.with_name("mlflow_run.json.new")
+        if self._begin["tags"].get(STAGE) == RECIPE:
+            note[STAGE] = RECIPE
+        new = self._run_file.with_name(f"{NOTE}.new")
         with contextlib.suppress(OSError):
             new.write_text(json.dumps(note), encoding="utf-8")
             new.replace(self._run_file)

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from callbacks.mlflow_parent import parent_tag
 from callbacks.outbox import Outbox, Record
 
 log = logging.getLogger(__name__)
@@ -204,7 +205,13 @@ class Sender(threading.Thread):
         elif kind == "resume":
             client.update_run(run_id, status="RUNNING")
         elif kind == "end":
-            client.set_terminated(run_id, record["status"], end_time=record["time_ms"])
+            self._end(run_id, record)
+
+    def _end(self, run_id: str, record: Record) -> None:
+        # When the run began its parent may not have had an id.
+        for name, value in parent_tag(self._begins[record["run"]], self.tracking_uri).items():
+            self._connected().set_tag(run_id, name, value)
+        self._connected().set_terminated(run_id, record["status"], end_time=record["time_ms"])
 
     def _send_metrics(self, run_id: str, records: list[Record]) -> None:
         from mlflow.entities import Metric
@@ -250,9 +257,8 @@ class Sender(threading.Thread):
             with contextlib.suppress(_already_exists()):  # another process was faster
                 client.create_experiment(begin["experiment"], artifact_location=self.artifact_location)
             experiment = client.get_experiment_by_name(begin["experiment"])
-        run = client.create_run(
-            experiment.experiment_id, begin["time_ms"], tags=resolve_tags(dict(begin["tags"])), run_name=begin["name"]
-        )
+        tags = {**resolve_tags(dict(begin["tags"])), **parent_tag(begin, self.tracking_uri)}
+        run = client.create_run(experiment.experiment_id, begin["time_ms"], tags=tags, run_name=begin["name"])
         run_id: str = run.info.run_id
         return run_id
 

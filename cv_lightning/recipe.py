@@ -8,7 +8,7 @@
       - {class_path: callbacks.mlflow_logger.BackgroundMLflowLogger, init_args: {folder: "${run_folder}"}}
 
 Configs are ordinary fit/test configs, named relative to the recipe; `after` names the stages whose results they read.
-Loggers take the report's files at the end.
+Loggers are open while the stages run and take the report's files at the end.
 """
 
 from __future__ import annotations

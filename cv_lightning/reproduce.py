@@ -7,7 +7,8 @@ import importlib
 import json
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,18 +74,23 @@ def main(arguments: Sequence[str]) -> int:
     folder: Path = options.out or recipe.run_folder
     console, steps = Console(), Console(quiet=is_quiet())
     try:
-        if options.seeds is None:
-            report = _run_seed(stages, folder, options.seed, overrides, steps)
-        else:
-            seeds = list(dict.fromkeys(options.seeds))
-            report = aggregate([_run_seed(stages, folder / f"seed_{seed}", seed, overrides, steps) for seed in seeds])
+        with logged(recipe, folder) as files:
+            if options.seeds is None:
+                report = _run_seed(stages, folder, options.seed, overrides, steps)
+            else:
+                reports = []
+                for seed in dict.fromkeys(options.seeds):
+                    own = folder / f"seed_{seed}"
+                    with logged(recipe, own) as files_of_seed:
+                        reports.append(_run_seed(stages, own, seed, overrides, steps))
+                        files_of_seed += write(reports[-1], own)
+                report = aggregate(reports)
+            files += write(report, folder)
     except KeyboardInterrupt:
         command = shlex.join(["python", "-m", "cv_lightning", "reproduce", *arguments])
         raise KeyboardInterrupt(f"\ninterrupted; the same command goes on from here: {command}") from None
-    page = write(report, folder)
-    send(recipe, folder, [folder / "report.json", page])
     console.print(tables(report))
-    console.print(f"report: {folder / 'report.json'}\npage:   {page}", soft_wrap=True)
+    console.print(f"report: {files[0]}\npage:   {files[1]}", soft_wrap=True)
     return 0
 
 
@@ -124,10 +130,7 @@ def _run_seed(
             [f"--run_folder={folder}", f"--trainer.default_root_dir={folder / stage.name}", *decisive],
             partial(console.print, heading, highlight=False, markup=False, soft_wrap=True),
         )
-    report = {"stages": results, "seeds": [seed], "versions": versions(), "peak_memory_mb": peak_memory_mb()}
-    if folder.name.startswith("seed_"):
-        write(report, folder)
-    return report
+    return {"stages": results, "seeds": [seed], "versions": versions(), "peak_memory_mb": peak_memory_mb()}
 
 
 def versions() -> dict[str, str]:
@@ -163,33 +166,57 @@ def _fold(entries: Sequence[Any], combine: Any) -> Any:
     return combine(entries)
 
 
-def write(report: Mapping[str, Any], folder: Path) -> Path:
-    """Write report.json and the report page; returns the page."""
+def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write report.json and the report page; returns both."""
     from cv_lightning.report import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return write_report(folder)
+    return [folder / "report.json", write_report(folder)]
 
 
-def send(recipe: Recipe, folder: Path, files: Sequence[Path]) -> None:
-    """Hand the report's files to the recipe's loggers.
+@contextmanager
+def logged(recipe: Recipe, folder: Path) -> Iterator[list[Path]]:
+    """Open the recipe's loggers while its stages run; in the end they take the files that were put into the list.
+
+    A logger that knows tags begins its run at once, so that runs of the stages can be shown below it, and one that can
+    resume goes on with the run of an earlier call.
 
     Raises:
         ConfigError: A class that cannot be imported or does not take files.
     """
+    loggers = _open_loggers(recipe, folder)
+    for logger in loggers:
+        if hasattr(logger, "resume"):
+            logger.resume()
+        if hasattr(logger, "set_tags"):
+            logger.set_tags({"recipe": str(recipe.path)})
+    files: list[Path] = []
+    try:
+        yield files
+    except BaseException:
+        for logger in loggers:
+            logger.finalize("failed")
+        raise
+    for logger in loggers:
+        for file in files:
+            logger.log_artifact(file)
+        logger.finalize("success")
+
+
+def _open_loggers(recipe: Recipe, folder: Path) -> list[Any]:
     content = OmegaConf.create({"run_folder": str(folder), "loggers": list(recipe.report_loggers)})
     resolved: Any = OmegaConf.to_container(content, resolve=True)
+    loggers = []
     for entry in resolved["loggers"]:
         module, _, name = str(entry["class_path"]).rpartition(".")
         try:
             logger = getattr(importlib.import_module(module), name)(**(entry.get("init_args") or {}))
-            log_artifact, finalize = logger.log_artifact, logger.finalize
+            _ = logger.log_artifact, logger.finalize
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             raise ConfigError(f"{recipe.path}: report_loggers: {entry['class_path']}: {error}") from error
-        for file in files:
-            log_artifact(file)
-        finalize("success")
+        loggers.append(logger)
+    return loggers
 
 
 def tables(report: Mapping[str, Any]) -> Group:

@@ -1,7 +1,8 @@
-"""Where MLflow keeps runs: what a tracking URI may be, said before anything waits for it."""
+"""MLflow's names for stores and runs: what they may be, said before anything waits for them."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_uri(uri: str) -> None:
-    """Raise `ConfigError` where MLflow cannot write to the URI, before training rather than in the background."""
+    """Raise `ConfigError` where MLflow cannot use the URI, before training rather than in the background."""
     try:
         is_server = urlsplit(uri).hostname is not None and urlsplit(uri).port != 0
     except ValueError:  # a port that is no number, an open bracket in the host
@@ -34,5 +35,10 @@ def check_uri(uri: str) -> None:
     if scheme not in _SCHEMES or (":" not in uri and uri != "databricks"):
         remedy = "'sqlite:///runs/mlflow.db' for a file, 'http://host:5000' for a server"
         raise ConfigError(
-            f"tracking_uri: MLflow cannot write to {uri!r}. Use {remedy}; other databases: {', '.join(_SCHEMES[3:])}."
+            f"tracking_uri: MLflow cannot use {uri!r}. Use {remedy}; other databases: {', '.join(_SCHEMES[3:])}."
         )
+
+
+def is_run_id(name: str) -> bool:
+    """Whether it looks like MLflow's id of a run: 32 hexadecimal digits."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None

@@ -1,4 +1,4 @@
-"""`python -m cv_lightning view RUN_OR_FILE`: trajectories as one page to read."""
+"""`python -m cv_lightning view RUN_OR_FILE`: trajectories as one page to read, from a folder or from MLflow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.tracking_uri import is_run_id
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import find, read
@@ -19,21 +20,45 @@ _MOST = 500
 def main(arguments: Sequence[str]) -> int:
     """Write the page and print where it is."""
     parser = argparse.ArgumentParser("python -m cv_lightning view", description=__doc__)
-    parser.add_argument("run_or_file", type=Path, help="a trajectories.jsonl, or a folder with some below it")
-    parser.add_argument("--out", type=Path, help="the page (default: trajectories.html beside what was named)")
+    parser.add_argument("run_or_file", help="a trajectories.jsonl, a folder with some below it, or a run id of MLflow")
+    parser.add_argument(
+        "--out", type=Path, help="the page (default: trajectories.html beside what was named, or here for a run id)"
+    )
     parser.add_argument("--most", type=int, default=_MOST, help="only the newest so many (default: %(default)s)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="where MLflow keeps the run (default: MLFLOW_TRACKING_URI, else every runs/**/mlflow.db)",
+    )
     options = parser.parse_args(arguments)
-    target: Path = options.run_or_file
-    default = (target if target.is_dir() else target.parent) / "trajectories.html"
-    out: Path = options.out or default
     if options.most < 1:
         raise ConfigError(f"--most: expected at least 1 but got {options.most}")
-    print(write(target, out, options.most))
+    target = Path(options.run_or_file)
+    if is_run_id(options.run_or_file) and not target.exists():
+        print(_write_stored(options))
+        return 0
+    default = (target if target.is_dir() else target.parent) / "trajectories.html"
+    print(write(target, options.out or default, options.most))
     return 0
 
 
-def write(target: Path, out: Path, most: int = _MOST) -> Path:
+def _write_stored(options: argparse.Namespace) -> Path:
+    """The page of a run that MLflow knows."""
+    from cv_lightning.compare.store import Stores  # imports mlflow
+
+    run = Stores(options.tracking_uri).find(options.run_or_file)
+    with run.trajectories() as folder:
+        return write(folder, options.out or Path(f"trajectories_{run.id}.html"), options.most, run.title)
+
+
+def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) -> Path:
     """Write the page of the newest `most` trajectories below `target`; says on stderr what was left out.
+
+    Args:
+        target: A file of records or a folder with some below it.
+        out: The page.
+        most: How many.
+        title: Of the page; None: the name of the target.
 
     Raises:
         DataError: There is nothing to show, or the page cannot be written.
@@ -53,7 +78,7 @@ def write(target: Path, out: Path, most: int = _MOST) -> Path:
         note += f"; {len(found.faults)} broken lines were left out"
     new = out.with_name(f"{out.name}.new")
     try:
-        new.write_text(page(records, images, target.resolve().name or "trajectories", note), encoding="utf-8")
+        new.write_text(page(records, images, title or target.resolve().name or "trajectories", note), encoding="utf-8")
         new.replace(out)
     except OSError as error:
         raise DataError(f"{out}: the page cannot be written ({error}). Name another place with --out.") from error

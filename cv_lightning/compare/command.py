@@ -11,6 +11,7 @@ from typing import NoReturn
 from cv_lightning.compare.comparison import Comparison, compare
 from cv_lightning.compare.run import Run, find_runs, read_folder
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.tracking_uri import is_run_id
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,14 +85,14 @@ def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri:
             folders |= {path.resolve(): None for path in found}
             runs += [read_folder(path) for path in found]
             continue
-        from cv_lightning.compare.store import Stores, is_run_id
-
         if not is_run_id(name):
             raise ConfigError(f"{name}: is neither a folder nor a run id of MLflow (32 hexadecimal digits).")
+        from cv_lightning.compare.store import Stores  # imports mlflow
+
         stores = stores or Stores(tracking_uri)
         stored[name] = stores.find(name)
     if experiment is not None:
-        from cv_lightning.compare.store import Stores
+        from cv_lightning.compare.store import Stores  # imports mlflow
 
         stores = stores or Stores(tracking_uri)
         stored |= {run.id: run for run in stores.of_experiment(experiment)}

@@ -17,8 +17,6 @@ from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.suggestions import did_you_mean
 from cv_lightning.tracking_uri import check_uri, sqlite_path
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
-
 #: The files of a run that say what it was made with and what it answered.
 _FILES = re.compile(r"(config|run)_\w+\.(yaml|json)|results\.json|answers_\d+\.jsonl")
 
@@ -29,11 +27,6 @@ _DATABASES = "runs"
 _HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
-
-
-def is_run_id(name: str) -> bool:
-    """Whether it looks like MLflow's id of a run: 32 hexadecimal digits."""
-    return _RUN_ID.fullmatch(name) is not None
 
 
 class Stores:
@@ -116,10 +109,12 @@ class StoredRun:
 
     Attributes:
         id: MLflow's name of it.
+        title: Its name for people.
     """
 
     def __init__(self, uri: str, client: Any, run: Any) -> None:
         self.id = str(run.info.run_id)
+        self.title = f"{run.info.run_name or 'run'} {self.id[:8]}"
         self._uri, self._client, self._run = uri, client, run
 
     def read(self) -> Run:

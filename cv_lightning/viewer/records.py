@@ -36,8 +36,8 @@ def find(target: Path) -> list[Path]:
         return [target]
     if not target.is_dir():
         raise DataError(
-            f"{target}: there is no such file or folder. Name a {FILE} or a run's folder; what only MLflow has "
-            "comes with mlflow artifacts download --run-id ID --artifact-path trajectories --dst-path DIR."
+            f"{target}: there is no such file or folder. Name a {FILE}, a run's folder, or a run id of MLflow "
+            "(32 hexadecimal digits)."
         )
     own = target / FILE
     found = [own] if own.is_file() else sorted(target.rglob(FILE))

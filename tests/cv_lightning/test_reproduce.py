@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from cv_lightning.__main__ import main
 from cv_lightning.errors import ConfigError
 from cv_lightning.recipe import ROOT, Stage, fingerprint, load_recipe
-from cv_lightning.reproduce import aggregate, overrides_by_stage, send
+from cv_lightning.reproduce import aggregate, logged, overrides_by_stage
 from cv_lightning.stage import Progress, stage_result
 
 FAKES = Path(__file__).parent / "fakes"
@@ -300,5 +300,14 @@ def test_loggers_of_the_recipe_take_the_report(recipe: Path) -> None:
 def test_loggers_that_cannot_be_made_are_named(recipe: Path, loggers: str, message: str) -> None:
     path = recipe / "recipe.yaml"
     path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: {loggers}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        send(load_recipe(path), Path("runs"), [])
+    with pytest.raises(ConfigError, match=message), logged(load_recipe(path), Path("runs")):
+        pytest.fail("the stages would run before anybody says so")
+
+
+def test_loggers_of_the_recipe_are_told_of_a_failure(recipe: Path) -> None:
+    path = recipe / "recipe.yaml"
+    entry = "{class_path: file_logger.FileLogger, init_args: {folder: '${run_folder}/sent'}}"
+    path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: [{entry}]\n", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt), logged(load_recipe(path), Path("runs")):
+        raise KeyboardInterrupt
+    assert Path("runs/sent/log.txt").read_text(encoding="utf-8").splitlines() == ["failed"]

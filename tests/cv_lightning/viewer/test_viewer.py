@@ -121,7 +121,7 @@ def test_a_file_without_any_record_is_refused_by_name(tmp_path: Path, line: str)
 
 def test_what_is_not_there_is_named_with_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line(["view", str(tmp_path / "nowhere")]) == 1
-    assert "mlflow artifacts download" in capsys.readouterr().err
+    assert "or a run id of MLflow" in capsys.readouterr().err
     assert command_line(["view", str(tmp_path)]) == 1
     assert "no trajectories.jsonl below it" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--most: expected at least 1 but got 0"):

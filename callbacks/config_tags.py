@@ -1,0 +1,42 @@
+"""Tags by which runs are told apart in MLflow's list: stage, model, data, seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def config_tags(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Tags of a run by its resolved config; what the config does not say has none.
+
+    Args:
+        config: As `config_<command>.yaml` holds it.
+        folder: Where the run's results lie; its name is that of the stage.
+
+    Returns:
+        `stage`, `seed`, `model`: where the policy comes from, or what it was built as; `data`: the class of the source
+        and the files that it reads.
+    """
+    policy = next(_inside(config.get("model"), "policy"), {})
+    source = next(_inside(config.get("data"), "source"), {})
+    built = policy.get("build")
+    family = built.get("family") if isinstance(built, Mapping) else None
+    files = [str(source[split]) for split in ("train", "test") if isinstance(source.get(split), str)]
+    tags = {
+        "stage": folder.name,
+        "seed": config.get("seed_everything"),
+        "model": policy.get("source") or (f"{family or 'a policy'} from nothing" if built else None),
+        "data": " ".join([str(source.get("class_path", "")).rpartition(".")[2], *files]).strip(),
+    }
+    return {name: str(value)[:500] for name, value in tags.items() if value not in (None, "")}
+
+
+def _inside(config: Any, name: str) -> Iterator[dict[str, Any]]:
+    """The arguments and `class_path` of every entry of a name, outermost first."""
+    if isinstance(config, Mapping):
+        entry = config.get(name)
+        if isinstance(entry, Mapping):
+            yield {"class_path": entry.get("class_path", ""), **(entry.get("init_args") or {})}
+        for value in config.values():
+            yield from _inside(value, name)

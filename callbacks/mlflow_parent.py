@@ -1,0 +1,36 @@
+"""Which run of a recipe a run belongs to: MLflow's list shows it below that one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: The file in which a logger notes its run.
+NOTE = "mlflow_run.json"
+
+#: MLflow's tag of a child; not imported from there, which takes seconds.
+_PARENT = "mlflow.parentRunId"
+
+#: The tag that names what a run is, and its value for a whole recipe.
+STAGE, RECIPE = "stage", "recipe"
+
+
+def parent_tag(begin: Mapping[str, Any], tracking_uri: str) -> dict[str, str]:
+    """The tag that makes a run a child of the recipe's run, whose folder is directly above its own.
+
+    Args:
+        begin: What the logger put first: `folder` and `experiment` of the run.
+        tracking_uri: The store; a parent must be in the same.
+
+    Returns:
+        Empty where there is no such run, or MLflow has not given it an id yet.
+    """
+    try:
+        note = json.loads((Path(begin["folder"]).absolute().parent / NOTE).read_text(encoding="utf-8"))
+        is_parent = note[STAGE] == RECIPE
+        is_same = (note["tracking_uri"], note["experiment"]) == (tracking_uri, begin["experiment"])
+        return {_PARENT: str(note["run_id"])} if is_parent and is_same and note["run_id"] else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
