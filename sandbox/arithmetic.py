@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -11,7 +13,7 @@ import numpy as np
 
 from sandbox.array_calls import without_target
 from sandbox.checks import Parameter
-from sandbox.formulas import FUNCTIONS, MAX_PARTS, Formula, Leaf, Shape, describe, parts_of
+from sandbox.formulas import FUNCTIONS, MAX_PARTS, Formula, Leaf, Shape, describe, may_warn, parts_of
 from sandbox.geometry import Affine
 from sandbox.image_calls import parameter_of
 from sandbox.operations import OPERATIONS
@@ -38,6 +40,9 @@ SIGNS: dict[type[ast.AST], str] = {
 }
 
 
+_SERIALS = itertools.count(1)
+
+
 def is_pixels(value: object) -> bool:
     """Whether the value is an array of pixels or computed from one."""
     return isinstance(value, Wide) or (isinstance(value, Picture) and value.is_array)
@@ -59,9 +64,12 @@ def compute(function: str, arguments: Sequence[Any], line: int) -> Picture | Wid
         NotLiftableError: It would fail, or what it is made of comes from two images or from different places.
     """
     formula = Formula(function, tuple(_argument(argument) for argument in arguments))
-    shape = describe(formula, _shape)
-    if shape is None or parts_of(formula) > MAX_PARTS:
+    shape = describe(formula, _shape) if parts_of(formula) <= MAX_PARTS else None
+    if shape is None:
         raise NotLiftableError(f"arithmetic that is not read here ({function})")
+    known = [argument.shape if isinstance(argument, Wide) else _shape(argument) for argument in arguments]
+    if may_warn(function, [part for part in known if part is not None], shape):
+        formula = replace(formula, serial=next(_SERIALS))
     if shape.size is None or shape.dtype != np.uint8:
         return Wide(formula, shape)
     return _finished(formula, line)
@@ -119,7 +127,7 @@ def _check_place(picture: Picture, start: int) -> None:
 
 def _with_leaves(node: Any, start: int) -> Any:
     if isinstance(node, Formula):
-        return Formula(node.function, tuple(_with_leaves(part, start) for part in node.arguments))
+        return replace(node, arguments=tuple(_with_leaves(part, start) for part in node.arguments))
     return Leaf(node.operations[start:]) if isinstance(node, Picture) else node
 
 

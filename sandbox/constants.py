@@ -68,14 +68,6 @@ _MAX_TEXT = 4096
 _MAX_ELEMENTS = 256
 
 
-def _check_small(elements: Sequence[Any], seen: int = 0) -> int:
-    for element in elements:
-        seen = _check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
-        if seen > _MAX_ELEMENTS:
-            raise NotLiftableError("a large constant")
-    return seen
-
-
 def _is_plain(value: object) -> bool:
     return isinstance(value, int | float | np.integer)
 
@@ -96,14 +88,53 @@ def _is_constant(*values: object) -> bool:
     return all(isinstance(value, int | float | str | tuple) for value in values)
 
 
+def _is_special(value: object) -> bool:
+    """Whether comparing the value gives, or may give, something else than True or False."""
+    return holds_symbol(value) or _holds_numpy(value)
+
+
+def _holds_numpy(value: object) -> bool:
+    return any(map(_holds_numpy, value)) if isinstance(value, tuple | list) else isinstance(value, np.generic)
+
+
+def _compare(comparison: ast.cmpop, left: Any, right: Any) -> bool:
+    if type(comparison) not in _COMPARE or not _is_constant(left, right) or _is_special(left) or _is_special(right):
+        raise NotLiftableError("a comparison that is not read here")
+    try:
+        return bool(_COMPARE[type(comparison)](left, right))
+    except TypeError:
+        raise NotLiftableError("a comparison of different types") from None
+
+
+def _shown(text: str) -> str:
+    if len(text) > _MAX_TEXT:
+        raise NotLiftableError("much text")
+    return text
+
+
+def check_small(elements: Sequence[Any], seen: int = 0) -> int:
+    """How many elements there are, those of elements among them.
+
+    Raises:
+        NotLiftableError: They are many.
+    """
+    for element in elements:
+        seen = check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
+        if seen > _MAX_ELEMENTS:
+            raise NotLiftableError("a large constant")
+    return seen
+
+
 class Constants(ABC):
     """Reads literals, operators, conditions, formatted strings and prints.
 
     Attributes:
         text: What was printed so far.
+        is_plain: Whether all of the snippet was read, and holds nothing that parses and does not compile.
     """
 
     text: str = ""
+    is_plain: bool = True
 
     @abstractmethod
     def value(self, node: ast.expr) -> Any:
@@ -136,7 +167,7 @@ class Constants(ABC):
 
     def _elements(self, nodes: list[ast.expr]) -> list[Any]:
         elements = [self.value(node) for node in nodes]
-        _check_small(elements)
+        check_small(elements)
         return elements
 
     def _read_unaryop(self, node: ast.UnaryOp) -> Any:
@@ -148,59 +179,58 @@ class Constants(ABC):
         return -value if isinstance(node.op, ast.USub) else +value
 
     def _read_binop(self, node: ast.BinOp) -> Any:
-        left, right = self.value(node.left), self.value(node.right)
-        if not _is_plain(left) or not _is_plain(right) or type(node.op) not in _BINARY:
-            return self.operate(node.op, left, right)
+        return self.combine(node.op, self.value(node.left), self.value(node.right))
+
+    def combine(self, sign: ast.operator, left: Any, right: Any) -> Any:
+        """What an operator gives."""
+        if not _is_plain(left) or not _is_plain(right) or type(sign) not in _BINARY:
+            return self.operate(sign, left, right)
         try:
-            with np.errstate(all="raise"):
-                return self.bounded(_BINARY[type(node.op)](left, right))
-        except FloatingPointError as error:
-            raise NotLiftableError(str(error)) from None
+            return self.bounded(_BINARY[type(sign)](left, right))
         except (ZeroDivisionError, OverflowError) as error:
             raise KnownFaultError(type(error).__name__, str(error)) from None
 
     def operate(self, sign: ast.operator | ast.cmpop | ast.unaryop, left: Any, right: Any) -> Any:
         """An operator on something else than two numbers."""
         if isinstance(sign, ast.Add) and isinstance(left, str) and isinstance(right, str):
-            if len(left) + len(right) > _MAX_TEXT:
-                raise NotLiftableError("much text")
-            return left + right
+            return _shown(left + right)
         if isinstance(sign, ast.Mult) and isinstance(left, tuple | list) and isinstance(right, int) and right <= 8:
             repeated = left * right
-            _check_small(repeated)
+            check_small(repeated)
             return repeated
         if isinstance(sign, ast.Add) and type(left) is type(right) and isinstance(left, tuple | list):
             joined = left + right
-            _check_small(joined)
+            check_small(joined)
             return joined
         raise NotLiftableError("an operator on something else than numbers")
 
     def _read_compare(self, node: ast.Compare) -> Any:
         left = self.value(node.left)
+        if len(node.ops) == 1:
+            return self._compare_two(node.ops[0], node.left, left, self.value(node.comparators[0]))
         for comparison, comparator in zip(node.ops, node.comparators, strict=True):
             right = self.value(comparator)
-            if isinstance(comparison, ast.Is | ast.IsNot) and right is None and not isinstance(left, Unknown):
-                return (left is None) == isinstance(comparison, ast.Is)
-            if isinstance(comparison, ast.In | ast.NotIn) and isinstance(right, tuple | list):
-                if holds_symbol(left) or holds_symbol(right):
-                    raise NotLiftableError("a comparison that is not read here")
-                return (left in right) == isinstance(comparison, ast.In)
-            if len(node.ops) == 1 and not _is_constant(left, right):
-                return self.operate(comparison, left, right)
-            if not all(isinstance(side, int | float | str | tuple) for side in (left, right)):
-                raise NotLiftableError("a comparison of something else than constants")
-            if type(comparison) not in _COMPARE or holds_symbol(left) or holds_symbol(right):
-                raise NotLiftableError("a comparison that is not read here")
-            try:
-                if not _COMPARE[type(comparison)](left, right):
-                    return False
-            except TypeError:
-                raise NotLiftableError("a comparison of different types") from None
+            if not _compare(comparison, left, right):
+                return False
             left = right
         return True
 
+    def _compare_two(self, comparison: ast.cmpop, node: ast.expr, left: Any, right: Any) -> Any:
+        if isinstance(comparison, ast.Is | ast.IsNot):
+            if right is not None or isinstance(left, Unknown) or isinstance(node, ast.Constant):
+                raise NotLiftableError("a comparison that is not read here")
+            return (left is None) == isinstance(comparison, ast.Is)
+        if isinstance(comparison, ast.In | ast.NotIn) and isinstance(right, tuple | list):
+            if _is_special(left) or _is_special(right):
+                raise NotLiftableError("a comparison that is not read here")
+            return (left in right) == isinstance(comparison, ast.In)
+        if not _is_constant(left, right):
+            return self.operate(comparison, left, right)
+        return _compare(comparison, left, right)
+
     def _read_boolop(self, node: ast.BoolOp) -> Any:
         value: Any = None
+        self.is_plain = False
         for operand in node.values:
             value = self.value(operand)
             if self.truth(value) != isinstance(node.op, ast.And):
@@ -208,13 +238,11 @@ class Constants(ABC):
         return value
 
     def _read_ifexp(self, node: ast.IfExp) -> Any:
+        self.is_plain = False
         return self.value(node.body if self.truth(self.value(node.test)) else node.orelse)
 
     def _read_joinedstr(self, node: ast.JoinedStr) -> str:
-        text = "".join(self._piece(part) for part in node.values)
-        if len(text) > _MAX_TEXT:
-            raise NotLiftableError("much text")
-        return text
+        return _shown("".join(self._piece(part) for part in node.values))
 
     def _piece(self, node: ast.expr) -> str:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -223,12 +251,12 @@ class Constants(ABC):
             raise NotLiftableError("a formatted string that is not read here")
         value = self._printable(self.value(node.value))
         if node.format_spec is None:
-            return format(value)
+            return _shown(format(value))
         form = self.value(node.format_spec)
         if not _FORMAT.fullmatch(form):
             raise NotLiftableError("a format that is not read here")
         try:
-            return format(value, form)
+            return _shown(format(value, form))
         except (ValueError, TypeError):
             raise NotLiftableError("a format that does not fit") from None
 
@@ -241,9 +269,8 @@ class Constants(ABC):
         """Read a call of `print` with constants."""
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
             raise NotLiftableError("print with keywords")
-        self.text += " ".join(str(self._printable(self.value(argument))) for argument in node.args) + "\n"
-        if len(self.text) > _MAX_TEXT:
-            raise NotLiftableError("much text")
+        pieces = [_shown(str(self._printable(self.value(argument)))) for argument in node.args]
+        self.text = _shown(self.text + " ".join(pieces) + "\n")
 
     def number(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         """What a function of numbers gives."""

@@ -14,7 +14,8 @@ from PIL import Image
 from sandbox import arithmetic
 from sandbox.arithmetic import SIGNS, is_pixels
 from sandbox.array_calls import ARRAY_FUNCTIONS, ARRAY_METHODS, equalized
-from sandbox.constants import MATH, NUMERIC, Constants
+from sandbox.constants import MATH, NUMERIC, Constants, check_small
+from sandbox.formulas import Leaf, parts_of, serials_of
 from sandbox.geometry import Size
 from sandbox.grids import GRID_FUNCTIONS, NUMPY_NUMBERS, grid_method, item, operate_on_grids
 from sandbox.image_calls import (
@@ -31,11 +32,12 @@ from sandbox.image_calls import (
     paste,
     turned,
 )
-from sandbox.kinds import State
+from sandbox.kinds import Operation, State
 from sandbox.operations import OPERATIONS
 from sandbox.symbols import (
     Canvas,
     Closure,
+    DoomedError,
     Enhancer,
     Equalizer,
     Grid,
@@ -93,6 +95,8 @@ _CONSTANT_OWNERS: dict[str, Any] = {
 }
 #: Times that a loop may run.
 MAX_TURNS = 256
+#: Values that may be computed while reading, large ones counted several times.
+_MAX_PARTS = 20_000
 
 
 class Expressions(Constants):
@@ -107,6 +111,9 @@ class Expressions(Constants):
     def __init__(self, sizes: Sequence[Size], image_index: int, *, persists: bool) -> None:
         self._images = [Picture(index, (State(size),)) for index, size in enumerate(sizes)]
         self._persists = persists
+        self._n_parts = 0
+        self._serials: set[int] = set()
+        self._is_within = False
         self.chosen = self._images[image_index]
         self.line = 1
         self.names: dict[str, Any] = {name: Name("np" if name == "numpy" else name) for name in _LIBRARIES | {"numpy"}}
@@ -125,7 +132,27 @@ class Expressions(Constants):
         reader = getattr(self, f"_read_{type(node).__name__.lower()}", None)
         if reader is None:
             raise NotLiftableError(f"an expression of kind {type(node).__name__}")
-        return reader(node)
+        value = reader(node)
+        self._n_parts += 1
+        if isinstance(value, Wide):
+            self._n_parts += 10 * parts_of(value.formula)
+            self._serials.add(value.formula.serial)
+        elif isinstance(value, Picture):
+            self._n_parts += 10 + len(value.operations) // 16
+            if value.operations and value.operations[-1].name == "np.formula":
+                self._serials.add(value.operations[-1].values[0].serial)
+        if self._n_parts > _MAX_PARTS:
+            raise NotLiftableError("a long computation")
+        return value
+
+    def check_quiet(self, operations: Sequence[Operation]) -> None:
+        """Every computation of which NumPy may warn must be part of some operations: what is not run does not warn.
+
+        Raises:
+            NotLiftableError: One is not.
+        """
+        if not self._serials <= {0} | serials_of(Leaf(tuple(operations))):
+            raise NotLiftableError("a computation that is not used")
 
     def _read_name(self, node: ast.Name) -> Any:
         if node.id in self.names:
@@ -279,6 +306,8 @@ class Expressions(Constants):
     def _arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
         arguments = [self.value(argument) for argument in node.args]
         keywords = {str(keyword.arg): self.value(keyword.value) for keyword in node.keywords}
+        if len(keywords) < len(node.keywords):
+            raise NotLiftableError("a keyword that stands twice")
         self.line = node.func.end_lineno or self.line
         return arguments, keywords
 
@@ -402,9 +431,10 @@ class Expressions(Constants):
         return super().operate(sign, left, right)
 
     def _read_lambda(self, node: ast.Lambda) -> Closure:
-        names = node.args
+        names, self.is_plain = node.args, False
         if (
-            len(names.args) != 1
+            self._is_within  # its names would be those of the last turn
+            or len(names.args) != 1
             or names.posonlyargs
             or names.kwonlyargs
             or names.vararg
@@ -416,13 +446,14 @@ class Expressions(Constants):
 
     def _with_name(self, name: str, value: Any, body: ast.expr) -> Any:
         """What an expression gives where `name` stands for `value`; a fault in it has a line of its own."""
-        hidden = self.names.get(name, _NOTHING)
-        self.names[name] = value
+        hidden, is_within = self.names.get(name, _NOTHING), self._is_within
+        self.names[name], self._is_within = value, True
         try:
             return self.value(body)
-        except KnownFaultError as fault:
-            raise NotLiftableError(str(fault)) from None
+        except (KnownFaultError, DoomedError):
+            raise NotLiftableError("a fault in a line of its own") from None
         finally:
+            self._is_within = is_within
             if hidden is _NOTHING:
                 del self.names[name]
             else:
@@ -441,7 +472,10 @@ class Expressions(Constants):
         (loop,) = node.generators if len(node.generators) == 1 else (None,)
         if loop is None or loop.ifs or loop.is_async or not isinstance(loop.target, ast.Name):
             raise NotLiftableError("a list that is not read here")
-        return [self._with_name(loop.target.id, value, node.elt) for value in self.turns(loop.iter)]
+        self.is_plain = False
+        elements = [self._with_name(loop.target.id, value, node.elt) for value in self.turns(loop.iter)]
+        check_small(elements)
+        return elements
 
 
 _NOTHING = object()

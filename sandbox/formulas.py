@@ -35,10 +35,12 @@ class Formula:
     Attributes:
         function: A key of `FUNCTIONS`.
         arguments: Formulas, leaves and constants, by position.
+        serial: Which call of the snippet it stands for, if any; no part of its meaning.
     """
 
     function: str
     arguments: tuple[Any, ...]
+    serial: int = field(default=0, compare=False)
 
     def __repr__(self) -> str:
         return f"Formula({self.function!r}, {self.arguments!r})"
@@ -282,6 +284,31 @@ def _evaluated(node: Any, leaf: Callable[[Leaf], Array], known: dict[Leaf, Array
     if isinstance(node, Formula):
         return FUNCTIONS[node.function].call(*(_evaluated(argument, leaf, known) for argument in node.arguments))
     return _number(node)
+
+
+def serials_of(node: Any) -> set[int]:
+    """The calls of the snippet that a value of an operation stands for."""
+    if isinstance(node, Formula):
+        return {node.serial}.union(*map(serials_of, node.arguments))
+    if isinstance(node, Leaf):
+        return {serial for operation in node.operations for value in operation.values for serial in serials_of(value)}
+    return set()
+
+
+def may_warn(function: str, shapes: list[Shape], result: Shape) -> bool:
+    """Whether NumPy may warn of what a function of these finds in them: arrays of integers overflow silently."""
+    is_whole = all(shape.dtype.kind in "biu" for shape in shapes)
+    if function == "astype":
+        return not (is_whole or result.dtype == np.float64)
+    if function in {"+", "-", "*", "negative", "np.abs"}:
+        return not (is_whole and result.dtype.kind in "biu" and all(shape.size is not None for shape in shapes))
+    return function in _LOUD
+
+
+_LOUD = {
+    *("/", "//", "%", "**"),
+    *(f"np.{name}" for name in ("sqrt", "square", "log", "log1p", "exp", "power", "hypot")),
+}
 
 
 def is_table(node: Any) -> bool:

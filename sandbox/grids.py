@@ -90,6 +90,14 @@ def grid_method(owner: Grid, name: str, arguments: list[Any], keywords: dict[str
     raise NotLiftableError(f"the method {name} of an array of numbers")
 
 
+def _as_array(arguments: list[Any], keywords: dict[str, Any]) -> Grid:
+    """`np.asarray`, which gives the same object where it can."""
+    value, dtype = bind((parameter_of("a"), parameter_of("dtype", None)), arguments, keywords)
+    if isinstance(value, Grid) and (dtype is None or dtype_of(dtype) == value.array.dtype.name):
+        return value
+    return _written([value, dtype], {})
+
+
 def _written(arguments: list[Any], keywords: dict[str, Any]) -> Grid:
     value, dtype = bind((parameter_of("object"), parameter_of("dtype", None)), arguments, keywords)
     if isinstance(value, Grid):
@@ -141,7 +149,7 @@ def _turn(arguments: list[Any], keywords: dict[str, Any]) -> Grid:
 #: Functions that give an array of numbers.
 GRID_FUNCTIONS: dict[str, Callable[[list[Any], dict[str, Any]], Grid]] = {
     "np.array": _written,
-    "np.asarray": _written,
+    "np.asarray": _as_array,
     "np.ones": _filled(np.ones),
     "np.zeros": _filled(np.zeros),
     "np.eye": _filled(lambda shape, dtype: np.eye(shape if isinstance(shape, int) else -1, dtype=dtype)),

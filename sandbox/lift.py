@@ -10,9 +10,12 @@ from __future__ import annotations
 import ast
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from sandbox.expressions import PROVIDED, Expressions
 from sandbox.geometry import Size
@@ -69,24 +72,19 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
         image_index: Which of them `image` and `img` name.
         persists: Whether names of earlier snippets may be alive, so that an unknown name is no certain error.
     """
-    try:
-        tree = parse(code)
-    except SyntaxError as error:
-        return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
-        return Fault("SyntaxError", str(error) or "the code is nested too deeply", 1)
     reader = _Reader(sizes, image_index, persists=persists)
     try:
-        reader.run(tree.body)
-        return affordable(reader.program(), reader.line)
-    except KnownFaultError as fault:
-        return Fault(fault.kind, str(fault), reader.line, reader.text)
-    except DoomedError as doomed:
-        return affordable(reader.program_of(doomed.picture), reader.line)
-    except NotLiftableError as error:
-        return Unliftable(str(error), reader.line)
-    except Exception as error:  # noqa: BLE001 - what trips the reader is not certain, hence does not lift
-        return Unliftable(f"what the reader does not know ({type(error).__name__})", reader.line)
+        tree = _quietly(lambda: ast.parse(code, _FILE))
+        lifted = reader.read(tree)
+        if not isinstance(lifted, ToolProgram) or not reader.is_plain:  # some errors come only now; nothing is run
+            _quietly(lambda: compile(tree, _FILE, "exec", dont_inherit=True))
+    except SyntaxError as error:
+        return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
+    except SyntaxWarning as warning:
+        return Unliftable(str(warning))
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+        return Fault("SyntaxError", str(error) or "the code is nested too deeply", 1)
+    return lifted
 
 
 def affordable(program: ToolProgram, line: int) -> ToolProgram | Unliftable:
@@ -98,16 +96,28 @@ def affordable(program: ToolProgram, line: int) -> ToolProgram | Unliftable:
     return program if work <= _MAX_WORK_NS else Unliftable("more work than is done in process", line)
 
 
-_PARSE_LOCK = threading.Lock()
+_FILE = "<code>"
+_WARNINGS_LOCK = threading.Lock()
 
 
-def parse(code: str) -> ast.Module:
-    """The syntax tree of code that compiles; raises what `compile` raises, and keeps its warnings to itself."""
-    with _PARSE_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = ast.parse(code)
-        compile(tree, "<code>", "exec", dont_inherit=True)  # some errors come only now; the result is not run
-        return tree
+def _quietly(call: Callable[[], Any]) -> Any:
+    """What a call of the compiler gives.
+
+    Raises:
+        SyntaxWarning: It warns; a run would print that.
+    """
+    with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SyntaxWarning)
+        result = call()
+    for warning in caught:
+        if issubclass(warning.category, SyntaxWarning) and warning.filename == _FILE:
+            raise SyntaxWarning(str(warning.message))
+    return result
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("__"):
+        raise NotLiftableError(f"a new {name}")
 
 
 def _loaded(node: ast.expr) -> ast.expr:
@@ -117,8 +127,6 @@ def _loaded(node: ast.expr) -> ast.expr:
             return ast.Name(node.id, ast.Load())
         case ast.Subscript():
             return ast.Subscript(node.value, node.slice, ast.Load())
-        case ast.BinOp():
-            return ast.BinOp(_loaded(node.left), node.op, node.right)
         case _:
             raise NotLiftableError("a change of something else than a name")
 
@@ -131,6 +139,26 @@ class _Reader(Expressions):
         self._index = image_index
         self._binds = False
         self._n_statements = 0
+
+    def read(self, tree: ast.Module) -> Lifted:
+        """What the snippet is, if it compiles."""
+        try:
+            return self._outcome(tree)
+        except NotLiftableError as error:
+            return Unliftable(str(error), self.line)
+        except Exception as error:  # noqa: BLE001 - what trips the reader is not certain, hence does not lift
+            return Unliftable(f"what the reader does not know ({type(error).__name__})", self.line)
+
+    def _outcome(self, tree: ast.Module) -> Lifted:
+        try:
+            with np.errstate(all="raise"):  # what NumPy warns of would be printed
+                self.run(tree.body)
+            return affordable(self.program(), self.line)
+        except KnownFaultError as fault:
+            self.check_quiet(())
+            return Fault(fault.kind, str(fault), self.line, self.text)
+        except DoomedError as doomed:
+            return affordable(self.program_of(doomed.picture), self.line)
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         for statement in body:
@@ -147,7 +175,9 @@ class _Reader(Expressions):
                 for target in statement.targets:
                     self._assign(target, value)
             case ast.AnnAssign(target=ast.Name(), value=ast.expr() as expression, simple=1):
+                self.is_plain = False
                 self._assign(statement.target, self.value(expression))
+                self._check_annotation(statement.annotation)
             case ast.Expr():
                 self._expression(statement.value)
             case ast.If() | ast.For(orelse=[]):
@@ -170,7 +200,18 @@ class _Reader(Expressions):
             case _:
                 self.value(expression)
 
+    def _check_annotation(self, annotation: ast.expr) -> None:
+        """It is evaluated too."""
+        match annotation:
+            case ast.Name(id="int" | "float" | "str" | "bool" | "list" | "tuple" as name) if name not in self.names:
+                return
+            case ast.Attribute(value=ast.Name(id="Image" | "np" as name), attr="Image" | "ndarray" as attribute):
+                if self.names[name] == Name(name) and f"{name}.{attribute}" in {"Image.Image", "np.ndarray"}:
+                    return
+        raise NotLiftableError("an annotation that is not read here")
+
     def _branch(self, statement: ast.If | ast.For) -> None:
+        self.is_plain = False
         if isinstance(statement, ast.If):
             self.run(statement.body if self.truth(self.value(statement.test)) else statement.orelse)
             return
@@ -184,8 +225,7 @@ class _Reader(Expressions):
         new = self.value(statement.value)
         if not isinstance(old, int | float | str) or not isinstance(new, int | float | str):
             raise NotLiftableError("an array, or a list, that is changed in place")
-        both = ast.BinOp(statement.target, statement.op, statement.value)
-        self._assign(statement.target, self.value(ast.copy_location(_loaded(both), statement)))
+        self._assign(statement.target, self.combine(statement.op, old, new))
 
     def _assign(self, target: ast.expr, value: object) -> None:
         if isinstance(target, ast.Subscript):
@@ -195,6 +235,7 @@ class _Reader(Expressions):
             set_item(owner, self.value(target.slice), value)
             return
         if isinstance(target, ast.Name):
+            _check_name(target.id)
             self.names[target.id] = value
             self._binds |= target.id not in RESULT_NAMES
             return
@@ -209,6 +250,7 @@ class _Reader(Expressions):
         if isinstance(statement, ast.ImportFrom) and statement.level:
             raise NotLiftableError("a relative import")
         for alias in statement.names:
+            _check_name(alias.asname or alias.name)
             self._binds |= (alias.asname or alias.name) not in PROVIDED
             if isinstance(statement, ast.Import):
                 if alias.name not in _IMPORTS:
@@ -216,7 +258,7 @@ class _Reader(Expressions):
                 self.names[alias.asname or alias.name] = Name(_IMPORTS[alias.name])
             elif statement.module == "PIL" and alias.name in _SUBMODULES:
                 self.names[alias.asname or alias.name] = Name(alias.name)
-            elif statement.module == "PIL" and alias.name in PROVIDED:
+            elif statement.module == "PIL" and alias.name in PROVIDED and alias.name.startswith("Image"):
                 self.names[alias.asname or alias.name] = Name(f"PIL.{alias.name}")
             else:
                 raise NotLiftableError(f"import of {alias.name} from {statement.module}")
@@ -236,10 +278,12 @@ class _Reader(Expressions):
             if not isinstance(value, Picture):
                 raise NotLiftableError(f"{name} is no image")
             return self.program_of(value)
+        self.check_quiet(())
         return ToolProgram(text=self.text, has_result=False, binds=self._binds)
 
     def program_of(self, picture: Picture) -> ToolProgram:
         """The program that leads to `picture`."""
+        self.check_quiet(picture.operations)
         source = None if picture.source == self._index else picture.source
         sizes = tuple(state.size for state in picture.states)
         missing = len(picture.operations) + 1 - len(sizes)

@@ -198,7 +198,13 @@ def _plain(value: Any) -> Any:
         return table
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
+    if isinstance(value, np.generic) and not isinstance(value, np.int64 | np.float64):
+        raise NotLiftableError("a number of few bits, with which libraries compute otherwise")
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _holds_numpy(value: Any) -> bool:
+    return any(map(_holds_numpy, value)) if isinstance(value, tuple | list) else isinstance(value, np.generic)
 
 
 def change(picture: Picture, after: Picture) -> None:
@@ -224,6 +230,8 @@ def append(picture: Picture, name: str, values: list[Any] | tuple[Any, ...], lin
         raise NotLiftableError(f"an argument of {name} that is not read here")
     operations = (*picture.operations, operation)
     if False in verdicts:
+        if _holds_numpy(tuple(values)):
+            raise NotLiftableError("a message that names a type of NumPy")
         raise DoomedError(Picture(picture.source, picture.states, operations))
     if picture.is_gray and any(
         check.name in {"fillcolor", "fill", "color", "outline"} and isinstance(value, tuple)
