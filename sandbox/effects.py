@@ -179,22 +179,24 @@ def _small_orientations() -> Any:
     return np.stack([oriented(places, name).reshape(-1) for name in ORIENTATIONS])
 
 
-def _shrunk(shown: Numbers, side: int) -> Pixels:
-    """A square version, uint8 (side, side, 3), of large images the mean of nine pixels each, evenly spread."""
+def _shrunk(shown: Numbers, side: int) -> Numbers:
+    """A square version, (side, side), of large images the mean of nine pixels each, evenly spread."""
     rows = np.ascontiguousarray(shown)
-    four = rows.view(np.uint8).reshape(*rows.shape, 4)
+    four: Any = rows.view(np.uint8).reshape(*rows.shape, 4)
     if min(shown.shape) >= 6 * side:
-        four = cv2.resize(four, (3 * side, 3 * side), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-    small: Pixels = cv2.resize(four, (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return small[..., :3]
+        four = cv2.resize(four, (3 * side, 3 * side), interpolation=cv2.INTER_NEAREST_EXACT)
+        four = np.ascontiguousarray(cv2.blur(four, (3, 3))[1::3, 1::3])  # means of three by three
+    else:
+        four = cv2.resize(four, (side, side), interpolation=cv2.INTER_AREA)
+    return numbers(four)
 
 
 def _standardised(shown: Numbers) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """A small gray version with mean 0 and variance 1; None where it is flat."""
-    small = _shrunk(shown, _SIDE)
+    small = colours(_shrunk(shown, _SIDE))
     gray = (small[..., 0].astype(np.float32) + small[..., 1] + small[..., 2]) / 3
-    spread = float(gray.std())
-    return None if spread < 1.0 else (gray - gray.mean()) / spread
+    (mean,), (spread,) = (value.astype(np.float32)[0] for value in cv2.meanStdDev(gray))
+    return None if spread < 1.0 else (gray - mean) / spread
 
 
 def _colour_tools(turned: Numbers, shown: Numbers) -> list[str]:
@@ -204,16 +206,21 @@ def _colour_tools(turned: Numbers, shown: Numbers) -> list[str]:
         before, after, tolerance = _shrunk(turned, 2 * _SIDE), _shrunk(shown, 2 * _SIDE), _RESIZE_TOLERANCE
     elif turned.size > _MAX_EXACT:
         ys, xs = _places_in(turned.shape)
-        before, after = colours(turned[ys, xs]), colours(shown[ys, xs])
+        before, after = turned[ys, xs], shown[ys, xs]
     else:
-        before, after = colours(turned), colours(shown)
-    difference = before.astype(np.int16) - after
-    if np.abs(difference).mean() <= tolerance or difference.any(axis=-1).mean() < _MIN_CHANGED:
+        before, after = turned, shown
+    before, after = (before & COLOUR).reshape(-1), (after & COLOUR).reshape(-1)
+    if _difference(before, after) <= tolerance or np.count_nonzero(before ^ after) < _MIN_CHANGED * before.size:
         return []
-    if np.abs(255 - difference - 2 * after.astype(np.int16)).mean() <= tolerance:
+    if _difference(before ^ COLOUR, after) <= tolerance:
         return ["invert"]
     return ["grayscale"] if _is_gray(after) and not _is_gray(before) else ["color"]
 
 
-def _is_gray(pixels: Pixels) -> bool:
-    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+def _difference(before: Numbers, after: Numbers) -> float:
+    """Mean difference of colours, of 255."""
+    return cv2.norm(before.view(np.uint8), after.view(np.uint8), cv2.NORM_L1) / (3 * before.size)
+
+
+def _is_gray(flat: Numbers) -> bool:
+    return not ((flat ^ flat >> 8) & 0xFFFF).any()
