@@ -100,8 +100,19 @@ def main(arguments: Sequence[str]) -> int:
         console.print(line)
     console.print(f"{findings.n_rows} rows in {time.perf_counter() - start:.1f} s")
     if options.report is not None:
-        options.report.write_text(json.dumps(_plain(options.path, rows, findings), indent=1) + "\n", encoding="utf-8")
+        _write(options.report, json.dumps(_plain(options.path, rows, findings), indent=1) + "\n")
     return 1 if findings.faults else 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"--report {path}: cannot be written ({error.strerror}). What was found stands above; make room, or name "
+            "another file."
+        ) from error
 
 
 def check(rows: Rows, places: Iterable[int], n_samples: int = 3) -> Findings:

@@ -7,7 +7,9 @@ import errno
 import json
 import os
 import re
+import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 
 from cv_lightning.conversation import format_answer, format_call, parse_reply
 from cv_lightning.data.robustness import RobustnessDataModule
@@ -47,6 +50,7 @@ class Reader(Solver):
         self.name = name
         self.stop_after = stop_after
         self.asked: list[tuple[str, tuple[str, ...]]] = []
+        self.seen: list[Image.Image] = []
         self.is_closed = False
         self.executor = ToolExecutor(lane="pillow")
 
@@ -57,6 +61,7 @@ class Reader(Solver):
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
             raise KeyboardInterrupt
         self.asked += [(sample.id, sample.transforms) for sample in samples]
+        self.seen += [image for sample in samples for image in sample.images]
         return [self.play(sample) for sample in samples]
 
     def play(self, sample: Sample) -> Trajectory | None:
@@ -194,6 +199,34 @@ def test_rows_with_what_was_done_to_them_are_asked_as_they_are(tmp_path: Path) -
     assert metrics["test/exact_tools/recorded"] == 0.5
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert content["families"] == {"flip_horizontal": {"recorded": 0.0}, "rotate_90": {"recorded": 1.0}}
+
+
+def test_bad_images_are_named_and_the_rest_is_asked(tmp_path: Path) -> None:
+    plate = PlateWorld().sample("test", 0, ()).images[0]
+    plate.save(tmp_path / "good.png")
+    plate.save(tmp_path / "good.jpg")
+    plate.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    plate.save(tmp_path / "moving.gif", save_all=True, append_images=[plate.rotate(90)])
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:700])
+    header = BytesIO()
+    Image.new("1", (20_000, 15_000)).save(header, "PNG")
+    (tmp_path / "huge.png").write_bytes(header.getvalue())
+    names = ["good.png", "cut.jpg", "cmyk.jpg", "huge.png", "moving.gif", "good.png", "good.jpg"]
+    rows = [{"id": f"q{n}", "question": "?", "images": [name], "answer": "x"} for n, name in enumerate(names)]
+    rows[5]["id"] = rows[6]["id"] = "q0"  # the first is another row of the same content, the second is not
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    solver = Reader()
+    source = FileSource(test=str(tmp_path / "rows.jsonl"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = evaluate(RobustnessTest(solver), tmp_path, source=source, n_questions=None, orientations=["upright"])
+    said = [str(one.message) for one in caught if "Skipped a row" in str(one.message)]
+    assert len(said) == 2
+    assert re.search(r"rows.jsonl, line 2 \(id 'q1'\): image .*cut.jpg cannot be read, it is truncated", said[0])
+    assert re.search(r"line 4 \(id 'q3'\): .*huge.png .*too large .*300000000 pixels.*at most 100 mega", said[1])
+    assert sorted({name for name, _ in solver.asked}) == ["q0", "q2", "q4"]
+    assert metrics["test/n/upright"] == 4, "q0 is asked about each of its two contents, and once about each"
+    assert all(image.mode == "RGB" and image.size == plate.size for image in solver.seen)
 
 
 def test_the_judge_comes_second(tmp_path: Path) -> None:

@@ -90,6 +90,19 @@ def test_a_long_list_is_cut_and_the_report_is_whole(check: Check, tmp_path: Path
     assert (found["format"], found["rows"], found["good"], len(found["faults"])) == ("plain", 9, 0, 9)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_report_that_cannot_be_written_costs_nothing_that_was_found(
+    check: Check, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check([row(0), row(1, answer="")])
+    assert main(["data", "check", str(tmp_path / "rows.jsonl"), "--report", "/dev/full"]) == 1
+    printed = capsys.readouterr()
+    assert "good rows: 1 of 2" in printed.out
+    assert "--report /dev/full: cannot be written (No space left on device). What was found stands" in printed.err
+    check([row(0)], "--report", str(tmp_path / "new" / "report.json"))
+    assert (tmp_path / "new" / "report.json").is_file()
+
+
 def test_only_the_first_rows(check: Check) -> None:
     status, out = check([*(row(n) for n in range(5)), "nonsense"], "--rows", "5")
     assert status == 0
