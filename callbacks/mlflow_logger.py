@@ -76,7 +76,8 @@ class BackgroundMLflowLogger(Logger):
         self.tracking_uri = tracking_uri
         self.folder = Path(folder)
         self.flush_s = flush_s
-        self._begin = {"experiment": experiment_name, "name": run_name, "tags": tags or {}, "folder": str(folder)}
+        self._begin: dict[str, Any] = {"experiment": experiment_name, "name": run_name, "tags": tags or {}}
+        self._begin["folder"] = str(folder)  # by which its parent is found
         self._artifact_location = artifact_location
         self._key = uuid.uuid4().hex
         self._known_run_id: str | None = None

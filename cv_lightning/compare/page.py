@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cv_lightning.compare.comparison import MEAN, Comparison
 from cv_lightning.compare.run import Points
-from cv_lightning.compare.summary import Metric, on_grid
+from cv_lightning.compare.summary import Metric, Value, on_grid
 from cv_lightning.compare.terminal import SHARES, metric_text, number, paired_cells, value_text
 from cv_lightning.errors import DataError
 from cv_lightning.report import page
@@ -108,15 +108,32 @@ def _robustness(comparison: Comparison, names: Sequence[str], colors: Mapping[st
                     intervals[name][label] = cell.interval or (cell.mean, cell.mean)
         yield "<h2>Robustness</h2><p>Accuracy on held-out questions by what was done to the image.</p>"
         yield f'<div class="scroll wide">{bars(values, colors, intervals)}</div>'
-    for kind, rows in comparison.conditions.items():
-        body = [[escape(label), *(escape(value_text(value, kind)) for value in cells)] for label, cells in rows.items()]
-        yield f"<h3>{escape(kind)}{', %' if kind in SHARES else ''}</h3>"
-        yield _rows(["", *map(escape, names)], body)
+        yield _condition_table("accuracy", accuracy, names)
+    others = {kind: rows for kind, rows in comparison.conditions.items() if kind != "accuracy"}
+    means = {kind: rows[MEAN] for kind, rows in others.items() if MEAN in rows}
+    if means:
+        body = [
+            [escape(_titled(kind)), *(escape(value_text(value, kind)) for value in cells)]
+            for kind, cells in means.items()
+        ]
+        yield f"<h3>Mean over the orientations</h3>{_rows(['', *map(escape, names)], body)}"
+    if others:
+        tables = "".join(_condition_table(kind, rows, names) for kind, rows in others.items())
+        yield f"<details><summary>The same by condition</summary>{tables}</details>"
+
+
+def _condition_table(kind: str, rows: Mapping[str, Sequence[Value | None]], names: Sequence[str]) -> str:
+    body = [[escape(label), *(escape(value_text(value, kind)) for value in cells)] for label, cells in rows.items()]
+    return f"<h3>{escape(_titled(kind))}</h3>{_rows(['', *map(escape, names)], body)}"
+
+
+def _titled(kind: str) -> str:
+    return f"{kind}, %" if kind in SHARES else kind
 
 
 def _figures(comparison: Comparison, colors: Mapping[str, int]) -> Iterator[str]:
     terms = [f"reward/{term}" for term in comparison.under("reward/")]
-    metrics = list(dict.fromkeys([*comparison.shown, *terms]))
+    metrics = [name for name in dict.fromkeys([*comparison.shown, *terms]) if _moves(comparison, name)]
     for heading, over_minutes, label in (
         ("Curves over steps", False, "step"),
         ("Curves over wall time", True, "minutes of training"),
@@ -131,6 +148,11 @@ def _figures(comparison: Comparison, colors: Mapping[str, int]) -> Iterator[str]
         if panels:
             yield f"<h2>{heading}</h2><p>Running means; with several seeds their mean and range.</p>"
             yield f'<div class="grid">{"".join(panels)}</div>'
+
+
+def _moves(comparison: Comparison, metric: str) -> bool:
+    values = {value for curves in comparison.series(metric).values() for points in curves for _, value in points}
+    return len(values) > 1
 
 
 def _shared_places(of_group: Sequence[Points]) -> list[Points]:
