@@ -67,8 +67,8 @@ def compute(function: str, arguments: Sequence[Any], line: int) -> Picture | Wid
     shape = describe(formula, _shape) if parts_of(formula) <= MAX_PARTS else None
     if shape is None:
         raise NotLiftableError(f"arithmetic that is not read here ({function})")
-    known = [argument.shape if isinstance(argument, Wide) else _shape(argument) for argument in arguments]
-    if may_warn(function, [part for part in known if part is not None], shape):
+    known = [argument.shape if isinstance(argument, Wide) else _shape(argument) or argument for argument in arguments]
+    if may_warn(function, known, shape):
         formula = replace(formula, serial=next(_SERIALS))
     if shape.size is None or shape.dtype != np.uint8:
         return Wide(formula, shape)

@@ -7,7 +7,7 @@ functions are those of `FUNCTIONS`, which are called with checked arguments and 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,9 +82,24 @@ def _same(shapes: list[Shape]) -> Shape | None:
     return first if is_equal else None
 
 
+def _same_in(types: str) -> Callable[[list[Shape]], Shape | None]:
+    """As `_same`, for functions that are given arrays of these types only, and no numbers that are computed."""
+
+    def shape(shapes: list[Shape]) -> Shape | None:
+        is_known = all(shape.size is not None and shape.dtype.char in types for shape in shapes)
+        return _same(shapes) if is_known else None
+
+    return shape
+
+
+#: Types that OpenCV has always had: on those that version 5 added some functions write beyond their arrays.
+_of_opencv = _same_in("Bhfd")
+_of_pillow = _same_in("B")
+
+
 def _merged(shapes: list[Shape]) -> Shape | None:
     """Three gray arrays become the channels of one."""
-    first = _same(shapes)
+    first = _of_opencv(shapes)
     return Shape(first.size, is_gray=False) if first and first.is_gray and len(shapes) == 3 else None
 
 
@@ -137,7 +152,7 @@ def _operator(call: Callable[..., Any], sign: str) -> Function:
 
 
 def _opencv(name: str, template: str, call: Callable[..., Any], tool: str = "arithmetic") -> Function:
-    return Function(call, f"cv2.{name}({template})", tool=tool)
+    return Function(call, f"cv2.{name}({template})", _of_opencv, tool=tool)
 
 
 def _pillow(name: str, call: Callable[..., Image.Image], n_numbers: int = 0) -> Function:
@@ -146,12 +161,13 @@ def _pillow(name: str, call: Callable[..., Image.Image], n_numbers: int = 0) -> 
     return Function(
         lambda a, b, *rest: np.asarray(call(Image.fromarray(a), Image.fromarray(b), *rest)),
         f"np.array({name}(Image.fromarray({{0}}), Image.fromarray({{1}}){numbers}))",
+        _of_pillow,
         tool="blend",
     )
 
 
 def _bitwise(name: str) -> Function:
-    return Function(getattr(cv2, name), f"cv2.{name}({{0}}, {{1}})", tool="blend")
+    return Function(getattr(cv2, name), f"cv2.{name}({{0}}, {{1}})", _of_opencv, tool="blend")
 
 
 #: Every function that a formula may hold, by name.
@@ -295,17 +311,24 @@ def serials_of(node: Any) -> set[int]:
     return set()
 
 
-def may_warn(function: str, shapes: list[Shape], result: Shape) -> bool:
-    """Whether NumPy may warn of what a function of these finds in them: arrays of integers overflow silently."""
+def may_warn(function: str, arguments: Sequence[Any], result: Shape) -> bool:
+    """Whether NumPy may warn of what a function finds in its arguments, shapes and numbers.
+
+    Arrays of integers overflow silently, and their sums, products and quotients with plain numbers are small.
+    """
+    shapes = [argument for argument in arguments if isinstance(argument, Shape)]
     is_whole = all(shape.dtype.kind in "biu" for shape in shapes)
     if function == "astype":
         return not (is_whole or result.dtype == np.float64)
-    if function in {"+", "-", "*", "negative", "np.abs"}:
-        return not (is_whole and result.dtype.kind in "biu" and all(shape.size is not None for shape in shapes))
+    is_quotient = function == "/" and not isinstance(arguments[1], Shape) and arguments[1] != 0
+    if is_whole and all(shape.size is not None for shape in shapes) and (is_quotient or function in _SILENT):
+        return not all(number == 0 or 1e-9 < abs(number) < 1e9 for number in arguments if not isinstance(number, Shape))
     return function in _LOUD
 
 
+_SILENT = {"+", "-", "*", "negative", "np.abs"}
 _LOUD = {
+    *_SILENT,
     *("/", "//", "%", "**"),
     *(f"np.{name}" for name in ("sqrt", "square", "log", "log1p", "exp", "power", "hypot")),
 }
