@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cv_lightning.types import CODE_TOOL
+
 #: Milliseconds of a turn whose duration was not measured.
 _UNKNOWN_MS = 1
 
@@ -147,7 +149,7 @@ class _Trace:
         results = [self._image(image["file"]) for image in self.record["images"] if image["turn"] == index]
         outputs = {"status": seen["status"], "text": seen["text"], "images": results, "tools": seen["tools"]}
         attributes = {"lane": seen["lane"], "tools": ", ".join(seen["tools"])}
-        name = "code_image_tool"
+        name = call.get("name") or CODE_TOOL  # a call that is none has no name
         failed = seen["status"] != "ok"
         return self._span(parent + 1, parent, name, "TOOL", time_ns, inputs, outputs, attributes, failed)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cv_lightning.conversation import parse_reply
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import TokenSequence, Trajectory
 from modules.base import PolicyModule
@@ -51,8 +52,23 @@ class SFTModule(PolicyModule):
         sequence = self.policy.conversation.encode(trajectory)
         if not any(sequence.is_trained):
             raise DataError(f"Sample {trajectory.sample.id!r}: the conversation holds no assistant turn to learn from.")
+        self._check_calls(trajectory)
         self._check_targets(trajectory, sequence)
         return sequence
+
+    def _check_calls(self, trajectory: Trajectory) -> None:
+        """A policy that learns calls which its own rollouts cannot read would learn nothing but errors."""
+        toolbox = self.policy.conversation.toolbox
+        for turn in trajectory.turns:
+            call = turn.reply.call
+            if call is None or call.fault is not None or not turn.is_trained:
+                continue
+            read = parse_reply(turn.text, toolbox).call
+            if read is None or read.fault is not None:
+                raise ConfigError(
+                    f"Sample {trajectory.sample.id!r}: a turn calls {call.name!r}, which is no tool of the policy "
+                    f"(toolbox: {toolbox.kind}). Give the policy and the data the same toolbox."
+                )
 
     def _check_targets(self, trajectory: Trajectory, sequence: TokenSequence) -> None:
         """The policy cannot write the environment's tokens; a turn that holds one would have an infinite loss."""

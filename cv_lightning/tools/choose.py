@@ -46,6 +46,6 @@ def restore_toolbox(described: Any) -> Toolbox:
     own = [CODE_TOOL] if kind == "code" else list(NAMED_TOOLS)
     missing = [name for name in names if name not in own and name not in MODELS]
     if missing:
-        raise ConfigError(f"the policy was trained with the tool {missing[0]!r}: which does not come with this project")
+        raise ConfigError(f"the policy was trained with the tool {missing[0]!r}, which does not come with this project")
     models = [MODELS[name]() for name in names if name not in own]
     return CodeTools(models) if kind == "code" else NamedTools([name for name in names if name in own], models)

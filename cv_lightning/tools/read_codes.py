@@ -1,36 +1,71 @@
-"""A tool that is a model, small enough to come with the project: it reads QR codes and barcodes, by OpenCV."""
+"""A tool that is a model, small enough to come with the project: it reads QR codes, by OpenCV."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cv_lightning.tools.models import ModelTool
 from sandbox import ModelResult
 
+#: Enlargements at which codes are looked for, as long as the image is then not larger than this.
+_SCALES = (1, 2, 3)
+_MAX_PIXELS = 8_000_000
+_MAX_CODES = 32
+
 
 class ReadCodes(ModelTool):
-    """Finds QR codes and barcodes and says where they are and what they hold; a mirrored one holds nothing."""
+    """Finds QR codes and says where they are and what they hold, however the image stands.
+
+    OpenCV overlooks codes beside others and small ones: what is found is painted over, and the rest is looked at again,
+    also enlarged.
+    """
 
     name = "read_codes"
-    description = "Find QR codes and barcodes in the image and read them."
+    description = "Find QR codes in the image and read them."
 
     def load(self) -> None:
-        """Make the detectors."""
-        self._codes: Any = cv2.QRCodeDetector()
-        self._bars: Any = cv2.barcode.BarcodeDetector()
+        """Make the detector."""
+        self._detector: Any = cv2.QRCodeDetector()
 
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
-        """One line for each code: its kind, its box in pixels of the image, its text."""
+        """One line for each code: its box in pixels of the image, its text."""
         pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
         lines = []
-        for kind, detector in (("QR code", self._codes), ("barcode", self._bars)):
-            _, texts, corners, _ = detector.detectAndDecodeMulti(pixels)
-            for text, points in zip(texts, () if corners is None else corners, strict=False):
-                (x1, y1), (x2, y2) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
-                found = repr(text) if text else "cannot be read"
-                lines.append(f"{kind} in [{x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f}]: {found}")
+        for scale in _SCALES:
+            if scale > 1 and image.width * image.height * scale**2 > _MAX_PIXELS:
+                break
+            enlarged = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+            for text, corners in self._all(enlarged):
+                _paint_over(pixels, corners / scale)
+                (x1, y1), (x2, y2) = np.floor(corners.min(axis=0) / scale), np.ceil(corners.max(axis=0) / scale)
+                lines.append(f"[{x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f}]: {text!r}")
         return ModelResult("\n".join(lines))
+
+    def _all(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Texts and corners [4, 2] of codes; `pixels` are painted over."""
+        for _ in range(_MAX_CODES):
+            found = self._some(pixels)
+            for text, corners in found:
+                _paint_over(pixels, corners)
+                yield text, corners
+            if not found:
+                return
+
+    def _some(self, pixels: NDArray[np.uint8]) -> list[tuple[str, NDArray[np.float32]]]:
+        _, texts, corners, _ = self._detector.detectAndDecodeMulti(pixels)
+        several = zip(texts, () if corners is None else corners, strict=False)
+        if found := [(text, place) for text, place in several if text]:
+            return found
+        text, corners, _ = self._detector.detectAndDecode(pixels)
+        return [(text, corners[0])] if text and corners is not None else []
+
+
+def _paint_over(pixels: NDArray[np.uint8], corners: NDArray[np.float32]) -> None:
+    center = corners.mean(axis=0)
+    cv2.fillConvexPoly(pixels, np.round(center + 1.15 * (corners - center)).astype(np.int32), (255, 255, 255))

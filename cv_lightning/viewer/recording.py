@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from cv_lightning.types import Trajectory, Turn, ViewedImage
+from cv_lightning.types import ToolCall, Trajectory, Turn, ViewedImage
 from cv_lightning.viewer.records import FILE, Record
 
 #: Version of the records; readers take records without one as 1.
@@ -60,7 +60,7 @@ def _turn(turn: Turn, credit: Mapping[str, float] | None) -> dict[str, Any]:
     call, seen = turn.reply.call, turn.observation
     return {
         "text": turn.text,
-        "call": {"code": call.code, "description": call.description} if call else None,
+        "call": _call(call) if call else None,
         "image_index": call.image_index if call else None,
         "fault": turn.reply.fault,
         "seconds": turn.wall_s or None,
@@ -75,6 +75,11 @@ def _turn(turn: Turn, credit: Mapping[str, float] | None) -> dict[str, Any]:
             "seconds": seen.wall_s,
         },
     }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    described = {"name": call.name, "code": call.code, "description": call.description}
+    return described if call.model is None else described | {"arguments": dict(call.model.arguments)}
 
 
 def image_name(image: Image.Image) -> str:

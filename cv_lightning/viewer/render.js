@@ -89,7 +89,9 @@ function turnPart(record, turn, index, images) {
   const call = callOf(turn);
   if (thought && thought[1].trim()) part.append(make("p", {}, make("bdi", { text: thought[1].trim() })));
   if (call && typeof call.code === "string") {
-    part.append(make("p", { class: "quiet", text: `code on image ${turn.image_index ?? 0}${call.description ? `: ${call.description}` : ""}` }), highlighted(call.code));
+    const tool = call.name && call.name !== "code_image_tool" ? call.name : "code";
+    part.append(make("p", { class: "quiet", text: `${tool} on image ${turn.image_index ?? 0}${call.description ? `: ${call.description}` : ""}` }));
+    if (call.code) part.append(highlighted(call.code));
   }
   if (answer) part.append(make("p", {}, make("b", { text: "Answer: " }), make("bdi", { text: answer[1].trim() })));
   if (turn.fault) part.append(make("p", { class: "bad" }, make("bdi", { text: `No call and no answer: ${turn.fault}` })));

@@ -157,7 +157,7 @@ def test_records_hold_frames_credit_and_calls(tmp_path: Path) -> None:
         "orientation": "rotate_270",
         "frame": [0, 1, 0, 1, 0, 0],
     }
-    assert first["turns"][0]["call"] == {"code": "x", "description": "x"}
+    assert first["turns"][0]["call"] == {"name": "code_image_tool", "code": "x", "description": "x"}
     assert sum(turn["credit"].get("accuracy", 0.0) for turn in first["turns"]) == first["terms"]["accuracy"]
     documented = re.findall(
         r"`(\w+)`", (Path(__file__).parents[2] / "docs/trajectories.md").read_text(encoding="utf-8")

@@ -18,6 +18,8 @@ from cv_lightning.data.sources.records import Record
 from cv_lightning.data.world import SampleSource, Split
 from cv_lightning.errors import DataError
 from cv_lightning.rollout import Executor
+from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
+from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn
 from cv_lightning.viewing import view_question, view_result
 from sandbox import Observation
@@ -37,6 +39,7 @@ class RecordedEpisodes:
         folder: Relative image paths start here; None: beside the file.
         seed: Seed of the order.
         strict: Raise at the first bad row instead of skipping it with a warning.
+        toolbox: The tools that the conversations call: "code", "named", or a `cv_lightning.tools.Toolbox`.
     """
 
     def __init__(
@@ -46,21 +49,21 @@ class RecordedEpisodes:
         folder: str | None = None,
         seed: int = 0,
         strict: bool = False,
+        toolbox: Toolbox | ToolboxName = "code",
     ) -> None:
         self.rows = FileSource(train=train, format=FORMAT.name, folder=folder, seed=seed, strict=strict)
         self.source: SampleSource = self.rows if evaluation is None else evaluation
+        self.toolbox = make_toolbox(toolbox)
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
         """The episode at `index`; raises `DataError` where no row can be used."""
-        return self.rows.first_good(split, index, read_episode)
+        return self.rows.first_good(split, index, self._read)
+
+    def _read(self, rows: Rows, place: int) -> Trajectory:
+        return episode_of(rows.records.read(place), rows.records.where(place), rows.folder, self.toolbox)
 
 
-def read_episode(rows: Rows, place: int) -> Trajectory:
-    """The trajectory of a row; raises `DataError` where it is none."""
-    return episode_of(rows.records.read(place), rows.records.where(place), rows.folder)
-
-
-def episode_of(record: Record, where: str, folder: Path | None = None) -> Trajectory:
+def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: Toolbox = CODE_TOOLS) -> Trajectory:
     """A ShareGPT conversation as a trajectory.
 
     Args:
@@ -68,6 +71,7 @@ def episode_of(record: Record, where: str, folder: Path | None = None) -> Trajec
             imitated; a mistake that is mended later is not.
         where: File and row, for messages.
         folder: Relative image paths start here.
+        toolbox: The tools that it calls.
 
     Raises:
         DataError: The turns do not alternate, an image is missing, or the row has no answer.
@@ -80,7 +84,7 @@ def episode_of(record: Record, where: str, folder: Path | None = None) -> Trajec
     is_trained = _trained(record, len(turns) // 2, where)
     replies, responses = turns[1::2], [*turns[2::2], ("tool", "")]
     for number, ((_, text), (_, response)) in enumerate(zip(replies, responses, strict=True)):
-        turn = Turn(text.strip(), parse_reply(text), is_trained=is_trained[number])
+        turn = Turn(text.strip(), parse_reply(text, toolbox), is_trained=is_trained[number])
         trajectory.turns.append(turn)
         if number == len(replies) - 1:
             break

@@ -1,0 +1,22 @@
+"""A tool that is a model and easy to check; importable, because it runs in a process of its own."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from cv_lightning.tools import ModelTool
+from cv_lightning.tools.parameters import Choice, Parameter
+from sandbox import ModelResult
+
+
+class Size(ModelTool):
+    """Says how large the image is."""
+
+    name = "size"
+    description = "Say how large the image is."
+    parameters: ClassVar[dict[str, Parameter]] = {"unit": Choice(default="pixels", options=("pixels", "rows"))}
+
+    def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
+        return ModelResult(f"{image.width} x {image.height} {arguments['unit']}")
