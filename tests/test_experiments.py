@@ -33,7 +33,9 @@ EVALUATIONS = [EXPERIMENTS / "robustness.yaml"]
 OF_SERVERS = [EXPERIMENTS / "robustness_endpoint.yaml"]
 #: The published data, given after a config that trains.
 PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
-CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED})
+#: Named tools instead of code, given after a config that trains on the oracle's episodes.
+NAMED_TOOLS = EXPERIMENTS / "named_tools" / "sft.yaml"
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED, NAMED_TOOLS})
 
 SIZE = {
     "hidden_size": 32,
@@ -102,6 +104,21 @@ def test_config_trains_and_tests(
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+def test_named_tools_from_nothing_to_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for stage in ("base", "sft", "rl"):
+        path = EXPERIMENTS / "tiny" / f"{stage}.yaml"
+        config = OmegaConf.load(path)
+        overlay = [] if stage == "rl" else ["--config", str(NAMED_TOOLS)]
+        arguments = ["--config", str(path), *overlay, "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config)]
+        cli = run_command(["fit", *arguments, *small_world(config)])
+        assert cli.trainer.global_step == 2
+        assert cli.model.policy.conversation.toolbox.kind == "named"
+    says = json.loads((tmp_path / "runs/small/rl/policy/conversation.json").read_text(encoding="utf-8"))
+    assert says["toolbox"]["kind"] == "named"
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -47,7 +48,7 @@ class ReadCodes(ModelTool):
                 lines.append(f"[{x1:.0f}, {y1:.0f}, {x2:.0f}, {y2:.0f}]: {text!r}")
         return ModelResult("\n".join(lines))
 
-    def _all(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def _all(self, pixels: MatLike) -> Iterator[tuple[str, NDArray[Any]]]:
         """Texts and corners [4, 2] of codes; `pixels` are painted over."""
         for _ in range(_MAX_CODES):
             found = self._some(pixels)
@@ -57,7 +58,7 @@ class ReadCodes(ModelTool):
             if not found:
                 return
 
-    def _some(self, pixels: NDArray[np.uint8]) -> list[tuple[str, NDArray[np.float32]]]:
+    def _some(self, pixels: MatLike) -> list[tuple[str, NDArray[Any]]]:
         _, texts, corners, _ = self._detector.detectAndDecodeMulti(pixels)
         several = zip(texts, () if corners is None else corners, strict=False)
         if found := [(text, place) for text, place in several if text]:
@@ -66,6 +67,6 @@ class ReadCodes(ModelTool):
         return [(text, corners[0])] if text and corners is not None else []
 
 
-def _paint_over(pixels: NDArray[np.uint8], corners: NDArray[np.float32]) -> None:
+def _paint_over(pixels: MatLike, corners: NDArray[Any]) -> None:
     center = corners.mean(axis=0)
     cv2.fillConvexPoly(pixels, np.round(center + 1.15 * (corners - center)).astype(np.int32), (255, 255, 255))

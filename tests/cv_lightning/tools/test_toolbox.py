@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,8 +84,8 @@ def test_a_model_is_called_by_its_name_in_both(name: str, executor: ToolExecutor
     reply = box.read('{"name": "size", "arguments": {"image_index": 1}}')
     assert reply.call is not None
     assert reply.call.model is not None
-    call = reply.call
-    assert (call.name, call.image_index, call.fault, dict(call.model.arguments)) == (
+    call, model = reply.call, reply.call.model
+    assert (call.name, call.image_index, call.fault, dict(model.arguments)) == (
         "size",
         1,
         None,
@@ -146,7 +146,7 @@ def test_names_of_toolboxes() -> None:
 # ---- rollouts --------------------------------------------------------------------------------------------------------
 
 
-def speaking(box: Toolbox, *lines: list[str | None]) -> Script:
+def speaking(box: Toolbox, *lines: Sequence[str]) -> Script:
     script = Script(lines)
     script.conversation = replace(script.conversation, toolbox=box)
     return script
@@ -219,7 +219,7 @@ def test_episodes_with_named_tools_do_and_earn_what_those_with_code_do(executor:
     for index in range(60):
         both = []
         for toolbox in ("code", "named"):
-            builder = EpisodeBuilder(WORLD, mix={"read": 1, "turn": 2, "mend": 3}, n_spellings=1, toolbox=toolbox)  # type: ignore[arg-type]
+            builder = EpisodeBuilder(WORLD, mix={"read": 1, "turn": 2, "mend": 3}, n_spellings=1, toolbox=toolbox)
             episode = builder.episode("train", index, executor)
             assert episode is not None
             both.append(episode)
