@@ -168,8 +168,8 @@ def _is_apart(before: Any, after: Any, is_changed: Any, pens: Any) -> bool:
         low, high = np.clip(pen - _VISIBLE, 0, 255), np.clip(pen + _VISIBLE, 0, 255)
         is_near = cv2.dilate(cv2.inRange(before, low, high), np.ones((2 * _NEAR + 1, 2 * _NEAR + 1), np.uint8))
         is_pen = (cv2.inRange(after, pen, pen) > 0) & is_changed
-        n_near += np.count_nonzero(is_near[is_pen])
-        n_pens += np.count_nonzero(is_pen)
+        n_near += int(np.count_nonzero(is_near[is_pen]))
+        n_pens += int(np.count_nonzero(is_pen))
     return n_near <= _MAX_NEAR * n_pens
 
 
