@@ -193,7 +193,7 @@ def _point(picture: Picture, arguments: list[Any], keywords: dict[str, Any], lin
         raise NotLiftableError("a table that is not read here")
     if isinstance(function, list | tuple) and not picture.is_gray:
         raise NotLiftableError("a table for one channel")
-    if not all(-(2**31) <= number < 2**31 for number in numbers):  # beyond, Pillow keeps the lowest bits
+    if not all(abs(number) < 2**31 - 1 for number in numbers):  # beyond, Pillow keeps the lowest bits
         raise NotLiftableError("a table of large numbers")
     entries = tuple(min(max(round(number), 0), 255) for number in numbers)
     return append(picture, "cv2.LUT", (Table(entries, "uint8"),), line)

@@ -1,0 +1,112 @@
+"""The law of the lanes: what lifts gives, in every lane, the bytes, the status and the text of the confined lane."""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from sandbox import Limits, Observation, ToolExecutor, ToolRequest
+from sandbox.lift import Fault, Unliftable, lift
+from tests.sandbox.grammar import snippet
+from tests.sandbox.machine import need, noise
+
+SNIPPETS = [part.strip("\n") for part in (Path(__file__).parent / "corpora" / "lanes.txt").read_text().split("----\n")]
+
+
+@pytest.fixture(scope="module")
+def confined() -> Iterator[ToolExecutor]:
+    need()
+    with ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=10), fresh="episode") as executor:
+        yield executor
+
+
+def breaks(codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int]) -> list[tuple[str, str, str]]:
+    """Snippets that lift and give something else in a lane than confined: code, and what each says.
+
+    What the Pillow lane leaves to the confined one when it runs (NumPy would warn) counts for nothing.
+    """
+    shown = [noise(*size), noise(size[0] + 3, size[1], 1)]
+    requests = [ToolRequest(code, shown, episode=str(number)) for number, code in enumerate(codes)]
+    expected = confined.execute(requests)
+    found = []
+    for lane in (ToolExecutor(lane="pillow"), ToolExecutor(lane="kornia", device="cpu")):
+        with lane:
+            given = lane.execute(requests)
+        found += [
+            (code, f"{one.lane} {one.status}: {one.text}", f"{other.status}: {other.text}")
+            for code, one, other in zip(codes, given, expected, strict=True)
+            if one.status != "rejected" and _shown(one) != _shown(other)
+        ]
+    return found
+
+
+def _shown(observation: Observation) -> tuple[str, str, tuple[int, int] | None, bytes]:
+    image = observation.image
+    return observation.status, observation.text, image and image.size, image.tobytes() if image else b""
+
+
+def lifting(codes: Sequence[str], size: tuple[int, int]) -> list[str]:
+    sizes = (size, (size[0] + 3, size[1]))
+    return [code for code in codes if not isinstance(lift(code, sizes), Unliftable)]
+
+
+@pytest.mark.parametrize("size", [(17, 12), (12, 17), (1, 1)], ids=str)
+def test_snippets_that_were_read_wrongly_once(size: tuple[int, int], confined: ToolExecutor) -> None:
+    codes = lifting(SNIPPETS, size)
+    assert len(codes) > len(SNIPPETS) // 2
+    assert breaks(codes, confined, size) == []
+
+
+def check_random(seeds: range, size: tuple[int, int], confined: ToolExecutor) -> None:
+    codes = lifting([snippet(random.Random(seed)) for seed in seeds], size)
+    faults = [code for code in codes if isinstance(lift(code, (size, (size[0] + 3, size[1]))), Fault)]
+    assert len(codes) - len(faults) > len(seeds) // 8
+    assert breaks(codes, confined, size) == []
+
+
+def test_random_snippets(confined: ToolExecutor) -> None:
+    check_random(range(250), (17, 12), confined)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 40), (64, 64), (301, 203)], ids=str)
+def test_many_random_snippets(size: tuple[int, int], confined: ToolExecutor) -> None:
+    check_random(range(1000, 3000), size, confined)
+
+
+ENDLESS = {
+    "lists in lists": "x = [[[[i for i in range(256)] for j in range(256)] for k in range(256)] for l in range(256)]",
+    "lists that double": "x = [0]\n" + "x = x + x\n" * 60,
+    "tuples that double": "x = (0,)\n" + "x = (x, x)\n" * 60 + "print(x)",
+    "lists of lists": "x = [0] * 8\n" + "x = [x for i in range(200)]\n" * 8 + "print(x)",
+    "text that doubles": "x = 'a'\n" + "x = f'{x}{x}{x}'\n" * 60 + "print(x)",
+    "text of lists": "s = '" + "a" * 900 + "'\nx = [s] * 8 * 8\nprint(f'" + "{x}" * 200 + "')",
+    "a table of lists": "image.point(lambda v: [[[v for i in range(256)] for j in range(256)] for k in range(256)])",
+    "loops in loops": "for i in range(256):\n  for j in range(256):\n    for k in range(256):\n      pass",
+    "arithmetic that doubles": "x = np.array(image) / 2\n" + "x = x + x\n" * 60 + "image = x.astype(np.uint8)",
+    "arithmetic in lists": "x = np.array(image) / 2\nfor j in range(99):\n  y = [x + 1 for i in range(99)]",
+    "pictures that double": "x = np.array(image)\n" + "x = cv2.addWeighted(x, 0.5, x, 0.5, 0)\n" * 60 + "result = x",
+    "images that double": "x = np.array(image)\n" + "x = np.hstack([x, x])\n" * 60 + "result = x",
+    "calls in a loop": "for i in range(256):\n  image = image.rotate(3).filter(ImageFilter.BLUR)\nresult = image",
+    "grids in lists": "x = np.ones((32, 32))\nfor i in range(256):\n  y = [x * x + x for j in range(256)]",
+    "numbers that grow": "x = 999999999999999\n" + "x = x * x\n" * 60,
+    "a power": "x = 10 ** 64 ** 64",
+    "a long range": "x = list(range(0, 999999))",
+    "a long side": "result = image.resize((100000, 100000))",
+    "two long sides": "result = image.resize((100000, 1)).resize((1, 100000)).rotate(45, expand=True)",
+    "wide borders": "for i in range(256):\n  image = ImageOps.expand(image, 4096)\nresult = image",
+    "long searches": "result = cv2.fastNlMeansDenoisingColored(np.array(image), None, 10, 10, 7, 31)",
+}
+
+
+@pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS.keys())
+def test_reading_takes_bounded_time_and_memory(code: str) -> None:
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert isinstance(lift(code, ((640, 480),)), Unliftable)
+    assert time.process_time() - started < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
