@@ -255,7 +255,7 @@ class RobustnessTest(LightningModule):
             ) from error
         print_table(table, facts, paths[-1])
         for logger in self.trainer.loggers:
-            for path in paths:
+            for path in [*paths, *sorted(self.folder.glob("answers_*.jsonl"))]:
                 if hasattr(logger, "log_artifact"):
                     logger.log_artifact(path)
 

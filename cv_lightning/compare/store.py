@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cv_lightning.compare.run import Points, Run, flatten, flatten_facts, minutes_of, read_folder
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError, CVLightningError, DataError
 from cv_lightning.suggestions import did_you_mean
 from cv_lightning.tracking_uri import check_uri, sqlite_path
 
@@ -47,9 +48,11 @@ class Stores:
             if database is not None and not database.is_file():
                 raise ConfigError(f"tracking_uri: there is no file {str(database)!r}.")
             self.uris = [named]
+            self._is_named = True
         else:
             found = sorted(Path(_DATABASES).glob("**/mlflow.db")) if Path(_DATABASES).is_dir() else []
             self.uris = [f"sqlite:///{path}" for path in found]
+            self._is_named = False
         self._clients: dict[str, Any] = {}
 
     def find(self, run_id: str) -> StoredRun:
@@ -58,11 +61,10 @@ class Stores:
         Raises:
             DataError: It is in none of the stores, or no store can be read.
         """
-        for uri, client in self._each():
-            with _told(uri):
-                run = _or_none(partial(client.get_run, run_id))
+        for uri in self.uris:
+            run = self._read(uri, partial(_run_of, run_id))
             if run is not None:
-                return StoredRun(uri, client, run)
+                return StoredRun(uri, self._clients[uri], run)
         raise DataError(f"There is no run {run_id} in {self._names()}. {self._remedy()}")
 
     def of_experiment(self, name: str) -> list[StoredRun]:
@@ -72,28 +74,31 @@ class Stores:
             ConfigError: No store has an experiment of that name.
             DataError: It has no run, or no store can be read.
         """
-        known: list[str] = []
+        known: set[str] = set()
         found: list[StoredRun] = []
-        for uri, client in self._each():
-            with _told(uri):
-                experiments = list(_pages(client.search_experiments))
-                known += [experiment.name for experiment in experiments]
-                ids = [experiment.experiment_id for experiment in experiments if experiment.name == name]
-                search = partial(client.search_runs, ids, order_by=["attributes.start_time ASC"])
-                found += [StoredRun(uri, client, run) for run in (_pages(search) if ids else ())]
+        for uri in self.uris:
+            names, runs = self._read(uri, partial(_experiment_of, name)) or ([], [])
+            known |= set(names)
+            found += [StoredRun(uri, self._clients[uri], run) for run in runs]
         if name not in known:
-            others = did_you_mean(name, set(known) - {"Default"})
+            others = did_you_mean(name, known - {"Default"})
             raise ConfigError(f"--experiment: there is no {name!r} in {self._names()}. {others or self._remedy()}")
         if not found:
             raise DataError(f"--experiment: {name!r} has no run in {self._names()}.")
         return found
 
-    def _each(self) -> Iterator[tuple[str, Any]]:
-        for uri in self.uris:
-            if uri not in self._clients:
-                with _told(uri):
+    def _read(self, uri: str, read: Callable[[Any], Any]) -> Any:
+        """What is read from a store; None of one that nobody named and that cannot be read, which is warned of."""
+        try:
+            with _told(uri):
+                if uri not in self._clients:
                     self._clients[uri] = _client(uri)
-            yield uri, self._clients[uri]
+                return read(self._clients[uri])
+        except DataError as error:
+            if self._is_named:
+                raise
+            print(f"warning: {error}", file=sys.stderr)
+            return None
 
     def _names(self) -> str:
         names = [str(sqlite_path(uri) or uri) for uri in self.uris]
@@ -202,25 +207,33 @@ def _client(uri: str) -> Any:
 @contextmanager
 def _told(uri: str) -> Iterator[None]:
     """Say in one line what a store did not do."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except CVLightningError:
+        raise
+    except Exception as error:  # MLflow hands on what its databases raise
         remedy = "Is the server up, and the file a database of MLflow?"
         raise DataError(f"MLflow: {uri} cannot be read ({_short(error)}). {remedy}") from error
 
 
-def _or_none(get: Callable[[], Any]) -> Any:
-    """What a store has under an id; None where it says that there is none."""
+def _run_of(run_id: str, client: Any) -> Any:
+    """The run of an id; None where the store has none."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return get()
+        return client.get_run(run_id)
     except MlflowException as error:
         if error.get_http_status_code() == 404:
             return None
         raise
+
+
+def _experiment_of(name: str, client: Any) -> tuple[list[str], list[Any]]:
+    """Names of all experiments, and the runs of the one of a name, oldest first."""
+    experiments = list(_pages(client.search_experiments))
+    ids = [experiment.experiment_id for experiment in experiments if experiment.name == name]
+    search = partial(client.search_runs, ids, order_by=["attributes.start_time ASC"])
+    return [experiment.name for experiment in experiments], list(_pages(search)) if ids else []
 
 
 def _pages(search: Callable[..., Any]) -> Iterator[Any]:

@@ -1,0 +1,57 @@
+"""Every answer that a stage's test got, on disk: with them runs can be compared on the same questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cv_lightning.answer_log import AnswerLog, make_record, record_key
+from cv_lightning.evaluation import orientation_label
+from cv_lightning.grading import Grade
+
+
+class Answers(Callback):
+    """Writes the answers of a test to `<default_root_dir>/answers_<rank>.jsonl` as they come, and sends them to MLflow.
+
+    They are the records of `python -m cv_lightning test --config experiments/robustness.yaml`, under the label of what
+    was done to the image (docs/evaluation.md). For modules that leave `last_trajectories` and `last_breakdowns`.
+    """
+
+    _log: AnswerLog | None = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the log."""
+        self._log = AnswerLog(Path(trainer.default_root_dir), trainer.global_rank)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the answers of a batch."""
+        policy = f"step {trainer.global_step}"
+        records = []
+        for group, breakdowns in zip(
+            getattr(pl_module, "last_trajectories", ()), getattr(pl_module, "last_breakdowns", ()), strict=True
+        ):
+            for trajectory, breakdown in zip(group.trajectories, breakdowns, strict=True):
+                condition = orientation_label(trajectory.sample.transforms)
+                key = record_key(trajectory.sample, condition, policy)
+                grade = Grade(None if breakdown.is_right is None else float(breakdown.is_right))
+                records.append(make_record(key, condition, policy, trajectory, grade))
+        if self._log is not None:
+            self._log.append(records)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send the file."""
+        if self._log is not None and self._log.path.exists():
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_artifact"):
+                    logger.log_artifact(self._log.path)
+        self._log = None
