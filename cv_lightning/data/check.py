@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from cv_lightning.conversation import parse_reply
 from cv_lightning.data.rows import ImageSource, load_sample, read_row, row_faults
 from cv_lightning.data.sources import codevision_sft
 from cv_lightning.data.sources.episodes import episode_of
@@ -25,7 +26,8 @@ from cv_lightning.data.sources.opening import FORMATS
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.quiet import is_quiet
-from cv_lightning.types import Sample, Trajectory
+from cv_lightning.tools import make_toolbox
+from cv_lightning.types import Sample, Trajectory, Turn
 
 #: Characters of a text that the list of samples shows.
 _SHOWN_CHARACTERS = 160
@@ -190,11 +192,16 @@ def _count(findings: Findings, sample: Sample, where: str, first_place: dict[str
 
 def _call_notices(episode: Trajectory, where: str) -> list[str]:
     """The calls of a recorded conversation that no executor could run."""
+    faults = [_call_fault(turn) for turn in episode.turns]
     return [
-        f"{where}: turn {number} of the policy: {turn.reply.fault}"
-        for number, turn in enumerate(episode.turns)
-        if turn.reply.fault is not None
+        f"{where}: turn {number} of the policy: {fault}" for number, fault in enumerate(faults) if fault is not None
     ]
+
+
+def _call_fault(turn: Turn) -> str | None:
+    """Why a turn can be read neither as code nor as a call of a named tool."""
+    named = parse_reply(turn.text, make_toolbox("named")).call
+    return named.fault if named is not None and named.name else turn.reply.fault
 
 
 def _image_notices(source: ImageSource) -> Iterator[str]:

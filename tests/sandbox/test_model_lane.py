@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from sandbox import Limits, ModelCall, Observation, ToolExecutor, ToolRequest
+from sandbox.executor import Lane
 from tests.sandbox.model_tools import Moody, Slow, Unloadable
 
 TURN = "result = image.rotate(90, expand=True)"
@@ -189,13 +190,15 @@ def test_a_forked_child_leaves_the_parents_model_alone(executor: ToolExecutor) -
     assert process_of(run(executor, asked())) == before
 
 
-def test_the_confined_lane_gives_the_same(executor: ToolExecutor) -> None:
+@pytest.mark.parametrize("lane", ["confined", "kornia"])
+def test_other_lanes_give_the_same(executor: ToolExecutor, lane: Lane) -> None:
     expected = [run(executor, asked("mask", code)) for code in (SAME, TURN)]
-    with ToolExecutor(lane="confined", workers=1) as confined:
-        found = [run(confined, asked("mask", code)) for code in (SAME, TURN)]
-        looked = run(confined, asked(code=TURN))
+    with ToolExecutor(lane=lane, workers=1) as other_lane:
+        found = [run(other_lane, asked("mask", code)) for code in (SAME, TURN)]
+        looked, unseen = (run(other_lane, asked(code=code)) for code in (TURN, SAME))
     for one, other in zip(expected, found, strict=True):
         assert one.image is not None
         assert other.image is not None
         assert (one.image.tobytes(), one.text, one.tools) == (other.image.tobytes(), other.text, other.tools)
-    assert looked.tools == ("rotate_90", "moody")
+    assert (looked.tools, looked.image is None) == (("rotate_90", "moody"), False)
+    assert (unseen.tools, unseen.image) == (("moody",), None)

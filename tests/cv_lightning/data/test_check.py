@@ -132,13 +132,17 @@ def test_all_images_and_turns_of_a_conversation_are_looked_at(
 
     call = json.dumps({"name": "code_image_tool", "arguments": {"code": "result = image"}})
     rows = [conversation(call, "a.png"), conversation(call, "gone.png"), conversation("{", "a.png")]
+    named = [json.dumps({"name": "rotate", "arguments": {"angle": angle}}) for angle in (90, "left")]
+    rows += [conversation(call, "a.png") for call in named]
     (tmp_path / "sft.json").write_text(json.dumps(rows), encoding="utf-8")
     assert main(["data", "check", str(tmp_path / "sft.json")]) == 1
     out = capsys.readouterr().out
-    assert "CodeVision-SFT (ShareGPT) (codevision_sft), 3 rows" in out
-    assert "good rows: 2 of 3" in out
+    assert "CodeVision-SFT (ShareGPT) (codevision_sft), 5 rows" in out
+    assert "good rows: 4 of 5" in out
     assert f"row 1: image {tmp_path / 'gone.png'} does not exist" in out
     assert "row 2: turn 0 of the policy: The tool call is not valid JSON" in out
+    assert "row 3: turn" not in out, "a named tool is a tool too"
+    assert "row 4: turn 0 of the policy: TypeError: angle must be a number" in out
 
 
 def test_an_image_too_large_is_refused_before_it_is_decoded(check: Check, tmp_path: Path) -> None:

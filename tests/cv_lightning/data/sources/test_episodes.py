@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cv_lightning.conversation import format_answer, format_call
+from cv_lightning.conversation import format_answer, format_call, format_tool_call
 from cv_lightning.data.datamodule import EpisodeDataModule
 from cv_lightning.data.sources import FileSource, RecordedEpisodes
 from cv_lightning.data.sources.episodes import episode_of
 from cv_lightning.data.world import PlateWorld
 from cv_lightning.errors import DataError
+from cv_lightning.tools import make_toolbox
 from cv_lightning.types import StopReason, ToolCall
 from sandbox import orient
 
@@ -40,6 +41,18 @@ def record(tmp_path: Path) -> dict[str, Any]:
         ],
         "images": ["0.png", "1.png"],
     }
+
+
+def test_a_conversation_with_named_tools(record: dict[str, Any], tmp_path: Path) -> None:
+    turns = [dict(turn) for turn in record["conversations"]]
+    turns[2]["value"] = format_tool_call("Turned.", "rotate", {"angle": "right"})
+    turns[4]["value"] = format_tool_call("An error.", "rotate", {"angle": 270})
+    episode = episode_of(record | {"conversations": turns}, "row 0", tmp_path, make_toolbox("named"))
+    first, second = (turn.reply.call for turn in episode.turns[:2])
+    assert first is not None
+    assert second is not None
+    assert (first.name, (first.fault or "")[:10], second.code) == ("rotate", "TypeError:", RIGHT)
+    assert [viewed.turn for viewed in episode.images] == [-1, 1]
 
 
 def test_a_conversation_turn_by_turn(record: dict[str, Any], tmp_path: Path) -> None:
