@@ -91,7 +91,8 @@ function turnPart(record, turn, index, images) {
   if (call && typeof call.code === "string") {
     const tool = call.name && call.name !== "code_image_tool" ? call.name : "code";
     part.append(make("p", { class: "quiet", text: `${tool} on image ${turn.image_index ?? 0}${call.description ? `: ${call.description}` : ""}` }));
-    if (call.code) part.append(highlighted(call.code));
+    if (call.arguments) part.append(make("pre", { class: "code", tabindex: "0", "aria-label": "arguments", text: JSON.stringify(call.arguments) }));
+    else if (call.code) part.append(highlighted(call.code));
   }
   if (answer) part.append(make("p", {}, make("b", { text: "Answer: " }), make("bdi", { text: answer[1].trim() })));
   if (turn.fault) part.append(make("p", { class: "bad" }, make("bdi", { text: `No call and no answer: ${turn.fault}` })));
