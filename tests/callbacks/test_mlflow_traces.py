@@ -27,7 +27,7 @@ def recovered() -> Trajectory:
     ran = Observation("ok", turned, lane="pillow", wall_s=0.25, tools=("rotate_270",), orientation="rotate_270")
     turns = [
         Turn(HOSTILE, Reply(call=ToolCall("x", HOSTILE)), failed, wall_s=2.0),
-        Turn("<think>mend</think>", Reply(call=ToolCall("image.rotate(270)")), ran, wall_s=1.0),
+        Turn("<think>mend</think>", Reply(call=ToolCall("image.rotate(270)", name="rotate")), ran, wall_s=1.0),
         Turn("<think></think><answer>A</answer>", Reply(answer="A")),
     ]
     views = [
@@ -77,7 +77,7 @@ def test_a_trajectory_is_a_trace_with_a_span_per_turn_and_call(tmp_path: Path) -
         ("turn 1", "LLM", "trajectory"),
         ("code_image_tool", "TOOL", "turn 1"),
         ("turn 2", "LLM", "trajectory"),
-        ("code_image_tool", "TOOL", "turn 2"),
+        ("rotate", "TOOL", "turn 2"),
         ("turn 3", "LLM", "trajectory"),
     ]
     by_name = {span.name: span for span in spans.values()}
