@@ -13,7 +13,8 @@ import numpy as np
 
 from sandbox.array_calls import without_target
 from sandbox.checks import Parameter
-from sandbox.formulas import FUNCTIONS, MAX_PARTS, Formula, Leaf, Shape, describe, may_warn, parts_of
+from sandbox.formula_functions import FUNCTIONS, Shape, may_warn
+from sandbox.formulas import MAX_PARTS, Formula, Leaf, describe, parts_of
 from sandbox.geometry import Affine
 from sandbox.image_calls import parameter_of
 from sandbox.operations import OPERATIONS

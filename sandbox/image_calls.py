@@ -17,7 +17,6 @@ from sandbox.checks import (
     AFFINE_RESAMPLING,
     RESAMPLING,
     Parameter,
-    is_colour,
     is_integer,
     is_number,
     is_size,
@@ -25,16 +24,13 @@ from sandbox.checks import (
     number,
 )
 from sandbox.geometry import PILLOW_TRANSPOSE
-from sandbox.kinds import borders, contained_size
 from sandbox.operations import OPERATIONS
+from sandbox.places import borders, contained_size, fit_box
 from sandbox.symbols import (
-    Canvas,
     Closure,
-    Enhancer,
     Filter,
     Name,
     NotLiftableError,
-    Pen,
     Picture,
     Unknown,
     append,
@@ -253,22 +249,9 @@ def _sized(name: str) -> Reader:
             return append(picture, "Image.resize", (size, values[1], None, None), line)
         if values[2:] != [0.0, (0.5, 0.5)]:
             raise NotLiftableError("bleed or centering")
-        return append(picture, "Image.resize", (size, values[1], _fit_box(picture.state.size, size), None), line)
+        return append(picture, "Image.resize", (size, values[1], fit_box(picture.state.size, size), None), line)
 
     return read
-
-
-def _fit_box(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box that `ImageOps.fit` resizes, in its own arithmetic."""
-    wide, high = size[0] - 0.0, size[1] - 0.0
-    ratio = target[0] / target[1]
-    crop_wide, crop_high = wide, high
-    if wide / high > ratio:
-        crop_wide = ratio * high
-    elif wide / high != ratio:
-        crop_high = wide / ratio
-    left, top = 0.0 + (wide - crop_wide) * 0.5, 0.0 + (high - crop_high) * 0.5
-    return left, top, left + crop_wide, top + crop_high
 
 
 def _scale(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
@@ -308,80 +291,3 @@ IMAGE_FUNCTIONS: dict[str, Reader] = {
     "ImageOps.crop": _border_crop,
     **{name: call_of(name) for name in OPERATIONS if name.startswith("ImageOps.")},
 }
-
-
-def make_filter(path: str, arguments: list[Any], keywords: dict[str, Any]) -> Filter:
-    """A filter object with its parameters; they are checked where it is used."""
-    values = bind(OPERATIONS[path].parameters, arguments, keywords)
-    is_rank = path == "ImageFilter.RankFilter" and is_integer(values[0]) and is_integer(values[1])
-    if is_rank and values[1] >= values[0] ** 2:
-        raise NotLiftableError("a rank that the window does not have")
-    if path == "ImageFilter.Kernel":
-        size, numbers = frozen(values[0]), frozen(values[1])
-        scale = sum(numbers) if values[2] is None else values[2]
-        if size not in ((3, 3), (5, 5)) or len(numbers) != size[0] ** 2 or scale == 0:
-            raise NotLiftableError("a kernel that is not read here")
-        values[:2] = size, numbers
-    return Filter(path, tuple(values))
-
-
-def make_enhancer(path: str, arguments: list[Any], keywords: dict[str, Any]) -> Enhancer:
-    """An enhancer of a picture as it is now."""
-    (picture,) = bind((parameter_of("image"),), arguments, keywords)
-    if not isinstance(picture, Picture) or picture.is_array or min(picture.state.size) < 1:
-        raise NotLiftableError("an enhancer of something else than an image")
-    return Enhancer(path, picture, picture.operations)
-
-
-def enhance(enhancer: Enhancer, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
-    """The picture that `enhancer.enhance(...)` returns."""
-    if enhancer.picture.operations is not enhancer.operations:
-        raise NotLiftableError("an enhancer whose image has changed since")
-    return append(
-        enhancer.picture, enhancer.name, bind(OPERATIONS[enhancer.name].parameters, arguments, keywords), line
-    )
-
-
-def make_canvas(arguments: list[Any], keywords: dict[str, Any]) -> Canvas:
-    """What `Image.new` gives."""
-    mode, size, color = bind(
-        (parameter_of("mode"), parameter_of("size"), parameter_of("color", 0)), arguments, keywords
-    )
-    size, color = frozen(size), frozen(color)
-    if mode not in ("RGB", "L") or not is_size(size) or not is_colour(color):
-        raise NotLiftableError("a new image that is not read here")
-    if mode == "L" and isinstance(color, tuple):
-        raise NotLiftableError("a colour of three channels on a gray image")
-    return Canvas(mode, size, color)
-
-
-def paste(canvas: Canvas, arguments: list[Any], keywords: dict[str, Any], line: int) -> None:
-    """A picture on a canvas on which nothing is yet."""
-    picture, box = bind((parameter_of("im"), parameter_of("box", None)), arguments, keywords)
-    box = (0, 0) if box is None else frozen(box)
-    if canvas.picture is not None or not isinstance(picture, Picture) or picture.is_array:
-        raise NotLiftableError("something else than one image on a canvas")
-    if picture.state.mode != canvas.mode or not isinstance(box, tuple) or not all(map(is_integer, box)):
-        raise NotLiftableError("an image of another mode on a canvas, or at a place that is not read here")
-    (width, height) = picture.state.size
-    if len(box) == 4 and (box[2] - box[0], box[3] - box[1]) != (width, height):
-        raise NotLiftableError("a box of another size than the image")
-    canvas.picture = append(picture, "Image.paste", (canvas.size, canvas.color, box[:2]), line)
-
-
-def draw(pen: Pen, name: str, arguments: list[Any], keywords: dict[str, Any], line: int) -> None:
-    """A shape on the pen's picture, in place."""
-    picture = pen.picture
-    if picture.operations is not pen.operations:
-        raise NotLiftableError("drawing on an image that has changed since")
-    corners, *rest = bind(OPERATIONS[f"ImageDraw.{name}"].parameters, arguments, keywords)
-    corners = frozen(corners)
-    if isinstance(corners, tuple) and all(isinstance(point, tuple) and len(point) == 2 for point in corners):
-        corners = tuple(number for point in corners for number in point)
-    change(picture, append(picture, f"ImageDraw.{name}", (corners, *rest), line))
-    picture.is_drawn = True
-    pen.operations = picture.operations
-
-
-#: Shapes that are drawn.
-SHAPES = {name.removeprefix("ImageDraw.") for name in OPERATIONS if name.startswith("ImageDraw.")}

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.expressions import PROVIDED, Expressions
+from sandbox.calls import PROVIDED, SUBMODULES
+from sandbox.expressions import Expressions
 from sandbox.geometry import Size
 from sandbox.grids import set_item
 from sandbox.operations import OPERATIONS
@@ -29,7 +30,6 @@ from sandbox.texts import RESULT_NAMES
 _MAX_WORK_NS = 1.5e9
 
 _IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
-_SUBMODULES = {"Image", "ImageOps", "ImageEnhance", "ImageFilter", "ImageDraw", "ImageChops"}
 #: Statements that a snippet may run, those of loops once for each turn.
 _MAX_STATEMENTS = 1000
 
@@ -256,7 +256,7 @@ class _Reader(Expressions):
                 if alias.name not in _IMPORTS:
                     raise NotLiftableError(f"import of {alias.name}")
                 self.names[alias.asname or alias.name] = Name(_IMPORTS[alias.name])
-            elif statement.module == "PIL" and alias.name in _SUBMODULES:
+            elif statement.module == "PIL" and alias.name in SUBMODULES:
                 self.names[alias.asname or alias.name] = Name(alias.name)
             elif statement.module == "PIL" and alias.name in PROVIDED and alias.name.startswith("Image"):
                 self.names[alias.asname or alias.name] = Name(f"PIL.{alias.name}")

@@ -22,23 +22,16 @@ from sandbox.checks import (
     only,
     pair,
 )
-from sandbox.kinds import (
-    Kind,
-    State,
-    Values,
+from sandbox.kinds import Kind, State, Values, filter_cost, kernel_cost, search_cost, separable_cost, window_cost
+from sandbox.places import (
     border_frame,
     bordered,
-    filter_cost,
     gray,
-    kernel_cost,
     opencv_resize_acts,
     opencv_resize_frame,
     opencv_resized,
-    search_cost,
-    separable_cost,
     warp_frame,
     warped,
-    window_cost,
 )
 from sandbox.tables import Table, is_kernel, is_table
 

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sandbox.checks import Parameter, only
+from sandbox.checks import Parameter
+from sandbox.formula_functions import FUNCTIONS, Shape
 from sandbox.formulas import (
-    FUNCTIONS,
     Formula,
     Leaf,
-    Shape,
     UncertainError,
     by_table,
     describe,
@@ -27,8 +26,8 @@ from sandbox.formulas import (
     parts_of,
     written,
 )
-from sandbox.geometry import ORIENTATIONS, PILLOW_TRANSPOSE, Affine, Size, orient, orientation_frame
-from sandbox.kinds import Kind, Operation, State, Values, turned
+from sandbox.geometry import PILLOW_TRANSPOSE, Affine, Size
+from sandbox.kinds import Kind, Operation, State, Values
 from sandbox.opencv_operations import OPENCV_OPERATIONS
 from sandbox.pillow_operations import PILLOW_OPERATIONS
 
@@ -95,15 +94,6 @@ def _formula_cost(values: Values) -> float:
 
 #: Every operation that a program may hold, by name.
 OPERATIONS: dict[str, Kind] = {
-    "orient": Kind(
-        None,
-        lambda image, values: orient(image, values[0]),
-        "{x}.transpose({args})",
-        (Parameter("method", only(*ORIENTATIONS)),),
-        after=turned,
-        frame=lambda values, size: orientation_frame(values[0], size),
-        is_colour=False,
-    ),
     **PILLOW_OPERATIONS,
     **OPENCV_OPERATIONS,
     "np.formula": Kind(

@@ -11,8 +11,9 @@ from PIL import Image
 
 from sandbox.formulas import UncertainError, tool_of
 from sandbox.geometry import ORIENTATIONS, Affine, Size, compose, orientation_frame
-from sandbox.kinds import Operation, rounded_box
+from sandbox.kinds import Operation
 from sandbox.operations import OPERATIONS
+from sandbox.places import rounded_box
 from sandbox.program import ToolProgram
 
 _RIGHT_ANGLES = {90: "rotate_90", 180: "rotate_180", 270: "rotate_270"}

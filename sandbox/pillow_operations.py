@@ -30,17 +30,14 @@ from sandbox.checks import (
     pair,
 )
 from sandbox.geometry import ORIENTATIONS, orient, orientation_frame
-from sandbox.kinds import (
-    Kind,
-    State,
-    Values,
+from sandbox.kinds import Kind, State, Values, filter_cost, window_cost
+from sandbox.places import (
     borders,
     converted,
     crop_frame,
     cropped,
     expand_frame,
     expanded,
-    filter_cost,
     pad_frame,
     paste_frame,
     resize_acts,
@@ -50,7 +47,6 @@ from sandbox.kinds import (
     rotation,
     transform_frame,
     turned,
-    window_cost,
 )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sandbox.checks import Parameter
-from sandbox.formulas import Formula, Shape
+from sandbox.formula_functions import Shape
+from sandbox.formulas import Formula
 from sandbox.geometry import Size
 from sandbox.kinds import Operation, State
 from sandbox.operations import OPERATIONS

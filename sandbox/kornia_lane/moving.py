@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sandbox.geometry import Affine
-from sandbox.kinds import Values, borders, contained_size, rotation, rounded_box
+from sandbox.kinds import Values
 from sandbox.kornia_lane.resampling import Box, resample_images
+from sandbox.places import borders, contained_size, rotation, rounded_box
 
 _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sandbox.formulas import UncertainError, by_table, is_table
-from sandbox.kinds import State, Values, contained_size
+from sandbox.kinds import State, Values
 from sandbox.kornia_lane import colours, filters, moving, opencv
 from sandbox.opencv_operations import SPACES
+from sandbox.places import contained_size
 
 
 def _never(values: Values, state: State) -> str | None:
