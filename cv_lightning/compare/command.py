@@ -83,7 +83,7 @@ def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri:
         if Path(name).is_dir():
             found = [path for path in find_runs(Path(name)) if path.resolve() not in folders]
             folders |= {path.resolve(): None for path in found}
-            runs += [read_folder(path) for path in found]
+            runs += sorted(map(read_folder, found), key=lambda run: run.started)  # stages in the order of a recipe
             continue
         if not is_run_id(name):
             raise ConfigError(f"{name}: is neither a folder nor a run id of MLflow (32 hexadecimal digits).")

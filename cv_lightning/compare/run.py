@@ -47,6 +47,7 @@ class Run:
         facts: Commit, data fingerprint, machine and packages, flat, as far as they were recorded.
         curves: What it logged.
         minutes: (step, minutes of training until then); empty where nobody took the time.
+        started: When its training, or its test, began, as text that sorts; empty where nobody noted it.
         answers: Its answers to the items of an evaluation.
         evaluated_by: The evaluation that they were taken from, where it was a run of its own.
         faults: What could not be read, in words.
@@ -58,6 +59,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Points] = field(default_factory=dict)
     minutes: Points = field(default_factory=list)
+    started: str = ""
     answers: list[AnswerRecord] = field(default_factory=list)
     evaluated_by: str | None = None
     faults: list[str] = field(default_factory=list)
@@ -108,6 +110,7 @@ def read_folder(folder: Path) -> Run:
         facts=flatten_facts(facts),
         curves=curves,
         minutes=minutes_of(curves),
+        started=str(facts.get("started", "")),
         answers=_read_answers(folder, faults),
         faults=faults,
     )

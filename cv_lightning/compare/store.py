@@ -129,10 +129,11 @@ class StoredRun:
             DataError: The store does not answer.
         """
         faults: list[str] = []
-        with TemporaryDirectory(prefix="cv_lightning_") as folder, _told(self._uri):
-            self._fetch_files(Path(folder), faults)
+        with TemporaryDirectory(prefix="cv_lightning_") as folder:
+            with _told(self._uri):
+                self._fetch_files(Path(folder), faults)
+                timed = {name: self._curve(name) for name in self._run.data.metrics}
             run = read_folder(Path(folder))
-            timed = {name: self._curve(name) for name in self._run.data.metrics}
         if not run.config:
             run.config = flatten({key.replace("/", "."): value for key, value in self._run.data.params.items()})
             run.name = self._run.info.run_name or self.id[:8]

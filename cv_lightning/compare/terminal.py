@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
@@ -15,6 +16,9 @@ from cv_lightning.compare.summary import Metric, Value
 
 #: Cells that are shares, shown in percent.
 SHARES = {"accuracy", "drop", "restored_rate", "tool_rate", "error_rate", "right_after_error"}
+
+#: Rows of keys that not every group has.
+_MOST_LACKED = 8
 
 #: Characters of a curve.
 _LENGTH = 28
@@ -39,10 +43,7 @@ def tables(comparison: Comparison) -> Iterator[Table]:
     names = [group.name for group in comparison.groups]
     yield _runs(comparison)
     if comparison.differing:
-        differing = _table("What differs", ["", *names], right=False)
-        for key, cells in comparison.differing.items():
-            differing.add_row(key, *(Text(cell or "-") for cell in cells))
-        yield differing
+        yield _differing(comparison, names)
     yield from _metrics(comparison, names)
     for table in comparison.paired:
         if table.rows:
@@ -70,6 +71,22 @@ def _runs(comparison: Comparison) -> Table:
             Text(where, overflow="fold"),
         )
     return table
+
+
+def _differing(comparison: Comparison, names: Sequence[str]) -> Table:
+    """Values of keys that all groups have; of keys that some lack, because their classes are others, the first few."""
+    table = _table("What differs", ["", *names], right=False)
+    shared = {key: cells for key, cells in comparison.differing.items() if all(cells)}
+    lacked = {key: cells for key, cells in comparison.differing.items() if not all(cells)}
+    for key, cells in [*shared.items(), *list(lacked.items())[:_MOST_LACKED]]:
+        table.add_row(key, *(Text(_short_class(cell) or "-") for cell in cells))
+    if len(lacked) > _MOST_LACKED:
+        table.caption = f"and {len(lacked) - _MOST_LACKED} more keys that only some have: see --html or --json"
+    return table
+
+
+def _short_class(value: str) -> str:
+    return value.rpartition(".")[2] if re.fullmatch(r"[a-z_]\w*(\.\w+)*\.[A-Z]\w*", value) else value
 
 
 def _metrics(comparison: Comparison, names: Sequence[str]) -> Iterator[Table]:

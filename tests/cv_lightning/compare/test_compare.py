@@ -95,6 +95,26 @@ def test_terminal_page_and_json_say_it_all(tmp_path: Path, capsys: pytest.Captur
     assert content["differing"]["model.reward.format"] == {"<b>plain [red]": "0.0", "rl": "0.1"}
 
 
+def test_stages_stand_in_the_order_in_which_they_ran(tmp_path: Path) -> None:
+    for name, hour, weight in (("rl", "03", 0.1), ("base", "01", 0.2), ("sft", "02", 0.3)):
+        folder = a_run(tmp_path / name, weight=weight)
+        (folder / "run_fit.json").write_text(json.dumps({"started": f"2026-11-23T{hour}:00:00"}), encoding="utf-8")
+    assert [run.name for run in read_runs([str(tmp_path)])] == ["base", "sft", "rl"]
+
+
+def test_keys_that_only_some_have_do_not_flood_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = a_run(tmp_path / "a"), a_run(tmp_path / "b", weight=0.3)
+    config = yaml.safe_load((second / "config_fit.yaml").read_text(encoding="utf-8"))
+    config["data"] = {f"only_{n}": n for n in range(30)}
+    config["model"]["class_path"] = "modules.sft.SFTModule"
+    (second / "config_fit.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    main([str(first), str(second)])
+    printed = capsys.readouterr().out
+    assert "SFTModule" in printed
+    assert "modules.sft" not in printed
+    assert "and 22 more keys that only some have" in printed
+
+
 def test_metrics_that_are_asked_for_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(a_run(tmp_path / name, weight=weight)) for name, weight in (("a", 0.1), ("b", 0.2))]
     main([*folders, "--metrics", "reward/*"])
