@@ -12,24 +12,20 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, get_args
 
-from PIL import Image, ImageFile
-
 from sandbox.confined.levels import LEVELS, Level
-from sandbox.images import as_rgb, check_size
+from sandbox.images import check_size
 from sandbox.lift import Fault, Lifted, Unliftable, lift
+from sandbox.lifted import faulty, observed, run_lifted
 from sandbox.model_lane import ModelLane
-from sandbox.pillow_lane import Outcome, run_program
 from sandbox.process_lane import ProcessLane, lacks_confinement
 from sandbox.program import ToolProgram
-from sandbox.texts import NO_RESULT, clean, describe_error, kind_of, not_lifted
+from sandbox.requests import check_images, is_worth_threads, refuse
+from sandbox.texts import clean, not_lifted
 from sandbox.threads import count_cores, spread
 from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
 
 Lane = Literal["auto", "pillow", "kornia", "confined"]
 Fresh = Literal["call", "episode"]
-
-#: Pixels of a batch from which on threads pay.
-_MANY_PIXELS = 1 << 20
 
 _EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
 
@@ -138,7 +134,7 @@ class ToolExecutor:
             return taken.get(index) or self._guarded(requests[index], self._serve)
 
         indices = range(len(requests))
-        observations = spread(served, indices) if _is_worth_threads(requests) else [served(index) for index in indices]
+        observations = spread(served, indices) if is_worth_threads(requests) else [served(index) for index in indices]
         left = [index for index, observation in enumerate(observations) if observation is None]
         if left:
             for index, observation in zip(left, self._run_confined([requests[index] for index in left]), strict=True):
@@ -151,7 +147,7 @@ class ToolExecutor:
     def _guarded(self, request: ToolRequest, serve: Callable[[ToolRequest], Observation | None]) -> Observation | None:
         start = time.perf_counter()
         try:
-            observation = _refuse(request, self._limits) or serve(request)
+            observation = refuse(request, self._limits) or serve(request)
         except Exception as error:  # noqa: BLE001 - a bad request is data: nothing that it holds may end a training step
             observation = Observation("error", text=f"The request could not be served: {type(error).__name__}: {error}")
         return observation and replace(observation, wall_s=time.perf_counter() - start)
@@ -173,14 +169,14 @@ class ToolExecutor:
         outcomes = self._tensors.run(list(calls.values()))
         wall_s = time.perf_counter() - start
         return {
-            index: replace(_observed(program, outcome, "kornia"), wall_s=wall_s)
+            index: replace(observed(program, outcome, "kornia"), wall_s=wall_s)
             for (index, (program, _)), outcome in zip(calls.items(), outcomes, strict=True)
             if outcome is not None
         }
 
     def _runnable(self, request: ToolRequest) -> ToolProgram | None:
         """The program of a request that lifts and whose result is allowed."""
-        if _refuse(request, self._limits) is not None or self._keeps_state(request.episode):
+        if refuse(request, self._limits) is not None or self._keeps_state(request.episode):
             return None
         lifted = self._read(request)
         if not isinstance(lifted, ToolProgram) or not lifted.has_result or (self._fresh == "episode" and lifted.binds):
@@ -191,12 +187,11 @@ class ToolExecutor:
     def _serve(self, request: ToolRequest) -> Observation | None:
         """Run what lifts; None for what the confined lane is to run."""
         if self._lane == "confined" or self._keeps_state(request.episode):
-            _check_images(request)
+            check_images(request)
             return None
         lifted = self._read(request)
         if isinstance(lifted, Fault):
-            text = describe_error(lifted.kind, lifted.message, lifted.line, request.code)
-            return Observation("error", text=lifted.text + text, lane="pillow", level="lifted")
+            return faulty(lifted, request)
         if isinstance(lifted, ToolProgram):
             if self._fresh == "episode" and lifted.binds:
                 lifted = Unliftable("a variable that a later call may use")
@@ -205,7 +200,7 @@ class ToolExecutor:
             else:
                 lifted = Unliftable("an argument of a call", lifted.operations[-1].line)
         if self._lane in ("auto", "kornia") and self._start():
-            _check_images(request)
+            check_images(request)
             return None
         return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
 
@@ -263,79 +258,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def run_lifted(program: ToolProgram, request: ToolRequest, limits: Limits) -> Observation | None:
-    """Run a program in the Pillow lane and say what came of it; None where it did not fail as it was read to."""
-    if not program.has_result:
-        return Observation(
-            "ok" if program.text else "error", text=program.text or NO_RESULT, lane="pillow", level="lifted"
-        )
-    final = program.sizes[-1]
-    fault = check_size(final, limits) if final is not None else None
-    if fault is not None:
-        return Observation("error", text=program.text + fault, lane="pillow", level="lifted")
-    source = request.image_index if program.source is None else program.source
-    outcome = run_program(program, as_rgb(request.images[source]))
-    if outcome.failure is not None:
-        text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, request.code)
-        return Observation("error", text=program.text + text, lane="pillow", level="lifted")
-    if outcome.image is None or final is None:
-        return None
-    return _observed(program, outcome, "pillow")
-
-
-def _observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
-    """What a policy sees of a program that made an image."""
-    is_chosen, image = program.source is None, outcome.image
-    return Observation(
-        "ok",
-        image=image if image is None or image.mode == "RGB" else image.convert("RGB"),
-        text=program.text,
-        lane=lane,
-        level="lifted",
-        tools=outcome.tools,
-        orientation=outcome.orientation if is_chosen else None,
-        frame=outcome.frame if is_chosen else None,
-    )
-
-
-def _is_worth_threads(requests: Sequence[ToolRequest]) -> bool:
-    """Whether the images are many pixels, all of them in memory: two threads must not read one file."""
-    if len(requests) < 2:
-        return False
-    images = [image for request in requests for image in request.images if isinstance(image, Image.Image)]
-    if any(isinstance(image, ImageFile.ImageFile) for image in images):
-        return False
-    return sum(image.width * image.height for image in images) >= _MANY_PIXELS
-
-
-def _check_images(request: ToolRequest) -> None:
-    """Read every image once; raises what a broken file raises, before anything is sent."""
-    for image in request.images:
-        as_rgb(image)
-
-
-def _refuse(request: ToolRequest, limits: Limits) -> Observation | None:
-    """An observation for a request that cannot be run at all."""
-    code, index, n_images = request.code, request.image_index, len(request.images)
-    text = None
-    if not isinstance(code, str):
-        text = f"The code must be text, not {type(code).__name__}."
-    elif not code.strip():
-        text = "The code is empty: assign the new image to `result`, e.g. `result = image.rotate(90, expand=True)`."
-    elif len(code) > limits.code_chars:
-        text = f"The code is too long: {len(code)} characters; at most {limits.code_chars} are allowed."
-    elif "\x00" in code:
-        text = "The code holds a null byte, which Python does not read."
-    elif not code.isascii() and any("\ud800" <= character <= "\udfff" for character in code):
-        text = "The code is not valid Unicode text."
-    elif n_images == 0:
-        text = "There is no image to work on."
-    elif isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_images:
-        text = f"image_index is {index!r}; valid are 0 to {n_images - 1}."
-    elif not all(isinstance(image, Image.Image) for image in request.images):
-        text = "The images must be Pillow images."
-    elif not all(map(min, (image.size for image in request.images))):
-        text = f"Image {next(i for i, image in enumerate(request.images) if min(image.size) < 1)} has no pixels."
-    return Observation("rejected", text=text) if text is not None else None

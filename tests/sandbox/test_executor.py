@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
-from sandbox.executor import run_lifted
+from sandbox.lifted import run_lifted
 from sandbox.program import Operation, ToolProgram
 from sandbox.texts import clean
 
