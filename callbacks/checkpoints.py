@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.mlflow_logger import BackgroundMLflowLogger
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, TrainingError
 
 _RANDOM_STATE = "random_state"
 
@@ -36,6 +37,9 @@ class LastCheckpoint(Checkpoint):
     checkpoint goes on in its MLflow run (`BackgroundMLflowLogger.resume`). Any checkpoint that is made while this
     callback is there holds the state of the random generators, so that a run of one process goes on with
     the numbers it would have drawn (several processes draw anew).
+
+    Where one process cannot write it (a full disk), that is said, training goes on, and the next save is another try;
+    only where the last one fails, the run ends with an error.
 
     Args:
         folder: Where `last.ckpt` is written; None takes `<default_root_dir>/checkpoints`.
@@ -55,6 +59,7 @@ class LastCheckpoint(Checkpoint):
         self.every_steps = every_steps
         self._saved_at_s = 0.0
         self._saved_step = 0
+        self._tried_step = 0
         self._to_restore: dict[str, Any] | None = None
 
     def path(self, trainer: Trainer) -> Path:
@@ -65,19 +70,30 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint beside the old one, then put it in its place."""
         save_whole(trainer, self.path(trainer))
+        self._start_counting(trainer)
+
+    def _start_counting(self, trainer: Trainer) -> None:
         self._saved_at_s, self._saved_step = time.monotonic(), trainer.global_step
+        self._tried_step = self._saved_step
 
     # ---- when --------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from here; what was resumed from is saved already."""
-        self._saved_at_s, self._saved_step = time.monotonic(), trainer.global_step
+        self._start_counting(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save where it is due, and on SIGTERM; Lightning ends the run once the step is logged."""
         is_terminated = trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False)
-        if is_terminated or trainer.strategy.broadcast(self._is_due(trainer.global_step)):
+        if not is_terminated and not trainer.strategy.broadcast(self._is_due(trainer.global_step)):
+            return
+        try:
             self.save(trainer)
+        except TrainingError as error:
+            if is_terminated:
+                raise
+            self._saved_at_s, self._tried_step = time.monotonic(), trainer.global_step
+            warnings.warn(f"{error} Training goes on and tries again at the next save.", UserWarning, stacklevel=2)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how to go on after SIGTERM, and let the process end with 143: with Lightning's 0 it seems finished."""
@@ -91,7 +107,7 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def _is_due(self, step: int) -> bool:
-        if self.every_steps and step // self.every_steps > self._saved_step // self.every_steps:
+        if self.every_steps and step // self.every_steps > self._tried_step // self.every_steps:
             return True
         return bool(self.every_seconds) and time.monotonic() - self._saved_at_s >= self.every_seconds
 
@@ -121,11 +137,27 @@ class LastCheckpoint(Checkpoint):
 
 
 def save_whole(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint that is never torn; on all processes together."""
+    """Write a checkpoint that is never torn; on all processes together.
+
+    Raises:
+        TrainingError: It cannot be written, in a run of one process; the one before is whole. Of several processes one
+            would leave the others waiting, so there the `OSError` ends the run.
+    """
     new = path.with_name(f"{path.name}.new")
-    trainer.save_checkpoint(new, weights_only=False)
-    if trainer.is_global_zero:
-        _put_in_place(new, path)
+    try:
+        trainer.save_checkpoint(new, weights_only=False)
+        if trainer.is_global_zero:
+            _put_in_place(new, path)
+    except OSError as error:
+        if trainer.world_size > 1:
+            raise
+        if not new.is_dir():
+            new.unlink(missing_ok=True)  # half a checkpoint only takes room
+        before = "The one before is whole" if path.exists() else "There is none before it"
+        raise TrainingError(
+            f"{path}: the checkpoint of step {trainer.global_step} cannot be written ({error.strerror or error}). "
+            f"{before}. Make room, there and in the folder for temporary files."
+        ) from error
     trainer.strategy.barrier("checkpoint")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 
 from callbacks import checkpoints
 from callbacks.checkpoints import LastCheckpoint
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, TrainingError
 from cv_lightning.interrupt import CheckpointOnInterrupt, resume_checkpoint
 
 N_STEPS = 7
@@ -174,9 +175,10 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path: Path, monke
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Trainer, "save_checkpoint", cut_off)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(TrainingError, match=r"of step 8 cannot be written \(no space.*The one before is whole"):
         fit(tmp_path, Module(), LastCheckpoint(folder), steps=8)
     assert (folder / "last.ckpt").read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
     assert resume_checkpoint(tmp_path) is None
     monkeypatch.undo()
     resumed = fit(tmp_path, Module(), LastCheckpoint(folder), checkpoint=folder / "last.ckpt", steps=8)
@@ -195,3 +197,23 @@ def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
 def test_a_negative_interval_is_refused() -> None:
     with pytest.raises(ConfigError, match="every_steps: expected 0"):
         LastCheckpoint(every_steps=-1)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, n_saves = Trainer.save_checkpoint, 0
+
+    def is_full_twice(self: Trainer, path: Path, weights_only: bool) -> None:
+        nonlocal n_saves
+        n_saves += 1
+        if n_saves in (2, 3):
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, path, weights_only=weights_only)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", is_full_twice)
+    with pytest.warns(UserWarning, match=r"of step 8 cannot be written \(No space left.*is whole.*Training goes on"):
+        module = fit(tmp_path, Module(), LastCheckpoint(every_seconds=0, every_steps=4))
+    assert [batch for batch, *_ in module.seen] == list(range(N_STEPS))
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2 * N_STEPS, "there was room again at the end"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
