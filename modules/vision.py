@@ -173,7 +173,7 @@ def _empty(height: int, width: int, device: torch.device) -> Tensor:
     """Float32 [height, width]; a large one on a Linux host in huge pages, for to fault in small ones takes longer."""
     n_bytes = 4 * height * width
     if not _is_host(device) or n_bytes < _HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(height, width, device=device)
+        return torch.empty(height, width, dtype=torch.float32, device=device)
     memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)

@@ -71,6 +71,21 @@ def test_patches_of_batches_as_on_an_accelerator(family: str, sizes: list[tuple[
     assert torch.equal(values, expected["pixel_values"])
 
 
+@pytest.mark.parametrize("is_host", [True, False])
+def test_half_precision_of_the_trainer_changes_nothing(is_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "_is_host", lambda device: is_host)
+    images = [noise(97, 61), as_tensor_image(noise(300, 222), "cpu")]
+    expected = PROCESSORS["qwen3_vl"](images=[images[0], noise(300, 222)], return_tensors="pt")
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            values, _ = Patcher(PROCESSORS["qwen3_vl"])(images, torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(usual)
+    assert torch.equal(values, expected["pixel_values"])
+
+
 def test_an_image_of_another_mode_is_read_as_rgb() -> None:
     images = [noise(90, 70).convert("L"), noise(90, 70).convert("CMYK")]
     processor = PROCESSORS["qwen2_5_vl"]

@@ -381,6 +381,19 @@ def test_self_check(device: str) -> None:
     assert self_check(device, sizes=((40, 30), (3, 1))) == TOLERANCES
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_half_precision_of_the_trainer_changes_nothing(half: torch.dtype, device: str) -> None:
+    """No operation is allowed in half precision: neither autocast nor a default of half floats reaches the lane."""
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(half)
+        with torch.autocast(torch.device(device).type, dtype=half):
+            assert self_check(device, sizes=((40, 30), (700, 3))) == TOLERANCES
+    finally:
+        torch.set_default_dtype(usual)
+
+
 def test_costs_are_measured_for_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "_SIDES", (8, 16))
     table = costs.measure("cpu", repeats=1)
