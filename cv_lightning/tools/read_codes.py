@@ -59,12 +59,22 @@ class ReadCodes(ModelTool):
                 return
 
     def _some(self, pixels: MatLike) -> list[tuple[str, NDArray[Any]]]:
-        _, texts, corners, _ = self._detector.detectAndDecodeMulti(pixels)
-        several = zip(texts, () if corners is None else corners, strict=False)
-        if found := [(text, place) for text, place in several if text]:
-            return found
-        text, corners, _ = self._detector.detectAndDecode(pixels)
-        return [(text, corners[0])] if text and corners is not None else []
+        for detect in (self._detector.detectAndDecodeMulti, self._one):
+            try:
+                _, texts, corners, _ = detect(pixels)
+            except cv2.error:  # OpenCV 5.0 fails over some patterns that are no code
+                continue
+            found = [
+                (text, place) for text, place in zip(texts, () if corners is None else corners, strict=False) if text
+            ]
+            if found:
+                return found
+        return []
+
+    def _one(self, pixels: MatLike) -> tuple[bool, tuple[str], Any, Any]:
+        """The detector for one code, in the form of that for several: each finds what the other overlooks."""
+        text, corners, straight = self._detector.detectAndDecode(pixels)
+        return bool(text), (text,), corners, straight
 
 
 def _paint_over(pixels: MatLike, corners: NDArray[Any]) -> None:

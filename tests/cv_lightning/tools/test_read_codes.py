@@ -18,7 +18,9 @@ TOOLS = CodeTools([ReadCodes()])
 
 
 def square_code(text: str, side: int = 120) -> Image.Image:
+    """A code of this side in pixels; 0: of three pixels a module."""
     code = cv2.QRCodeEncoder.create().encode(text)
+    side = side or 3 * len(code)
     return Image.fromarray(code).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
 
 
@@ -63,6 +65,18 @@ def test_several_codes(executor: ToolExecutor) -> None:
     image = page(*((square_code(text), place) for text, place in zip(texts, places, strict=True)))
     lines = read(executor, image).text.splitlines()
     assert sorted(line.rpartition("]: ")[2] for line in lines) == sorted(map(repr, texts))
+
+
+@pytest.mark.parametrize("angle", [0, 17])
+def test_every_code_of_a_full_page_is_read_in_any_company(angle: int) -> None:
+    tool, random = ReadCodes(), np.random.default_rng(4)
+    tool.load()
+    for number in range(5):
+        texts = [f"code {number} {place} {'x' * random.integers(9)}" for place in range(4)]
+        codes = [square_code(text, 0) for text in texts]
+        sheet = page(*((code, (240 * (n % 2) + 9, 170 * (n // 2) + 9)) for n, code in enumerate(codes)))
+        seen = tool(sheet.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor="white"))
+        assert sorted(line.rpartition("]: ")[2] for line in seen.text.splitlines()) == sorted(map(repr, texts))
 
 
 def test_nothing_is_found_where_nothing_is(executor: ToolExecutor) -> None:
