@@ -1,4 +1,4 @@
-"""`python -m cv_lightning data <command>`: look at data, without torch."""
+"""`python -m cv_lightning data <command>`: look at data and build it, without torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cv_lightning.suggestions import did_you_mean
 
 #: Command -> (module whose `main` runs it, what it does).
 COMMANDS: dict[str, tuple[str, str]] = {
+    "build": ("cv_lightning.data.building.command", "write SFT episodes or RL questions as a config says, checked"),
     "check": ("cv_lightning.data.check", "say what a file holds, show samples, list every fault with its row"),
 }
 

@@ -35,7 +35,10 @@ OF_SERVERS = [EXPERIMENTS / "robustness_endpoint.yaml"]
 PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
 #: Named tools instead of code, given after a config that trains on the oracle's episodes.
 NAMED_TOOLS = EXPERIMENTS / "named_tools" / "sft.yaml"
-CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED, NAMED_TOOLS})
+#: Configs of `data build`.
+BUILDS = sorted(EXPERIMENTS.glob("build_*.yaml"))
+OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED, *BUILDS, NAMED_TOOLS}
+CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
 
 SIZE = {
     "hidden_size": 32,
@@ -173,6 +176,14 @@ def test_config_trains_on_published_data(
     if path.stem == "rl":
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         assert 0 <= float(cli.trainer.callback_metrics["test/accuracy/mean"]) <= 1
+
+
+@pytest.mark.parametrize("path", BUILDS, ids=name_of)
+def test_build_makes_files_without_faults(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "build", "--config", str(path), "--n=6", "--workers=1"]) == 0
+    assert main(["data", "check", f"data/{path.stem.replace('build', 'built')}"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
 @pytest.mark.parametrize("path", EVALUATIONS, ids=name_of)

@@ -184,7 +184,7 @@ class EpisodeBuilder:
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         """Undo what is wrong with the question's image; after a mistake, say first what came of it."""
         source = 0
-        for needed in _steps(trajectory.sample):
+        for needed in undoing_steps(trajectory.sample):
             reason = _pick(rng, REASONS[inverse(needed)][: self.n_wordings])
             if trajectory.turns and source == 0:
                 failed = trajectory.turns[-1].observation
@@ -220,7 +220,7 @@ class EpisodeBuilder:
         trajectory.stop_reason = StopReason.ANSWERED
 
 
-def _steps(sample: Sample) -> list[str]:
+def undoing_steps(sample: Sample) -> list[str]:
     """The turns that make the image upright: one where one does it, else each transform undone, the last one first."""
     needed = required_orientation(sample)
     if needed == "identity":

@@ -1,0 +1,248 @@
+"""A build: rows of many indices at once, each remembered when it is done, collected in order at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from cv_lightning.data.building.checks import Checks
+from cv_lightning.data.building.collect import cannot_write, write_questions, write_rows
+from cv_lightning.data.building.journal import Item, Journal
+from cv_lightning.data.building.maker import Maker, What, make_in_worker, start_worker
+from cv_lightning.data.building.plan import Planner
+from cv_lightning.data.building.teacher import OracleTeacher, Teacher
+from cv_lightning.data.building.yields import YieldReport
+from cv_lightning.endpoint import EndpointError
+from cv_lightning.errors import ConfigError, CVLightningError, DataError
+from cv_lightning.http_json import RequestError
+from sandbox.executor import Lane
+
+#: Settings that decide nothing about a row.
+_FREE = ("out", "n", "workers", "give_up_after")
+
+#: File of the rows, by what is built.
+ROWS = {"sft": "episodes.jsonl", "rl": "questions.parquet"}
+
+
+class Build:
+    """What a config of `data build` says.
+
+    Args:
+        planner: Draws the metadata: sources, shares of the kinds, seed.
+        out: Folder of the rows, their images and the yield report.
+        n: How many indices to build; a row is a function of the seed and its index, so more can be built later.
+        kind: "sft": episodes as CodeVision-SFT has them. "rl": questions as CodeVision-RL has them.
+        teacher: Who writes the turns; None: the oracle. Questions of "rl" are kept where it solves them.
+        checks: What is demanded of an episode.
+        workers: Indices that are worked on at the same time: processes, or threads where the teacher is a server.
+        max_attempts: Plans of one index before it is given up.
+        give_up_after: So many indices in a row that the teacher's server failed end the run.
+        lane: Which lane of the executor runs the calls.
+
+    Raises:
+        ConfigError: A value that cannot be.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        out: str,
+        n: int = 1000,
+        kind: What = "sft",
+        teacher: Teacher | None = None,
+        checks: Checks | None = None,
+        workers: int = 2,
+        max_attempts: int = 5,
+        give_up_after: int = 20,
+        lane: Lane = "auto",
+    ) -> None:
+        if min(n, workers, max_attempts, give_up_after) < 1:
+            raise ConfigError(
+                "expected n, workers, max_attempts, give_up_after >= 1 but got "
+                f"{n}, {workers}, {max_attempts}, {give_up_after}"
+            )
+        if kind == "rl" and planner.shares.get("error_handling", 0) > 0:
+            raise ConfigError(
+                "planner.shares: error_handling is a kind of episode, not of question. Set its share to 0 for kind: rl."
+            )
+        self.planner, self.folder, self.n, self.kind = planner, Path(out).expanduser(), n, kind
+        self.teacher = teacher or OracleTeacher()
+        self.checks = checks or Checks()
+        self.workers, self.max_attempts, self.give_up_after, self.lane = workers, max_attempts, give_up_after, lane
+
+    @property
+    def rows(self) -> Path:
+        """The file of rows."""
+        return self.folder / ROWS[self.kind]
+
+    def maker(self, settings: Mapping[str, Any]) -> Maker:
+        """What makes the rows; `settings` are those that decide them."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return Maker(
+            self.kind,
+            self.planner,
+            self.teacher,
+            self.checks,
+            self.folder,
+            digest,
+            self.max_attempts,
+            self.lane,
+        )
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide the rows of a config in plain values."""
+    return {name: value for name, value in config.items() if name not in _FREE}
+
+
+def run_build(
+    build: Build,
+    config: Mapping[str, Any],
+    make_maker: Callable[[Mapping[str, Any]], Maker],
+    shown: Callable[[Iterator[Item], int, int], Iterable[Item]] = lambda items, _done, _n: items,
+) -> YieldReport:
+    """Build what is not there yet, and write rows and report.
+
+    Args:
+        build: What to build.
+        config: Its config in plain values.
+        make_maker: `config` -> what makes rows, for a worker process; it can be pickled.
+        shown: Takes the items, how many were done before, and how many are wanted; hands the items on.
+
+    Returns:
+        The yield, of all runs in this folder.
+
+    Raises:
+        CVLightningError: Why it stopped; rows and report hold what was done until then.
+        KeyboardInterrupt: Likewise.
+    """
+    started = time.perf_counter()
+    with Journal(build.folder, deciding(config)) as journal:
+        _forget_lost_images(build, journal)
+        n_before = sum(index in journal for index in range(build.n))
+        usage: dict[str, float] = {}
+        stopped: BaseException | None = None
+        try:
+            with _pool(build, config, make_maker, usage) as (pool, make):
+                for item in shown(_work(build, journal, pool, make), n_before, build.n):
+                    journal.append(item)
+        except (CVLightningError, KeyboardInterrupt) as error:
+            stopped = error
+        report = YieldReport.of(journal.items(build.n), build.n)
+        report.run = {
+            "rows": sum(index in journal for index in range(build.n)) - n_before,
+            "wall_s": round(time.perf_counter() - started, 2),
+            "workers": build.workers,
+            "peak_memory_mb": _peak_memory_mb(),
+            **({"teacher": usage} if usage else {}),
+        }
+        _collect(build, journal, report, stopped)
+    if stopped is not None:
+        raise stopped
+    return report
+
+
+def _forget_lost_images(build: Build, journal: Journal) -> None:
+    """Have rows done again whose images somebody removed."""
+    for item in list(journal.items(build.n)):
+        names = [] if item.record is None else item.record["images"]
+        if not all((build.folder / name).is_file() for name in names):
+            journal.forget(item.index)
+
+
+@contextmanager
+def _pool(
+    build: Build, config: Mapping[str, Any], make_maker: Callable[[Mapping[str, Any]], Maker], usage: dict[str, float]
+) -> Iterator[tuple[Executor, Callable[[int], Item]]]:
+    if build.workers > 1 and not build.teacher.is_remote:
+        arguments = (make_maker, config)
+        processes = ProcessPoolExecutor(build.workers, get_context("spawn"), start_worker, arguments)
+        try:
+            yield processes, make_in_worker
+        finally:
+            processes.shutdown(wait=True, cancel_futures=True)
+        return
+    maker = make_maker(config) if not build.teacher.is_remote else build.maker(deciding(config))
+    threads = ThreadPoolExecutor(build.workers)
+    try:
+        yield threads, maker.make
+    finally:
+        maker.stop()
+        threads.shutdown(wait=True, cancel_futures=True)
+        usage.update(maker.usage())
+        maker.close()
+
+
+def _work(build: Build, journal: Journal, pool: Executor, make: Callable[[int], Item]) -> Iterator[Item]:
+    """The items that are missing, as they are done.
+
+    Raises:
+        EndpointError: The teacher's server fails.
+        DataError: A worker process died, the disk is full, a source has no good row.
+    """
+    todo = (index for index in range(build.n) if index not in journal)
+    ahead = 4 * build.workers
+    waiting: set[Future[Item]] = set()
+    n_failed = 0
+    try:
+        waiting = {pool.submit(make, index) for index in islice(todo, ahead)}
+        while waiting:
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                try:
+                    item = future.result()
+                except RequestError as error:
+                    n_failed += 1
+                    if n_failed >= build.give_up_after:
+                        raise EndpointError(
+                            f"The teacher's server failed {n_failed} times in a row, the last with: {error}. What was "
+                            "built is safe: mend it and run the same command again, it goes on from there."
+                        ) from error
+                    continue
+                n_failed = 0
+                yield item
+            waiting |= {pool.submit(make, index) for index in islice(todo, ahead - len(waiting))}
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A worker process died; the machine may have run out of memory. What was built is safe: run the same "
+            "command again, with fewer --workers."
+        ) from error
+
+
+def _collect(build: Build, journal: Journal, report: YieldReport, stopped: BaseException | None) -> None:
+    """Write the rows in order of their index, and the report. A full disk must not hide why the build stopped."""
+    records = (item.record for item in journal.items(build.n) if item.record is not None)
+    try:
+        if report.total.kept:
+            if build.kind == "sft":
+                write_rows(records, build.rows)
+            else:
+                write_questions(records, build.rows, build.planner.split)
+        _write_report(build.folder / "yield.json", report)
+    except DataError:
+        if stopped is None:
+            raise
+
+
+def _write_report(path: Path, report: YieldReport) -> None:
+    try:
+        path.write_text(json.dumps(report.plain(), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _peak_memory_mb() -> float:
+    """Peak memory of this process and of its largest worker, in MB; what they share is counted twice."""
+    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(used) * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
