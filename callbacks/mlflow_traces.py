@@ -94,11 +94,21 @@ class _Trace:
             request_time=self.start_ns // 1_000_000,
             execution_duration=self.duration_ns // 1_000_000,
             state=TraceState.OK if record["is_right"] is not False else TraceState.ERROR,
-            request_preview=_clean(record["question"])[:1000],
-            response_preview=_clean(record["answer"] or "")[:1000],
+            request_preview=_clean(self._asked())[:1000],
+            response_preview=_clean(self._answered())[:1000],
             trace_metadata={TraceMetadataKey.SOURCE_RUN: run_id, "mlflow.trace_schema.version": "3"},
             tags={name: _clean(value)[:250] for name, value in tags.items() if value},
         )
+
+    def _asked(self) -> str:
+        """A line for the list of traces: many questions read alike, what was done to the image does not."""
+        return " · ".join([self.record["question"], *self.record["transforms"]])
+
+    def _answered(self) -> str:
+        record = self.record
+        verdict = {True: "right", False: "wrong"}.get(record["is_right"], "not judged")
+        reward = "" if record["reward"] is None else f"reward {record['reward']:.3g}"
+        return " · ".join(filter(None, [record["answer"] or "no answer", verdict, reward]))
 
     def spans(self) -> list[Any]:
         """The trajectory, its turns, and below each turn the call that it made."""

@@ -17,11 +17,19 @@ from cv_lightning.compare.summary import Metric, Value
 #: Cells that are shares, shown in percent.
 SHARES = {"accuracy", "drop", "restored_rate", "tool_rate", "error_rate", "right_after_error"}
 
+_MEANING_OF_P = "p: are these policies equally good on such questions? Whether training repeats it, the seeds say."
+
 #: Rows of keys that not every group has.
 _MOST_LACKED = 8
 
-#: Characters of a curve.
-_LENGTH = 28
+#: Characters of a curve, at least and at most.
+_LENGTHS = (8, 28)
+
+#: Columns that the names beside curves take.
+_BESIDE_CURVES = 56
+
+#: A width at which no table is folded.
+_ENDLESS = 10_000
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
@@ -29,7 +37,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     if console.width < 120 and not console.is_terminal:
         console = Console(highlight=False, width=140)
-    for table in tables(comparison):
+    for table in tables(comparison, console.width):
         # In the table it would be broken at the table's width.
         title, table.title = table.title, None
         console.print(Text(str(title), style="bold"))
@@ -38,8 +46,8 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
-def tables(comparison: Comparison) -> Iterator[Table]:
-    """The tables that have something in them."""
+def tables(comparison: Comparison, width: int) -> Iterator[Table]:
+    """The tables that have something in them, for a terminal of `width` columns."""
     names = [group.name for group in comparison.groups]
     yield _runs(comparison)
     if comparison.differing:
@@ -47,10 +55,11 @@ def tables(comparison: Comparison) -> Iterator[Table]:
     yield from _metrics(comparison, names)
     for table in comparison.paired:
         if table.rows:
-            yield _paired(table)
+            wide = _paired(table)
+            yield wide if Console(width=_ENDLESS).measure(wide).maximum <= width else _paired_narrow(table)
     yield from _conditions(comparison, names)
     yield from _endings(comparison, names)
-    yield from _curves(comparison)
+    yield from _curves(comparison, max(_LENGTHS[0], min(_LENGTHS[1], (width - _BESIDE_CURVES) // 2)))
 
 
 def _runs(comparison: Comparison) -> Table:
@@ -116,15 +125,28 @@ def _interval(interval: tuple[float, float] | None, scale: float = 1.0) -> str:
 
 
 def _paired(paired: PairedTable) -> Table:
-    title = (
-        f"{paired.second} against {paired.first} on the same questions, % right ({paired.n_shared:,} pairs of answers)"
-    )
     heads = ["", "n", paired.first, paired.second, "difference", f"only\n{paired.first}", f"only\n{paired.second}"]
-    table = _table(title, [*heads, "p", "p, Holm", "test", "seeds\nahead"])
+    table = _table(_title(paired), [*heads, "p", "p, Holm", "test", "seeds\nahead"])
     for cells in paired_cells(paired):
         table.add_row(*cells, end_section=cells[0] == ALL)
-    table.caption = "p: are these policies equally good on such questions? Whether training repeats it, the seeds say."
+    table.caption = _MEANING_OF_P
     return table
+
+
+def _paired_narrow(paired: PairedTable) -> Table:
+    table = _table(_title(paired), ["", "difference", "one alone\nis right", "p", "seeds\nahead"])
+    for condition, _, _, _, difference, first, second, p, p_holm, _, seeds in paired_cells(paired):
+        table.add_row(condition, difference, f"{first} : {second}", p_holm or p, seeds, end_section=condition == ALL)
+    tests = dict.fromkeys(row.test for row in paired.rows if row.condition != ALL)
+    over_all = f"; over all: {paired.rows[-1].test}" if paired.rows[-1].condition == ALL else ""
+    alone = f"one alone: {paired.first} : {paired.second}"
+    table.caption = f"{alone}. Tests: {', '.join(tests)}, Holm{over_all}.\n{_MEANING_OF_P}"
+    return table
+
+
+def _title(paired: PairedTable) -> str:
+    pairs = f"{paired.n_shared:,} pairs of answers"
+    return f"{paired.second} against {paired.first} on the same questions, % right ({pairs})"
 
 
 def paired_cells(paired: PairedTable, line: str = "\n") -> list[list[str]]:
@@ -212,7 +234,7 @@ def _bar(share: float, largest: float) -> str:
     return f"{'█' * round(12 * share / largest)} {100 * share:.1f}"
 
 
-def _curves(comparison: Comparison) -> Iterator[Table]:
+def _curves(comparison: Comparison, length: int) -> Iterator[Table]:
     rows: list[tuple[str, str, str, str]] = []
     ends = {False: 0.0, True: 0.0}
     for name in comparison.shown:
@@ -221,7 +243,7 @@ def _curves(comparison: Comparison) -> Iterator[Table]:
             series = comparison.series(name, is_over_minutes=over_minutes)
             lasts = [points[-1][0] for curves in series.values() for points in curves]
             ends[over_minutes] = max([ends[over_minutes], *lasts])
-            lines[over_minutes] = sparklines(series, _LENGTH)
+            lines[over_minutes] = sparklines(series, length)
         rows += [
             (name if place == 0 else "", group, line, lines[True].get(group, ""))
             for place, (group, line) in enumerate(lines[False].items())

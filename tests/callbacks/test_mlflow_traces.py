@@ -67,6 +67,7 @@ def test_a_trajectory_is_a_trace_with_a_span_per_turn_and_call(tmp_path: Path) -
         "reward": "2.1",
         "stop_reason": "answered",
     }
+    assert trace.info.response_preview.endswith(" · right · reward 2.1")
     spans = {span.span_id: span for span in trace.data.spans}
     tree = [
         (span.name, span.span_type, spans[span.parent_id].name if span.parent_id else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from cv_lightning.__main__ import main as command_line
 from cv_lightning.answer_log import AnswerRecord
@@ -20,6 +22,7 @@ from cv_lightning.compare.comparison import compare
 from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.run import Run, flatten, minutes_of, read_folder
 from cv_lightning.compare.summary import direction, on_grid, summarise, windows
+from cv_lightning.compare.terminal import show
 from cv_lightning.errors import ConfigError, DataError
 
 
@@ -159,6 +162,18 @@ def test_scores_between_take_sign_flips_and_unjudged_answers_do_not_count() -> N
     (row,) = pair_groups(first, second).rows
     assert (row.n, row.test, row.only_first) == (2, SIGN_FLIP, None)
     assert row.difference == pytest.approx(0.625)
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_tables_fit_into_the_terminal_and_name_the_test(width: int) -> None:
+    name = "a_rather_long_name_of_a_stage"
+    groups = a_group("a", [answer("1", 1.0)]), a_group(name, [answer("1", 0.0)])
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    show(compare([*groups[0].runs, *groups[1].runs]), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, printed.splitlines())) <= width
+    assert "McNemar" in printed
+    assert ("1 : 0" in printed) == (width < 160)
 
 
 def test_other_seeds_of_the_same_questions_are_paired_by_question() -> None:
