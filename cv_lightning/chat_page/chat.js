@@ -1,7 +1,7 @@
 
 // The conversation: questions go out as JSON, answers come back as lines of JSON. Elements are made by render.js.
 const $ = (id) => document.getElementById(id);
-const talk = { conversation: null, images: {}, image: null, name: "", asking: null };
+const talk = { conversation: null, images: {}, image: null, name: "", answer: null, asking: null, isAtEnd: true };
 const KINDS = { thought: (text) => make("p", {}, make("bdi", { text })), text: (text) => make("p", {}, make("bdi", { text })), answer: (text) => make("p", {}, make("b", { text: "Answer: " }), make("bdi", { text })), code: highlighted, call: (text) => make("pre", { text }) };
 
 function say(text, isBad = false) { $("status").textContent = visible(text); $("status").className = isBad ? "bad" : "quiet"; }
@@ -48,28 +48,26 @@ function exchange(question, image) {
   const section = make("section", { class: "exchange" }, settled, live);
   $("talk").querySelector(".empty")?.remove();
   $("talk").append(section);
-  section.scrollIntoView({ block: "end" });
+  talk.isAtEnd = true;
+  growth.observe(section);
   return { settled, live };
 }
-function follow(change) {
-  const pane = $("talk");
-  const isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 120;
-  change();
-  if (isAtEnd) pane.scrollTop = pane.scrollHeight;
-}
+// Images get their size when they are decoded, so it is the growth that is followed; whoever scrolls up stays there.
+const growth = new ResizeObserver(() => { if (talk.isAtEnd) $("talk").scrollTop = $("talk").scrollHeight; });
 function take_news(news, shown) {
   if (news.conversation) talk.conversation = news.conversation;
   Object.assign(talk.images, Object.fromEntries(Object.entries(news.images || {}).filter(([, stored]) => stored)));
-  follow(() => {
-    if (news.record) shown.settled.replaceChildren(renderTrajectory(news.record, talk.images));
-    if (news.parts) {
-      shown.live.replaceChildren(...news.parts.map(([kind, text]) => KINDS[kind](text)));
-      shown.live.hidden = !news.parts.length;
-    }
-  });
+  if (news.record) {
+    shown.settled.replaceChildren(renderTrajectory(news.record, talk.images));
+    talk.answer = news.record.answer;
+  }
+  if (news.parts) {
+    shown.live.replaceChildren(...news.parts.map(([kind, text]) => KINDS[kind](text)));
+    shown.live.hidden = !news.parts.length;
+  }
   if (news.state === "waiting") say(news.ahead > 1 ? `waiting: ${news.ahead - 1} questions are before this one` : "waiting for the answer before this one");
   else if (news.state === "writing") say("writing");
-  else if (news.state) say(news.message, news.state === "failed");
+  else if (news.state) say(talk.answer === null ? news.message : `answer: ${talk.answer} (${news.message})`, news.state === "failed");
 }
 
 async function ask(event) {
@@ -80,6 +78,7 @@ async function ask(event) {
   const shown = exchange(question, talk.image);
   const sent = { conversation: talk.conversation, question, image: talk.image };
   talk.asking = new AbortController();
+  talk.answer = null;
   busy(true);
   say("sending");
   let isTaken = false;
@@ -92,7 +91,8 @@ async function ask(event) {
     }
     let last = {};
     for await (const news of lines(reply.body)) { take_news(news, shown); last = news; }
-    if (last.state === "done") isTaken = true;
+    // Stopped before a word was said, the question and its image were not taken: both stay for another try.
+    if (last.state === "done") isTaken = shown.settled.querySelector("article") !== null;
     else if (last.state !== "failed") throw new Error("The connection broke off.");
   } catch (error) {
     say(error.name === "TypeError" ? "The server does not answer. Is it still running?" : error.message, true);
@@ -129,8 +129,10 @@ $("file").addEventListener("change", () => take($("file").files[0]));
 $("question").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") stop(); });
 document.addEventListener("paste", (event) => { const file = [...event.clipboardData.files][0]; if (file) { event.preventDefault(); take(file); } });
-for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+const hasFiles = (event) => event.dataTransfer.types.includes("Files"); // words that are dragged go where they go
+for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { if (hasFiles(event)) { event.preventDefault(); $("drop").classList.add("over"); } });
 for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => $("drop").classList.remove("over"));
-document.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
+document.addEventListener("drop", (event) => { if (hasFiles(event)) { event.preventDefault(); take(event.dataTransfer.files[0]); } });
+$("talk").addEventListener("scroll", () => { const pane = $("talk"); talk.isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 120; });
 begin();
 document.body.dataset.ready = "yes";

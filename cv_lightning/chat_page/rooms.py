@@ -23,6 +23,8 @@ from cv_lightning.viewer.recording import image_name
 
 _LOG = logging.getLogger(__name__)
 
+_CLOSED = "The server is shutting down."
+
 
 @dataclass(frozen=True)
 class RoomLimits:
@@ -179,7 +181,7 @@ class Rooms:
             images: New images that it is about.
 
         Raises:
-            BadRequest: The conversation is not there, busy or full, or too many questions wait.
+            BadRequest: The conversation is not there, busy or full, too many questions wait, or the page is closed.
         """
         with self._changed:
             self._forget_silent()
@@ -188,7 +190,9 @@ class Rooms:
                 raise BadRequest("The answer before is still being written: stop it first.", code="busy", status=409)
             if room.megapixels() > self.limits.talk_megapixels:
                 raise BadRequest("The conversation holds too many pixels. Begin a new one.", code="full", status=409)
-            if self._is_closed or len(self._waiting) >= self.limits.waiting:
+            if self._is_closed:
+                raise BadRequest(_CLOSED, code="closed", status=503)
+            if len(self._waiting) >= self.limits.waiting:
                 raise BadRequest(
                     "Too many questions are waiting. Ask again in a moment.", code="queue_full", status=429
                 )
@@ -259,14 +263,14 @@ class Rooms:
 
     def _run(self) -> None:
         while (answer := self._next()) is not None:
-            try:
-                self._write(answer)
-            finally:
-                with self._changed:
-                    answer.room.answer = None
-                    answer.room.used = time.monotonic()
+            answer.begin()
+            state, message = self._write(answer)
+            with self._changed:
+                answer.room.answer = None  # before its end is told: the next question may follow at once
+                answer.room.used = time.monotonic()
+            answer.end(state, message)
         for answer in self._waiting:
-            answer.end("failed", "The server is shutting down.")
+            answer.end("failed", _CLOSED)
 
     def _next(self) -> Answer | None:
         with self._changed:
@@ -276,14 +280,13 @@ class Rooms:
                 self._forget_silent()
             return None if self._is_closed else self._waiting.popleft()
 
-    def _write(self, answer: Answer) -> None:
-        answer.begin()
+    def _write(self, answer: Answer) -> tuple[str, str]:
+        """Write an answer; returns how it ended: its state and a line about it."""
         try:
             trajectory = answer.room.talk.ask(answer.question, answer.images, answer)
         except ConversationError as error:
-            answer.end("failed", str(error))
+            return "failed", str(error)
         except Exception:  # noqa: BLE001 - whatever it is, the page is told and the next question is answered
             _LOG.exception("an answer failed")
-            answer.end("failed", "The answer could not be written; the terminal says why.")
-        else:
-            answer.end("done", answer.summary(trajectory))
+            return "failed", "The answer could not be written; the terminal says why."
+        return "done", answer.summary(trajectory)

@@ -125,9 +125,10 @@ function renderTrajectory(record, images) {
   const article = make("article", { class: "trajectory" }, make("h2", {}, make("bdi", { text: record.question || "" })));
   const outcome = make("p", { class: style }, `${word}: `, quoted(record.answer));
   if (record.truth !== undefined) outcome.append(", truth ", quoted(record.truth));
-  article.append(outcome);
-  const facts = [record.kind, record.family, record.transforms && `done to the image: ${list(record.transforms).join(" then ") || "nothing"}`, record.stop_reason && `ended: ${record.stop_reason}`, record.has_recovered && "recovered from an error", list(record.emergent).length && `emergent: ${record.emergent.join(", ")}`, record.id];
-  article.append(make("p", { class: "quiet" }, make("bdi", { text: facts.filter(Boolean).join(" · ") })));
+  const isChat = record.kind === "chat"; // nothing is known about its image, and its answer may still be written
+  if (!isChat || typeof record.answer === "string") article.append(outcome);
+  const facts = isChat ? [record.stop_reason && record.stop_reason !== "answered" && `ended: ${record.stop_reason}`] : [record.kind, record.family, record.transforms && `done to the image: ${list(record.transforms).join(" then ") || "nothing"}`, record.stop_reason && `ended: ${record.stop_reason}`, record.has_recovered && "recovered from an error", list(record.emergent).length && `emergent: ${record.emergent.join(", ")}`, record.id];
+  if (facts.some(Boolean)) article.append(make("p", { class: "quiet" }, make("bdi", { text: facts.filter(Boolean).join(" · ") })));
   const table = rewardTable(record);
   if (table) article.append(table);
   list(record.images).forEach((image, index) => { if (!(image.turn >= 0) && index >= (record.first_image || 0)) article.append(picture(record, image, index, images)); });
