@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from callbacks.config_tags import config_tags
 from callbacks.mlflow_logger import BackgroundMLflowLogger
 from callbacks.mlflow_parent import NOTE, parent_tag
+from cv_lightning.recipe import load_recipe
+from cv_lightning.reproduce import logged
 
 ROOT = Path(__file__).parents[2]
 PARENT = "mlflow.parentRunId"
@@ -42,6 +45,27 @@ def test_stages_are_children_of_the_recipe_and_of_nothing_else(tmp_path: Path) -
     assert tags_of(uri, stage)[PARENT] == recipe.run_id
     assert PARENT not in tags_of(uri, alone)
     assert PARENT not in tags_of(uri, recipe)
+
+
+def test_a_recipe_that_was_interrupted_goes_on_in_its_run(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    recipe, folder = load_recipe(ROOT / "experiments/tiny/recipe.yaml"), tmp_path / "seed_1"
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    states = []
+    for error in (KeyboardInterrupt, None):
+        with suppress(KeyboardInterrupt), logged(recipe, folder) as files:
+            if error is not None:
+                raise error
+            (folder / "report.json").write_text("{}", encoding="utf-8")
+            files.append(folder / "report.json")
+        run_id = json.loads((folder / NOTE).read_text(encoding="utf-8"))["run_id"]
+        states.append((run_id, client.get_run(run_id).info.status))
+    assert [state for _, state in states] == ["KILLED", "FINISHED"]
+    assert len({run_id for run_id, _ in states}) == 1
+    run = client.get_run(states[0][0])
+    assert (run.info.run_name, run.data.tags["stage"]) == (str(folder), "recipe")
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["report.json"]
 
 
 @pytest.mark.parametrize(
