@@ -1,7 +1,7 @@
 
 // The conversation: questions go out as JSON, answers come back as lines of JSON. Elements are made by render.js.
 const $ = (id) => document.getElementById(id);
-const talk = { conversation: null, images: {}, image: null, name: "", answer: null, asking: null, isAtEnd: true };
+const talk = { conversation: null, images: {}, image: null, name: "", answer: null, asking: null, isAtEnd: true, top: 0 };
 const KINDS = { thought: (text) => make("p", {}, make("bdi", { text })), text: (text) => make("p", {}, make("bdi", { text })), answer: (text) => make("p", {}, make("b", { text: "Answer: " }), make("bdi", { text })), code: highlighted, call: (text) => make("pre", { text }) };
 
 function say(text, isBad = false) { $("status").textContent = visible(text); $("status").className = isBad ? "bad" : "quiet"; }
@@ -133,6 +133,12 @@ const hasFiles = (event) => event.dataTransfer.types.includes("Files"); // words
 for (const kind of ["dragenter", "dragover"]) document.addEventListener(kind, (event) => { if (hasFiles(event)) { event.preventDefault(); $("drop").classList.add("over"); } });
 for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => $("drop").classList.remove("over"));
 document.addEventListener("drop", (event) => { if (hasFiles(event)) { event.preventDefault(); take(event.dataTransfer.files[0]); } });
-$("talk").addEventListener("scroll", () => { const pane = $("talk"); talk.isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 120; });
+$("talk").addEventListener("scroll", () => {
+  const pane = $("talk"), isUp = pane.scrollTop < talk.top;
+  talk.top = pane.scrollTop;
+  if (pane.scrollHeight - pane.scrollTop - pane.clientHeight < 120) talk.isAtEnd = true;
+  else if (isUp) talk.isAtEnd = false; // growth alone does not leave the end
+});
+growth.observe($("talk"));
 begin();
 document.body.dataset.ready = "yes";

@@ -303,6 +303,8 @@ def test_a_browser_asks_by_file_drop_and_paste_stops_and_shows_hostile_text_as_t
         assert browser.run("document.title") == "Chat with <b>pol</b>"
         assert browser.run("document.querySelectorAll('script').length") == 1
 
+        browser.wait("talk.top > 0 && $('talk').scrollHeight - $('talk').scrollTop - $('talk').clientHeight < 2")
+
         hurry.clear()
         browser.run(dropped("Clipboard", "paste", "clipboardData", file))
         browser.wait(has_image)
