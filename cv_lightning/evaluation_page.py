@@ -64,7 +64,7 @@ def write_page(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -
         f"<h1>{escape(name)}</h1>",
         f"<p>{escape(_facts(facts))}</p>",
         "<h2>Accuracy</h2>",
-        "<p>By what was done to the image, with 95 % bootstrap intervals.</p>",
+        "<p>By what was done to the image, with 95 % intervals.</p>",
         _accuracy(table, name),
         "<h2>Use of tools</h2>",
         f'<p>Shares of the questions. <span class="legend">{_legend()}</span></p>',

@@ -22,7 +22,7 @@ CELLS: dict[str, str] = {
     "n": "questions answered",
     "unjudged": "answers that the judge failed on; they are in no accuracy",
     "accuracy": "mean credit of the answers",
-    "accuracy_low": "lower end of its 95 % bootstrap interval",
+    "accuracy_low": "lower end of its 95 % interval: bootstrap, exact where every answer or none is right",
     "accuracy_high": "upper end of it",
     "drop": "accuracy lost against upright, over the questions judged in both",
     "drop_low": "lower end of its 95 % bootstrap interval, resampled in pairs",
@@ -39,6 +39,9 @@ CELLS: dict[str, str] = {
     "crop_iou": "best overlap of a crop with the box, over the questions that require a crop",
     "exact_tools": "questions with exactly the required turns and crop, and no other",
 }
+
+#: Probability beyond each end of an interval.
+_TAIL = 0.025
 
 #: A cell that nothing was counted for is None.
 Cells = dict[str, float | None]
@@ -91,10 +94,22 @@ def make_table(records: Iterable[AnswerRecord], labels: Sequence[str], seed: int
     return EvaluationTable(rows, _families(of_label), emergent)
 
 
+def _accuracy_interval(scores: Sequence[float], seed: int) -> tuple[float, float]:
+    """Of scores in [0, 1].
+
+    Where every answer or none is right, resampling always gives the same and would claim certainty: there the interval
+    is the exact one of a binomial (Clopper and Pearson, Biometrika 26, 1934).
+    """
+    bound = float(_TAIL ** (1 / len(scores)))
+    if not any(scores):
+        return 0.0, 1 - bound
+    return (bound, 1.0) if min(scores) == 1 else bootstrap_interval(scores, seed=seed)
+
+
 def _cells(records: Sequence[AnswerRecord], reference: Mapping[str, AnswerRecord], seed: int) -> Cells:
     scores = [record.score for record in records if record.score is not None]
     drops = _drops(records, reference)
-    accuracy_low, accuracy_high = bootstrap_interval(scores, seed=seed) if scores else (None, None)
+    accuracy_low, accuracy_high = _accuracy_interval(scores, seed) if scores else (None, None)
     drop_low, drop_high = bootstrap_interval(drops, seed=seed) if drops else (None, None)
     outcomes = [outcome for record in records for outcome in record.outcomes]
     with_errors = [record for record in records if False in record.outcomes]

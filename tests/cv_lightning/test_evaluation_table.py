@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from cv_lightning.answer_log import AnswerRecord
 from cv_lightning.evaluation_page import print_table, write_page
@@ -103,6 +104,18 @@ def test_a_drop_is_the_difference_of_accuracies_where_all_questions_are_paired(p
     for row in cells.values():
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
         assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+
+
+@pytest.mark.parametrize(("n_right", "n"), [(0, 1), (0, 300), (1, 1), (40, 40)])
+def test_where_all_or_none_are_right_the_interval_is_exact(n_right: int, n: int) -> None:
+    row = make_table([record(str(i), "upright", float(i < n_right)) for i in range(n)], ["upright"]).rows["upright"]
+    exact = stats.binomtest(n_right, n).proportion_ci(0.95, method="exact")
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx((exact.low, exact.high))
+
+
+def test_equal_scores_between_are_no_binomial() -> None:
+    row = make_table([record(str(i), "upright", 0.75) for i in range(9)], ["upright"]).rows["upright"]
+    assert (row["accuracy_low"], row["accuracy_high"]) == (0.75, 0.75)
 
 
 def test_a_paired_interval_is_tighter_than_two_separate_ones() -> None:
