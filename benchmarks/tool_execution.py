@@ -2,6 +2,7 @@
 
     python benchmarks/tool_execution.py --device cpu|cuda [--quick] [--out runs/benchmarks/tool_execution_cpu.json]
     python benchmarks/tool_execution.py --device cuda --check     # compare the device with Pillow, bit by bit
+    python benchmarks/tool_execution.py --device cpu --path       # from images to patches only
     python benchmarks/tool_execution.py --device cpu --costs      # the table that "auto" chooses by
 
 Warm-up, then interleaved rounds: every way runs once per round, so that a busy machine slows all alike. Medians and
@@ -150,8 +151,10 @@ def ours(executor: ToolExecutor, patcher: Any, requests: Sequence[ToolRequest], 
     return patches
 
 
-def mixed(device: torch.device, rounds: int, max_pixels: int, pool: ThreadPoolExecutor) -> list[dict[str, Any]]:
-    """Mixed batches by the executor, and the whole path from images to patches."""
+def mixed(
+    device: torch.device, rounds: int, max_pixels: int, pool: ThreadPoolExecutor, *, has_tools: bool = True
+) -> list[dict[str, Any]]:
+    """Mixed batches by the executor, and the whole path from images to patches; `has_tools`: the tools alone, too."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from modules.vision import Patcher
@@ -184,6 +187,7 @@ def mixed(device: torch.device, rounds: int, max_pixels: int, pool: ThreadPoolEx
                         each, partial(published, pillow, processor, device), requests, pool
                     ),
                 }
+                ways = {name: way for name, way in ways.items() if has_tools or name.startswith("path")}
                 rows.append({"size": size_name, "batch": n, **interleaved(ways, device, rounds)})
                 show_mixed(rows[-1])
     return rows
@@ -273,6 +277,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--check", action="store_true", help="compare with Pillow instead of measuring")
     parser.add_argument("--costs", action="store_true", help="measure the table of costs only")
+    parser.add_argument("--path", action="store_true", help="measure the way from images to patches only")
     parser.add_argument("--quick", action="store_true", help="few rounds")
     parser.add_argument("--max-megapixels", type=float, help="of a batch; 64 on a CPU, 4400 on an accelerator")
     parser.add_argument("--out", type=Path)
@@ -290,9 +295,10 @@ def main() -> int:
     report: dict[str, Any] = {"hardware": hardware(device), "copy GB/s": copy_gb_s(device)}
     sys.stdout.write(" ".join(f"{key}={value}" for key, value in report["hardware"].items()) + "\n\n")
     with ThreadPoolExecutor(cores) as pool:
-        report["whole path"] = mixed(device, rounds, max_pixels, pool)
-        sys.stdout.write(f"\n{'ms':<15}{'':<14}{'tensor':>12}{'pillow':>12}{'opencv':>12}{'of copy':>12}\n")
-        report["single operations"] = single(device, rounds, max_pixels, pool)
+        report["whole path"] = mixed(device, rounds, max_pixels, pool, has_tools=not arguments.path)
+        if not arguments.path:
+            sys.stdout.write(f"\n{'ms':<15}{'':<14}{'tensor':>12}{'pillow':>12}{'opencv':>12}{'of copy':>12}\n")
+            report["single operations"] = single(device, rounds, max_pixels, pool)
     out = arguments.out or Path(f"runs/benchmarks/tool_execution_{device.type}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1))

@@ -24,7 +24,7 @@ from cv_lightning.errors import ConversationError
 from sandbox.images import as_rgb
 from sandbox.kornia_lane.images import TensorImage, stacked, to_pillow, to_tensor
 from sandbox.kornia_lane.resampling import resample_images
-from sandbox.threads import spread
+from sandbox.threads import count_cores, spread
 
 Size = tuple[int, int]
 
@@ -98,19 +98,24 @@ class Patcher:
         values = _empty(starts[-1], 3 * self._frames * self._patch**2, device)
         rows_N = [values[start:end] for start, end in pairwise(starts)]
         if _is_host(device):
-            pairs = list(zip(images_N, rows_N, strict=True))
-            if values.numel() < _MANY_VALUES or any(isinstance(image, ImageFile.ImageFile) for image in images_N):
-                for image, rows in pairs:
-                    self._write_on_host(image, rows)
-            else:
-                spread(lambda pair: self._write_on_host(*pair), pairs)
+            self._write_all_on_host(images_N, rows_N)
         else:
             for places in _groups(images_N):
                 resized = self._resized([images_N[place] for place in places], device)
                 self._write(resized, [rows_N[place] for place in places])
         return values, torch.tensor(grids, dtype=torch.long, device=device).view(-1, 3)
 
-    def _write_on_host(self, image: Image.Image, rows: Tensor) -> None:
+    def _write_all_on_host(self, images_N: Sequence[Image.Image], rows_N: Sequence[Tensor]) -> None:
+        """A thread for each image where there are many, else for some rows of one."""
+        pairs = list(zip(images_N, rows_N, strict=True))
+        is_large = sum(rows.numel() for rows in rows_N) >= _MANY_VALUES
+        if is_large and len(pairs) >= count_cores() and not any(isinstance(i, ImageFile.ImageFile) for i in images_N):
+            spread(lambda pair: self._write_on_host(*pair, in_threads=False), pairs)
+            return
+        for image, rows in pairs:
+            self._write_on_host(image, rows, in_threads=is_large)
+
+    def _write_on_host(self, image: Image.Image, rows: Tensor, *, in_threads: bool) -> None:
         """Resize by Pillow's own loop; normalise by a table and cut some rows at a time, which stay in the cache."""
         host = to_pillow(image.pixels) if isinstance(image, TensorImage) else as_rgb(image)
         size = self.target(image.size)
@@ -119,14 +124,20 @@ class Patcher:
         high, wide = size[1] // block, size[0] // block
         blocks = rows.numpy().reshape(high, wide, merge, merge, 3, self._frames, patch, patch)
         step = max(1, _CACHED_VALUES // (3 * block * size[0]))
-        slab = np.empty((step * block, size[0], 3), dtype=np.float32)
-        for start in range(0, high, step):
+
+        def write(start: int) -> None:
             n = min(step, high - start)
-            cv2.LUT(pixels[start * block : (start + n) * block], self._table, dst=slab[: n * block])
-            cut = slab[: n * block].reshape(n, merge, patch, wide, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+            slab = cv2.LUT(pixels[start * block : (start + n) * block], self._table)
             part = blocks[start : start + n]
-            part[:, :, :, :, :, 0] = cut
+            part[:, :, :, :, :, 0] = slab.reshape(n, merge, patch, wide, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
             part[:, :, :, :, :, 1:] = part[:, :, :, :, :, :1]
+
+        starts = range(0, high, step)
+        if in_threads:
+            spread(write, starts)
+        else:
+            for start in starts:
+                write(start)
 
     def _resized(self, images: Sequence[Image.Image], device: torch.device) -> Tensor:
         """Images of one size and kind at the size of their grid, uint8 [N, 3, H, W]."""

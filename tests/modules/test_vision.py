@@ -71,6 +71,17 @@ def test_patches_of_batches_as_on_an_accelerator(family: str, sizes: list[tuple[
     assert torch.equal(values, expected["pixel_values"])
 
 
+@pytest.mark.parametrize("cores", [1, 9])
+def test_large_images_are_cut_in_threads(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "_MANY_VALUES", 0)
+    monkeypatch.setattr(vision, "_CACHED_VALUES", 1)
+    monkeypatch.setattr(vision, "count_cores", lambda: cores)
+    images = [noise(197, 261), noise(300, 222)]
+    expected = PROCESSORS["qwen3_vl"](images=images, return_tensors="pt")
+    values, _ = Patcher(PROCESSORS["qwen3_vl"])(images, torch.device("cpu"))
+    assert torch.equal(values, expected["pixel_values"])
+
+
 @pytest.mark.parametrize("is_host", [True, False])
 def test_half_precision_of_the_trainer_changes_nothing(is_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vision, "_is_host", lambda device: is_host)

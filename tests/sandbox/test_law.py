@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import time
@@ -15,7 +16,8 @@ from sandbox.lift import Fault, Unliftable, lift
 from tests.sandbox.grammar import snippet
 from tests.sandbox.machine import need, noise
 
-SNIPPETS = [part.strip("\n") for part in (Path(__file__).parent / "corpora" / "lanes.txt").read_text().split("----\n")]
+CORPORA = Path(__file__).parent / "corpora"
+SNIPPETS = [part.strip("\n") for part in (CORPORA / "lanes.txt").read_text(encoding="utf-8").split("----\n")]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,13 @@ def test_snippets_that_were_read_wrongly_once(size: tuple[int, int], confined: T
     codes = lifting(SNIPPETS, size)
     assert len(codes) > len(SNIPPETS) // 2
     assert breaks(codes, confined, size) == []
+
+
+def test_benign_snippets_lift_and_are_the_same(confined: ToolExecutor) -> None:
+    rows = [json.loads(line) for line in (CORPORA / "benign.jsonl").read_text(encoding="utf-8").splitlines()]
+    codes = lifting([row["code"] for row in rows], (320, 240))
+    assert len(codes) == 39  # as sandbox/README.md says
+    assert breaks(codes, confined, (320, 240)) == []
 
 
 def check_random(seeds: range, size: tuple[int, int], confined: ToolExecutor) -> None:
