@@ -14,6 +14,9 @@ from cv_lightning.errors import DataError
 from cv_lightning.report import page
 from cv_lightning.report_figures import bars, curves
 
+#: Columns of a paired table in another order than in the terminal: what matters stands where a phone shows it.
+_PAIRED_ORDER = (0, 4, 7, 8, 10, 2, 3, 5, 6, 1, 9)
+
 
 def write_page(comparison: Comparison, path: Path) -> None:
     """Write the page.
@@ -90,9 +93,9 @@ def _paired(comparison: Comparison) -> Iterator[str]:
     for table in tables:
         heads = ["", "n", table.first, table.second, "difference", f"only {table.first}", f"only {table.second}"]
         heads += ["p", "p, Holm", "test", "seeds ahead"]
-        cells = [[escape(cell) for cell in row] for row in paired_cells(table, " ")]
+        cells = [[escape(row[place]) for place in _PAIRED_ORDER] for row in [heads, *paired_cells(table, " ")]]
         yield f"<h3>{escape(table.second)} against {escape(table.first)}: {table.n_shared:,} pairs of answers</h3>"
-        yield _rows([escape(head) for head in heads], cells)
+        yield _rows(cells[0], cells[1:])
 
 
 def _robustness(comparison: Comparison, names: Sequence[str], colors: Mapping[str, int]) -> Iterator[str]:
