@@ -77,7 +77,7 @@ BAD = {
     "raise": ("error", "ValueError: no  here"),
     "die": ("crash", "its process ended"),
     "exit": ("crash", "its process ended"),
-    "hang": ("timeout", "took longer than 0.5 s"),
+    "hang": ("timeout", "took longer than 0.5 s and was ended"),
     "rubbish": ("error", "expected a ModelResult"),
     "text that is none": ("error", "expected a ModelResult"),
     "huge": ("error", "too large"),
@@ -90,8 +90,8 @@ BAD = {
 def test_whatever_a_model_does_is_data_and_the_next_call_is_served(executor: ToolExecutor, how: str, code: str) -> None:
     status, words = BAD[how]
     start = time.perf_counter()
-    bad, good = executor.execute([asked(how, code, wall_s=0.5), asked(code=code)])
-    assert time.perf_counter() - start < 20
+    bad, good = executor.execute([asked(how, code, wall_s=0.5 if how == "hang" else 60), asked(code=code, wall_s=60)])
+    assert time.perf_counter() - start < 45, "a model that hangs would take a minute"
     assert (bad.status, bad.image, bad.tools) == (status, None, ())
     assert words in bad.text
     assert bad.text.startswith("moody ")
@@ -138,17 +138,22 @@ def test_closed_and_started_again() -> None:
     assert before != after
 
 
-@pytest.mark.parametrize(("kind", "words"), [(Unloadable, "RuntimeError: no weights"), (Slow, "not within 5 s")])
-def test_a_model_that_cannot_be_started_is_tried_once(kind: type[Unloadable], words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "start_s", "words"), [(Unloadable, 60, "RuntimeError: no weights"), (Slow, 3, "not within 3 s")]
+)
+def test_a_model_that_cannot_be_started_is_tried_once(
+    kind: type[Unloadable], start_s: float, words: str, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
-    call = ModelCall("broken", kind(log), start_s=5)
+    log.touch()
+    call = ModelCall("broken", kind(log), start_s=start_s)
     with ToolExecutor(lane="pillow") as executor:
         with pytest.warns(RuntimeWarning, match="broken could not be started"):
             first = run(executor, ToolRequest(SAME, [picture()], model=call))
         again = run(executor, ToolRequest(TURN, [picture()], model=call))
     assert (first.status, again.status, again.text) == ("crash", "crash", first.text)
     assert words in first.text
-    assert log.read_text() == "x"
+    assert log.read_text() in ({"x"} if kind is Unloadable else {"x", ""}), "a slow machine may not get as far"
 
 
 def test_a_model_that_cannot_be_sent_to_a_process_is_data() -> None:
