@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("modules.chat", "talk with a policy about an image, in the terminal or (--serve) in a browser"),
     "view": ("cv_lightning.view", "trajectories of a run or a file as one page to read"),
     "compare": ("cv_lightning.compare.command", "runs beside each other: configs, metrics, answers, curves, tools"),
-    "data": ("cv_lightning.data_command", "check files of data: what they hold, and every fault with its row"),
+    "data": ("cv_lightning.data_command", "check files of data, or build SFT episodes and RL questions"),
 }
 
 #: What a shell expects of a command that Ctrl-C ended.

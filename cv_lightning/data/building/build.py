@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import resource
@@ -10,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -133,18 +133,20 @@ def run_build(
         n_before = sum(index in journal for index in range(build.n))
         usage: dict[str, float] = {}
         stopped: BaseException | None = None
+        under_way: set[Future[Item]] = set()
         try:
             with _pool(build, config, make_maker, usage) as (pool, make):
-                for item in shown(_work(build, journal, pool, make), n_before, build.n):
+                for item in shown(_work(build, journal, pool, make, under_way), n_before, build.n):
                     journal.append(item)
         except (CVLightningError, KeyboardInterrupt) as error:
             stopped = error
+            _keep_finished(under_way, journal)
         report = YieldReport.of(journal.items(build.n), build.n)
         report.run = {
             "rows": sum(index in journal for index in range(build.n)) - n_before,
             "wall_s": round(time.perf_counter() - started, 2),
             "workers": build.workers,
-            "peak_memory_mb": _peak_memory_mb(),
+            "peak_memory_mb": _peak_memory_mb(build),
             **({"teacher": usage} if usage else {}),
         }
         _collect(build, journal, report, stopped)
@@ -155,13 +157,16 @@ def run_build(
 
 def _forget_lost_images(build: Build, journal: Journal) -> None:
     """Have rows done again whose images somebody removed."""
-    for item in list(journal.items(build.n)):
-        names = [] if item.record is None else item.record["images"]
-        if not all((build.folder / name).is_file() for name in names):
-            journal.forget(item.index)
+    lost = [
+        item.index
+        for item in journal.items(build.n)
+        if item.record is not None and not all((build.folder / name).is_file() for name in item.record["images"])
+    ]
+    for index in lost:
+        journal.forget(index)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _pool(
     build: Build, config: Mapping[str, Any], make_maker: Callable[[Mapping[str, Any]], Maker], usage: dict[str, float]
 ) -> Iterator[tuple[Executor, Callable[[int], Item]]]:
@@ -184,8 +189,18 @@ def _pool(
         maker.close()
 
 
-def _work(build: Build, journal: Journal, pool: Executor, make: Callable[[int], Item]) -> Iterator[Item]:
-    """The items that are missing, as they are done.
+def _keep_finished(under_way: set[Future[Item]], journal: Journal) -> None:
+    """Remember what was finished while the pool ended: a model may have been paid for it."""
+    with contextlib.suppress(DataError):  # of a full disk, which is why the build stopped
+        for future in under_way:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                journal.append(future.result())
+
+
+def _work(
+    build: Build, journal: Journal, pool: Executor, make: Callable[[int], Item], under_way: set[Future[Item]]
+) -> Iterator[Item]:
+    """The items that are missing, as they are done; `under_way` holds the futures of those that were not taken yet.
 
     Raises:
         EndpointError: The teacher's server fails.
@@ -193,13 +208,11 @@ def _work(build: Build, journal: Journal, pool: Executor, make: Callable[[int], 
     """
     todo = (index for index in range(build.n) if index not in journal)
     ahead = 4 * build.workers
-    waiting: set[Future[Item]] = set()
     n_failed = 0
     try:
-        waiting = {pool.submit(make, index) for index in islice(todo, ahead)}
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
+        under_way |= {pool.submit(make, index) for index in islice(todo, ahead)}
+        while under_way:
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 try:
                     item = future.result()
                 except RequestError as error:
@@ -209,10 +222,11 @@ def _work(build: Build, journal: Journal, pool: Executor, make: Callable[[int], 
                             f"The teacher's server failed {n_failed} times in a row, the last with: {error}. What was "
                             "built is safe: mend it and run the same command again, it goes on from there."
                         ) from error
-                    continue
-                n_failed = 0
-                yield item
-            waiting |= {pool.submit(make, index) for index in islice(todo, ahead - len(waiting))}
+                else:
+                    n_failed = 0
+                    yield item
+                under_way.discard(future)
+            under_way |= {pool.submit(make, index) for index in islice(todo, ahead - len(under_way))}
     except BrokenProcessPool as error:
         raise DataError(
             "A worker process died; the machine may have run out of memory. What was built is safe: run the same "
@@ -242,7 +256,8 @@ def _write_report(path: Path, report: YieldReport) -> None:
         raise cannot_write(path, error) from error
 
 
-def _peak_memory_mb() -> float:
-    """Peak memory of this process and of its largest worker, in MB; what they share is counted twice."""
-    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return round(sum(used) * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+def _peak_memory_mb(build: Build) -> float:
+    """Peak memory in MB of this process and its workers, each counted as the largest of them: an upper bound."""
+    n_processes = build.workers if build.workers > 1 and not build.teacher.is_remote else 0
+    own, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round((own + n_processes * largest) * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)

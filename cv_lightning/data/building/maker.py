@@ -70,7 +70,7 @@ class Maker:
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Have every thread end after the turn that it is in."""
+        """Have every thread end after the attempt that it is at."""
         self._is_stopped = True
 
     def close(self) -> None:
