@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -12,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cv_lightning.whole_checkpoint import save_whole
 
 
 def resume_checkpoint(stage_folder: Path) -> Path | None:
@@ -25,13 +26,6 @@ def resume_checkpoint(stage_folder: Path) -> Path | None:
         if found:
             return found[-1]
     return None
-
-
-def _put_in_place(new: Path, path: Path) -> None:
-    """Replace a checkpoint (a folder, where a strategy writes shards) by a whole one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    new.replace(path)
 
 
 class CheckpointOnInterrupt(Callback):
@@ -71,13 +65,10 @@ class CheckpointOnInterrupt(Callback):
             self._previous = None
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save, where that was asked for."""
+        """Save, where that was asked for; raises `TrainingError` where it cannot be written."""
         if self._is_requested:
             path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            new = path.with_name("last.ckpt.new")
-            trainer.save_checkpoint(new)
-            if trainer.is_global_zero:
-                _put_in_place(new, path)
+            save_whole(trainer, path)
             self.saved = path
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 from cv_lightning.__main__ import COMMANDS, main
 from cv_lightning.cli import run_command
@@ -269,6 +272,24 @@ def test_fit_then_test_and_the_saved_config_runs_again(config: dict[str, Any]) -
     again = run_command(["fit", "--config", "runs/fake/base/config_fit.yaml", "--run_folder=again"])
     for name, value in trained.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
+
+
+def test_ctrl_c_on_a_full_disk_says_that_there_is_no_checkpoint(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(self: Trainer, path: Path, **_: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", is_full)
+    config["trainer"]["callbacks"] = []
+    config["model"]["init_args"]["interrupt_at"] = 2
+    assert main(["fit", "--config", write(config)]) == 1
+    said = capsys.readouterr().err
+    assert "last.ckpt: the checkpoint of step 3 cannot be written (No space left on device)" in said
+    assert "Traceback" not in said
+    assert not list(Path("runs/fake/base/checkpoints").iterdir())
 
 
 def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
