@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from cv_lightning.quiet import is_quiet
 
@@ -114,8 +115,9 @@ class _Bar:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]}  {task.fields[times]}  {task.fields[metrics]}", markup=False),
+            BarColumn(bar_width=24, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[count]}  {task.fields[times]}", markup=False),
+            TextColumn("{task.fields[metrics]}", markup=False, table_column=Column(overflow="fold")),  # alone gives way
             console=console,
         )
         self._tasks: dict[Meter, TaskID] = {}

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cv_lightning.config_errors import explain
 from cv_lightning.errors import ConfigError
 from cv_lightning.interrupt import CheckpointOnInterrupt
+from cv_lightning.quiet import is_quiet
 from cv_lightning.recipe import ROOT
 
 PARSER_MODE = "cv_lightning"
@@ -118,6 +119,8 @@ def run_command(arguments: Sequence[str]) -> CLI:
         ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
         KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
     """
+    if is_quiet():
+        quieten()
     arguments = _with_found_configs(arguments)
     overrides, rest = _split(arguments)
     set_loader(PARSER_MODE, _Loader(overrides), exceptions=(yaml.YAMLError, OmegaConfBaseException))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.progress import tracked
 from cv_lightning.tracking_uri import is_run_id
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
@@ -68,7 +69,7 @@ def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) 
         print(f"warning: {fault}", file=sys.stderr)
     records = sorted(found.records, key=lambda record: _step(record.get("step")))[-most:]
     names = {image.get("file") for record in records for image in record["images"]}
-    images = store((name, path) for name, path in found.images.items() if name in names)
+    images = store(((name, path) for name, path in found.images.items() if name in names), track=tracked)
     if len(images) < len(names):
         print(f"warning: {len(names) - len(images)} images are missing or cannot be read", file=sys.stderr)
     note = f"{len(records)} trajectories" + (

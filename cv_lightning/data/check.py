@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 
 from cv_lightning.conversation import parse_reply
 from cv_lightning.data.rows import ImageSource, load_sample, read_row, row_faults
@@ -25,7 +24,7 @@ from cv_lightning.data.sources.file_source import Rows
 from cv_lightning.data.sources.opening import FORMATS
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.quiet import is_quiet
+from cv_lightning.progress import tracked
 from cv_lightning.tools import make_toolbox
 from cv_lightning.types import Sample, Trajectory, Turn
 
@@ -93,11 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = Rows(options.path, options.format, options.folder)
     n_rows = len(rows) if options.rows is None else min(len(rows), options.rows)
     console.print(f"{options.path}: {rows.format.title} ({rows.format.name}), {len(rows)} rows")
-    progress = Console(stderr=True)
-    places: Iterable[int] = range(n_rows)
-    if progress.is_terminal and not is_quiet():
-        places = track(places, "reading", console=progress, transient=True)
-    findings = check(rows, places, options.samples)
+    findings = check(rows, tracked(range(n_rows), "reading"), options.samples)
     for line in describe(findings, options.faults):
         console.print(line)
     console.print(f"{findings.n_rows} rows in {time.perf_counter() - start:.1f} s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -25,12 +25,17 @@ LARGEST_PIXELS = 120_000_000
 Stored = dict[str, str | int]
 
 
-def store(sources: Iterable[tuple[str, Path | Image.Image]], budget: int = BUDGET) -> dict[str, Stored]:
+def store(
+    sources: Iterable[tuple[str, Path | Image.Image]],
+    budget: int = BUDGET,
+    track: Callable[[Sequence[str], str], Iterable[str]] = lambda names, title: names,
+) -> dict[str, Stored]:
     """Encode images for a page.
 
     Args:
         sources: Name and file or image; a name that comes twice is encoded once.
         budget: Bytes of all of them, before base64.
+        track: Shows how far it is: goes through names, under a title.
 
     Returns:
         Name -> `uri` (a data URI), `width` and `height` of the original. What cannot be read is left out.
@@ -38,8 +43,8 @@ def store(sources: Iterable[tuple[str, Path | Image.Image]], budget: int = BUDGE
     distinct = dict(sources)
     for side in _SIDES:
         stored, total = {}, 0
-        for name, source in distinct.items():
-            encoded = _encode(source, side)
+        for name in track([*distinct], f"images of {side} pixels"):
+            encoded = _encode(distinct[name], side)
             if encoded is None:
                 continue
             data, (width, height) = encoded

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
 from torch.utils.data import DataLoader
 
-from callbacks.progress import Meter, StageProgress, clock, words
+from callbacks.progress import SHOWN, Meter, StageProgress, _Bar, clock, words
 from cv_lightning.quiet import is_quiet, take_flag
 
 
@@ -115,6 +116,21 @@ def test_a_terminal_gets_a_bar(
     assert "━" in out
     assert "6/6 steps" in out
     assert "train/loss 0.333" in out
+
+
+def test_a_narrow_terminal_folds_the_metrics_and_keeps_title_and_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    display = _Bar(Console(color_system=None))
+    metrics = words(dict.fromkeys(SHOWN, 1.0), SHOWN)
+    display.show(Meter("a-long-title fit", "steps", 700, 120, now=0.0), metrics, now=80.0)
+    display.close()
+    last = capsys.readouterr().out.rpartition("\x1b[2K")[2]
+    assert "a-long-title fit" in last
+    assert "120/700 steps  1:20" in last
+    assert "test/accuracy/mean" in last.replace("\n", "").replace(" ", "")
 
 
 def test_a_crash_gives_the_terminal_back(

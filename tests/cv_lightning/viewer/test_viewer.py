@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,8 +18,8 @@ from cv_lightning.view import main, write
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import find, read
+from tests.cv_lightning.browser import CHROMIUM, Browser, needs_chromium
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = (
     "</script></title><script>document.title='broken'</script><img src=x onerror=alert(1)>"
     "<!-- \u202e\ud800\x00 &lt;b&gt;"
@@ -170,7 +169,7 @@ def browse(target: Path, fragment: str = "", *options: str) -> str:
     return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+@needs_chromium
 def test_a_browser_shows_filters_turns_boxes_and_group_mates(tmp_path: Path) -> None:
     wrong = a_record(rollout=1, is_right=False, answer=HOSTILE, reward=0.0, terms={"accuracy": 0.0}, id="second")
     other = a_record(group=1, family="charts", question="How high is it?", id="third")
@@ -189,3 +188,59 @@ def test_a_browser_shows_filters_turns_boxes_and_group_mates(tmp_path: Path) -> 
     assert "1 of 3 trajectories" in filtered
     assert "How high is it?" in filtered
     assert "No trajectory passes these filters." in browse(target, "text=nobody+wrote+this")
+
+
+@needs_chromium
+def test_keys_move_through_a_page_that_fits_its_window_and_whose_fields_have_names(tmp_path: Path) -> None:
+    records = [a_record(group=index, id=f"id-{index}") for index in range(12)]
+    target = write(written(tmp_path / "run", *records), tmp_path / "page.html")
+    unnamed = (
+        "[...document.querySelectorAll('button,select,input,summary,[tabindex]:not(main)')].filter((one) => "
+        "!one.labels?.length && !one.textContent.trim() && !one.getAttribute('aria-label')).length"
+    )
+    for width in (1200, 390):
+        with Browser(tmp_path / f"profile-{width}", width, is_dark=width < 700) as browser:
+            browser.open(target.as_uri())
+            browser.wait("document.body.dataset.readyMs")
+            assert browser.run("document.documentElement.scrollWidth") == width
+            if width > 700:
+                assert browser.run("document.documentElement.scrollHeight") == 800, (
+                    "list and detail scroll, not the page"
+                )
+            browser.press("j", 74)
+            browser.press("j", 74)
+            assert browser.run("location.hash") == "#t=2"
+            browser.press("k", 75)
+            assert "id-1" in browser.run("document.getElementById('detail').innerText")
+            browser.press("/", 191)
+            assert browser.run("document.activeElement.id") == "search"
+            assert browser.run(unnamed) == 0
+            assert browser.run("[...document.images].filter((image) => !image.alt).length") == 0
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_500_trajectories_stay_below_30_megabytes_and_are_ready_in_two_seconds(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run")
+    random = np.random.default_rng(0)
+    records = []
+    for n in range(500):
+        images = []
+        for turn in (-1, 0):
+            coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+            grain = random.integers(-12, 13, (768, 1024, 1))
+            pixels = np.asarray(coarse.resize((1024, 768), Image.Resampling.BICUBIC)) + grain
+            file = f"images/{n}_{turn + 1}.png"
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / file, compress_level=1)
+            images.append({"file": file, "turn": turn, "width": 1024, "height": 768, "root": 0})
+        records.append(a_record(id=f"id-{n}", group=n // 4, rollout=n % 4, images=images))
+    target = write(written(folder, *records), tmp_path / "page.html")
+    times_ms = []
+    for n in range(3):
+        with Browser(tmp_path / f"profile-{n}") as browser:
+            browser.open(target.as_uri())
+            browser.wait("document.body.dataset.readyMs")
+            times_ms.append(int(browser.run("document.body.dataset.readyMs")))
+    print(f"{target.stat().st_size / 1e6:.1f} MB, ready after {sorted(times_ms)} ms")
+    assert target.stat().st_size < 30e6
+    assert min(times_ms) < 2000
