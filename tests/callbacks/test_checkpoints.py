@@ -15,8 +15,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
-from callbacks import checkpoints
 from callbacks.checkpoints import LastCheckpoint
+from cv_lightning import whole_checkpoint
 from cv_lightning.errors import ConfigError, TrainingError
 from cv_lightning.interrupt import CheckpointOnInterrupt, resume_checkpoint
 
@@ -190,7 +190,7 @@ def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
         new = tmp_path / "last.ckpt.new"
         new.mkdir()
         (new / content).touch()
-        checkpoints._put_in_place(new, tmp_path / "last.ckpt")
+        whole_checkpoint._put_in_place(new, tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.rglob("*")] == ["last.ckpt", "second"]
 
 

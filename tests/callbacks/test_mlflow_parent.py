@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,11 @@ def test_stages_are_children_of_the_recipe_and_of_nothing_else(tmp_path: Path) -
     plain.finalize("success")
     alone = log(tmp_path / "plain" / "rl", uri)
     recipe = log(tmp_path / "tiny", uri, {"stage": "recipe"})
-    stage = log(tmp_path / "tiny" / "rl", uri)  # begins before the recipe's run has an id
+    stage = log(tmp_path / "tiny" / "rl", uri)  # may begin before the recipe's run has an id, but ends after
+    for _ in range(600):
+        if recipe.run_id is not None:
+            break
+        time.sleep(0.1)
     for logger in (stage, alone, recipe):
         logger.finalize("success")
     assert tags_of(uri, stage)[PARENT] == recipe.run_id
