@@ -129,14 +129,15 @@ def run_build(
     """
     started = time.perf_counter()
     with Journal(build.folder, deciding(config)) as journal:
-        _forget_lost_images(build, journal)
+        _tidy(build, journal)
         n_before = sum(index in journal for index in range(build.n))
         usage: dict[str, float] = {}
         stopped: BaseException | None = None
         under_way: set[Future[Item]] = set()
+        left: list[str] = []
         try:
             with _pool(build, config, make_maker, usage) as (pool, make):
-                for item in shown(_work(build, journal, pool, make, under_way), n_before, build.n):
+                for item in shown(_work(build, journal, pool, make, under_way, left), n_before, build.n):
                     journal.append(item)
         except (CVLightningError, KeyboardInterrupt) as error:
             stopped = error
@@ -148,6 +149,7 @@ def run_build(
             "workers": build.workers,
             "peak_memory_mb": _peak_memory_mb(build),
             **({"teacher": usage} if usage else {}),
+            **({"left_undone": len(left), "last_failure": left[-1]} if left else {}),
         }
         _collect(build, journal, report, stopped)
     if stopped is not None:
@@ -155,8 +157,10 @@ def run_build(
     return report
 
 
-def _forget_lost_images(build: Build, journal: Journal) -> None:
-    """Have rows done again whose images somebody removed."""
+def _tidy(build: Build, journal: Journal) -> None:
+    """Remove half images of a process that was killed; have rows done again whose images somebody removed."""
+    for part in build.folder.glob("images/*/*.part"):
+        part.unlink(missing_ok=True)
     lost = [
         item.index
         for item in journal.items(build.n)
@@ -198,9 +202,22 @@ def _keep_finished(under_way: set[Future[Item]], journal: Journal) -> None:
 
 
 def _work(
-    build: Build, journal: Journal, pool: Executor, make: Callable[[int], Item], under_way: set[Future[Item]]
+    build: Build,
+    journal: Journal,
+    pool: Executor,
+    make: Callable[[int], Item],
+    under_way: set[Future[Item]],
+    left: list[str],
 ) -> Iterator[Item]:
-    """The items that are missing, as they are done; `under_way` holds the futures of those that were not taken yet.
+    """The items that are missing, as they are done.
+
+    Args:
+        build: What to build.
+        journal: Says what is missing.
+        pool: Where the work is done.
+        make: Makes the item of an index.
+        under_way: Holds the futures of items that were not taken yet.
+        left: Takes what the teacher's server said of each item that it failed.
 
     Raises:
         EndpointError: The teacher's server fails.
@@ -217,6 +234,7 @@ def _work(
                     item = future.result()
                 except RequestError as error:
                     n_failed += 1
+                    left.append(str(error))
                     if n_failed >= build.give_up_after:
                         raise EndpointError(
                             f"The teacher's server failed {n_failed} times in a row, the last with: {error}. What was "

@@ -87,6 +87,12 @@ def main(arguments: Sequence[str]) -> int:
     for line in report.explanations():
         console.print(f"  {line}", markup=False)
     run = report.run
+    if "left_undone" in run:
+        console.print(
+            f"{run['left_undone']} rows were left undone because the teacher's server failed, the last with: "
+            f"{run['last_failure']}. Run the same command again for them.",
+            markup=False,
+        )
     console.print(
         f"{build.rows}: {report.total.kept} of {build.n} rows, {run['rows']} of them in this run of {run['wall_s']} s "
         f"(at most {run['peak_memory_mb']:.0f} MB); report: {build.folder / 'yield.json'}",

@@ -156,6 +156,8 @@ class Planner:
             place = int(choose(rng, self._weights))
             source = self.sources[place]
             at = self.first_index + index + (attempt * _MAX_DRAWS + draw) * _STRIDE
+            if (size := source.size(self.split)) is not None:
+                at = at % size if attempt == draw == 0 else int(rng.integers(size))
             sample = self._sample(source, at, kind, rng)
             steps = None if sample is None else self._steps(sample, kind, rng)
             if sample is not None and steps is not None:

@@ -175,3 +175,16 @@ def test_a_request_that_is_refused_costs_an_attempt(server: Server, tmp_path: Pa
     report = json.loads((tmp_path / "out/yield.json").read_text())
     assert report["given_up"] > 0
     assert report["rejected"]["request_failed"] == 2 * report["given_up"]
+
+
+def test_rows_that_a_server_failed_are_left_for_the_next_run(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.status, server.fails_from = 500, 0
+    assert build(tmp_path, server, n=3) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 rows were left undone because the teacher's server failed" in said
+    assert "Run the same command again" in said
+    server.fails_from = 10**9
+    assert build(tmp_path, server, n=3) == 0
+    assert len(rows(tmp_path)) == 3

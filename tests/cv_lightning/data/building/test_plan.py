@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cv_lightning.data.building.plan import KINDS, Plan, Planner, shrinking_boxes
 from cv_lightning.data.world import PlateWorld
-from cv_lightning.data.worlds.world import FamilyWorld
+from cv_lightning.data.worlds.world import FamilyWorld, MVToolProcedural
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import required_orientation
 
@@ -127,6 +127,13 @@ def test_sources_come_as_often_as_their_weights_say() -> None:
 def test_settings_that_cannot_be(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Planner(**({"sources": [PLATES]} | settings))
+
+
+def test_a_source_that_ends_begins_again() -> None:
+    planner = Planner([MVToolProcedural()], shares={"no_tool": 1.0}, split="test", first_index=999)
+    found = [planner.plan(index) for index in range(6)]
+    assert all(0 <= plan.sample_index < 1000 and plan.sample.transforms == () for plan in found)
+    assert len({plan.sample_index for plan in found}) > 3
 
 
 def test_plates_cannot_be_cropped() -> None:
