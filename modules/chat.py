@@ -18,7 +18,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.quiet import is_quiet
 from cv_lightning.rollout import Sampling
 from cv_lightning.terminal_images import PROTOCOLS, Protocol, detect, has_truecolour
-from modules.serve import add_policy_options, load_policy
+from modules.serve import add_policy_options, command_line, load_policy
 from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import Lane
 
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = argparse.ArgumentParser(
-        prog="python -m cv_lightning chat",
-        description="Talk with a policy about an image: its reasoning, its code, what came of it, its answer.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    options = command_line(
+        "chat", "Talk with a policy about an image: its reasoning, its code, what came of it, its answer."
     )
     add = options.add_argument
     add("question", nargs="?", help="without one, questions are asked for")

@@ -21,10 +21,8 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = argparse.ArgumentParser(
-        prog="python -m cv_lightning serve",
-        description="Serve a policy at http://HOST:PORT/v1 as OpenAI-compatible servers do, images and tools included.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    options = command_line(
+        "serve", "Serve a policy at http://HOST:PORT/v1 as OpenAI-compatible servers do, images and tools included."
     )
     add = options.add_argument
     add("--host", default="127.0.0.1", help="address to listen at; another than this machine's own needs a key")
@@ -38,6 +36,15 @@ def parser() -> argparse.ArgumentParser:
         "--api-key-variable", default="CV_LIGHTNING_API_KEY", help="environment variable with the key clients must send"
     )
     return options
+
+
+def command_line(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser for the command `name` whose help says the defaults."""
+    return argparse.ArgumentParser(
+        prog=f"python -m cv_lightning {name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
 
 
 def add_policy_options(options: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -272,6 +273,18 @@ def test_fit_then_test_and_the_saved_config_runs_again(config: dict[str, Any]) -
     again = run_command(["fit", "--config", "runs/fake/base/config_fit.yaml", "--run_folder=again"])
     for name, value in trained.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
+
+
+@pytest.mark.parametrize(("quiet", "level"), [("", logging.INFO), ("1", logging.WARNING)])
+def test_quiet_leaves_out_what_lightning_says_of_itself(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, quiet: str, level: int
+) -> None:
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setenv("CV_LIGHTNING_QUIET", quiet)
+    run_command(["fit", "--config", write(config), "--trainer.max_steps=1"])
+    assert [logger.level for logger in loggers] == [level, level]
 
 
 def test_ctrl_c_on_a_full_disk_says_that_there_is_no_checkpoint(

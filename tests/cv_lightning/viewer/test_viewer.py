@@ -157,7 +157,9 @@ def test_images_are_encoded_once_and_made_small_enough_for_the_budget(tmp_path: 
 def test_extreme_and_broken_images_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     extreme = {"long": Image.new("L", (60_000, 2)), "dot": Image.new("1", (1, 1)), "palette": Image.new("P", (9, 9))}
-    stored = store([("broken", tmp_path / "broken.png"), ("gone", tmp_path / "gone.png"), *extreme.items()])
+    Image.new("1", (20_000, 7_000)).save(tmp_path / "huge.png")
+    files = [(name, tmp_path / f"{name}.png") for name in ("broken", "gone", "huge")]
+    stored = store([*files, *extreme.items()])
     assert set(stored) == set(extreme)
     assert stored["long"]["width"] == 60_000
 
