@@ -6,6 +6,7 @@ import json
 import logging
 import select
 import socket
+import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -55,6 +56,15 @@ class LimitedServer(ThreadingHTTPServer):
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), handler)
+
+    def serve_until_interrupted(self) -> None:
+        """Serve until Ctrl-C, and give the port back."""
+        try:
+            self.serve_forever()
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+        finally:
+            self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for a connection, or turn it away where there are too many."""

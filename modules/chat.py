@@ -152,10 +152,7 @@ def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:
         ) from error
     print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
     try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        server.serve_until_interrupted()
     finally:
-        server.server_close()
         rooms.close()
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,11 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     host = f"[{options.host}]" if ":" in options.host else options.host
     print(f"serving {name} at http://{host}:{server.server_port}/v1 (Ctrl-C ends it)", flush=True)
     try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        server.serve_until_interrupted()
     finally:
-        server.server_close()
         backend.close()
     return 0
 
