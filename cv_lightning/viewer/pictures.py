@@ -5,16 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
+
+from sandbox.threads import count_cores
 
 #: Longest sides that are tried in turn until all images of a page fit into its budget, in pixels.
 _SIDES = (640, 448, 320, 224, 144, 96, 64)
 
 #: Bytes of all images of a page: with base64 and the records it then stays below 30 MB.
 BUDGET = 17_000_000
+
+#: Images that the side is guessed from, and by how much the guess may pass the budget before a side is left out.
+_N_FEW, _DOUBT = 24, 1.2
 
 #: Images up to this many pixels are stored without loss.
 _LOSSLESS_PIXELS = 160 * 160
@@ -41,21 +47,36 @@ def store(
         Name -> `uri` (a data URI), `width` and `height` of the original. What cannot be read is left out.
     """
     distinct = dict(sources)
-    for side in _SIDES:
-        stored, total = {}, 0
-        for name in track([*distinct], f"images of {side} pixels"):
-            encoded = _encode(distinct[name], side)
-            if encoded is None:
-                continue
-            data, (width, height) = encoded
-            total += len(data)
-            if total > budget and side != _SIDES[-1]:
-                break
-            uri = f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
-            stored[name] = Stored(uri=uri, width=width, height=height)
-        else:
-            return stored
+    for side in _likely_sides(distinct, budget):
+        stored: dict[str, Stored] = {}
+        total = 0
+        pool = ThreadPoolExecutor(count_cores())
+        try:
+            encodings = pool.map(lambda name, side=side: _encode(distinct[name], side), distinct)
+            for name, encoded in zip(track([*distinct], f"images of {side} pixels"), encodings, strict=True):
+                if encoded is None:
+                    continue
+                data, (width, height) = encoded
+                total += len(data)
+                if total > budget and side != _SIDES[-1]:
+                    break
+                uri = f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+                stored[name] = Stored(uri=uri, width=width, height=height)
+            else:
+                return stored
+        finally:
+            pool.shutdown(cancel_futures=True)
     return stored
+
+
+def _likely_sides(sources: Mapping[str, Path | Image.Image], budget: int) -> Sequence[int]:
+    """The sides to try: those at which a few of the images, evenly spread, already take too much are left out."""
+    few = list(sources.values())[:: max(1, len(sources) // _N_FEW)]
+    for number, side in enumerate(_SIDES[:-1]):
+        sizes = [len(encoded[0]) for source in few if (encoded := _encode(source, side)) is not None]
+        if sum(sizes) * len(sources) <= _DOUBT * budget * len(few):
+            return _SIDES[number:]
+    return _SIDES[-1:]
 
 
 def _encode(source: Path | Image.Image, side: int) -> tuple[bytes, tuple[int, int]] | None:
