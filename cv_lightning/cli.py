@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import logging
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -167,11 +168,12 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
     except SystemExit as error:
         if error.code != 1:  # --help and --print_config end with 0
             raise
-        signal.signal(signal.SIGINT, handler)
         went_on = f"interrupted; go on with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
         raise KeyboardInterrupt(went_on) from error
     finally:
         interrupt.release()
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning's teardown brings back the handlers that it met
 
 
 class _Loader:

@@ -6,6 +6,7 @@ import copy
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -296,6 +297,7 @@ def test_ctrl_c_on_a_full_disk_says_that_there_is_no_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Trainer, "save_checkpoint", is_full)
+    before = signal.getsignal(signal.SIGINT)
     config["trainer"]["callbacks"] = []
     config["model"]["init_args"]["interrupt_at"] = 2
     assert main(["fit", "--config", write(config)]) == 1
@@ -303,6 +305,7 @@ def test_ctrl_c_on_a_full_disk_says_that_there_is_no_checkpoint(
     assert "last.ckpt: the checkpoint of step 3 cannot be written (No space left on device)" in said
     assert "Traceback" not in said
     assert not list(Path("runs/fake/base/checkpoints").iterdir())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
