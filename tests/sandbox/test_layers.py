@@ -53,7 +53,7 @@ WRITE_FILE = "import os\nfd = os.open('@FOLDER@/made', os.O_CREAT | os.O_WRONLY)
 PARENT = "import os\nprint('REACHED' if os.path.exists(f'/proc/@TRAINER@') else 'else')"
 #: Its own files of images can be read from a place in them; the zygote's sockets cannot (29 is ESPIPE).
 INHERITED = (
-    "import os\nfor fd in range(4, 64):\n    try:\n        os.lseek(fd, 0, 1)\n"
+    "import os\nfor fd in range(4, 4096):\n    try:\n        os.lseek(fd, 0, 1)\n"
     "    except OSError as error:\n        if error.errno == 29: print('REACHED')"
 )
 
