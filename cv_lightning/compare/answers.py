@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cv_lightning.compare.groups import RunGroup
-from cv_lightning.compare.statistics import holm, interval_of_means, mcnemar_exact, sign_flip_test
+from cv_lightning.compare.statistics import holm, interval_of_questions, mcnemar_exact, sign_flip_test
 
 if TYPE_CHECKING:
     from cv_lightning.answer_log import AnswerRecord
@@ -31,7 +31,7 @@ class PairedRow:
     Attributes:
         condition: Its label, or `ALL`.
         n: Pairs of answers.
-        first: Mean score of the first group over them.
+        first: Mean score of the first group over them: over a question's conditions, then questions, then seeds.
         second: Of the second.
         difference: Second minus first.
         interval: 95 % bootstrap interval of it, seeds and questions resampled; None for a single pair.
@@ -39,7 +39,8 @@ class PairedRow:
         only_second: Pairs that only the second has right.
         p: Two-sided.
         p_holm: Adjusted for the number of conditions; None in the row of all.
-        test: `MCNEMAR`, or `SIGN_FLIP` where a question counts several times or scores lie between 0 and 1.
+        test: `MCNEMAR`, or `SIGN_FLIP` where a question counts several times (under several conditions, or in several
+            seeds) or scores lie between 0 and 1.
         seeds_ahead: Seeds in which the second is ahead.
         seeds_behind: Seeds in which it is behind.
         n_seeds: Seeds that both have; 0 where answers are paired over different seeds.
@@ -148,32 +149,49 @@ def _only(pairs: _Pairs, condition: str) -> _Pairs:
 
 def _row(condition: str, pairs: _Pairs, n_seeds: int) -> PairedRow:
     flat = [pair for of_question in pairs.values() for pair in of_question.values()]
-    # The unit that is drawn, resampled or flipped is the question: its conditions are not independent of each other.
-    by_seed: dict[Any, list[float]] = {}
-    for (seed, _), of_question in pairs.items():
-        moves = [second - first for first, second in of_question.values()]
-        by_seed.setdefault(seed, []).append(sum(moves) / len(moves))
-    of_questions = [move for moves in by_seed.values() for move in moves]
+    firsts, seconds = (_by_seed(pairs, place) for place in (0, 1))
+    moves = {
+        seed: {item: seconds[seed][item] - score for item, score in of_seed.items()} for seed, of_seed in firsts.items()
+    }
+    # The unit that is flipped is the question: neither its conditions nor its seeds are independent of each other.
+    units: dict[str, list[float]] = {}
+    for of_seed in moves.values():
+        for item, move in of_seed.items():
+            units.setdefault(item, []).append(move)
     is_binary = all(score in (0.0, 1.0) for pair in flat for score in pair)
     only_first, only_second = flat.count((1.0, 0.0)), flat.count((0.0, 1.0))
-    is_mcnemar = is_binary and all(len(of_question) == 1 for of_question in pairs.values())
-    first, second = (sum(pair[place] for pair in flat) / len(flat) for place in (0, 1))
+    is_mcnemar = is_binary and len(flat) == len(units)
+    first, second = (_mean(_mean(of_seed.values()) for of_seed in scores.values()) for scores in (firsts, seconds))
+    totals = [sum(of_seed.values()) for of_seed in moves.values()]
     return PairedRow(
         condition=condition,
         n=len(flat),
         first=first,
         second=second,
         difference=second - first,
-        interval=interval_of_means(list(by_seed.values())),
+        interval=interval_of_questions(list(moves.values())),
         only_first=only_first if is_binary else None,
         only_second=only_second if is_binary else None,
-        p=mcnemar_exact(only_first, only_second) if is_mcnemar else sign_flip_test(of_questions),
+        p=mcnemar_exact(only_first, only_second) if is_mcnemar else sign_flip_test([sum(of) for of in units.values()]),
         p_holm=None,
         test=MCNEMAR if is_mcnemar else SIGN_FLIP,
-        seeds_ahead=sum(sum(moves) > 1e-9 for moves in by_seed.values()) if n_seeds else 0,
-        seeds_behind=sum(sum(moves) < -1e-9 for moves in by_seed.values()) if n_seeds else 0,
+        seeds_ahead=sum(total > 1e-9 for total in totals) if n_seeds else 0,
+        seeds_behind=sum(total < -1e-9 for total in totals) if n_seeds else 0,
         n_seeds=n_seeds,
     )
+
+
+def _by_seed(pairs: _Pairs, place: int) -> dict[Any, dict[str, float]]:
+    """Seed -> question -> mean score over its conditions, of the first or the second of each pair."""
+    scores: dict[Any, dict[str, float]] = {}
+    for (seed, item), of_question in pairs.items():
+        scores.setdefault(seed, {})[item] = _mean(pair[place] for pair in of_question.values())
+    return scores
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
 
 
 def tools_in_answers(group: RunGroup) -> dict[str, float]:

@@ -9,8 +9,9 @@ from typing import Any
 from cv_lightning.compare.answers import PairedTable, pair_groups, tools_in_answers
 from cv_lightning.compare.groups import RunGroup, differences, group_runs, join_evaluations
 from cv_lightning.compare.run import Points, Run
-from cv_lightning.compare.statistics import interval_of_means
+from cv_lightning.compare.statistics import interval_of_questions
 from cv_lightning.compare.summary import HEADLINE, Metric, Value, chosen, over_minutes, summarise, value_of
+from cv_lightning.data.conditions import ORIENTATION_CONDITIONS
 from cv_lightning.errors import ConfigError, DataError
 
 #: Cells of the table of an evaluation that are shown by condition, in this order.
@@ -170,14 +171,15 @@ def _cell(group: RunGroup, cell: str, label: str) -> Value | None:
     found = value_of([points[-1][1] for points in group.curves(f"test/{cell}/{label}")])
     if found is None or cell != "accuracy" or not group.is_answered:
         return found
-    scores: list[list[float]] = []
+    conditions = ORIENTATION_CONDITIONS if label == MEAN else (label,)
+    scores: list[dict[str, float]] = []
     for run in group.runs:
         of_questions: dict[str, list[float]] = {}
         for record in run.answers:
-            if record.score is not None and label in (MEAN, record.condition):
+            if record.score is not None and record.condition in conditions:
                 of_questions.setdefault(record.item, []).append(record.score)
-        scores.append([sum(some) / len(some) for some in of_questions.values()])
-    return Value(found.mean, interval_of_means(scores), found.of_runs)
+        scores.append({item: sum(some) / len(some) for item, some in of_questions.items()})
+    return Value(found.mean, interval_of_questions(scores), found.of_runs)
 
 
 def _notes(groups: Sequence[RunGroup], paired: Sequence[PairedTable]) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
@@ -15,36 +15,47 @@ _N_RESAMPLES, _N_FLIPS = 2000, 20_000
 
 
 def interval_of_means(of_runs: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float] | None:
-    """Percentile bootstrap interval (95 %) of the mean over runs of each run's mean.
+    """`interval_of_questions` of values that no two runs have in common.
 
-    Resampled at both levels: runs with replacement, and within each drawn run its values. One value per run gives the
-    interval over the seeds alone; one run gives that over its values alone.
+    One value per run gives the interval over the seeds alone; one run gives that over its values alone.
+    """
+    return interval_of_questions(
+        [{(run, n): value for n, value in enumerate(of)} for run, of in enumerate(of_runs)], seed
+    )
+
+
+def interval_of_questions(of_runs: Sequence[Mapping[Any, float]], seed: int = 0) -> tuple[float, float] | None:
+    """Percentile bootstrap interval (95 %) of the mean over runs of each run's mean over its questions.
+
+    Resampled at both levels: runs with replacement, and questions; one that several runs were asked is drawn for all of
+    them together, since their answers to it are not independent of each other.
+
+    Args:
+        of_runs: Question -> value, for each run.
+        seed: Of the draws.
 
     Returns:
         (low, high); None for a single value, which says nothing about its spread, and where there is none.
     """
-    runs = [np.asarray(values, dtype=np.float64) for values in of_runs if len(values)]
-    if sum(len(values) for values in runs) < 2:
+    runs = [of_run for of_run in of_runs if of_run]
+    if sum(map(len, runs)) < 2:
         return None
     rng = np.random.default_rng(seed)
+    asked_by: dict[tuple[int, ...], list[Any]] = {}
+    for question in dict.fromkeys(question for of_run in runs for question in of_run):
+        asked_by.setdefault(tuple(r for r, of_run in enumerate(runs) if question in of_run), []).append(question)
+    means_SR = np.zeros((_N_RESAMPLES, len(runs)))
+    for members, questions in asked_by.items():
+        values_QR = np.array([[runs[r][question] for r in members] for question in questions], dtype=np.float64)
+        # Drawn as counts of equal rows, of which scores have few.
+        distinct_QR, counts_Q = np.unique(values_QR, axis=0, return_counts=True)
+        picked_SQ = rng.multinomial(len(questions), counts_Q / len(questions), size=_N_RESAMPLES)
+        means_SR[:, members] += picked_SQ @ distinct_QR
+    means_SR /= [len(of_run) for of_run in runs]
     drawn_SR = rng.integers(len(runs), size=(_N_RESAMPLES, len(runs)))
-    means_SR = np.empty(drawn_SR.shape)
-    for index, values in enumerate(runs):
-        places = drawn_SR == index
-        means_SR[places] = _resampled_means(values, int(places.sum()), rng)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means_SR.mean(1), [tail, 1 - tail])
+    low, high = np.quantile(np.take_along_axis(means_SR, drawn_SR, axis=1).mean(1), [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _resampled_means(values: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of `n` resamples; drawn as counts of equal values, of which scores have few."""
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) == 1:
-        return np.full(n, distinct[0])
-    picked = rng.multinomial(len(values), counts / len(values), size=n)
-    means: NDArray[np.float64] = picked @ distinct / len(values)
-    return means
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
