@@ -13,6 +13,7 @@ from cv_lightning.tracking_uri import is_run_id
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import find, read
+from cv_lightning.writing import check_place, write_whole
 
 #: Trajectories of a page, unless another number is asked for: with them it loads at once.
 _MOST = 500
@@ -62,8 +63,10 @@ def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) 
         title: Of the page; None: the name of the target.
 
     Raises:
+        ConfigError: `out` is a folder, or lies in none.
         DataError: There is nothing to show, or the page cannot be written.
     """
+    check_place(out, "--out")
     found = read(find(target))
     for fault in found.faults:
         print(f"warning: {fault}", file=sys.stderr)
@@ -77,10 +80,8 @@ def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) 
     )
     if found.faults:
         note += f"; {len(found.faults)} broken lines were left out"
-    new = out.with_name(f"{out.name}.new")
     try:
-        new.write_text(page(records, images, title or target.resolve().name or "trajectories", note), encoding="utf-8")
-        new.replace(out)
+        write_whole(out, page(records, images, title or target.resolve().name or "trajectories", note))
     except OSError as error:
         raise DataError(f"{out}: the page cannot be written ({error}). Name another place with --out.") from error
     return out

@@ -12,6 +12,7 @@ from cv_lightning.compare.comparison import Comparison, compare
 from cv_lightning.compare.run import Run, find_runs, read_folder
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.tracking_uri import is_run_id
+from cv_lightning.writing import check_place, write_whole
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,9 +49,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Compare the runs that the command line names; see `parse`."""
     options = parse(arguments)
-    for path in (options.html, options.json):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: there is no folder {str(path.parent)!r} to write to.")
+    for option, path in (("--html", options.html), ("--json", options.json)):
+        if path is not None:
+            check_place(path, option)
     comparison = compare(read_runs(options.runs, options.experiment, options.tracking_uri), options.metrics)
     from cv_lightning.compare.terminal import show
 
@@ -105,9 +106,7 @@ def write_json(comparison: Comparison, path: Path) -> None:
     Raises:
         DataError: It cannot be written.
     """
-    new = path.with_name(f"{path.name}.new")
     try:
-        new.write_text(json.dumps(comparison.as_json(), indent=1) + "\n", encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
+        write_whole(path, json.dumps(comparison.as_json(), indent=1, allow_nan=False) + "\n")
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be written ({error}). Name another place with --json.") from error

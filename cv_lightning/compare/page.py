@@ -13,6 +13,7 @@ from cv_lightning.compare.terminal import SHARES, metric_text, number, paired_ce
 from cv_lightning.errors import DataError
 from cv_lightning.report import page
 from cv_lightning.report_figures import bars, curves
+from cv_lightning.writing import write_whole
 
 #: Columns of a paired table in another order than in the terminal: what matters stands where a phone shows it.
 _PAIRED_ORDER = (0, 4, 7, 8, 10, 2, 3, 5, 6, 1, 9)
@@ -41,10 +42,8 @@ def write_page(comparison: Comparison, path: Path) -> None:
         *_tools(comparison, names, colors),
         *_metrics(comparison, names),
     ]
-    new = path.with_name(f"{path.name}.new")
     try:
-        new.write_text(page(title, parts), encoding="utf-8")
-        new.replace(path)
+        write_whole(path, page(title, parts))
     except OSError as error:
         raise DataError(f"{path}: the page cannot be written ({error}). Name another place with --html.") from error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,9 @@ _OTHERS = {"mlartifacts", "mlruns", "checkpoints", "policy", "trajectories", "im
 
 #: How deep runs are looked for below a folder: recipe / seed / stage.
 _DEPTH = 4
+
+#: What the facts of a run tell of in mappings.
+_FACT_PARTS = ("code", "data", "machine", "packages")
 
 _STEP_SECONDS = "throughput/step_s"
 
@@ -102,6 +107,9 @@ def read_folder(folder: Path) -> Run:
     config = _first(folder, CONFIGS, _yaml, faults)
     facts = _first(folder, FACTS, _json, faults)
     results = _first(folder, (RESULTS,), _json, faults)
+    faults += _faults_of_parts(f"{folder}: facts", facts, _FACT_PARTS)
+    faults += _faults_of_parts(f"{folder}: config", config, ("model", "trainer"))
+    faults += _faults_of_parts(f"{folder}: config: model", _part(config, "model"), ("init_args",))
     curves = _read_metrics(folder, faults) | curves_of_results(results)
     return Run(
         name=name_of(config, folder.resolve().name),
@@ -118,9 +126,24 @@ def read_folder(folder: Path) -> Run:
 
 def name_of(config: Mapping[str, Any], otherwise: str) -> str:
     """What the config calls its policy, else the folder of its stage."""
-    init_args = (config.get("model") or {}).get("init_args") or {} if isinstance(config.get("model"), dict) else {}
-    folder = (config.get("trainer") or {}).get("default_root_dir") if isinstance(config.get("trainer"), dict) else None
+    init_args = _part(_part(config, "model"), "init_args")
+    folder = _part(config, "trainer").get("default_root_dir")
     return str(init_args.get("name") or (Path(str(folder)).name if folder else otherwise))
+
+
+def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping within another; an empty one where there is none."""
+    part = content.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _faults_of_parts(what: str, content: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    parts = {name: content.get(name) for name in names}
+    return [
+        f"{what}: {name}: expected a mapping but it holds {type(part).__name__}, left out"
+        for name, part in parts.items()
+        if part is not None and not isinstance(part, Mapping)
+    ]
 
 
 def _first(folder: Path, names: Sequence[str], read: Any, faults: list[str]) -> dict[str, Any]:
@@ -154,7 +177,7 @@ def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
     for path in sorted(files, key=lambda path: path.stat().st_mtime):
         try:
             found = read_curves(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             faults.append(f"{path}: cannot be read, left out ({error})")
             continue
         if not found:
@@ -165,13 +188,13 @@ def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
 
 
 def curves_of_results(results: Mapping[str, Any]) -> dict[str, Points]:
-    """The table of an evaluation as metrics of the names it was logged by: `test/<cell>/<condition>`."""
+    """The finite numbers of an evaluation's table, by the names they were logged by: `test/<cell>/<condition>`."""
     conditions = results.get("conditions")
     return {
         f"test/{cell}/{condition}": [(0.0, float(value))]
         for condition, cells in (conditions.items() if isinstance(conditions, dict) else ())
         for cell, value in (cells.items() if isinstance(cells, dict) else ())
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     }
 
 
@@ -241,13 +264,13 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def flatten_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What `run_fit.json` says about code, data, machine and packages."""
-    code, data, machine = (facts.get(part) or {} for part in ("code", "data", "machine"))
+    code, data, machine, packages = (_part(facts, part) for part in _FACT_PARTS)
     flat = {
         "code.commit": str(code["commit"])[:12] if code.get("commit") else None,
         "code.changed": code.get("is_changed"),
         "data.fingerprint": data.get("fingerprint"),
         "machine": machine.get("name"),
         "python": facts.get("python"),
-        **{f"package.{name}": version for name, version in (facts.get("packages") or {}).items()},
+        **{f"package.{name}": version for name, version in packages.items()},
     }
     return {name: value for name, value in flat.items() if value is not None}

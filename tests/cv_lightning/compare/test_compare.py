@@ -224,6 +224,37 @@ def test_an_evaluation_is_given_to_the_run_that_made_its_policy(
     assert accuracy[1].mean == 1.0
 
 
+def test_the_interval_of_the_mean_is_of_the_orientations_alone() -> None:
+    labels = ("upright", "noise_5", "blur_5")
+    answers = [answer(str(n), float(n % 10 > 0 and c == "upright"), c) for n in range(200) for c in labels]
+    groups = [a_group("a", answers), a_group("b", answers)]
+    for group in groups:
+        group.runs[0].curves = {"test/accuracy/mean": [(0.0, 0.9)]}
+    (row,) = compare([*groups[0].runs, *groups[1].runs]).conditions["accuracy"].values()
+    assert row[0] is not None
+    assert row[0].interval is not None
+    assert 0.8 < row[0].interval[0] < 0.9 < row[0].interval[1] < 0.96
+
+
+def test_a_question_of_several_seeds_counts_once() -> None:
+    first = [answer(str(n), 0.0) for n in range(5)]
+    second = [answer(str(n), 1.0) for n in range(5)]
+    (row,) = pair_groups(a_group("a", first, first, first), a_group("b", second, second, second)).rows
+    assert (row.n, row.test, row.seeds_ahead) == (15, SIGN_FLIP, 3)
+    assert row.p == pytest.approx(2 / 32, abs=0.01)
+
+
+def test_difference_and_interval_weigh_alike() -> None:
+    labels = ("upright", "rot90", "hflip", "vflip", "rot180", "rot270")
+    asked = [(str(n), label) for n in range(10) for label in labels] + [(str(n), "upright") for n in range(10, 110)]
+    first = [answer(item, 0.0, label) for item, label in asked]
+    second = [answer(item, float(int(item) < 10), label) for item, label in asked]
+    over_all = pair_groups(a_group("a", first), a_group("b", second)).rows[-1]
+    assert over_all.difference == pytest.approx(10 / 110)
+    assert over_all.interval is not None
+    assert over_all.interval[0] < over_all.difference < over_all.interval[1]
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,29 @@
+"""Files that a command was asked to write: checked before the work, whole or not there after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cv_lightning.errors import ConfigError
+
+
+def check_place(path: Path, option: str) -> None:
+    """Check that a file can be meant by a path.
+
+    Raises:
+        ConfigError: It is a folder, or lies in none.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{option}: {path} is a folder. Name a file in it.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{option}: {path}: there is no folder {str(path.parent)!r} to write to.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text as UTF-8, by way of a file beside it; raises `OSError` where it cannot be written."""
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
+        path.write_text(text, encoding="utf-8")
+        return
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
