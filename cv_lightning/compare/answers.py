@@ -98,7 +98,8 @@ def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
     pairs: dict[_Question, dict[str, tuple[float, float]]] = {}
     for seed, item, condition in shared:
         key = (seed, item, condition)
-        pairs.setdefault((seed, item), {})[condition] = (scores_first[key], scores_second[key])
+        question = (seed, f"{item} {truths_first[key][0]}")  # another seed may have another question of this name
+        pairs.setdefault(question, {})[condition] = (scores_first[key], scores_second[key])
     conditions = list(dict.fromkeys(condition for of_question in pairs.values() for condition in of_question))
     rows = [_row(condition, _only(pairs, condition), len(seeds)) for condition in conditions]
     adjusted = holm({row.condition: row.p for row in rows})
@@ -124,17 +125,17 @@ def _shared_seeds(first: RunGroup, second: RunGroup) -> list[Any]:
 
 def _scores(
     group: RunGroup, seeds: Sequence[Any]
-) -> tuple[dict[tuple[Any, str, str], float], dict[tuple[Any, str, str], str]]:
+) -> tuple[dict[tuple[Any, str, str], float], dict[tuple[Any, str, str], tuple[str, str]]]:
     """Mean score and truth by (seed, question, condition); without seeds to pair by, the seed is None."""
     found: dict[tuple[Any, str, str], list[float]] = {}
-    truths: dict[tuple[Any, str, str], str] = {}
+    truths: dict[tuple[Any, str, str], tuple[str, str]] = {}
     for run in group.runs:
         if seeds and run.seed not in seeds:
             continue
         for record in _judged(run.answers):
-            key = (run.seed if seeds else None, record.item, record.condition)
+            key = (str(run.seed) if seeds else None, record.item, record.condition)
             found.setdefault(key, []).append(float(record.score or 0.0))
-            truths[key] = f"{record.truth} {record.required}"
+            truths[key] = record.truth, str(record.required)
     return {key: sum(scores) / len(scores) for key, scores in found.items()}, truths
 
 
@@ -157,7 +158,7 @@ def _row(condition: str, pairs: _Pairs, n_seeds: int) -> PairedRow:
     units: dict[str, list[float]] = {}
     for of_seed in moves.values():
         for item, move in of_seed.items():
-            units.setdefault(item, []).append(move)
+            units.setdefault(item, []).append(move / len(of_seed))
     is_binary = all(score in (0.0, 1.0) for pair in flat for score in pair)
     only_first, only_second = flat.count((1.0, 0.0)), flat.count((0.0, 1.0))
     is_mcnemar = is_binary and len(flat) == len(units)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
@@ -41,21 +42,31 @@ def interval_of_questions(of_runs: Sequence[Mapping[Any, float]], seed: int = 0)
     if sum(map(len, runs)) < 2:
         return None
     rng = np.random.default_rng(seed)
+    drawn_SR = rng.integers(len(runs), size=(_N_RESAMPLES, len(runs)))
     asked_by: dict[tuple[int, ...], list[Any]] = {}
     for question in dict.fromkeys(question for of_run in runs for question in of_run):
         asked_by.setdefault(tuple(r for r, of_run in enumerate(runs) if question in of_run), []).append(question)
-    means_SR = np.zeros((_N_RESAMPLES, len(runs)))
+    own_sums_SR = np.zeros(drawn_SR.shape)  # of questions that one run alone was asked: drawn anew for each place
+    joint_sums_SR = np.zeros(drawn_SR.shape)  # of the others, by run
     for members, questions in asked_by.items():
         values_QR = np.array([[runs[r][question] for r in members] for question in questions], dtype=np.float64)
-        # Drawn as counts of equal rows, of which scores have few.
-        distinct_QR, counts_Q = np.unique(values_QR, axis=0, return_counts=True)
-        picked_SQ = rng.multinomial(len(questions), counts_Q / len(questions), size=_N_RESAMPLES)
-        means_SR[:, members] += picked_SQ @ distinct_QR
-    means_SR /= [len(of_run) for of_run in runs]
-    drawn_SR = rng.integers(len(runs), size=(_N_RESAMPLES, len(runs)))
+        if len(members) > 1:
+            joint_sums_SR[:, members] += _resampled_sums(values_QR, _N_RESAMPLES, rng)
+        else:
+            places = drawn_SR == members[0]
+            own_sums_SR[places] += _resampled_sums(values_QR, int(places.sum()), rng)[:, 0]
+    sums_SR = own_sums_SR + np.take_along_axis(joint_sums_SR, drawn_SR, axis=1)
+    n_R = np.array([len(of_run) for of_run in runs])
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.take_along_axis(means_SR, drawn_SR, axis=1).mean(1), [tail, 1 - tail])
+    low, high = np.quantile((sums_SR / n_R[drawn_SR]).mean(1), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _resampled_sums(values_QR: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Sums, (n, R), over `n` resamples of Q rows; drawn as counts of equal rows, of which scores have few."""
+    distinct_QR, counts_Q = np.unique(values_QR, axis=0, return_counts=True)
+    sums: NDArray[np.float64] = rng.multinomial(len(values_QR), counts_Q / len(values_QR), size=n) @ distinct_QR
+    return sums
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

@@ -100,7 +100,7 @@ def test_seeds_that_differ_widen_the_interval_of_their_questions() -> None:
 def test_questions_that_all_seeds_were_asked_count_once() -> None:
     scores = {str(n): float(n % 2) for n in range(40)}
     once, thrice = interval_of_questions([scores]) or (0.0, 0.0), interval_of_questions([scores] * 3) or (0.0, 0.0)
-    assert thrice[1] - thrice[0] == pytest.approx(once[1] - once[0], abs=0.02)
+    assert thrice[1] - thrice[0] == pytest.approx(once[1] - once[0], abs=0.04)
     apart = interval_of_means([list(scores.values())] * 3) or (0.0, 0.0)
     assert apart[1] - apart[0] < 0.75 * (once[1] - once[0])
 
