@@ -21,15 +21,13 @@ from cv_lightning.data.building.collect import cannot_write, write_questions, wr
 from cv_lightning.data.building.journal import Item, Journal
 from cv_lightning.data.building.maker import Maker, What, make_in_worker, start_worker
 from cv_lightning.data.building.plan import Planner
+from cv_lightning.data.building.settings import deciding, source_digests
 from cv_lightning.data.building.teacher import OracleTeacher, Teacher
 from cv_lightning.data.building.yields import YieldReport
 from cv_lightning.endpoint import EndpointError
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
 from cv_lightning.http_json import RequestError
 from sandbox.executor import Lane
-
-#: Settings that decide nothing about a row.
-_FREE = ("out", "n", "workers", "give_up_after")
 
 #: File of the rows, by what is built.
 ROWS = {"sft": "episodes.jsonl", "rl": "questions.parquet"}
@@ -101,11 +99,6 @@ class Build:
         )
 
 
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the rows of a config in plain values."""
-    return {name: value for name, value in config.items() if name not in _FREE}
-
-
 def run_build(
     build: Build,
     config: Mapping[str, Any],
@@ -128,7 +121,8 @@ def run_build(
         KeyboardInterrupt: Likewise.
     """
     started = time.perf_counter()
-    with Journal(build.folder, deciding(config)) as journal:
+    settings = deciding(config) | {"source_rows": source_digests(build.planner)}
+    with Journal(build.folder, settings) as journal:
         _tidy(build, journal)
         n_before = sum(index in journal for index in range(build.n))
         usage: dict[str, float] = {}
@@ -164,10 +158,15 @@ def _tidy(build: Build, journal: Journal) -> None:
     lost = [
         item.index
         for item in journal.items(build.n)
-        if item.record is not None and not all((build.folder / name).is_file() for name in item.record["images"])
+        if item.record is not None and not all(_is_whole(build.folder / name) for name in item.record["images"])
     ]
     for index in lost:
         journal.forget(index)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there; a machine that went down can leave its name with nothing in it."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 @contextlib.contextmanager

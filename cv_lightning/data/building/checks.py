@@ -23,7 +23,8 @@ REASONS: dict[str, str] = {
     "markup": "a turn or a question that holds markup of the conversation: it would not load back as it is",
     "too_long": "a turn, or the whole, longer than allowed",
     "no_reasoning": "reasoning shorter than allowed",
-    "mentions_metadata": "reasoning that speaks of what only the teacher was told",
+    "mentions_metadata": "a turn that speaks of what only the teacher was told",
+    "answer_leaked": "the answer, before the image was looked at as the plan says",
     "answered_early": "an answer where a call was due",
     "no_answer": "a call where the answer was due",
     "call_failed": "a call that did not run, or gave no image",
@@ -42,8 +43,14 @@ REASONS: dict[str, str] = {
 }
 
 _METADATA = re.compile(
-    r"metadata|ground.?truth|the (?:given|provided|known) (?:box|answer)|as instructed", re.IGNORECASE
+    r"metadata|ground.?truth|(?:given|provided|known|supplied) (?:bounding )?(?:box|answer|coordinates)"
+    r"|(?:given|provided|told|supplied) to me|as instructed|instructions? (?:that )?I\b|I was told",
+    re.IGNORECASE,
 )
+_COMMENT = re.compile(r"#.*")
+#: A shorter answer may be said without being given away, unless it is a code of letters and digits.
+_MIN_LEAK = 4
+_CODE = re.compile(r"(?=.*[a-z])(?=.*\d)", re.IGNORECASE)
 _THINK = re.compile(r"\A\s*<think>(.*?)</think>", re.DOTALL)
 _SPECIAL = re.compile(r"<\|[a-z_]+\||</?tool_response>")
 
@@ -84,6 +91,8 @@ class Checks:
         turn = trajectory.turns[-1]
         if (fault := self._text_fault(turn)) is not None:
             return fault
+        if step.tool != "answer" and leaks(turn, plan.sample.answer):
+            return "answer_leaked"
         if step.tool == "answer":
             return "no_answer" if turn.reply.answer is None else None
         if turn.reply.call is None or turn.observation is None:
@@ -105,7 +114,7 @@ class Checks:
             return "too_long"
         if len(thought.group(1).strip()) < self.min_reasoning_chars:
             return "no_reasoning"
-        return "mentions_metadata" if _METADATA.search(thought.group(1)) else None
+        return "mentions_metadata" if _METADATA.search(turn.text) else None
 
     def _effect_fault(self, plan: Plan, trajectory: Trajectory, step: Step) -> str | None:
         *earlier, view = trajectory.images
@@ -153,6 +162,19 @@ class Checks:
             return "markup"
         total = sum(map(len, texts)) + sum(len(turn.text) for turn in trajectory.turns)
         return "too_long" if total > self.max_chars else None
+
+
+def leaks(turn: Turn, answer: str) -> bool:
+    """Whether a turn's reasoning, description or comments say an answer; numbers of code are no words."""
+    thought, call = _THINK.match(turn.text), turn.reply.call
+    said = [] if thought is None else [thought.group(1)]
+    if call is not None:
+        said += [call.description, *_COMMENT.findall(call.code)]
+    bare = re.escape(answer.strip())
+    word = rf"(?<!\w){bare}(?!\w)"
+    if len(answer.strip()) < _MIN_LEAK and not _CODE.match(answer):
+        word = rf"answer\W+(?:(?:is|be|reads|must be|should be)\W+)?{bare}(?!\w)"
+    return bool(bare) and re.search(word, "\n".join(said), re.IGNORECASE) is not None
 
 
 def _orientation_fault(plan: Plan, trajectory: Trajectory, step: Step) -> str | None:

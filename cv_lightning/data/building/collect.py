@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -155,9 +156,10 @@ def write_images(images: Sequence[Image.Image], index: int, folder: Path) -> lis
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """What a full disk is told as."""
+    """What a full disk, or a place that cannot be written to, is told as."""
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "correct the place"
     return DataError(
-        f"{path}: cannot be written ({error.strerror or error}). What was built before is safe: make room and run the "
+        f"{path}: cannot be written ({error.strerror or error}). What was built before is safe: {remedy} and run the "
         "same command again, it goes on from there."
     )
 

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cv_lightning.config_errors import explain
-from cv_lightning.data.building.build import Build, deciding, run_build
+from cv_lightning.data.building.build import Build, run_build
 from cv_lightning.data.building.journal import Item
 from cv_lightning.data.building.maker import Maker
+from cv_lightning.data.building.settings import deciding
 from cv_lightning.errors import ConfigError
 from cv_lightning.quiet import is_quiet
 from cv_lightning.recipe import find_file

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,11 +70,14 @@ class Journal:
         for number, line in enumerate(self._file):
             if not line.endswith(b"\n"):
                 break  # the process was killed while it wrote this line: that index is done again
-            content = json.loads(line)
             if number == 0:
-                _check_settings(folder, content, settings)
+                _check_settings(folder, _parse(line), settings)
+            elif (index := _index_of(_parse(line))) is not None:
+                self._places[index] = end
             else:
-                self._places[content["index"]] = end
+                warnings.warn(
+                    f"{self.path}, line {number + 1}: damaged; what it said is done again.", UserWarning, stacklevel=3
+                )
             end += len(line)
         self._file.truncate(end)
         if end == 0:
@@ -122,13 +126,39 @@ class Journal:
         return place
 
 
-def _check_settings(folder: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _index_of(content: Any) -> int | None:
+    """The index of a line that holds an item."""
+    is_item = isinstance(content, dict) and set(content) == {each.name for each in fields(Item)}
+    return content["index"] if is_item and isinstance(content["index"], int) else None
+
+
+def _check_settings(folder: Path, found: Any, settings: Mapping[str, Any]) -> None:
     expected = json.loads(json.dumps(settings))
     if found == expected:
         return
-    names = sorted(set(found) | set(expected))
-    differing = [name for name in names if found.get(name) != expected.get(name)]
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{folder / 'build.journal'}: its first line is damaged, so nobody can tell what was built there. Give "
+            "another out, or delete the folder."
+        )
+    differing = list(_differing(found, expected))
     raise ConfigError(
         f"{folder} holds a build with other settings ({', '.join(differing)} differ). Give another out, delete the "
-        "folder, or set them as they were: only n, workers and give_up_after may change."
+        "folder, or set them as they were: only n, workers, give_up_after and how a server is reached may change."
     )
+
+
+def _differing(found: Any, expected: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys of the values that differ."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in sorted({*found, *expected}):
+            yield from _differing(found.get(name), expected.get(name), f"{key}.{name}" if key else name)
+    elif found != expected:
+        yield key

@@ -22,6 +22,7 @@ from cv_lightning.data.building.build import Build
 from cv_lightning.data.building.checks import Checks
 from cv_lightning.data.building.command import make_parser
 from cv_lightning.data.building.construct import construct
+from cv_lightning.data.building.settings import deciding
 from cv_lightning.data.building.teacher import OracleTeacher
 from cv_lightning.data.sources import FileSource, RecordedEpisodes
 from cv_lightning.types import Trajectory
@@ -173,14 +174,59 @@ def test_a_build_that_was_cut_off_ends_as_an_uncut_one(
 def test_a_folder_holds_one_build(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(built)
     assert main(["data", "build", "--config", str(built / "build.yaml"), "--planner.seed=9"]) == 2
-    assert "holds a build with other settings (planner differ)" in capsys.readouterr().err
+    assert "holds a build with other settings (planner.seed differ)" in capsys.readouterr().err
     assert files(built) == before
 
 
-def test_images_that_were_removed_are_made_again(tmp_path: Path) -> None:
+def test_a_source_whose_rows_changed_is_another_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (80, 60), "white").save(tmp_path / "a.png")
+
+    def write(answer: str) -> None:
+        lines = [{"id": str(n), "question": "What?", "images": ["a.png"], "answer": answer} for n in range(4)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    source = {
+        "class_path": "cv_lightning.data.sources.FileSource",
+        "init_args": {"train": str(tmp_path / "rows.jsonl")},
+    }
+    planner = {"seed": 3, "sources": [source], "shares": {"no_tool": 1}}
+    write("old")
+    assert build(tmp_path, planner=planner, n=2) == 0
+    assert build(tmp_path, planner=planner, n=3) == 0
+    write("new")
+    assert build(tmp_path, planner=planner, n=4) == 2
+    assert "other settings (source_rows differ)" in capsys.readouterr().err
+    assert {row["conversations"][-1]["value"].count("old") for row in rows(tmp_path)} == {1}
+
+
+def test_how_a_server_is_reached_decides_nothing() -> None:
+    def settings(**endpoint: Any) -> Any:
+        teacher = {"class_path": "T", "init_args": {"endpoint": endpoint, "temperature": 0.7}}
+        return deciding({"n": 3, "kind": "sft", "teacher": teacher})
+
+    assert settings(url="http://a", model="m", timeout_s=1) == settings(url="http://b", model="m", timeout_s=9)
+    assert settings(url="http://a", model="m") != settings(url="http://a", model="other")
+
+
+def test_a_damaged_line_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert build(tmp_path, n=6) == 0
+    before, journal = files(tmp_path), tmp_path / "out/build.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], b"garbage\n", *lines[3:], b'{"index": 1}\n', b"[1]\n"]))
+    with pytest.warns(UserWarning, match=r"line \d: damaged"):
+        assert build(tmp_path, n=6) == 0
+    assert files(tmp_path) == before
+    assert json.loads((tmp_path / "out/yield.json").read_text())["run"]["rows"] == 1
+    journal.write_bytes(b"[1]\n" + b"".join(lines[1:]))
+    assert build(tmp_path, n=6) == 2
+    assert "its first line is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["removed", "emptied"])
+def test_images_that_were_lost_are_made_again(tmp_path: Path, lose: Any) -> None:
     assert build(tmp_path, n=6) == 0
     before = files(tmp_path)
-    (tmp_path / "out" / rows(tmp_path)[2]["images"][0]).unlink()
+    lose(tmp_path / "out" / rows(tmp_path)[2]["images"][0])
     assert build(tmp_path, n=6) == 0
     assert files(tmp_path) == before
     assert json.loads((tmp_path / "out/yield.json").read_text())["run"]["rows"] == 1

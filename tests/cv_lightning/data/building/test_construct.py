@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_lightning.conversation import format_answer, format_tool_call
+from cv_lightning.conversation import format_answer, format_tool_call, parse_reply
 from cv_lightning.data.building.checks import REASONS, Checks
+from cv_lightning.data.building.checks import leaks as answer_leaks
 from cv_lightning.data.building.construct import construct
 from cv_lightning.data.building.plan import KINDS, Plan, Planner, Step
 from cv_lightning.data.building.teacher import OracleTeacher
@@ -20,7 +21,7 @@ from cv_lightning.data.worlds.world import FamilyWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import gather_effects, iou
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.types import CODE_TOOL, Group, StopReason, Trajectory
+from cv_lightning.types import CODE_TOOL, Group, StopReason, Trajectory, Turn
 from sandbox import ToolExecutor, orient
 
 PLATES = PlateWorld(seed=3)
@@ -117,6 +118,18 @@ def says(text: str) -> Write:
     return lambda plan, trajectory, step, _: text
 
 
+def leaks(place: str) -> Write:
+    """The turn that is asked for, with the answer in its thought, its description or a comment."""
+
+    def write(plan: Plan, trajectory: Trajectory, step: Step, text: str) -> str:
+        said = {place: f"The answer is {plan.sample.answer}."}
+        code = f"result = image.rotate(270, expand=True)  # {said.get('comment', 'upright')}"
+        arguments = {"code": code, "description": said.get("description", ""), "image_index": 0}
+        return format_tool_call(said.get("thought", "Turned left."), CODE_TOOL, arguments)
+
+    return write
+
+
 def crops(dx: int, dy: int, more: int = 0) -> Write:
     """The crop that is asked for, moved and enlarged."""
 
@@ -142,6 +155,12 @@ def crops(dx: int, dy: int, more: int = 0) -> Write:
         ("single_tool", 0, runs("result = image", reason="long " * 1000), "too_long"),
         ("single_tool", 0, runs("result = image", reason="a"), "no_reasoning"),
         ("single_tool", 0, runs("result = image", reason="The metadata says rotate_90."), "mentions_metadata"),
+        ("single_tool", 0, runs("result = image", reason="The box was given to me."), "mentions_metadata"),
+        ("single_tool", 0, runs("result = image  # the ground truth"), "mentions_metadata"),
+        ("single_tool", 1, says(format_answer("The answer provided to me is this.", "FJ7")), "mentions_metadata"),
+        ("single_tool", 0, leaks("thought"), "answer_leaked"),
+        ("single_tool", 0, leaks("description"), "answer_leaked"),
+        ("single_tool", 0, leaks("comment"), "answer_leaked"),
         ("single_tool", 0, says(format_answer("It can be read.", "FJ7")), "answered_early"),
         ("single_tool", 1, runs("result = image.rotate(180)", 1), "no_answer"),
         ("single_tool", 0, runs("result = image.nothing()"), "call_failed"),
@@ -164,6 +183,23 @@ def test_each_fault_of_a_turn_has_its_name(
     made = construct(plan, Spoiler(at=at, spoil=spoil), executor, Checks())
     assert made.fault == reason
     assert reason in REASONS
+
+
+@pytest.mark.parametrize(
+    ("answer", "thought", "is_leak"),
+    [
+        ("7", "The answer is 7.", True),
+        ("7", "I crop at 7 of 9.", False),
+        ("yes", "Yes, it lies on its side.", False),
+        ("yes", "The answer must be yes.", True),
+        ("2R5F6", "Below LINDEN stands 2r5f6.", True),
+        ("2R5F6", "Below LINDEN stands a code.", False),
+        ("", "Nothing.", False),
+    ],
+)
+def test_short_answers_are_leaked_where_they_are_called_so(answer: str, thought: str, is_leak: bool) -> None:
+    text = format_tool_call(thought, CODE_TOOL, {"code": "result = image.crop((7, 7, 9, 9))", "image_index": 0})
+    assert answer_leaks(Turn(text, parse_reply(text)), answer) == is_leak
 
 
 @pytest.mark.parametrize(
