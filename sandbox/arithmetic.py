@@ -85,7 +85,9 @@ def _argument(value: Any) -> Any:
         if isinstance(value, str) and value in DTYPES:
             return value
         raise NotLiftableError("arithmetic with what is no number")
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):  # it decides the type of a result where a number of Python does not
+        raise NotLiftableError("a number of NumPy beside an array")
+    return value
 
 
 def _shape(leaf: Any) -> Shape | None:

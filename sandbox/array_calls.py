@@ -55,6 +55,10 @@ _TARGETS = {
 }
 
 
+#: Functions whose next argument after `dst` is one that is not read here.
+_ANCHORED = ("cv2.erode", "cv2.dilate", "cv2.morphologyEx")
+
+
 def without_target(path: str, arguments: list[Any], keywords: dict[str, Any]) -> tuple[list[Any], dict[str, Any], bool]:
     """Arguments of a function of OpenCV without a `dst` that is None; whether all others may stand by position.
 
@@ -70,7 +74,8 @@ def without_target(path: str, arguments: list[Any], keywords: dict[str, Any]) ->
     if path.startswith("cv2.") and len(arguments) > place:
         if arguments[place] is not None:
             raise NotLiftableError("an array to write to")
-        return [*arguments[:place], *arguments[place + 1 :]], keywords, True
+        is_next = path not in _ANCHORED  # else what follows dst is the anchor
+        return [*arguments[:place], *arguments[place + 1 :]], keywords, is_next
     return arguments, keywords, False
 
 

@@ -134,12 +134,26 @@ def numbers(*lengths: int) -> Check:
     )
 
 
+#: Pixels from the origin within which a drawing may lie.
+_FARTHEST = 1 << 14
+
+
 def is_corners(value: object) -> bool | None:
     """Two corners (x1, y1, x2, y2) in order; Pillow raises otherwise."""
     if not isinstance(value, tuple) or numbers(4)(value) is None:
         return None
     x1, y1, x2, y2 = value
-    return True if x1 <= x2 and y1 <= y2 else None
+    return True if x1 <= x2 and y1 <= y2 and is_near(value) else None
+
+
+def is_near(value: tuple[float, ...]) -> bool:
+    """Whether coordinates lie where drawing is quick: far out, Pillow takes seconds for pixels that nobody sees."""
+    return max(map(abs, value)) <= _FARTHEST
+
+
+def is_points(value: object) -> bool | None:
+    """Two to 32 points, flat."""
+    return True if numbers(*range(4, 66, 2))(value) and isinstance(value, tuple) and is_near(value) else None
 
 
 def is_scalar(value: object) -> bool | None:

@@ -18,8 +18,9 @@ from sandbox.confined import wire
 from sandbox.confined.client import Worker, Zygote
 from sandbox.confined.copies import Copies
 from sandbox.confined.levels import Level
-from sandbox.effects import find_effects
+from sandbox.effects import Effects, find_effects
 from sandbox.images import as_rgb, check_size
+from sandbox.pixels import Pixels
 from sandbox.texts import hide_paths
 from sandbox.types import Limits, Observation, ToolRequest
 
@@ -263,7 +264,7 @@ class ConfinedLane:
         copied = self._copies.of(self._zygote.result(job.worker, reply.size))
         size = job.request.images[job.request.image_index].size
         source = self._zygote.source(job.worker, job.source, size)
-        found = find_effects(wire.pixels(source, size), wire.pixels(copied, reply.size))
+        found = _effects(wire.pixels(source, size), wire.pixels(copied, reply.size))
         return Observation(
             "ok",
             image=wire.view(copied, reply.size),
@@ -286,6 +287,15 @@ class ConfinedLane:
     def _crash(self, text: str, started: float) -> Observation:
         wall_s = time.perf_counter() - started
         return Observation("crash", text=text, lane="confined", level=self.level, wall_s=wall_s)
+
+
+def _effects(before: Pixels, after: Pixels) -> Effects:
+    """What was done, nothing where finding it fails: pixels of one policy must not end the calls of others."""
+    try:
+        return find_effects(before, after)
+    except Exception as error:  # noqa: BLE001 - whatever pixels made it fail
+        warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
+        return Effects()
 
 
 def _cause(status: int | None) -> str:

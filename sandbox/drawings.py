@@ -175,6 +175,8 @@ def _is_apart(before: Any, after: Any, is_changed: Any, pens: Any) -> bool:
 
 def _follows_edges(before: Any, is_changed: Any) -> bool:
     """Whether the change lies along edges of the picture, or ends at them, more than chance would have it."""
+    if min(is_changed.shape) < 2:
+        return True  # a line of pixels has no strokes
     across = cv2.absdiff(before[:, 1:], before[:, :-1]).max(axis=2) >= _VISIBLE
     down = cv2.absdiff(before[1:], before[:-1]).max(axis=2) >= _VISIBLE
     is_edge = np.zeros(is_changed.shape, np.uint8)

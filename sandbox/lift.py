@@ -82,7 +82,9 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
         return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
     except SyntaxWarning as warning:
         return Unliftable(str(warning))
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+    except (RecursionError, MemoryError):  # of our own stack, which is deeper than a worker's
+        return Unliftable("the code is nested too deeply")
+    except (ValueError, OverflowError) as error:
         return Fault("SyntaxError", str(error) or "the code is nested too deeply", 1)
     return lifted
 

@@ -136,8 +136,10 @@ class _Worker:
                     self._end()
                     return "timeout", ModelResult(f"{call.name} took longer than {call.wall_s:g} s and was ended.")
                 return self._read(call.name, limits)
-            except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
-                self._end()
+            except BaseException as error:
+                self._end()  # also where the user interrupts: what it was asked must not be answered to the next one
+                if not isinstance(error, Exception):
+                    raise
                 return "crash", ModelResult(f"{call.name} failed: {_reason(error)}")
 
     def _read(self, name: str, limits: Limits) -> Answer:

@@ -19,6 +19,7 @@ from sandbox.checks import (
     is_colour,
     is_corners,
     is_flag,
+    is_points,
     is_ratio,
     is_size,
     is_source_box,
@@ -290,7 +291,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
     },
     "ImageDraw.line": _drawing(
         "line",
-        Parameter("xy", numbers(*range(4, 66, 2))),
+        Parameter("xy", is_points),
         Parameter("fill", is_colour, None),
         Parameter("width", integer(0, 200), 1),
         Parameter("joint", only(None, "curve"), None),

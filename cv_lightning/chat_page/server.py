@@ -14,6 +14,7 @@ import re
 import time
 from html import escape
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
 
 from PIL import Image
@@ -201,7 +202,10 @@ def _image(url: Any, megapixels: float) -> Image.Image:
     if match is None:
         raise BadRequest("That is no image. Choose a PNG, JPEG or WebP file.", "image", "invalid_image")
     try:
-        image = open_image(base64.b64decode(url[match.end() :], validate=True), "image")
+        encoded = base64.b64decode(url[match.end() :], validate=True)
+        if (size := _size_of(encoded)) is not None and size[0] * size[1] > megapixels * 1e6:
+            raise _too_large(megapixels)  # before it is decoded: connections do that at the same time
+        image = open_image(encoded, "image")
     except (binascii.Error, ValueError) as error:
         raise BadRequest("The image arrived broken: it is no base64.", "image", "invalid_image") from error
     except DataError as error:
@@ -213,6 +217,15 @@ def _image(url: Any, megapixels: float) -> Image.Image:
     if image.width * image.height > megapixels * 1e6:
         raise _too_large(megapixels)
     return image
+
+
+def _size_of(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height as the header says; None where it cannot be read."""
+    try:
+        with Image.open(BytesIO(encoded)) as image:
+            return image.size
+    except Exception:  # noqa: BLE001 - decoding says what is wrong with it
+        return None
 
 
 def _too_large(megapixels: float) -> BadRequest:

@@ -164,3 +164,11 @@ def test_a_few_changed_pixels_are_seen_and_have_no_name() -> None:
     turned.paste(OTHER.crop((0, 0, 10, 10)), (100, 50))
     assert find_effects(small, turned).orientation == "rotate_180"
     assert find_effects(small, turned).tools == ("rotate_180", "color")
+
+
+@pytest.mark.parametrize("size", [(1, 60), (60, 1), (2, 60)])
+def test_a_line_of_pixels_that_was_painted_on_ends_nothing(size: tuple[int, int]) -> None:
+    before = np.full((size[1], size[0], 3), 255, np.uint8)
+    after = before.copy()
+    after.reshape(-1, 3)[:25] = (200, 0, 0)
+    assert find_effects(before, after).orientation in ("identity", None)

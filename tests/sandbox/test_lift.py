@@ -228,3 +228,18 @@ def test_any_tokens_are_read_or_refused(tokens: list[str]) -> None:
 )
 def test_deep_nesting_is_refused(code: str) -> None:
     assert isinstance(lift(code, ((9, 7),), 0), ToolProgram | Unliftable | Fault)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "draw.ellipse((-1000000, -1000000, 1000000, 1000000), fill='red')\nresult = image",
+        "draw.line((0, 0, 900000, 900000), fill='red', width=200)\nresult = image",
+        "arr = np.array(image)\nresult = (np.sqrt(arr) * np.sqrt(255)).astype(np.uint8)",
+        "arr = np.array(image)\nresult = np.uint8(255 * np.log1p(arr) / np.log(256))",
+        "arr = np.array(image)\nresult = cv2.erode(arr, np.ones((3, 3), np.uint8), None, 2)",
+        "x = " + 1000 * "-" + "1\nresult = image",
+    ],
+)
+def test_what_a_review_found_does_not_lift(code: str) -> None:
+    assert isinstance(lift(code, ((64, 64),), 0), Unliftable)

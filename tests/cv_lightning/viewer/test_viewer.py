@@ -125,7 +125,7 @@ def test_what_is_not_there_is_named_with_a_remedy(tmp_path: Path, capsys: pytest
     assert "no trajectories.jsonl below it" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="--most: expected at least 1 but got 0"):
         main([str(written(tmp_path / "run", a_record())), "--most", "0"])
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         main([str(tmp_path / "run"), "--out", str(tmp_path / "no" / "such" / "folder.html")])
 
 
