@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sandbox.array_calls import without_target
-from sandbox.checks import Parameter
+from sandbox.checks import Parameter, is_integer
 from sandbox.formula_functions import FUNCTIONS, Shape, may_warn
 from sandbox.formulas import MAX_PARTS, Formula, Leaf, describe, parts_of
 from sandbox.geometry import Affine
@@ -219,6 +219,8 @@ def stacked(path: str, arguments: list[Any], keywords: dict[str, Any], line: int
     parts, *axes = bind(parameters, arguments, keywords)
     if not isinstance(parts, tuple | list) or not 2 <= len(parts) <= 8 or not all(map(is_pixels, parts)):
         raise NotLiftableError(f"a call of {path}")
+    if not all(map(is_integer, axes)):
+        raise NotLiftableError("an axis that is no integer")
     if path in {"cv2.merge", "np.dstack"} or (path == "np.stack" and axes[0] in (2, -1)):
         return merged(parts, line)
     if path in {"np.hstack", "np.vstack"}:

@@ -15,7 +15,7 @@ from sandbox.symbols import NotLiftableError, Picture, Unknown, Wide, append, bi
 
 def _rot90(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
     turns, axes = bind((parameter_of("k", 1), parameter_of("axes", (0, 1))), arguments, keywords)
-    if not is_integer(turns) or axes not in ((0, 1), (1, 0)):
+    if not is_integer(turns) or axes not in ((0, 1), (1, 0)) or not all(map(is_integer, axes)):
         raise NotLiftableError("an argument of rot90 that is not read here")
     return turned(picture, TURNS[(turns if axes == (0, 1) else -turns) % 4], line)
 
@@ -30,7 +30,7 @@ def _flip_axis(picture: Picture, arguments: list[Any], keywords: dict[str, Any],
 
 def _swap_axes(picture: Picture, arguments: list[Any], keywords: dict[str, Any], line: int) -> Picture:
     axes = bind((parameter_of("axis1"), parameter_of("axis2")), arguments, keywords)
-    if axes not in ([0, 1], [1, 0]):
+    if axes not in ([0, 1], [1, 0]) or not all(map(is_integer, axes)):
         raise NotLiftableError("axes that are not read here")
     return turned(picture, "transpose", line)
 

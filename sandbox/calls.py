@@ -80,6 +80,10 @@ _CONSTANT_OWNERS: dict[str, Any] = {
 }
 
 
+#: Names that NumPy's functions show in their signatures and do not take as keywords, and one that is OpenCV's.
+_BY_POSITION = {"x", "x1", "x2", "y", "condition", "arrays", "dst"}
+
+
 class Calls(Subscripts):
     """Reads calls and attributes.
 
@@ -161,7 +165,10 @@ class Calls(Subscripts):
             function = self.value(node.func)
         if not isinstance(function, Name):
             raise NotLiftableError("a call that is not read here")
-        return self._function(function.path, *self._arguments(node))
+        arguments, keywords = self._arguments(node)
+        if function.path.startswith("np.") and not _BY_POSITION.isdisjoint(keywords):
+            raise NotLiftableError("an argument that NumPy takes by position only")
+        return self._function(function.path, arguments, keywords)
 
     def _arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
         arguments = [self.value(argument) for argument in node.args]

@@ -239,6 +239,14 @@ def test_deep_nesting_is_refused(code: str) -> None:
         "arr = np.array(image)\nresult = np.uint8(255 * np.log1p(arr) / np.log(256))",
         "arr = np.array(image)\nresult = cv2.erode(arr, np.ones((3, 3), np.uint8), None, 2)",
         "x = " + 1000 * "-" + "1\nresult = image",
+        "arr = np.array(image)\nresult = np.minimum(arr, x2=200)",
+        "arr = np.array(image)\nresult = np.where(arr > 100, x=arr, y=0).astype(np.uint8)",
+        "arr = np.array(image)\nresult = np.clip(arr, 10, 200, dst=None)",
+        "arr = np.array(image)\nresult = np.invert(arr, dst=None)",
+        "arr = np.array(image)\nresult = np.concatenate(arrays=[arr, arr], axis=1)",
+        "arr = np.array(image)\nresult = np.concatenate([arr, arr], axis=True)",
+        "arr = np.array(image)\nresult = np.swapaxes(arr, 0.0, 1)",
+        "arr = np.array(image)\nresult = np.rot90(arr, 1, (False, True))",
     ],
 )
 def test_what_a_review_found_does_not_lift(code: str) -> None:
