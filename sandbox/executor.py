@@ -139,10 +139,10 @@ class ToolExecutor:
         if left:
             for index, observation in zip(left, self._run_confined([requests[index] for index in left]), strict=True):
                 observations[index] = observation
-        return [
-            replace(observation, text=clean(observation.text, self._limits.text_chars))
-            for observation in self._models.run(requests, observations, self._limits)
-        ]
+        seen = self._models.run(requests, observations, self._limits)
+        if self._is_closed:  # what a call after `close` started ends with it
+            self._models.close()
+        return [replace(each, text=clean(each.text, self._limits.text_chars)) for each in seen]
 
     def _guarded(self, request: ToolRequest, serve: Callable[[ToolRequest], Observation | None]) -> Observation | None:
         start = time.perf_counter()
