@@ -94,7 +94,7 @@ def configure(options: argparse.Namespace, folder: Path, with_logging: bool) -> 
 
 def run(folder: Path) -> None:
     """Train, and write when each training step began and ended."""
-    from cv_lightning.cli import quieten, run_command
+    from cv_lightning.cli.lightning_cli import quieten, run_command
     from modules.grpo import GRPOModule
 
     times: list[tuple[float, ...]] = []

@@ -31,9 +31,9 @@ from PIL import Image
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file is the package of the same name
 
 from sandbox import Limits, ToolExecutor, ToolRequest  # noqa: E402
-from sandbox.confined_lane import ConfinedLane  # noqa: E402
-from sandbox.lift import lift  # noqa: E402
-from sandbox.program import ToolProgram  # noqa: E402
+from sandbox.lanes.confined import ConfinedLane  # noqa: E402
+from sandbox.lift.reader import lift  # noqa: E402
+from sandbox.operations.program import ToolProgram  # noqa: E402
 
 CODE = "result = image.rotate(90, expand=True)"
 #: Name: (size, rounds, calls of a burst).

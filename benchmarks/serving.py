@@ -18,9 +18,9 @@ import argparse  # noqa: E402
 import statistics  # noqa: E402
 import time  # noqa: E402
 
-from cv_lightning.data.world import PlateWorld  # noqa: E402
-from cv_lightning.endpoint import Endpoint  # noqa: E402
-from cv_lightning.endpoint_solver import EndpointSolver  # noqa: E402
+from cv_lightning.data.worlds.plates import PlateWorld  # noqa: E402
+from cv_lightning.endpoint.client import Endpoint  # noqa: E402
+from cv_lightning.endpoint.solver import EndpointSolver  # noqa: E402
 
 
 def main() -> None:

@@ -40,11 +40,11 @@ from PIL import Image
 
 from benchmarks.tool_cases import BATCHES, MIX, MOVES, SINGLE, SIZES, pictures
 from sandbox import ToolExecutor, ToolRequest
-from sandbox.kornia_lane.costs import measure
-from sandbox.kornia_lane.images import TensorImage, to_tensor
-from sandbox.kornia_lane.selfcheck import self_check
-from sandbox.kornia_lane.table import TENSOR_OPERATIONS, TOLERANCES
-from sandbox.operations import OPERATIONS
+from sandbox.lanes.tensor.costs import measure
+from sandbox.lanes.tensor.images import TensorImage, to_tensor
+from sandbox.lanes.tensor.selfcheck import self_check
+from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, TOLERANCES
+from sandbox.operations.table import OPERATIONS
 
 Way = Callable[[], object]
 
@@ -157,7 +157,7 @@ def mixed(
     """Mixed batches by the executor, and the whole path from images to patches; `has_tools`: the tools alone, too."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from modules.vision import Patcher
+    from modules.policy.image_patches import Patcher
 
     processor = Qwen2VLImageProcessorPil()
     patcher = Patcher(processor)
@@ -248,7 +248,7 @@ def check_patches(device: torch.device) -> bool:
     """Whether tools and patches on the device give what Pillow and Hugging Face's processor give."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from modules.vision import Patcher
+    from modules.policy.image_patches import Patcher
 
     processor = Qwen2VLImageProcessorPil()
     requests = [ToolRequest(code, [image]) for code, image in zip(MIX, pictures((300, 220), len(MIX)), strict=True)]

@@ -1,1 +1,5 @@
-"""What is shown: callbacks that write to MLflow, draw, alarm and export."""
+"""What is shown and kept of a run: one file per thing. MLflow is in `callbacks.mlflow`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

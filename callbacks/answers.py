@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cv_lightning.answer_log import AnswerLog, make_record, record_key
-from cv_lightning.evaluation import orientation_label
-from cv_lightning.grading import Grade
+from cv_lightning.evaluation.answer_log import AnswerLog, make_record, record_key
+from cv_lightning.evaluation.metrics import orientation_label
+from cv_lightning.grading.benchmarks import Grade
 
 
 class Answers(Callback):

@@ -21,9 +21,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.mlflow_logger import BackgroundMLflowLogger
+from callbacks.mlflow.logger import BackgroundMLflowLogger
+from cv_lightning.cli.checkpoints import save_whole
 from cv_lightning.errors import ConfigError, TrainingError
-from cv_lightning.whole_checkpoint import save_whole
 
 _RANDOM_STATE = "random_state"
 

@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacks.mlflow_logger import BackgroundMLflowLogger
+from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback, Rollouts
+from cv_lightning.cli.checkpoints import save_whole
 from cv_lightning.errors import ConfigError, TrainingError
 from cv_lightning.types import StopReason, Trajectory
-from cv_lightning.whole_checkpoint import save_whole
 
 #: Weight of the newest step in the running tool rate.
 _NEWEST = 0.2

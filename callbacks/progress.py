@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from cv_lightning.quiet import is_quiet
+from cv_lightning.console.quiet import is_quiet
 
 #: Shown where they were logged, in this order.
 SHOWN = (

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.credit import turn_credits
 from callbacks.emergent_tools import emergent
-from callbacks.mlflow_logger import BackgroundMLflowLogger
+from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback, Rollouts
 from callbacks.tool_families import verified_tools
 from callbacks.trajectory_choice import Picked, has_recovered, pick

@@ -11,22 +11,28 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cv_lightning.console.quiet import take_flag
+from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError, CVLightningError
-from cv_lightning.quiet import take_flag
-from cv_lightning.suggestions import did_you_mean
 
 #: Command -> (module whose `main` runs it, what it does).
 COMMANDS: dict[str, tuple[str, str]] = {
-    "reproduce": ("cv_lightning.reproduce", "run a recipe from nothing to a report: the tiny one if none is named"),
-    "fit": ("cv_lightning.cli", "train a module on data, both named by a config"),
-    "validate": ("cv_lightning.cli", "evaluate on the validation data"),
-    "test": ("cv_lightning.cli", "evaluate on the test data, by orientation"),
-    "predict": ("cv_lightning.cli", "answer the questions of the prediction data"),
-    "serve": ("modules.serve", "serve a policy at an OpenAI-compatible HTTP endpoint, images and tools included"),
-    "chat": ("modules.chat", "talk with a policy about an image, in the terminal or (--serve) in a browser"),
-    "view": ("cv_lightning.view", "trajectories of a run or a file as one page to read"),
+    "reproduce": ("cv_lightning.cli.reproduce", "run a recipe from nothing to a report: the tiny one if none is named"),
+    "fit": ("cv_lightning.cli.lightning_cli", "train a module on data, both named by a config"),
+    "validate": ("cv_lightning.cli.lightning_cli", "evaluate on the validation data"),
+    "test": ("cv_lightning.cli.lightning_cli", "evaluate on the test data, by orientation"),
+    "predict": ("cv_lightning.cli.lightning_cli", "answer the questions of the prediction data"),
+    "serve": (
+        "cv_lightning.serving.command",
+        "serve a policy behind an OpenAI-compatible HTTP endpoint",
+    ),
+    "chat": (
+        "cv_lightning.chat.command",
+        "talk with a policy about an image, in the terminal or in a browser",
+    ),
+    "view": ("cv_lightning.viewer.command", "trajectories of a run or a file as one page to read"),
     "compare": ("cv_lightning.compare.command", "runs beside each other: configs, metrics, answers, curves, tools"),
-    "data": ("cv_lightning.data_command", "check files of data, or build SFT episodes and RL questions"),
+    "data": ("cv_lightning.data.command", "check files of data, or build SFT episodes and RL questions"),
 }
 
 #: What a shell expects of a command that Ctrl-C ended.
@@ -66,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"No command {name!r}. {did_you_mean(name, COMMANDS)} See python -m cv_lightning --help.")
     command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[name][0]).main
     # The light commands know their own name; those of LightningCLI are its subcommands.
-    return command(arguments if COMMANDS[name][0] == "cv_lightning.cli" else arguments[1:])
+    return command(arguments if COMMANDS[name][0] == "cv_lightning.cli.lightning_cli" else arguments[1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

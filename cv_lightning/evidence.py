@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from cv_lightning.published_tools import claimed_boxes, claimed_tools
+from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
 from cv_lightning.types import Box, Sample, Trajectory
 from sandbox.geometry import ORIENTATIONS, compose, inverse
 

@@ -28,9 +28,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from cv_lightning.answers import is_right
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import CORE_TOOLS, ORIENTATION_TOOLS, Evidence, gather_claims, gather_effects
+from cv_lightning.grading.rules import is_right
 from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]

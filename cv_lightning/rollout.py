@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cv_lightning.conversation import Conversation, parse_reply
+from cv_lightning.frames import view_question, view_result
 from cv_lightning.types import Group, Reply, Sample, StopReason, TokenSequence, ToolCall, Trajectory, Turn
-from cv_lightning.viewing import view_question, view_result
 from sandbox import Observation, ToolRequest
 
 

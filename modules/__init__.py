@@ -1,1 +1,5 @@
-"""What learns: the policy and the LightningModules that train it."""
+"""What learns: the LightningModules for SFT and RL, their losses and optimizers, and the evaluation of any policy."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,14 +11,14 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from cv_lightning.answers import Judge
 from cv_lightning.errors import CheckpointError
-from cv_lightning.evaluation import TrajectoryMetrics
+from cv_lightning.evaluation.metrics import TrajectoryMetrics
+from cv_lightning.grading.rules import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.rollout import Sampling, rollout
 from cv_lightning.types import Group, RewardBreakdown, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
-from modules.policy import Policy
+from modules.policy.policy import Policy
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
 from sandbox.executor import Lane
 

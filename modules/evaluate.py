@@ -15,19 +15,19 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from cv_lightning.answer_log import AnswerLog, AnswerRecord, grading_key, make_record, of_keys, record_key
-from cv_lightning.answers import Judge
-from cv_lightning.data.robustness import EvaluationItem
+from cv_lightning.cli.reproduce import versions
 from cv_lightning.errors import CheckpointError, ConfigError, ConversationError, CVLightningError
-from cv_lightning.evaluation_page import print_table, write_page
-from cv_lightning.evaluation_table import make_table, write_results
-from cv_lightning.grading import Grade, find_rule, grade
-from cv_lightning.reproduce import versions
+from cv_lightning.evaluation.answer_log import AnswerLog, AnswerRecord, grading_key, make_record, of_keys, record_key
+from cv_lightning.evaluation.page import print_table, write_page
+from cv_lightning.evaluation.questions import EvaluationItem
+from cv_lightning.evaluation.solver import Solver
+from cv_lightning.evaluation.table import make_table, write_results
+from cv_lightning.grading.benchmarks import Grade, find_rule, grade
+from cv_lightning.grading.rules import Judge
 from cv_lightning.rollout import Sampling, rollout
-from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, Trajectory
 from modules.base import RolloutConfig
-from modules.policy import Policy
+from modules.policy.policy import Policy
 from sandbox import ToolExecutor
 
 #: Requests to a judge that are under way at the same time.
@@ -169,7 +169,7 @@ class RobustnessTest(LightningModule):
         """Ask what was not asked before, and write the answers down."""
         log = self._log_file
         if log is None or not all(isinstance(item, EvaluationItem) for item in batch):
-            raise ConfigError("RobustnessTest: data must be a cv_lightning.data.robustness.RobustnessDataModule.")
+            raise ConfigError("RobustnessTest: data must be a cv_lightning.evaluation.RobustnessDataModule.")
         if self.rule is not None:
             batch = [replace(item, base=replace(item.base, rule=self.rule)) for item in batch]
         for item in batch:

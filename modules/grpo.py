@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from cv_lightning.errors import ConfigError
-from cv_lightning.policy_gradient import (
+from cv_lightning.rewards import TERMS
+from cv_lightning.types import RewardBreakdown, Sample, TokenSequence, Trajectory
+from modules.base import PolicyModule
+from modules.policy.policy import Policy
+from modules.policy.token_batch import TokenBatch, by_length, image_bytes, image_key
+from modules.policy_gradient import (
     PolicyGradientConfig,
     group_advantages,
     has_spread,
     loss_divisor,
     policy_gradient_loss,
 )
-from cv_lightning.rewards import TERMS
-from cv_lightning.types import RewardBreakdown, Sample, TokenSequence, Trajectory
-from modules.base import PolicyModule
-from modules.batch import TokenBatch, by_length, image_bytes, image_key
-from modules.policy import Policy
 
 
 @dataclass(frozen=True)

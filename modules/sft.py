@@ -10,8 +10,8 @@ from cv_lightning.conversation import parse_reply
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import TokenSequence, Trajectory
 from modules.base import PolicyModule
-from modules.batch import by_length
-from modules.policy import Policy
+from modules.policy.policy import Policy
+from modules.policy.token_batch import by_length
 
 
 class SFTModule(PolicyModule):

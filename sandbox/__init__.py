@@ -2,7 +2,7 @@
 
 from sandbox.executor import ToolExecutor
 from sandbox.geometry import ORIENTATIONS, Affine, compose, inverse, inverse_transform, orient, orientation_frame
-from sandbox.program import ToolProgram, print_program
+from sandbox.operations.program import ToolProgram, print_program
 from sandbox.types import ConfinementError, Limits, ModelCall, ModelResult, Observation, ToolRequest
 
 __all__ = [

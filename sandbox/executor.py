@@ -14,13 +14,13 @@ from typing import Any, Literal, get_args
 
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.images import check_size
-from sandbox.lift import Fault, Lifted, Unliftable, lift
-from sandbox.lifted import faulty, observed, run_lifted
-from sandbox.model_lane import ModelLane
-from sandbox.process_lane import ProcessLane, lacks_confinement
-from sandbox.program import ToolProgram
+from sandbox.lanes.lifted import faulty, observed, run_lifted
+from sandbox.lanes.models import ModelLane
+from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
+from sandbox.lift.reader import Fault, Lifted, Unliftable, lift
+from sandbox.messages import clean, not_lifted
+from sandbox.operations.program import ToolProgram
 from sandbox.requests import check_images, is_worth_threads, refuse
-from sandbox.texts import clean, not_lifted
 from sandbox.threads import count_cores, spread
 from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
 
@@ -92,7 +92,7 @@ class ToolExecutor:
         self._models = ModelLane()
         self._tensors: Any = None
         if device is not None or lane == "kornia":
-            from sandbox.kornia_lane.door import TensorLane
+            from sandbox.lanes.tensor.door import TensorLane
 
             self._tensors = TensorLane(device, is_forced=lane == "kornia")
         _EXECUTORS.add(self)
@@ -221,7 +221,7 @@ class ToolExecutor:
                 if lacks_confinement():
                     self._confined = ProcessLane(self._workers, self._limits, self._min_level, self._fresh)
                 else:
-                    from sandbox.confined_lane import ConfinedLane
+                    from sandbox.lanes.confined import ConfinedLane
 
                     self._confined = ConfinedLane(self._workers, self._limits, self._min_level, self._fresh)
             except (ConfinementError, OSError, AttributeError, ImportError) as error:

@@ -25,12 +25,15 @@ MAY_IMPORT = {
     "callbacks": {"cv_lightning", "sandbox"},
 }
 
+#: A command is a composition root: it may import every house.
+ROOTS = ("__main__.py", "command.py", "policy_backend.py")
+
 #: Where a library may be imported; a prefix of the path below the root.
 ONLY_IN = {
-    "mlflow": ("callbacks/", "cv_lightning/compare"),
-    "kornia": ("sandbox/", "cv_lightning/data/"),
-    "peft": ("modules/",),
-    "transformers": ("modules/",),
+    "mlflow": ("callbacks/mlflow/", "cv_lightning/compare/"),
+    "kornia": ("sandbox/lanes/tensor/", "cv_lightning/data/corruption.py"),
+    "peft": ("modules/policy/",),
+    "transformers": ("modules/policy/",),
 }
 
 #: Files that must not import torch, so that what does not need it does not wait for it; the tensor lane may.
@@ -59,7 +62,7 @@ def name_of(path: Path) -> str:
 def test_imports_stay_inside_the_walls(path: Path) -> None:
     house = path.relative_to(ROOT).parts[0]
     foreign = imports_of(path) & set(HOUSES) - {house} - MAY_IMPORT[house]
-    assert not foreign, f"{name_of(path)} imports {foreign}"
+    assert path.name in ROOTS or not foreign, f"{name_of(path)} imports {foreign}"
     assert "experiments" not in imports_of(path)
     assert "tests" not in imports_of(path)
 
@@ -74,7 +77,7 @@ def test_library_is_imported_only_where_it_belongs(path: Path) -> None:
     assert not astray, f"{name_of(path)} imports {astray}"
 
 
-LIGHT = [p for p in FILES if name_of(p).startswith(WITHOUT_TORCH) and "sandbox/kornia_lane/" not in name_of(p)]
+LIGHT = [p for p in FILES if name_of(p).startswith(WITHOUT_TORCH) and "sandbox/lanes/tensor/" not in name_of(p)]
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=name_of)
@@ -94,7 +97,7 @@ from sandbox import ToolExecutor, ToolRequest
 image = Image.new("RGB", (8, 6))
 (observation,) = ToolExecutor().execute([ToolRequest("result = image.rotate(180)", [image])])
 assert observation.lane == "pillow", observation
-assert not {"torch", "kornia", "sandbox.kornia_lane"} & set(sys.modules)
+assert not {"torch", "kornia", "sandbox.lanes.tensor"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 

@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cv_lightning.__main__ import main
-from cv_lightning.chat_server import ChatServer
-from cv_lightning.cli import run_command
+from cv_lightning.cli.lightning_cli import run_command
+from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.conversation import format_answer, format_call
-from cv_lightning.recipe import load_recipe
+from cv_lightning.serving.policy_backend import PolicyBackend
+from cv_lightning.serving.server import ChatServer
 from cv_lightning.types import ToolCall
-from modules.policy import Policy
-from modules.serving import PolicyBackend
-from modules.tiny import TinyConfig
+from modules.policy.policy import Policy
+from modules.policy.tiny import TinyConfig
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

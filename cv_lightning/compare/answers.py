@@ -10,7 +10,7 @@ from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.statistics import holm, interval_of_questions, mcnemar_exact, sign_flip_test
 
 if TYPE_CHECKING:
-    from cv_lightning.answer_log import AnswerRecord
+    from cv_lightning.evaluation.answer_log import AnswerRecord
 
 #: The row over all conditions that both were asked under.
 ALL = "all"

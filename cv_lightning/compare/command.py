@@ -10,9 +10,9 @@ from typing import NoReturn
 
 from cv_lightning.compare.comparison import Comparison, compare
 from cv_lightning.compare.run import Run, find_runs, read_folder
+from cv_lightning.compare.tracking_uri import is_run_id
+from cv_lightning.console.output_files import check_place, write_whole
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.tracking_uri import is_run_id
-from cv_lightning.writing import check_place, write_whole
 
 
 class _Parser(argparse.ArgumentParser):

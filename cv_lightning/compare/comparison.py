@@ -11,8 +11,8 @@ from cv_lightning.compare.groups import RunGroup, differences, group_runs, join_
 from cv_lightning.compare.run import Points, Run
 from cv_lightning.compare.statistics import interval_of_questions
 from cv_lightning.compare.summary import HEADLINE, Metric, Value, chosen, over_minutes, summarise, value_of
-from cv_lightning.data.conditions import ORIENTATION_CONDITIONS
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS
 
 #: Cells of the table of an evaluation that are shown by condition, in this order.
 CELLS = ("accuracy", "drop", "restored_rate", "tool_rate", "mean_turns", "n_calls", "error_rate", "right_after_error")

@@ -10,10 +10,10 @@ from cv_lightning.compare.comparison import MEAN, Comparison
 from cv_lightning.compare.run import Points
 from cv_lightning.compare.summary import Metric, Value, on_grid
 from cv_lightning.compare.terminal import SHARES, metric_text, number, paired_cells, value_text
+from cv_lightning.console.output_files import write_whole
 from cv_lightning.errors import DataError
-from cv_lightning.report import page
-from cv_lightning.report_figures import bars, curves
-from cv_lightning.writing import write_whole
+from cv_lightning.reports.figures import bars, curves
+from cv_lightning.reports.run_report import page
 
 #: Columns of a paired table in another order than in the terminal: what matters stands where a phone shows it.
 _PAIRED_ORDER = (0, 4, 7, 8, 10, 2, 3, 5, 6, 1, 9)

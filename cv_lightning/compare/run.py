@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cv_lightning.errors import DataError
-from cv_lightning.metrics_log import read_curves
+from cv_lightning.reports.metrics_log import read_curves
 
 if TYPE_CHECKING:
-    from cv_lightning.answer_log import AnswerRecord
+    from cv_lightning.evaluation.answer_log import AnswerRecord
 
 #: (step, value) in the order of the steps.
 Points = list[tuple[float, float]]
@@ -216,7 +216,7 @@ def _read_answers(folder: Path, faults: list[str]) -> list[AnswerRecord]:
     files = sorted(folder.glob("answers_*.jsonl"))
     if not files:
         return []
-    from cv_lightning.answer_log import AnswerLog  # imports torch
+    from cv_lightning.evaluation.answer_log import AnswerLog  # imports torch
 
     records = list(AnswerLog(folder).records.values())
     n_lines = sum(sum(1 for line in path.read_bytes().splitlines() if line.strip()) for path in files)

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cv_lightning.compare.run import Points, Run, flatten, flatten_facts, minutes_of, read_folder
+from cv_lightning.compare.tracking_uri import check_uri, sqlite_path
+from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
-from cv_lightning.suggestions import did_you_mean
-from cv_lightning.tracking_uri import check_uri, sqlite_path
 
 #: The files of a run that say what it was made with and what it answered.
 _FILES = re.compile(r"(config|run)_\w+\.(yaml|json)|results\.json|answers_\d+\.jsonl")
@@ -157,9 +157,7 @@ class StoredRun:
                 fetched = self._client.download_artifacts(self.id, "trajectories", folder) if is_there else None
             own = Path(self._run.data.params.get("trainer/default_root_dir", "")) / "trajectories"
             if fetched is None and not own.is_dir():
-                raise DataError(
-                    f"Run {self.id}: recorded no trajectories. The callback callbacks.trajectories.Trajectories does."
-                )
+                raise DataError(f"Run {self.id}: recorded no trajectories. The callback callbacks.Trajectories does.")
             yield Path(fetched) if fetched is not None else own
 
     def _fetch_files(self, folder: Path, faults: list[str]) -> None:

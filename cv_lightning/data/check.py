@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from PIL import Image
 from rich.console import Console
 
+from cv_lightning.console.progress import tracked
 from cv_lightning.conversation import parse_reply
 from cv_lightning.data.rows import ImageSource, load_sample, read_row, row_faults
 from cv_lightning.data.sources import codevision_sft
@@ -24,7 +25,6 @@ from cv_lightning.data.sources.file_source import Rows
 from cv_lightning.data.sources.opening import FORMATS
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.progress import tracked
 from cv_lightning.tools import make_toolbox
 from cv_lightning.types import Sample, Trajectory, Turn
 

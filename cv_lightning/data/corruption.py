@@ -262,7 +262,7 @@ def _jpeg(images_NCHW: Tensor, figure: int, _: _Generators) -> Tensor:
 
 
 def _pixelate(images_NCHW: Tensor, figure: float, _: _Generators) -> Tensor:
-    from sandbox.kornia_lane.resampling import resample_images
+    from sandbox.lanes.tensor.resampling import resample_images
 
     height, width = images_NCHW.shape[2:]
     box = int(Image.Resampling.BOX)

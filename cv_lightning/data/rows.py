@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageOps
 
+from cv_lightning.console.suggestions import closest, did_you_mean
 from cv_lightning.data.orientation import check_transforms
 from cv_lightning.errors import DataError
-from cv_lightning.suggestions import closest, did_you_mean
 from cv_lightning.types import Box, Sample
 from sandbox.images import as_rgb
 

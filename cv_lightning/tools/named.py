@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
-from cv_lightning.suggestions import did_you_mean
 from cv_lightning.tools.models import ModelTool
 from cv_lightning.tools.parameters import Choice, Integer, Number, Parameter, Region, shown
 from cv_lightning.tools.toolbox import Toolbox, function_schema, read_checked

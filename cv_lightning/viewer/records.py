@@ -42,7 +42,7 @@ def find(target: Path) -> list[Path]:
     own = target / FILE
     found = [own] if own.is_file() else sorted(target.rglob(FILE))
     if not found:
-        raise DataError(f"{target}: no {FILE} below it. The callback callbacks.trajectories.Trajectories writes them.")
+        raise DataError(f"{target}: no {FILE} below it. The callback callbacks.Trajectories writes them.")
     return found
 
 

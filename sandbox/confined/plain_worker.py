@@ -1,4 +1,4 @@
-"""The worker of `sandbox.process_lane`: as `worker`, with pipes in place of shared memory, for any system."""
+"""The worker of `sandbox.lanes.plain_process`: as `worker`, with pipes in place of shared memory, for any system."""
 
 from __future__ import annotations
 

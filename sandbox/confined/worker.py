@@ -28,7 +28,7 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFil
 
 from sandbox.confined import wire
 from sandbox.confined.results import ResultError, to_image
-from sandbox.texts import NO_RESULT, RESULT_NAMES, describe_error, kind_of
+from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of
 
 _FILE_NAME = "<code>"
 _OF_CALL = {*RESULT_NAMES, "images", "draw"}

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from callbacks.answers import Answers
-from cv_lightning.answer_log import AnswerLog
+from cv_lightning.evaluation.answer_log import AnswerLog
 from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, StopReason, Trajectory, Turn, ViewedImage
 
 

@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
 from callbacks.checkpoints import LastCheckpoint
-from cv_lightning import whole_checkpoint
+from cv_lightning.cli import checkpoints as whole_checkpoint
+from cv_lightning.cli.interrupt import CheckpointOnInterrupt, resume_checkpoint
 from cv_lightning.errors import ConfigError, TrainingError
-from cv_lightning.interrupt import CheckpointOnInterrupt, resume_checkpoint
 
 N_STEPS = 7
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from callbacks.config import hardware
+from callbacks.config_and_code import hardware
 from callbacks.data_facts import data_facts
-from cv_lightning.data.datamodule import PromptDataModule
+from cv_lightning.data.datamodules import PromptDataModule
 from cv_lightning.data.sources.file_source import FileSource
-from cv_lightning.data.world import PlateWorld
+from cv_lightning.data.worlds.plates import PlateWorld
 
 
 def facts_of(source: Any) -> dict[str, Any]:

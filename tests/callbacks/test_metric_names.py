@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from cv_lightning.evaluation import TrajectoryMetrics
-from cv_lightning.policy_gradient import PolicyGradientConfig, policy_gradient_loss
+from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.types import Reply, RewardBreakdown, Sample, ToolCall, Trajectory, Turn
+from modules.policy_gradient import PolicyGradientConfig, policy_gradient_loss
 from sandbox import Observation
 
 ROOT = Path(__file__).parents[2]

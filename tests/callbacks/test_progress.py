@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from callbacks.progress import SHOWN, Meter, StageProgress, _Bar, clock, words
-from cv_lightning.quiet import is_quiet, take_flag
+from cv_lightning.console.quiet import is_quiet, take_flag
 
 
 class Module(LightningModule):

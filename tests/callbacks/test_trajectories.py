@@ -13,7 +13,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from callbacks.mlflow_logger import BackgroundMLflowLogger
+from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import Rollouts
 from callbacks.trajectories import Trajectories, pick, write_trajectories
 from cv_lightning.errors import ConfigError

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from cv_lightning.conversation import format_answer, format_call, parse_reply
+from cv_lightning.frames import view_question, view_result
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
-from cv_lightning.viewing import view_question, view_result
 from sandbox import Observation, ToolExecutor, ToolRequest
 
 Play = Callable[..., Trajectory]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cv_lightning.chat import AnswerLimits, OpenSession, PolicyTalk
+from cv_lightning.chat.talk import AnswerLimits, OpenSession, PolicyTalk
 from cv_lightning.conversation import Conversation, format_answer, format_call
 from cv_lightning.rollout import Completion, Executor, Sampling
 from cv_lightning.types import TokenSequence, ToolCall, Trajectory

@@ -25,7 +25,7 @@ from cv_lightning.conversation import (
 from cv_lightning.errors import ConversationError
 from cv_lightning.tools.code import SYSTEM_PROMPT
 from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory, Turn
-from modules.tiny import MARKUP_TOKENS, SPECIAL_TOKENS, train_tokenizer
+from modules.policy.tiny import MARKUP_TOKENS, SPECIAL_TOKENS, train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cv_lightning.conversation import format_call
+from cv_lightning.frames import view_result
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, ToolCall, Trajectory
-from cv_lightning.viewing import view_result
 from sandbox import Affine, Observation, orient
 
 Play = Callable[..., Trajectory]

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import iou
-from cv_lightning.published_tools import claimed_boxes, claimed_tools
 from cv_lightning.rewards import TERMS, RewardConfig, score
 from cv_lightning.types import Group, RewardBreakdown, Sample, Trajectory
 from sandbox import orient

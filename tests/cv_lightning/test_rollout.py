@@ -11,7 +11,7 @@ from PIL import Image
 from cv_lightning.conversation import Conversation, format_answer, format_call
 from cv_lightning.rollout import Completion, Sampling, rollout
 from cv_lightning.types import Group, Sample, StopReason, TokenSequence, ToolCall, Trajectory
-from modules.tiny import train_tokenizer
+from modules.policy.tiny import train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
 
 TURN_LEFT = "result = image.rotate(90, expand=True)"

@@ -13,12 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from cv_lightning.data.oracle import EpisodeBuilder
-from cv_lightning.data.world import PlateWorld
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.rollout import Sampling
 from cv_lightning.types import Sample, TokenSequence, Trajectory
 from modules.base import PolicyModule
-from modules.policy import Policy
-from modules.tiny import TinyConfig
+from modules.policy.policy import Policy
+from modules.policy.tiny import TinyConfig
 from sandbox import ToolExecutor
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")

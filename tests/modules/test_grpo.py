@@ -12,14 +12,14 @@ from lightning import Trainer
 from torch import Tensor
 
 from cv_lightning.errors import ConfigError
-from cv_lightning.policy_gradient import PolicyGradientConfig
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Sample, Trajectory
 from modules import base
 from modules.base import RolloutConfig
 from modules.grpo import GRPOModule, distinct_sequences
 from modules.optimizer import OptimizerConfig
-from modules.policy import Policy
+from modules.policy.policy import Policy
+from modules.policy_gradient import PolicyGradientConfig
 from tests.modules.helpers import FAMILIES, LORA, assert_same_gradients, gradients, noise, small_policy, train
 
 ROLLOUT = RolloutConfig(max_turns=2, max_new_tokens=6, lane="pillow")

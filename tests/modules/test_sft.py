@@ -13,7 +13,7 @@ import torch
 from cv_lightning.errors import ConfigError, ConversationError, DataError
 from cv_lightning.types import Trajectory, Turn
 from modules.optimizer import OptimizerConfig
-from modules.policy import Policy
+from modules.policy.policy import Policy
 from modules.sft import SFTModule
 from tests.modules.helpers import FAMILIES, assert_same_gradients, episodes, gradients, small_policy, train
 

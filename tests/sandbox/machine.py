@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sandbox import ConfinementError, Limits
-from sandbox.confined_lane import ConfinedLane
+from sandbox.lanes.confined import ConfinedLane
 
 #: Level -> the layers that must be left off to get it on a machine that could give more.
 WITHOUT = {"full": (), "confined": ("namespaces",), "syscall": ("namespaces", "landlock")}

@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from sandbox.kinds import State
-from sandbox.lift import lift
-from sandbox.operations import OPERATIONS
-from sandbox.program import Operation, ToolProgram
-from sandbox.tables import Table
+from sandbox.lift.reader import lift
+from sandbox.operations.arrays import Table
+from sandbox.operations.operation import State
+from sandbox.operations.program import Operation, ToolProgram
+from sandbox.operations.table import OPERATIONS
 
 _SIDES = st.integers(1, 40)
 _SIZES = st.tuples(_SIDES, _SIDES)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolRequest
-from sandbox.confined_lane import ConfinedLane
-from sandbox.texts import clean
+from sandbox.lanes.confined import ConfinedLane
+from sandbox.messages import clean
 from tests.sandbox.attack_site import CANARY, Site, check_probes, descendants
 from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.machine import lane_of, noise

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
-from sandbox.lifted import run_lifted
-from sandbox.program import Operation, ToolProgram
-from sandbox.texts import clean
+from sandbox.lanes.lifted import run_lifted
+from sandbox.messages import clean
+from sandbox.operations.program import Operation, ToolProgram
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8))
 TURN = "result = image.rotate(90, expand=True)"

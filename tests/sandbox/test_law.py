@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
-from sandbox.lift import Fault, Unliftable, lift
+from sandbox.lift.reader import Fault, Unliftable, lift
 from tests.sandbox.grammar import snippet
 from tests.sandbox.machine import need, noise
 

@@ -15,13 +15,13 @@ from cv_lightning.data.sources.codevision_sft import FORMAT, IMAGE, fields, turn
 from cv_lightning.data.sources.file_source import FileSource, Rows
 from cv_lightning.data.sources.formats import unwrap_image
 from cv_lightning.data.sources.records import Record
-from cv_lightning.data.world import SampleSource, Split
+from cv_lightning.data.worlds.plates import SampleSource, Split
 from cv_lightning.errors import DataError
+from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import Executor
 from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn
-from cv_lightning.viewing import view_question, view_result
 from sandbox import Observation
 
 _RESPONSE = re.compile(r"</?tool_response>")

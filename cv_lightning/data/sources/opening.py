@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.data.sources import chartqapro, codevision, codevision_sft, hrbench, ocrbench, plain, vstar
 from cv_lightning.data.sources.formats import Format
 from cv_lightning.data.sources.parquet import ParquetRecords
@@ -20,7 +21,6 @@ from cv_lightning.data.sources.records import (
     TableRecords,
 )
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.suggestions import did_you_mean
 
 #: Known formats by name. The first that fits a file is its format, so the more particular stand before the others.
 FORMATS: dict[str, Format] = {

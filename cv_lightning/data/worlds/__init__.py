@@ -1,1 +1,8 @@
-"""Procedural worlds beside the plates: scenes, charts, receipts, forms and text that is hard to see."""
+"""Procedural worlds: questions with exact answers and boxes, drawn for any index, without files.
+
+`plates` draws the text plates of the tiny recipe; `pages` draws scenes, charts, receipts, forms and faint text.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

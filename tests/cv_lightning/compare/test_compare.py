@@ -15,7 +15,6 @@ import yaml
 from rich.console import Console
 
 from cv_lightning.__main__ import main as command_line
-from cv_lightning.answer_log import AnswerRecord
 from cv_lightning.compare.answers import ALL, MCNEMAR, SIGN_FLIP, pair_groups
 from cv_lightning.compare.command import main, read_runs
 from cv_lightning.compare.comparison import compare
@@ -24,6 +23,7 @@ from cv_lightning.compare.run import Run, flatten, minutes_of, read_folder
 from cv_lightning.compare.summary import direction, on_grid, summarise, windows
 from cv_lightning.compare.terminal import show
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.evaluation.answer_log import AnswerRecord
 
 
 def a_run(folder: Path, *, seed: int = 0, weight: float = 0.1, scores: tuple[float, ...] = (0.2, 0.4, 0.6)) -> Path:
@@ -33,7 +33,7 @@ def a_run(folder: Path, *, seed: int = 0, weight: float = 0.1, scores: tuple[flo
         "seed_everything": seed,
         "run_folder": str(folder.parent),
         "trainer": {"max_steps": 3, "default_root_dir": str(folder), "callbacks": [{"class_path": "a.B"}]},
-        "model": {"class_path": "modules.grpo.GRPOModule", "init_args": {"seed": seed, "reward": {"format": weight}}},
+        "model": {"class_path": "modules.GRPOModule", "init_args": {"seed": seed, "reward": {"format": weight}}},
     }
     (folder / "config_fit.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     rows = [f"{step},{score},{score / 2},2.0" for step, score in enumerate(scores)]
@@ -109,7 +109,7 @@ def test_keys_that_only_some_have_do_not_flood_the_terminal(tmp_path: Path, caps
     first, second = a_run(tmp_path / "a"), a_run(tmp_path / "b", weight=0.3)
     config = yaml.safe_load((second / "config_fit.yaml").read_text(encoding="utf-8"))
     config["data"] = {f"only_{n}": n for n in range(30)}
-    config["model"]["class_path"] = "modules.sft.SFTModule"
+    config["model"]["class_path"] = "modules.SFTModule"
     (second / "config_fit.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     main([str(first), str(second)])
     printed = capsys.readouterr().out
@@ -207,8 +207,8 @@ def test_an_evaluation_is_given_to_the_run_that_made_its_policy(
         tested = tmp_path / "eval" / folder.name
         tested.mkdir(parents=True)
         source = {"class_path": "modules.policy.Policy", "init_args": {"source": f"runs/{folder.name}/policy"}}
-        solver = {"class_path": "modules.evaluate.LocalSolver", "init_args": {"policy": source}}
-        model = {"class_path": "modules.evaluate.RobustnessTest", "init_args": {"solver": solver}}
+        solver = {"class_path": "modules.LocalSolver", "init_args": {"policy": source}}
+        model = {"class_path": "modules.RobustnessTest", "init_args": {"solver": solver}}
         (tested / "config_test.yaml").write_text(yaml.safe_dump({"seed_everything": 0, "model": model}))
         cells = {"upright": {"accuracy": score, "n": 2.0, "drop": None}}
         (tested / "results.json").write_text(json.dumps({"conditions": cells}))

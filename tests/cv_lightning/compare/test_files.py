@@ -14,7 +14,7 @@ import yaml
 from cv_lightning.compare.command import main
 from cv_lightning.compare.run import curves_of_results, read_folder
 from cv_lightning.errors import ConfigError
-from cv_lightning.view import write
+from cv_lightning.viewer.command import write
 
 
 def a_run(folder: Path, lr: float = 0.1, **facts: Any) -> Path:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_lightning.answer_log import AnswerRecord
 from cv_lightning.compare.answers import PairedTable, pair_groups
 from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.run import Run
@@ -22,6 +21,7 @@ from cv_lightning.compare.statistics import (
     mcnemar_exact,
     sign_flip_test,
 )
+from cv_lightning.evaluation.answer_log import AnswerRecord
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from callbacks.mlflow_logger import BackgroundMLflowLogger
+from callbacks.mlflow.logger import BackgroundMLflowLogger
 from cv_lightning.__main__ import main as command_line
 from cv_lightning.compare.command import main as compare
 from cv_lightning.compare.command import read_runs
 from cv_lightning.compare.store import Stores
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.view import main as view
+from cv_lightning.viewer.command import main as view
 
 NOWHERE = "0" * 32
 

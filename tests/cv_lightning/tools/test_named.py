@@ -18,7 +18,7 @@ from cv_lightning.tools import NamedTools
 from cv_lightning.tools.named import NAMED_TOOLS
 from cv_lightning.types import ToolCall
 from sandbox import ToolExecutor, ToolRequest
-from sandbox.lift import Fault, Unliftable, lift
+from sandbox.lift.reader import Fault, Unliftable, lift
 
 TOOLS = NamedTools()
 SCHEMAS = {schema["function"]["name"]: schema["function"]["parameters"] for schema in TOOLS.schemas}
@@ -221,8 +221,8 @@ def test_no_json_raises_and_what_is_called_runs(executor: ToolExecutor, payload:
 
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
-    TOOLS.read(text)
-    parse_reply(f"<tool_call>{text}</tool_call>", TOOLS)
+    for reply in (TOOLS.read(text), parse_reply(f"<tool_call>{text}</tool_call>", TOOLS)):
+        assert [reply.call, reply.answer, reply.fault].count(None) == 2
 
 
 def test_deep_nesting_is_refused() -> None:

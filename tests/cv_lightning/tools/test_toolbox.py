@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cv_lightning.conversation import Conversation, format_answer, format_call, format_tool_call, parse_reply
 from cv_lightning.data.oracle import BROKEN_CALLS, SPELLINGS, TURNS, EpisodeBuilder, wordings
-from cv_lightning.data.world import PlateWorld
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.rollout import Sampling, rollout
@@ -22,7 +22,7 @@ from cv_lightning.tools.code import CODE_SCHEMA, SYSTEM_PROMPT
 from cv_lightning.tools.read_codes import ReadCodes
 from cv_lightning.types import Group, Sample, StopReason, ToolCall
 from cv_lightning.viewer.recording import describe
-from modules.tiny import train_tokenizer
+from modules.policy.tiny import train_tokenizer
 from sandbox import ToolExecutor, ToolRequest, orient
 from tests.cv_lightning.test_rollout import Script
 from tests.cv_lightning.tools.size_tool import Size

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cv_lightning.__main__ import main as command_line
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.view import main, write
+from cv_lightning.viewer.command import main, write
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import find, read

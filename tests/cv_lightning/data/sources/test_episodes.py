@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from cv_lightning.conversation import format_answer, format_call, format_tool_call
-from cv_lightning.data.datamodule import EpisodeDataModule
+from cv_lightning.data.datamodules import EpisodeDataModule
 from cv_lightning.data.sources import FileSource, RecordedEpisodes
 from cv_lightning.data.sources.episodes import episode_of
-from cv_lightning.data.world import PlateWorld
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import DataError
 from cv_lightning.tools import make_toolbox
 from cv_lightning.types import StopReason, ToolCall

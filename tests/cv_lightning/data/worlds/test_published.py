@@ -12,8 +12,8 @@ import pytest
 
 from cv_lightning.data.worlds import published
 from cv_lightning.data.worlds.families import FAMILIES
+from cv_lightning.data.worlds.pages import FamilyWorld, MVToolProcedural
 from cv_lightning.data.worlds.published import ItemDigest, Publication, item_digest, main, publication
-from cv_lightning.data.worlds.world import FamilyWorld, MVToolProcedural
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,11 @@
+from .answers import Answers as Answers
+from .checkpoints import LastCheckpoint as LastCheckpoint
+from .config_and_code import ConfigAndCode as ConfigAndCode
+from .emergent_tools import EmergentTools as EmergentTools
+from .export import ExportPolicy as ExportPolicy
+from .health import Health as Health
+from .progress import StageProgress as StageProgress
+from .reward_components import RewardComponents as RewardComponents
+from .throughput import Throughput as Throughput
+from .tool_usage import ToolUsage as ToolUsage
+from .trajectories import Trajectories as Trajectories

@@ -1,0 +1,1 @@
+from .logger import BackgroundMLflowLogger as BackgroundMLflowLogger

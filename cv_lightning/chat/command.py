@@ -1,0 +1,158 @@
+"""`python -m cv_lightning chat`: talk with a policy about images, in the terminal or in a browser. See docs/chat.md."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from cv_lightning.chat.talk import AnswerLimits, PolicyTalk, Talk
+from cv_lightning.chat.terminal import TerminalChat, load_photo
+from cv_lightning.chat.terminal_images import PROTOCOLS, Protocol, detect, has_truecolour
+from cv_lightning.console.quiet import is_quiet
+from cv_lightning.errors import ConfigError
+from cv_lightning.rollout import Sampling
+from cv_lightning.serving.command import add_policy_options, command_line, load_policy
+from sandbox import ConfinementError, ToolExecutor
+from sandbox.executor import Lane
+
+if TYPE_CHECKING:
+    import torch
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = command_line(
+        "chat", "Talk with a policy about an image: its reasoning, its code, what came of it, its answer."
+    )
+    add = options.add_argument
+    add("question", nargs="?", help="without one, questions are asked for")
+    add("--image", type=Path, help="what to talk about")
+    add("--interactive", action="store_true", help="go on asking after the question of the command line")
+    add_policy_options(options)
+    add("--temperature", type=float, default=0.0, help="of the sampling; 0 takes the most probable token")
+    add("--seed", type=int, default=0, help="of the sampling: the same question gets the same answer")
+    add("--max-turns", type=int, default=4, help="turns of the policy for one question")
+    add("--lane", choices=get_args(Lane), default="auto", help="where its code runs: see sandbox.ToolExecutor")
+    add("--out", type=Path, help="folder of images and conversations (default: runs/chat/<date and time>)")
+    add("--serve", action="store_true", help="a page in the browser instead, for this machine only")
+    add("--port", type=int, default=8766, help="of the page; 0 takes a free one")
+    add("--show", choices=("auto", *PROTOCOLS), default="auto", help="how images are shown in the terminal")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Answer questions until there are no more; 1 where the one of the command line got no answer.
+
+    Raises:
+        ConfigError: An option that cannot be.
+        CVLightningError: The policy cannot be loaded, or the question cannot be asked.
+    """
+    options = parser().parse_args(arguments)
+    _check(options)
+    if options.serve:
+        with open_talks(options) as new_talk:
+            return serve_page(new_talk, f"Chat with {Path(options.policy).resolve().name}", options.port)
+    protocol = _protocol(options.show)
+    photo = load_photo(options.image, "--image") if options.image is not None else None
+    folder = options.out or Path("runs/chat") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    with open_talks(options) as new_talk:
+        chat = TerminalChat(new_talk, folder, protocol, is_quiet())
+        if photo is not None:
+            chat.take_image(photo)
+        has_answer = chat.ask(options.question) if options.question is not None else True
+        if chat.stop.is_set and not options.interactive:
+            raise KeyboardInterrupt
+        if options.question is None or options.interactive:
+            chat.loop()
+    return 0 if has_answer else 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("max_context_tokens", "max_new_tokens", "max_turns"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1 but got {getattr(options, name)}")
+    if not 0 <= options.temperature <= 100:
+        raise ConfigError(f"--temperature: expected a number from 0 to 100 but got {options.temperature:g}")
+    if not -(1 << 63) <= options.seed < 1 << 63:
+        raise ConfigError(f"--seed: expected a number of 64 bits but got {options.seed}")
+    if options.question is not None and not options.question.strip():
+        raise ConfigError("The question is empty. Ask something about the image, or leave it out to be asked.")
+    if options.serve and (options.question is not None or options.image is not None or options.interactive):
+        raise ConfigError("--serve takes questions and images in the browser: leave them out here.")
+    if not 0 <= options.port < 1 << 16:
+        raise ConfigError(f"--port: expected a number from 0 to 65535 but got {options.port}")
+    if options.question is not None and options.image is None:
+        raise ConfigError("--image is missing: name the image that the question is about.")
+
+
+def _protocol(wanted: str) -> Protocol:
+    if wanted == "auto":
+        return detect(os.environ, sys.stdout.isatty())
+    if wanted == "blocks" and not (sys.stdout.isatty() and has_truecolour(os.environ)):
+        print(
+            "warning: --show blocks needs a terminal with COLORTERM=truecolor; images are only saved", file=sys.stderr
+        )
+        return "none"
+    return next(protocol for protocol in PROTOCOLS if protocol == wanted)
+
+
+@contextlib.contextmanager
+def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
+    """Load what answers; gives a function that begins a conversation with it, and ends the tool's workers.
+
+    Raises:
+        CVLightningError: The policy, its device or the lane is not to be had.
+    """
+    limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
+    from modules.policy.streaming import open_watched
+
+    policy = load_policy(options)
+    with open_executor(options.lane, policy.device) as executor:
+        yield lambda: PolicyTalk(policy.conversation, open_watched(policy), executor, limits)
+
+
+@contextlib.contextmanager
+def open_executor(lane: Lane, device: torch.device | None) -> Iterator[ToolExecutor]:
+    """The executor of a lane, with the policy where that is on an accelerator; its workers end with the block."""
+    on_device: Any = None
+    if device is not None and device.type != "cpu" and lane in ("auto", "kornia"):
+        on_device = str(device)
+    try:
+        executor = ToolExecutor(lane=lane, device=on_device)
+    except (ValueError, ConfinementError) as error:
+        raise ConfigError(f"--lane {lane}: {error}") from error
+    with executor:
+        yield executor
+
+
+def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        ConfigError: The port is taken, or not allowed.
+    """
+    from cv_lightning.chat.page.rooms import Rooms
+    from cv_lightning.chat.page.server import PageServer
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    rooms = Rooms(new_talk)
+    try:
+        server = PageServer(rooms, title, port)
+    except OSError as error:
+        rooms.close()
+        raise ConfigError(
+            f"--port {port}: cannot listen there ({error.strerror}). Name another, or 0 for a free one."
+        ) from error
+    print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_until_interrupted()
+    finally:
+        rooms.close()
+    return 0

@@ -1,0 +1,1 @@
+"""The local web page of `python -m cv_lightning chat --serve`."""

@@ -1,0 +1,328 @@
+"""A conversation in a terminal: words as they are sampled, images beside, and commands between questions."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.text import Text
+
+from cv_lightning.chat.reply_parts import Part, printable, read_parts
+from cv_lightning.chat.talk import NO_ANSWER, Talk
+from cv_lightning.chat.terminal_images import Protocol, encode
+from cv_lightning.data.rows import MAX_MEGAPIXELS, open_image
+from cv_lightning.errors import ConfigError, CVLightningError, DataError
+from cv_lightning.types import Trajectory, Turn
+from cv_lightning.viewer.page import page
+from cv_lightning.viewer.pictures import store
+from cv_lightning.viewer.recording import save_image, write_records
+from cv_lightning.viewer.records import FILE, read
+
+HELP = """/image PATH   the next question is about this image (the earlier ones stay in the conversation)
+/new          begin a new conversation with the same image
+/save         write the conversation as a page and as records
+/quit         end; Ctrl-D does the same, Ctrl-C stops an answer"""
+
+_STYLES = {"thought": "dim", "code": "cyan", "call": "cyan", "answer": "bold green", "text": ""}
+_HEADS = {"code": "  ", "call": "  ", "answer": "answer: "}
+
+
+def load_photo(path: Path, option: str) -> Image.Image:
+    """The image at a path as RGB pixels; `option` is what the user calls it.
+
+    Raises:
+        ConfigError: There is none, it is no image, or it is too large.
+    """
+    if not path.is_file():
+        what = "is no file" if path.exists() else "does not exist"
+        raise ConfigError(f"{option} {path}: {what} (working directory {Path.cwd()}).")
+    try:
+        return open_image(path, option)
+    except DataError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            remedy = f"has more than {MAX_MEGAPIXELS} megapixels ({error.__cause__}). Reduce it."
+        else:
+            remedy = f"is no image, or it is broken ({error.__cause__}). Convert it to PNG or JPEG."
+        raise ConfigError(f"{option} {path}: {remedy}") from error
+
+
+class Stop:
+    """Ctrl-C: the first ends the answer after the token, or the call, that is under way; the second ends everything."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take Ctrl-C over, in the main thread (Python allows it nowhere else)."""
+        self.is_set = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGINT, self._request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _request(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+
+class Reader:
+    """Shows an answer as it comes: letter by letter in a terminal, turn by turn elsewhere.
+
+    Args:
+        console: Where to.
+        stop: Whether the answer is not wanted any more.
+        folder: Where images are saved.
+        protocol: How images are shown beside.
+        n_given: Images that were there before the answer.
+        is_quiet: Whether only the answer itself is wanted.
+    """
+
+    def __init__(
+        self, console: Console, stop: Stop, folder: Path, protocol: Protocol, n_given: int, is_quiet: bool
+    ) -> None:
+        self._console = console
+        self._stop = stop
+        self._folder = folder
+        self._protocol = protocol
+        self._n_images = n_given
+        self._is_quiet = is_quiet
+        self._is_live = console.is_terminal and not is_quiet
+        self._n_parts = 0  # parts of the turn that were begun
+        self._n_letters = 0  # letters of the last of them that were shown
+        self._waiting = console.status("reading") if self._is_live else contextlib.nullcontext()
+        self._is_waiting = False
+        self.wait()
+
+    def wait(self) -> None:
+        """Say that something is under way until the first word comes."""
+        self._waiting.__enter__()
+        self._is_waiting = True
+
+    def end_wait(self) -> None:
+        """Stop saying so."""
+        if self._is_waiting:
+            self._waiting.__exit__(None, None, None)
+        self._is_waiting = False
+
+    def on_text(self, text: str) -> None:
+        """Show what is new of a turn."""
+        if self._is_live:
+            self._show(read_parts(text, is_whole=False))
+
+    def on_turn(self, trajectory: Trajectory) -> None:
+        """Show the rest of a turn, what came of its call, and its image."""
+        turn = trajectory.turns[-1]
+        self.end_wait()
+        if not self._is_quiet:
+            self._show(read_parts(turn.text))
+            if self._n_parts:
+                self._console.print()
+        self._n_parts = self._n_letters = 0
+        self._show_observation(turn)
+        for index in range(self._n_images, len(trajectory.images)):
+            self._show_image(index, trajectory.images[index].image)
+        self._n_images = len(trajectory.images)
+        if trajectory.stop_reason is None and not self._stop.is_set:
+            self.wait()
+
+    def is_stopped(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._stop.is_set
+
+    def _show(self, parts: list[Part]) -> None:
+        for index in range(max(0, self._n_parts - 1), len(parts)):
+            part = parts[index]
+            if index >= self._n_parts:
+                self.end_wait()
+                if self._n_parts:
+                    self._write("\n", "")
+                self._write(_HEADS.get(part.kind, ""), _STYLES[part.kind])
+                self._n_parts, self._n_letters = index + 1, 0
+            new = part.text[self._n_letters :]
+            self._n_letters = len(part.text)
+            is_code = part.kind in ("code", "call")
+            self._write(printable(new).replace("\n", "\n  ") if is_code else printable(new), _STYLES[part.kind])
+
+    def _write(self, text: str, style: str) -> None:
+        if text:
+            self._console.print(Text(text, style=style), end="", soft_wrap=True)
+
+    def _line(self, text: str, style: str = "") -> None:
+        if not self._is_quiet:
+            self._console.print(Text(printable(text), style=style), soft_wrap=True)
+
+    def _show_observation(self, turn: Turn) -> None:
+        seen = turn.observation
+        if seen is None:
+            return
+        if seen.status != "ok":
+            self._line(f"-> {seen.status}: {seen.text or turn.reply.fault or ''}", "red")
+            return
+        tools = ", ".join(seen.tools) or "no verified effect"
+        on = f" on image {turn.reply.call.image_index}" if turn.reply.call is not None else ""
+        self._line(f"-> ok: {tools}{on} ({seen.lane} lane, {1000 * seen.wall_s:.0f} ms)", "green")
+        if seen.text:
+            self._line(seen.text)
+
+    def _show_image(self, index: int, image: Image.Image) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"image_{index}.png"
+        image.save(path)
+        self._line(f"-> image {index}, {image.width} x {image.height}: {path}")
+        if not self._is_quiet and (shown := encode(image, self._protocol)):
+            self._console.file.write(shown)
+            self._console.file.flush()
+
+
+class TerminalChat:
+    """Asks, shows and saves.
+
+    Args:
+        new_talk: Begins a conversation.
+        folder: Where images and saved conversations are written; made when there is something.
+        protocol: How images are shown.
+        is_quiet: Whether only answers are printed.
+        console: Where to; by default standard output.
+    """
+
+    def __init__(
+        self, new_talk: Any, folder: Path, protocol: Protocol = "none", is_quiet: bool = False, console: Any = None
+    ) -> None:
+        self._new_talk = new_talk
+        self._talk: Talk = new_talk()
+        self._n_conversations = 0
+        self._folder = folder
+        self._protocol: Protocol = protocol
+        self._is_quiet = is_quiet
+        self._console: Console = console or Console(highlight=False)
+        self._image: Image.Image | None = None
+        self._is_new_image = False
+        self.stop = Stop()
+
+    def take_image(self, image: Image.Image) -> None:
+        """The next question is about this image."""
+        self._image, self._is_new_image = image, True
+
+    def ask(self, question: str) -> bool:
+        """Ask, show the answer, and return whether there is one.
+
+        Raises:
+            CVLightningError: The question cannot be asked.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+        """
+        images = [self._image] if self._image is not None and self._is_new_image else []
+        n_given = len(self._talk.trajectories[-1].images) if self._talk.trajectories else 0
+        started = time.perf_counter()
+        with self.stop.watching():
+            reader = Reader(
+                self._console, self.stop, self.folder, self._protocol, n_given + len(images), self._is_quiet
+            )
+            try:
+                trajectory = self._talk.ask(question, images, reader)
+            finally:
+                reader.end_wait()
+        self._is_new_image = self._is_new_image and not trajectory.turns
+        self._conclude(trajectory, time.perf_counter() - started)
+        return trajectory.answer is not None
+
+    @property
+    def folder(self) -> Path:
+        """Where this conversation is written."""
+        return self._folder / f"conversation_{self._n_conversations + 1}"
+
+    def _conclude(self, trajectory: Trajectory, seconds: float) -> None:
+        if self._is_quiet:
+            if trajectory.answer is not None:
+                self._console.print(Text(printable(trajectory.answer)), soft_wrap=True)
+            return
+        if self.stop.is_set:
+            kept = "what was said is kept" if trajectory.turns else "nothing was said yet"
+            self._console.print(Text(f"stopped: {kept}", style="yellow"))
+        elif trajectory.stop_reason in NO_ANSWER:
+            self._console.print(Text(f"no answer: {NO_ANSWER[trajectory.stop_reason]}", style="yellow"))
+        n_turns = len(trajectory.turns)
+        facts = [f"{n_turns} turn{'s' * (n_turns != 1)}", f"{seconds:.1f} s"]
+        n_tokens = sum(trajectory.tokens.is_trained) - self._tokens_before()
+        if n_tokens:
+            facts[1:1] = [f"{n_tokens} tokens", f"{n_tokens / max(seconds, 1e-9):,.0f} tokens/s"]
+        self._console.print(Text(", ".join(facts), style="dim"))
+
+    def _tokens_before(self) -> int:
+        earlier = self._talk.trajectories[:-1]
+        return sum(earlier[-1].tokens.is_trained) if earlier else 0
+
+    def save(self) -> Path | None:
+        """Write the conversation for `python -m cv_lightning view`; returns its page, None where nothing was said.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        if not self._talk.trajectories:
+            return None
+        folder = self.folder
+        try:
+            (folder / "images").mkdir(parents=True, exist_ok=True)
+            name = partial(save_image, folder=folder)
+            write_records([self._talk.record(trajectory, name) for trajectory in self._talk.trajectories], folder)
+            found = read([folder / FILE])
+            target = folder / "index.html"
+            target.write_text(page(found.records, store(found.images.items()), "Conversation"), encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be written ({error}). Name another folder with --out.") from error
+        return target
+
+    def loop(self) -> None:
+        """Take questions and commands until the input ends."""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - input() then has a history and can be edited
+        if sys.stdin.isatty():
+            self._console.print(Text("Ask about the image; /help lists the commands.", style="dim"))
+        while True:
+            try:
+                line = input("> " if sys.stdin.isatty() else "").strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self._console.print(Text("\n/quit or Ctrl-D ends", style="dim"))
+                continue
+            try:
+                if line in ("/quit", "/exit", "/q"):
+                    return
+                if line:
+                    self._take(line)
+            except CVLightningError as error:
+                self._console.print(Text(f"error: {printable(str(error))}", style="red"), soft_wrap=True)
+
+    def _take(self, line: str) -> None:
+        command, _, rest = line.partition(" ")
+        if command == "/image":
+            self.take_image(load_photo(Path(rest.strip()).expanduser(), "/image"))
+        elif command == "/new":
+            self._n_conversations += bool(self._talk.trajectories)
+            self._talk = self._new_talk()
+            self._is_new_image = self._image is not None
+        elif command == "/save":
+            page = self.save()
+            self._console.print(Text(str(page) if page else "nothing was said yet"), soft_wrap=True)
+        elif command == "/help":
+            self._console.print(Text(HELP))
+        elif command.startswith("/"):
+            raise ConfigError(f"No command {command!r}.\n{HELP}")
+        else:
+            self.ask(line)

@@ -1,1 +1,0 @@
-"""A local web page to talk with a policy: `python -m cv_lightning chat --serve`."""

@@ -1,0 +1,94 @@
+"""Ctrl-C while training ends the step, leaves a checkpoint, and then stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cv_lightning.cli.checkpoints import save_whole
+
+
+def resume_checkpoint(stage_folder: Path) -> Path | None:
+    """The newest checkpoint that training in `stage_folder` can go on from: `last*.ckpt`, else any; None without one.
+
+    The newest, because ModelCheckpoint counts up (`last-v1.ckpt`) where it finds a file that it did not write itself.
+    """
+    folder = stage_folder / "checkpoints"
+    for pattern in ("last*.ckpt", "*.ckpt"):
+        found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+        if found:
+            return found[-1]
+    return None
+
+
+class CheckpointOnInterrupt(Callback):
+    """Writes `<default_root_dir>/checkpoints/last.ckpt` when Ctrl-C was pressed during `fit`, then stops.
+
+    A checkpoint of the middle of a step could hold half an update; so the first Ctrl-C waits for the end of the step,
+    and the second stops at once.
+
+    Attributes:
+        saved: The checkpoint that was written, None while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.saved: Path | None = None
+        self._is_requested = False
+        self._previous: Any = None
+        self._owner = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take Ctrl-C over, in the main thread (Python allows it nowhere else)."""
+        if stage == "fit" and threading.current_thread() is threading.main_thread():
+            self._owner = os.getpid()
+            self._previous = signal.signal(signal.SIGINT, self._request)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give Ctrl-C back."""
+        self.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give Ctrl-C back where training breaks off: Lightning calls no teardown then."""
+        self.release()
+
+    def release(self) -> None:
+        """Give Ctrl-C back to who had it."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save, where that was asked for; raises `TrainingError` where it cannot be written."""
+        if self._is_requested:
+            path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            save_whole(trainer, path)
+            self.saved = path
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Stop before the next step: the metrics of the last one are logged after `on_train_batch_end`."""
+        self._stop_if_saved()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Stop also where there is no next step."""
+        self._stop_if_saved()
+
+    def _stop_if_saved(self) -> None:
+        if self.saved is not None:
+            raise KeyboardInterrupt
+
+    def _request(self, signal_number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a data worker that was forked from us: it ends when the trainer does
+            return
+        if self._is_requested:
+            raise KeyboardInterrupt
+        self._is_requested = True
+        print(
+            "\nCtrl-C: finishing this step to save a checkpoint; once more stops at once.", file=sys.stderr, flush=True
+        )

@@ -1,0 +1,272 @@
+"""fit, validate, test and predict: LightningCLI in subclass mode, configs with OmegaConf interpolation.
+
+This file knows no module, data set or callback of the project: configs name them by `class_path`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cv_lightning.cli.config_errors import explain
+from cv_lightning.cli.interrupt import CheckpointOnInterrupt
+from cv_lightning.cli.recipe import ROOT
+from cv_lightning.console.quiet import is_quiet
+from cv_lightning.errors import ConfigError
+
+PARSER_MODE = "cv_lightning"
+
+#: `ckpt_path` values that Lightning resolves itself.
+_CHECKPOINT_WORDS = ("best", "last", "hpc")
+
+
+class _ParseError(Exception):
+    """What the parser objects to, in words, before it is known which file or option it stands in."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`.
+
+    Lightning's own asserts a `log_dir`, which an MLflow logger on SQLite does not have.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file once per run, on the first process."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / f"config_{TrainerFn(stage).value}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(path), skip_none=False, overwrite=True, multifile=False)
+        self.already_saved = True
+
+
+class CLI(LightningCLI):
+    """LightningCLI with one more key, `run_folder`, that configs build their paths from."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `run_folder`; the usage line leaves the options to the list below it."""
+        parser.usage = "%(prog)s --config FILE [--config FILE ...] [--KEY VALUE ...]"
+        parser.add_argument(
+            "--run_folder", type=str, default="runs", help="Where the run writes; configs refer to it as ${run_folder}."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; what jsonargparse objects to becomes a `ConfigError` in plain words."""
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we hand it the command line itself
+                super().parse_arguments(parser, args)
+        except argparse.ArgumentError as error:
+            arguments = args if isinstance(args, list) else []
+            subcommand = next((word for word in arguments if word in self._subcommand_parsers), None)
+            actions = self._subcommand_parsers[subcommand]._actions if subcommand else []
+            raise _ParseError(explain(str(error), [action.dest for action in actions])) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the config as it is: Lightning would replace its values by those that a checkpoint was made with."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a checkpoint that is not there before minutes are spent on building the model."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        if path and str(path) not in _CHECKPOINT_WORDS and "://" not in str(path) and not Path(path).exists():
+            raise ConfigError(f"ckpt_path: there is no checkpoint {str(path)!r} (working directory {Path.cwd()}).")
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data; an error of a constructor comes out as itself.
+
+        jsonargparse wraps it in a ValueError about the types of the union it tried.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise _innermost(error) from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `fit`, `validate`, `test` or `predict` as the command line says."""
+    run_command(arguments)
+    return 0
+
+
+def run_command(arguments: Sequence[str]) -> CLI:
+    """Run one subcommand and return the CLI with its trainer, model and data.
+
+    Args:
+        arguments: The command line after `python -m cv_lightning`.
+
+    Raises:
+        ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
+        KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
+    """
+    if is_quiet():
+        quieten()
+    arguments = _with_found_configs(arguments)
+    overrides, rest = _split(arguments)
+    set_loader(PARSER_MODE, _Loader(overrides), exceptions=(yaml.YAMLError, OmegaConfBaseException))
+    interrupt = CheckpointOnInterrupt()
+    with _plain_errors(arguments), _plain_interrupt(interrupt):
+        return CLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            auto_configure_optimizers=False,  # modules make their own
+            load_from_checkpoint_support=False,  # policies are exported; a module holds no copy of its config
+            trainer_defaults={"callbacks": [interrupt]},
+            parser_kwargs={
+                "prog": "python -m cv_lightning",
+                "parser_mode": PARSER_MODE,
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
+            args=rest,
+        )
+
+
+def quieten() -> None:
+    """Keep the output of a run to what a person reads: bars, results and warnings that ask for something."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*LeafSpec.*",
+        ".*have overridden `transfer_batch_to_device`.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+
+
+@contextlib.contextmanager
+def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
+    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to go on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code != 1:  # --help and --print_config end with 0
+            raise
+        went_on = f"interrupted; go on with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
+        raise KeyboardInterrupt(went_on) from error
+    finally:
+        interrupt.release()
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning's teardown brings back the handlers that it met
+
+
+class _Loader:
+    """Reads YAML, sets the values that the command line gives for what the file holds, and then resolves `${...}`.
+
+    So what refers to a value follows it, and a value is reached in a class in a dataclass in a class, where
+    jsonargparse does not get to from the command line.
+    """
+
+    def __init__(self, overrides: Mapping[str, str]) -> None:
+        self.load_yaml = get_loader("yaml")
+        self.overrides = overrides
+
+    def __call__(self, text: str) -> Any:
+        value = self.load_yaml(text)
+        if not isinstance(value, dict):
+            return value
+        for key, override in self.overrides.items():
+            parent, name = _parent(value, key)
+            if parent is not None:
+                parent[name] = self.load_yaml(override)
+        return OmegaConf.to_container(OmegaConf.create(value), resolve=True) if "${" in text else value
+
+
+def _parent(config: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """The mapping of the config that holds a dotted key, or would; None where it has no such place."""
+    *path, name = key.split(".")
+    node: Any = config
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    is_place = isinstance(node, dict) and "class_path" not in node and (bool(path) or name in node)
+    return (node if is_place else None), name
+
+
+def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The `--key value` and `--key=value` pairs of a command line, key without dashes."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("-"):
+            key, equals, value = argument.lstrip("-").partition("=")
+            yield key, value if equals else following
+
+
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The config files that a command line names."""
+    return [value for key, value in command_line_options(arguments) if key in {"config", "c"}]
+
+
+def _with_found_configs(arguments: Sequence[str]) -> list[str]:
+    """The command line with configs that are not here, but in the checkout, by their path there."""
+    found = {file: str(ROOT / file) for file in config_files(arguments) if not Path(file).exists()}
+    replaced = {file: path for file, path in found.items() if Path(path).is_file()}
+    return [replaced.get(word, _replaced_suffix(word, replaced)) for word in arguments]
+
+
+def _replaced_suffix(word: str, replaced: Mapping[str, str]) -> str:
+    option, equals, file = word.partition("=")
+    return f"{option}={replaced[file]}" if equals and option in {"--config", "-c"} and file in replaced else word
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Options that replace a value of a config file, and the rest of the command line."""
+    load_yaml = get_loader("yaml")
+    configs = []
+    for file in map(Path, config_files(arguments)):
+        with contextlib.suppress(OSError, yaml.YAMLError):  # the parser says what is wrong with it
+            configs.append(load_yaml(file.read_text(encoding="utf-8")))
+    overrides: dict[str, str] = {}
+    rest: list[str] = []
+    tokens = iter(arguments)
+    for token in tokens:
+        key, equals, value = token[2:].partition("=")
+        if token.startswith("--") and any(isinstance(c, dict) and _parent(c, key)[0] is not None for c in configs):
+            overrides[key] = value if equals else next(tokens, "")
+        else:
+            rest.append(token)
+    return overrides, rest
+
+
+@contextlib.contextmanager
+def _plain_errors(arguments: Sequence[str]) -> Iterator[None]:
+    """Turn what the parser and the constructors object to into one message that says where."""
+    try:
+        yield
+    except (_ParseError, MisconfigurationException) as error:
+        raise ConfigError(_located(str(error), arguments)) from error
+
+
+def _located(message: str, arguments: Sequence[str]) -> str:
+    """Say whether the command line or a config file holds what the message is about."""
+    if message.startswith("there is no file"):
+        return message
+    subject = message.split(":")[0].removeprefix("--").replace(".init_args", "")
+    if subject in {key.replace(".init_args", "") for key, _ in command_line_options(arguments)} - {"config", "c"}:
+        return f"On the command line: {message}"
+    files = config_files(arguments)
+    return f"In {', '.join(files)}: {message}" if files else message

@@ -1,0 +1,171 @@
+"""A recipe: the stages that lead from nothing to a policy, in order, and what each one depends on.
+
+    run_folder: runs/tiny
+    stages:
+      base: {config: base.yaml}
+      sft: {config: sft.yaml, after: [base]}
+    report_loggers:
+      - {class_path: callbacks.mlflow.BackgroundMLflowLogger, init_args: {folder: "${run_folder}"}}
+
+Configs are ordinary fit/test configs, named relative to the recipe; `after` names the stages whose results they read.
+Loggers are open while the stages run and take the report's files at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from cv_lightning.console.suggestions import did_you_mean
+from cv_lightning.errors import ConfigError
+
+#: The checkout (or the folder it was installed from): experiments/ lies in it.
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        name: Its folder below the run folder.
+        config: A config that also runs alone with `fit` and `test`.
+        after: Stages whose results it reads.
+        on_request: True for a stage that runs only where it is named.
+    """
+
+    name: str
+    config: Path
+    after: tuple[str, ...] = ()
+    on_request: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages in the order in which they run.
+
+    Attributes:
+        path: The file it was read from.
+        run_folder: Where results go if the command line does not say; relative to the working directory.
+        stages: At least one.
+        report_loggers: Loggers that take the report's files: `class_path` and `init_args`, `${run_folder}` unresolved.
+    """
+
+    path: Path
+    run_folder: Path
+    stages: tuple[Stage, ...]
+    report_loggers: tuple[Mapping[str, Any], ...] = ()
+
+    def selected(self, names: Sequence[str]) -> tuple[Stage, ...]:
+        """The named stages and all that they depend on, in order; where `names` is empty all but those on request."""
+        known = {stage.name: stage for stage in self.stages}
+        wanted: set[str] = set()
+        pending = list(names) or [stage.name for stage in self.stages if not stage.on_request]
+        while pending:
+            name = pending.pop()
+            if name not in known:
+                raise ConfigError(f"{self.path}: there is no stage {name!r}. {did_you_mean(name, known)}")
+            if name not in wanted:
+                wanted.add(name)
+                pending += known[name].after
+        return tuple(stage for stage in self.stages if stage.name in wanted)
+
+
+def find_file(path: Path) -> Path:
+    """The file as given from the working directory, else below the checkout.
+
+    Raises:
+        ConfigError: It is in neither place.
+    """
+    for candidate in (path, ROOT / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    nearby = [str(p.relative_to(ROOT)) for p in (ROOT / "experiments").glob("*/*.yaml")]
+    raise ConfigError(f"There is no file {str(path)!r}, here or in {ROOT}. {did_you_mean(str(path), nearby)}")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds a key or value that a recipe does not have.
+    """
+    path = find_file(path)
+    content = _load(path)
+    _check_keys(content, ("run_folder", "stages", "report_loggers"), f"{path}")
+    stages = content.get("stages")
+    if not isinstance(stages, dict) or not stages:
+        raise ConfigError(f"{path}: stages: expected a mapping of stage names to configs but got {stages!r}")
+    return Recipe(
+        path=path,
+        run_folder=Path(str(content.get("run_folder", f"runs/{path.parent.name}"))),
+        stages=_stages(path, stages),
+        report_loggers=_report_loggers(path, content.get("report_loggers") or []),
+    )
+
+
+def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
+    stages: dict[str, Stage] = {}
+    for name, entry in entries.items():
+        where = f"{path}: stages.{name}"
+        if not isinstance(entry, dict) or "config" not in entry:
+            raise ConfigError(f"{where}: expected {{config: <file>, after: [<stages>]}} but got {entry!r}")
+        _check_keys(entry, ("config", "after", "on_request"), where)
+        config = path.parent / str(entry["config"])
+        if not config.is_file():
+            others = [p.name for p in path.parent.glob("*.yaml")]
+            raise ConfigError(f"{where}.config: no file {str(config)!r}. {did_you_mean(config.name, others)}")
+        after = tuple(str(other) for other in entry.get("after") or ())
+        for other in after:
+            if other not in stages:
+                raise ConfigError(f"{where}.after: no stage {other!r} before it. {did_you_mean(other, stages)}")
+        stages[str(name)] = Stage(str(name), config, after, on_request=entry.get("on_request") is True)
+    return tuple(stages.values())
+
+
+def _report_loggers(path: Path, entries: Any) -> tuple[Mapping[str, Any], ...]:
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or "class_path" not in entry:
+            raise ConfigError(
+                f"{path}: report_loggers: expected a list of {{class_path: .., init_args: {{..}}}} but got {entry!r}"
+            )
+        _check_keys(entry, ("class_path", "init_args"), f"{path}: report_loggers")
+    return tuple(entries)
+
+
+def fingerprint(stage: Stage, arguments: Sequence[str], inputs: Sequence[str]) -> str:
+    """A name for all that decides a stage's result: its config's content, the overrides, and what it depends on.
+
+    Comments and layout of the config do not count.
+
+    Args:
+        stage: The stage.
+        arguments: What the command line adds to the config.
+        inputs: Fingerprints of the stages that it reads.
+    """
+    text = json.dumps([_load(stage.config), list(arguments), list(inputs)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping but got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _check_keys(entry: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
+    for key in entry:
+        if key not in valid:
+            raise ConfigError(f"{where}: there is no key {key!r}. {did_you_mean(str(key), valid)}")

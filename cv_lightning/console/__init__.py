@@ -1,0 +1,1 @@
+"""What commands share in a terminal: progress, --quiet, suggestions for misspelt names, output files."""

@@ -1,0 +1,227 @@
+"""Kept episodes as rows and images: CodeVision-SFT's ShareGPT rows, CodeVision-RL's Parquet (arXiv 2512.03746)."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from cv_lightning.construction.plan import Plan
+from cv_lightning.conversation import escape_markup
+from cv_lightning.data.sources.codevision_sft import IMAGE
+from cv_lightning.errors import DataError
+from cv_lightning.types import Trajectory
+
+#: Rows of a Parquet row group: what a reader decodes at once.
+_ROWS_OF_A_GROUP = 100
+
+#: What `data_source` says in RL rows.
+DATA_SOURCE = "cv_lightning"
+
+_BOX = pa.list_(pa.float64())
+_TEXTS = pa.list_(pa.string())
+#: The published columns, and where the row came from.
+RL_SCHEMA = pa.schema(
+    {
+        "data_source": pa.string(),
+        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+        "ability": pa.string(),
+        "reward_model": pa.struct({"style": pa.string(), "ground_truth": _TEXTS}),
+        "extra_info": pa.struct(
+            {
+                "answer": pa.string(),
+                "bbox": _BOX,
+                "dataset_name": pa.string(),
+                "index": pa.int64(),
+                "question": pa.string(),
+                "split": pa.string(),
+                "transform": _TEXTS,
+            }
+        ),
+        "provenance": pa.string(),
+    }
+)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of what draws, runs and writes episodes."""
+    found = {}
+    for package in ("cv-lightning", "pillow", "numpy", "opencv-python-headless"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def episode_record(plan: Plan, trajectory: Trajectory, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The row of an SFT episode; its images are written below `folder`.
+
+    Raises:
+        DataError: An image cannot be written.
+    """
+    sample = plan.sample
+    conversations = [{"from": "human", "value": f"{IMAGE * len(sample.images)}{sample.question}"}]
+    for turn in trajectory.turns:
+        conversations.append({"from": "gpt", "value": turn.text})
+        if turn.observation is not None:
+            shown = "" if turn.observation.image is None else IMAGE
+            said = escape_markup(turn.observation.text)
+            conversations.append({"from": "tool", "value": f"<tool_response>\n{shown}{said}\n</tool_response>"})
+    images = [view.image for view in trajectory.images]
+    return {
+        "id": f"built-{provenance['seed']}-{plan.index}",
+        "conversations": conversations,
+        "images": write_images(images, plan.index, folder),
+        "trained": [turn.is_trained for turn in trajectory.turns],
+        **_metadata(plan),
+        "provenance": {**plan.metadata(), **provenance, "sha256": _digest(conversations, images)},
+    }
+
+
+def question_record(plan: Plan, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What an RL row holds, its images as files below `folder` until the Parquet file is written."""
+    sample = plan.sample
+    return {
+        "question": sample.question,
+        "answer": sample.answer,
+        "images": write_images(sample.images, plan.index, folder),
+        **_metadata(plan),
+        "provenance": {
+            **plan.metadata(),
+            **provenance,
+            "sha256": _digest([sample.question, sample.answer], sample.images),
+        },
+    }
+
+
+def _metadata(plan: Plan) -> dict[str, Any]:
+    sample = plan.sample
+    return {
+        "transforms": list(sample.transforms),
+        "box": None if sample.box is None else [float(edge) for edge in sample.box],
+        "family": sample.family,
+        "alternatives": list(sample.alternatives),
+        "rule": sample.rule,
+    }
+
+
+def _digest(texts: Any, images: Sequence[Image.Image]) -> str:
+    digest = hashlib.sha256(json.dumps(texts).encode())
+    for image in images:
+        digest.update(json.dumps(image.size).encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def write_images(images: Sequence[Image.Image], index: int, folder: Path) -> list[str]:
+    """Write images without loss, each whole or not at all.
+
+    Args:
+        images: RGB images of one row.
+        index: The row's place in the build.
+        folder: They go to `images/` below it, a thousand rows in each of its folders.
+
+    Returns:
+        Their paths, relative to `folder`.
+
+    Raises:
+        DataError: The disk is full, or cannot be written.
+    """
+    names = []
+    for number, image in enumerate(images):
+        name = f"images/{index // 1000:04d}/{index}_{number}.png"
+        path = folder / name
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(part, format="PNG")
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise cannot_write(path, error) from error
+        names.append(name)
+    return names
+
+
+def cannot_write(path: Path, error: OSError) -> DataError:
+    """What a full disk, or a place that cannot be written to, is told as."""
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "correct the place"
+    return DataError(
+        f"{path}: cannot be written ({error.strerror or error}). What was built before is safe: {remedy} and run the "
+        "same command again, it goes on from there."
+    )
+
+
+def write_rows(records: Iterator[Mapping[str, Any]], path: Path) -> None:
+    """Write SFT rows as JSON Lines, the whole file or none of it; raises `DataError` where it cannot be written."""
+    part = path.with_suffix(".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for record in records:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def write_questions(records: Iterator[Mapping[str, Any]], path: Path, split: str) -> None:
+    """Write RL rows as Parquet in the published schema, the whole file or none of it.
+
+    Args:
+        records: As `question_record` made them; images are read from below the folder of `path`.
+        path: The file.
+        split: What `extra_info.split` says.
+
+    Raises:
+        DataError: It cannot be written, or an image is gone.
+    """
+    part = path.with_suffix(".part")
+    try:
+        with pq.ParquetWriter(part, RL_SCHEMA) as writer:
+            rows: list[dict[str, Any]] = []
+            for record in records:
+                rows.append(_question_row(record, path.parent, split))
+                if len(rows) == _ROWS_OF_A_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, RL_SCHEMA))
+                    rows = []
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, RL_SCHEMA))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def _question_row(record: Mapping[str, Any], folder: Path, split: str) -> dict[str, Any]:
+    images = [{"bytes": (folder / name).read_bytes(), "path": name} for name in record["images"]]
+    question = record["question"]
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": [{"role": "user", "content": f"{IMAGE * len(images)}\n{question}"}],
+        "images": images,
+        "ability": "vision",
+        "reward_model": {"style": "rule", "ground_truth": [record["answer"], *record["alternatives"]]},
+        "extra_info": {
+            "answer": record["answer"],
+            "bbox": record["box"] or [],
+            "dataset_name": record["family"],
+            "index": record["provenance"]["index"],
+            "question": question,
+            "split": split,
+            "transform": record["transforms"],
+        },
+        "provenance": json.dumps(record["provenance"]),
+    }

@@ -1,0 +1,106 @@
+"""`python -m cv_lightning data build --config FILE`: SFT episodes or RL questions, as a config says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cv_lightning.cli.config_errors import explain
+from cv_lightning.cli.recipe import find_file
+from cv_lightning.console.quiet import is_quiet
+from cv_lightning.construction.build import Build, run_build
+from cv_lightning.construction.journal import Item
+from cv_lightning.construction.maker import Maker
+from cv_lightning.construction.settings import deciding
+from cv_lightning.errors import ConfigError
+
+
+def make_parser() -> ArgumentParser:
+    """The options: those of `Build`, and `--config`."""
+    parser = ArgumentParser(
+        prog="python -m cv_lightning data build",
+        description="Build SFT episodes or RL questions; a build that was cut off goes on.",
+        exit_on_error=False,
+        parser_mode="omegaconf",
+    )
+    parser.add_argument("--config", action="config", help="YAML file; options after it take precedence")
+    parser.add_class_arguments(Build)
+    return parser
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
+    parser = make_parser()
+    found = list(arguments)
+    for place, word in enumerate(found[:-1]):
+        if word == "--config":
+            found[place + 1] = str(find_file(Path(found[place + 1])))
+    try:
+        return parser, parser.parse_args(found)
+    except ArgumentError as error:
+        raise ConfigError(f"{explain(str(error))} See python -m cv_lightning data build --help.") from error
+
+
+def make_maker(config: Mapping[str, Any]) -> Maker:
+    """What makes the rows of a config in plain values: a worker process begins with this."""
+    parser = make_parser()
+    build = Build(**_values(parser.instantiate_classes(parser.parse_object(copy.deepcopy(dict(config))))))
+    return build.maker(deciding(config))
+
+
+def _shown(items: Iterator[Item], n_done: int, n: int) -> Iterable[Item]:
+    console = Console(stderr=True)
+    if is_quiet() or not console.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("building"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, TextColumn("{task.fields[rejected]} rejected"), console=console, transient=True
+    ) as progress:
+        task = progress.add_task("", total=n, completed=n_done, rejected=0)
+        n_rejected = 0
+        for item in items:
+            n_rejected += len(item.rejected)
+            progress.update(task, advance=1, rejected=n_rejected)
+            yield item
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build, and print the yield; ends with 1 where an index was given up or left undone."""
+    parser, parsed = _parsed(arguments)
+    config: dict[str, Any] = json.loads(parser.dump(parsed, format="json", skip_none=False))
+    config.pop("config", None)
+    build = Build(**_values(parser.instantiate_classes(parsed)))
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        report = run_build(build, config, make_maker, _shown)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: what was built is in {build.folder}; the same command goes on from there"
+        ) from interrupt
+    console.print(report.table())
+    for line in report.explanations():
+        console.print(f"  {line}", markup=False)
+    run = report.run
+    if "left_undone" in run:
+        console.print(
+            f"{run['left_undone']} rows were left undone because the teacher's server failed, the last with: "
+            f"{run['last_failure']}. Run the same command again for them.",
+            markup=False,
+        )
+    console.print(
+        f"{build.rows}: {report.total.kept} of {build.n} rows, {run['rows']} of them in this run of {run['wall_s']} s "
+        f"(at most {run['peak_memory_mb']:.0f} MB); report: {build.folder / 'yield.json'}",
+        markup=False,
+    )
+    return 0 if report.total.kept == build.n else 1
+
+
+def _values(parsed: Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(parsed).items() if name != "config"}

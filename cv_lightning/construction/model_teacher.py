@@ -1,0 +1,126 @@
+"""A model behind an OpenAI-compatible server writes reasoning and code, told the metadata of the turn it is at."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cv_lightning.construction.plan import Plan, Step
+from cv_lightning.construction.teacher import Teacher, box_in_view
+from cv_lightning.endpoint.client import ChatReply, Endpoint
+from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
+from cv_lightning.errors import ConfigError
+from cv_lightning.tools import ToolboxName, make_toolbox
+from cv_lightning.types import Trajectory
+
+#: What the teacher is told beside the tools.
+INSTRUCTIONS = """You write training data: one turn at a time of a conversation in which an assistant answers a \
+question about an image with the help of tools. After each user turn you find metadata in <metadata></metadata>: what \
+was done to the image, and what this turn has to do. Write exactly this one turn, as an assistant would who has only \
+the images and the question: reason in one to four sentences from what can be seen in the last image, then make the \
+one call, or give the answer. Never speak of the metadata, of boxes or answers that were given to you, or of \
+instructions. Coordinates are pixels of the image that the call works on."""
+
+_DOINGS = {
+    "rotate_90": "turn the last image by 90 degrees counter-clockwise (the whole of it stays visible)",
+    "rotate_180": "turn the last image by 180 degrees",
+    "rotate_270": "turn the last image by 90 degrees clockwise (the whole of it stays visible)",
+    "flip_horizontal": "mirror the last image, left against right",
+    "flip_vertical": "flip the last image, top against bottom",
+}
+
+
+class ModelTeacher(Teacher):
+    """Asks a model for every turn; what it writes is executed and checked like any other.
+
+    The answer is told in the last turn only, so that no reasoning before it can give it away.
+
+    Args:
+        endpoint: The model.
+        temperature: Of the sampling.
+        max_new_tokens: Longest turn, sent as `max_tokens`.
+        seed: Sent along; another attempt at an index has another one.
+        images: How images travel; boxes are in pixels of the whole image, so the limit should not reduce it.
+        instructions: The system turn before the tools; None: `INSTRUCTIONS`.
+        toolbox: "code" or "named".
+    """
+
+    is_remote = True
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        temperature: float = 0.7,
+        max_new_tokens: int = 1024,
+        seed: int = 0,
+        images: ImageEncoding | None = None,
+        instructions: str | None = None,
+        toolbox: ToolboxName = "code",
+    ) -> None:
+        if temperature < 0 or max_new_tokens < 1:
+            raise ConfigError(
+                f"teacher: expected temperature >= 0 and max_new_tokens >= 1 but got {temperature}, {max_new_tokens}"
+            )
+        tools = make_toolbox(toolbox)
+        self.endpoint = endpoint
+        self.toolbox = toolbox
+        self._images = images or ImageEncoding()
+        self._prompt = f"{INSTRUCTIONS if instructions is None else instructions}\n\n{tools.system_prompt}"
+        self._settings = {"temperature": temperature, "max_tokens": max_new_tokens}
+        self._seed = seed
+
+    def identity(self) -> dict[str, Any]:
+        """The model and how it is asked; nothing is sent for it."""
+        return {
+            "name": "model",
+            "url": self.endpoint.url,
+            "model": self.endpoint.model,
+            "extra": self.endpoint.extra,
+            "toolbox": self.toolbox,
+            "seed": self._seed,
+            **self._settings,
+        }
+
+    def usage(self) -> dict[str, float]:
+        """Requests, tokens and cost so far."""
+        return self.endpoint.counts()
+
+    def write(self, plan: Plan, trajectory: Trajectory, step: Step) -> str:
+        """The text of the next turn; raises `EndpointError` and `RequestError`."""
+        dialogue = Dialogue(plan.sample, "text", self._prompt, self._images, make_toolbox(self.toolbox))
+        for turn in trajectory.turns:
+            dialogue.append_reply(ChatReply(turn.text))
+            if turn.observation is not None:
+                dialogue.append_observation(turn.observation)
+        # Beside the last turn's own words: a server may refuse two turns of the user in a row.
+        note = f"\n<metadata>\n{json.dumps(turn_metadata(plan, trajectory, step), ensure_ascii=False)}\n</metadata>"
+        dialogue.messages[-1]["content"].append({"type": "text", "text": note})
+        # Turns of one attempt share a seed; what was asked once comes from the cache, also after a cut.
+        settings = {**self._settings, "seed": (self._seed + plan.attempt) % 2**31}
+        return self.endpoint.chat(dialogue.messages, settings).text
+
+
+def turn_metadata(plan: Plan, trajectory: Trajectory, step: Step) -> dict[str, Any]:
+    """What the teacher is told about the turn it is to write, in plain values."""
+    view = trajectory.images[-1]
+    told: dict[str, Any] = {
+        "kind": plan.kind,
+        "done_to_the_image": [name for name in plan.sample.transforms if name != "crop"],
+        "turn": f"{len(trajectory.turns) + 1} of {len(plan.steps)}",
+        "image_index": len(trajectory.images) - 1,
+        "image_size": list(view.image.size),
+    }
+    if trajectory.turns and (last := trajectory.turns[-1].observation) is not None and last.status != "ok":
+        told["mend"] = "the last call failed: say what was wrong with it, and do it right"
+    if step.tool == "answer":
+        return told | {"do": "give the answer", "answer": plan.sample.answer}
+    if step.box is not None:
+        told |= {"do": "cut out the box of the last image", "box": list(box_in_view(trajectory, step.box))}
+    else:
+        told |= {"do": _DOINGS[step.tool]}
+    if step.is_fault:
+        told["mistake"] = (
+            "this call must fail with an error: write it with one mistake that a programmer makes (a method that does "
+            "not exist, an argument that does not fit), and do not let the reasoning know of it"
+        )
+    return told

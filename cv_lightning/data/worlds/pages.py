@@ -1,0 +1,165 @@
+"""A source of samples from the families, exact at any resolution, and the fixed benchmark made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cv_lightning.data.orientation import transform_sample
+from cv_lightning.data.worlds.families import FAMILIES, Draft, Paper, Sizes
+from cv_lightning.data.worlds.plates import (
+    ORIENTATION_WEIGHTS,
+    SampleSource,
+    Split,
+    check_seed,
+    check_weights,
+    choose,
+    choose_transforms,
+    generator,
+)
+from cv_lightning.data.worlds.published import ItemDigest, check_item, item_digest
+from cv_lightning.errors import ConfigError
+from cv_lightning.types import Sample
+
+#: No font below this size is drawn: its letters would not be told apart at scale 1.
+MIN_FONT_SIZE = 8
+
+#: Items of MVTool-procedural.
+N_ITEMS = 1000
+
+#: The random numbers that draw a family's pages: no two families share them. 0 chooses family and orientation.
+_STREAMS = {family: 2 + number for number, family in enumerate(FAMILIES)}
+
+
+@dataclass(frozen=True)
+class FamilyWorld(SampleSource):
+    """Pages of several families; those with small text need a crop at the model's pixel budget.
+
+    An image of more than `max_pixels` pixels reaches the model reduced to them. Small text is then at most
+    `unreadable_px` pixels of font size, large text at least `readable_px`, whatever `scale` is.
+
+    Attributes:
+        seed: Seed of the world.
+        width: Page width in logical pixels.
+        height: Page height in logical pixels.
+        scale: Pixels of the image for each logical pixel; layout, question and answer do not depend on it.
+        max_pixels: Pixels of an image as the model sees it, at most.
+        unreadable_px: Largest font size, as the model sees it, of text that needs a crop.
+        readable_px: Smallest font size, as the model sees it, of text that does not.
+        families: How often each family is drawn: name of `FAMILIES` -> weight.
+        weights: How often each orientation is chosen, as in `PlateWorld`.
+    """
+
+    seed: int = 0
+    width: int = 640
+    height: int = 480
+    scale: int = 1
+    max_pixels: int = 112 * 112
+    unreadable_px: float = 4.0
+    readable_px: float = 7.0
+    families: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(FAMILIES, 1.0))
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(ORIENTATION_WEIGHTS))
+
+    def __post_init__(self) -> None:
+        check_weights("world.families", self.families, tuple(FAMILIES))
+        check_weights("world.weights", self.weights)
+        check_seed("world.seed", self.seed)
+        if min(self.width, self.height) < 64 or self.max_pixels < 1 or not 1 <= self.scale <= 16:
+            raise ConfigError("world: expected pages of at least 64 x 64, max_pixels of at least 1, a scale of 1 to 16")
+        if not 0 < self.unreadable_px < self.readable_px:
+            raise ConfigError(
+                f"world: expected 0 < unreadable_px < readable_px but got {self.unreadable_px}, {self.readable_px}"
+            )
+        if self.sizes.small[0] > self.sizes.small[1]:
+            raise ConfigError(
+                f"world: a page of {self.width} x {self.height} shown at {self.max_pixels} pixels leaves no font of at "
+                f"least {MIN_FONT_SIZE} px that cannot be read. Raise width and height or lower max_pixels."
+            )
+
+    @property
+    def reduction(self) -> float:
+        """Pixels that the model sees for one logical pixel; an image within the budget is not enlarged."""
+        return min(1.0, math.sqrt(self.max_pixels / (self.width * self.height)))
+
+    @property
+    def sizes(self) -> Sizes:
+        """The font sizes that follow from the budget, in logical pixels."""
+        largest_small = int(self.unreadable_px / self.reduction)
+        smallest_large = math.ceil(self.readable_px / self.reduction)
+        return Sizes(
+            (max(MIN_FONT_SIZE, round(largest_small * 0.6)), largest_small), (smallest_large, 2 * smallest_large)
+        )
+
+    def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
+        """The sample at `index`; `transforms` forces its orientation, a "crop" in it says nothing new."""
+        rng = generator(self.seed, split, index)
+        family = choose(rng, self.families)
+        chosen = choose_transforms(rng, self.weights)
+        if family == "turned" and not chosen:
+            chosen = (choose(rng, {name: 1.0 for name in ORIENTATION_WEIGHTS if name != "none"}),)
+        asked = chosen if transforms is None else tuple(name for name in transforms if name != "crop")
+        return transform_sample(self.upright(split, index, family), asked)
+
+    def upright(self, split: Split, index: int, family: str) -> Sample:
+        """The sample of a family at `index` before anything is done to its image."""
+        draft = self.draw(split, index, family)
+        return Sample(
+            id=f"{family}-{self.seed}-{split}-{index}",
+            question=draft.question,
+            images=(draft.canvas.image,),
+            answer=draft.answer,
+            transforms=("crop",) if draft.needs_crop else (),
+            box=draft.canvas.box,
+            family=family,
+            source=type(self).__name__,
+        )
+
+    def draw(self, split: Split, index: int, family: str, *, hides_target: bool = False) -> Draft:
+        """The upright page of an index; `hides_target` leaves out what holds the answer."""
+        paper = Paper((self.width, self.height), self.scale, self.sizes, hides_target)
+        return FAMILIES[family](paper, generator(self.seed, split, index, _STREAMS[family]))
+
+
+@dataclass(frozen=True)
+class MVToolProcedural(FamilyWorld):
+    """MVTool-procedural: 1,000 fixed test items with the metadata of MVToolBench (arXiv 2512.03746).
+
+    What they are, to the pixel, is fixed by `published.publication().version`; an item that is drawn otherwise on this
+    machine gives a warning. `scale` renders the same items larger. Families and orientations take turns, so that each
+    combination has its share.
+    """
+
+    seed: int = 251203746
+    width: int = 1024
+    height: int = 768
+    max_pixels: int = 256 * 256
+
+    def size(self, split: Split) -> int:
+        """1,000 in test, none elsewhere."""
+        return N_ITEMS if split == "test" else 0
+
+    def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
+        """Item `index` of the test split; raises `IndexError` for any other."""
+        if split != "test":
+            raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of {split}")
+        upright, own = self._item(index)
+        if self == MVToolProcedural(scale=self.scale):
+            check_item(index, item_digest(upright, own, self.scale))
+        asked = own if transforms is None else tuple(name for name in transforms if name != "crop")
+        return transform_sample(upright, asked)
+
+    def digest(self, index: int) -> ItemDigest:
+        """The digest of item `index` as it is drawn here."""
+        return item_digest(*self._item(index), self.scale)
+
+    def _item(self, index: int) -> tuple[Sample, tuple[str, ...]]:
+        """Item `index` upright, and what is done to it."""
+        if not 0 <= index < N_ITEMS:
+            raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of test")
+        family = list(FAMILIES)[index % len(FAMILIES)]
+        orientation = list(ORIENTATION_WEIGHTS)[index // len(FAMILIES) % len(ORIENTATION_WEIGHTS)]
+        if family == "turned" and orientation == "none":
+            orientation = "rotate_180"
+        upright = replace(self.upright("test", index, family), id=f"mvtool-procedural-{index:04d}")
+        return upright, () if orientation == "none" else (orientation,)

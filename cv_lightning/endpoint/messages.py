@@ -1,0 +1,181 @@
+"""A trajectory as the messages of an OpenAI-compatible request, and a reply as a turn."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Literal
+
+from PIL import Image
+
+from cv_lightning.conversation import escape_markup, parse_reply
+from cv_lightning.endpoint.client import ChatReply
+from cv_lightning.errors import ConfigError
+from cv_lightning.tools import Toolbox
+from cv_lightning.tools.call_text import join_calls, write_call
+from cv_lightning.tools.code import CODE_TOOLS
+from cv_lightning.types import Reply, Sample
+from sandbox import Observation
+
+#: How tools are offered: as `tools` of the request, as text in the conversation (the format that our policies are
+#: trained on), or not at all.
+ToolMode = Literal["native", "text", "none"]
+
+_NATIVE = (
+    "You are a helpful assistant that can look at images through {means}. Call {article} tool at most once per turn, "
+    "and look at its result before you go on. Give the final answer within <answer></answer>."
+)
+_NONE = "You are a helpful assistant. Give the final answer within <answer></answer>."
+
+
+def default_prompt(mode: ToolMode, toolbox: Toolbox) -> str:
+    """What the system turn says where the config does not."""
+    if mode == "text":
+        return toolbox.system_prompt
+    return _NATIVE.format(means=toolbox.means, article=toolbox.article) if mode == "native" else _NONE
+
+
+_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
+
+_JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class ImageEncoding:
+    """How images travel.
+
+    Attributes:
+        max_pixels: Larger images are reduced to this many pixels; the tool still works on the whole image.
+        max_kilobytes: A PNG that is larger travels as JPEG, reduced further where that does not do.
+        format: "png" loses nothing; "jpeg" is smaller.
+    """
+
+    max_pixels: int = 4096 * 4096
+    max_kilobytes: int = 4096
+    format: Literal["png", "jpeg"] = "png"
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1 or self.max_kilobytes < 4:
+            raise ConfigError(
+                "ImageEncoding: expected max_pixels >= 1 and max_kilobytes >= 4 but got "
+                f"{self.max_pixels}, {self.max_kilobytes}"
+            )
+
+    def data_url(self, image: Image.Image) -> str:
+        """An RGB image as a data URL."""
+        image = _reduced(image, self.max_pixels)
+        kind, limit = self.format, self.max_kilobytes << 10
+        encoded = _encode(image, kind)
+        while len(encoded) > limit:
+            if kind == "jpeg":
+                image = _reduced(image, max(1, image.width * image.height // 2))
+            kind = "jpeg"
+            encoded = _encode(image, kind)
+        return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
+
+
+def _encode(image: Image.Image, kind: str) -> bytes:
+    buffer = BytesIO()
+    options: dict[str, Any] = {"quality": _JPEG_QUALITY} if kind == "jpeg" else {"compress_level": 6}
+    image.save(buffer, format=kind.upper(), **options)
+    return buffer.getvalue()
+
+
+def _reduced(image: Image.Image, max_pixels: int) -> Image.Image:
+    n_pixels = image.width * image.height
+    if n_pixels <= max_pixels:
+        return image
+    scale = (max_pixels / n_pixels) ** 0.5
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+class Dialogue:
+    """The messages of one trajectory.
+
+    Args:
+        sample: The question.
+        mode: How tools are offered.
+        system_prompt: Text of the system turn; "" sends none.
+        encoding: How images travel.
+        toolbox: The tools.
+    """
+
+    def __init__(
+        self,
+        sample: Sample,
+        mode: ToolMode,
+        system_prompt: str,
+        encoding: ImageEncoding,
+        toolbox: Toolbox = CODE_TOOLS,
+    ) -> None:
+        self.mode: ToolMode = mode
+        self.toolbox = toolbox
+        self.messages: list[dict[str, Any]] = []
+        self._encoding = encoding
+        self._call_ids: list[str] = []
+        if system_prompt:
+            self.messages.append({"role": "system", "content": system_prompt})
+        parts = [*map(self._image, sample.images), _text(escape_markup(sample.question))]
+        self.messages.append({"role": "user", "content": parts})
+
+    @property
+    def tools(self) -> list[dict[str, Any]] | None:
+        """`tools` of the request."""
+        return self.toolbox.schemas if self.mode == "native" else None
+
+    def _image(self, image: Image.Image) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": self._encoding.data_url(image)}}
+
+    def append_reply(self, chat: ChatReply) -> tuple[str, Reply]:
+        """Append what the model said.
+
+        Returns:
+            The turn as text in our own format, and what it says. Where the format was not asked for in words ("native",
+            "none"), a reply without tags is the answer.
+        """
+        message: dict[str, Any] = {"role": "assistant", "content": chat.text}
+        self._call_ids = [call_id for call_id, _, _ in chat.calls]
+        if chat.calls:
+            message["tool_calls"] = [
+                {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+                for call_id, name, arguments in chat.calls
+            ]
+        self.messages.append(message)
+        if chat.calls:
+            return _read_calls(chat, self.toolbox)
+        reply = parse_reply(chat.text, self.toolbox)
+        if reply.is_silent and self.mode != "text":
+            said = _THINK.sub("", chat.text).strip()
+            reply = Reply(answer=said) if said else reply
+        return chat.text, reply
+
+    def append_observation(self, observation: Observation) -> None:
+        """Append what came of the last turn's call."""
+        text = escape_markup(observation.text)
+        image = [] if observation.image is None else [self._image(observation.image)]
+        if self._call_ids:
+            # The tool's own turn may hold text only (OpenAI): the image follows in a turn of the user.
+            for call_id in self._call_ids:
+                self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+            if image:
+                self.messages.append({"role": "user", "content": image})
+            return
+        opening, closing = "<tool_response>\n", f"{text}\n</tool_response>"
+        parts = [_text(opening), *image, _text(closing)] if image else [_text(opening + closing)]
+        self.messages.append({"role": "user", "content": parts})
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _read_calls(chat: ChatReply, toolbox: Toolbox) -> tuple[str, Reply]:
+    calls = [(name, arguments) for _, name, arguments in chat.calls]
+    text = join_calls(chat.text, calls)
+    if len(calls) > 1 or parse_reply(chat.text).answer is not None:
+        return text, Reply(fault="Give exactly one tool call or one answer in a turn.")
+    payload = write_call(*calls[0]).removeprefix("<tool_call>").removesuffix("</tool_call>")
+    return text, toolbox.read(payload)

@@ -1,0 +1,216 @@
+"""A model behind an OpenAI-compatible server as a policy for the evaluator: see `docs/serving.md`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any, get_args
+
+from cv_lightning.endpoint.client import Endpoint, EndpointError
+from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, ToolMode, default_prompt
+from cv_lightning.errors import ConfigError
+from cv_lightning.evaluation.solver import Solver
+from cv_lightning.frames import view_question, view_result
+from cv_lightning.rollout import end_after, observe
+from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
+from cv_lightning.types import Sample, StopReason, Trajectory, Turn
+from sandbox import Limits, ToolExecutor
+from sandbox.executor import Lane
+
+#: How servers say that a conversation is too long: OpenAI by its code, vLLM and others in words.
+_TOO_LONG = ("context_length_exceeded", "context length", "context_length", "maximum context", "too many tokens")
+
+
+class EndpointSolver(Solver):
+    """Asks a model behind a server; the code that it writes is executed here.
+
+    Args:
+        endpoint: The model.
+        tools: "native": the tool is offered by `tools` of the request. "text": by the system prompt, in the format that
+            our policies are trained on. "none": not at all.
+        system_prompt: Text of the system turn; None takes the one of `tools`, "" sends none.
+        max_turns: Turns of the model; at the last one a tool call is not executed any more.
+        max_new_tokens: Longest turn, sent as `max_tokens`.
+        temperature: 0 takes the most probable token.
+        seed: Sent where the temperature is not 0.
+        at_once: Questions that are under way at the same time.
+        give_up_after: So many questions in a row that failed end the run; what was answered is safe.
+        images: How images travel.
+        lane: Which lane of the executor runs the tool.
+        limits: What one tool call may use.
+        toolbox: Which tools it has: "code", "named", or a `cv_lightning.tools.Toolbox`.
+
+    Raises:
+        ConfigError: A value that cannot be.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tools: ToolMode = "native",
+        system_prompt: str | None = None,
+        max_turns: int = 4,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+        at_once: int = 8,
+        give_up_after: int = 20,
+        images: ImageEncoding | None = None,
+        lane: Lane = "auto",
+        limits: Limits | None = None,
+        toolbox: Toolbox | ToolboxName = "code",
+    ) -> None:
+        if min(max_turns, max_new_tokens, at_once, give_up_after) < 1 or temperature < 0:
+            raise ConfigError(
+                "EndpointSolver: expected max_turns, max_new_tokens, at_once, give_up_after >= 1 and temperature >= 0 "
+                f"but got {max_turns}, {max_new_tokens}, {at_once}, {give_up_after}, {temperature}"
+            )
+        if tools not in get_args(ToolMode):
+            known = ", ".join(get_args(ToolMode))
+            raise ConfigError(f"EndpointSolver: expected tools to be one of {known} but got {tools!r}")
+        self.endpoint = endpoint
+        self.mode: ToolMode = tools
+        self.toolbox = make_toolbox(toolbox)
+        self.system_prompt = default_prompt(tools, self.toolbox) if system_prompt is None else system_prompt
+        self.max_turns = max_turns
+        self.at_once = at_once
+        self.give_up_after = give_up_after
+        self.images = images or ImageEncoding()
+        self.lane: Lane = lane
+        self.limits = limits or Limits()
+        self._settings: dict[str, Any] = {"temperature": temperature, "max_tokens": max_new_tokens}
+        if temperature > 0:
+            self._settings["seed"] = seed
+        self._executor: ToolExecutor | None = None
+        self._lock = threading.Lock()
+        self._n_failed_in_a_row = 0
+        self._stop: EndpointError | None = None
+        self._is_interrupted = False
+
+    def fingerprint(self) -> str:
+        """A hash of the server, the model's name, the prompt, the sampling and the tool's settings."""
+        settings = {
+            "endpoint": self.endpoint.identity(),
+            "tools": [self.mode, self.lane, asdict(self.limits), self.toolbox.describe()],
+            "system_prompt": self.system_prompt,
+            "max_turns": self.max_turns,
+            "sampling": self._settings,
+            "images": asdict(self.images),
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
+        """Ask about samples at the same time; a question that fails is left out, with a warning.
+
+        Raises:
+            EndpointError: The server refuses every request (a wrong key, an unknown model), the budget is spent, or
+                `give_up_after` questions in a row failed. What was answered before is returned first: it is raised
+                by a call that has nothing to return.
+        """
+        if self._stop is not None:
+            raise self._stop
+        self._is_interrupted = False
+        if self._executor is None:
+            self._executor = ToolExecutor(lane=self.lane, limits=self.limits)
+        self.endpoint.model_name()
+        pool = ThreadPoolExecutor(max_workers=self.at_once)
+        try:
+            solved = list(pool.map(self._guarded, samples))
+        except BaseException:
+            self._is_interrupted = True  # threads end after the reply they wait for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+        if self._stop is not None:
+            if not any(solved):
+                raise self._stop
+            warnings.warn(f"{len(solved) - sum(map(bool, solved))} questions were left out. {self._stop}", stacklevel=2)
+        return solved
+
+    def _guarded(self, sample: Sample) -> Trajectory | None:
+        if self._stop is not None or self._is_interrupted:
+            return None
+        try:
+            trajectory = self._play(sample)
+        except EndpointError as error:
+            self._stop = self._stop or error
+            return None
+        except RequestError as error:
+            warnings.warn(f"Left out question {sample.id!r}. {self.endpoint.url}: {error}", UserWarning, stacklevel=2)
+            self._count_failure(error)
+            return None
+        self._n_failed_in_a_row = 0
+        return trajectory
+
+    def _count_failure(self, error: RequestError) -> None:
+        with self._lock:
+            self._n_failed_in_a_row += 1
+            if self._n_failed_in_a_row >= self.give_up_after and self._stop is None:
+                self._stop = EndpointError(
+                    f"{self.endpoint.url}: {self._n_failed_in_a_row} questions in a row failed, the last with: {error}."
+                    " The answers before them are safe. Mend it and run the same command again: it goes on from there."
+                )
+
+    def _play(self, sample: Sample) -> Trajectory:
+        trajectory = Trajectory(sample, images=view_question(sample))
+        dialogue = Dialogue(sample, self.mode, self.system_prompt, self.images, self.toolbox)
+        settings = self._settings | {"tools": dialogue.tools}
+        names = {id(trajectory): uuid.uuid4().hex}
+        for turn in range(self.max_turns):
+            if self._is_interrupted:
+                raise EndpointError("interrupted")
+            started = time.perf_counter()
+            try:
+                chat = self.endpoint.chat(dialogue.messages, settings)
+            except RequestError as error:
+                if turn == 0 or not _is_too_long(error):
+                    raise
+                _take_back(trajectory, turn - 1)
+                trajectory.stop_reason = StopReason.CONTEXT_FULL
+                break
+            text, reply = dialogue.append_reply(chat)
+            trajectory.turns.append(Turn(text, reply, wall_s=time.perf_counter() - started))
+            trajectory.stop_reason = end_after(reply, chat.finish_reason != "length")
+            if trajectory.stop_reason is None and turn == self.max_turns - 1:
+                trajectory.stop_reason = StopReason.MAX_TURNS
+            if trajectory.stop_reason is not None:
+                break
+            self._observe(trajectory, dialogue, names, turn)
+        return trajectory
+
+    def _observe(self, trajectory: Trajectory, dialogue: Dialogue, names: dict[int, str], turn: int) -> None:
+        if self._executor is None:
+            raise ValueError("Expected an executor but the solver is closed")
+        (observation,) = observe([trajectory], self._executor, names)
+        dialogue.append_observation(observation)
+        call = trajectory.turns[-1].reply.call
+        if call is not None and observation.image is not None:
+            trajectory.images.append(view_result(trajectory, call, observation, turn))
+
+    def usage(self) -> dict[str, float]:
+        """Requests, tokens and cost so far."""
+        return self.endpoint.counts()
+
+    def close(self) -> None:
+        """End the tool's workers."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+
+def _is_too_long(error: RequestError) -> bool:
+    words = f"{error.code} {error}".lower()
+    return error.status in (400, 413, 422) and any(sign in words for sign in _TOO_LONG)
+
+
+def _take_back(trajectory: Trajectory, turn: int) -> None:
+    """Take back an image that the model was never shown."""
+    trajectory.images = [viewed for viewed in trajectory.images if viewed.turn != turn]

@@ -1,0 +1,217 @@
+"""What a policy answered, one JSON object a line: an evaluation that is cut off goes on from here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cv_lightning.errors import CVLightningError
+from cv_lightning.evaluation.metrics import call_outcomes, is_restored
+from cv_lightning.evidence import CORE_TOOLS, gather_effects
+from cv_lightning.grading.benchmarks import RIGHT_FROM, Grade
+from cv_lightning.types import Sample, Trajectory
+
+#: A turn by another angle than a quarter is a way around the required tools, as in the reward.
+_NOT_EMERGENT = CORE_TOOLS | {"rotate"}
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """One answered question under one condition.
+
+    Attributes:
+        key: See `record_key`.
+        item: The question, whatever the condition: what pairs the rows of the table.
+        id: The sample's id.
+        condition: What was done to the image.
+        policy: Fingerprint of the policy.
+        family: The kind of task.
+        truth: The right answer.
+        answer: What the policy answered, None where it did not.
+        score: Credit in [0, 1], None where the judge failed.
+        graded_by: "rule" or "judge".
+        graded_for: See `grading_key`.
+        stop_reason: Why the trajectory ended.
+        turns: The policy's turns.
+        n_calls: Calls that parsed.
+        outcomes: Whether each attempted call ran.
+        tools: The verified operations of each call that ran.
+        is_restored: Whether the last view stands upright.
+        required: The tools that the image needs.
+        used: The tools that had an effect; two turns that are undone in one move count as both.
+        crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None where none is needed.
+    """
+
+    key: str
+    item: str
+    id: str
+    condition: str
+    policy: str
+    family: str
+    truth: str
+    answer: str | None
+    score: float | None
+    graded_by: str
+    graded_for: str
+    stop_reason: str | None
+    turns: list[str]
+    n_calls: int
+    outcomes: list[bool]
+    tools: list[list[str]]
+    is_restored: bool
+    required: list[str]
+    used: list[str]
+    crop_iou: float | None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer counts as right where only right or wrong is asked for."""
+        return self.score is not None and self.score >= RIGHT_FROM
+
+    @property
+    def emergent(self) -> frozenset[str]:
+        """The tools that no task requires."""
+        return frozenset(tool for tools in self.tools for tool in tools) - _NOT_EMERGENT
+
+    @property
+    def required_recall(self) -> float | None:
+        """Share of the required tools that were used; None where none is required."""
+        return len(set(self.required) & set(self.used)) / len(self.required) if self.required else None
+
+    @property
+    def has_exact_tools(self) -> bool:
+        """Whether of the orientation tools and the crop exactly the required ones were used."""
+        return set(self.used) & CORE_TOOLS == set(self.required) & CORE_TOOLS
+
+
+def record_key(sample: Sample, condition: str, policy: str) -> str:
+    """What an answer depends on: the sample's id and content, the condition, and the policy's fingerprint.
+
+    The content is in it so that an image that was replaced, or a world of another seed, is asked again.
+    """
+    pixels = [f"{image.size}:{zlib.crc32(image.tobytes())}" for image in sample.images]
+    return _digest(sample.id, sample.question, *pixels, str(sample.transforms), str(sample.box), condition, policy)
+
+
+def grading_key(sample: Sample, judge: str) -> str:
+    """What a grade depends on, the answer apart: where it changes, answers are graded anew and not asked for again."""
+    return _digest(sample.rule, sample.answer, *sample.alternatives, judge)
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:24]
+
+
+def make_record(
+    key: str, condition: str, policy: str, trajectory: Trajectory, grade: Grade, graded_for: str = ""
+) -> AnswerRecord:
+    """What is kept of a trajectory."""
+    sample, evidence = trajectory.sample, gather_effects(trajectory)
+    needs_crop = "crop" in sample.required_tools and sample.box is not None
+    return AnswerRecord(
+        key=key,
+        item=f"{sample.source}#{sample.id}",
+        id=sample.id,
+        condition=condition,
+        policy=policy,
+        family=sample.family,
+        truth=sample.answer,
+        answer=trajectory.answer,
+        score=grade.score,
+        graded_by=grade.by,
+        graded_for=graded_for,
+        stop_reason=trajectory.stop_reason.value if trajectory.stop_reason else None,
+        turns=[turn.text for turn in trajectory.turns],
+        n_calls=trajectory.n_calls,
+        outcomes=call_outcomes(trajectory),
+        tools=[
+            list(turn.observation.tools)
+            for turn in trajectory.turns
+            if turn.reply.call is not None and turn.observation is not None and turn.observation.status == "ok"
+        ],
+        is_restored=is_restored(trajectory),
+        required=sorted(evidence.required),
+        used=sorted(evidence.used),
+        crop_iou=evidence.best_iou if needs_crop else None,
+    )
+
+
+class AnswerLog:
+    """Records in a JSONL file of one process; what other processes wrote beside it is read too.
+
+    Args:
+        folder: Where `answers_<rank>.jsonl` lie.
+        rank: This process.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.folder = folder
+        self.path = folder / f"answers_{rank}.jsonl"
+        self.records = self.read_all()
+
+    def read_all(self) -> dict[str, AnswerRecord]:
+        """The records of all processes by key; lines that were cut off or are of another version do not count."""
+        found: dict[str, AnswerRecord] = {}
+        for path in sorted(self.folder.glob("answers_*.jsonl")):
+            with path.open("rb") as lines:
+                records = (_parse(line) for line in lines)
+                found |= {record.key: record for record in records if record is not None}
+        return found
+
+    def append(self, records: Sequence[AnswerRecord]) -> None:
+        """Write records to disk, and wait until they are there.
+
+        Raises:
+            CVLightningError: They cannot be written; those of earlier calls are safe.
+        """
+        if not records:
+            return
+        text = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                _end_line(file, self.path)
+                file.write(text.encode("utf-8", "surrogatepass"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise CVLightningError(
+                f"{self.path}: answers cannot be written ({error.strerror}). The {len(self.records)} before them are "
+                "safe. Make room, or correct the folder, and run the same command again: it goes on from there."
+            ) from error
+        self.records |= {record.key: record for record in records}
+
+
+def _end_line(file: Any, path: Path) -> None:
+    """A run that was killed may have left half a line: what follows must not be glued to it."""
+    if not file.tell():
+        return
+    with path.open("rb") as existing:
+        existing.seek(-1, os.SEEK_END)
+        if existing.read(1) != b"\n":
+            file.write(b"\n")
+
+
+_FIELDS = {field.name for field in fields(AnswerRecord)}
+
+
+def _parse(line: bytes) -> AnswerRecord | None:
+    try:
+        content = json.loads(line.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return None
+    return AnswerRecord(**content) if isinstance(content, dict) and set(content) == _FIELDS else None
+
+
+def of_keys(records: dict[str, AnswerRecord], keys: Iterable[str]) -> list[AnswerRecord]:
+    """The records of some keys, each once, as far as they are there."""
+    return [records[key] for key in dict.fromkeys(keys) if key in records]

@@ -1,0 +1,5 @@
+"""Decides whether an answer is right: the rule of its benchmark first, then a judge if one is configured."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,136 @@
+"""`python -m cv_lightning serve`: a policy behind an OpenAI-compatible HTTP endpoint. See docs/serving.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cv_lightning.endpoint.http_json import read_key
+from cv_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modules.policy.policy import Policy
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = command_line(
+        "serve", "Serve a policy at http://HOST:PORT/v1 as OpenAI-compatible servers do, images and tools included."
+    )
+    add = options.add_argument
+    add("--host", default="127.0.0.1", help="address to listen at; another than this machine's own needs a key")
+    add("--port", type=int, default=8000, help="0 takes a free one")
+    add("--name", help="what clients call the model (default: the folder's name and a digest of the weights)")
+    add_policy_options(options)
+    add("--max-batch", type=int, default=16, help="replies that are generated at the same time")
+    add("--max-waiting", type=int, default=256, help="requests that may wait; more get 429")
+    add("--max-request-mb", type=int, default=32, help="longest request")
+    add(
+        "--api-key-variable", default="CV_LIGHTNING_API_KEY", help="environment variable with the key clients must send"
+    )
+    return options
+
+
+def command_line(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser for the command `name` whose help says the defaults."""
+    return argparse.ArgumentParser(
+        prog=f"python -m cv_lightning {name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def add_policy_options(options: argparse.ArgumentParser) -> None:
+    """What `load_policy` reads."""
+    add = options.add_argument
+    add("--policy", required=True, help="folder that a stage exported, or a hub name")
+    add("--system-prompt", help="system turn (default: as the folder says, or else the one that describes the tool)")
+    add("--min-pixels", type=int, help="smaller images are enlarged to this many (default: as the folder says)")
+    add("--max-pixels", type=int, help="larger images are reduced to this many (default: as the folder says)")
+    add("--max-context-tokens", type=int, default=32768, help="longest conversation")
+    add("--max-new-tokens", type=int, default=1024, help="longest reply")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    add("--device", default="auto", help='as torch names it; "auto" takes an accelerator where there is one')
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until Ctrl-C.
+
+    Raises:
+        ConfigError: An option that cannot be, an address that is taken, or one that others reach and no key.
+    """
+    options = parser().parse_args(arguments)
+    for name in ("max_context_tokens", "max_new_tokens", "max_batch", "max_waiting", "max_request_mb"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1 but got {getattr(options, name)}")
+    key = read_key(options.api_key_variable)
+    if key is None and options.host not in _LOOPBACK:
+        raise ConfigError(
+            f"--host {options.host}: others can reach this address. Set the environment variable "
+            f"{options.api_key_variable} to the key that clients must send."
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    # torch and transformers only once the options are right.
+    from cv_lightning.serving.http_handler import ServerLimits
+    from cv_lightning.serving.policy_backend import Batching, PolicyBackend
+    from cv_lightning.serving.server import ChatServer
+    from modules.evaluate import weights_digest
+
+    policy = load_policy(options)
+    name = options.name or f"{Path(options.policy).resolve().name}-{weights_digest(policy)[:8]}"
+    batching = Batching(options.max_batch, max_waiting=options.max_waiting)
+    backend = PolicyBackend(policy, name, options.max_new_tokens, batching)
+    try:
+        limits = ServerLimits(request_megabytes=options.max_request_mb)
+        server = ChatServer(backend, options.host, options.port, key, limits)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error}).") from error
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"serving {name} at http://{host}:{server.server_port}/v1 (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_until_interrupted()
+    finally:
+        backend.close()
+    return 0
+
+
+def load_policy(options: argparse.Namespace) -> Policy:
+    """The policy of a command line, in evaluation mode on its device; raises `CheckpointError` or `ConfigError`."""
+    import torch
+
+    from modules.policy.policy import Policy
+
+    stored = stored_pixels(options.policy)
+    given = {name: getattr(options, name) for name in ("min_pixels", "max_pixels")}
+    pixels = stored | {name: value for name, value in given.items() if value is not None}
+    policy = Policy(
+        source=options.policy,
+        dtype=options.dtype,
+        max_context_tokens=options.max_context_tokens,
+        system_prompt=options.system_prompt,
+        **pixels,
+    )
+    device = options.device
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = "cpu" if accelerator is None else accelerator.type
+    try:
+        return policy.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def stored_pixels(source: str) -> dict[str, int]:
+    """The pixel budget that an exported policy was used with, as far as its folder says."""
+    try:
+        content: Any = json.loads((Path(source) / "preprocessor_config.json").read_text(encoding="utf-8"))
+        size = content["size"]
+        return {"min_pixels": int(size["shortest_edge"]), "max_pixels": int(size["longest_edge"])}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}

@@ -1,0 +1,180 @@
+"""Messages of a client as the token ids of a policy's conversation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from cv_lightning.conversation import Conversation
+from cv_lightning.errors import ConversationError
+from cv_lightning.serving.request import BadRequest, ChatRequest, Message
+from cv_lightning.tools.call_text import join_calls, split_calls
+from cv_lightning.types import TokenSequence
+
+_OPENING, _CLOSING = "<tool_response>\n", "\n</tool_response>"
+
+_SPECIAL = re.compile(r"<(\|[a-z_]+\|)>")
+
+#: Replies whose ids are remembered.
+_MAX_REMEMBERED = 4096
+
+_TOOL_SECTION = """
+
+# Tools
+You may call one function per turn to help with the user query. \
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+To call one, write a JSON object with its name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+class ChatEncoder:
+    """Writes the conversations of clients as tokens, so that they are those of our own rollouts.
+
+    A client sends back as text what was sampled as ids, and text can be cut into tokens in more than one way; so the
+    ids of replies are remembered, and a conversation goes on from the very tokens that were sampled. It may be used
+    from many threads.
+
+    Args:
+        conversation: The policy's.
+    """
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._lock = threading.Lock()
+        self._ids: OrderedDict[str, list[int]] = OrderedDict()
+
+    def encode(self, request: ChatRequest) -> TokenSequence:
+        """The conversation up to the point where the policy speaks.
+
+        Raises:
+            BadRequest: It does not fit the policy's context, or an image has an impossible shape.
+        """
+        with self._lock:
+            try:
+                tokens = self._encode(request)
+            except ConversationError as error:
+                raise BadRequest(str(error), "messages") from error
+        limit = self.conversation.max_context_tokens
+        if len(tokens) >= limit:
+            raise BadRequest(
+                f"This model's maximum context length is {limit} tokens. The messages have {len(tokens)}.",
+                "messages",
+                "context_length_exceeded",
+            )
+        return tokens
+
+    def remember(self, tokens: TokenSequence, text: str, ids: Sequence[int]) -> None:
+        """Remember the ids of the reply `text` to a conversation."""
+        with self._lock:
+            for spelled in {text, join_calls(*split_calls(text))}:
+                key = _key(tokens, spelled)
+                self._ids[key] = list(ids)
+                self._ids.move_to_end(key)
+            while len(self._ids) > _MAX_REMEMBERED:
+                self._ids.popitem(last=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a reply without its end-of-turn token."""
+        with self._lock:
+            return self.conversation.decode_reply(ids)
+
+    def _encode(self, request: ChatRequest) -> TokenSequence:
+        messages = list(request.messages)
+        prompt = self.conversation.system_prompt
+        if messages[0].role in ("system", "developer"):
+            prompt = plain(messages.pop(0).text) + _tool_section(request.tools)
+        tokens = TokenSequence()
+        tokens.append(self.conversation.system_turn(prompt), is_trained=False)
+        is_open = False  # whether the policy may speak
+        for message in _with_tool_images(messages):
+            if message.role == "assistant":
+                if not is_open:
+                    tokens.append(self.conversation.opening(), is_trained=False)
+                tokens.append(self._reply(tokens, message.text), is_trained=True)
+                is_open = False
+                continue
+            if is_open:  # two turns in a row that are not the policy's: the opening belongs to the last
+                n = len(self.conversation.opening())
+                del tokens.ids[-n:], tokens.is_trained[-n:], tokens.logprobs[-n:]
+            self._append(tokens, message)
+            is_open = True
+        return tokens
+
+    def _append(self, tokens: TokenSequence, message: Message) -> None:
+        observation = _as_observation(message)
+        if observation is None:
+            tokens.append(self.conversation.user_turn(message.parts), is_trained=False)
+            tokens.append(self.conversation.opening(), is_trained=False)
+            tokens.images.extend(message.images)
+            return
+        text, image = observation
+        if not self.conversation.append_observation(tokens, text, image):
+            limit = self.conversation.max_context_tokens
+            raise BadRequest(
+                f"This model's maximum context length is {limit} tokens. The messages have more.",
+                "messages",
+                "context_length_exceeded",
+            )
+
+    def _reply(self, tokens: TokenSequence, text: str) -> list[int]:
+        known = self._ids.get(_key(tokens, text))
+        if known is not None:
+            return known
+        ids = self.conversation.tokenizer.encode(plain(text), add_special_tokens=False)
+        return [*ids, self.conversation.end_of_turn_id]
+
+
+def plain(text: str) -> str:
+    """Keep a client's text from opening turns or images; tags of tool calls are the policy's own words."""
+    return _SPECIAL.sub(lambda match: f"< {match.group(1)}>", text)
+
+
+def _tool_section(tools: Sequence[Mapping[str, Any]]) -> str:
+    """What a client's own system message lacks: the tools that it offers beside it, in Qwen's words."""
+    if not tools:
+        return ""
+    return _TOOL_SECTION.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+
+
+def _with_tool_images(messages: Sequence[Message]) -> list[Message]:
+    """Put the image of a result, which many clients can only send in a turn of the user, into the tool's turn."""
+    merged: list[Message] = []
+    for message in messages:
+        follows_tool = bool(merged) and merged[-1].role == "tool" and not merged[-1].images
+        if follows_tool and message.role == "user" and not message.text and len(message.images) == 1:
+            merged[-1] = Message("tool", (*message.parts, *merged[-1].parts))
+        else:
+            merged.append(message)
+    return merged
+
+
+def _as_observation(message: Message) -> tuple[str, Image.Image | None] | None:
+    """The text and image of a tool's turn, however the client wrote it; None for another turn."""
+    if len(message.images) > 1:
+        return None
+    image = message.images[0] if message.images else None
+    text = message.text
+    if message.role == "tool":
+        return text, image
+    if text.startswith(_OPENING) and text.endswith(_CLOSING):
+        return text.removeprefix(_OPENING).removesuffix(_CLOSING), image
+    return None
+
+
+def _key(tokens: TokenSequence, text: str) -> str:
+    images = [(image.size, zlib.crc32(image.tobytes())) for image in tokens.images]
+    return hashlib.sha256(json.dumps([tokens.ids, images, text]).encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""`python -m cv_lightning view RUN_OR_FILE`: trajectories as one page to read, from a folder or from MLflow."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cv_lightning.compare.tracking_uri import is_run_id
+from cv_lightning.console.output_files import check_place, write_whole
+from cv_lightning.console.progress import tracked
+from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.viewer.page import page
+from cv_lightning.viewer.pictures import store
+from cv_lightning.viewer.records import find, read
+
+#: Trajectories of a page, unless another number is asked for: with them it loads at once.
+_MOST = 500
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the page and print where it is."""
+    parser = argparse.ArgumentParser("python -m cv_lightning view", description=__doc__)
+    parser.add_argument("run_or_file", help="a trajectories.jsonl, a folder with some below it, or a run id of MLflow")
+    parser.add_argument(
+        "--out", type=Path, help="the page (default: trajectories.html beside what was named, or here for a run id)"
+    )
+    parser.add_argument("--most", type=int, default=_MOST, help="only the newest so many (default: %(default)s)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="where MLflow keeps the run (default: MLFLOW_TRACKING_URI, else every runs/**/mlflow.db)",
+    )
+    options = parser.parse_args(arguments)
+    if options.most < 1:
+        raise ConfigError(f"--most: expected at least 1 but got {options.most}")
+    target = Path(options.run_or_file)
+    if is_run_id(options.run_or_file) and not target.exists():
+        print(_write_stored(options))
+        return 0
+    default = (target if target.is_dir() else target.parent) / "trajectories.html"
+    print(write(target, options.out or default, options.most))
+    return 0
+
+
+def _write_stored(options: argparse.Namespace) -> Path:
+    """The page of a run that MLflow knows."""
+    from cv_lightning.compare.store import Stores  # imports mlflow
+
+    run = Stores(options.tracking_uri).find(options.run_or_file)
+    with run.trajectories() as folder:
+        return write(folder, options.out or Path(f"trajectories_{run.id}.html"), options.most, run.title)
+
+
+def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) -> Path:
+    """Write the page of the newest `most` trajectories below `target`; says on stderr what was left out.
+
+    Args:
+        target: A file of records or a folder with some below it.
+        out: The page.
+        most: How many.
+        title: Of the page; None: the name of the target.
+
+    Raises:
+        ConfigError: `out` is a folder, or lies in none.
+        DataError: There is nothing to show, or the page cannot be written.
+    """
+    check_place(out, "--out")
+    found = read(find(target))
+    for fault in found.faults:
+        print(f"warning: {fault}", file=sys.stderr)
+    records = sorted(found.records, key=lambda record: _step(record.get("step")))[-most:]
+    names = {image.get("file") for record in records for image in record["images"]}
+    images = store(((name, path) for name, path in found.images.items() if name in names), track=tracked)
+    if len(images) < len(names):
+        print(f"warning: {len(names) - len(images)} images are missing or cannot be read", file=sys.stderr)
+    note = f"{len(records)} trajectories" + (
+        f" of {len(found.records)}, the newest" if len(found.records) > most else ""
+    )
+    if found.faults:
+        note += f"; {len(found.faults)} broken lines were left out"
+    try:
+        write_whole(out, page(records, images, title or target.resolve().name or "trajectories", note))
+    except OSError as error:
+        raise DataError(f"{out}: the page cannot be written ({error}). Name another place with --out.") from error
+    return out
+
+
+def _step(step: object) -> float:
+    return step if isinstance(step, int | float) else 0

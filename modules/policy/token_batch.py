@@ -1,0 +1,125 @@
+"""Token sequences as tensors: padding, mRoPE positions, and each distinct image once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cv_lightning.types import TokenSequence, Trajectory
+from sandbox.lanes.tensor.images import TensorImage, fingerprint
+
+
+@dataclass(frozen=True)
+class DistinctImages:
+    """The distinct images of some sequences and where each stands.
+
+    Attributes:
+        images_N: Distinct images.
+        occurrences: For every image placeholder, in reading order over all sequences, the index into `images_N`.
+    """
+
+    images_N: list[Image.Image]
+    occurrences: list[int]
+
+
+def image_key(image: Image.Image) -> bytes:
+    """The identity of an image: its size and content; that of a tensor is found where it lies."""
+    if isinstance(image, TensorImage):
+        return fingerprint(image)
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16)
+    digest.update(repr((image.mode, image.size)).encode())
+    return digest.digest()
+
+
+def distinct_images(images: Sequence[Image.Image]) -> DistinctImages:
+    """Find the distinct images among `images` by content."""
+    index_of_key: dict[bytes, int] = {}
+    index_of_object: dict[int, int] = {}
+    images_N: list[Image.Image] = []
+    for image in images:
+        if id(image) in index_of_object:
+            continue
+        index = index_of_key.setdefault(image_key(image), len(images_N))
+        if index == len(images_N):
+            images_N.append(image)
+        index_of_object[id(image)] = index
+    return DistinctImages(images_N, [index_of_object[id(image)] for image in images])
+
+
+def image_bytes(trajectories: Sequence[Trajectory]) -> int:
+    """Bytes of host memory that the images of some trajectories take, each image counted once.
+
+    Pillow keeps 4 bytes of an RGB pixel; a tensor on an accelerator takes none until something looks at it.
+    """
+    images = {id(viewed.image): viewed.image for each in trajectories for viewed in each.images}
+    n_bytes = 0
+    for image in images.values():
+        if isinstance(image, TensorImage):
+            n_bytes += image.pixels.numel() if image.pixels.device.type == "cpu" else 0
+            n_bytes += 4 * image.width * image.height if image.is_on_host else 0
+        else:
+            n_bytes += 4 * image.width * image.height
+    return n_bytes
+
+
+def by_length(sequences: Sequence[Sized], size: int) -> list[list[int]]:
+    """Split sequences into parts of at most `size` (0: one part) of similar length, so that little is padded.
+
+    Returns:
+        Indices into `sequences`; every index once.
+    """
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    size = size or max(1, len(order))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Right-padded sequences.
+
+    Attributes:
+        input_ids_BT: Token ids, [B, T] long.
+        is_valid_BT: True where a token is no padding.
+        is_trained_BT: True where the policy wrote the token.
+        logprobs_BT: Log-probability under the policy that sampled it, 0 elsewhere.
+        images: The distinct images and their places.
+    """
+
+    input_ids_BT: Tensor
+    is_valid_BT: Tensor
+    is_trained_BT: Tensor
+    logprobs_BT: Tensor
+    images: DistinctImages
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            input_ids_BT=self.input_ids_BT.to(device),
+            is_valid_BT=self.is_valid_BT.to(device),
+            is_trained_BT=self.is_trained_BT.to(device),
+            logprobs_BT=self.logprobs_BT.to(device),
+        )
+
+
+def collate(sequences: Sequence[TokenSequence], pad_id: int) -> TokenBatch:
+    """Pad sequences on the right; ids and images are never truncated."""
+    if not sequences:
+        raise ValueError("Expected at least one sequence to collate but got none")
+    length = max(len(sequence) for sequence in sequences)
+
+    def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows], dtype=dtype)
+
+    return TokenBatch(
+        input_ids_BT=padded([s.ids for s in sequences], pad_id, torch.long),
+        is_valid_BT=padded([[True] * len(s) for s in sequences], False, torch.bool),
+        is_trained_BT=padded([s.is_trained for s in sequences], False, torch.bool),
+        logprobs_BT=padded([s.logprobs for s in sequences], 0.0, torch.float),
+        images=distinct_images([image for s in sequences for image in s.images]),
+    )

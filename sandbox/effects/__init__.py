@@ -1,0 +1,1 @@
+"""What confined code did to an image, found from the pixels."""

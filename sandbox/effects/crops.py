@@ -1,0 +1,142 @@
+"""Where an image is a part of another one, in any of the eight orientations: found exactly, in bounded work.
+
+A pixel of the part whose colour is rare in the image gives the places where the part may lie; looking at other pixels
+of it, at all of those places at once, leaves few, and these are compared whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from sandbox.effects.pixels import COLOUR, Numbers, oriented
+from sandbox.geometry import ORIENTATIONS
+
+#: Places that are compared whole, and places that are looked at, before the search gives up.
+_MAX_WHOLE, _MAX_PLACES = 64, 1 << 17
+#: A colour that the image has so seldom is rare enough.
+_RARE = 16
+#: A row of a part with fewer different pixels is too flat to be looked for.
+_MIN_DISTINCT = 4
+#: Rows and columns of a part that are looked at first.
+_N_SAMPLED = 9
+#: Pixels of an image that are compared in one go; they fit in a processor's cache.
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """The part is the rectangle at (x, y), in pixels, of the image in an orientation."""
+
+    orientation: str
+    x: int
+    y: int
+
+
+def find_places(image: Numbers, part: Numbers) -> list[Place] | None:
+    """Where the part lies in the image; None where that cannot be told.
+
+    An upright place is the only answer where there is one. A part that is the whole image in an orientation is none.
+
+    Args:
+        image: Numbers of shape (H, W), without gaps in memory.
+        part: Numbers of shape (h, w).
+    """
+    row = _telling_row(part)
+    if row is None:
+        return []
+    columns = _sampled(part.shape[1])
+    starts = _rarest(image.reshape(-1), part[row] & COLOUR, columns)
+    if starts is None:
+        return None
+    column, indices = starts
+    places: list[Place] = []
+    for name in ORIENTATIONS if len(indices) else ():
+        turned = oriented(image, name)
+        if turned.shape == part.shape or turned.shape[0] < part.shape[0] or turned.shape[1] < part.shape[1]:
+            continue
+        ys, xs = _turned_places(name, indices, image.shape)
+        found = _fitting(turned, part, ys - row, xs - column, row)
+        if found is None:
+            return None
+        places += [Place(name, x, y) for x, y in found]
+        if places and name == "identity":
+            break
+    return places
+
+
+def _sampled(length: int) -> list[int]:
+    return sorted(set(np.linspace(0, length - 1, _N_SAMPLED).astype(int).tolist()))
+
+
+def _telling_row(part: Numbers) -> int | None:
+    """A row with many different pixels; None where all are too flat to be looked for."""
+    rows = _sampled(part.shape[0])
+    distinct = 1 + (np.diff(np.sort(part[rows] & COLOUR, axis=1), axis=1) != 0).sum(axis=1)
+    best = int(np.argmax(distinct))
+    return rows[best] if distinct[best] >= min(_MIN_DISTINCT, part.shape[1]) else None
+
+
+def _rarest(flat: Numbers, telling: Numbers, columns: list[int]) -> tuple[int, Any] | None:
+    """A column whose colour is rare in the image, and the flat indices where it is; None where all are common."""
+    best: tuple[int, Any] | None = None
+    for column in columns:
+        indices = _indices(flat, telling[column], _MAX_PLACES if best is None else len(best[1]))
+        if indices is not None:
+            best = column, indices
+            if len(indices) <= _RARE:
+                break
+    return best
+
+
+def _indices(flat: Numbers, colour: np.uint32, most: int) -> Any | None:
+    """Where a colour is, None where it is in more places than `most`."""
+    parts, n_found = [], 0
+    for start in range(0, len(flat), _CHUNK):
+        found = np.flatnonzero((flat[start : start + _CHUNK] & COLOUR) == colour)
+        n_found += len(found)
+        if n_found > most:
+            return None
+        if len(found):
+            parts.append(found + start)
+    return np.concatenate(parts) if parts else np.empty(0, np.intp)
+
+
+@cache
+def _corner(orientation: str) -> tuple[bool, bool, bool]:
+    """Whether an orientation swaps rows and columns, and begins at the last row, and at the last column."""
+    turned = oriented(np.arange(4).reshape(2, 2), orientation)
+    is_last_row, is_last_column = divmod(int(turned[0, 0]), 2)
+    return abs(int(turned[0, 1] - turned[0, 0])) == 2, bool(is_last_row), bool(is_last_column)
+
+
+def _turned_places(orientation: str, indices: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Rows and columns, in its oriented view, of places at flat indices of an image of (H, W)."""
+    ys, xs = np.divmod(indices, shape[1])
+    is_swapped, is_last_row, is_last_column = _corner(orientation)
+    ys = shape[0] - 1 - ys if is_last_row else ys
+    xs = shape[1] - 1 - xs if is_last_column else xs
+    return (xs, ys) if is_swapped else (ys, xs)
+
+
+def _fitting(turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int) -> list[tuple[int, int]] | None:
+    """Those of the places (y, x) at which the part lies, as (x, y); None where too many are left to compare."""
+    height, width = part.shape
+    is_inside = (ys >= 0) & (xs >= 0) & (ys <= turned.shape[0] - height) & (xs <= turned.shape[1] - width)
+    ys, xs = ys[is_inside], xs[is_inside]
+    for y in (row, *_sampled(height)):
+        for x in _sampled(width):
+            if len(ys) <= 1:
+                break
+            is_equal = (turned[ys + y, xs + x] ^ part[y, x]) & COLOUR == 0
+            ys, xs = ys[is_equal], xs[is_equal]
+    if len(ys) > _MAX_WHOLE:
+        return None
+    return [
+        (x, y)
+        for y, x in zip(ys.tolist(), xs.tolist(), strict=True)
+        if not ((turned[y : y + height, x : x + width] ^ part) & COLOUR).any()
+    ]

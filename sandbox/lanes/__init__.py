@@ -1,0 +1,1 @@
+"""The lanes: ways to run a request, all behind the executor."""

@@ -1,0 +1,230 @@
+"""Calls tools that are models, each in a process of its own, on pixels that a program or a confined worker made.
+
+The models are ours to trust, the pixels and the arguments are not: only checked literals and RGB bytes go in, and what
+comes back is read as bounded text and bytes, never unpickled. A model that raises, hangs, dies or returns something
+else is an observation; a process that was ended is started again by the next call, one that could not be started is
+not tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from PIL import Image
+
+from sandbox.images import as_rgb, check_size
+from sandbox.lanes.pillow import same_pixels
+from sandbox.messages import kind_of
+from sandbox.types import Limits, Model, ModelCall, ModelResult, Observation, Status, ToolRequest
+
+#: Bytes of a reply's header, and characters of the text in it, each at most six bytes there.
+_HEADER_BYTES = 1 << 20
+_TEXT_CHARS = 1 << 16
+
+#: How a call ended, and what the model found, or why it did not.
+Answer = tuple[Status, ModelResult]
+
+
+class ModelLane:
+    """Keeps the processes of models; it may be shared by threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._workers: dict[int, _Worker] = {}
+
+    def run(
+        self, requests: Sequence[ToolRequest], observations: Sequence[Observation | None], limits: Limits
+    ) -> list[Observation]:
+        """Call the models that requests name on the images of their observations.
+
+        Args:
+            requests: What was asked for. Equal calls on equal images are made once.
+            observations: What came of the code or program of each.
+            limits: What a result may be.
+
+        Returns:
+            The observations, in order; those that failed before a model was reached as they are.
+        """
+        answers: dict[object, tuple[Answer, float]] = {}
+        return [
+            observation
+            if request.model is None or observation.status != "ok" or observation.image is None
+            else self._observe(request.model, observation, observation.image, request, limits, answers)
+            for request, observation in zip(requests, observations, strict=True)
+            if observation is not None
+        ]
+
+    def _observe(
+        self,
+        call: ModelCall,
+        before: Observation,
+        image: Image.Image,
+        request: ToolRequest,
+        limits: Limits,
+        answers: dict[object, tuple[Answer, float]],
+    ) -> Observation:
+        key = _key(call, image)
+        if key not in answers:
+            start = time.perf_counter()
+            answers[key] = self._worker(call).ask(image, call, limits), time.perf_counter() - start
+        (status, found), seconds = answers[key]
+        wall_s = before.wall_s + seconds
+        text = before.text + found.text
+        if status != "ok":
+            return replace(before, status=status, image=None, text=text, tools=(), wall_s=wall_s)
+        if not found.text and found.image is None:
+            text = f"{before.text}{call.name} found nothing."
+        tools = (*before.tools, call.name) if found.text or found.image is not None else before.tools
+        seen = replace(before, text=text, tools=tools, wall_s=wall_s)
+        if found.image is not None:  # where its pixels lie in the image that it was made from is not known
+            return replace(seen, image=found.image, orientation=None, frame=None)
+        is_old = same_pixels(image, as_rgb(request.images[request.image_index]))
+        return replace(seen, image=None) if is_old else seen
+
+    def _worker(self, call: ModelCall) -> _Worker:
+        with self._lock:
+            worker = self._workers.get(id(call.tool))
+            if worker is None:
+                worker = self._workers[id(call.tool)] = _Worker(call.tool)
+            return worker
+
+    def close(self) -> None:
+        """End the processes; a later call starts them again."""
+        with self._lock:
+            workers, self._workers = self._workers, {}
+        for worker in workers.values():
+            worker.close()
+
+
+def _key(call: ModelCall, image: Image.Image) -> object:
+    """The same for calls that must have the same answer."""
+    pixels = as_rgb(image)
+    digest = hashlib.sha256(pixels.tobytes()).digest()
+    return id(call.tool), call.name, json.dumps(dict(call.arguments), sort_keys=True), call.wall_s, pixels.size, digest
+
+
+class _Worker:
+    """One model in its process, which takes one call at a time."""
+
+    def __init__(self, tool: Model) -> None:
+        self._tool = tool  # holding it keeps its id from being another's
+        self._lock = threading.Lock()
+        self._process: Any = None
+        self._pipe: Any = None
+        self._cannot_start: Answer | None = None
+
+    def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> Answer:
+        """Call the model; whatever fails is an answer."""
+        with self._lock:
+            try:
+                if not self._is_running() and (failure := self._cannot_start or self._start(call)) is not None:
+                    return failure
+                pixels = as_rgb(image)
+                self._pipe.send((pixels.size, pixels.tobytes(), dict(call.arguments)))
+                if not self._pipe.poll(call.wall_s):
+                    self._end()
+                    return "timeout", ModelResult(f"{call.name} took longer than {call.wall_s:g} s and was ended.")
+                return self._read(call.name, limits)
+            except BaseException as error:
+                self._end()  # also where the user interrupts: what it was asked must not be answered to the next one
+                if not isinstance(error, Exception):
+                    raise
+                return "crash", ModelResult(f"{call.name} failed: {_reason(error)}")
+
+    def _read(self, name: str, limits: Limits) -> Answer:
+        header = json.loads(self._pipe.recv_bytes(_HEADER_BYTES))
+        text, size = str(header["text"]), header["size"]
+        if header["status"] != "ok":
+            return "error", ModelResult(f"{name} failed: {text}")
+        if size is None:
+            return "ok", ModelResult(text)
+        width, height = (int(side) for side in size)
+        if (fault := check_size((width, height), limits)) is not None:
+            self._end()  # it waits to send pixels that nobody reads
+            return "error", ModelResult(f"{name} failed: {fault}")
+        pixels = self._pipe.recv_bytes(3 * width * height)
+        return "ok", ModelResult(text, Image.frombytes("RGB", (width, height), pixels))
+
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    def _start(self, call: ModelCall) -> Answer | None:
+        """Start the process; why it cannot be, which is remembered: a rollout must not wait for each of its calls."""
+        self._end()
+        try:
+            context = multiprocessing.get_context("spawn")  # a fork of a process with threads and a GPU is not sound
+            self._pipe, theirs = context.Pipe()
+            with theirs:
+                process = context.Process(target=_serve, args=(self._tool, theirs), daemon=True)
+                process.start()
+            self._process = process
+            if self._pipe.poll(call.start_s):
+                problem = self._pipe.recv_bytes(_HEADER_BYTES).decode(errors="replace")
+            else:
+                problem = f"not within {call.start_s:g} s"
+        except Exception as error:  # noqa: BLE001 - a tool that cannot be pickled, a machine without memory
+            problem = _reason(error)
+        if not problem:
+            return None
+        self._end()
+        text = f"{call.name} could not be started: {problem}"
+        warnings.warn(f"{text}. Calls of it fail from now on.", RuntimeWarning, stacklevel=2)
+        self._cannot_start = "crash", ModelResult(text)
+        return self._cannot_start
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+
+
+def _reason(error: Exception) -> str:
+    return "its process ended" if isinstance(error, OSError | EOFError) else f"{kind_of(error)}: {error}"
+
+
+def _serve(tool: Model, pipe: Connection) -> None:
+    """The process of a model: says why it cannot serve, or nothing, and then answers until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends us
+    try:
+        tool.load()
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is told to whoever needs it
+        pipe.send_bytes(f"{kind_of(error)}: {error}"[:_TEXT_CHARS].encode(errors="replace"))
+        return
+    with suppress(EOFError, OSError):
+        pipe.send_bytes(b"")
+        while True:
+            size, pixels, arguments = pipe.recv()
+            header, image = _call(tool, Image.frombytes("RGB", size, pixels), arguments)
+            pipe.send_bytes(json.dumps(header).encode())
+            if image is not None:
+                pipe.send_bytes(image.tobytes())
+
+
+def _call(tool: Model, image: Image.Image, arguments: dict[str, Any]) -> tuple[dict[str, Any], Image.Image | None]:
+    try:
+        found = tool(image, **arguments)
+        if not isinstance(found, ModelResult) or not isinstance(found.text, str):
+            raise TypeError(f"expected a ModelResult with text but got {type(found).__name__}")
+        result = None if found.image is None else found.image.convert("RGB")
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is the policy's to read
+        return {"status": "error", "text": f"{kind_of(error)}: {error}"[:_TEXT_CHARS], "size": None}, None
+    size = None if result is None else result.size
+    return {"status": "ok", "text": found.text[:_TEXT_CHARS], "size": size}, result

@@ -1,0 +1,202 @@
+"""Operations on the values of pixels: tables, mixtures of two images, histograms, gray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sandbox.lanes.tensor.filters import KERNELS, convolve
+from sandbox.operations.formulas import by_table
+from sandbox.operations.operation import Values
+from sandbox.operations.table import OPERATIONS
+
+Table = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def apply_tables(images_NCHW: Tensor, tables_NCV: Tensor) -> Tensor:
+    """Replace every value by its entry: uint8 tables [N, C or 1, 256]."""
+    n, channels = images_NCHW.shape[:2]
+    entries = tables_NCV.to(images_NCHW.device).expand(n, channels, 256).reshape(-1)
+    offsets = torch.arange(n * channels, dtype=torch.int32, device=images_NCHW.device).view(n, channels, 1, 1) * 256
+    places = images_NCHW.to(torch.int32).add_(offsets)
+    return entries.index_select(0, places.reshape(-1)).view(images_NCHW.shape)
+
+
+def by_library(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
+    """An operation on single values, by the table that the library's own call makes of the values 0 to 255."""
+    ramp = np.arange(256, dtype=np.uint8)[None]
+
+    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+        tables = [np.asarray(OPERATIONS[name].call(Image.fromarray(ramp), each))[0] for each in values]
+        return apply_tables(images_NCHW, torch.from_numpy(np.stack(tables))[:, None])
+
+    return call
+
+
+def look_up(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.LUT`."""
+    return apply_tables(images_NCHW, torch.from_numpy(np.stack([table.array for (table,) in values]))[:, None])
+
+
+def compute(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """A formula of single values, by the table that NumPy makes of it."""
+    return apply_tables(images_NCHW, torch.from_numpy(np.stack([by_table(each) for (each,) in values]))[:, None])
+
+
+def pick_channel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`Image.getchannel`."""
+    return torch.stack([image[channel, None] for image, (channel,) in zip(images_NCHW, values, strict=True)])
+
+
+def invert(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`ImageOps.invert`, `cv2.bitwise_not`."""
+    return images_NCHW.bitwise_not()
+
+
+def posterize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageOps.posterize`."""
+    masks = [256 - 2 ** (8 - bits) for (bits,) in values]
+    return images_NCHW & _each(images_NCHW, masks, torch.uint8)
+
+
+def _each(images_NCHW: Tensor, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """One number for each image, [N, 1, 1, 1]."""
+    return torch.tensor(list(numbers), dtype=dtype, device=images_NCHW.device)[:, None, None, None]
+
+
+def gray_of(images_NCHW: Tensor, weights: tuple[int, int, int], bits: int) -> Tensor:
+    """Weighted sums [N, 1, H, W] of three channels in fixed point, rounded half up."""
+    red, green, blue = (images_NCHW[:, channel : channel + 1].to(torch.int32) for channel in range(3))
+    total = red * weights[0] + green * weights[1] + blue * weights[2] + (1 << (bits - 1))
+    return (total >> bits).to(torch.uint8)
+
+
+def luma(images_NCHW: Tensor) -> Tensor:
+    """Pillow's mode L (ITU-R 601-2, 16 bits), [N, 1, H, W]."""
+    return images_NCHW if images_NCHW.shape[1] == 1 else gray_of(images_NCHW, (19595, 38470, 7471), 16)
+
+
+def convert(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`Image.convert` between RGB and L."""
+    if values[0][0] == "L":
+        return luma(images_NCHW)
+    return images_NCHW if images_NCHW.shape[1] == 3 else images_NCHW.repeat(1, 3, 1, 1)
+
+
+def blend(degenerate_NCHW: Tensor, images_NCHW: Tensor, factors: Sequence[Values]) -> Tensor:
+    """`Image.blend` in float32 as in C, cut off below the point; factors beyond [0, 1] go past the image."""
+    alpha = _each(images_NCHW, [factor for (factor,) in factors], torch.float32)
+    base = degenerate_NCHW.float()
+    return (base + alpha * (images_NCHW.float() - base)).clamp_(0, 255).to(torch.uint8)
+
+
+def color(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageEnhance.Color`."""
+    return blend(luma(images_NCHW), images_NCHW, values)
+
+
+def contrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageEnhance.Contrast`: away from the mean luma of the whole image."""
+    gray = luma(images_NCHW)
+    sums = gray.sum((1, 2, 3), dtype=torch.int64).tolist()
+    n_pixels = gray[0].numel()
+    means = _each(images_NCHW, [int(total / n_pixels + 0.5) for total in sums], torch.uint8)
+    return blend(means.expand_as(images_NCHW), images_NCHW, values)
+
+
+def sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageEnhance.Sharpness`."""
+    return blend(convolve(images_NCHW, KERNELS["SMOOTH"]), images_NCHW, values)
+
+
+def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """How often each value stands in each channel, [N, C, 256]."""
+    n, channels = images_NCHW.shape[:2]
+    offsets = torch.arange(n * channels, dtype=torch.int32, device=images_NCHW.device)[:, None] * 256
+    places = images_NCHW.reshape(n * channels, -1).to(torch.int32) + offsets
+    counts = torch.bincount(places.reshape(-1), minlength=n * channels * 256)
+    array: np.ndarray[Any, np.dtype[np.int64]] = counts.view(n, channels, 256).cpu().numpy()
+    return array
+
+
+def _with_tables(images_NCHW: Tensor, tables: Sequence[Sequence[Table]]) -> Tensor:
+    return apply_tables(images_NCHW, torch.from_numpy(np.array(tables, dtype=np.uint8)))
+
+
+def autocontrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`ImageOps.autocontrast`."""
+    counts = {
+        is_toned: histograms(luma(images_NCHW) if is_toned else images_NCHW)
+        for is_toned in {bool(each[3]) for each in values}
+    }
+    n_channels = images_NCHW.shape[1]
+    tables = []
+    for place, (cutoff, ignore, _, is_toned) in enumerate(values):
+        rows = [_stretched(row.copy(), cutoff, ignore) for row in counts[bool(is_toned)][place]]
+        tables.append(rows if len(rows) == n_channels else rows * n_channels)
+    return _with_tables(images_NCHW, tables)
+
+
+def _stretched(counts: np.ndarray[Any, np.dtype[np.int64]], cutoff: float, ignore: int | None) -> Table:
+    """The table that leads the darkest value that counts to 0 and the lightest to 255."""
+    if ignore is not None:
+        counts[ignore] = 0
+    if cutoff:
+        total = int(counts.sum())
+        for order in (1, -1):
+            _cut_off(counts[::order], int(total * cutoff // 100))
+    used = np.flatnonzero(counts)
+    # Of an empty histogram Pillow's searches end at their last places, 255 and 0.
+    low, high = (int(used[0]), int(used[-1])) if len(used) else (255, 0)
+    if high <= low:
+        return np.arange(256, dtype=np.uint8)
+    scale = 255.0 / (high - low)
+    offset = -low * scale
+    table: Table = np.clip(np.trunc(np.arange(256) * scale + offset), 0, 255).astype(np.uint8)
+    return table
+
+
+def _cut_off(counts: np.ndarray[Any, np.dtype[np.int64]], cut: int) -> None:
+    """Take `cut` pixels away, lowest values first."""
+    for value in range(256):
+        taken = min(cut, int(counts[value]))
+        counts[value] -= taken
+        cut -= taken
+        if cut <= 0:
+            return
+
+
+def equalize(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`ImageOps.equalize`."""
+    return _with_tables(images_NCHW, [[_equalized(row) for row in rows] for rows in histograms(images_NCHW)])
+
+
+def _equalized(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Table:
+    used = counts[counts > 0]
+    step = int(used.sum() - used[-1]) // 255
+    if len(used) <= 1 or not step:
+        return np.arange(256, dtype=np.uint8)
+    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    table: Table = np.minimum((step // 2 + before) // step, 255).astype(np.uint8)
+    return table
+
+
+def equalize_hist(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.equalizeHist`, of one channel."""
+    tables = []
+    for (counts,) in histograms(images_NCHW):
+        first = int(np.flatnonzero(counts)[0])
+        total = int(counts.sum())
+        if counts[first] == total:
+            tables.append([np.full(256, first, dtype=np.uint8)])
+            continue
+        scale = np.float32(255.0) / np.float32(total - counts[first])
+        sums = np.cumsum(counts) - np.cumsum(counts)[first]
+        table = np.rint(np.maximum(sums, 0).astype(np.float32) * scale)
+        tables.append([np.clip(table, 0, 255).astype(np.uint8)])
+    return _with_tables(images_NCHW, tables)

@@ -1,0 +1,1 @@
+"""Reads a snippet as a `ToolProgram`, or says why it cannot be read. Nothing is ever evaluated."""

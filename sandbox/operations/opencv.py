@@ -1,0 +1,235 @@
+"""OpenCV's operations that a lifted program may hold; see `sandbox.operations.table`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sandbox.operations.arrays import Table, is_kernel, is_table
+from sandbox.operations.operation import (
+    Kind,
+    State,
+    Values,
+    filter_cost,
+    kernel_cost,
+    search_cost,
+    separable_cost,
+    window_cost,
+)
+from sandbox.operations.outputs import (
+    border_frame,
+    bordered,
+    gray,
+    opencv_resize_acts,
+    opencv_resize_frame,
+    opencv_resized,
+    warp_frame,
+    warped,
+)
+from sandbox.operations.parameters import (
+    AUTO_KERNEL,
+    Parameter,
+    integer,
+    is_area,
+    is_scalar,
+    is_size,
+    maybe,
+    number,
+    odd,
+    one_of,
+    only,
+    pair,
+)
+
+
+def _array(image: Image.Image) -> Any:  # cv2's stubs and numpy's disagree on arrays of uint8
+    return np.asarray(image)
+
+
+def _plain(value: Any) -> Any:
+    return value.array if isinstance(value, Table) else value
+
+
+def _opencv(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
+    function: Any = getattr(cv2, name)
+    names = [parameter.name for parameter in parameters]
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        result = function(_array(image), **dict(zip(names, map(_plain, values), strict=True)))
+        return Image.fromarray(result[1] if name == "threshold" else result)
+
+    picked = "[1]" if name == "threshold" else ""
+    template = f"Image.fromarray(cv2.{name}(np.array({{x}}), {{args}}){picked})"
+    return Kind(tool, call, template, parameters, **known)
+
+
+def _colour_code(name: str, modes: tuple[str, ...], mode_after: str, tool: str | None) -> Kind:
+    code = getattr(cv2, f"COLOR_{name}")
+    return Kind(
+        tool,
+        lambda image, _: Image.fromarray(cv2.cvtColor(_array(image), code)),
+        f"Image.fromarray(cv2.cvtColor(np.array({{x}}), cv2.COLOR_{name}))",
+        after=lambda _, state: State(state.size, mode_after),
+        modes=modes,
+    )
+
+
+def _equalized_locally(image: Image.Image, values: Values) -> Image.Image:
+    return Image.fromarray(cv2.createCLAHE(clipLimit=values[0], tileGridSize=values[1]).apply(_array(image)))
+
+
+def _denoiser(name: str, *parameters: Parameter, **known: Any) -> Kind:
+    function: Any = getattr(cv2, name)
+    names = [parameter.name for parameter in parameters]
+    return Kind(
+        "denoise",
+        lambda image, values: Image.fromarray(function(_array(image), None, **dict(zip(names, values, strict=True)))),
+        f"Image.fromarray(cv2.{name}(np.array({{x}}), None, {{args}}))",
+        parameters,
+        cost=search_cost,
+        **known,
+    )
+
+
+_SIGMA = number(0, 50)
+_DEPTH = Parameter("ddepth", only(-1, 0))
+_ITERATIONS = Parameter("iterations", integer(1, 20), 1, by_name=True)
+_WINDOWS = (Parameter("templateWindowSize", odd(1, 9), 7), Parameter("searchWindowSize", odd(1, 31), 21))
+#: Conversions of three channels into three others.
+SPACES = tuple(
+    name
+    for colours in ("RGB", "BGR")
+    for space in ("HSV", "HLS", "LAB", "YCrCb", "YUV")
+    for name in (f"{colours}2{space}", f"{space}2{colours}")
+)
+
+#: OpenCV's operations, by name.
+OPENCV_OPERATIONS: dict[str, Kind] = {
+    "cv2.resize": _opencv(
+        "resize",
+        Parameter("dsize", maybe(is_size)),
+        Parameter("fx", number(0, 100), 0, by_name=True),
+        Parameter("fy", number(0, 100), 0, by_name=True),
+        Parameter("interpolation", one_of(*range(5)), cv2.INTER_LINEAR, by_name=True),
+        tool="resize",
+        after=opencv_resized,
+        frame=opencv_resize_frame,
+        acts=opencv_resize_acts,
+        is_colour=False,
+    ),
+    "cv2.GaussianBlur": _opencv(
+        "GaussianBlur",
+        Parameter("ksize", AUTO_KERNEL),
+        Parameter("sigmaX", _SIGMA),
+        Parameter("sigmaY", _SIGMA, 0, by_name=True),
+        tool="blur",
+        cost=separable_cost,
+    ),
+    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur", cost=separable_cost),
+    "cv2.medianBlur": _opencv("medianBlur", Parameter("ksize", odd(3, 9)), tool="median", cost=window_cost),
+    "cv2.bilateralFilter": _opencv(
+        "bilateralFilter",
+        Parameter("d", integer(1, 15)),
+        Parameter("sigmaColor", number(0.1, 500)),
+        Parameter("sigmaSpace", number(0.1, 500)),
+        tool="blur",
+        cost=window_cost,
+    ),
+    "cv2.bitwise_not": _opencv("bitwise_not", tool="invert"),
+    "cv2.convertScaleAbs": _opencv(
+        "convertScaleAbs",
+        Parameter("alpha", number(-1000, 1000), 1, by_name=True),
+        Parameter("beta", number(-1000, 1000), 0, by_name=True),
+        tool="contrast",
+        acts=lambda values, _: bool(tuple(values) != (1, 0)),
+    ),
+    "cv2.equalizeHist": _opencv("equalizeHist", tool="equalize", modes=("L",)),
+    "cv2.threshold": _opencv(
+        "threshold",
+        Parameter("thresh", number(0, 255)),
+        Parameter("maxval", number(0, 255)),
+        Parameter("type", only(*range(5), *range(8, 13))),
+        tool="threshold",
+    ),
+    "cv2.Canny": _opencv(
+        "Canny",
+        Parameter("threshold1", number(0, 1e4)),
+        Parameter("threshold2", number(0, 1e4)),
+        tool="edges",
+        after=gray,
+    ),
+    "cv2.RGB2BGR": _colour_code("RGB2BGR", ("RGB",), "RGB", "channel_swap"),
+    "cv2.RGB2GRAY": _colour_code("RGB2GRAY", ("RGB",), "L", "grayscale"),
+    "cv2.BGR2GRAY": _colour_code("BGR2GRAY", ("RGB",), "L", "grayscale"),
+    "cv2.GRAY2RGB": _colour_code("GRAY2RGB", ("L",), "RGB", None),
+    **{f"cv2.{name}": _colour_code(name, ("RGB",), "RGB", None) for name in SPACES},
+    **{
+        f"cv2.{name}": _opencv(name, Parameter("kernel", is_kernel), _ITERATIONS, tool=name, cost=kernel_cost)
+        for name in ("erode", "dilate")
+    },
+    "cv2.morphologyEx": _opencv(
+        "morphologyEx",
+        Parameter("op", only(*range(7))),
+        Parameter("kernel", is_kernel),
+        _ITERATIONS,
+        tool="morphology",
+        cost=lambda values: 2 * kernel_cost(values[1:]),
+    ),
+    "cv2.filter2D": _opencv(
+        "filter2D", _DEPTH, Parameter("kernel", is_kernel), tool="convolve", cost=lambda values: kernel_cost(values[1:])
+    ),
+    "cv2.adaptiveThreshold": _opencv(
+        "adaptiveThreshold",
+        Parameter("maxValue", number(0, 255)),
+        Parameter("adaptiveMethod", only(0, 1)),
+        Parameter("thresholdType", only(0, 1)),
+        Parameter("blockSize", odd(3, 199)),
+        Parameter("C", number(-255, 255)),
+        tool="threshold",
+        modes=("L",),
+        cost=filter_cost,
+    ),
+    "cv2.createCLAHE": Kind(
+        "clahe",
+        _equalized_locally,
+        "Image.fromarray(cv2.createCLAHE({args}).apply(np.array({x})))",
+        (Parameter("clipLimit", number(0, 1000), 40.0), Parameter("tileGridSize", pair(integer(1, 32)), (8, 8))),
+        modes=("L",),
+    ),
+    "cv2.warpAffine": _opencv(
+        "warpAffine",
+        Parameter("M", is_table(2, 3, dtypes=("float32", "float64"))),
+        Parameter("dsize", is_area),
+        Parameter("flags", only(*range(5)), cv2.INTER_LINEAR, by_name=True),
+        Parameter("borderMode", only(0, 1, 2, 4), cv2.BORDER_CONSTANT, by_name=True),
+        Parameter("borderValue", is_scalar, 0, by_name=True),
+        tool="affine",
+        after=warped,
+        frame=warp_frame,
+        is_colour=False,
+        cost=filter_cost,
+    ),
+    "cv2.copyMakeBorder": _opencv(
+        "copyMakeBorder",
+        *(Parameter(side, integer(0, 4096)) for side in ("top", "bottom", "left", "right")),
+        Parameter("borderType", only(0, 1, 2, 4)),
+        Parameter("value", is_scalar, 0, by_name=True),
+        tool="pad",
+        after=bordered,
+        frame=border_frame,
+        acts=lambda values, _: any(values[:4]),
+        is_colour=False,
+    ),
+    "cv2.LUT": _opencv("LUT", Parameter("lut", is_table(256, dtypes=("uint8",))), tool="levels"),
+    "cv2.fastNlMeansDenoisingColored": _denoiser(
+        "fastNlMeansDenoisingColored",
+        Parameter("h", number(0.1, 100), 3),
+        Parameter("hColor", number(0.1, 100), 3),
+        *_WINDOWS,
+        modes=("RGB",),
+    ),
+    "cv2.fastNlMeansDenoising": _denoiser("fastNlMeansDenoising", Parameter("h", number(0.1, 100), 3), *_WINDOWS),
+}

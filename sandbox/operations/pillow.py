@@ -1,0 +1,299 @@
+"""Pillow's operations that a lifted program may hold; see `sandbox.operations.table`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+
+from sandbox.geometry import ORIENTATIONS, orient, orientation_frame
+from sandbox.operations.operation import Kind, State, Values, filter_cost, window_cost
+from sandbox.operations.outputs import (
+    borders,
+    converted,
+    crop_frame,
+    cropped,
+    expand_frame,
+    expanded,
+    pad_frame,
+    paste_frame,
+    resize_acts,
+    resize_frame,
+    resized,
+    rotated,
+    rotation,
+    transform_frame,
+    turned,
+)
+from sandbox.operations.parameters import (
+    AFFINE_RESAMPLING,
+    RESAMPLING,
+    UNIT_PAIR,
+    Parameter,
+    integer,
+    is_area,
+    is_border,
+    is_box,
+    is_colour,
+    is_corners,
+    is_flag,
+    is_points,
+    is_ratio,
+    is_size,
+    is_source_box,
+    maybe,
+    number,
+    numbers,
+    odd,
+    only,
+    pair,
+)
+
+
+def _method(name: str, parameters: tuple[Parameter, ...]) -> Callable[[Image.Image, Values], Image.Image]:
+    names = [parameter.name for parameter in parameters]
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        result: Image.Image = getattr(image, name)(**dict(zip(names, values, strict=True)))
+        return result
+
+    return call
+
+
+def _pillow_method(name: str, *parameters: Parameter, tool: str | None, **known: Any) -> Kind:
+    return Kind(tool, _method(name, parameters), f"{{x}}.{name}({{args}})", parameters, **known)
+
+
+def _image_ops(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
+    function: Any = getattr(ImageOps, name)
+    names = [parameter.name for parameter in parameters]
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        result: Image.Image = function(image, **dict(zip(names, values, strict=True)))
+        return result
+
+    return Kind(tool, call, f"ImageOps.{name}({{x}}, {{args}})", parameters, **known)
+
+
+def _enhancer(name: str, tool: str) -> Kind:
+    enhancer: Any = getattr(ImageEnhance, name)
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        result: Image.Image = enhancer(image).enhance(values[0])
+        return result
+
+    factor = (Parameter("factor", number(-1000, 1000)),)
+    return Kind(tool, call, f"ImageEnhance.{name}({{x}}).enhance({{args}})", factor, acts=lambda v, _: v[0] != 1)
+
+
+def _filter(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
+    kernel: Any = getattr(ImageFilter, name)
+    names = [parameter.name for parameter in parameters]
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        return image.filter(kernel(**dict(zip(names, values, strict=True))))
+
+    arguments = "({args})" if parameters else ""
+    return Kind(
+        tool, call, f"{{x}}.filter(ImageFilter.{name}{arguments})", parameters, **{"cost": filter_cost, **known}
+    )
+
+
+def _drawing(name: str, *parameters: Parameter) -> Kind:
+    """A shape of `ImageDraw`, on a copy."""
+    names = [parameter.name for parameter in parameters]
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        copy = image.copy()
+        getattr(ImageDraw.Draw(copy), name)(**dict(zip(names, values, strict=True)))
+        return copy
+
+    return Kind("draw", call, f"{{x}} = {{x}}.copy()\nImageDraw.Draw({{x}}).{name}({{args}})", parameters)
+
+
+def _pasted(image: Image.Image, values: Values) -> Image.Image:
+    size, color, box = values
+    canvas = Image.new(image.mode, size, color)
+    canvas.paste(image, box)
+    return canvas
+
+
+_METHOD = Parameter("method", RESAMPLING, 3)
+_SIGMA = number(0, 50)
+
+#: Pillow's operations, by name.
+PILLOW_OPERATIONS: dict[str, Kind] = {
+    "orient": Kind(
+        None,
+        lambda image, values: orient(image, values[0]),
+        "{x}.transpose({args})",
+        (Parameter("method", only(*ORIENTATIONS)),),
+        after=turned,
+        frame=lambda values, size: orientation_frame(values[0], size),
+        is_colour=False,
+    ),
+    "Image.rotate": _pillow_method(
+        "rotate",
+        Parameter("angle", number(-1e6, 1e6)),
+        Parameter("resample", AFFINE_RESAMPLING, 0),
+        Parameter("expand", is_flag, False),
+        Parameter("center", maybe(pair(number(-1e5, 1e5))), None),
+        Parameter("translate", maybe(pair(number(-1e5, 1e5))), None),
+        Parameter("fillcolor", is_colour, None),
+        tool="rotate",
+        after=rotated,
+        frame=lambda values, size: rotation(values, size)[1],
+        is_colour=False,
+    ),
+    "Image.crop": _pillow_method(
+        "crop", Parameter("box", is_box), tool="crop", after=cropped, frame=crop_frame, is_colour=False
+    ),
+    "Image.resize": _pillow_method(
+        "resize",
+        Parameter("size", is_size),
+        Parameter("resample", maybe(RESAMPLING), None),
+        Parameter("box", is_source_box, None),
+        Parameter("reducing_gap", is_ratio, None),
+        tool="resize",
+        after=resized,
+        frame=resize_frame,
+        acts=resize_acts,
+        is_colour=False,
+    ),
+    "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
+    "ImageOps.pad": _image_ops(
+        "pad",
+        Parameter("size", is_area),
+        _METHOD,
+        Parameter("color", is_colour, None),
+        Parameter("centering", UNIT_PAIR, (0.5, 0.5)),
+        tool="pad",
+        after=resized,
+        frame=pad_frame,
+        acts=lambda values, size: bool(values[0] != size),
+        is_colour=False,
+    ),
+    "ImageOps.expand": _image_ops(
+        "expand",
+        Parameter("border", is_border, 0),
+        Parameter("fill", is_colour, 0),
+        tool="pad",
+        after=expanded,
+        frame=expand_frame,
+        acts=lambda values, _: any(borders(values[0])),
+        is_colour=False,
+    ),
+    "ImageOps.autocontrast": _image_ops(
+        "autocontrast",
+        Parameter("cutoff", number(0, 49), 0),
+        Parameter("ignore", maybe(integer(0, 255)), None),
+        Parameter("mask", only(None), None),
+        Parameter("preserve_tone", is_flag, False),
+        tool="autocontrast",
+    ),
+    "ImageOps.equalize": _image_ops("equalize", tool="equalize"),
+    "ImageOps.invert": _image_ops("invert", tool="invert"),
+    "ImageOps.posterize": _image_ops("posterize", Parameter("bits", integer(1, 8)), tool="posterize"),
+    "ImageOps.solarize": _image_ops("solarize", Parameter("threshold", number(0, 256), 128), tool="solarize"),
+    "ImageEnhance.Brightness": _enhancer("Brightness", "brightness"),
+    "ImageEnhance.Contrast": _enhancer("Contrast", "contrast"),
+    "ImageEnhance.Color": _enhancer("Color", "color"),
+    "ImageEnhance.Sharpness": _enhancer("Sharpness", "sharpness"),
+    **{
+        f"ImageFilter.{name}": _filter(name, tool=tool)
+        for name, tool in {
+            "BLUR": "blur",
+            "SMOOTH": "blur",
+            "SMOOTH_MORE": "blur",
+            "CONTOUR": "edges",
+            "FIND_EDGES": "edges",
+            "DETAIL": "sharpen",
+            "EDGE_ENHANCE": "sharpen",
+            "EDGE_ENHANCE_MORE": "sharpen",
+            "SHARPEN": "sharpen",
+            "EMBOSS": "emboss",
+        }.items()
+    },
+    "ImageFilter.GaussianBlur": _filter("GaussianBlur", Parameter("radius", _SIGMA, 2), tool="blur"),
+    "ImageFilter.BoxBlur": _filter("BoxBlur", Parameter("radius", _SIGMA), tool="blur"),
+    "ImageFilter.UnsharpMask": _filter(
+        "UnsharpMask",
+        Parameter("radius", _SIGMA, 2),
+        Parameter("percent", integer(0, 1000), 150),
+        Parameter("threshold", integer(0, 255), 3),
+        tool="unsharp",
+    ),
+    "ImageFilter.MedianFilter": _filter(
+        "MedianFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost
+    ),
+    "ImageFilter.MinFilter": _filter("MinFilter", Parameter("size", odd(1, 9), 3), tool="erode", cost=window_cost),
+    "ImageFilter.MaxFilter": _filter("MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate", cost=window_cost),
+    "ImageFilter.ModeFilter": _filter("ModeFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost),
+    "ImageFilter.RankFilter": _filter(
+        "RankFilter",
+        Parameter("size", odd(1, 9)),
+        Parameter("rank", integer(0, 80)),
+        tool="median",
+        cost=window_cost,
+    ),
+    "ImageFilter.Kernel": _filter(
+        "Kernel",
+        Parameter("size", only((3, 3), (5, 5))),
+        Parameter("kernel", numbers(9, 25)),
+        Parameter("scale", maybe(number(-1e4, 1e4)), None),
+        Parameter("offset", number(-1e4, 1e4), 0),
+        tool="convolve",
+    ),
+    "Image.getchannel": _pillow_method(
+        "getchannel",
+        Parameter("channel", only(0, 1, 2)),
+        tool="channel",
+        after=lambda _, state: State(state.size, "L"),
+        modes=("RGB",),
+    ),
+    "Image.transform": _pillow_method(
+        "transform",
+        Parameter("size", is_size),
+        Parameter("method", only(0, 1, 2, 3)),
+        Parameter("data", numbers(4, 6, 8)),
+        Parameter("resample", AFFINE_RESAMPLING, 0),
+        Parameter("fill", only(1), 1),
+        Parameter("fillcolor", is_colour, None),
+        tool="perspective",
+        after=resized,
+        frame=transform_frame,
+        is_colour=False,
+        cost=filter_cost,
+    ),
+    "Image.paste": Kind(
+        "pad",
+        _pasted,
+        "canvas = Image.new({x}.mode, {0}, {1})\ncanvas.paste({x}, {2})\n{x} = canvas",
+        (
+            Parameter("size", is_size),
+            Parameter("color", is_colour, 0),
+            Parameter("box", pair(integer(-(10**5), 10**5)), (0, 0)),
+        ),
+        after=resized,
+        frame=paste_frame,
+        is_colour=False,
+    ),
+    **{
+        f"ImageDraw.{name}": _drawing(
+            name,
+            Parameter("xy", is_corners),
+            Parameter("fill", is_colour, None),
+            Parameter("outline", is_colour, None),
+            Parameter("width", integer(0, 200), 1),
+        )
+        for name in ("rectangle", "ellipse")
+    },
+    "ImageDraw.line": _drawing(
+        "line",
+        Parameter("xy", is_points),
+        Parameter("fill", is_colour, None),
+        Parameter("width", integer(0, 200), 1),
+        Parameter("joint", only(None, "curve"), None),
+    ),
+}

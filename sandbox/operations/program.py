@@ -1,0 +1,45 @@
+"""A snippet as data: the operations of a `ToolProgram` and how it is written.
+
+`print_program` writes the canonical snippet of a program, and lifting that snippet gives the program again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sandbox.geometry import Size
+from sandbox.operations.operation import Operation
+from sandbox.operations.table import OPERATIONS, write_statement
+
+
+@dataclass(frozen=True)
+class ToolProgram:
+    """What a lifted snippet does.
+
+    Attributes:
+        operations: In the order in which they run.
+        source: Index of the image that it starts from; None is the chosen one.
+        text: What the snippet prints.
+        has_result: False for a snippet that only prints.
+        binds: Whether the snippet gives a value to names besides those of the result, which a later one might use.
+        sizes: Size before the first and after each operation, (width, height); None after one that must fail.
+    """
+
+    operations: tuple[Operation, ...] = ()
+    source: int | None = None
+    text: str = ""
+    has_result: bool = True
+    binds: bool = field(default=False, compare=False)
+    sizes: tuple[Size | None, ...] = field(default=(), compare=False)
+
+
+def print_program(program: ToolProgram) -> str:
+    """The canonical snippet of a program, in plain Pillow and OpenCV calls."""
+    lines = [f"print({program.text[:-1]!r})"] if program.text else []
+    if program.has_result:
+        lines.append("result = image" if program.source is None else f"result = images[{program.source}]")
+        lines += [write_statement(operation, "result") for operation in program.operations]
+    return "\n".join(lines)
+
+
+__all__ = ["OPERATIONS", "Operation", "ToolProgram", "print_program"]

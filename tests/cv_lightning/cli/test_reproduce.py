@@ -1,0 +1,313 @@
+"""Recipes: what runs, what is skipped, what runs again, what Ctrl-C leaves, and what the report says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cv_lightning.__main__ import main
+from cv_lightning.cli.recipe import ROOT, Stage, fingerprint, load_recipe
+from cv_lightning.cli.reproduce import aggregate, logged, overrides_by_stage
+from cv_lightning.cli.stage import Progress, stage_result
+from cv_lightning.errors import ConfigError
+
+FAKES = Path(__file__).parent / "fakes"
+RECIPE = "recipe/recipe.yaml"
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A recipe of three fake stages below an empty working directory."""
+    monkeypatch.syspath_prepend(FAKES)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    text = (FAKES / "stage.yaml").read_text(encoding="utf-8")
+    shutil.copy(FAKES / "recipe.yaml", folder)
+    for name, file in (("base", "stage.yaml"), ("sft", "sft.yaml"), ("rl", "rl.yaml")):
+        own = text.replace("${run_folder}/base", f"${{run_folder}}/{name}").replace("name: base", f"name: {name}")
+        (folder / file).write_text(own, encoding="utf-8")
+    return folder
+
+
+def reproduce(*arguments: str) -> int:
+    return main(["reproduce", "--recipe", RECIPE, *arguments])
+
+
+def report(folder: str = "runs/fake") -> dict[str, Any]:
+    return json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_report_has_the_published_shape(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce() == 0
+    entry = report()
+    assert list(entry["stages"]) == ["base", "sft", "rl"]
+    assert entry["seeds"] == [0]
+    assert entry["versions"]["torch"] == torch.__version__
+    stage = entry["stages"]["rl"]
+    assert stage["accuracy"] == dict.fromkeys(["upright", "rot90", "rot180", "rot270", "hflip", "vflip"], 0.5)
+    assert stage["mean"] == 0.5
+    assert stage["tool_rate"]["upright"] == 0.0
+    assert stage["restored_rate"]["vflip"] == 0.75
+    assert stage["mean_turns"] == 1.5
+    assert stage["seconds"] > 0
+    assert stage["peak_memory_mb"] > 10
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("upright", "rot270", "restored", "report.json"))
+
+
+def test_finished_stages_are_skipped_and_a_changed_one_takes_its_dependents_along(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce() == 0
+    trained = {name: Path(f"runs/fake/{name}/stage.json").stat().st_mtime_ns for name in ("base", "sft", "rl")}
+    replace(recipe / "sft.yaml", "max_steps: 4", "max_steps: 5")
+    replace(recipe / "stage.yaml", "accelerator: cpu", "accelerator:   cpu # layout and comments do not count")
+    capsys.readouterr()
+    assert reproduce() == 0
+    said = capsys.readouterr().out
+    assert "1/3 base: finished before" in said
+    assert "sft: its config, seed or a stage it reads has changed" in said
+    assert "rl: its config, seed or a stage it reads has changed" in said
+    assert Path("runs/fake/base/stage.json").stat().st_mtime_ns == trained["base"]
+    assert Path("runs/fake/rl/stage.json").stat().st_mtime_ns > trained["rl"]
+
+
+def test_ctrl_c_stops_between_steps_and_the_same_command_goes_on(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(recipe / "sft.yaml", "init_args:\n    policy", "init_args:\n    interrupt_at: 2\n    policy")
+    assert reproduce() == 130
+    captured = capsys.readouterr()
+    assert "the same command goes on from here: python -m cv_lightning reproduce" in captured.err
+    progress = Progress.load(Path("runs/fake/sft"))
+    assert progress is not None
+    assert progress.status == "training"
+    assert not Path("runs/fake/report.json").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert reproduce() == 0
+    said = capsys.readouterr().out
+    assert "base: finished before" in said
+    assert "sft: resuming from runs/fake/sft/checkpoints/last.ckpt" in said
+    entry = report()["stages"]["sft"]
+    assert entry["seconds"] >= round(progress.seconds, 1)
+    with Path("runs/fake/sft/metrics.csv").open(encoding="utf-8") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == [0, 1, 2, 3, 4]
+
+
+def test_stage_cut_off_before_its_test_is_only_tested(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("--stages", "base") == 0
+    path = Path("runs/fake/base/stage.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "trained", "result": {}}))
+    checkpoints = {p.name: p.stat().st_mtime_ns for p in Path("runs/fake/base/checkpoints").iterdir()}
+    assert reproduce("--stages", "base") == 0
+    assert "base: trained before; testing" in capsys.readouterr().out
+    assert {p.name: p.stat().st_mtime_ns for p in Path("runs/fake/base/checkpoints").iterdir()} == checkpoints
+    assert report()["stages"]["base"]["mean"] == 0.5
+
+
+def test_folder_that_reproduce_did_not_make_is_kept(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    precious = Path("runs/fake/base/precious.txt")
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine", encoding="utf-8")
+    assert reproduce("--stages", "base") == 0
+    assert Path("runs/fake/base.old1/precious.txt").read_text(encoding="utf-8") == "mine"
+    assert "moved to runs/fake/base.old1" in capsys.readouterr().out
+
+
+def test_seeds_have_folders_of_their_own_and_are_summed_up(recipe: Path) -> None:
+    assert reproduce("--stages", "base", "--seeds", "0", "1", "--out", "runs/many") == 0
+    entry = report("runs/many")
+    assert entry["seeds"] == [0, 1]
+    assert entry["stages"]["base"]["min"] == {
+        "accuracy": report("runs/many/seed_1")["stages"]["base"]["accuracy"],
+        "mean": 0.5,
+    }
+    saved = Path("runs/many/seed_1/base/config_fit.yaml").read_text(encoding="utf-8")
+    assert "seed_everything: 1" in saved
+    assert "source: runs/many/seed_1/before/policy" in saved
+
+
+def test_overrides_reach_the_stages_they_name(recipe: Path) -> None:
+    assert reproduce("--overrides", "trainer.max_steps=1", "rl:model.init_args.accuracy=0.25") == 0
+    stages = report()["stages"]
+    assert (stages["sft"]["mean"], stages["rl"]["mean"]) == (0.5, 0.25)
+    assert "max_steps: 1\n" in Path("runs/fake/sft/config_fit.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stages", "slf"], ["'slf'", "'sft'"]),
+        (["--overrides", "trainer.max_steps"], ["[STAGE:]KEY=VALUE"]),
+        (["--overrides", "lr:trainer.max_steps=1"], ["'lr'", "rl"]),
+        (["--overrides", "trainer.max_step=1"], ["trainer.max_step", "'trainer.max_steps'"]),
+        (["--seed", "one"], ["--seed", "'one'"]),
+        (["--stage", "sft"], ["--stage"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistake_is_named(
+    arguments: list[str], words: list[str], recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert [word for word in words if word not in error] == [], error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("stages:", "stagse:", ["'stagse'", "'stages'"]),
+        ("config: sft.yaml", "config: stf.yaml", ["stages.sft.config", "stf.yaml", "'sft.yaml'"]),
+        ("after: [base]", "after: [bass]", ["stages.sft.after", "'bass'", "'base'"]),
+        ("after: [base]", "atfer: [base]", ["stages.sft", "'atfer'", "'after'"]),
+        ("{config: stage.yaml}", "stage.yaml", ["stages.base", "expected {config"]),
+        ("stages:", "stages: {", ["not valid YAML"]),
+    ],
+)
+def test_mistake_in_a_recipe_is_named(old: str, new: str, words: list[str], recipe: Path) -> None:
+    replace(recipe / "recipe.yaml", old, new)
+    with pytest.raises(ConfigError) as error:
+        load_recipe(Path(RECIPE))
+    assert [word for word in words if word not in str(error.value)] == [], error.value
+
+
+def test_missing_recipe_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"experiments/tiny/recipe\.yaml"):
+        load_recipe(Path("experiments/tiny/recip.yaml"))
+
+
+def test_default_recipe_is_found_from_any_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "experiments/tiny/recipe.yaml"
+    assert load_recipe(Path("experiments/tiny/recipe.yaml")).path == path
+
+
+def test_stages_bring_what_they_depend_on(recipe: Path) -> None:
+    loaded = load_recipe(Path(RECIPE))
+    assert [stage.name for stage in loaded.selected(["sft"])] == ["base", "sft"]
+    assert [stage.name for stage in loaded.selected([])] == ["base", "sft", "rl"]
+
+
+def test_a_stage_on_request_runs_only_where_it_is_named() -> None:
+    loaded = load_recipe(ROOT / "experiments/tiny/recipe.yaml")
+    assert "rl_outcome_only" not in [stage.name for stage in loaded.selected([])]
+    assert "rl_outcome_only" in [stage.name for stage in loaded.selected(["rl", "rl_outcome_only"])]
+
+
+def test_test_without_accuracy_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"Stage 'rl'.*no test/accuracy.*train/loss"):
+        stage_result("rl", {"train/loss": 1.0}, 3.0)
+
+
+def test_overrides_go_to_all_stages_or_to_one(recipe: Path) -> None:
+    loaded = load_recipe(Path(RECIPE))
+    assert overrides_by_stage(["a.b=1", "sft:c=x=y"], loaded) == {
+        "base": ["--a.b=1"],
+        "sft": ["--a.b=1", "--c=x=y"],
+        "rl": ["--a.b=1"],
+    }
+
+
+def test_fingerprint_tells_apart_what_decides_a_result(recipe: Path) -> None:
+    stage = Stage("base", recipe / "stage.yaml")
+    variants = [(["--seed_everything=0"], []), (["--seed_everything=1"], []), (["--seed_everything=0"], ["other"])]
+    assert len({fingerprint(stage, arguments, inputs) for arguments, inputs in variants}) == 3
+
+
+rates = st.fixed_dictionaries({name: st.floats(0, 1) for name in ("upright", "rot90")})
+entries = st.lists(st.tuples(rates, st.floats(0, 1)), min_size=1, max_size=4)
+
+
+@given(entries)
+def test_minimum_is_never_above_the_mean(rows: list[tuple[dict[str, float], float]]) -> None:
+    reports = [
+        {
+            "stages": {"rl": {"accuracy": accuracy, "mean": mean, "seconds": 1.0}},
+            "seeds": [seed],
+            "versions": {},
+            "peak_memory_mb": seed,
+        }
+        for seed, (accuracy, mean) in enumerate(rows)
+    ]
+    stage = aggregate(reports)["stages"]["rl"]
+    assert stage["seconds"] == 1.0
+    assert stage["min"]["mean"] <= stage["mean"] + 1e-12
+    assert all(stage["min"]["accuracy"][name] <= rate + 1e-12 for name, rate in stage["accuracy"].items())
+
+
+def test_ctrl_c_from_a_terminal_ends_in_130_and_resumes(recipe: Path, tmp_path: Path) -> None:
+    replace(recipe / "stage.yaml", "init_args:\n    policy", "init_args:\n    step_s: 0.2\n    policy")
+    replace(recipe / "stage.yaml", "max_steps: 4", "max_steps: 30")
+    command = [sys.executable, "-m", "cv_lightning", "reproduce", "--recipe", RECIPE, "--stages", "base"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{FAKES}"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoints = tmp_path / "runs/fake/base/checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "goes on from here" in error
+    last = max(checkpoints.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    assert 2 <= torch.load(last, weights_only=False)["global_step"] < 30
+
+
+def test_loggers_of_the_recipe_take_the_report(recipe: Path) -> None:
+    path = recipe / "recipe.yaml"
+    entry = "{class_path: file_logger.FileLogger, init_args: {folder: '${run_folder}/sent'}}"
+    path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: [{entry}]\n", encoding="utf-8")
+    assert reproduce("--stages", "base") == 0
+    lines = Path("runs/fake/sent/log.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == ["report.json", "report.html", "success"]
+
+
+@pytest.mark.parametrize(
+    ("loggers", "message"),
+    [
+        ("[{class_path: file_logger.Missing}]", "Missing"),
+        ("[{class_path: no_such_module.Logger}]", "no_such_module"),
+        ("[{class_path: file_logger.FileLogger, init_args: {path: x}}]", "path"),
+        ("[{init_args: {}}]", "class_path"),
+        ("[{class_path: file_logger.FileLogger, args: {}}]", "args"),
+        ("tiny", "class_path"),
+    ],
+)
+def test_loggers_that_cannot_be_made_are_named(recipe: Path, loggers: str, message: str) -> None:
+    path = recipe / "recipe.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: {loggers}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message), logged(load_recipe(path), Path("runs")):
+        pytest.fail("the stages would run before anybody says so")
+
+
+def test_loggers_of_the_recipe_are_told_of_a_failure(recipe: Path) -> None:
+    path = recipe / "recipe.yaml"
+    entry = "{class_path: file_logger.FileLogger, init_args: {folder: '${run_folder}/sent'}}"
+    path.write_text(path.read_text(encoding="utf-8") + f"\nreport_loggers: [{entry}]\n", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt), logged(load_recipe(path), Path("runs")):
+        raise KeyboardInterrupt
+    assert Path("runs/sent/log.txt").read_text(encoding="utf-8").splitlines() == ["failed"]

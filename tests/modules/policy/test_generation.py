@@ -1,0 +1,149 @@
+"""Sampling over turns equals Hugging Face's own generation from nothing, and never writes what is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from cv_lightning.rollout import Completion, Sampling
+from cv_lightning.types import Sample, TokenSequence
+from modules.policy.policy import Policy
+from tests.modules.helpers import FAMILIES, noise, small_policy
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def policy(request: pytest.FixtureRequest) -> Policy:
+    return small_policy(request.param)
+
+
+def question(index: int = 0) -> Sample:
+    images = (noise(84, 84, index),) if index % 2 else (noise(120, 60, index), noise(84, 84, index + 7))
+    return Sample(str(index), "Read the text." + " Please." * index, images, "x")
+
+
+def speak(session: object, contexts: Sequence[TokenSequence]) -> list[Completion]:
+    completions: list[Completion] = session.sample(contexts)  # type: ignore[attr-defined]
+    for context, completion in zip(contexts, completions, strict=True):
+        context.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
+    return completions
+
+
+def oracle(policy: Policy, context: TokenSequence, n_tokens: int) -> list[int]:
+    """Greedy continuation by `generate`, which knows nothing of sessions, holes or shared prompts."""
+    pixels = policy.image_processor(images=context.images, return_tensors="pt")
+    ids_1T = torch.tensor([context.ids])
+    output = policy.model.generate(
+        input_ids=ids_1T,
+        attention_mask=torch.ones_like(ids_1T),
+        mm_token_type_ids=(ids_1T == policy.core.config.image_token_id).int(),
+        pixel_values=pixels["pixel_values"],
+        image_grid_thw=pixels["image_grid_thw"],
+        do_sample=False,
+        max_new_tokens=n_tokens,
+        suppress_tokens=policy.is_banned_V.nonzero().flatten().tolist(),
+        eos_token_id=policy.conversation.end_of_turn_id,
+        pad_token_id=policy.pad_id,
+    )
+    found: list[int] = output[0, len(context) :].tolist()
+    return found
+
+
+def test_greedy_turns_are_those_of_generate(policy: Policy) -> None:
+    contexts = [policy.conversation.start(question(index)) for index in (0, 1, 1, 2)]
+    session = policy.open_session(Sampling(temperature=0, max_new_tokens=8))
+    active = contexts
+    for turn, n_active in enumerate((4, 3, 2)):
+        active = active[::-1][:n_active]
+        if turn:
+            for index, context in enumerate(active):
+                image = noise(50 + 40 * index, 90, index) if index != 1 else None
+                assert policy.conversation.append_observation(context, "so" * turn * index, image)
+        expected = [oracle(policy, context, 8) for context in active]
+        assert [completion.ids for completion in speak(session, active)] == expected
+
+
+def test_end_of_turn_ends_a_row_and_leaves_a_hole(policy: Policy) -> None:
+    """Rows that stop early must not disturb the others, in this turn or the next."""
+    contexts = [policy.conversation.start(question(index % 3)) for index in range(12)]
+    session = policy.open_session(Sampling(temperature=1.5, max_new_tokens=40, seed=3))
+    bias = torch.zeros_like(policy.is_banned_V, dtype=torch.float)
+    bias[policy.conversation.end_of_turn_id] = 4.0
+    plain = policy.logits
+    policy.logits = lambda hidden_MD: plain(hidden_MD) + bias  # type: ignore[method-assign]
+    try:
+        first = speak(session, contexts)
+        for context in contexts:
+            assert policy.conversation.append_observation(context, "ok", None)
+        speak(session, contexts)
+        batch = policy.collate(contexts)
+        with torch.no_grad():
+            logprobs_BT, _ = policy.token_logprobs(batch, 1.5)
+    finally:
+        del policy.logits
+    assert len({len(completion.ids) for completion in first}) > 3
+    assert all(completion.is_finished == (len(completion.ids) < 40) for completion in first)
+    for completion in first:
+        assert policy.conversation.end_of_turn_id not in completion.ids[:-1]
+    torch.testing.assert_close(logprobs_BT, batch.logprobs_BT, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 3.0])
+def test_special_tokens_are_never_sampled_however_probable(policy: Policy, temperature: float) -> None:
+    head = policy.causal.lm_head
+    with torch.no_grad():
+        saved = head.weight.clone()
+        context = policy.conversation.start(question())
+        batch = policy.collate([context])
+        hidden_D = policy._scored_hidden_states(batch)[0, -1]
+        head.weight[policy.is_banned_V] = 100 * hidden_D / hidden_D.norm()
+        try:
+            contexts = [policy.conversation.start(question()) for _ in range(16)]
+            raw = head(hidden_D)
+            completions = policy.open_session(Sampling(temperature, 6, seed=5)).sample(contexts)
+        finally:
+            head.weight.copy_(saved)
+    assert policy.is_banned_V[raw.argmax()], "the model itself would write one"
+    banned = set(policy.is_banned_V.nonzero().flatten().tolist())
+    assert not banned & {token for completion in completions for token in completion.ids}
+    assert all(logprob <= 0 for completion in completions for logprob in completion.logprobs)
+
+
+def test_seed_decides(policy: Policy) -> None:
+    def run(seed: int) -> list[list[int]]:
+        contexts = [policy.conversation.start(question(index)) for index in (0, 0, 1)]
+        return [completion.ids for completion in speak(policy.open_session(Sampling(1.0, 8, seed)), contexts)]
+
+    assert run(4) == run(4)
+    assert run(4) != run(5)
+    same_prompt = run(4)[:2]
+    assert same_prompt[0] != same_prompt[1], "rollouts of one prompt are drawn independently"
+
+
+def test_prompts_are_computed_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[int, ...]] = []
+    encoded: list[int] = []
+    hidden_states, encode_images = policy.hidden_states, policy.encode_images
+    monkeypatch.setattr(policy, "hidden_states", lambda *a: (rows.append(tuple(a[0].shape)), hidden_states(*a))[1])
+    monkeypatch.setattr(policy, "encode_images", lambda images: (encoded.append(len(images)), encode_images(images))[1])
+    contexts = [policy.conversation.start(question(index)) for index in (1, 1, 1, 3, 1, 3)]
+    speak(policy.open_session(Sampling(1.0, 3)), contexts)
+    assert rows[0][0] == 2
+    assert rows[1] == (6, 1)
+    assert encoded == [2]
+
+
+def test_context_budget_ends_a_turn(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts = [policy.conversation.start(question(index)) for index in (1, 3)]
+    longest = max(len(context) for context in contexts)
+    monkeypatch.setattr(policy.conversation, "max_context_tokens", longest + 2)
+    completions = speak(policy.open_session(Sampling(0.0, 20)), contexts)
+    assert [len(context) for context in contexts] == [longest + 2] * 2
+    assert not any(completion.is_finished for completion in completions)
+    more = policy.open_session(Sampling(0.0, 20)).sample(contexts)
+    assert [(completion.ids, completion.is_finished) for completion in more] == [([], False)] * 2
+
+
+def test_nothing_to_sample(policy: Policy) -> None:
+    assert policy.open_session(Sampling()).sample([]) == []

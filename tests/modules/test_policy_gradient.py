@@ -1,0 +1,455 @@
+"""Policy gradients against tables worked out by hand, against TRL, and against their invariants."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from cv_lightning.errors import ConfigError
+from modules.policy_gradient import (
+    PolicyGradientConfig,
+    clipped_surrogate,
+    entropy,
+    group_advantages,
+    has_spread,
+    kl_to_reference,
+    log_ratios,
+    loss_divisor,
+    policy_gradient_loss,
+)
+
+NAN = float("nan")
+KINDS = ["grpo", "dr_grpo", "rloo"]
+AGGREGATIONS = ["token_mean", "sequence_mean", "constant"]
+rewards = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=8)
+
+
+def table(rows: list[list[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+# --- advantages ---
+
+
+def test_grpo_advantages_by_hand() -> None:
+    # mean 0.5, unbiased standard deviation sqrt(4 * 0.25 / 3)
+    std = math.sqrt(1 / 3)
+    expected = [0.5 / (std + 1e-4), -0.5 / (std + 1e-4), -0.5 / (std + 1e-4), 0.5 / (std + 1e-4)]
+    assert_close(group_advantages(table([[1, 0, 0, 1]])), table([expected]))
+
+
+def test_dr_grpo_advantages_by_hand() -> None:
+    assert_close(group_advantages(table([[2, 0, 1, 1]]), "dr_grpo"), table([[1, -1, 0, 0]]))
+
+
+def test_rloo_advantages_by_hand() -> None:
+    # 2 - mean(0, 1) = 1.5; 0 - mean(2, 1) = -1.5; 1 - mean(2, 0) = 0
+    assert_close(group_advantages(table([[2, 0, 1]]), "rloo"), table([[1.5, -1.5, 0]]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unjudged_rollout_gets_zero_and_does_not_move_the_others(kind: Any) -> None:
+    with_failure = group_advantages(table([[1, NAN, 0, 0]]), kind)
+    without = group_advantages(table([[1, 0, 0]]), kind)
+    assert with_failure[0, 1] == 0
+    assert_close(with_failure[0, [0, 2, 3]], without[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("row", [[1, 1, 1], [NAN, NAN, NAN], [NAN, 1, NAN], [0.1 + 0.2, 0.3, 0.3]])
+def test_a_group_without_spread_gets_exact_zeros(kind: Any, row: list[float]) -> None:
+    assert group_advantages(table([row]), kind).tolist() == [[0, 0, 0]]
+
+
+def test_has_spread() -> None:
+    groups = table([[1, 1, 1], [1, 0, 1], [NAN, 1, 1], [NAN, 1, 0], [NAN, NAN, NAN], [NAN, NAN, 3]])
+    assert has_spread(groups).tolist() == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (3,), (0, 1)])
+def test_a_group_of_one_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="group of one"):
+        group_advantages(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(row=rewards, shift=st.floats(-10, 10, width=32))
+def test_advantages_sum_to_zero_and_ignore_a_shift(kind: Any, row: list[float], shift: float) -> None:
+    advantages = group_advantages(table([row]), kind)
+    assert advantages.sum().abs() < 1e-6
+    if (max(row) - min(row)) > 1e-3:  # a shift may round a smaller spread away
+        assert_close(group_advantages(table([row]) + shift, kind), advantages, atol=1e-4, rtol=1e-4)
+
+
+@given(row=rewards, scale=st.floats(0.5, 4))
+def test_grpo_ignores_the_scale_of_rewards_and_dr_grpo_keeps_it(row: list[float], scale: float) -> None:
+    plain, scaled = table([row]), table([row]) * scale
+    assert_close(group_advantages(scaled, "dr_grpo"), group_advantages(plain, "dr_grpo") * scale, atol=1e-5, rtol=1e-5)
+    if plain.std() > 0.1:
+        assert_close(group_advantages(scaled), group_advantages(plain), atol=1e-2, rtol=1e-2)
+
+
+# --- ratios, clip, divergence, entropy ---
+
+
+def test_ratios_by_hand() -> None:
+    new, old = table([[-1.0, -2.0, -3.0]]), table([[-1.2, -1.9, -9.0]])
+    is_trained = torch.tensor([[True, True, False]])
+    assert_close(log_ratios(new, old, is_trained), table([[0.2, -0.1, 0]]))
+    assert_close(log_ratios(new, old, is_trained, "sequence"), table([[0.05, 0.05, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "dual_clip", "loss", "clipped", "bound"),
+    [
+        (1.0, 2.0, 10.0, -2.0, False, False),
+        (1.2, 2.0, 10.0, -2.4, False, False),  # inside 1 + 0.28
+        (1.5, 2.0, 10.0, -2.56, True, False),  # held at 1.28
+        (0.5, 2.0, 10.0, -1.0, False, False),  # a good action that became rarer is never clipped
+        (0.5, -2.0, 10.0, 1.6, True, False),  # held at 0.8
+        (0.9, -2.0, 10.0, 1.8, False, False),
+        (1.5, -2.0, 10.0, 3.0, False, False),  # a bad action that became likelier counts in full ...
+        (15.0, -2.0, 10.0, 20.0, False, True),  # ... up to the dual clip
+        (15.0, -2.0, None, 30.0, False, False),
+        (15.0, 2.0, 10.0, -2.56, True, False),  # the dual clip is for negative advantages only
+    ],
+)
+def test_clipped_surrogate_by_hand(
+    ratio: float, advantage: float, dual_clip: float | None, loss: float, clipped: bool, bound: bool
+) -> None:
+    result = clipped_surrogate(table([[ratio]]), torch.tensor([advantage]).double(), 0.2, 0.28, dual_clip)
+    assert_close(result[0], table([[loss]]))
+    assert (result[1].item(), result[2].item()) == (clipped, bound)
+
+
+def test_kl_by_hand_and_its_gradient() -> None:
+    new = table([[math.log(0.5), math.log(0.2), math.log(0.9)]]).requires_grad_()
+    reference = table([[math.log(0.25), math.log(0.4), math.log(0.1)]])
+    kl = kl_to_reference(new, reference, torch.tensor([[True, True, False]]))
+    # exp(d) - d - 1 with exp(d) = 0.5 and 2
+    assert_close(kl, table([[0.5 + math.log(2) - 1, 2 - math.log(2) - 1, 0]]))
+    kl.sum().backward()
+    assert_close(new.grad, table([[1 - 0.5, 1 - 2, 0]]))  # the derivative is 1 - exp(d)
+
+
+def test_kl_estimate_is_unbiased_under_the_policy() -> None:
+    policy, reference = torch.tensor([0.7, 0.2, 0.1]).double(), torch.tensor([0.3, 0.3, 0.4]).double()
+    estimate = kl_to_reference(policy.log()[None], reference.log()[None], torch.ones(1, 3, dtype=torch.bool))
+    assert_close((policy * estimate[0]).sum(), (policy * (policy / reference).log()).sum())
+
+
+def test_entropy_of_uniform_and_with_a_banned_token() -> None:
+    logits = torch.tensor(
+        [[0.0, 0.0, 0.0, 0.0], [3.0, 3.0, -math.inf, -math.inf], [0.0, -math.inf, -math.inf, -math.inf]]
+    )
+    assert_close(entropy(logits), torch.tensor([math.log(4), math.log(2), 0.0]))
+
+
+def test_entropy_has_a_gradient_beside_a_banned_token() -> None:
+    logits = torch.tensor([1.0, 0.0, -math.inf], requires_grad=True)
+    entropy(logits).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+# --- the loss ---
+
+
+def batch(n_sequences: int = 4, n_tokens: int = 6, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(scale: float) -> Tensor:
+        return torch.randn(n_sequences, n_tokens, generator=generator, dtype=torch.float64) * scale
+
+    old = -draw(1.0).abs() - 0.1
+    is_trained = torch.rand(n_sequences, n_tokens, generator=generator) < 0.7
+    is_trained[:, 0] = True
+    return {
+        "logprobs_BT": old + draw(0.4),
+        "old_logprobs_BT": old,
+        "reference_logprobs_BT": old + draw(0.2),
+        "advantages_B": torch.randn(n_sequences, generator=generator, dtype=torch.float64),
+        "is_trained_BT": is_trained,
+        "weight_B": torch.ones(n_sequences, dtype=torch.float64),
+    }
+
+
+def part_of(tensors: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def divisor_of(tensors: dict[str, Tensor], config: PolicyGradientConfig) -> Tensor:
+    return loss_divisor(tensors["is_trained_BT"], tensors["weight_B"], config)
+
+
+def loss_and_gradient(
+    config: PolicyGradientConfig, tensors: dict[str, Tensor], divisor: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    divisor = divisor_of(tensors, config) if divisor is None else divisor
+    logprobs = tensors["logprobs_BT"].clone().requires_grad_()
+    result = policy_gradient_loss(config, **{**tensors, "logprobs_BT": logprobs}, divisor=divisor)
+    result.loss.backward()
+    assert logprobs.grad is not None
+    return result.loss.detach(), logprobs.grad
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        # sequence 1: advantage 1, ratios 1 and e^0.1, tokens 2; sequence 2: advantage -1, ratio 1, token 1
+        ("token_mean", (-1 - math.exp(0.1) + 1) / 3),
+        ("sequence_mean", ((-1 - math.exp(0.1)) / 2 + 1) / 2),
+        ("constant", (-1 - math.exp(0.1) + 1) / (2 * 5)),
+    ],
+)
+def test_loss_by_hand(aggregation: Any, expected: float) -> None:
+    config = PolicyGradientConfig(kl_coefficient=0, aggregation=aggregation, constant_tokens=5)
+    is_trained = torch.tensor([[True, False, True], [False, True, False]])
+    result = policy_gradient_loss(
+        config,
+        logprobs_BT=table([[-1, 7, -0.9], [7, -2, 7]]),
+        old_logprobs_BT=table([[-1, -7, -1], [-7, -2, -7]]),
+        advantages_B=torch.tensor([1.0, -1.0]).double(),
+        is_trained_BT=is_trained,
+        divisor=loss_divisor(is_trained, torch.ones(2), config),
+    )
+    assert_close(result.loss, torch.tensor(expected).double())
+    assert result.metrics["logprob_gap"] == pytest.approx(0.1)
+    assert result.metrics["ratio"] == pytest.approx((1 + math.exp(0.1) + 1) / 3)
+    assert result.metrics["clip_fraction"] == 0
+    assert "kl" not in result.metrics
+
+
+def test_kl_and_entropy_enter_the_loss_with_their_coefficients() -> None:
+    tensors = batch()
+    tensors["advantages_B"] = torch.zeros(4).double()
+    config = PolicyGradientConfig(kl_coefficient=0.5, entropy_coefficient=0.25)
+    entropies = torch.full_like(tensors["logprobs_BT"], 2.0)
+    result = policy_gradient_loss(config, **tensors, entropy_BT=entropies, divisor=divisor_of(tensors, config))
+    assert result.metrics["entropy"] == pytest.approx(2.0)
+    assert result.loss.item() == pytest.approx(0.5 * result.metrics["kl"].item() - 0.25 * 2.0)
+
+
+def test_on_policy_gradient_is_the_policy_gradient() -> None:
+    tensors = batch()
+    tensors["logprobs_BT"] = tensors["old_logprobs_BT"]
+    _, gradient = loss_and_gradient(PolicyGradientConfig(kl_coefficient=0), tensors)
+    n_tokens = tensors["is_trained_BT"].sum()
+    assert_close(gradient, -tensors["advantages_B"][:, None] * tensors["is_trained_BT"] / n_tokens)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@given(seed=st.integers(0, 2**16), counts=st.lists(st.integers(1, 5), min_size=4, max_size=4))
+def test_a_weight_equals_computing_it_many_times(ratio: Any, aggregation: Any, seed: int, counts: list[int]) -> None:
+    config = PolicyGradientConfig(ratio=ratio, aggregation=aggregation)
+    once = batch(seed=seed)
+    index = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    repeated = part_of(once, index)
+    once["weight_B"] = torch.tensor(counts).double()
+    loss_once, gradient_once = loss_and_gradient(config, once)
+    loss_many, gradient_many = loss_and_gradient(config, repeated)
+    assert_close(loss_once, loss_many)
+    assert_close(gradient_once, torch.zeros_like(gradient_once).index_add(0, index, gradient_many))
+
+
+@given(seed=st.integers(0, 2**16), counts=st.lists(st.integers(1, 5), min_size=4, max_size=4))
+def test_a_weight_gives_the_metrics_of_computing_it_many_times(seed: int, counts: list[int]) -> None:
+    config = PolicyGradientConfig()
+    once = batch(seed=seed)
+    repeated = part_of(once, torch.arange(4).repeat_interleave(torch.tensor(counts)))
+    once["weight_B"] = torch.tensor(counts).double()
+    metrics_once = policy_gradient_loss(config, **once, divisor=torch.tensor(1.0)).metrics
+    metrics_many = policy_gradient_loss(config, **repeated, divisor=torch.tensor(1.0)).metrics
+    for name, value in metrics_once.items():
+        assert value.item() == pytest.approx(metrics_many[name].item()), name
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@given(seed=st.integers(0, 2**16), cut=st.integers(1, 3))
+def test_minibatches_sum_to_the_whole(ratio: Any, aggregation: Any, seed: int, cut: int) -> None:
+    config = PolicyGradientConfig(ratio=ratio, aggregation=aggregation)
+    whole = batch(seed=seed)
+    parts = [part_of(whole, slice(0, cut)), part_of(whole, slice(cut, None))]
+    divisor = torch.stack([divisor_of(part, config) for part in parts]).sum()
+    assert_close(divisor, divisor_of(whole, config))
+    loss, gradient = loss_and_gradient(config, whole)
+    losses, gradients = zip(*(loss_and_gradient(config, part, divisor) for part in parts), strict=True)
+    assert_close(torch.stack(losses).sum(), loss)
+    assert_close(torch.cat(gradients), gradient)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@given(
+    seed=st.integers(0, 2**16),
+    n_left=st.integers(0, 3),
+    n_right=st.integers(0, 3),
+    fill=st.sampled_from([0, -99, NAN, math.inf]),
+)
+def test_padding_never_changes_a_loss(
+    ratio: Any, aggregation: Any, seed: int, n_left: int, n_right: int, fill: float
+) -> None:
+    config = PolicyGradientConfig(ratio=ratio, aggregation=aggregation)
+    tensors = batch(seed=seed)
+
+    def pad(name: str, tensor: Tensor) -> Tensor:
+        if tensor.ndim == 1:
+            return tensor
+        value = False if name == "is_trained_BT" else fill
+        return torch.nn.functional.pad(tensor, (n_left, n_right), value=value)
+
+    padded = {name: pad(name, tensor) for name, tensor in tensors.items()}
+    loss, gradient = loss_and_gradient(config, tensors)
+    padded_loss, padded_gradient = loss_and_gradient(config, padded)
+    assert_close(padded_loss, loss)
+    assert_close(padded_gradient, torch.nn.functional.pad(gradient, (n_left, n_right)))
+
+
+def test_advantage_zero_leaves_only_the_divergence() -> None:
+    tensors = batch()
+    tensors["advantages_B"] = torch.zeros(4).double()
+    loss, gradient = loss_and_gradient(PolicyGradientConfig(kl_coefficient=0), tensors)
+    assert loss == 0
+    assert not gradient.any()
+
+
+def test_nothing_trained_is_a_loss_of_zero() -> None:
+    tensors = batch()
+    tensors["is_trained_BT"] = torch.zeros(4, 6, dtype=torch.bool)
+    loss, gradient = loss_and_gradient(PolicyGradientConfig(), tensors)
+    assert loss == 0
+    assert not gradient.any()
+
+
+def test_a_stray_token_does_not_make_the_loss_infinite() -> None:
+    tensors = batch()
+    tensors["logprobs_BT"][0, 0] = -2000.0
+    tensors["old_logprobs_BT"][1, 0] = -2000.0
+    loss, gradient = loss_and_gradient(PolicyGradientConfig(dual_clip=None), tensors)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+def test_a_missing_reference_or_entropy_is_named() -> None:
+    tensors = batch()
+    reference = tensors.pop("reference_logprobs_BT")
+    with pytest.raises(ValueError, match=r"kl_coefficient=0\.001"):
+        policy_gradient_loss(PolicyGradientConfig(), **tensors, divisor=torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"entropy_coefficient=0\.1"):
+        policy_gradient_loss(
+            PolicyGradientConfig(entropy_coefficient=0.1),
+            **tensors,
+            reference_logprobs_BT=reference,
+            divisor=torch.tensor(1.0),
+        )
+
+
+def test_shapes_that_disagree_are_named() -> None:
+    tensors = batch()
+    tensors["old_logprobs_BT"] = tensors["old_logprobs_BT"][:, :-1]
+    with pytest.raises(ValueError, match=r"\(4, 6\) but got \(4, 5\)"):
+        policy_gradient_loss(PolicyGradientConfig(), **tensors, divisor=torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"advantage": "ppo"},
+        {"ratio": "word"},
+        {"aggregation": "mean"},
+        {"clip_low": 1.0},
+        {"clip_low": -0.1},
+        {"clip_high": -0.1},
+        {"dual_clip": 1.2},
+        {"kl_coefficient": -1.0},
+        {"entropy_coefficient": -1.0},
+        {"constant_tokens": 0},
+        {"std_epsilon": 0.0},
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ConfigError, match=name) as error:
+        PolicyGradientConfig(**wrong)
+    assert str(value) in str(error.value)
+
+
+# --- TRL on the same tensors ---
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "loss_type"), [("token_mean", "dapo"), ("sequence_mean", "grpo"), ("constant", "dr_grpo")]
+)
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@pytest.mark.parametrize("kl_coefficient", [0.0, 0.04])
+def test_loss_equals_trl(ratio: Any, aggregation: Any, loss_type: str, kl_coefficient: float) -> None:
+    trainer_module = pytest.importorskip("trl.trainer.grpo_trainer")
+    tensors = batch(n_sequences=5, n_tokens=7, seed=3)
+    config = PolicyGradientConfig(
+        ratio=ratio, aggregation=aggregation, dual_clip=None, kl_coefficient=kl_coefficient, constant_tokens=7
+    )
+    loss, gradient = loss_and_gradient(config, tensors)
+    logprobs = tensors["logprobs_BT"].clone().requires_grad_()
+    trl_loss = loss_of_trl(trainer_module.GRPOTrainer, tensors, logprobs, ratio, loss_type, kl_coefficient)
+    trl_loss.backward()
+    assert logprobs.grad is not None
+    assert_close(loss, trl_loss.detach())
+    assert_close(gradient, logprobs.grad)
+
+
+def loss_of_trl(
+    trainer_class: Any, tensors: dict[str, Tensor], logprobs: Tensor, ratio: str, loss_type: str, beta: float
+) -> Tensor:
+    """TRL's own loss function, called on a stand-in for its trainer that hands it our log-probabilities."""
+    n_tokens = tensors["is_trained_BT"].sum()
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logprobs, torch.zeros_like(logprobs), None),
+        model=SimpleNamespace(training=True),
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
+        accelerator=SimpleNamespace(
+            num_processes=1, gather=lambda tensor: tensor, reduce=lambda tensor, reduction: tensor
+        ),
+        _metrics={"train": _Lists()},
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level=ratio,
+        beta=beta,
+        loss_type=loss_type,
+        epsilon_low=0.2,
+        epsilon_high=0.28,
+        use_vllm=False,
+        vllm_importance_sampling_correction=False,
+        max_completion_length=7,
+        current_gradient_accumulation_steps=1,
+        _entropy_bonus_enabled=False,
+    )
+    inputs = {
+        "prompt_ids": torch.zeros(5, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(5, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(5, 7, dtype=torch.long),
+        "completion_mask": torch.ones(5, 7, dtype=torch.long),
+        "tool_mask": tensors["is_trained_BT"].long(),
+        "advantages": tensors["advantages_B"],
+        "old_per_token_logps": tensors["old_logprobs_BT"],
+        "ref_per_token_logps": tensors["reference_logprobs_BT"],
+        "num_items_in_batch": n_tokens,
+    }
+    loss: Tensor = trainer_class._compute_loss(trainer, None, inputs)
+    return loss
+
+
+class _Lists(dict[str, list[Any]]):
+    def __missing__(self, key: str) -> list[Any]:
+        self[key] = []
+        return self[key]

@@ -1,0 +1,413 @@
+"""The law of the lanes: whatever the tensor lane takes comes out as from the Pillow lane, bits and words alike."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest, print_program
+from sandbox.lanes.tensor import costs, door, lane
+from sandbox.lanes.tensor.costs import Cost, Costs
+from sandbox.lanes.tensor.door import TensorLane
+from sandbox.lanes.tensor.images import TensorImage, fingerprint, stacked, to_pillow
+from sandbox.lanes.tensor.lane import KorniaLane
+from sandbox.lanes.tensor.selfcheck import self_check
+from sandbox.lanes.tensor.table import DECLINED, PARTLY_DECLINED, TENSOR_OPERATIONS, TOLERANCES, why_declined
+from sandbox.lift.reader import lift
+from sandbox.operations.arrays import Table
+from sandbox.operations.formulas import Formula, Leaf
+from sandbox.operations.operation import Operation, State
+from sandbox.operations.table import OPERATIONS
+from tests.sandbox import strategies
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def noise(width: int, height: int, seed: int = 3) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Smooth colours with flat parts: what photographs and charts are made of."""
+    small = np.random.default_rng(5).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def as_tensor(image: Image.Image, device: str) -> torch.Tensor:
+    array = np.array(image)
+    return torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous().to(device)
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    assert (one.size, one.mode) == (other.size, other.mode)
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", sorted(TENSOR_OPERATIONS))
+@given(data=st.data())
+def test_operation_is_that_of_the_library(name: str, device: str, data: st.DataObject) -> None:
+    mode = data.draw(st.sampled_from([mode for mode in ("RGB", "L") if mode in OPERATIONS[name].modes]))
+    operation = data.draw(strategies.operations_named(name))
+    image = data.draw(strategies.images()).convert(mode)
+    if why_declined(name, operation.values, State(image.size, mode)) is not None:
+        return
+    try:
+        expected = OPERATIONS[name].call(image, operation.values)
+    except (ValueError, TypeError, cv2.error):  # a colour of three numbers for a gray image
+        return
+    other = as_tensor(noise(*image.size).convert(mode), device)
+    batch = torch.stack([other, as_tensor(image, device), other])
+    result = TENSOR_OPERATIONS[name].call(batch, [operation.values] * 3)[1]
+    assert difference(to_pillow(result), expected) <= TOLERANCES[name]
+
+
+LARGE = [
+    ("Image.resize", ((613, 401), 3, None, None)),
+    ("Image.resize", ((1999, 1500), 1, None, None)),
+    ("Image.resize", ((7, 1999), 2, (3.25, 8.5, 1201.75, 900), None)),
+    ("Image.resize", ((1024, 1), 5, None, None)),
+    ("Image.resize", ((333, 222), 0, None, None)),
+    ("Image.rotate", (33.3, 3, False, (1250, 20), (-999, 100), "red")),
+    ("Image.rotate", (-7, 2, False, (100, 900.5), (12, -3.5), None)),
+    ("Image.rotate", (211, 0, True, None, None, (1, 2, 3))),
+    ("ImageFilter.GaussianBlur", (17.3,)),
+    ("ImageFilter.BoxBlur", (49.9,)),
+    ("ImageFilter.UnsharpMask", (4, 300, 2)),
+    ("ImageFilter.SMOOTH_MORE", ()),
+    ("ImageOps.equalize", ()),
+    ("ImageOps.autocontrast", (3.5, 17, None, True)),
+    ("ImageEnhance.Contrast", (2.71,)),
+    ("ImageOps.pad", ((1700, 300), 3, (9, 8, 7), (0.3, 0.9))),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("name", "values"), LARGE)
+def test_large_images(name: str, values: Any, device: str) -> None:
+    image = picture(1300, 977)
+    assert why_declined(name, values, State(image.size)) is None
+    result = TENSOR_OPERATIONS[name].call(as_tensor(image, device)[None], [values])[0]
+    assert difference(to_pillow(result), OPERATIONS[name].call(image, values)) == 0
+
+
+def run_both(requests: Sequence[ToolRequest], device: str = "cpu") -> tuple[list[Observation], list[Observation]]:
+    with ToolExecutor(lane="kornia", device=device) as tensor, ToolExecutor(lane="pillow") as pillow:
+        return tensor.execute(requests), pillow.execute(requests)
+
+
+def assert_equal(one: Observation, other: Observation) -> None:
+    """Every field but the lane and the time, pixel by pixel."""
+    for field in fields(Observation):
+        if field.name in {"lane", "wall_s"}:
+            continue
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(theirs, Image.Image):
+            assert (mine.mode, mine.size, mine.tobytes()) == (theirs.mode, theirs.size, theirs.tobytes())
+        else:
+            assert mine == theirs, field.name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@given(
+    st.lists(strategies.programs(most=5), min_size=1, max_size=5), st.lists(strategies.images(), min_size=2, max_size=3)
+)
+def test_observations_are_equal_field_by_field(
+    device: str, programs: list[ToolProgram], images: list[Image.Image]
+) -> None:
+    requests = [ToolRequest(print_program(program), images) for program in programs]
+    for one, other in zip(*run_both(requests, device), strict=True):
+        assert_equal(one, other)
+
+
+SNIPPETS = [
+    "result = image.rotate(90, expand=True)",
+    "result = image.rotate(10, Image.BICUBIC, expand=True).crop((3, 4, 30, 20))",
+    "result = ImageOps.invert(ImageOps.invert(image))",
+    "result = ImageOps.invert(ImageOps.invert(image.crop((1, 1, 5, 5))))",
+    "result = ImageEnhance.Contrast(image).enhance(1.5).convert('L')",
+    "result = ImageEnhance.Contrast(image).enhance(1)",
+    "result = image.resize((40, 24), Image.NEAREST).resize((20, 12), Image.NEAREST)",
+    "result = ImageOps.expand(image, 2).crop((2, 2, 22, 14))",
+    "result = image",
+    "result = image_1.rotate(180)",
+    "result = Image.fromarray(cv2.Canny(np.array(image), 50, 150))",
+    "print(image.size)",
+    "result = image.crop((5, 5, 1, 1))",
+    "result = image.resize((100000, 2))",
+    "result = image.filter(ImageFilter.MedianFilter(4))",
+    "result = image.crop((2, 2, 2, 9))",
+    "result = nothing",
+    "result = ",
+    "",
+]
+
+
+def test_observations_of_a_mixed_batch_keep_their_order() -> None:
+    images = [noise(20, 12), noise(12, 20, 4)]
+    requests = [ToolRequest(code, images, index) for code in SNIPPETS for index in (0, 1)] * 2
+    requests.append(ToolRequest("result = image.resize((100000, 100000))", images))
+    tensor = ToolExecutor(lane="kornia", device="cpu").execute(requests)
+    usual = ToolExecutor(lane="auto").execute(requests)
+    for one, other in zip(tensor, usual, strict=True):
+        assert_equal(one, other)
+    assert tensor[-1].status != "ok"
+    lanes = {request.code: observation.lane for request, observation in zip(requests, tensor, strict=True)}
+    assert lanes[SNIPPETS[0]] == "kornia"
+    assert lanes["result = Image.fromarray(cv2.Canny(np.array(image), 50, 150))"] == "pillow"
+    assert {"kornia", "pillow", "none"} <= {observation.lane for observation in tensor}
+
+
+def test_large_batches_in_threads_keep_their_order() -> None:
+    images = [noise(700, 500 + seed, seed) for seed in range(6)]
+    requests = [ToolRequest(f"result = image.crop(({place}, 2, 300, 200))", [images[place % 6]]) for place in range(12)]
+    alone = [ToolExecutor(lane="pillow").execute([request])[0] for request in requests]
+    for one, other in zip(ToolExecutor(lane="pillow").execute(requests), alone, strict=True):
+        assert_equal(one, other)
+
+
+def test_empty_batch() -> None:
+    with ToolExecutor(lane="kornia", device="cpu") as executor:
+        assert executor.execute([]) == []
+    assert KorniaLane("cpu").run([], []) == []
+
+
+def test_every_operation_that_lifts_is_done_or_declined_by_name() -> None:
+    assert set(TENSOR_OPERATIONS) | set(DECLINED) == set(OPERATIONS)
+    assert not set(TENSOR_OPERATIONS) & set(DECLINED)
+    assert set(TOLERANCES) == set(TENSOR_OPERATIONS)
+    assert why_declined("cv2.Canny", (1, 2), State((9, 9))) == f"cv2.Canny: {DECLINED['cv2.Canny']}"
+
+
+def test_a_device_that_is_not_there() -> None:
+    for name in ("cuda:77", "abacus", "xpu:5"):
+        with pytest.raises(ValueError, match=rf"device of this machine \(cpu.*\) but got device='{name}'"):
+            ToolExecutor(lane="kornia", device=name)
+    with pytest.raises(ValueError, match="uses no device, but got device='cpu'"):
+        ToolExecutor(lane="pillow", device="cpu")
+
+
+def test_out_of_memory_splits_the_batch_then_falls_back_and_says_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    invert = TENSOR_OPERATIONS["ImageOps.invert"]
+    seen = []
+
+    def starved(images_NCHW: torch.Tensor, values: Sequence[Any]) -> torch.Tensor:
+        seen.append(len(images_NCHW))
+        if len(images_NCHW) > 1 or images_NCHW[0, 0, 0, 0] == 0:
+            raise torch.OutOfMemoryError("out of memory")
+        return invert.call(images_NCHW, values)
+
+    monkeypatch.setitem(TENSOR_OPERATIONS, "ImageOps.invert", type(invert)(starved, is_per_image=True))
+    images = [Image.new("RGB", (6, 5), (value, 0, 0)) for value in (1, 0, 2, 0)]
+    requests = [ToolRequest("result = ImageOps.invert(image)", [image]) for image in images]
+    with ToolExecutor(lane="kornia", device="cpu") as executor:
+        with pytest.warns(RuntimeWarning, match=r"ImageOps.invert on 6x5 pixels .*out of memory.*said once") as warned:
+            observations = executor.execute(requests)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            executor.execute(requests)
+    assert len(warned) == 1
+    assert seen[:7] == [4, 2, 1, 1, 2, 1, 1]
+    assert [observation.lane for observation in observations] == ["kornia", "pillow", "kornia", "pillow"]
+    expected = ToolExecutor(lane="pillow").execute(requests)
+    for one, other in zip(observations, expected, strict=True):
+        assert_equal(one, other)
+
+
+def test_what_a_device_reports_late_is_left_to_the_pillow_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(flags: object) -> None:
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(lane, "_fetched", late)
+    with (
+        ToolExecutor(lane="kornia", device="cpu") as executor,
+        pytest.warns(RuntimeWarning, match="could not finish 1 programs .*device-side assert"),
+    ):
+        (observation,) = executor.execute([ToolRequest("result = ImageOps.invert(image)", [noise(4, 4)])])
+    assert (observation.status, observation.lane) == ("ok", "pillow")
+
+
+def test_equal_calls_are_done_once() -> None:
+    image = noise(8, 6)
+    (program,) = {lift("result = image.rotate(180)", (image.size,))}
+    assert isinstance(program, ToolProgram)
+    outcomes = KorniaLane("cpu").run([program] * 3, [image] * 3)
+    pixels = {id(outcome.image.pixels) for outcome in outcomes if outcome and isinstance(outcome.image, TensorImage)}
+    assert len(pixels) == 1
+
+
+def test_auto_takes_what_is_cheaper_and_splits_the_batch() -> None:
+    image = noise(400, 300)
+    codes = ["result = image.filter(ImageFilter.MaxFilter(3))", "result = image.rotate(90, expand=True)"]
+    requests = [ToolRequest(code, [image]) for code in codes]
+    with ToolExecutor(lane="auto", device="cpu") as executor:
+        observations = executor.execute(requests)
+    assert [observation.lane for observation in observations] == ["kornia", "pillow"]
+    for one, other in zip(observations, ToolExecutor(lane="pillow").execute(requests), strict=True):
+        assert_equal(one, other)
+
+
+def test_results_beyond_the_budget_are_refused_before_they_are_made() -> None:
+    with ToolExecutor(lane="kornia", device="cpu", limits=Limits(result_megapixels=0.001)) as executor:
+        (observation,) = executor.execute([ToolRequest("result = image.resize((99, 99))", [noise(9, 9)])])
+    assert observation.status == "error"
+    assert "too large: 99x99" in observation.text
+
+
+def test_a_broken_file_is_an_observation(tmp_path: Any) -> None:
+    path = tmp_path / "cut.png"
+    noise(64, 64).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as broken:
+        tensor, pillow = run_both([ToolRequest("result = image.rotate(180)", [broken])] * 2)
+    assert tensor[0].status == "error"
+    assert_equal(tensor[0], pillow[0])
+
+
+def test_tensor_image_is_a_pillow_image_when_asked() -> None:
+    original = noise(7, 5)
+    image = TensorImage(as_tensor(original, "cpu"))
+    assert (image.size, image.mode, image.is_on_host) == ((7, 5), "RGB", False)
+    assert fingerprint(image) == fingerprint(TensorImage(as_tensor(original, "cpu")))
+    assert not image.is_on_host
+    assert image.tobytes() == original.tobytes()
+    assert image.is_on_host
+    for made in (copy.copy(image), copy.deepcopy(image), pickle.loads(pickle.dumps(image)), image.convert("RGB")):
+        assert (made.mode, made.size, made.tobytes()) == ("RGB", (7, 5), original.tobytes())
+    with pytest.raises(ValueError, match=r"Expected a uint8 tensor \[3, H, W\]"):
+        TensorImage(torch.zeros(3, 4, 4))
+
+
+@given(strategies.images(), st.integers(0, 10**6), st.integers(1, 255))
+def test_fingerprint_sees_every_pixel(image: Image.Image, place: int, step: int) -> None:
+    pixels = as_tensor(image, "cpu")
+    other = pixels.clone()
+    flat = other.view(-1)
+    flat[place % len(flat)] += step
+    assert fingerprint(TensorImage(pixels)) != fingerprint(TensorImage(other))
+    if image.width != image.height:
+        turned = pixels.reshape(3, image.width, image.height)
+        assert fingerprint(TensorImage(pixels)) != fingerprint(TensorImage(turned))
+
+
+def test_costs_that_cannot_be_measured_leave_the_calls_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(device: str) -> None:
+        raise RuntimeError("no kernel image")
+
+    tensor_lane = TensorLane("cpu", is_forced=False)
+    monkeypatch.setattr(tensor_lane, "_costs", None)
+    monkeypatch.setattr(door, "measure", fails)
+    program = lift("result = image.rotate(180)", ((8, 6),))
+    assert isinstance(program, ToolProgram)
+    with pytest.warns(RuntimeWarning, match="could not measure its costs .*no kernel image"):
+        assert tensor_lane.run([(program, noise(8, 6))]) == [None]
+
+
+def test_fingerprint_of_a_part_of_a_batch() -> None:
+    batch = torch.arange(3 * 3 * 5 * 7, dtype=torch.int32).to(torch.uint8).view(3, 3, 5, 7)
+    for pixels in batch:
+        assert fingerprint(TensorImage(pixels)) == fingerprint(TensorImage(pixels.clone()))
+    eights = torch.zeros(2, 3, 8, 9, dtype=torch.uint8).view(-1)[3 : 3 + 216].view(3, 8, 9)
+    assert fingerprint(TensorImage(eights)) == fingerprint(TensorImage(eights.clone()))
+
+
+def test_neighbours_are_stacked_without_a_copy() -> None:
+    batch = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
+    assert stacked(list(batch)).data_ptr() == batch.data_ptr()
+    assert torch.equal(stacked([batch[1], batch[0]]), batch.flip(0))
+    assert torch.equal(stacked([batch[0], batch[0]]), batch[:1].repeat(2, 1, 1, 1))
+
+
+def test_lane_without_a_name_of_a_device_takes_what_is_there() -> None:
+    tensor_lane = TensorLane(None, is_forced=True)
+    program = lift("result = image.rotate(180)", ((8, 6),))
+    assert isinstance(program, ToolProgram)
+    (outcome,) = tensor_lane.run([(program, noise(8, 6))])
+    assert outcome is not None
+    assert outcome.tools == ("rotate_180",)
+
+
+def rows_of(heading: str, columns: int) -> list[list[str]]:
+    """Rows of the tables below a heading of the documentation; one for each name in the first cell, without quotes."""
+    text = (Path(__file__).parents[3] / "docs/kornia_lane.md").read_text(encoding="utf-8")
+    part = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [re.findall(r"[^|]+", line) for line in part.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in row][:columns] for row in rows]
+    return [[name.strip("`"), *rest] for first, *rest in cells for name in first.split(", ")]
+
+
+def test_documented_tolerances_are_those_that_are_asserted() -> None:
+    assert {name: int(most) for name, most in rows_of("How close it is", 2)} == TOLERANCES
+
+
+def test_documented_reasons_are_those_that_are_given() -> None:
+    assert sorted(rows_of("What it declines", 2)) == sorted(
+        [name, reason] for reasons in (DECLINED, PARTLY_DECLINED) for name, reason in reasons.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "size"),
+    [
+        ("Image.resize", ((10, 10), 3, None, 1.5), (400, 300)),
+        ("Image.rotate", (60, 0, False, (99999, 0), None, None), (40, 30)),
+        ("ImageOps.pad", ((1, 900), 3, None, (0.5, 0.5)), (9000, 1)),
+        ("cv2.GaussianBlur", ((3, 3), 1e-9, 0), (40, 30)),
+        ("cv2.resize", ((10, 10), 0, 0, 1), (40, 30)),
+        ("cv2.filter2D", (-1, Table(((0.5,),), "float64")), (40, 30)),
+        ("np.formula", (Formula("cv2.absdiff", (Leaf(), Leaf((Operation("ImageFilter.BLUR"),)))),), (40, 30)),
+    ],
+)
+def test_calls_that_are_declined(name: str, values: Any, size: tuple[int, int]) -> None:
+    assert why_declined(name, values, State(size)) == f"{name}: {PARTLY_DECLINED[name]}"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_self_check(device: str) -> None:
+    assert self_check(device, sizes=((40, 30), (3, 1))) == TOLERANCES
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_half_precision_of_the_trainer_changes_nothing(half: torch.dtype, device: str) -> None:
+    """No operation is allowed in half precision: neither autocast nor a default of half floats reaches the lane."""
+    usual = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(half)
+        with torch.autocast(torch.device(device).type, dtype=half):
+            assert self_check(device, sizes=((40, 30), (700, 3))) == TOLERANCES
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def test_costs_are_measured_for_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "_SIDES", (8, 16))
+    table = costs.measure("cpu", repeats=1)
+    assert set(table.pillow) == set(table.tensor) == set(costs.MEASURED) == set(costs.CPU_COSTS.pillow)
+    for name in TENSOR_OPERATIONS:
+        table.is_tensor_cheaper([name], (9, 9), 3, 3)
+    slow, fast = Costs({"orient": Cost(1, 0)}, {"orient": Cost(2, 0)}, Cost(0, 0)), Cost(0.5, 0)
+    assert not slow.is_tensor_cheaper(["orient"], (9, 9), 2, 0)
+    assert slow.is_tensor_cheaper(["orient", "Image.crop"], (9, 9), 3, 0)
+    assert not Costs(slow.pillow, slow.tensor, fast).is_tensor_cheaper(["orient"], (9, 9), 3, 3)
+
+
+def test_on_a_cpu_what_moves_pixels_stays_with_pillow() -> None:
+    for size in ((224, 224), (1024, 1024), (2048, 2048)):
+        for n in (1, 16, 256, 1024):
+            assert not costs.CPU_COSTS.is_tensor_cheaper(["orient"], size, n, n)
+            assert not costs.CPU_COSTS.is_tensor_cheaper(["Image.resize", "ImageEnhance.Contrast"], size, n, n)

@@ -1,0 +1,58 @@
+"""A program, its canonical snippet, and what is known of it before it runs."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from PIL import Image
+
+from sandbox.lanes.pillow import run_program
+from sandbox.lift.reader import Unliftable, lift
+from sandbox.operations.program import Operation, ToolProgram, print_program
+from sandbox.operations.table import OPERATIONS
+from tests.sandbox.strategies import images, programs
+
+
+@given(programs(), images())
+def test_lifting_the_printed_program_gives_the_program(program: ToolProgram, image: Image.Image) -> None:
+    lifted = lift(print_program(program), (image.size, (40, 31)), 0)
+    if isinstance(lifted, Unliftable):
+        assert "without pixels" in lifted.reason, lifted
+    else:
+        assert lifted == program
+
+
+@given(programs(), images())
+def test_predicted_sizes_are_the_sizes(program: ToolProgram, image: Image.Image) -> None:
+    lifted = lift(print_program(program), (image.size, image.size), 0)
+    if not isinstance(lifted, ToolProgram):
+        return
+    steps = [image]
+    for operation in lifted.operations:
+        steps.append(OPERATIONS[operation.name].call(steps[-1], operation.values))
+    assert [step.size for step in steps] == list(lifted.sizes)
+    outcome = run_program(lifted, image)
+    assert outcome.failure is None
+    assert outcome.image is not None
+    assert outcome.image.tobytes() == steps[-1].tobytes()
+
+
+def test_printed_by_hand() -> None:
+    program = ToolProgram(
+        (
+            Operation("orient", ("rotate_90",)),
+            Operation("Image.rotate", (30, 3, True, None, None, "white")),
+            Operation("ImageEnhance.Contrast", (1.5,)),
+            Operation("ImageFilter.SHARPEN"),
+            Operation("cv2.GaussianBlur", ((3, 3), 1.5, 0)),
+        ),
+        text="a\n",
+    )
+    assert print_program(program).splitlines() == [
+        "print('a')",
+        "result = image",
+        "result = result.transpose(Image.Transpose.ROTATE_90)",
+        "result = result.rotate(30, resample=3, expand=True, fillcolor='white')",
+        "result = ImageEnhance.Contrast(result).enhance(1.5)",
+        "result = result.filter(ImageFilter.SHARPEN)",
+        "result = Image.fromarray(cv2.GaussianBlur(np.array(result), (3, 3), sigmaX=1.5))",
+    ]
