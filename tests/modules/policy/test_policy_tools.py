@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cv_lightning.serving.test_policy_backend import force_first_reply, samples, serve
 
 from cv_lightning.conversation import format_tool_call
 from cv_lightning.data.oracle import EpisodeBuilder
@@ -26,6 +25,7 @@ from modules.evaluate import LocalSolver
 from modules.policy.policy import Policy
 from modules.sft import SFTModule
 from sandbox import ToolExecutor
+from tests.cv_lightning.serving.test_policy_backend import force_first_reply, samples, serve
 from tests.cv_lightning.tools.size_tool import Size
 from tests.modules.helpers import episodes, small_policy, train
 
