@@ -25,7 +25,7 @@ from sandbox.confined import wire
 frame = sys._getframe(2).f_locals
 memory, channel, nonce = frame["memory"], frame["channel"], frame["request"].nonce
 def say(nonce, outcome, width, height, text=b""):
-    os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, nonce, outcome, width, height, len(text)) + text)
+    os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, nonce, outcome, width, height, len(text), 0) + text)
 """
 
 
