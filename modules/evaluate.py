@@ -23,7 +23,7 @@ from cv_lightning.evaluation.questions import EvaluationItem
 from cv_lightning.evaluation.solver import Solver
 from cv_lightning.evaluation.table import make_table, write_results
 from cv_lightning.grading.benchmarks import Grade, find_rule, grade
-from cv_lightning.grading.rules import Judge
+from cv_lightning.grading.judge import Judge
 from cv_lightning.rollout import Sampling, rollout
 from cv_lightning.types import Sample, Trajectory
 from modules.base import RolloutConfig

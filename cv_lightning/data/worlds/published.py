@@ -114,7 +114,7 @@ def _warn(how: str) -> None:
 
 def draw_all() -> Publication:
     """All items as they are drawn here."""
-    from cv_lightning.data.worlds.pages import N_ITEMS, MVToolProcedural
+    from cv_lightning.data.worlds.family_world import N_ITEMS, MVToolProcedural
 
     world = MVToolProcedural()
     return Publication(tuple(world.digest(index) for index in range(N_ITEMS)), drawn_with())
