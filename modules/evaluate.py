@@ -15,7 +15,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from cv_lightning.cli.reproduce import versions
+from cv_lightning.console.versions import versions
 from cv_lightning.errors import CheckpointError, ConfigError, ConversationError, CVLightningError
 from cv_lightning.evaluation.answer_log import AnswerLog, AnswerRecord, grading_key, make_record, of_keys, record_key
 from cv_lightning.evaluation.page import print_table, write_page
