@@ -22,7 +22,7 @@ from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import OnTokens, Sampling
-from cv_lightning.tools import Toolbox, ToolboxName
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.generation import GenerationSession
