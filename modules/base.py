@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cv_lightning.errors import CheckpointError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
-from cv_lightning.grading.rules import Judge
+from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.rollout import Sampling, rollout
 from cv_lightning.types import Group, RewardBreakdown, Sample

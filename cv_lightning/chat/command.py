@@ -111,11 +111,9 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
         CVLightningError: The policy, its device or the lane is not to be had.
     """
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
-    from modules.policy.streaming import open_watched
-
     policy = load_policy(options)
     with open_executor(options.lane, policy.device) as executor:
-        yield lambda: PolicyTalk(policy.conversation, open_watched(policy), executor, limits)
+        yield lambda: PolicyTalk(policy, executor, limits)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.solver import Solver
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import end_after, observe
-from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
+from cv_lightning.tools.choose import make_toolbox
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
