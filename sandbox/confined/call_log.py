@@ -65,7 +65,9 @@ _FILTERS: dict[type, tuple[str, ...]] = {
     ImageFilter.ModeFilter: ("size",),
     ImageFilter.RankFilter: ("size", "rank"),
 }
-_TYPES = {kind: f"np.{kind.__name__}" for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)}
+_TYPES: dict[Any, str] = {
+    kind: f"np.{kind.__name__}" for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
+}
 _TYPES |= {int: "int", float: "float"}
 
 
@@ -177,9 +179,7 @@ class CallLog:
         self._known[id(value)] = reference, name
         if type(value) is np.ndarray and value.flags.c_contiguous and not isinstance(value.base, np.ndarray):
             address = value.__array_interface__["data"][0]
-            self._owners[id(value)] = _Owner(
-                weakref.ref(value), name, address, value.shape, value.strides, value.dtype
-            )
+            self._owners[id(value)] = _Owner(weakref.ref(value), name, address, value.shape, value.strides, value.dtype)
 
     def _name_of(self, value: Any) -> str:
         reference, name = self._known.get(id(value), (None, ""))
@@ -334,7 +334,9 @@ def _pointed(function: Any) -> Any:
         with contextlib.suppress(Exception):
             reads: set[str] = set()
             table = np.array([min(max(round(value), 0), 255) for value in values], np.uint8)
-            LOG._define(result, f"Image.fromarray(cv2.LUT(np.array({LOG._text(image, reads)}), {_literal(table)}))", reads)
+            LOG._define(
+                result, f"Image.fromarray(cv2.LUT(np.array({LOG._text(image, reads)}), {_literal(table)}))", reads
+            )
         return result
 
     return call
@@ -345,6 +347,10 @@ def _note_enhanced(arguments: tuple[Any, ...], keywords: dict[str, Any], result:
     reads: set[str] = set()
     image, *texts = [LOG._text(value, reads) for value in (enhancer.image, *rest, *keywords.values())]
     LOG._define(result, f"ImageEnhance.{type(enhancer).__name__}({image}).enhance({', '.join(texts)})", reads)
+
+
+def _note_nothing(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+    """For calls that are no step of a program, and whose own calls are none."""
 
 
 def install() -> None:
@@ -359,8 +365,8 @@ def install() -> None:
         setattr(ImageDraw.ImageDraw, name, _logged(getattr(ImageDraw.ImageDraw, name), _note(f".{name}")))
     ImageDraw.Draw = _logged(ImageDraw.Draw, _note("ImageDraw.Draw"))
     for enhancer in (ImageEnhance.Brightness, ImageEnhance.Color, ImageEnhance.Contrast, ImageEnhance.Sharpness):
-        setattr(enhancer, "__init__", _logged(enhancer.__init__, lambda *_: None))
-        setattr(enhancer, "enhance", _logged(enhancer.enhance, _note_enhanced))
+        for name, note in (("__init__", _note_nothing), ("enhance", _note_enhanced)):
+            setattr(enhancer, name, _logged(getattr(enhancer, name), note))
     for kind, name in ((np.ndarray, "copy"), (np.ndarray, "astype"), (cv2.CLAHE, "apply")):
         _replace(kind, name, _logged(getattr(kind, name), _note(f".{name}")))
 

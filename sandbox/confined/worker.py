@@ -220,7 +220,7 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     try:
         exec(compile(request.code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
         name = _result_name(names, chosen, untouched)
-        claim = call_log.LOG.end(names.get(name))
+        claim = "" if name is None else call_log.LOG.end(names[name])
         image = None if name is None else _fitting(to_image(names[name], name), request.capacity)
     except ResultError as error:
         return wire.FAILED, None, printed.text() + str(error), ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sandbox.geometry import ORIENTATIONS, Affine, Box, Size, compose, orientation_of
 from sandbox.operations.formulas import tool_of
-from sandbox.operations.operation import Operation, State
+from sandbox.operations.operation import Operation
 from sandbox.operations.table import OPERATIONS
 
 #: Pixels by which a border, a size or a corner must change to be seen. Libraries place a warp's turn a pixel off.
@@ -28,6 +28,7 @@ class Effects:
     frame: Affine | None = None
 
 
+UNKNOWN = Effects()
 NO_EFFECT = Effects((), "identity", Affine())
 
 
@@ -143,7 +144,7 @@ def moves_of(operation: Operation, before: Size, after: Size) -> tuple[str | Non
     if frame is None or turn is None:
         return None, own
     visible = _VISIBLE_WARP if operation.name == "cv2.warpAffine" else _VISIBLE
-    box, whole = frame.box((0, 0, *after)), (0.0, 0.0, *map(float, before))
+    box, whole = frame.box((0, 0, *after)), (0, 0, *before)
     names = [] if turn == "identity" else [turn]
     if _inset(_common(box, whole), whole) >= visible:
         names.append("crop")
