@@ -140,8 +140,12 @@ def moves_of(operation: Operation, before: Size, after: Size) -> tuple[str | Non
     """The orientation of an operation that moves pixels, None of an oblique one, and the names of its moves."""
     kind = OPERATIONS[operation.name]
     frame, own = kind.frame(operation.values, before), [kind.tool] if kind.tool else []
-    turn = None if frame is None else orientation_of(frame, after)
-    if frame is None or turn is None:
+    if frame is None:
+        return None, own
+    turn = orientation_of(frame, after, _VISIBLE)
+    if turn != "identity" and operation.name != "cv2.warpAffine":  # almost a turn is none
+        turn = orientation_of(frame, after)
+    if turn is None:
         return None, own
     visible = _VISIBLE_WARP if operation.name == "cv2.warpAffine" else _VISIBLE
     box, whole = frame.box((0, 0, *after)), (0, 0, *before)
