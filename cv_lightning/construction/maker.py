@@ -18,11 +18,11 @@ from cv_lightning.construction.episode import construct
 from cv_lightning.construction.journal import Item
 from cv_lightning.construction.plan import Plan, Planner
 from cv_lightning.construction.teacher import Teacher
-from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.meter import RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Trajectory
 from sandbox import ToolExecutor
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 
 What = Literal["sft", "rl"]
 
@@ -57,7 +57,7 @@ class Maker:
         folder: Path,
         settings: str,
         max_attempts: int,
-        lane: Lane,
+        lane: LaneName,
     ) -> None:
         self._what = what
         self._planner, self._teacher, self._checks = planner, teacher, checks

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cv_lightning.endpoint.client import Endpoint, EndpointError
-from cv_lightning.endpoint.http_json import RequestError, check_url
+from cv_lightning.endpoint.client import Endpoint
+from cv_lightning.endpoint.keys import check_url
+from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.grading.rules import normalise
 from cv_lightning.tools.reply_text import read_turn

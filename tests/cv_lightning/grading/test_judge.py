@@ -28,7 +28,9 @@ class Server:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 outer.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                outer.headers.append({"path": self.path, **self.headers})
+                outer.headers.append(
+                    {"path": self.path, **{name.title(): value for name, value in self.headers.items()}}
+                )
                 status, body = outer.replies.pop(0)
                 self.send_response(status)
                 if status == 429 and outer.retry_after is not None:
