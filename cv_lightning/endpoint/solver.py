@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, get_args
 
-from cv_lightning.endpoint.client import Endpoint, EndpointError
-from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, ToolMode, default_prompt
+from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.solver import Solver
 from cv_lightning.frames import view_question, view_result
