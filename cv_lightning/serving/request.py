@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import sys
 from io import BytesIO
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from PIL import Image
 from pydantic import (
@@ -68,6 +69,8 @@ def count_pixels(encoded: bytes) -> int:
     try:
         with Image.open(BytesIO(encoded)) as image:
             return image.width * image.height
+    except Image.DecompressionBombError:  # Pillow opens none that is so large
+        return sys.maxsize
     except Exception:  # noqa: BLE001 - decoding says what is wrong with it
         return 0
 
@@ -92,7 +95,7 @@ class _Images:
 
 
 def _image(value: Any, info: ValidationInfo) -> Image.Image:
-    images: _Images = info.context
+    images = cast(_Images, info.context)
     try:
         return images.add(value)
     except (DataError, ValueError) as error:
@@ -148,7 +151,7 @@ class Message(_Checked):
     """One message; a text counts as one part."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: list[Part] = Field(default=None, validate_default=True)  # type: ignore[assignment]
+    content: list[Part] = Field(default=None, validate_default=True)
     tool_calls: list[_Call] | None = None
 
     @property

@@ -105,7 +105,7 @@ class _Api:
         pieces = _pieces(reply, is_new)
         if asked.is_streamed:
             first = await unless_gone(request, anext(pieces))  # what fails at once is an error, not a stream
-            return Stream(self._events(asked, reply, first, pieces), "text/event-stream")
+            return Stream(self._events(asked, reply, first, pieces), "text/event-stream", reply.cancel)
         return JSONResponse(self._completion(asked, reply, await unless_gone(request, _last(pieces))))
 
     def _completion(self, asked: ChatRequest, reply: RunningReply, whole: ReplySoFar) -> dict[str, Any]:
@@ -123,17 +123,16 @@ class _Api:
         frame = self._frame("chat.completion.chunk", [])
         yield _chunk(frame, {"role": "assistant", "content": ""})
         n_sent = 0
-        async with contextlib.aclosing(pieces):
-            try:
-                while piece.end is None:
-                    safe = stable_text(piece.text, holds_calls=bool(asked.tools))
-                    if len(safe) > n_sent:
-                        yield _chunk(frame, {"content": safe[n_sent:]})
-                        n_sent = len(safe)
-                    piece = await anext(pieces)
-            except BadRequest as error:
-                yield _event(error_object(error))
-                return
+        try:
+            while piece.end is None:
+                safe = stable_text(piece.text, holds_calls=bool(asked.tools))
+                if len(safe) > n_sent:
+                    yield _chunk(frame, {"content": safe[n_sent:]})
+                    n_sent = len(safe)
+                piece = await anext(pieces)
+        except BadRequest as error:
+            yield _event(error_object(error))
+            return
         content, calls = _split(asked, piece.text)
         if len(content) > n_sent:
             yield _chunk(frame, {"content": content[n_sent:]})

@@ -146,7 +146,7 @@ class _LimitedProtocol(H11Protocol):
 
 def new_app(limits: ServerLimits) -> FastAPI:
     """An app without pages of its own whose errors have OpenAI's form."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.limits = limits
     app.add_exception_handler(BadRequest, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -229,16 +229,23 @@ async def _until_gone(request: Request) -> None:
 
 
 class Stream(StreamingResponse):
-    """A streamed reply that ends its generator as soon as the client leaves."""
+    """A streamed reply.
 
-    def __init__(self, content: AsyncGenerator[str, None], media_type: str) -> None:
-        headers = {"Content-Type": media_type, "Cache-Control": "no-cache"}
-        super().__init__(content, headers=headers)
+    Args:
+        content: Its pieces.
+        media_type: Their type.
+        on_end: Called at its end, and as soon as the client leaves.
+    """
+
+    def __init__(self, content: AsyncGenerator[str, None], media_type: str, on_end: Callable[[], None]) -> None:
+        super().__init__(content, headers={"Content-Type": media_type, "Cache-Control": "no-cache"})
         self._content = content
+        self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._on_end()
             await self._content.aclose()
