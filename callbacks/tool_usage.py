@@ -15,8 +15,7 @@ from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback
 from callbacks.tool_families import FAMILIES, failure_of, family_of, tools_of, verified_tools
 from cv_lightning.errors import ConfigError
-from cv_lightning.evaluation.metrics import call_outcomes
-from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, gather_effects
+from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, call_outcomes, gather_effects
 from cv_lightning.types import Rollouts, Trajectory
 
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -25,6 +25,9 @@ ORIENTATION_TOOLS = frozenset(ORIENTATIONS) - {"identity"}
 
 #: Tools that the published formula counts as required ones; everything else is "emergent".
 CORE_TOOLS = ORIENTATION_TOOLS | {"crop"}
+
+#: A turn by another angle than a quarter is a way around the required tools, not a discovery.
+_NOT_EMERGENT = CORE_TOOLS | {"rotate"}
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 
@@ -111,6 +114,27 @@ def gather_effects(trajectory: Trajectory) -> Evidence:
         is_well_formed=_has_format(trajectory),
         answer=trajectory.answer if trajectory.turns and _has_one_answer(trajectory.turns[-1].text) else None,
     )
+
+
+def emergent_tools(used: Iterable[str]) -> frozenset[str]:
+    """Those of some verified tools that no task requires."""
+    return frozenset(used) - _NOT_EMERGENT
+
+
+def call_outcomes(trajectory: Trajectory) -> list[bool]:
+    """Whether each attempted call ran; a call that did not parse is an attempt that failed."""
+    outcomes = []
+    for turn in trajectory.turns:
+        if turn.reply.call is not None and turn.observation is not None:
+            outcomes.append(turn.observation.status == "ok")
+        elif turn.reply.fault is not None and not turn.reply.is_silent:
+            outcomes.append(False)
+    return outcomes
+
+
+def is_restored(trajectory: Trajectory) -> bool:
+    """Whether the last image that the policy saw is upright to the pixel; one that was never turned counts."""
+    return last_orientation(trajectory) == required_orientation(trajectory.sample)
 
 
 def required_orientation(sample: Sample) -> str:

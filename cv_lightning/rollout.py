@@ -7,7 +7,7 @@ recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises her
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,11 @@ class Completion:
     is_finished: bool
 
 
+#: Called after every step with the sampled id of each row, None for a row that has ended. If it returns False, sampling
+#: stops and the turns stay as they are.
+OnTokens = Callable[[Sequence[int | None]], bool]
+
+
 class Session(Protocol):
     """Samples the turns of a batch of conversations."""
 
@@ -53,8 +58,8 @@ class SamplingPolicy(Protocol):
 
     conversation: Conversation
 
-    def open_session(self, sampling: Sampling) -> Session:
-        """Start sampling a batch."""
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Session:
+        """Start sampling a batch; `on_tokens` reads along and may stop it."""
 
 
 class Executor(Protocol):
