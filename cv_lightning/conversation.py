@@ -22,12 +22,9 @@ from PIL import Image
 from cv_lightning.errors import ConversationError
 from cv_lightning.frames import view_question
 from cv_lightning.tools.code import CODE_TOOLS, SYSTEM_PROMPT
+from cv_lightning.tools.reply_text import ONE_ACTION, SHAPE, read_turn
 from cv_lightning.tools.toolbox import Toolbox
 from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory, ViewedImage
-
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def format_call(reasoning: str, call: ToolCall) -> str:
@@ -48,7 +45,7 @@ def format_answer(reasoning: str, answer: str) -> str:
 
 
 def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
-    """Read an assistant turn. What stands inside `<think>` is neither a call nor an answer.
+    """Read an assistant turn, as `tools.reply_text` says. Calls and answers inside reasoning are neither.
 
     Args:
         text: The turn.
@@ -57,20 +54,20 @@ def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
     Returns:
         A call, an answer, or a fault that says what to write instead; never raises.
     """
-    body = _THINK.sub("", text)
-    if "<think>" in body:
+    turn = read_turn(text)
+    calls, answers = turn.calls, turn.answers
+    if turn.open_tag == "think":
         return Reply(fault="The <think> tag was not closed. Close it, then give a tool call or an answer.")
-    calls, answers = _CALL.findall(body), _ANSWER.findall(body)
-    if not calls and "<tool_call>" in body:
-        return Reply(fault="The <tool_call> tag was not closed.")
-    if not calls and not answers and "<answer>" in body:
+    if turn.open_tag == "tool_call":
+        return Reply(fault=f"The <tool_call> tag was not closed. Write <tool_call>{SHAPE}</tool_call>.")
+    if not calls and not answers and "<answer>" in turn.words:
         return Reply(fault="The <answer> tag was not closed.")
     if len(calls) + len(answers) > 1:
-        return Reply(fault="Give exactly one tool call or one answer in a turn.")
+        return Reply(fault=ONE_ACTION)
     if answers:
         return Reply(answer=answers[0].strip())
     if calls:
-        return toolbox.read(calls[0])
+        return toolbox.read_content(calls[0].content) if calls[0].fault is None else Reply(fault=calls[0].fault)
     return Reply(fault="The turn holds neither <tool_call>...</tool_call> nor <answer>...</answer>.", is_silent=True)
 
 
