@@ -210,6 +210,7 @@ class RobustnessTest(LightningModule):
                 record,
                 score=of_answer.score,
                 graded_by=of_answer.by,
+                rule=of_answer.rule,
                 graded_for=self._grading_key(base),
                 truth=base.answer,
             )

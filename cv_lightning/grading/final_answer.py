@@ -1,7 +1,7 @@
 """The final answer inside of what a model wrote: out of a box, bold type or a lead, and a letter out of a sentence.
 
-A letter is taken out of a sentence only if the sentence gives one and no other: "A cat", "Both A and C" and "It is not B"
-give none.
+A letter is taken out of a sentence only if the sentence gives it and no other: "A cat", "Both A and C" and "It is not
+B" give none.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _end_of_lead(text: str) -> int:
 
 
 def _boxes(text: str) -> list[str]:
-    """The contents of `\\boxed{...}`, braces balanced."""
+    """The contents of LaTeX's boxes, braces balanced."""
     found, at = [], 0
     while (start := text.find(_BOX, at)) >= 0:
         depth, at = 1, start + len(_BOX)
