@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import reduce
 
 from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
+from cv_lightning.tools.reply_text import read_turn
 from cv_lightning.types import Box, Sample, Trajectory
 from sandbox.geometry import ORIENTATIONS, compose, inverse
 
@@ -112,7 +113,7 @@ def gather_effects(trajectory: Trajectory) -> Evidence:
         n_orientation_changes=n_orientation_changes,
         best_iou=_best_iou(trajectory),
         is_well_formed=_has_format(trajectory),
-        answer=trajectory.answer if trajectory.turns and _has_one_answer(trajectory.turns[-1].text) else None,
+        answer=trajectory.answer if trajectory.turns and _answers_once(trajectory.turns[-1].text) else None,
     )
 
 
@@ -180,6 +181,13 @@ def iou(first: Box, second: Box) -> float:
         return 0.0
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
     return width * height / (sum(areas) - width * height)
+
+
+def _answers_once(text: str) -> bool:
+    """Whether the turn, read as rollouts read it, holds one pair of answer tags with no reasoning between them."""
+    turn = read_turn(text)
+    n_tags = turn.words.count("<answer>"), turn.words.count("</answer>")
+    return n_tags == (1, 1) and all(f"<answer>{answer}</answer>" in text for answer in turn.answers)
 
 
 def _has_one_answer(text: str) -> bool:

@@ -41,6 +41,7 @@ class AnswerRecord:
         is_restored: Whether the last view is upright.
         required: The tools that the image needs.
         used: The tools that had an effect; two turns that are undone in one move count as both.
+        rule: The rule that graded it, and the comparison that held (`Grade.rule`); "" in older logs.
         crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None if none is needed.
     """
 
@@ -64,6 +65,7 @@ class AnswerRecord:
     required: list[str]
     used: list[str]
     crop_iou: float | None
+    rule: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -138,6 +140,7 @@ def make_record(
         required=sorted(evidence.required),
         used=sorted(evidence.used),
         crop_iou=evidence.best_iou if needs_crop else None,
+        rule=grade.rule,
     )
 
 
@@ -214,7 +217,7 @@ def _parse(line: bytes) -> AnswerRecord | None:
         content = json.loads(line.decode("utf-8", "surrogatepass"))
     except ValueError:
         return None
-    return AnswerRecord(**content) if isinstance(content, dict) and set(content) == _FIELDS else None
+    return AnswerRecord(**content) if isinstance(content, dict) and set(content) | {"rule"} == _FIELDS else None
 
 
 def of_keys(records: dict[str, AnswerRecord], keys: Iterable[str]) -> list[AnswerRecord]:
