@@ -8,7 +8,6 @@ from typing import Any
 from PIL import Image
 
 from sandbox.geometry import ORIENTATIONS, Affine, Size, compose, orientation_frame
-from sandbox.operations.formulas import tool_of
 from sandbox.operations.operation import Operation
 from sandbox.operations.outputs import rounded_box
 from sandbox.operations.table import OPERATIONS
@@ -81,7 +80,6 @@ def colour_tool(operation: Operation, size: Size) -> str | None:
     """The tool of a colour operation on an image of `size`; None where it has none or is known to change nothing."""
     kind = OPERATIONS[operation.name]
     tool = "grayscale" if operation.name == "Image.convert" and operation.values[0] == "L" else kind.tool
-    tool = tool_of(operation.values[0]) if operation.name == "np.formula" else tool
     return tool if kind.acts(operation.values, size) else None
 
 

@@ -13,8 +13,7 @@ from sandbox.geometry import Affine
 from sandbox.images import as_rgb
 from sandbox.lanes.credit import LiftedEffects, same_pixels
 from sandbox.lanes.lane import Lifted
-from sandbox.messages import NO_RESULT, describe_error, kind_of
-from sandbox.operations.formulas import UncertainError
+from sandbox.messages import NO_RESULT
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 from sandbox.threads import spread
@@ -55,10 +54,7 @@ def _observe(call: Lifted) -> Observation | None:
         status: Status = "ok" if program.text else "error"
         return Observation(status, text=program.text or NO_RESULT, lane="pillow", level="lifted")
     outcome = run_program(program, as_rgb(call.image))
-    if outcome.failure is not None:
-        text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, call.request.code)
-        return Observation("error", text=program.text + text, lane="pillow", level="lifted")
-    return None if outcome.image is None else observed(program, outcome, "pillow")
+    return None if outcome is None else observed(program, outcome, "pillow")
 
 
 def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
@@ -74,35 +70,27 @@ class Outcome:
     """What a program did.
 
     Attributes:
-        image: The result; None where an operation failed, or did not though it was known to.
+        image: The result.
         tools: Canonical names of the operations whose effect is in the pixels.
         orientation: Net element of the eight; None after a turn by another angle.
         frame: Result pixels to pixels of the source image.
-        failure: What the library raised.
-        line: Line of the operation that raised.
     """
 
-    image: Image.Image | None
+    image: Image.Image
     tools: tuple[str, ...] = ()
     orientation: str | None = None
     frame: Affine | None = None
-    failure: Exception | None = None
-    line: int = 0
 
 
-def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
-    """Run a program on an RGB image; a failing operation is an outcome, never an exception."""
+def run_program(program: ToolProgram, image: Image.Image) -> Outcome | None:
+    """Run a program on an RGB image; None if an operation fails, which the checks of its values should prevent."""
     source, effects = image, LiftedEffects()
     for operation in program.operations:
         before = image
         try:
             image = OPERATIONS[operation.name].call(image, operation.values)
-        except UncertainError:
-            return Outcome(None)
-        except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
-            return Outcome(None, failure=error, line=operation.line)
-        if operation is program.operations[-1] and program.sizes and program.sizes[-1] is None:
-            return Outcome(None)
+        except Exception:  # noqa: BLE001 - the confined lane has the message, whatever the library raises
+            return None
         effects.add(operation, before.size, partial(_differ, before, image))
     tools = effects.net_tools(lambda: _is_colourless(program, source, image), lambda: same_pixels(image, source))
     return Outcome(image.copy() if image is source else image, tools, effects.net_orientation, effects.frame)
@@ -113,7 +101,7 @@ def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
     is_chosen, image = program.source is None, outcome.image
     return Observation(
         "ok",
-        image=image if image is None or image.mode == "RGB" else image.convert("RGB"),
+        image=image if image.mode == "RGB" else image.convert("RGB"),
         text=program.text,
         lane=lane,
         level="lifted",
