@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 
 from sandbox.lift.pillow_calls import TURNS, Reader, turned, turns
-from sandbox.lift.values import Arguments, Maker, NotLiftableError, Picture, Unknown, Value, frozen
+from sandbox.lift.values import Arguments, Maker, Name, NotLiftableError, Picture, Unknown, Value, frozen
 from sandbox.operations.opencv import SPACES
 from sandbox.operations.parameters import is_integer, is_number
 from sandbox.operations.table import OPERATIONS
@@ -127,8 +127,23 @@ ARRAY_FUNCTIONS: dict[str, Reader] = {
 }
 del ARRAY_FUNCTIONS["cv2.createCLAHE"]
 
+
+def _as_type(picture: Picture, arguments: Arguments) -> Picture:
+    (dtype,) = arguments.take("dtype")
+    if dtype not in ("uint8", Name("np.uint8")):
+        raise NotLiftableError("an array of another type", "keep its bytes")
+    return picture.copy()
+
+
+def _permute(picture: Picture, arguments: Arguments) -> Picture:
+    axes = tuple(arguments.positional)
+    if arguments.keywords or axes != ((1, 0) if picture.is_gray else (1, 0, 2)) or not all(map(is_integer, axes)):
+        raise NotLiftableError("axes in another order than (1, 0, 2)")
+    return turned(picture, "transpose")
+
+
 #: Methods of an array of pixels.
-ARRAY_METHODS: dict[str, Reader] = {"copy": turns("identity")}
+ARRAY_METHODS: dict[str, Reader] = {"copy": turns("identity"), "astype": _as_type, "transpose": _permute}
 
 
 def sliced(picture: Picture, parts: Sequence[Value | slice]) -> Picture:

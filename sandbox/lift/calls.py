@@ -12,7 +12,16 @@ from PIL import Image
 
 from sandbox.lift import constants
 from sandbox.lift.array_calls import ARRAY_FUNCTIONS, ARRAY_METHODS, equalize
-from sandbox.lift.pillow_calls import IMAGE_FUNCTIONS, IMAGE_METHODS, SHAPES, draw, enhance, make, make_enhancer
+from sandbox.lift.pillow_calls import (
+    IMAGE_FUNCTIONS,
+    IMAGE_METHODS,
+    SHAPES,
+    draw,
+    enhance,
+    make,
+    make_enhancer,
+    new_image,
+)
 from sandbox.lift.values import (
     Arguments,
     Enhancer,
@@ -210,5 +219,6 @@ FUNCTIONS: dict[str, Function] = {
     "np.array": _array,
     "np.asarray": _array,
     "Image.fromarray": _from_array,
+    "Image.new": new_image,
     "ImageDraw.Draw": _pen,
 }

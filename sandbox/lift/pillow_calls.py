@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from sandbox.geometry import PILLOW_TRANSPOSE
 from sandbox.lift.values import Arguments, Enhancer, Maker, Name, NotLiftableError, Pen, Picture, Unknown, Value, frozen
-from sandbox.operations.parameters import AFFINE_RESAMPLING, is_integer, is_number
+from sandbox.operations.operation import State
+from sandbox.operations.parameters import AFFINE_RESAMPLING, is_integer, is_number, is_size
 from sandbox.operations.table import OPERATIONS
 
 Reader = Callable[[Picture, Arguments], Value]
@@ -88,6 +89,30 @@ def _filter(picture: Picture, arguments: Arguments) -> Picture:
     raise NotLiftableError("a filter like this", "use one of `ImageFilter`")
 
 
+def new_image(arguments: Arguments) -> Picture:
+    """What `Image.new` gives: a picture into which another one can be pasted, once."""
+    mode, size, color = arguments.take("mode", "size", color=0)
+    size = frozen(size)
+    if not is_size(size) or mode not in ("RGB", "L") or color is None:
+        raise NotLiftableError("a new image like this")
+    return Picture(-1, (State(size, mode),), color=frozen(color))
+
+
+def _paste(picture: Picture, arguments: Arguments) -> None:
+    pasted, box = arguments.take("im", box=None)
+    corner = (0, 0) if box is None else frozen(box)
+    if (
+        picture.source >= 0
+        or not isinstance(pasted, Picture)
+        or pasted.is_array
+        or pasted.state.mode != picture.state.mode
+    ):
+        raise NotLiftableError("a paste of something other than one image of the same mode onto a new one")
+    if not isinstance(corner, tuple) or len(corner) != 2:
+        raise NotLiftableError("a paste that is not at a corner (x, y)")
+    picture.become(pasted.then("Image.paste", (picture.state.size, picture.color, corner)))
+
+
 def _load(picture: Picture, arguments: Arguments) -> Unknown:
     arguments.take()
     return Unknown()
@@ -103,6 +128,7 @@ IMAGE_METHODS: dict[str, Reader] = {
     "convert": _convert,
     "copy": turns("identity"),
     "load": _load,
+    "paste": _paste,
     "filter": _filter,
 }
 
@@ -157,8 +183,7 @@ def draw(pen: Pen, name: str, arguments: Arguments) -> None:
     corners = frozen(corners)
     if isinstance(corners, tuple) and all(isinstance(point, tuple) and len(point) == 2 for point in corners):
         corners = tuple(number for point in corners if isinstance(point, tuple) for number in point)
-    after = pen.picture.then(f"ImageDraw.{name}", (corners, *rest))
-    pen.picture.states, pen.picture.operations = after.states, after.operations
+    pen.picture.become(pen.picture.then(f"ImageDraw.{name}", (corners, *rest)))
 
 
 #: Shapes that a pen draws.

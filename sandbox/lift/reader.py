@@ -27,7 +27,7 @@ from sandbox.operations.table import OPERATIONS
 _MAX_WORK_NS = 1.5e9
 #: Brackets within brackets, and parts of the syntax tree: what reading costs.
 _MAX_DEPTH = 16
-_MAX_NODES = 600
+_MAX_NODES = 1000
 #: What Python warns of while it parses, which a run would print: an unknown escape, and a number that runs into a word.
 _WARNS = re.compile(r"\\[^\n\\'\"abfnrtvxuUN]|\b\d[\w.]*?(?:and|else|for|if|in|is|or|not)\b")
 
@@ -278,6 +278,7 @@ class _Reader:
                 continue
             if not isinstance(value, Picture):
                 raise NotLiftableError(f"a result of {name} that is no image")
+            value.check_started()
             if value is self._chosen and value.operations and name in {"img", "image"}:
                 raise NotLiftableError("drawing that may have changed nothing", "assign the image to `result`")
             source = None if value.source == self._index else value.source

@@ -38,16 +38,18 @@ class Picture:
     """An image or array object of the snippet. Drawing changes it in place, for every name that holds it.
 
     Attributes:
-        source: Index of the image it starts from.
+        source: Index of the image it starts from; -1 for a new one of one colour, into which nothing was pasted yet.
         states: Size and mode before the first and after each operation.
         operations: The operations that lead to it.
         is_array: True for a NumPy array of the pixels.
+        color: Of a new image.
     """
 
     source: int
     states: tuple[State, ...]
     operations: tuple[Operation, ...] = ()
     is_array: bool = False
+    color: Value = None
 
     @property
     def state(self) -> State:
@@ -61,7 +63,17 @@ class Picture:
 
     def copy(self, *, is_array: bool | None = None) -> Picture:
         """A new object with the same pixels, as an array or as an image."""
+        self.check_started()
         return Picture(self.source, self.states, self.operations, self.is_array if is_array is None else is_array)
+
+    def check_started(self) -> None:
+        """Raises NotLiftableError for a new image, which is none of the request's."""
+        if self.source < 0:
+            raise NotLiftableError("a new image without a pasted one")
+
+    def become(self, other: Picture) -> None:
+        """Change in place to what `other` is."""
+        self.source, self.states, self.operations = other.source, other.states, other.operations
 
     def then(self, name: str, values: Sequence[Value]) -> Picture:
         """A new object with one more operation.
@@ -69,6 +81,7 @@ class Picture:
         Raises:
             NotLiftableError: If the library may raise, or do something else than the table says.
         """
+        self.check_started()
         kind = OPERATIONS[name]
         if min(self.state.size) <= 0 or self.state.mode not in kind.modes:
             raise NotLiftableError(f"{name} on an image of size {self.state.size} and mode {self.state.mode}")

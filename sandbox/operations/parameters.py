@@ -87,7 +87,7 @@ def is_colour(value: object) -> bool:
     return value is None or (is_integer(value) and 0 <= value <= 255)
 
 
-def is_size(value: object) -> bool:
+def is_size(value: object) -> TypeGuard[tuple[int, int]]:
     """Two sides in pixels."""
     return isinstance(value, tuple) and len(value) == 2 and all(is_integer(side) and side > 0 for side in value)
 

@@ -19,7 +19,8 @@ e = ImageEnhance.Color(image)
 #: Ways to write each kind of thing; a name in braces stands for one of that kind.
 _WAYS = {
     "number": """0 | 1 | 2 | 3 | -1 | 7 | 0.5 | 1.5 | -2.5 | 100 | 128 | 255 | 256 | 300 | -50 | 1e3 | 1/3 | k | 90
-        | 180 | {number} {sign} {number} | True | None | 'a' | Image.BICUBIC | cv2.INTER_CUBIC | Image.Transpose.ROTATE_90""",
+        | 180 | {number} {sign} {number} | True | None | 'a'
+        | Image.BICUBIC | cv2.INTER_CUBIC | Image.Transpose.ROTATE_90""",
     "side": """1 | 2 | 3 | 5 | 8 | 11 | 30 | 0 | {holder}.width // 2 | min({holder}.size) | len(images)
         | round({number})""",
     "sign": "+ | - | * | / | // | % | ** | |",
