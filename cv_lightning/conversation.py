@@ -20,10 +20,11 @@ from typing import Any, Protocol
 from PIL import Image
 
 from cv_lightning.errors import ConversationError
+from cv_lightning.frames import view_question
 from cv_lightning.tools.code import CODE_TOOLS, SYSTEM_PROMPT
 from cv_lightning.tools.reply_text import ONE_ACTION, SHAPE, read_turn
 from cv_lightning.tools.toolbox import Toolbox
-from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory
+from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory, ViewedImage
 
 
 def format_call(reasoning: str, call: ToolCall) -> str:
@@ -131,7 +132,7 @@ class Conversation:
         Raises:
             ConversationError: The prompt alone is longer than `max_context_tokens`.
         """
-        tokens = TokenSequence(images=list(sample.images))
+        tokens = TokenSequence(images=view_question(sample))
         ids = [*self.system_turn(self.system_prompt), *self.user_turn([*sample.images, sample.question])]
         ids += self.opening()
         if len(ids) >= self.max_context_tokens:
@@ -163,7 +164,7 @@ class Conversation:
         kept = ids[:-1] if ids and ids[-1] == self.end_of_turn_id else ids
         return self.tokenizer.decode(kept, skip_special_tokens=False)
 
-    def append_observation(self, tokens: TokenSequence, text: str, image: Image.Image | None) -> bool:
+    def append_observation(self, tokens: TokenSequence, text: str, image: ViewedImage | None) -> bool:
         """Append a tool response and open the next assistant turn.
 
         Returns:
@@ -175,7 +176,8 @@ class Conversation:
                 f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False
             )
         else:
-            ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False) + self._image(image)
+            ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False)
+            ids += self._image(image.image)
             ids += self.tokenizer.encode(f"{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
         ids += [self.end_of_turn_id, *self.opening()]
         if len(tokens) + len(ids) >= self.max_context_tokens:
@@ -185,8 +187,8 @@ class Conversation:
             tokens.images.append(image)
         return True
 
-    def append_question(self, tokens: TokenSequence, parts: Sequence[str | Image.Image]) -> bool:
-        """Append another question to a conversation and open the next assistant turn.
+    def append_question(self, tokens: TokenSequence, images: Sequence[ViewedImage], question: str) -> bool:
+        """Append another question, with its new images, and open the next assistant turn.
 
         A turn that was cut off before its end is ended; what was sampled stays as it is.
 
@@ -197,12 +199,12 @@ class Conversation:
         is_open = tokens.ids[-len(opening) :] == opening  # nothing was said in the last turn
         closing = [] if is_open or tokens.ids[-1] == self.end_of_turn_id else [self.end_of_turn_id]
         n_kept = len(tokens) - len(opening) * is_open
-        ids = [*closing, *self.user_turn(parts), *opening]
+        ids = [*closing, *self.user_turn([*(viewed.image for viewed in images), question]), *opening]
         if n_kept + len(ids) >= self.max_context_tokens:
             return False
         del tokens.ids[n_kept:], tokens.is_trained[n_kept:], tokens.logprobs[n_kept:]
         tokens.append(ids, is_trained=False)
-        tokens.images.extend(part for part in parts if isinstance(part, Image.Image))
+        tokens.images.extend(images)
         return True
 
     def encode(self, trajectory: Trajectory) -> TokenSequence:
@@ -212,12 +214,15 @@ class Conversation:
             ConversationError: It does not fit into `max_context_tokens`; nothing is cut off silently.
         """
         tokens = self.start(trajectory.sample)
-        for turn in trajectory.turns:
+        results = {viewed.turn: viewed for viewed in trajectory.images}
+        for number, turn in enumerate(trajectory.turns):
             ids = [*self.tokenizer.encode(turn.text, add_special_tokens=False), self.end_of_turn_id]
             tokens.append(ids, is_trained=turn.is_trained)
             fits = len(tokens) < self.max_context_tokens
             if fits and turn.observation is not None:
-                fits = self.append_observation(tokens, turn.observation.text, turn.observation.image)
+                seen = turn.observation
+                viewed = None if seen.image is None else results.get(number, ViewedImage(seen.image, turn=number))
+                fits = self.append_observation(tokens, seen.text, viewed)
             if not fits:
                 raise ConversationError(
                     f"Sample {trajectory.sample.id!r}: the recorded conversation is longer than "

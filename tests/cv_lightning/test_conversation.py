@@ -27,7 +27,7 @@ from cv_lightning.conversation import (
 from cv_lightning.errors import ConversationError
 from cv_lightning.tools.code import SYSTEM_PROMPT
 from cv_lightning.tools.named import NamedTools
-from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory, Turn
+from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory, Turn, ViewedImage
 from modules.policy.tiny import MARKUP_TOKENS, SPECIAL_TOKENS, train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
 
@@ -172,7 +172,7 @@ def test_two_images_a_call_and_an_answer(talk: Conversation) -> None:
     assert (tokens.ids, tokens.is_trained) == expected
     observed = trajectory.turns[0].observation
     assert observed is not None
-    assert tokens.images == [*trajectory.sample.images, observed.image]
+    assert [viewed.image for viewed in tokens.images] == [*trajectory.sample.images, observed.image]
     assert tokens.logprobs == [0.0] * len(tokens)
 
 
@@ -221,14 +221,14 @@ def test_sampled_ids_are_kept_as_they_were_sampled(talk: Conversation) -> None:
 
 def test_observation_that_does_not_fit_is_rolled_back(talk: Conversation) -> None:
     tokens = talk.start(recorded().sample)
-    before = TokenSequence(list(tokens.ids), list(tokens.is_trained), list(tokens.logprobs), list(tokens.images))
+    before = tokens.copy()
     probe = TokenSequence()
-    assert talk.append_observation(probe, "seen", picture(84, 84))
+    assert talk.append_observation(probe, "seen", ViewedImage(picture(84, 84)))
     talk.max_context_tokens = len(tokens) + len(probe)
-    assert not talk.append_observation(tokens, "seen", picture(84, 84))
+    assert not talk.append_observation(tokens, "seen", ViewedImage(picture(84, 84)))
     assert tokens == before
     talk.max_context_tokens += 1
-    assert talk.append_observation(tokens, "seen", picture(84, 84))
+    assert talk.append_observation(tokens, "seen", ViewedImage(picture(84, 84)))
     assert len(tokens) == talk.max_context_tokens - 1
     assert len(tokens.images) == 2
 
@@ -281,7 +281,9 @@ def test_chat_template_gives_the_same_ids(talk: Conversation, name: str, system_
     talk = Conversation(talk.tokenizer, count, system_prompt=system_prompt)
     trajectory = CONVERSATIONS[name]
     tokens = talk.encode(trajectory)
-    expected = rendered(talk.tokenizer, messages_of(trajectory, system_prompt), tokens.images)
+    expected = rendered(
+        talk.tokenizer, messages_of(trajectory, system_prompt), [viewed.image for viewed in tokens.images]
+    )
     if trajectory.turns and trajectory.turns[-1].observation is None:
         # A template ends the last line; sampling ends with the end-of-turn token.
         assert expected[-1:] == talk.tokenizer.encode("\n", add_special_tokens=False)
@@ -303,7 +305,9 @@ def test_chat_template_gives_the_same_ids_whatever_is_said(
     observation = Observation("ok", picture() if has_image else None, seen)
     trajectory = recorded((format_answer(said, said), observation), question=question)
     tokens = talk.encode(trajectory)
-    assert tokens.ids == rendered(talk.tokenizer, messages_of(trajectory, "Read."), tokens.images)
+    assert tokens.ids == rendered(
+        talk.tokenizer, messages_of(trajectory, "Read."), [viewed.image for viewed in tokens.images]
+    )
 
 
 # ---- markup stays text -----------------------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ def specials(talk: Conversation, ids: list[int]) -> list[str]:
 
 def test_markup_of_the_environment_stays_text(talk: Conversation) -> None:
     quiet, loud = TokenSequence(), TokenSequence()
-    for image in (None, picture()):
+    for image in (None, ViewedImage(picture())):
         assert talk.append_observation(quiet, "x", image)
         assert talk.append_observation(loud, HOSTILE, image)
     assert specials(talk, loud.ids) == specials(talk, quiet.ids)
