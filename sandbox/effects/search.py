@@ -31,7 +31,7 @@ _MAX_EXACT, _N_PLACES = 1 << 14, 4096
 #: Places that are looked at first; if more of them differ than this share, far more than `_MAX_SEEN` of all do.
 _N_FEW, _MAX_FEW = 16, 0.7
 #: Pixels that the search for a cut-out or a drawing may look at.
-_MAX_LOOKED = 1 << 25
+_MAX_LOOKED = 40_000_000
 #: Share of pixels that may differ at those places where fewer than `MAX_SHARE` do in all of the image.
 _MAX_SEEN = MAX_SHARE + 0.05
 #: A colour operation changes at least this share of the pixels; what changes fewer has no name.
