@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Literal, TypeVar, get_args
 
 from sandbox.confined.levels import LEVELS, Level
+from sandbox.effects.proof import find_credit
 from sandbox.images import check_size
 from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
 from sandbox.lanes.models import ModelLane, ModelStep
@@ -20,7 +21,7 @@ from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.messages import clean, describe_error, not_lifted
 from sandbox.requests import check_images, refuse
-from sandbox.threads import count_cores
+from sandbox.threads import count_cores, spread
 from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
 
 LaneName = Literal["auto", "pillow", "kornia", "confined"]
@@ -139,7 +140,8 @@ class ToolExecutor:
         for index in lifted.keys() - done.keys():  # not what reading it had promised: the code itself must tell
             plans[index] = self._confine(requests[index], Unliftable("a call with these arguments"))
         done |= {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
-        done |= self._run_confined({index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)})
+        confined = {index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)}
+        done |= _credited(confined, self._run_confined(confined))
         steps = {
             index: ModelStep(request, request.model, done[index])
             for index, request in enumerate(requests)
@@ -246,6 +248,19 @@ def _run(lane: Lane[Call], calls: Mapping[int, Call]) -> dict[int, Observation]:
         text = f"The sandbox failed: {type(error).__name__}: {error}"
         observations = [Observation("crash", text=text, lane=lane.name)] * len(calls)
     return {index: seen for index, seen in zip(calls, observations, strict=True) if seen is not None}
+
+
+def _credited(requests: Mapping[int, ToolRequest], seen: Mapping[int, Observation]) -> dict[int, Observation]:
+    """Observations of code with what it earns."""
+
+    def earning(index: int) -> Observation:
+        request, observation = requests[index], seen[index]
+        if observation.image is None:
+            return observation
+        found = find_credit(request.images, request.image_index, observation.image, observation.claim)
+        return replace(observation, tools=found.tools, orientation=found.orientation, frame=found.frame, claim="")
+
+    return dict(zip(seen, spread(earning, list(seen)), strict=True))
 
 
 def _after_fork() -> None:

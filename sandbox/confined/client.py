@@ -155,8 +155,8 @@ class Zygote:
             worker.channel.settimeout(None)
         return worker.is_ready
 
-    def send(self, worker: Worker, code: str, images: Sequence[Image.Image], chosen: int, text_chars: int) -> int:
-        """Send a request with RGB images; where the chosen one lies in the worker's file of inputs.
+    def send(self, worker: Worker, code: str, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
+        """Send a request with RGB images.
 
         Raises:
             OSError: Where the worker is gone, or memory is short.
@@ -187,7 +187,6 @@ class Zygote:
         sizes = b"".join(wire.PLACE.pack(*image.size, place) for place, image in zip(places, images, strict=True))
         descriptors = [slot.descriptor for slot in new]
         socket.send_fds(worker.channel, [head, sizes, encoded], descriptors, socket.MSG_DONTWAIT)
-        return places[chosen]
 
     def receive(self, worker: Worker) -> wire.Reply | None:
         """The worker's reply, which must be there; None where it is none. Descriptors sent along are never taken."""
@@ -197,12 +196,6 @@ class Zygote:
             message = b""
         worker.has_hung_up = not message
         return wire.read_reply(message, worker.nonce, self._capacity)
-
-    def source(self, worker: Worker, place: int, size: wire.Size) -> memoryview:
-        """The pixels of an image that was sent; valid until the next request, and only this process can change them."""
-        if worker.inputs is None:
-            raise OSError("the worker has no inputs")
-        return worker.inputs.memory[place : place + 4 * size[0] * size[1]]
 
     def result(self, worker: Worker, size: wire.Size) -> memoryview:
         """The pixels of a result; a worker that is alive may go on writing to them, so look at a copy only."""

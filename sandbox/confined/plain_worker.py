@@ -75,11 +75,9 @@ def _answer(requests: BinaryIO, replies: BinaryIO, names: dict[str, Any]) -> Non
         images.append(wire.view(message[start : start + 4 * size[0] * size[1]], size))
         start += 4 * size[0] * size[1]
     request = worker.Request(nonce, code, images, chosen, text_chars, capacity)
-    outcome, image, text = worker.run(request, names)
+    outcome, image, text, claim = worker.run(request, names)
     worker.forget_call(names)
-    width, height = (0, 0) if image is None else image.size
-    encoded = text.encode("utf-8", "replace")[: wire.MAX_MESSAGE // 2]
-    reply = wire.REPLY.pack(wire.REPLY_MAGIC, nonce, outcome, width, height, len(encoded)) + encoded
+    reply = wire.pack_reply(nonce, outcome, (0, 0) if image is None else image.size, text, claim)
     pixels = b"" if image is None else Image.Image.tobytes(image, "raw", "RGBX")
     for part in (HEAD.pack(len(reply)), reply, pixels):
         replies.write(part)

@@ -18,8 +18,6 @@ from sandbox.confined import wire
 from sandbox.confined.client import Worker, Zygote
 from sandbox.confined.copies import Copies
 from sandbox.confined.levels import Level
-from sandbox.effects.pixels import Pixels
-from sandbox.effects.search import Effects, find_effects
 from sandbox.images import as_rgb, check_size
 from sandbox.messages import hide_paths
 from sandbox.types import Fresh, Limits, Observation, ToolRequest
@@ -32,12 +30,11 @@ _MAX_SHOWN = 512 * 2**20
 
 @dataclass
 class _Job:
-    """A request in the hands of a worker; its chosen image lies at `source` in the worker's file of inputs."""
+    """A request in the hands of a worker."""
 
     index: int
     request: ToolRequest
     worker: Worker
-    source: int
     started: float
 
 
@@ -155,18 +152,17 @@ class ConfinedLane:
             worker = None
             try:
                 worker = self._take(request)
-                source = None if worker is None else self._send(worker, request)
+                if worker is not None:
+                    self._send(worker, request)
+                reason = "its process did not start" if worker is None else ""
             except OSError as error:
-                source = None
-                reason = error.strerror
-            else:
-                reason = "its process did not start"
-            if worker is None or source is None:
+                reason = error.strerror or type(error).__name__
+            if worker is None or reason:
                 if worker is not None:
                     self._drop(worker, request)
                 observations[index] = self._crash(f"The sandbox could not take the code: {reason}.", started)
                 continue
-            active[worker.channel.fileno()] = _Job(index, request, worker, source, time.perf_counter())
+            active[worker.channel.fileno()] = _Job(index, request, worker, time.perf_counter())
 
     def _is_kept(self, request: ToolRequest) -> bool:
         """Whether the worker of a request lives on for its episode."""
@@ -198,13 +194,12 @@ class ConfinedLane:
                 self._zygote.kill(oldest)
         return worker
 
-    def _send(self, worker: Worker, request: ToolRequest) -> int:
-        """Send a request; where its chosen image lies in the worker's file of inputs."""
+    def _send(self, worker: Worker, request: ToolRequest) -> None:
         images, chosen = list(request.images), request.image_index
         if not self._shows_all(request):
             images, chosen = [images[chosen]], 0
         plain = [as_rgb(image) for image in images]
-        return self._zygote.send(worker, request.code, plain, chosen, self._limits.text_chars)
+        self._zygote.send(worker, request.code, plain, chosen, self._limits.text_chars)
 
     def _shows_all(self, request: ToolRequest) -> bool:
         """Whether the worker gets every image: where the code may name others than the chosen one."""
@@ -262,9 +257,6 @@ class ConfinedLane:
         if fault is not None:
             return Observation("error", text=text + fault, lane="confined", level=self.level, wall_s=wall_s)
         copied = self._copies.of(self._zygote.result(job.worker, reply.size))
-        size = job.request.images[job.request.image_index].size
-        source = self._zygote.source(job.worker, job.source, size)
-        found = _effects(wire.pixels(source, size), wire.pixels(copied, reply.size))
         return Observation(
             "ok",
             image=wire.view(copied, reply.size),
@@ -272,9 +264,7 @@ class ConfinedLane:
             lane="confined",
             level=self.level,
             wall_s=time.perf_counter() - job.started,
-            tools=found.tools,
-            orientation=found.orientation,
-            frame=found.frame,
+            claim=reply.claim,
         )
 
     def _drop(self, worker: Worker, request: ToolRequest) -> None:
@@ -287,15 +277,6 @@ class ConfinedLane:
     def _crash(self, text: str, started: float) -> Observation:
         wall_s = time.perf_counter() - started
         return Observation("crash", text=text, lane="confined", level=self.level, wall_s=wall_s)
-
-
-def _effects(before: Pixels, after: Pixels) -> Effects:
-    """What was done, nothing where finding it fails: pixels of one policy must not end the calls of others."""
-    try:
-        return find_effects(before, after)
-    except Exception as error:  # noqa: BLE001 - whatever pixels made it fail
-        warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
-        return Effects()
 
 
 def _cause(status: int | None) -> str:

@@ -17,12 +17,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from sandbox.confined import wire
 from sandbox.confined.levels import Level
 from sandbox.confined.plain_worker import HEAD, command, environment
-from sandbox.effects.search import find_effects
 from sandbox.images import as_rgb, check_size
 from sandbox.messages import hide_paths
 from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
@@ -151,16 +148,7 @@ class ProcessLane:
             return Observation("ok" if reply.outcome == wire.TEXT_ONLY else "error", text=text)
         if (fault := check_size(reply.size, self._limits)) is not None:
             return Observation("error", text=text + fault)
-        source = np.asarray(as_rgb(request.images[request.image_index]))
-        found = find_effects(source, wire.pixels(pixels, reply.size))
-        return Observation(
-            "ok",
-            image=wire.view(pixels, reply.size).copy(),
-            text=text,
-            tools=found.tools,
-            orientation=found.orientation,
-            frame=found.frame,
-        )
+        return Observation("ok", image=wire.view(pixels, reply.size).copy(), text=text, claim=reply.claim)
 
 
 def _exchange(

@@ -59,7 +59,14 @@ def server() -> Iterator[Server]:
 
 @pytest.mark.parametrize(
     ("content", "verdict"),
-    [("yes", True), ("No.", False), ("<think>yes and no</think>\nYes", True), ("maybe", None), ("yes, but no", None)],
+    [
+        ("yes", True),
+        ("No.", False),
+        ("<think>yes and no</think>\nYes", True),
+        ("no, or</think>yes", True),
+        ("maybe", None),
+        ("yes, but no", None),
+    ],
 )
 def test_judge_reads_one_word(server: Server, content: str, verdict: bool | None) -> None:
     server.says(content)
