@@ -115,8 +115,8 @@ def test_each_mistake_is_named(text: str, words: list[str], write: Any) -> None:
 
 
 def test_a_value_that_must_be_set_is_named(write: Any) -> None:
-    path = write("a.yaml", "settings: {stage: ???}\nx: ${settings.stage}")
-    with pytest.raises(ConfigError, match="settings.stage"):
+    path = write("a.yaml", "settings: {stage: '???'}\nx: ${settings.stage}")
+    with pytest.raises(ConfigError, match=r"settings\.stage"):
         compose([path])
 
 
