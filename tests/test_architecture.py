@@ -235,7 +235,7 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    command = "pip install -e '.[test]' && pytest"
+    command = "pip install -e '.[test]' && pytest -n 2"
     for file in ("README.md", ".ci/run"):
         assert command in (ROOT / file).read_text(encoding="utf-8").splitlines(), file
 
