@@ -323,7 +323,7 @@ def _without_this_file(trace: TracebackType | None) -> TracebackType | None:
         entries.append(trace)
         trace = trace.tb_next
     kept = [entry for entry in entries if entry.tb_frame.f_code.co_filename != __file__]
-    for entry, after in zip(kept, [*kept[1:], None], strict=True):
+    for entry, after in zip(kept, [*kept[1:], None], strict=False):
         if entry.tb_next is not after:
             entry.tb_next = after
     return kept[0] if kept else None
