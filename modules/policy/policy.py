@@ -195,7 +195,7 @@ class Policy(nn.Module):
             input_ids=input_ids_BT,
             attention_mask=is_valid_BL,
             position_ids=position_ids_3BT,
-            past_key_values=cache,
+            cache=cache,
             use_cache=cache is not None,
             mm_encoder_outputs=features,
             return_dict=True,
