@@ -20,10 +20,10 @@ from cv_lightning.errors import CheckpointError, ConfigError, ConversationError,
 from cv_lightning.evaluation.answer_log import AnswerLog, AnswerRecord, grading_key, make_record, of_keys, record_key
 from cv_lightning.evaluation.page import print_table, write_page
 from cv_lightning.evaluation.questions import EvaluationItem
-from cv_lightning.evaluation.solver import Solver
 from cv_lightning.evaluation.table import make_table, write_results
 from cv_lightning.grading.benchmarks import Grade, find_rule, grade
 from cv_lightning.grading.judge import Judge
+from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, Trajectory
 from modules.policy.policy import Policy
 from modules.rollouts import Roller, RolloutConfig
@@ -202,6 +202,7 @@ class RobustnessTest(LightningModule):
                 record,
                 score=of_answer.score,
                 graded_by=of_answer.by,
+                rule=of_answer.rule,
                 graded_for=self._grading_key(base),
                 truth=base.answer,
             )
