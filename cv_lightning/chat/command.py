@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cv_lightning.chat.talk import AnswerLimits, PolicyTalk, Talk
+from cv_lightning.chat.talk import AnswerLimits, Talk
 from cv_lightning.chat.terminal import TerminalChat, load_photo
 from cv_lightning.chat.terminal_images import SHOWS
 from cv_lightning.console.quiet import is_quiet
@@ -99,7 +99,7 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
     policy = load_policy(options)
     with open_executor(options.lane, policy.device) as executor:
-        yield lambda: PolicyTalk(policy, executor, limits)
+        yield lambda: Talk(policy, executor, limits)
 
 
 @contextlib.contextmanager
