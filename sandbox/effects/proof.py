@@ -91,9 +91,10 @@ def _found(
             return outcome.effects if source is None else Effects(outcome.effects.tools)
     after = _pixels(result)
     found = find_effects(_pixels(as_rgb(images[chosen])), after)
-    if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None:
+    is_on_the_way = claim is not None and claim.program.operations and claim.program.source is None
+    if found != UNKNOWN or not is_on_the_way or outcome is None or outcome.image is None:
         return found
-    return found if outcome.image is None else _continued(outcome.effects, outcome.image.convert("RGB"), result)
+    return _continued(outcome.effects, outcome.image.convert("RGB"), result)
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
