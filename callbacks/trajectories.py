@@ -15,18 +15,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.credit import turn_credits
-from callbacks.emergent_tools import emergent
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback
 from callbacks.tool_families import verified_tools
 from callbacks.trajectory_choice import Picked, has_recovered, pick
 from cv_lightning.errors import ConfigError
+from cv_lightning.evidence import emergent_tools
 from cv_lightning.rewards import RewardConfig
 from cv_lightning.types import Rollouts
-from cv_lightning.viewer.page import page
-from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.recording import describe, save_image, write_records
-from cv_lightning.viewer.records import FILE, Records, read
 
 
 class Trajectories(RolloutCallback):
@@ -122,12 +119,7 @@ def write_trajectories(
     Raises:
         OSError: The folder cannot be written.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    write_records([record(one, folder, step, reward) for one in picked], folder)
-    target = folder / "index.html"
-    found = read([folder / FILE]) if picked else Records()
-    target.write_text(page(found.records, store(found.images.items()), title), encoding="utf-8")
-    return target
+    return write_records([record(one, folder, step, reward) for one in picked], folder, title)
 
 
 def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | None = None) -> dict[str, Any]:
@@ -149,5 +141,5 @@ def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | N
         "terms": breakdown.terms,
         "n_tokens": sum(trajectory.tokens.is_trained),
         "has_recovered": has_recovered(trajectory),
-        "emergent": sorted(emergent(verified_tools(trajectory))),
+        "emergent": sorted(emergent_tools(verified_tools(trajectory))),
     }

@@ -1,4 +1,4 @@
-"""The words of an observation, cleaned of what a conversation must not hold."""
+"""The texts of observations, without markup that a conversation must not hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def clean(text: str, limit: int) -> str:
 
 
 def describe_error(kind: str, message: str, line: int, code: str) -> str:
-    """Type, message and failing line, as a policy needs them to mend its code."""
+    """Type, message and failing line, as a policy needs them to fix its code."""
     message = re.sub(r"^OpenCV\([^)]*\) [^ ]*: error: ", "", message).strip()
     lines = code.splitlines()
     place = f"\n  line {line}: {lines[line - 1].strip()}" if 0 < line <= len(lines) else ""
@@ -46,16 +46,21 @@ def kind_of(error: BaseException) -> str:
     return kind.__name__ if is_plain else f"{kind.__module__}.{kind.__name__}"
 
 
-def not_lifted(reason: str, line: int) -> str:
-    """What is shown for code that cannot run here."""
+def not_lifted(reason: str, line: int, remedy: str = "") -> str:
+    """The text for code that cannot run here: which line, why, and what to write instead."""
+    remedy = remedy or "use plain Pillow, OpenCV or NumPy calls with constant arguments on `image`"
     return (
-        f"The code was not run: {reason} (line {line}) is not available here. Use plain Pillow, OpenCV or NumPy calls "
-        "with constant arguments on `image` and assign the new image to `result`, e.g. "
+        f"line {line}: {reason} cannot run here; {remedy}, and assign the new image to `result`, e.g. "
         "`result = image.rotate(90, expand=True)` or `result = image.crop((10, 20, 110, 80))`."
     )
 
 
-#: Names that may hold the result, the first that holds something wins; `img` and `image` count once they were changed.
+def too_large(size: tuple[int, int], megapixels: float) -> str:
+    """The text for a result of `size` (width, height) above the limit."""
+    return f"The result is too large: {size[0]}x{size[1]} pixels; at most {megapixels:g} megapixels are allowed."
+
+
+#: Names that may hold the result, in order; `img` and `image` count only if they were changed.
 RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
 
 NO_RESULT = "The code ran but gave no result: assign the new image to `result`."
@@ -63,7 +68,7 @@ NO_RESULT = "The code ran but gave no result: assign the new image to `result`."
 
 @cache
 def _host_paths() -> list[str]:
-    """Looked up where text is shown, never in a worker."""
+    """Called in the trainer only."""
     places = {
         sys.prefix,
         sys.base_prefix,
@@ -76,7 +81,7 @@ def _host_paths() -> list[str]:
 
 
 def hide_paths(text: str) -> str:
-    """The text without the places where this installation lies."""
+    """The text without paths of this installation."""
     for path in _host_paths():
         text = text.replace(path, "...")
     return text

@@ -12,8 +12,7 @@ from sandbox.effects.credit import UNKNOWN, Credit, Effects
 from sandbox.effects.pixels import same_pixels
 from sandbox.images import as_rgb
 from sandbox.lanes.lane import Lifted
-from sandbox.messages import NO_RESULT, describe_error, kind_of
-from sandbox.operations.formulas import UncertainError
+from sandbox.messages import NO_RESULT
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
@@ -30,7 +29,7 @@ class PillowLane:
     name = "pillow"
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
-        """The observation of each program, in order; None for one that fails, which its code must explain."""
+        """The observation of each program, in order; None if it fails: its code must then run and explain."""
         return spread(_guarded, calls) if _is_worth_threads(calls) else list(map(_guarded, calls))
 
     def close(self) -> None:
@@ -55,10 +54,7 @@ def _observe(call: Lifted) -> Observation | None:
         status: Status = "ok" if program.text else "error"
         return Observation(status, text=program.text or NO_RESULT, lane="pillow", level="lifted")
     outcome = run_program(program, as_rgb(call.image))
-    if outcome.failure is not None:
-        text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, call.request.code)
-        return Observation("error", text=program.text + text, lane="pillow", level="lifted")
-    return None if outcome.image is None else observed(program, outcome, "pillow")
+    return None if outcome is None else observed(program, outcome, "pillow")
 
 
 def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
@@ -71,19 +67,10 @@ def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program did.
+    """The result of a program, and what it earns, seen from the image that it starts from."""
 
-    Attributes:
-        image: The result; None where an operation failed, or did not though it was known to.
-        effects: What it earns, seen from the image that it starts from.
-        failure: What the library raised.
-        line: Line of the operation that raised.
-    """
-
-    image: Image.Image | None
+    image: Image.Image
     effects: Effects = UNKNOWN
-    failure: Exception | None = None
-    line: int = 0
 
 
 def run_operation(operation: Operation, image: Image.Image) -> Image.Image:
@@ -95,8 +82,8 @@ def run_program(
     program: ToolProgram,
     image: Image.Image,
     finish: Callable[[Operation, Image.Image], Image.Image] = run_operation,
-) -> Outcome:
-    """Run a program on an RGB image; a failing operation is an outcome, never an exception.
+) -> Outcome | None:
+    """Run a program on an RGB image; None if an operation fails, which the checks of its values should prevent.
 
     Args:
         program: What to run.
@@ -108,12 +95,8 @@ def run_program(
         before, is_last = image, operation is program.operations[-1]
         try:
             image = (finish if is_last else run_operation)(operation, image)
-        except UncertainError:
-            return Outcome(None)
-        except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
-            return Outcome(None, failure=error, line=operation.line)
-        if is_last and program.sizes and program.sizes[-1] is None:
-            return Outcome(None)
+        except Exception:  # noqa: BLE001 - the confined lane has the message, whatever the library raises
+            return None
         credit.add(operation, image.size, lambda one=before, other=image: not same_pixels(one, other))  # type: ignore[misc]
     effects = credit.effects(
         lambda: same_pixels(image, source), lambda: same_pixels(image, without_colour(program, source))
@@ -126,7 +109,7 @@ def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
     is_chosen, image, effects = program.source is None, outcome.image, outcome.effects
     return Observation(
         "ok",
-        image=image if image is None or image.mode == "RGB" else image.convert("RGB"),
+        image=image if image.mode == "RGB" else image.convert("RGB"),
         text=program.text,
         lane=lane,
         level="lifted",

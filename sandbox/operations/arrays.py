@@ -1,4 +1,4 @@
-"""Small arrays of numbers in a snippet (kernels, matrices, lookup tables) as values of an operation."""
+"""Small arrays of numbers (kernels, matrices, lookup tables) as values of an operation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Table:
 
 
 def table_of(array: np.ndarray[Any, Any]) -> Table | None:
-    """The array as a value; None where it is large, of another type, or holds what is no number."""
+    """The array as a value; None if it is large, of another type, or not finite."""
     if array.dtype.name not in DTYPES or not 0 < array.size <= MAX_ELEMENTS or not 1 <= array.ndim <= 2:
         return None
     return Table(_nested(array.tolist()), array.dtype.name) if np.isfinite(array).all() else None
@@ -52,18 +52,16 @@ def _nested(rows: list[Any]) -> tuple[Any, ...]:
 def is_table(*shape: int | None, dtypes: tuple[str, ...] = DTYPES) -> Check:
     """A table of this shape (None: of any length) and one of these types."""
 
-    def check(value: object) -> bool | None:
+    def check(value: object) -> bool:
         if not isinstance(value, Table) or value.dtype not in dtypes or value.array.ndim != len(shape):
-            return None
+            return False
         if any(want not in (None, have) for want, have in zip(shape, value.array.shape, strict=True)):
-            return None
-        return True if all(math.isfinite(number) and abs(number) <= 1e9 for number in value.array.flat) else None
+            return False
+        return all(math.isfinite(number) and abs(number) <= 1e9 for number in value.array.flat)
 
     return check
 
 
-def is_kernel(value: object) -> bool | None:
+def is_kernel(value: object) -> bool:
     """None, or a kernel of at most 31 x 31 numbers."""
-    if value is None:
-        return True
-    return True if is_table(None, None)(value) and max(value.array.shape) <= 31 else None  # type: ignore[attr-defined]
+    return value is None or (isinstance(value, Table) and is_table(None, None)(value) and max(value.array.shape) <= 31)

@@ -33,7 +33,6 @@ from sandbox.operations.parameters import (
     AUTO_KERNEL,
     Parameter,
     integer,
-    is_area,
     is_scalar,
     is_size,
     maybe,
@@ -202,7 +201,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
     "cv2.warpAffine": _opencv(
         "warpAffine",
         Parameter("M", is_table(2, 3, dtypes=("float32", "float64"))),
-        Parameter("dsize", is_area),
+        Parameter("dsize", is_size),
         Parameter("flags", only(*range(5)), cv2.INTER_LINEAR, by_name=True),
         Parameter("borderMode", only(0, 1, 2, 4), cv2.BORDER_CONSTANT, by_name=True),
         Parameter("borderValue", is_scalar, 0, by_name=True),

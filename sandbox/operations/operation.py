@@ -6,7 +6,7 @@ Sizes are (width, height) in pixels, costs nanoseconds per pixel of the larger s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -24,12 +24,10 @@ class Operation:
     Attributes:
         name: A key of `OPERATIONS`.
         values: One value for each of its parameters.
-        line: Line of the snippet that it was read from, 1-based; no part of its meaning.
     """
 
     name: str
     values: Values = ()
-    line: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ from sandbox.operations.parameters import (
     UNIT_PAIR,
     Parameter,
     integer,
-    is_area,
     is_border,
     is_box,
     is_colour,
@@ -164,7 +163,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
     "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
     "ImageOps.pad": _image_ops(
         "pad",
-        Parameter("size", is_area),
+        Parameter("size", is_size),
         _METHOD,
         Parameter("color", is_colour, None),
         Parameter("centering", UNIT_PAIR, (0.5, 0.5)),

@@ -1,7 +1,7 @@
 """Which operations the lane does, and why it declines the others.
 
-Every operation here gives Pillow's and OpenCV's own bits (`TOLERANCES`): their arithmetic on bytes is done over again
-in whole numbers, or in floats of the same width and in the same order. What cannot be had so is declined by name.
+Every operation here gives Pillow's and OpenCV's own bits (`TOLERANCES`): it repeats their arithmetic on bytes in whole
+numbers, or in floats of the same width and order. Operations for which that is impossible are declined by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sandbox.lanes.tensor import colours, filters, moving, opencv
-from sandbox.operations.formulas import UncertainError, by_table, is_table
 from sandbox.operations.opencv import SPACES
 from sandbox.operations.operation import State, Values
 from sandbox.operations.outputs import contained_size
@@ -29,7 +28,7 @@ class TensorKind:
     Attributes:
         call: (uint8 [N, C, H, W], the values of each image) -> uint8 of the new shape.
         is_per_image: Whether images with different values go in one call.
-        declines: (values, state before) -> why this call is left to the Pillow lane, None where it is not.
+        declines: (values, state before) -> why this call is left to the Pillow lane, None if the lane does it.
     """
 
     call: Callable[[Tensor, Sequence[Values]], Tensor]
@@ -71,16 +70,6 @@ def _declines_rotate(values: Values, state: State) -> str | None:
 
 def _declines_filter(values: Values, state: State) -> str | None:
     return None if opencv.is_exact_kernel(values[1]) else PARTLY_DECLINED["cv2.filter2D"]
-
-
-def _declines_formula(values: Values, state: State) -> str | None:
-    if is_table(values[0]):
-        try:
-            by_table(values[0])
-        except UncertainError:
-            return PARTLY_DECLINED["np.formula"]
-        return None
-    return PARTLY_DECLINED["np.formula"]
 
 
 #: The operations that the lane does.
@@ -129,10 +118,9 @@ TENSOR_OPERATIONS: dict[str, TensorKind] = {
     "cv2.dilate": TensorKind(opencv.dilate),
     "cv2.morphologyEx": TensorKind(opencv.morphology),
     "cv2.filter2D": TensorKind(opencv.correlate, declines=_declines_filter),
-    "np.formula": TensorKind(colours.compute, is_per_image=True, declines=_declines_formula),
 }
 
-#: The operations that lift and that the lane leaves to the Pillow lane, with the reason.
+#: The operations that the lane leaves to the Pillow lane, and why.
 DECLINED: dict[str, str] = {
     "cv2.blur": "its rounding depends on the vector instructions of the processor",
     "cv2.bilateralFilter": "its float sums depend on the processor's vector width",
@@ -150,13 +138,12 @@ DECLINED: dict[str, str] = {
     "cv2.Canny": "hysteresis follows an edge from pixel to pixel: no batch operation",
 }
 
-#: Which calls of the others it leaves, with the reason.
+#: Of other operations, the calls that it leaves, and why.
 PARTLY_DECLINED: dict[str, str] = {
     "Image.resize": "a reducing step (reducing_gap) before the resampling is another algorithm",
     "Image.rotate": "without interpolation, coordinates of 32,768 or more leave Pillow's 16.16 fixed point",
     "ImageOps.pad": "nothing of the image is left",
     "cv2.filter2D": "but for whole numbers its float sums depend on the processor's vector width",
-    "np.formula": "but for functions of single values its parts are declined, or are several images",
     "cv2.GaussianBlur": "a sigma between 0 and 0.01 divides by zero",
     "cv2.resize": "but for INTER_NEAREST its fixed point depends on processor and size",
 }
@@ -166,7 +153,7 @@ TOLERANCES: dict[str, int] = dict.fromkeys(TENSOR_OPERATIONS, 0)
 
 
 def why_declined(name: str, values: Values, state: State) -> str | None:
-    """Why the lane leaves a call to the Pillow lane, by name; None where it does it.
+    """The name of an operation and why the lane leaves this call to the Pillow lane; None if it does it.
 
     Args:
         name: A key of `sandbox.operations.table.OPERATIONS`.
