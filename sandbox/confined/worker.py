@@ -17,6 +17,7 @@ import random
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +83,15 @@ class Request:
     """A request as it came over the socket, its images mapped."""
 
     nonce: int
-    code: str
+    payload: bytes
     images: list[Image.Image]
     chosen: int
     text_chars: int
     capacity: int
+
+
+#: Runs a request, given the names that live on: its outcome, the result, text.
+Run = Callable[[Request, dict[str, Any]], tuple[int, Image.Image | None, str]]
 
 
 class Memory:
@@ -143,23 +148,23 @@ def _length(descriptor: int) -> int:
     return os.lseek(descriptor, 0, os.SEEK_END)
 
 
-def serve(channel: socket.socket) -> None:
+def serve(channel: socket.socket, run_request: Run | None = None) -> None:
     """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
     names: dict[str, Any] = {}
     memory = Memory()
     channel.send(wire.HELLO)
-    while _answer(channel, memory, names):
+    while _answer(channel, memory, names, run_request or run):
         pass
 
 
-def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any]) -> bool:
-    """Answer one request; False where there is none any more."""
+def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_request: Run) -> bool:
+    """Answer one request; False if the trainer has hung up."""
     request = _receive(channel, memory)
     if request is None:
         return False
-    outcome, image, text = run(request, names)
+    outcome, image, text = run_request(request, names)
     width, height = (0, 0) if image is None else image.size
-    encoded = text.encode("utf-8", "replace")[: wire.MAX_MESSAGE // 2]
+    encoded = text.encode("utf-8", "replace")[: wire.MAX_PAYLOAD]
     if image is not None:
         memory.write(image)
     del image, request.images[:]
@@ -189,7 +194,7 @@ class Rehearsal:
 
     def play(self) -> None:
         """Answer the request and forget it."""
-        _answer(self._theirs, Memory(), {})
+        _answer(self._theirs, Memory(), {}, run)
         self._theirs.close()
         self._ours.close()
 
@@ -202,15 +207,15 @@ def _receive(channel: socket.socket, memory: Memory) -> Request | None:
     memory.take(descriptors, has_inputs=has_inputs, has_output=has_output)
     places = [wire.PLACE.unpack_from(message, wire.REQUEST.size + wire.PLACE.size * i) for i in range(n_images)]
     start = wire.REQUEST.size + wire.PLACE.size * n_images
-    code = message[start : start + n_code].decode("utf-8", "replace")
-    return Request(nonce, code, memory.images(places), chosen, text_chars, capacity)
+    return Request(nonce, message[start : start + n_code], memory.images(places), chosen, text_chars, capacity)
 
 
 def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str]:
     """Run the code; (outcome, result, text)."""
+    code = request.payload.decode("utf-8", "replace")
     chosen = request.images[request.chosen]
     untouched = chosen.im
-    _set_names(names, request, chosen)
+    _set_names(names, request, chosen, has_draw="draw" in code)
     printed = CappedText(request.text_chars + 1)
     random.seed(0)
     np.random.seed(0)
@@ -218,13 +223,13 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     _ENTROPY.seed(0)
     sys.stdout = sys.stderr = printed
     try:
-        exec(compile(request.code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
+        exec(compile(code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
         result = _result(names, chosen, untouched)
         image = None if result is None else _fitting(result, request.capacity)
     except ResultError as error:
         return wire.FAILED, None, printed.text() + str(error)
     except BaseException as error:  # noqa: BLE001 - also what the code raises to end the process
-        return wire.FAILED, None, printed.text() + _describe(error, request.code)
+        return wire.FAILED, None, printed.text() + _describe(error, code)
     finally:
         sys.stdout = sys.stderr = sys.__stdout__
     text = printed.text()
@@ -233,12 +238,12 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     return (wire.TEXT_ONLY, None, text) if text.strip() else (wire.EMPTY, None, NO_RESULT)
 
 
-def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image) -> None:
+def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image, *, has_draw: bool) -> None:
     if not names:
         names.update(_PROVIDED, __name__="__main__", __builtins__=__builtins__)
     names.update({f"image_{index}": image for index, image in enumerate(request.images)})
     names.update(image=chosen, img=chosen, images=request.images)
-    if "draw" in request.code:
+    if has_draw:
         names["draw"] = ImageDraw.Draw(chosen)
 
 

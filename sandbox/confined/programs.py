@@ -1,0 +1,91 @@
+"""Programs as bytes, and what came of them: how the trainer and a tool worker talk. JSON, checked, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from sandbox.confined import wire
+from sandbox.geometry import Affine
+from sandbox.lanes.pillow import Outcome, run_program
+from sandbox.messages import kind_of
+from sandbox.operations.arrays import Table
+from sandbox.operations.formulas import Formula, Leaf
+from sandbox.operations.operation import Operation
+from sandbox.operations.program import ToolProgram
+
+if TYPE_CHECKING:
+    from sandbox.confined.worker import Request
+
+#: The classes that a program is made of, beside plain values and tuples.
+_CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table, Formula, Leaf)}
+
+
+def encode(program: ToolProgram) -> bytes:
+    """A program as bytes, without the text that it prints."""
+    return json.dumps(_plain(replace(program, text="")), separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    name = type(value).__name__
+    if name in _CLASSES:
+        return {name: [_plain(getattr(value, field.name)) for field in fields(value)]}
+    return value
+
+
+def decode(data: bytes) -> ToolProgram:
+    """The program that was encoded."""
+    program: ToolProgram = _read(json.loads(data))
+    return program
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_read, value))
+    if isinstance(value, dict):
+        ((name, values),) = value.items()
+        return _CLASSES[name](*map(_read, values))
+    return value
+
+
+def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str]:
+    """Run the program of a request, in a tool worker: outcome, result, and the rest as text for `read_outcome`."""
+    outcome = run_program(decode(request.payload), request.images[request.chosen])
+    image = None if outcome.image is None else outcome.image.convert("RGB")
+    failure = outcome.failure and (kind_of(outcome.failure), str(outcome.failure)[:2000])
+    frame = outcome.frame and [getattr(outcome.frame, field.name) for field in fields(Affine)]
+    text = json.dumps([outcome.tools, outcome.orientation, frame, failure, outcome.line])
+    return wire.TEXT_ONLY if image is None else wire.IMAGE, image, text
+
+
+class LibraryError(Exception):
+    """What a library raised in a tool worker."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def read_outcome(text: str, image: Image.Image | None) -> Outcome:
+    """The outcome of a program.
+
+    Raises:
+        ValueError: The text is not one that `run` writes.
+    """
+    try:
+        tools, orientation, frame, failure, line = json.loads(text)
+        return Outcome(
+            image,
+            tuple(map(str, tools)),
+            None if orientation is None else str(orientation),
+            None if frame is None else Affine(*map(float, frame)),
+            None if failure is None else LibraryError(*map(str, failure)),
+            int(line),
+        )
+    except TypeError as error:
+        raise ValueError(f"a tool worker answered {text[:200]!r}") from error
