@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.config_tags import config_tags
 from callbacks.data_facts import data_facts
 from callbacks.mlflow.logger import BackgroundMLflowLogger
+from cv_lightning.console.versions import all_versions
 
 #: The checkout that the code runs from.
 _ROOT = Path(__file__).resolve().parents[1]
@@ -124,11 +124,7 @@ def run_facts(root: Path, datamodule: Any = None) -> dict[str, Any]:
         "code": code_facts(root),
         "data": data_facts(datamodule),
         "python": platform.python_version(),
-        "packages": {
-            name.lower(): distribution.version
-            for distribution in distributions()
-            if (name := distribution.metadata["Name"])
-        },
+        "packages": all_versions(),
         "machine": machine_facts(),
     }
 

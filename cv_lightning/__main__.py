@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cv_lightning.console.quiet import take_flag
 from cv_lightning.console.suggestions import did_you_mean
+from cv_lightning.console.versions import version_of
 from cv_lightning.errors import ConfigError, CVLightningError
 
 #: Command -> (module whose `main` runs it, what it does).
@@ -51,13 +51,6 @@ def usage() -> str:
     )
 
 
-def _version() -> str:
-    try:
-        return version("cv-lightning")
-    except PackageNotFoundError:
-        return "not installed (run from a checkout)"
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; raises `CVLightningError` for what the user can mend."""
     arguments = take_flag(arguments)
@@ -66,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     name = arguments[0]
     if name == "--version":
-        print(_version())
+        print(version_of("cv-lightning") or "not installed (run from a checkout)")
         return 0
     if name not in COMMANDS:
         raise ConfigError(f"No command {name!r}. {did_you_mean(name, COMMANDS)} See python -m cv_lightning --help.")

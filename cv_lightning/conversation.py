@@ -20,8 +20,8 @@ from typing import Any, Protocol
 from PIL import Image
 
 from cv_lightning.errors import ConversationError
-from cv_lightning.tools import Toolbox
 from cv_lightning.tools.code import CODE_TOOLS, SYSTEM_PROMPT
+from cv_lightning.tools.toolbox import Toolbox
 from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory
 
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL)

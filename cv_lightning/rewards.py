@@ -23,20 +23,18 @@ What U, the IoU, the format and the answer are is for a preset to say (`evidence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import CORE_TOOLS, ORIENTATION_TOOLS, Evidence, gather_claims, gather_effects
+from cv_lightning.grading.judge import AnswerJudge
 from cv_lightning.grading.rules import is_right
 from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]
-
-#: (question, prediction, truth) -> right, wrong, or None where it could not be judged (`answers.Judge`).
-AnswerJudge = Callable[[str, str, str], bool | None]
 
 #: Below this share of the mandatory part a right answer about a crop is "poor reasoning".
 POOR_REASONING = 0.1

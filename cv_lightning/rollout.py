@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,11 @@ class Completion:
     is_finished: bool
 
 
+#: Called after every step with the sampled id of each row, None for a row that has ended. If it returns False, sampling
+#: stops and the turns stay as they are.
+OnTokens = Callable[[Sequence[int | None]], bool]
+
+
 class Session(Protocol):
     """Samples the turns of a batch of conversations."""
 
@@ -54,8 +59,8 @@ class SamplingPolicy(Protocol):
 
     conversation: Conversation
 
-    def open_session(self, sampling: Sampling) -> Session:
-        """Start sampling a batch."""
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Session:
+        """Start sampling a batch; `on_tokens` reads along and may stop it."""
 
 
 class Executor(Protocol):

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from cv_lightning.errors import CheckpointError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
-from cv_lightning.grading.rules import Judge
+from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.rollout import Sampling, rollout
 from cv_lightning.types import Group, RewardBreakdown, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RolloutConfig:
     max_new_tokens: int = 1024
     temperature: float = 1.0
     evaluation_temperature: float = 0.0
-    lane: Lane = "auto"
+    lane: LaneName = "auto"
     limits: Limits = field(default_factory=Limits)
     device: str | None = None
 

@@ -1,31 +1,30 @@
-"""The only door: requests in, observations out, in order. Picks the lane and verifies the effect."""
+"""The only door: requests in, observations out, in order. Plans each request once and hands it to a lane."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.images import check_size
-from sandbox.lanes.lifted import faulty, observed, run_lifted
-from sandbox.lanes.models import ModelLane
+from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
+from sandbox.lanes.models import ModelLane, ModelStep
+from sandbox.lanes.pillow import PillowLane
 from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
-from sandbox.lift.reader import Fault, Lifted, Unliftable, lift
-from sandbox.messages import clean, not_lifted
-from sandbox.operations.program import ToolProgram
-from sandbox.requests import check_images, is_worth_threads, refuse
-from sandbox.threads import count_cores, spread
-from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
+from sandbox.lift.reader import Fault, Unliftable, lift
+from sandbox.messages import clean, describe_error, not_lifted
+from sandbox.requests import check_images, refuse
+from sandbox.threads import count_cores
+from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
 
-Lane = Literal["auto", "pillow", "kornia", "confined"]
-Fresh = Literal["call", "episode"]
+LaneName = Literal["auto", "pillow", "kornia", "confined"]
+Call = TypeVar("Call")
 
 _EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
 
@@ -51,13 +50,13 @@ class ToolExecutor:
 
     Raises:
         ValueError: For an argument that is none of these, or a device that this machine does not have.
-        ConfinementError: With lane "confined", where the machine does not give `min_level`. With lane "auto", code that
+        ConfinementError: With lane "confined", if the machine does not give `min_level`. With lane "auto", code that
             does not lift is then rejected.
     """
 
     def __init__(
         self,
-        lane: Lane = "auto",
+        lane: LaneName = "auto",
         workers: int | None = None,
         limits: Limits | None = None,
         min_level: Level = "syscall",
@@ -66,7 +65,7 @@ class ToolExecutor:
         device: str | None = None,
     ) -> None:
         for name, value, known in (
-            ("lane", lane, get_args(Lane)),
+            ("lane", lane, get_args(LaneName)),
             ("min_level", min_level, LEVELS),
             ("fresh", fresh, get_args(Fresh)),
         ):
@@ -86,11 +85,12 @@ class ToolExecutor:
         self._lane, self._limits, self._min_level, self._fresh = lane, limits or Limits(), min_level, fresh
         self._workers = workers or count_cores()
         self._lock = threading.RLock()
-        self._confined: Any = None
-        self._missing = ""
         self._is_closed = False
-        self._models = ModelLane()
-        self._tensors: Any = None
+        self._missing = ""
+        self._pillow = PillowLane()
+        self._models = ModelLane(self._limits)
+        self._confined: CodeLane | None = None
+        self._tensors: Lane[Lifted] | None = None
         if device is not None or lane == "kornia":
             from sandbox.lanes.tensor.door import TensorLane
 
@@ -99,7 +99,7 @@ class ToolExecutor:
         if lane == "confined":
             self._start()
 
-    def __reduce__(self) -> tuple[type[ToolExecutor], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[ToolExecutor], tuple[object, ...]]:
         return ToolExecutor, self._arguments
 
     def __enter__(self) -> ToolExecutor:
@@ -128,92 +128,79 @@ class ToolExecutor:
         Returns:
             Observations with RGB images. Never raises for what a request holds.
         """
-        taken = self._run_tensors(requests) if self._tensors is not None else {}
-
-        def served(index: int) -> Observation | None:
-            return taken.get(index) or self._guarded(requests[index], self._serve)
-
-        indices = range(len(requests))
-        observations = spread(served, indices) if is_worth_threads(requests) else [served(index) for index in indices]
-        left = [index for index, observation in enumerate(observations) if observation is None]
-        if left:
-            for index, observation in zip(left, self._run_confined([requests[index] for index in left]), strict=True):
-                observations[index] = observation
-        seen = self._models.run(requests, observations, self._limits)
+        plans = dict(enumerate(map(self.plan, requests)))
+        done = {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
+        lifted = {index: plan for index, plan in plans.items() if isinstance(plan, Lifted)}
+        if self._tensors is not None:
+            done |= _run(self._tensors, lifted)
+        for lane in (self._pillow,):
+            chosen = {index: call for index, call in lifted.items() if self._lane_of(call) is lane}
+            done |= _run(lane, {index: call for index, call in chosen.items() if index not in done})
+        for index in lifted.keys() - done.keys():  # not what reading it had promised: the code itself must tell
+            plans[index] = self._confine(requests[index], Unliftable("a call with these arguments"))
+        done |= {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
+        done |= self._run_confined({index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)})
+        steps = {
+            index: ModelStep(request, request.model, done[index])
+            for index, request in enumerate(requests)
+            if request.model is not None and done[index].status == "ok" and done[index].image is not None
+        }
+        done |= _run(self._models, steps)
         if self._is_closed:  # what a call after `close` started ends with it
             self._models.close()
-        return [replace(each, text=clean(each.text, self._limits.text_chars)) for each in seen]
+        chars = self._limits.text_chars
+        return [replace(done[index], text=clean(done[index].text, chars)) for index in range(len(requests))]
 
-    def _guarded(self, request: ToolRequest, serve: Callable[[ToolRequest], Observation | None]) -> Observation | None:
-        start = time.perf_counter()
+    def plan(self, request: ToolRequest) -> Plan:
+        """Decide, once, what becomes of a request; never raises for what it holds."""
         try:
-            observation = refuse(request, self._limits) or serve(request)
-        except Exception as error:  # noqa: BLE001 - a bad request is data: nothing that it holds may end a training step
-            observation = Observation("error", text=f"The request could not be served: {type(error).__name__}: {error}")
-        return observation and replace(observation, wall_s=time.perf_counter() - start)
+            return self._planned(request)
+        except Exception as error:  # noqa: BLE001 - a bad request is data: nothing in it may end a training step
+            text = f"The request could not be served: {type(error).__name__}: {error}"
+            return Rejected(Observation("error", text=text))
 
-    def _run_tensors(self, requests: Sequence[ToolRequest]) -> dict[int, Observation]:
-        """Observations, by index, of the requests that the tensor lane takes; what it leaves is served as usual."""
-        start = time.perf_counter()
-        calls = {}
-        for index, request in enumerate(requests):
-            try:
-                program = self._runnable(request)
-            except Exception:  # noqa: BLE001, S112 - `_serve` meets it again and says what it is
-                continue
-            if program is not None:
-                calls[index] = (
-                    program,
-                    request.images[request.image_index if program.source is None else program.source],
-                )
-        outcomes = self._tensors.run(list(calls.values()))
-        wall_s = time.perf_counter() - start
-        return {
-            index: replace(observed(program, outcome, "kornia"), wall_s=wall_s)
-            for (index, (program, _)), outcome in zip(calls.items(), outcomes, strict=True)
-            if outcome is not None
-        }
-
-    def _runnable(self, request: ToolRequest) -> ToolProgram | None:
-        """The program of a request that lifts and whose result is allowed."""
-        if refuse(request, self._limits) is not None or self._keeps_state(request.episode):
-            return None
-        lifted = self._read(request)
-        if not isinstance(lifted, ToolProgram) or not lifted.has_result or (self._fresh == "episode" and lifted.binds):
-            return None
-        final = lifted.sizes[-1]
-        return lifted if final is not None and check_size(final, self._limits) is None else None
-
-    def _serve(self, request: ToolRequest) -> Observation | None:
-        """Run what lifts; None for what the confined lane is to run."""
+    def _planned(self, request: ToolRequest) -> Plan:
+        if (text := refuse(request, self._limits)) is not None:
+            return Rejected(Observation("rejected", text=text))
         if self._lane == "confined" or self._keeps_state(request.episode):
-            check_images(request)
-            return None
-        lifted = self._read(request)
-        if isinstance(lifted, Fault):
-            return faulty(lifted, request)
-        if isinstance(lifted, ToolProgram):
-            if self._fresh == "episode" and lifted.binds:
-                lifted = Unliftable("a variable that a later call may use")
-            elif (observation := run_lifted(lifted, request, self._limits)) is not None:
-                return observation
-            else:
-                lifted = Unliftable("an argument of a call", lifted.operations[-1].line)
-        if self._lane in ("auto", "kornia") and self._start():
-            check_images(request)
-            return None
-        return Observation("rejected", text=not_lifted(lifted.reason, lifted.line))
-
-    def _read(self, request: ToolRequest) -> Lifted:
+            return self._confine(request)
+        persists = self._fresh == "episode"
         sizes = tuple(image.size for image in request.images)
-        return lift(request.code, sizes, request.image_index, persists=self._fresh == "episode")
+        read = lift(request.code, sizes, request.image_index, persists=persists)
+        if isinstance(read, Fault):
+            text = read.text + describe_error(read.kind, read.message, read.line, request.code)
+            return Rejected(Observation("error", text=text, lane="pillow", level="lifted"))
+        if isinstance(read, Unliftable):
+            return self._confine(request, read)
+        if persists and read.binds:
+            return self._confine(request, Unliftable("a variable that a later call may use"))
+        if read.has_result and read.sizes[-1] and (fault := check_size(read.sizes[-1], self._limits)) is not None:
+            return Rejected(Observation("error", text=read.text + fault, lane="pillow", level="lifted"))
+        return Lifted(request, read)
+
+    def _lane_of(self, call: Lifted) -> Lane[Lifted]:
+        """The lane of a program that the tensor lane leaves: the one place that chooses it."""
+        return self._pillow
+
+    def _confine(self, request: ToolRequest, reason: Unliftable | None = None) -> Plan:
+        """The plan for code that must run as it is written.
+
+        Raises:
+            OSError: Of a broken file among the images.
+        """
+        if reason is None or (self._lane in ("auto", "kornia") and self._start()):
+            check_images(request)
+            return Confined(request)
+        return Rejected(Observation("rejected", text=not_lifted(reason.reason, reason.line)))
 
     def _keeps_state(self, episode: str) -> bool:
+        if self._fresh != "episode":
+            return False
         with self._lock:
-            return self._confined is not None and self._fresh == "episode" and self._confined.has_state(episode)
+            return self._confined is not None and self._confined.has_state(episode)
 
     def _start(self) -> bool:
-        """Start the confined lane; False where the machine cannot give it, or the executor is closed."""
+        """Start the confined lane; False if the machine cannot give it, or the executor is closed."""
         with self._lock:
             if self._confined is not None or self._missing or self._is_closed:
                 return self._confined is not None
@@ -231,24 +218,34 @@ class ToolExecutor:
                 warnings.warn(f"Code that does not lift will be rejected. {error}", RuntimeWarning, stacklevel=2)
             return self._confined is not None
 
-    def _run_confined(self, requests: list[ToolRequest]) -> list[Observation]:
+    def _run_confined(self, requests: Mapping[int, ToolRequest]) -> dict[int, Observation]:
+        if not requests:
+            return {}
         with self._lock:
-            if not self._start():
-                return [Observation("rejected", text="The code was not run: the executor is closed.")] * len(requests)
-            try:
-                observations: list[Observation] = self._confined.run(requests)
-            except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
-                text = f"The sandbox failed: {type(error).__name__}: {error}"
-                return [Observation("crash", text=text, lane="confined")] * len(requests)
-            return observations
+            if not self._start() or self._confined is None:
+                text = "The code was not run: the executor is closed."
+                return dict.fromkeys(requests, Observation("rejected", text=text))
+            return _run(self._confined, requests)
 
     def leave_to_parent(self) -> None:
         """Let go of the parent's workers, in a forked child."""
         self._lock = threading.RLock()
-        self._models = ModelLane()
-        confined, self._confined = self._confined, None
-        if confined is not None:
-            confined.disown()
+        for lane in (self._models, self._pillow, self._tensors, self._confined):
+            if lane is not None:
+                lane.disown()
+        self._confined = None
+
+
+def _run(lane: Lane[Call], calls: Mapping[int, Call]) -> dict[int, Observation]:
+    """The observations of a lane, by index; those of calls that it leaves to another lane are missing."""
+    if not calls:
+        return {}
+    try:
+        observations = lane.run(list(calls.values()))
+    except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
+        text = f"The sandbox failed: {type(error).__name__}: {error}"
+        observations = [Observation("crash", text=text, lane=lane.name)] * len(calls)
+    return {index: seen for index, seen in zip(calls, observations, strict=True) if seen is not None}
 
 
 def _after_fork() -> None:

@@ -11,6 +11,8 @@ from PIL import Image
 from sandbox.geometry import Affine
 
 Status = Literal["ok", "error", "timeout", "crash", "rejected"]
+#: What shares a confined process, and its variables: one call, or the calls of an episode.
+Fresh = Literal["call", "episode"]
 
 
 class ConfinementError(RuntimeError):

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 
 #: A command is a composition root: it may import every house.
-ROOTS = ("__main__.py", "command.py", "policy_backend.py")
+ROOTS = ("__main__.py", "command.py")
 
 #: Where a library may be imported; a prefix of the path below the root.
 ONLY_IN = {

@@ -20,7 +20,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
 from cv_lightning.serving.command import add_policy_options, command_line, load_policy
 from sandbox import ConfinementError, ToolExecutor
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=0.0, help="of the sampling; 0 takes the most probable token")
     add("--seed", type=int, default=0, help="of the sampling: the same question gets the same answer")
     add("--max-turns", type=int, default=4, help="turns of the policy for one question")
-    add("--lane", choices=get_args(Lane), default="auto", help="where its code runs: see sandbox.ToolExecutor")
+    add("--lane", choices=get_args(LaneName), default="auto", help="where its code runs: see sandbox.ToolExecutor")
     add("--out", type=Path, help="folder of images and conversations (default: runs/chat/<date and time>)")
     add("--serve", action="store_true", help="a page in the browser instead, for this machine only")
     add("--port", type=int, default=8766, help="of the page; 0 takes a free one")
@@ -111,15 +111,13 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
         CVLightningError: The policy, its device or the lane is not to be had.
     """
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
-    from modules.policy.streaming import open_watched
-
     policy = load_policy(options)
     with open_executor(options.lane, policy.device) as executor:
-        yield lambda: PolicyTalk(policy.conversation, open_watched(policy), executor, limits)
+        yield lambda: PolicyTalk(policy, executor, limits)
 
 
 @contextlib.contextmanager
-def open_executor(lane: Lane, device: torch.device | None) -> Iterator[ToolExecutor]:
+def open_executor(lane: LaneName, device: torch.device | None) -> Iterator[ToolExecutor]:
     """The executor of a lane, with the policy where that is on an accelerator; its workers end with the block."""
     on_device: Any = None
     if device is not None and device.type != "cpu" and lane in ("auto", "kornia"):

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from cv_lightning.conversation import Conversation
 from cv_lightning.errors import ConversationError
-from cv_lightning.rollout import Executor, Sampling, Session, take_turn
+from cv_lightning.rollout import Executor, Sampling, SamplingPolicy, take_turn
 from cv_lightning.types import Sample, StopReason, TokenSequence, Trajectory, ViewedImage
 from cv_lightning.viewer.recording import describe
 from cv_lightning.viewer.records import Record
@@ -30,10 +29,6 @@ class Watcher(Protocol):
 
     def is_stopped(self) -> bool:
         """Whether the answer is not wanted any more."""
-
-
-#: Opens a session whose every token is told to a function; where that returns False, the turn stays as it is.
-OpenSession = Callable[[Sampling, Callable[[int], bool]], Session]
 
 
 @dataclass(frozen=True)
@@ -117,18 +112,15 @@ class PolicyTalk(Talk):
     """A conversation with a policy whose weights are here; what it sampled is never decoded and encoded again.
 
     Args:
-        conversation: Writes tokens.
-        open_session: Samples them.
+        policy: Who speaks.
         executor: Runs the policy's code.
         limits: How answers are sought.
     """
 
-    def __init__(
-        self, conversation: Conversation, open_session: OpenSession, executor: Executor, limits: AnswerLimits
-    ) -> None:
+    def __init__(self, policy: SamplingPolicy, executor: Executor, limits: AnswerLimits) -> None:
         super().__init__()
-        self._conversation = conversation
-        self._open_session = open_session
+        self._policy = policy
+        self._conversation = policy.conversation
         self._executor = executor
         self._limits = limits
 
@@ -136,12 +128,12 @@ class PolicyTalk(Talk):
         trajectory.tokens = self._tokens(trajectory.sample, images)
         written: list[int] = []
 
-        def on_token(token_id: int) -> bool:
-            written.append(token_id)
+        def on_tokens(ids_B: Sequence[int | None]) -> bool:
+            written.extend(token for token in ids_B if token is not None)
             watcher.on_text(self._conversation.decode_reply(written))
             return not watcher.is_stopped()
 
-        session = self._open_session(self._limits.sampling, on_token)
+        session = self._policy.open_session(self._limits.sampling, on_tokens)
         active, names = [trajectory], {id(trajectory): self.episode}
         for turn in range(self._limits.max_turns):
             if not active or watcher.is_stopped():

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,12 +20,10 @@ from cv_lightning.cli.recipe import Recipe, Stage, fingerprint, load_recipe
 from cv_lightning.cli.stage import peak_memory_mb, run_stage
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.console.suggestions import did_you_mean
+from cv_lightning.console.versions import versions
 from cv_lightning.errors import ConfigError
 
 DEFAULT_RECIPE = Path("experiments/tiny/recipe.yaml")
-
-#: Packages that decide numbers.
-_VERSIONED = ("cv-lightning", "torch", "lightning", "transformers", "numpy", "pillow", "opencv-python-headless")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,17 +127,6 @@ def _run_seed(
             partial(console.print, heading, highlight=False, markup=False, soft_wrap=True),
         )
     return {"stages": results, "seeds": [seed], "versions": versions(), "peak_memory_mb": peak_memory_mb()}
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that decide numbers."""
-    found = {"python": platform.python_version()}
-    for package in _VERSIONED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def aggregate(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

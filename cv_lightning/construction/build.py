@@ -27,7 +27,7 @@ from cv_lightning.construction.yield_report import YieldReport
 from cv_lightning.endpoint.client import EndpointError
 from cv_lightning.endpoint.http_json import RequestError
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 
 #: File of the rows, by what is built.
 ROWS = {"sft": "episodes.jsonl", "rl": "questions.parquet"}
@@ -63,7 +63,7 @@ class Build:
         workers: int = 2,
         max_attempts: int = 5,
         give_up_after: int = 20,
-        lane: Lane = "auto",
+        lane: LaneName = "auto",
     ) -> None:
         if min(n, workers, max_attempts, give_up_after) < 1:
             raise ConfigError(

@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +50,6 @@ RL_SCHEMA = pa.schema(
         "provenance": pa.string(),
     }
 )
-
-
-@cache
-def versions() -> dict[str, str]:
-    """The versions of what draws, runs and writes episodes."""
-    found = {}
-    for package in ("cv-lightning", "pillow", "numpy", "opencv-python-headless"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def episode_record(plan: Plan, trajectory: Trajectory, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:

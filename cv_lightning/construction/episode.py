@@ -10,7 +10,7 @@ from cv_lightning.construction.teacher import Teacher
 from cv_lightning.conversation import parse_reply
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import Executor, refusal, request_of
-from cv_lightning.tools import make_toolbox
+from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.types import StopReason, Trajectory, Turn
 
 

@@ -11,8 +11,9 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Literal
 
+from cv_lightning.console.versions import versions
 from cv_lightning.construction.checks import Checks
-from cv_lightning.construction.collect import episode_record, question_record, versions
+from cv_lightning.construction.collect import episode_record, question_record
 from cv_lightning.construction.episode import construct
 from cv_lightning.construction.journal import Item
 from cv_lightning.construction.plan import Plan, Planner
@@ -21,9 +22,12 @@ from cv_lightning.endpoint.http_json import RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Trajectory
 from sandbox import ToolExecutor
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 
 What = Literal["sft", "rl"]
+
+#: Packages that draw, run and write episodes.
+DRAWN_WITH = ("cv-lightning", "pillow", "numpy", "opencv-python-headless")
 
 
 class Interrupted(Exception):
@@ -53,7 +57,7 @@ class Maker:
         folder: Path,
         settings: str,
         max_attempts: int,
-        lane: Lane,
+        lane: LaneName,
     ) -> None:
         self._what = what
         self._planner, self._teacher, self._checks = planner, teacher, checks
@@ -63,7 +67,7 @@ class Maker:
             "seed": planner.seed,
             "teacher": teacher.identity(),
             "settings": settings,
-            "versions": versions(),
+            "versions": versions(DRAWN_WITH),
         }
         self._executor = ToolExecutor(lane=lane, workers=1 if not teacher.is_remote else None)
         self._lock = threading.Lock()  # a source of recorded rows reads one row at a time

@@ -10,7 +10,8 @@ from cv_lightning.construction.teacher import Teacher, box_in_view
 from cv_lightning.endpoint.client import ChatReply, Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
 from cv_lightning.errors import ConfigError
-from cv_lightning.tools import ToolboxName, make_toolbox
+from cv_lightning.tools.choose import make_toolbox
+from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import Trajectory
 
 #: What the teacher is told beside the tools.

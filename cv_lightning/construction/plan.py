@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from cv_lightning.data.oracle import SPELLINGS, undoing_steps
-from cv_lightning.data.worlds.plates import SampleSource, Split, check_seed, check_weights, choose, generator
+from cv_lightning.data.source import SampleSource, Split, check_seed, check_weights, choose, generator
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Box, Sample
 

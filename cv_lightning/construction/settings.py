@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cv_lightning.construction.plan import Planner
-from cv_lightning.data.worlds.plates import SampleSource, Split
+from cv_lightning.data.source import SampleSource, Split
 
 #: Settings that decide nothing about a row.
 _FREE = ("out", "n", "workers", "give_up_after")

@@ -23,9 +23,10 @@ from cv_lightning.data.oracle import (
     WrittenCall,
     write_code,
 )
-from cv_lightning.data.worlds.plates import check_seed, generator
+from cv_lightning.data.source import check_seed, generator
 from cv_lightning.errors import ConfigError
-from cv_lightning.tools import ToolboxName, make_toolbox
+from cv_lightning.tools.choose import make_toolbox
+from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import Box, Trajectory
 from sandbox import inverse
 

@@ -3,9 +3,9 @@ from .datamodules import EpisodeDataModule as EpisodeDataModule
 from .datamodules import EvaluationSet as EvaluationSet
 from .datamodules import PromptDataModule as PromptDataModule
 from .oracle import EpisodeBuilder as EpisodeBuilder
+from .source import SampleSource as SampleSource
 from .sources import FileSource as FileSource
 from .sources import RecordedEpisodes as RecordedEpisodes
 from .worlds import FamilyWorld as FamilyWorld
 from .worlds import MVToolProcedural as MVToolProcedural
 from .worlds import PlateWorld as PlateWorld
-from .worlds import SampleSource as SampleSource

@@ -25,7 +25,7 @@ from cv_lightning.data.sources.file_source import Rows
 from cv_lightning.data.sources.opening import FORMATS
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.tools import make_toolbox
+from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.types import Sample, Trajectory, Turn
 
 #: Characters of a text that the list of samples shows.

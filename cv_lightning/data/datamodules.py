@@ -9,8 +9,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from cv_lightning.data.oracle import EpisodeBuilder
+from cv_lightning.data.source import ORIENTATION_WEIGHTS, SampleSource, Split
 from cv_lightning.data.sources.episodes import RecordedEpisodes
-from cv_lightning.data.worlds.plates import ORIENTATION_WEIGHTS, SampleSource, Split
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import Sample, Trajectory
 from sandbox import ToolExecutor

@@ -13,20 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cv_lightning.conversation import format_answer, format_tool_call, parse_reply
-from cv_lightning.data.worlds.plates import (
-    PlateWorld,
-    SampleSource,
-    Split,
-    check_seed,
-    check_weights,
-    choose,
-    generator,
-)
+from cv_lightning.data.source import SampleSource, Split, check_seed, check_weights, choose, generator
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, last_orientation, required_orientation
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import Executor, refusal, request_of
-from cv_lightning.tools import ToolboxName, make_toolbox
+from cv_lightning.tools.choose import make_toolbox
+from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import CODE_TOOL, Sample, StopReason, Trajectory, Turn
 from sandbox import inverse, orient
 

@@ -13,9 +13,9 @@ from PIL import Image
 from cv_lightning.conversation import escape_markup, parse_reply
 from cv_lightning.endpoint.client import ChatReply
 from cv_lightning.errors import ConfigError
-from cv_lightning.tools import Toolbox
-from cv_lightning.tools.call_text import join_calls, write_call
 from cv_lightning.tools.code import CODE_TOOLS
+from cv_lightning.tools.reply_text import join_calls, write_call
+from cv_lightning.tools.toolbox import Toolbox
 from cv_lightning.types import Reply, Sample
 from sandbox import Observation
 

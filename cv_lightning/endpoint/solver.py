@@ -20,10 +20,11 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.solver import Solver
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import end_after, observe
-from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
+from cv_lightning.tools.choose import make_toolbox
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn
 from sandbox import Limits, ToolExecutor
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 
 #: How servers say that a conversation is too long: OpenAI by its code, vLLM and others in words.
 _TOO_LONG = ("context_length_exceeded", "context length", "context_length", "maximum context", "too many tokens")
@@ -64,7 +65,7 @@ class EndpointSolver(Solver):
         at_once: int = 8,
         give_up_after: int = 20,
         images: ImageEncoding | None = None,
-        lane: Lane = "auto",
+        lane: LaneName = "auto",
         limits: Limits | None = None,
         toolbox: Toolbox | ToolboxName = "code",
     ) -> None:
@@ -84,7 +85,7 @@ class EndpointSolver(Solver):
         self.at_once = at_once
         self.give_up_after = give_up_after
         self.images = images or ImageEncoding()
-        self.lane: Lane = lane
+        self.lane: LaneName = lane
         self.limits = limits or Limits()
         self._settings: dict[str, Any] = {"temperature": temperature, "max_tokens": max_new_tokens}
         if temperature > 0:

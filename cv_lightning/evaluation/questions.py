@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from cv_lightning.data.worlds.plates import SampleSource, Split, check_seed
+from cv_lightning.data.source import SampleSource, Split, check_seed
 from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS, Condition, make_conditions
 from cv_lightning.types import Sample

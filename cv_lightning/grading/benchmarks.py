@@ -12,14 +12,12 @@ from dataclasses import dataclass
 
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import DataError
+from cv_lightning.grading.judge import AnswerJudge
 from cv_lightning.grading.rules import anls, is_right, is_right_relaxed
 from cv_lightning.types import Sample
 
 #: (prediction, right answers, what follows the colon of the rule's name) -> credit in [0, 1].
 Rule = Callable[[str, Sequence[str], str], float]
-
-#: (question, prediction, truth) -> right, wrong, or None where it could not be judged (`answers.Judge`).
-AnswerJudge = Callable[[str, str, str], bool | None]
 
 #: From here on a partial score counts as a right answer, where only right or wrong is asked for.
 RIGHT_FROM = 0.5

@@ -16,7 +16,7 @@ from PIL import Image
 from cv_lightning.conversation import Conversation
 from cv_lightning.errors import ConversationError
 from cv_lightning.serving.request import BadRequest, ChatRequest, Message
-from cv_lightning.tools.call_text import join_calls, split_calls
+from cv_lightning.tools.reply_text import join_calls, split_calls
 from cv_lightning.types import TokenSequence
 
 _OPENING, _CLOSING = "<tool_response>\n", "\n</tool_response>"

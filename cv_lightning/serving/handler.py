@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cv_lightning.serving.backend import Progress, Running
 from cv_lightning.serving.http_handler import JsonHandler, error_object
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
-from cv_lightning.tools.call_text import split_calls, stable_text
+from cv_lightning.tools.reply_text import split_calls, stable_text
 
 if TYPE_CHECKING:
     from cv_lightning.serving.server import ChatServer

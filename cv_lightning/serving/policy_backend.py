@@ -11,22 +11,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from cv_lightning.rollout import Completion, Sampling
+from cv_lightning.rollout import Completion, Sampling, SamplingPolicy
 from cv_lightning.serving.backend import Progress
 from cv_lightning.serving.encoding import ChatEncoder
 from cv_lightning.serving.request import BadRequest, ChatRequest
 from cv_lightning.types import TokenSequence
-from modules.policy.generation import GenerationSession
-from modules.policy.policy import Policy
 
 _LOG = logging.getLogger(__name__)
 
-
-class _CancelledError(Exception):
-    """Nobody waits for any reply of the batch."""
+_CANCELLED = BadRequest("The reply was cancelled.", code="cancelled", status=503)
 
 
 class Job:
@@ -82,30 +75,6 @@ class Job:
         self.is_cancelled = True
 
 
-class _WatchedSession(GenerationSession):
-    """Hands on every token as it is drawn, and stops once nobody waits."""
-
-    def __init__(self, policy: Policy, sampling: Sampling, jobs: Sequence[Job]) -> None:
-        super().__init__(policy, sampling)
-        self._jobs = jobs
-        limit = policy.conversation.max_context_tokens
-        # What may still be handed on of each row; nothing of a row that nobody watches.
-        self._left = [min(sampling.max_new_tokens, limit - job.n_input) * job.is_watched for job in jobs]
-
-    def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
-        if all(job.is_cancelled for job in self._jobs):
-            raise _CancelledError
-        ids_B, logprobs_B = super()._draw(hidden_BD)
-        if any(self._left):
-            for row, token_id in enumerate(ids_B.tolist()):
-                if token_id == self.policy.conversation.end_of_turn_id:
-                    self._left[row] = 0
-                if self._left[row] > 0:
-                    self._left[row] -= 1
-                    self._jobs[row].add(token_id)
-        return ids_B, logprobs_B
-
-
 @dataclass(frozen=True)
 class Batching:
     """How requests become batches.
@@ -131,7 +100,9 @@ class PolicyBackend:
         batching: How requests become batches.
     """
 
-    def __init__(self, policy: Policy, name: str, max_new_tokens: int = 1024, batching: Batching | None = None) -> None:
+    def __init__(
+        self, policy: SamplingPolicy, name: str, max_new_tokens: int = 1024, batching: Batching | None = None
+    ) -> None:
         self.policy = policy
         self.name = name
         self.max_new_tokens = max_new_tokens
@@ -202,13 +173,18 @@ class PolicyBackend:
         if not wanted:
             return
         self.batch_sizes.append(len(wanted))
+        end_id = self.policy.conversation.end_of_turn_id
+
+        def on_tokens(ids_B: Sequence[int | None]) -> bool:
+            for job, token in zip(wanted, ids_B, strict=True):
+                if job.is_watched and token is not None and token != end_id:
+                    job.add(token)
+            return not all(job.is_cancelled for job in wanted)
+
         try:
-            session = _WatchedSession(self.policy, wanted[0].sampling, wanted)
+            session = self.policy.open_session(wanted[0].sampling, on_tokens)
             for job, completion in zip(wanted, session.sample([job.tokens for job in wanted]), strict=True):
-                job.finish(completion)
-        except _CancelledError:
-            for job in wanted:
-                job.finish(BadRequest("The reply was cancelled.", code="cancelled", status=503))
+                job.finish(_CANCELLED if job.is_cancelled else completion)
         except Exception:  # noqa: BLE001 - whatever it is, the clients are told and the server goes on
             if len(wanted) > 1 and not any(job.is_watched for job in wanted):
                 # One that does not fit in memory, or is broken, must not take the others with it.
@@ -229,5 +205,7 @@ def _fits(job: Job, first: Job) -> bool:
 
 
 def _release_memory() -> None:
+    import torch  # the policy has imported it already
+
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
-from cv_lightning.tools.call_text import join_calls
+from cv_lightning.tools.reply_text import join_calls
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from cv_lightning.tools.parameters import Parameter
+from cv_lightning.tools.parameters import ToolParameter
 from sandbox import ModelResult
 
 
@@ -23,7 +23,7 @@ class ModelTool(ABC):
     #: What it does, for the policy.
     description: ClassVar[str]
     #: What it takes beside an image, by name.
-    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    parameters: ClassVar[Mapping[str, ToolParameter]] = {}
     #: Seconds that a call may take.
     wall_s: ClassVar[float] = 10.0
     #: Seconds that its process may take to start and to load.

@@ -13,7 +13,7 @@ from typing import Any
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
-from cv_lightning.tools.parameters import Choice, Integer, Number, Parameter, Region, shown
+from cv_lightning.tools.parameters import Choice, Integer, Number, Region, ToolParameter, shown
 from cv_lightning.tools.toolbox import Toolbox, function_schema, read_checked
 from cv_lightning.types import Reply, ToolCall
 
@@ -30,10 +30,10 @@ class NamedTool:
 
     description: str
     write: Callable[..., str]
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, ToolParameter] = field(default_factory=dict)
 
 
-def _factor(description: str) -> dict[str, Parameter]:
+def _factor(description: str) -> dict[str, ToolParameter]:
     return {"factor": Number(description, low=0, high=10)}
 
 

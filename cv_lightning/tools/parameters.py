@@ -17,7 +17,7 @@ class ArgumentError(Exception):
 
 
 @dataclass(frozen=True)
-class Parameter(ABC):
+class ToolParameter(ABC):
     """One parameter of a tool.
 
     Attributes:
@@ -69,7 +69,7 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Number(Parameter):
+class Number(ToolParameter):
     """A number in [low, high]."""
 
     low: float = -math.inf
@@ -93,7 +93,7 @@ class Number(Parameter):
 
 
 @dataclass(frozen=True)
-class Integer(Parameter):
+class Integer(ToolParameter):
     """An integer in [low, high]; 3.0 is one, as in JSON Schema."""
 
     low: int = 0
@@ -117,7 +117,7 @@ class Integer(Parameter):
 
 
 @dataclass(frozen=True)
-class ImageIndex(Parameter):
+class ImageIndex(ToolParameter):
     """An image of the trajectory; how many there are is the executor's to know, and its to say."""
 
     def kind(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class ImageIndex(Parameter):
 
 
 @dataclass(frozen=True)
-class Choice(Parameter):
+class Choice(ToolParameter):
     """One of a few texts or integers."""
 
     options: tuple[str | int, ...] = ()
@@ -158,7 +158,7 @@ class Choice(Parameter):
 
 
 @dataclass(frozen=True)
-class Region(Parameter):
+class Region(ToolParameter):
     """A box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, each in [0, high]."""
 
     high: int = 100_000
@@ -182,7 +182,7 @@ class Region(Parameter):
         return x1, y1, x2, y2
 
 
-def read_arguments(parameters: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+def read_arguments(parameters: Mapping[str, ToolParameter], given: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments of a call and fill in defaults.
 
     Args:
@@ -212,7 +212,7 @@ def read_arguments(parameters: Mapping[str, Parameter], given: Mapping[str, Any]
     return values
 
 
-def object_schema(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+def object_schema(parameters: Mapping[str, ToolParameter]) -> dict[str, Any]:
     """The arguments of a tool in JSON Schema's words."""
     return {
         "type": "object",

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
-from cv_lightning.tools.parameters import ArgumentError, ImageIndex, Parameter, object_schema, read_arguments
+from cv_lightning.tools.parameters import ArgumentError, ImageIndex, ToolParameter, object_schema, read_arguments
 from cv_lightning.types import Reply, ToolCall
 from sandbox import ModelCall
 
 #: Which image a call works on, in words and as a parameter.
 WHICH_IMAGE = "0-based, over the images of the question and then each result"
-IMAGE_INDEX: Mapping[str, Parameter] = {"image_index": ImageIndex(WHICH_IMAGE, default=0)}
+IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": ImageIndex(WHICH_IMAGE, default=0)}
 
 #: How configs name a toolbox: all tools of a kind, without models.
 ToolboxName = Literal["code", "named"]
@@ -120,7 +120,7 @@ class Toolbox(ABC):
         return read_checked(model.name, model.parameters, arguments, make)
 
 
-def function_schema(name: str, description: str, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+def function_schema(name: str, description: str, parameters: Mapping[str, ToolParameter]) -> dict[str, Any]:
     """A tool that works on one of the images, in the form of OpenAI's `tools`."""
     arguments = object_schema({**parameters, **IMAGE_INDEX})
     return {"type": "function", "function": {"name": name, "description": description, "parameters": arguments}}
@@ -128,7 +128,7 @@ def function_schema(name: str, description: str, parameters: Mapping[str, Parame
 
 def read_checked(
     name: str,
-    parameters: Mapping[str, Parameter],
+    parameters: Mapping[str, ToolParameter],
     arguments: Mapping[str, Any],
     make: Callable[[dict[str, Any]], ToolCall],
 ) -> Reply:

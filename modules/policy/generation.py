@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cv_lightning.rollout import Completion, Sampling
+from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
 from modules.policy.kv_cache import growing_cache
 from modules.policy.token_batch import DistinctImages, distinct_images, image_key
@@ -28,11 +28,13 @@ class GenerationSession:
     Args:
         policy: Whose tokens are sampled.
         sampling: How.
+        on_tokens: Reads along, and may stop a turn.
     """
 
-    def __init__(self, policy: Policy, sampling: Sampling) -> None:
+    def __init__(self, policy: Policy, sampling: Sampling, on_tokens: OnTokens | None = None) -> None:
         self.policy = policy
         self.sampling = sampling
+        self._on_tokens = on_tokens
         self._generator = torch.Generator(device=policy.device).manual_seed(sampling.seed)
         self._cache = growing_cache()
         self._is_started = False
@@ -145,16 +147,12 @@ class GenerationSession:
             ids_TB.append(ids_B)
             logprobs_TB.append(logprobs_B)
             is_open_TB.append(is_open_B)
-            if not self._goes_on(ids_B):
+            if self._on_tokens is not None and not self._on_tokens(_open_ids(ids_B, is_open_B)):
                 break
             is_open_B = is_open_B & (ids_B != end_id)
             if bool(is_open_B.any()):
                 hidden_BD = self._step(ids_B, is_open_B)
         return self._completions(ids_TB, logprobs_TB, is_open_TB, end_id)
-
-    def _goes_on(self, ids_B: Tensor) -> bool:
-        """Told every token as it is drawn (padding in rows that have ended); False leaves the turns as they are."""
-        return True
 
     def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
         logits_BV = self.policy.logits(hidden_BD)
@@ -190,3 +188,7 @@ class GenerationSession:
             Completion(row_ids[:length], row_logprobs[:length], length > 0 and row_ids[length - 1] == end_id)
             for row_ids, row_logprobs, length in zip(ids, logprobs, lengths, strict=True)
         ]
+
+
+def _open_ids(ids_B: Tensor, is_open_B: Tensor) -> list[int | None]:
+    return [token if is_open else None for token, is_open in zip(ids_B.tolist(), is_open_B.tolist(), strict=True)]

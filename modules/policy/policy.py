@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
-from cv_lightning.rollout import Sampling
-from cv_lightning.tools import Toolbox, ToolboxName
+from cv_lightning.rollout import OnTokens, Sampling
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.generation import GenerationSession
@@ -294,9 +294,9 @@ class Policy(nn.Module):
 
     # ---- sampling and export -----------------------------------------------------------------------------------------
 
-    def open_session(self, sampling: Sampling) -> GenerationSession:
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> GenerationSession:
         """Start sampling: see `GenerationSession.sample`."""
-        return GenerationSession(self, sampling)
+        return GenerationSession(self, sampling, on_tokens)
 
     def collate(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
         """Sequences as one batch on this policy's device."""

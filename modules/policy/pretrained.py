@@ -18,8 +18,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import logging
 
 from cv_lightning.errors import CheckpointError, ConfigError
-from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox, restore_toolbox
+from cv_lightning.tools.choose import make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 
 #: Hugging Face's `model_type` of the models that a policy can be.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")

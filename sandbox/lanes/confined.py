@@ -22,9 +22,7 @@ from sandbox.effects.pixels import Pixels
 from sandbox.effects.search import Effects, find_effects
 from sandbox.images import as_rgb, check_size
 from sandbox.messages import hide_paths
-from sandbox.types import Limits, Observation, ToolRequest
-
-Fresh = Literal["call", "episode"]
+from sandbox.types import Fresh, Limits, Observation, ToolRequest
 
 #: Episodes whose worker is kept, at least; beyond, the one that was used longest ago loses its variables.
 _MAX_EPISODES = 64
@@ -56,6 +54,8 @@ class ConfinedLane:
     Raises:
         ConfinementError: Where the machine does not give `min_level`.
     """
+
+    name = "confined"
 
     def __init__(
         self, workers: int, limits: Limits, min_level: Level, fresh: Fresh, without: Sequence[str] = ()

@@ -17,14 +17,14 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from PIL import Image
 
 from sandbox.images import as_rgb, check_size
-from sandbox.lanes.pillow import same_pixels
+from sandbox.lanes.credit import same_pixels
 from sandbox.messages import kind_of
 from sandbox.types import Limits, Model, ModelCall, ModelResult, Observation, Status, ToolRequest
 
@@ -36,48 +36,46 @@ _TEXT_CHARS = 1 << 16
 Answer = tuple[Status, ModelResult]
 
 
-class ModelLane:
-    """Keeps the processes of models; it may be shared by threads."""
+@dataclass(frozen=True)
+class ModelStep:
+    """A model to call on the image of an observation."""
 
-    def __init__(self) -> None:
+    request: ToolRequest
+    model: ModelCall
+    before: Observation
+
+
+class ModelLane:
+    """Keeps the processes of models; it may be shared by threads.
+
+    Args:
+        limits: What a result may be.
+    """
+
+    name = "model"
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._lock = threading.Lock()
         self._workers: dict[int, _Worker] = {}
 
-    def run(
-        self, requests: Sequence[ToolRequest], observations: Sequence[Observation | None], limits: Limits
-    ) -> list[Observation]:
-        """Call the models that requests name on the images of their observations.
-
-        Args:
-            requests: What was asked for. Equal calls on equal images are made once.
-            observations: What came of the code or program of each.
-            limits: What a result may be.
-
-        Returns:
-            The observations, in order; those that failed before a model was reached as they are.
-        """
+    def run(self, calls: Sequence[ModelStep]) -> list[Observation]:
+        """The observation of each step, in order. Equal calls on equal images are made once."""
         answers: dict[object, tuple[Answer, float]] = {}
-        return [
-            observation
-            if request.model is None or observation.status != "ok" or observation.image is None
-            else self._observe(request.model, observation, observation.image, request, limits, answers)
-            for request, observation in zip(requests, observations, strict=True)
-            if observation is not None
-        ]
+        return [self._observe(step, answers) for step in calls]
 
-    def _observe(
-        self,
-        call: ModelCall,
-        before: Observation,
-        image: Image.Image,
-        request: ToolRequest,
-        limits: Limits,
-        answers: dict[object, tuple[Answer, float]],
-    ) -> Observation:
-        key = _key(call, image)
+    def _observe(self, step: ModelStep, answers: dict[object, tuple[Answer, float]]) -> Observation:
+        before, call, image = step.before, step.model, step.before.image
+        if image is None:
+            return before
+        try:
+            key = _key(call, image)
+        except Exception as error:  # noqa: BLE001 - arguments that cannot be written down
+            text = f"{before.text}{call.name} failed: {_reason(error)}"
+            return replace(before, status="error", image=None, text=text, tools=())
         if key not in answers:
             start = time.perf_counter()
-            answers[key] = self._worker(call).ask(image, call, limits), time.perf_counter() - start
+            answers[key] = self._worker(call).ask(image, call, self._limits), time.perf_counter() - start
         (status, found), seconds = answers[key]
         wall_s = before.wall_s + seconds
         text = before.text + found.text
@@ -87,9 +85,9 @@ class ModelLane:
             text = f"{before.text}{call.name} found nothing."
         tools = (*before.tools, call.name) if found.text or found.image is not None else before.tools
         seen = replace(before, text=text, tools=tools, wall_s=wall_s)
-        if found.image is not None:  # where its pixels lie in the image that it was made from is not known
+        if found.image is not None:  # nobody knows where its pixels lie in the image that it was made from
             return replace(seen, image=found.image, orientation=None, frame=None)
-        is_old = same_pixels(image, as_rgb(request.images[request.image_index]))
+        is_old = same_pixels(image, as_rgb(step.request.images[step.request.image_index]))
         return replace(seen, image=None) if is_old else seen
 
     def _worker(self, call: ModelCall) -> _Worker:
@@ -105,6 +103,11 @@ class ModelLane:
             workers, self._workers = self._workers, {}
         for worker in workers.values():
             worker.close()
+
+    def disown(self) -> None:
+        """Forget the parent's processes, in a forked child."""
+        self._lock = threading.Lock()
+        self._workers = {}
 
 
 def _key(call: ModelCall, image: Image.Image) -> object:

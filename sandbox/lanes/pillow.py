@@ -2,21 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
-from sandbox.geometry import ORIENTATIONS, Affine, Size, compose, orientation_frame
-from sandbox.operations.formulas import UncertainError, tool_of
-from sandbox.operations.operation import Operation
-from sandbox.operations.outputs import rounded_box
+from sandbox.geometry import Affine
+from sandbox.images import as_rgb
+from sandbox.lanes.credit import LiftedEffects, same_pixels
+from sandbox.lanes.lane import Lifted
+from sandbox.messages import NO_RESULT, describe_error, kind_of
+from sandbox.operations.formulas import UncertainError
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
+from sandbox.threads import spread
+from sandbox.types import Observation, Status
 
-_RIGHT_ANGLES = {90: "rotate_90", 180: "rotate_180", 270: "rotate_270"}
+#: Pixels of a batch from which on threads pay.
+_MANY_PIXELS = 1 << 20
+
+
+class PillowLane:
+    """Runs programs by Pillow, OpenCV and NumPy, on all cores if the images are large."""
+
+    name = "pillow"
+
+    def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
+        """The observation of each program, in order; None for one that fails, which its code must explain."""
+        return spread(_guarded, calls) if _is_worth_threads(calls) else list(map(_guarded, calls))
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    def disown(self) -> None:
+        """There is nothing to let go of."""
+
+
+def _guarded(call: Lifted) -> Observation | None:
+    start = time.perf_counter()
+    try:
+        seen = _observe(call)
+    except Exception as error:  # noqa: BLE001 - a broken image file, or no memory: one call must not end the others
+        seen = Observation("error", text=f"The request could not be served: {type(error).__name__}: {error}")
+    return seen and replace(seen, wall_s=time.perf_counter() - start)
+
+
+def _observe(call: Lifted) -> Observation | None:
+    program = call.program
+    if not program.has_result:
+        status: Status = "ok" if program.text else "error"
+        return Observation(status, text=program.text or NO_RESULT, lane="pillow", level="lifted")
+    outcome = run_program(program, as_rgb(call.image))
+    if outcome.failure is not None:
+        text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, call.request.code)
+        return Observation("error", text=program.text + text, lane="pillow", level="lifted")
+    return None if outcome.image is None else observed(program, outcome, "pillow")
+
+
+def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
+    """Whether the images are many pixels, all of them in memory: two threads must not read one file."""
+    images = [call.image for call in calls if call.program.has_result]
+    if len(images) < 2 or any(isinstance(image, ImageFile.ImageFile) for image in images):
+        return False
+    return sum(image.width * image.height for image in images) >= _MANY_PIXELS
 
 
 @dataclass(frozen=True)
@@ -54,123 +104,35 @@ def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
         if operation is program.operations[-1] and program.sizes and program.sizes[-1] is None:
             return Outcome(None)
         effects.add(operation, before.size, partial(_differ, before, image))
-    tools = effects.net_tools(
-        lambda: same_pixels(image, _without_colour(program, source)), lambda: same_pixels(image, source)
-    )
+    tools = effects.net_tools(lambda: _is_colourless(program, source, image), lambda: same_pixels(image, source))
     return Outcome(image.copy() if image is source else image, tools, effects.net_orientation, effects.frame)
+
+
+def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
+    """What a policy sees of a program that made an image."""
+    is_chosen, image = program.source is None, outcome.image
+    return Observation(
+        "ok",
+        image=image if image is None or image.mode == "RGB" else image.convert("RGB"),
+        text=program.text,
+        lane=lane,
+        level="lifted",
+        tools=outcome.tools,
+        orientation=outcome.orientation if is_chosen else None,
+        frame=outcome.frame if is_chosen else None,
+    )
 
 
 def _differ(before: Image.Image, after: Image.Image) -> bool:
     return not same_pixels(before, after)
 
 
-def same_pixels(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two images look the same: equal size and equal RGB values."""
-    if one.size != other.size:
+def _is_colourless(program: ToolProgram, source: Image.Image, result: Image.Image) -> bool:
+    """Whether the program gives the same without its colour operations; not if it then fails."""
+    try:
+        for operation in program.operations:
+            if not OPERATIONS[operation.name].is_colour:
+                source = OPERATIONS[operation.name].call(source, operation.values)
+    except Exception:  # noqa: BLE001 - an operation that needs what a colour operation made, a gray image say
         return False
-    rows = max(1, (1 << 16) // max(one.width, 1))
-    for top in range(0, one.height, rows):
-        box = (0, top, one.width, min(top + rows, one.height))
-        if one.crop(box).convert("RGB").tobytes() != other.crop(box).convert("RGB").tobytes():
-            return False
-    return True
-
-
-class LiftedEffects:
-    """What the operations of a program did, one after the other; whichever lane did them."""
-
-    def __init__(self) -> None:
-        self.tools: list[tuple[str, bool]] = []
-        self.orientation = "identity"
-        self.frame: Affine | None = Affine()
-        self.is_oblique = False
-
-    @property
-    def net_orientation(self) -> str | None:
-        """Element of the eight; None after a turn by another angle."""
-        return None if self.is_oblique else self.orientation
-
-    def add(self, operation: Operation, size: Size, is_changed: Callable[[], bool]) -> None:
-        """Add an operation on an image of `size`; `is_changed` looks whether it changed a pixel's RGB values."""
-        kind = OPERATIONS[operation.name]
-        place = kind.frame(operation.values, size)
-        self.frame = place.then(self.frame) if place is not None and self.frame is not None else None
-        self.is_oblique |= place is None
-        if kind.is_colour:
-            tool = colour_tool(operation, size)
-            if tool is not None and is_changed():
-                self.tools.append((tool, True))
-            return
-        for tool in _moves(operation, size):
-            if tool in ORIENTATIONS:
-                self.orientation = compose(self.orientation, tool)
-            self.is_oblique |= tool in {"rotate", "affine", "perspective"}
-            self.tools.append((tool, False))
-
-    def net_tools(self, is_colourless: Callable[[], bool], is_source: Callable[[], bool]) -> tuple[str, ...]:
-        """The tools whose effect is left at the end: turns count by their sum, and what was undone does not count.
-
-        Args:
-            is_colourless: Looks whether the result is the same without the colour operations.
-            is_source: Looks whether the result is the source.
-        """
-        names: list[str] = []
-        is_moved = any(tool not in ORIENTATIONS for tool, is_colour in self.tools if not is_colour)
-        if sum(is_colour for _, is_colour in self.tools) > 1 and is_colourless():
-            self.tools = [(tool, is_colour) for tool, is_colour in self.tools if not is_colour]
-        for tool, _ in self.tools:
-            net = self.orientation if tool in ORIENTATIONS else tool
-            if net != "identity" and net not in names:
-                names.append(net)
-        return () if is_moved and len(self.tools) > 1 and is_source() else tuple(names)
-
-
-def colour_tool(operation: Operation, size: Size) -> str | None:
-    """The tool of a colour operation on an image of `size`; None where it has none or is known to change nothing."""
-    kind = OPERATIONS[operation.name]
-    tool = "grayscale" if operation.name == "Image.convert" and operation.values[0] == "L" else kind.tool
-    tool = tool_of(operation.values[0]) if operation.name == "np.formula" else tool
-    return tool if kind.acts(operation.values, size) else None
-
-
-def _moves(operation: Operation, size: Size) -> list[str]:
-    """The tools of an operation that moves pixels, from its values alone."""
-    values: tuple[Any, ...] = operation.values
-    kind = OPERATIONS[operation.name]
-    if operation.name == "orient":
-        return [str(values[0])]
-    if operation.name == "Image.rotate":
-        angle = values[0] % 360
-        if angle == 0 or angle in _RIGHT_ANGLES:  # off Pillow's fast path: shifted, or the corners are cut
-            return [_RIGHT_ANGLES[int(angle)], "crop"] if angle else ["crop"]
-        return ["rotate"]
-    if operation.name == "Image.crop":
-        left, top, right, bottom = rounded_box(values[0])
-        width, height = size
-        cuts = left > 0 or top > 0 or right < width or bottom < height
-        grows = left < 0 or top < 0 or right > width or bottom > height
-        return ["crop"] * cuts + ["pad"] * grows
-    if operation.name == "cv2.warpAffine":
-        return [_turn_of(kind.frame(values, size), values[1], size) or "affine"]
-    return [kind.tool] if kind.tool and kind.acts(values, size) else []
-
-
-def _turn_of(frame: Affine | None, size: Size, before: Size) -> str | None:
-    """The orientation that a map is but for a pixel at the border; None for any other map."""
-    for name in ORIENTATIONS[1:]:
-        turn = orientation_frame(name, before)
-        corners = [(x, y) for x in (0, size[0]) for y in (0, size[1])]
-        if frame is not None and all(
-            abs(one - other) <= 1.01
-            for x, y in corners
-            for one, other in zip(frame.point(x, y), turn.point(x, y), strict=True)
-        ):
-            return name
-    return None
-
-
-def _without_colour(program: ToolProgram, image: Image.Image) -> Image.Image:
-    for operation in program.operations:
-        if not OPERATIONS[operation.name].is_colour:
-            image = OPERATIONS[operation.name].call(image, operation.values)
-    return image
+    return same_pixels(result, source)

@@ -16,7 +16,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from sandbox.confined.plain_worker import HEAD, command, environment
 from sandbox.effects.search import find_effects
 from sandbox.images import as_rgb, check_size
 from sandbox.messages import hide_paths
-from sandbox.types import ConfinementError, Limits, Observation, ToolRequest
+from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
 
 _MAX_EPISODES = 16
 _START_S = 60.0
@@ -54,9 +53,10 @@ class ProcessLane:
         ConfinementError: For any other `min_level`.
     """
 
+    name = "confined"
     level: Level = "process"
 
-    def __init__(self, workers: int, limits: Limits, min_level: Level, fresh: Literal["call", "episode"]) -> None:
+    def __init__(self, workers: int, limits: Limits, min_level: Level, fresh: Fresh) -> None:
         if min_level != "process":
             raise ConfinementError(
                 f"Expected confinement of level {min_level!r} or better but this system ({sys.platform}) has no "

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cv_lightning.chat.talk import AnswerLimits, OpenSession, PolicyTalk
+from cv_lightning.chat.talk import AnswerLimits, PolicyTalk
 from cv_lightning.conversation import Conversation, format_answer, format_call
-from cv_lightning.rollout import Completion, Executor, Sampling
+from cv_lightning.rollout import Completion, Executor, OnTokens, Sampling
 from cv_lightning.types import TokenSequence, ToolCall, Trajectory
 from tests.modules.helpers import small_policy
 
@@ -28,7 +28,7 @@ def a_conversation(**changes: Any) -> Conversation:
 
 
 class Script:
-    """Opens sessions that say what a test has written, a letter a token."""
+    """A policy that says what a test has written, a letter a token."""
 
     def __init__(self, conversation: Conversation, *texts: str) -> None:
         self.conversation = conversation
@@ -37,15 +37,16 @@ class Script:
         self.samplings: list[Sampling] = []
         self.before_token: Callable[[int], None] = lambda n: None
 
-    def open(self, sampling: Sampling, on_token: Callable[[int], bool]) -> _Session:
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> _Session:
+        assert on_tokens is not None
         self.samplings.append(sampling)
-        return _Session(self, on_token)
+        return _Session(self, on_tokens)
 
 
 class _Session:
-    def __init__(self, script: Script, on_token: Callable[[int], bool]) -> None:
+    def __init__(self, script: Script, on_tokens: OnTokens) -> None:
         self._script = script
-        self._on_token = on_token
+        self._on_tokens = on_tokens
 
     def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
         script = self._script
@@ -56,7 +57,7 @@ class _Session:
         for token in [*letters, script.conversation.end_of_turn_id]:
             script.before_token(len(written))
             written.append(token)
-            if not self._on_token(token):
+            if not self._on_tokens([token]):
                 break
         is_finished = written[-1] == script.conversation.end_of_turn_id
         return [Completion(written, [-1.0] * len(written), is_finished)]
@@ -83,6 +84,5 @@ class Notes:
 
 
 def a_talk(script: Script, executor: Executor, max_turns: int = 4) -> PolicyTalk:
-    opener: OpenSession = script.open
     limits = AnswerLimits(Sampling(temperature=0.0, max_new_tokens=300, seed=3), max_turns)
-    return PolicyTalk(script.conversation, opener, executor, limits)
+    return PolicyTalk(script, executor, limits)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cv_lightning.conversation import Conversation, format_answer, format_call
-from cv_lightning.rollout import Completion, Sampling, rollout
+from cv_lightning.rollout import Completion, OnTokens, Sampling, rollout
 from cv_lightning.types import Group, Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from modules.policy.tiny import train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
@@ -27,7 +27,7 @@ class Script:
         self.asked: list[list[int]] = []
         self.sampling: Sampling | None = None
 
-    def open_session(self, sampling: Sampling) -> Script:
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Script:
         self.sampling = sampling
         self._indices: dict[int, int] = {}
         self._spoken = [0] * len(self.lines)

@@ -19,6 +19,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
+from cv_lightning.console.versions import versions
 from cv_lightning.conversation import format_answer, format_call, parse_reply
 from cv_lightning.data.sources import FileSource
 from cv_lightning.data.worlds.plates import PlateWorld
@@ -122,7 +123,7 @@ def test_the_table_of_a_policy_that_cannot_mirror(tmp_path: Path, capsys: pytest
         0,
     )
     assert content["conditions"]["hflip"]["drop"] == 1
-    assert content["versions"]["torch"] == torch.__version__
+    assert content["versions"] == versions()
     with (tmp_path / "metrics.csv").open(encoding="utf-8", newline="") as file:
         logged = {name: value for row in csv.DictReader(file) for name, value in row.items() if value}
     assert float(logged["test/accuracy/rot90"]) == 1.0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
-from sandbox.lanes.lifted import run_lifted
+from sandbox.lanes.lane import Lifted
+from sandbox.lanes.pillow import PillowLane
 from sandbox.messages import clean
 from sandbox.operations.program import Operation, ToolProgram
 
@@ -115,7 +116,7 @@ def test_truncated_file_is_an_observation(tmp_path: Any) -> None:
 
 def test_error_that_was_foreseen_but_does_not_come_is_rejected() -> None:
     program = ToolProgram((Operation("Image.resize", ((5, 5), None, None, None)),), sizes=((20, 12), None))
-    assert run_lifted(program, ToolRequest("", [IMAGE]), Limits()) is None
+    assert PillowLane().run([Lifted(ToolRequest("", [IMAGE]), program)]) == [None]
 
 
 def test_exif_turns_nothing(tmp_path: Any) -> None:

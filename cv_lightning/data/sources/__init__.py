@@ -1,7 +1,5 @@
 """Recorded data as it is published: adapters from its rows to `Sample`, read without holding it in memory."""
 
-from cv_lightning.data.sources.episodes import RecordedEpisodes
-from cv_lightning.data.sources.file_source import FileSource, Rows
-from cv_lightning.data.sources.opening import FORMATS
+import lazy_loader
 
-__all__ = ["FORMATS", "FileSource", "RecordedEpisodes", "Rows"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,16 +11,17 @@ from PIL import Image
 
 from cv_lightning.conversation import parse_reply
 from cv_lightning.data.rows import open_image, sample_from_row
+from cv_lightning.data.source import SampleSource, Split
 from cv_lightning.data.sources.codevision_sft import FORMAT, IMAGE, fields, turns_of
 from cv_lightning.data.sources.file_source import FileSource, Rows
 from cv_lightning.data.sources.formats import unwrap_image
 from cv_lightning.data.sources.records import Record
-from cv_lightning.data.worlds.plates import SampleSource, Split
 from cv_lightning.errors import DataError
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import Executor
-from cv_lightning.tools import Toolbox, ToolboxName, make_toolbox
+from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
+from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn
 from sandbox import Observation
 

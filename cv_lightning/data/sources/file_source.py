@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cv_lightning.data.orientation import restore_sample, transform_sample
 from cv_lightning.data.rows import Row, load_sample, read_row
+from cv_lightning.data.source import SampleSource, Split, check_seed, check_weights, choose_transforms, generator
 from cv_lightning.data.sources.formats import Format
 from cv_lightning.data.sources.opening import find_format, open_records
 from cv_lightning.data.sources.records import Records
-from cv_lightning.data.worlds.plates import SampleSource, Split, check_seed, check_weights, choose_transforms, generator
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import Sample
 

@@ -1,4 +1,3 @@
-from .pages import FamilyWorld as FamilyWorld
-from .pages import MVToolProcedural as MVToolProcedural
+from .family_world import FamilyWorld as FamilyWorld
+from .family_world import MVToolProcedural as MVToolProcedural
 from .plates import PlateWorld as PlateWorld
-from .plates import SampleSource as SampleSource

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cv_lightning.data.worlds.canvas import FONTS, PHOTOS, Canvas, Color, air_of, extent, grain
+from cv_lightning.data.worlds.page import FONTS, PHOTOS, Color, Page, air_of, extent, grain
 from cv_lightning.errors import ConfigError
 
 #: Characters that are told from each other in every orientation and font.
@@ -38,7 +38,7 @@ class Sizes:
 class Draft:
     """A drawn page: what is asked of it."""
 
-    canvas: Canvas
+    page: Page
     question: str
     answer: str
     needs_crop: bool
@@ -53,9 +53,9 @@ class Paper:
     sizes: Sizes
     hides_target: bool = False
 
-    def canvas(self, background: Color) -> Canvas:
+    def page(self, background: Color) -> Page:
         """A page of one color."""
-        return Canvas(self.size, self.scale, background, hides_target=self.hides_target)
+        return Page(self.size, self.scale, background, hides_target=self.hides_target)
 
 
 Family = Callable[[Paper, np.random.Generator], Draft]
@@ -63,9 +63,9 @@ Family = Callable[[Paper, np.random.Generator], Draft]
 
 def labels(paper: Paper, rng: np.random.Generator) -> Draft:
     """Many small signs with a name and a code each, on a photograph or a wall: which code stands below a name?"""
-    canvas = paper.canvas(_color(rng, 120, 230))
+    page = paper.page(_color(rng, 120, 230))
     if rng.random() < 0.5:
-        canvas.photo(int(rng.integers(len(PHOTOS))), float(rng.uniform(0.5, 1.0)))
+        page.photo(int(rng.integers(len(PHOTOS))), float(rng.uniform(0.5, 1.0)))
     font, size = _pick(rng, FONTS), _between(rng, paper.sizes.small)
     cell = _cell(font, size)
     columns, rows = paper.size[0] // cell[0], paper.size[1] // cell[1]
@@ -79,8 +79,8 @@ def labels(paper: Paper, rng: np.random.Generator) -> Draft:
         spare = [paper.size[0] // columns - cell[0], paper.size[1] // rows - cell[1]]
         x = int(place % columns) * (paper.size[0] // columns) + int(rng.integers(spare[0] + 1))
         y = int(place // columns) * (paper.size[1] // rows) + int(rng.integers(spare[1] + 1))
-        _label(canvas, rng, (x, y), cell, (names[number], codes[number]), font, size, is_target=number == 0)
-    return Draft(canvas, f"Which code stands below the name {names[0]}?", codes[0], needs_crop=True)
+        _label(page, rng, (x, y), cell, (names[number], codes[number]), font, size, is_target=number == 0)
+    return Draft(page, f"Which code stands below the name {names[0]}?", codes[0], needs_crop=True)
 
 
 def _cell(font: str, size: int) -> tuple[int, int]:
@@ -91,7 +91,7 @@ def _cell(font: str, size: int) -> tuple[int, int]:
 
 
 def _label(
-    canvas: Canvas,
+    page: Page,
     rng: np.random.Generator,
     at: tuple[int, int],
     cell: tuple[int, int],
@@ -105,18 +105,18 @@ def _label(
     board, ink = (_color(rng, 205, 256), _color(rng, 0, 70))
     if rng.random() < 0.35:
         board, ink = ink, board
-    canvas.rectangle((at[0] + 1, at[1] + 1, at[0] + cell[0] - 1, at[1] + cell[1] - 1), fill=board, outline=ink)
+    page.rectangle((at[0] + 1, at[1] + 1, at[0] + cell[0] - 1, at[1] + cell[1] - 1), fill=board, outline=ink)
     x, y = at[0] + 2 * air, at[1] + 2 * air
-    canvas.text((x, y), texts[0], font, size, ink)
-    write = canvas.target if is_target else canvas.text
+    page.text((x, y), texts[0], font, size, ink)
+    write = page.target if is_target else page.text
     write((x, y + height + 2 * air), texts[1], font, size, ink)
 
 
 def receipt(paper: Paper, rng: np.random.Generator) -> Draft:
     """A receipt on a table, one price asked for."""
-    canvas = paper.canvas(_color(rng, 60, 160))
+    page = paper.page(_color(rng, 60, 160))
     if rng.random() < 0.4:
-        canvas.photo(int(rng.integers(len(PHOTOS))), 0.8)
+        page.photo(int(rng.integers(len(PHOTOS))), 0.8)
     size = _between(rng, paper.sizes.small)
     font, (width, height) = "DejaVuSansMono", extent("G", "DejaVuSansMono", size)
     step = height + 2 * air_of(size)
@@ -128,27 +128,27 @@ def receipt(paper: Paper, rng: np.random.Generator) -> Draft:
     x = int(rng.integers(paper.size[0] - strip + 1))
     y = int(rng.integers(paper.size[1] - length + 1))
     ink = _color(rng, 10, 80)
-    canvas.rectangle((x, y, x + strip, y + length), fill=_color(rng, 236, 256))
+    page.rectangle((x, y, x + strip, y + length), fill=_color(rng, 236, 256))
     names = [WORDS[i] for i in rng.permutation(len(WORDS))[:n_items]]
     prices = [int(cents) for cents in rng.permutation(np.arange(105, 4999))[:n_items]]
     lines = [(name.title(), cents) for name, cents in zip(names, prices, strict=True)]
     asked = int(rng.integers(n_items + 1))
-    canvas.text((x + 2 * width, y + step // 2), f"SHOP {_code(rng, 4)}", font, size, ink)
-    canvas.line((x + width, y + 2 * step), (x + strip - width, y + 2 * step), ink)
+    page.text((x + 2 * width, y + step // 2), f"SHOP {_code(rng, 4)}", font, size, ink)
+    page.line((x + width, y + 2 * step), (x + strip - width, y + 2 * step), ink)
     lines.append(("Total", sum(prices)))
     for number, (name, cents) in enumerate(lines):
         top = y + step * (number + 3 if number < n_items else n_items + 4)
         price = f"{cents / 100:.2f}"
-        canvas.text((x + width, top), name, font, size, ink)
+        page.text((x + width, top), name, font, size, ink)
         left = x + strip - width - extent(price, font, size)[0]
-        (canvas.target if number == asked else canvas.text)((left, top), price, font, size, ink)
+        (page.target if number == asked else page.text)((left, top), price, font, size, ink)
     what = "the total" if asked == n_items else f"the price of {lines[asked][0]}"
-    return Draft(canvas, f"What is {what} on the receipt?", f"{lines[asked][1] / 100:.2f}", needs_crop=True)
+    return Draft(page, f"What is {what} on the receipt?", f"{lines[asked][1] / 100:.2f}", needs_crop=True)
 
 
 def form(paper: Paper, rng: np.random.Generator) -> Draft:
     """A printed form with ruled fields: which entry does a field hold?"""
-    canvas = paper.canvas(_color(rng, 232, 256))
+    page = paper.page(_color(rng, 232, 256))
     size, font = _between(rng, paper.sizes.small), _pick(rng, FONTS)
     air, height = air_of(size), extent("Gj", font, size)[1]
     row = height + 6 * air
@@ -164,20 +164,20 @@ def form(paper: Paper, rng: np.random.Generator) -> Draft:
     asked = int(rng.integers(len(names)))
     spare = paper.size[0] - columns * (label_width + entry_width + air), paper.size[1] - (n_rows + 1) * row
     x0, y0 = (int(rng.integers(max(0, value) + 1)) for value in spare)
-    canvas.text((x0 + air, y0 + air), f"FORM {_code(rng, 3)}", font, size, ink)
+    page.text((x0 + air, y0 + air), f"FORM {_code(rng, 3)}", font, size, ink)
     for number, (name, entry) in enumerate(zip(names, entries, strict=True)):
         x = x0 + (number % columns) * (label_width + entry_width + air)
         y = y0 + row * (1 + number // columns)
-        canvas.text((x + air, y + 2 * air), name, font, size, ink)
-        canvas.rectangle((x + label_width, y, x + label_width + entry_width, y + row - air), outline=ink)
-        write = canvas.target if number == asked else canvas.text
+        page.text((x + air, y + 2 * air), name, font, size, ink)
+        page.rectangle((x + label_width, y, x + label_width + entry_width, y + row - air), outline=ink)
+        write = page.target if number == asked else page.text
         write((x + label_width + 2 * air, y + 2 * air), entry, font, size, pen)
-    return Draft(canvas, f"What is written in the field {names[asked]}?", entries[asked], needs_crop=True)
+    return Draft(page, f"What is written in the field {names[asked]}?", entries[asked], needs_crop=True)
 
 
 def chart(paper: Paper, rng: np.random.Generator) -> Draft:
     """Bars with their values above them, or to be read at the axis, where every bar ends on a grid line."""
-    canvas = paper.canvas(_color(rng, 240, 256))
+    page = paper.page(_color(rng, 240, 256))
     size, font = paper.sizes.large[0], _pick(rng, ("DejaVuSans", "DejaVuSerif"))
     ink, (width, height) = _color(rng, 0, 70), paper.size
     left = extent("1000", font, size)[0] + 3 * air_of(size)
@@ -191,31 +191,31 @@ def chart(paper: Paper, rng: np.random.Generator) -> Draft:
     has_values = bool(rng.random() < 0.5)
     for tick in range(n_ticks + 1):
         y = bottom - tick * ((bottom - top) // n_ticks)
-        canvas.line((left, y), (width, y), (200, 200, 200))
+        page.line((left, y), (width, y), (200, 200, 200))
         if not has_values:
-            canvas.text((air_of(size), y - size // 2), str(tick * unit), font, size, ink)
+            page.text((air_of(size), y - size // 2), str(tick * unit), font, size, ink)
     heights = rng.integers(1, n_ticks + 1, n_bars)
     asked, slot = int(rng.integers(n_bars)), (width - left) // n_bars
     for number, ticks in enumerate(heights):
         x, y = left + number * slot, bottom - int(ticks) * ((bottom - top) // n_ticks)
         bar = (x + slot // 5, y, x + slot - slot // 5, bottom)
         is_target, color = number == asked, _color(rng, 40, 210)
-        if has_values or not (is_target and canvas.hides_target):
-            canvas.rectangle(bar, fill=color)
+        if has_values or not (is_target and page.hides_target):
+            page.rectangle(bar, fill=color)
         if has_values:
-            write = canvas.target if is_target else canvas.text
+            write = page.target if is_target else page.text
             write((bar[0], y - size - 2), str(int(ticks) * unit), font, size, ink)
         elif is_target:
-            canvas.mark(bar)
-        canvas.text((x + 1, bottom + size // 3), names[number], font, size, ink)
+            page.mark(bar)
+        page.text((x + 1, bottom + size // 3), names[number], font, size, ink)
     answer = str(int(heights[asked]) * unit)
-    return Draft(canvas, f"What is the value of the bar {names[asked]}?", answer, needs_crop=False)
+    return Draft(page, f"What is the value of the bar {names[asked]}?", answer, needs_crop=False)
 
 
 def faded(paper: Paper, rng: np.random.Generator) -> Draft:
     """One large code among smaller words, then dim, faded, noisy or inverted: a filter helps, none is required."""
     dark, light = _color(rng, 0, 50), _color(rng, 215, 256)
-    canvas = paper.canvas(light)
+    page = paper.page(light)
     font, code = _pick(rng, FONTS), _code(rng, 4)
     size = paper.sizes.large[1]
     while size > paper.sizes.large[0] and extent(code, font, size)[0] > paper.size[0] - 2 * air_of(size):
@@ -225,27 +225,27 @@ def faded(paper: Paper, rng: np.random.Generator) -> Draft:
     x = int(rng.integers(air, max(air + 1, paper.size[0] - width - air)))
     band = (paper.size[1] - height) // 2
     y = band + int(rng.integers(-band // 3, band // 3 + 1))
-    canvas.target((x, y), code, font, size, dark)
+    page.target((x, y), code, font, size, dark)
     for top in (air, paper.size[1] - paper.sizes.large[0] - air):
         if not y - air - paper.sizes.large[0] < top < y + height + air:
-            canvas.text((air, top), _pick(rng, WORDS).title(), font, paper.sizes.large[0], dark)
-    _spoil(canvas, rng)
-    return Draft(canvas, "Which code is written in large letters?", code, needs_crop=False)
+            page.text((air, top), _pick(rng, WORDS).title(), font, paper.sizes.large[0], dark)
+    _spoil(page, rng)
+    return Draft(page, "Which code is written in large letters?", code, needs_crop=False)
 
 
-def _spoil(canvas: Canvas, rng: np.random.Generator) -> None:
+def _spoil(page: Page, rng: np.random.Generator) -> None:
     """Make a page hard to see, the same way at every scale."""
     way = _pick(rng, ("dim", "faded", "noisy", "inverted"))
-    pixels = np.asarray(canvas.image, dtype=np.float32)
+    pixels = np.asarray(page.image, dtype=np.float32)
     if way == "dim":
         pixels = pixels * rng.uniform(0.08, 0.2)
     elif way == "faded":
         pixels = 225 + (pixels - 225) * rng.uniform(0.06, 0.14)
     elif way == "noisy":
-        pixels = 128 + (pixels - 128) * 0.45 + grain(rng, canvas.size, canvas.scale, 55.0)
+        pixels = 128 + (pixels - 128) * 0.45 + grain(rng, page.size, page.scale, 55.0)
     else:
         pixels = 35 + (255 - pixels) * rng.uniform(0.2, 0.5)
-    canvas.image.paste(Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)))
+    page.image.paste(Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)))
 
 
 #: Families by name; `turned` is a scene of labels whose image is never upright.

@@ -1,91 +1,36 @@
-"""A procedural world of text plates: exact ground truth for any index, no file, no download.
-
-Every sample is a function of (seed, split, index): the splits draw from different streams of one counter-based
-generator, so that training, validation and test never share a draw.
-"""
+"""A procedural world of text plates: exact answers for any index, no file, no download."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cv_lightning.data.orientation import transform_sample
+from cv_lightning.data.source import (
+    ORIENTATION_WEIGHTS,
+    SampleSource,
+    Split,
+    check_seed,
+    check_weights,
+    choose_transforms,
+    generator,
+)
+from cv_lightning.data.worlds.page import font_file
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 
-Split = Literal["train", "validation", "test"]
-
-#: The second word of every generator's key; two splits never share a stream.
-SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
-
 #: Characters without any symmetry, so that every orientation of a plate can be told from every other.
 CHIRAL_ALPHABET = "24567FGJLPR"
-
-#: What was done to an image, as a weighted choice: "none" and the five orientations of the paper, equally often.
-ORIENTATION_WEIGHTS = dict.fromkeys(
-    ("none", "rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical"), 1.0
-)
-
 
 #: Smallest font in pixels that a plate may be shrunk to.
 _MIN_FONT_SIZE = 6
 
 #: No font draws this one: its picture is the one for characters that are missing.
 _UNASSIGNED = "\U0010ffff"
-
-
-class SampleSource(ABC):
-    """Where samples come from: any index of any split, reproducibly."""
-
-    @abstractmethod
-    def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index`; `transforms` forces what is done to its image."""
-
-    def size(self, split: Split) -> int | None:
-        """How many different samples a split has; None where they never end."""
-        return None
-
-
-def check_weights(name: str, weights: Mapping[str, float], known: Sequence[str] = tuple(ORIENTATION_WEIGHTS)) -> None:
-    """Raise `ConfigError` unless `weights` holds known names with weights of at least 0, one of them positive."""
-    is_known = set(weights) <= set(known) and all(math.isfinite(weight) and weight >= 0 for weight in weights.values())
-    if not is_known or not any(weights.values()):
-        raise ConfigError(
-            f"{name}: expected weights of at least 0, not all 0, for names of {', '.join(known)} "
-            f"but got {dict(weights)}"
-        )
-
-
-def choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
-    """A name, as often as its weight says."""
-    names, values = list(weights), np.array(list(weights.values()), dtype=float)
-    return names[int(rng.choice(len(names), p=values / values.sum()))]
-
-
-def choose_transforms(rng: np.random.Generator, weights: Mapping[str, float]) -> tuple[str, ...]:
-    """What is done to an image: nothing for "none", else the transform."""
-    name = choose(rng, weights)
-    return () if name == "none" else (name,)
-
-
-def check_seed(name: str, seed: int) -> None:
-    """Raise `ConfigError` for a seed that is no key of `generator`."""
-    if not 0 <= seed < 2**48:
-        raise ConfigError(f"{name}: expected 0 <= seed < 2**48 but got {seed}")
-
-
-def generator(seed: int, split: Split, index: int, stream: int = 0) -> np.random.Generator:
-    """The random numbers of one sample; `stream` separates uses (drawing it, writing its episode)."""
-    return np.random.Generator(np.random.Philox(key=[(seed << 8) | (SPLITS[split] << 4) | stream, index]))
 
 
 @dataclass(frozen=True)
@@ -181,12 +126,7 @@ class PlateWorld(SampleSource):
 
 @lru_cache(maxsize=256)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans Bold, which matplotlib ships."""
-    spec = find_spec("matplotlib")
-    if spec is None or spec.origin is None:
-        raise ConfigError("The plates' font comes with matplotlib, which is not installed: pip install matplotlib")
-    path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    return ImageFont.truetype(str(path), size)
+    return ImageFont.truetype(font_file("DejaVuSans-Bold"), size)
 
 
 def _has_glyph(character: str) -> bool:

@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 from PIL import features
 
+from cv_lightning.console.versions import versions
 from cv_lightning.types import Sample
 
 #: Where the digests lie.
@@ -80,7 +80,7 @@ def publication() -> Publication:
 
 def drawn_with() -> dict[str, str]:
     """The packages and libraries that decide what an item looks like, with their versions here."""
-    packages = {name: version(name) for name in ("pillow", "matplotlib", "scikit-learn", "numpy")}
+    packages = versions(("pillow", "matplotlib", "scikit-learn", "numpy"))
     libraries = {"FreeType": "freetype2", "libjpeg-turbo": "libjpeg_turbo"}
     return packages | {name: str(features.version(feature)) for name, feature in libraries.items()}
 
@@ -114,7 +114,7 @@ def _warn(how: str) -> None:
 
 def draw_all() -> Publication:
     """All items as they are drawn here."""
-    from cv_lightning.data.worlds.pages import N_ITEMS, MVToolProcedural
+    from cv_lightning.data.worlds.family_world import N_ITEMS, MVToolProcedural
 
     world = MVToolProcedural()
     return Publication(tuple(world.digest(index) for index in range(N_ITEMS)), drawn_with())

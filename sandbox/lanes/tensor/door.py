@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from PIL import Image
 
-from sandbox.lanes.pillow import Outcome
+from sandbox.lanes.lane import Lifted
+from sandbox.lanes.pillow import observed
 from sandbox.lanes.tensor.costs import CPU_COSTS, Costs, measure
 from sandbox.lanes.tensor.images import TensorImage
 from sandbox.lanes.tensor.lane import KorniaLane
-from sandbox.operations.program import ToolProgram
-
-Call = tuple[ToolProgram, Image.Image]
+from sandbox.types import Observation
 
 
 class TensorLane:
@@ -27,31 +27,41 @@ class TensorLane:
         ValueError: The device is not there.
     """
 
+    name = "kornia"
+
     def __init__(self, device: str | None, *, is_forced: bool) -> None:
         self._lane = KorniaLane(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._is_forced = is_forced
         self._costs: Costs | None = CPU_COSTS if self._lane.device.type == "cpu" else None
 
-    def run(self, calls: Sequence[Call]) -> list[Outcome | None]:
-        """What each program did to its image; None for those that the Pillow lane is to run."""
-        places = [place for place, (program, _) in enumerate(calls) if self._lane.why_declined(program) is None]
+    def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
+        """The observation of each program, in order; None for those that another lane is to run."""
+        start = time.perf_counter()
+        places = [place for place, call in enumerate(calls) if self._lane.why_declined(call.program) is None]
         if not self._is_forced:
             places = self._cheaper(calls, places)
-        outcomes: list[Outcome | None] = [None] * len(calls)
-        if places:
-            programs, images = zip(*(calls[place] for place in places), strict=True)
-            for place, outcome in zip(places, self._lane.run(programs, images), strict=True):
-                outcomes[place] = outcome
-        return outcomes
+        chosen = [calls[place] for place in places]
+        outcomes = self._lane.run([call.program for call in chosen], [call.image for call in chosen])
+        wall_s = time.perf_counter() - start
+        observations: list[Observation | None] = [None] * len(calls)
+        for place, call, outcome in zip(places, chosen, outcomes, strict=True):
+            if outcome is not None:
+                observations[place] = replace(observed(call.program, outcome, self.name), wall_s=wall_s)
+        return observations
 
-    def _cheaper(self, calls: Sequence[Call], places: Sequence[int]) -> list[int]:
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    def disown(self) -> None:
+        """There is nothing to let go of."""
+
+    def _cheaper(self, calls: Sequence[Lifted], places: Sequence[int]) -> list[int]:
         """Those places whose group of equal chains on images of one size is cheaper on the device."""
         groups: dict[tuple[object, ...], list[int]] = {}
         for place in places:
-            program, image = calls[place]
-            names = tuple(operation.name for operation in program.operations)
+            names = tuple(operation.name for operation in calls[place].program.operations)
             if names:
-                groups.setdefault((names, image.size), []).append(place)
+                groups.setdefault((names, calls[place].image.size), []).append(place)
         if groups and self._costs is None:
             try:
                 self._costs = measure(str(self._lane.device))
@@ -60,10 +70,10 @@ class TensorLane:
                 self._costs = CPU_COSTS
         chosen = []
         for group in groups.values():
-            program, image = calls[group[0]]
-            names = tuple(operation.name for operation in program.operations)
-            images = {id(calls[place][1]): calls[place][1] for place in group}
-            n_uploads = sum(not isinstance(one, TensorImage) for one in images.values())
-            if self._costs is not None and self._costs.is_tensor_cheaper(names, image.size, len(group), n_uploads):
+            names = tuple(operation.name for operation in calls[group[0]].program.operations)
+            images = {id(calls[place].image): calls[place].image for place in group}
+            n_uploads = sum(not isinstance(image, TensorImage) for image in images.values())
+            size = calls[group[0]].image.size
+            if self._costs is not None and self._costs.is_tensor_cheaper(names, size, len(group), n_uploads):
                 chosen += group
         return sorted(chosen)

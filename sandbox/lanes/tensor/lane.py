@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sandbox.lanes.pillow import LiftedEffects, Outcome, colour_tool
+from sandbox.lanes.credit import LiftedEffects, colour_tool
+from sandbox.lanes.pillow import Outcome
 from sandbox.lanes.tensor.images import TensorImage, stacked, to_tensor
 from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, why_declined
 from sandbox.operations.operation import State
@@ -98,6 +99,8 @@ class KorniaLane:
 
     def why_declined(self, program: ToolProgram) -> str | None:
         """Why the lane leaves a program to the Pillow lane, by the name of the operation; None where it takes it."""
+        if not program.has_result:
+            return "a program without an image"
         if any(size is None for size in program.sizes):
             return "a call that must fail has the library's own message"
         if not program.sizes:

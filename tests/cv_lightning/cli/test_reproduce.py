@@ -22,6 +22,7 @@ from cv_lightning.__main__ import main
 from cv_lightning.cli.recipe import ROOT, Stage, fingerprint, load_recipe
 from cv_lightning.cli.reproduce import aggregate, logged, overrides_by_stage
 from cv_lightning.cli.stage import Progress, stage_result
+from cv_lightning.console.versions import versions
 from cv_lightning.errors import ConfigError
 
 FAKES = Path(__file__).parent / "fakes"
@@ -62,7 +63,7 @@ def test_report_has_the_published_shape(recipe: Path, capsys: pytest.CaptureFixt
     entry = report()
     assert list(entry["stages"]) == ["base", "sft", "rl"]
     assert entry["seeds"] == [0]
-    assert entry["versions"]["torch"] == torch.__version__
+    assert entry["versions"] == versions()
     stage = entry["stages"]["rl"]
     assert stage["accuracy"] == dict.fromkeys(["upright", "rot90", "rot180", "rot270", "hflip", "vflip"], 0.5)
     assert stage["mean"] == 0.5

@@ -16,7 +16,7 @@ from cv_lightning.construction.episode import construct
 from cv_lightning.construction.plan import KINDS, Plan, Planner, Step
 from cv_lightning.construction.teacher import OracleTeacher
 from cv_lightning.conversation import format_answer, format_tool_call, parse_reply
-from cv_lightning.data.worlds.pages import FamilyWorld
+from cv_lightning.data.worlds.family_world import FamilyWorld
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import gather_effects, iou

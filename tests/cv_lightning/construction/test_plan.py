@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cv_lightning.construction.plan import KINDS, Plan, Planner, shrinking_boxes
-from cv_lightning.data.worlds.pages import FamilyWorld, MVToolProcedural
+from cv_lightning.data.worlds.family_world import FamilyWorld, MVToolProcedural
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import required_orientation

@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from cv_lightning.data.datamodules import EVALUATED, BatchStream, EpisodeDataModule, EvaluationSet, PromptDataModule
 from cv_lightning.data.oracle import EpisodeBuilder
-from cv_lightning.data.worlds.plates import PlateWorld, SampleSource, Split
+from cv_lightning.data.source import SampleSource, Split
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import Sample, Trajectory
 

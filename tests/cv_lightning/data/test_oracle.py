@@ -16,7 +16,8 @@ from PIL import Image
 from cv_lightning.conversation import parse_reply
 from cv_lightning.data.oracle import BROKEN, KINDS, REASONS, SPELLINGS, EpisodeBuilder, wordings
 from cv_lightning.data.orientation import transform_sample
-from cv_lightning.data.worlds.plates import PlateWorld, SampleSource, Split
+from cv_lightning.data.source import SampleSource, Split
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import required_orientation
 from cv_lightning.rewards import RewardConfig, score

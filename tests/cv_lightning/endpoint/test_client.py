@@ -31,7 +31,7 @@ from cv_lightning.endpoint.http_json import RequestError
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
 from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import ConfigError
-from cv_lightning.grading.rules import Judge
+from cv_lightning.grading.judge import Judge
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory
 
 SETTINGS = {"temperature": 0, "max_tokens": 8}

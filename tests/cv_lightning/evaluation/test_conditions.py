@@ -13,7 +13,8 @@ from PIL import Image
 
 from cv_lightning.data.corruption import CORRUPTIONS
 from cv_lightning.data.orientation import restore_sample
-from cv_lightning.data.worlds.plates import PlateWorld, SampleSource, Split
+from cv_lightning.data.source import SampleSource, Split
+from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.conditions import (
     ORIENTATION_CONDITIONS,

@@ -36,8 +36,8 @@ from cv_lightning.serving.encoding import ChatEncoder
 from cv_lightning.serving.policy_backend import Batching, PolicyBackend
 from cv_lightning.serving.request import read_request
 from cv_lightning.serving.server import ChatServer
-from cv_lightning.tools.call_text import split_calls
 from cv_lightning.tools.code import CODE_SCHEMA
+from cv_lightning.tools.reply_text import split_calls
 from cv_lightning.types import Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from modules.base import RolloutConfig
 from modules.evaluate import LocalSolver, RobustnessTest, weights_digest

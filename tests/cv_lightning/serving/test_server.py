@@ -22,8 +22,8 @@ from cv_lightning.serving.backend import Progress
 from cv_lightning.serving.http_handler import ServerLimits
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.server import ChatServer
-from cv_lightning.tools.call_text import join_calls, split_calls, stable_text
 from cv_lightning.tools.code import CODE_SCHEMA
+from cv_lightning.tools.reply_text import join_calls, split_calls, stable_text
 from cv_lightning.types import ToolCall
 
 CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)"))

@@ -147,3 +147,34 @@ def test_context_budget_ends_a_turn(policy: Policy, monkeypatch: pytest.MonkeyPa
 
 def test_nothing_to_sample(policy: Policy) -> None:
     assert policy.open_session(Sampling()).sample([]) == []
+
+
+def test_watching_changes_no_token_and_hears_each_once(policy: Policy) -> None:
+    contexts = [policy.conversation.start(question(index)) for index in (0, 1, 2)]
+    sampling = Sampling(1.0, 12, seed=4)
+    expected = policy.open_session(sampling).sample(contexts)
+    heard: list[list[int]] = [[], [], []]
+
+    def listen(ids_B: Sequence[int | None]) -> bool:
+        for row, token in zip(heard, ids_B, strict=True):
+            row.extend([] if token is None else [token])
+        return True
+
+    assert policy.open_session(sampling, listen).sample(contexts) == expected
+    assert heard == [completion.ids for completion in expected]
+
+
+def test_whoever_watches_may_stop_a_turn_and_it_stays_as_it_is(policy: Policy) -> None:
+    contexts = [policy.conversation.start(question(index)) for index in (0, 1)]
+    sampling = Sampling(1.0, 12, seed=4)
+    expected = policy.open_session(sampling).sample(contexts)
+    n_heard = 0
+
+    def listen(ids_B: Sequence[int | None]) -> bool:
+        nonlocal n_heard
+        n_heard += 1
+        return n_heard < 3
+
+    stopped = policy.open_session(sampling, listen).sample(contexts)
+    assert [completion.ids for completion in stopped] == [completion.ids[:3] for completion in expected]
+    assert not any(completion.is_finished for completion in stopped)

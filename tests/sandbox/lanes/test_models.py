@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sandbox import Limits, ModelCall, Observation, ToolExecutor, ToolRequest
-from sandbox.executor import Lane
+from sandbox.executor import LaneName
 from tests.sandbox.model_tools import Moody, Slow, Unloadable
 
 TURN = "result = image.rotate(90, expand=True)"
@@ -196,7 +196,7 @@ def test_a_forked_child_leaves_the_parents_model_alone(executor: ToolExecutor) -
 
 
 @pytest.mark.parametrize("lane", ["confined", "kornia"])
-def test_other_lanes_give_the_same(executor: ToolExecutor, lane: Lane) -> None:
+def test_other_lanes_give_the_same(executor: ToolExecutor, lane: LaneName) -> None:
     expected = [run(executor, asked("mask", code)) for code in (SAME, TURN)]
     with ToolExecutor(lane=lane, workers=1) as other_lane:
         found = [run(other_lane, asked("mask", code)) for code in (SAME, TURN)]

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest, print_program
+from sandbox.lanes.lane import Lifted
 from sandbox.lanes.tensor import costs, door, lane
 from sandbox.lanes.tensor.costs import Cost, Costs
 from sandbox.lanes.tensor.door import TensorLane
@@ -314,7 +315,7 @@ def test_costs_that_cannot_be_measured_leave_the_calls_to_pillow(monkeypatch: py
     program = lift("result = image.rotate(180)", ((8, 6),))
     assert isinstance(program, ToolProgram)
     with pytest.warns(RuntimeWarning, match="could not measure its costs .*no kernel image"):
-        assert tensor_lane.run([(program, noise(8, 6))]) == [None]
+        assert tensor_lane.run([Lifted(ToolRequest("", [noise(8, 6)]), program)]) == [None]
 
 
 def test_fingerprint_of_a_part_of_a_batch() -> None:
@@ -336,9 +337,9 @@ def test_lane_without_a_name_of_a_device_takes_what_is_there() -> None:
     tensor_lane = TensorLane(None, is_forced=True)
     program = lift("result = image.rotate(180)", ((8, 6),))
     assert isinstance(program, ToolProgram)
-    (outcome,) = tensor_lane.run([(program, noise(8, 6))])
-    assert outcome is not None
-    assert outcome.tools == ("rotate_180",)
+    (observation,) = tensor_lane.run([Lifted(ToolRequest("", [noise(8, 6)]), program)])
+    assert observation is not None
+    assert observation.tools == ("rotate_180",)
 
 
 def rows_of(heading: str, columns: int) -> list[list[str]]:

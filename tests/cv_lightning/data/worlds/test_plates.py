@@ -13,16 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_lightning.data.worlds.plates import (
-    CHIRAL_ALPHABET,
-    ORIENTATION_WEIGHTS,
-    SPLITS,
-    PlateWorld,
-    Split,
-    check_weights,
-    choose_transforms,
-    generator,
-)
+from cv_lightning.data.source import ORIENTATION_WEIGHTS, SPLITS, Split, check_weights, choose_transforms, generator
+from cv_lightning.data.worlds.plates import CHIRAL_ALPHABET, PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 from sandbox import ORIENTATIONS, orient

@@ -12,7 +12,7 @@ import pytest
 
 from cv_lightning.data.worlds import published
 from cv_lightning.data.worlds.families import FAMILIES
-from cv_lightning.data.worlds.pages import FamilyWorld, MVToolProcedural
+from cv_lightning.data.worlds.family_world import FamilyWorld, MVToolProcedural
 from cv_lightning.data.worlds.published import ItemDigest, Publication, item_digest, main, publication
 
 
@@ -71,7 +71,7 @@ def test_an_item_that_is_drawn_otherwise_is_told_once(monkeypatch: pytest.Monkey
 
     def touched(self: FamilyWorld, *arguments: Any, **named: Any) -> Any:
         draft = draw(self, *arguments, **named)
-        draft.canvas.image.putpixel((5, 5), (1, 2, 3))
+        draft.page.image.putpixel((5, 5), (1, 2, 3))
         return draft
 
     monkeypatch.setattr(FamilyWorld, "draw", touched)

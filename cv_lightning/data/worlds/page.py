@@ -27,7 +27,7 @@ PHOTOS = (
 )
 
 
-class Canvas:
+class Page:
     """An RGB page.
 
     Args:
@@ -101,8 +101,12 @@ def extent(text: str, font: str, size: int) -> tuple[int, int]:
 @lru_cache(maxsize=256)
 def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
     """A font of `FONTS` at a size in pixels."""
-    path = _package_file("matplotlib", f"mpl-data/fonts/ttf/{name}.ttf")
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(font_file(name), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def font_file(name: str) -> str:
+    """The file of a font that matplotlib ships."""
+    return str(_package_file("matplotlib", f"mpl-data/fonts/ttf/{name}.ttf"))
 
 
 @lru_cache(maxsize=len(PHOTOS))

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cv_lightning.data.orientation import transform_sample
-from cv_lightning.data.worlds.families import FAMILIES, Draft, Paper, Sizes
-from cv_lightning.data.worlds.plates import (
+from cv_lightning.data.source import (
     ORIENTATION_WEIGHTS,
     SampleSource,
     Split,
@@ -18,6 +17,7 @@ from cv_lightning.data.worlds.plates import (
     choose_transforms,
     generator,
 )
+from cv_lightning.data.worlds.families import FAMILIES, Draft, Paper, Sizes
 from cv_lightning.data.worlds.published import ItemDigest, check_item, item_digest
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
@@ -107,10 +107,10 @@ class FamilyWorld(SampleSource):
         return Sample(
             id=f"{family}-{self.seed}-{split}-{index}",
             question=draft.question,
-            images=(draft.canvas.image,),
+            images=(draft.page.image,),
             answer=draft.answer,
             transforms=("crop",) if draft.needs_crop else (),
-            box=draft.canvas.box,
+            box=draft.page.box,
             family=family,
             source=type(self).__name__,
         )

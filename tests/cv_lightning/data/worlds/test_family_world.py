@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cv_lightning.data.oracle import EpisodeBuilder
+from cv_lightning.data.source import SPLITS
 from cv_lightning.data.worlds.families import FAMILIES
-from cv_lightning.data.worlds.pages import FamilyWorld, MVToolProcedural
-from cv_lightning.data.worlds.plates import SPLITS
+from cv_lightning.data.worlds.family_world import FamilyWorld, MVToolProcedural
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 from sandbox import ToolExecutor, orient
@@ -36,10 +36,10 @@ def contains(outer: tuple[float, ...], inner: tuple[float, ...]) -> bool:
 def test_what_holds_the_answer_lies_in_the_box_and_nowhere_else(family: str, index: int) -> None:
     world = FamilyWorld()
     shown, hidden = (world.draw("train", index, family, hides_target=hides) for hides in (False, True))
-    box = shown.canvas.box
+    box = shown.page.box
     assert box is not None
-    assert contains((0, 0, *shown.canvas.image.size), box)
-    target = changed(shown.canvas.image, hidden.canvas.image)
+    assert contains((0, 0, *shown.page.image.size), box)
+    target = changed(shown.page.image, hidden.page.image)
     assert contains(box, target)
     assert (target[2] - target[0]) * (target[3] - target[1]) >= 0.3 * (box[2] - box[0]) * (box[3] - box[1])
 
@@ -48,9 +48,9 @@ def test_what_holds_the_answer_lies_in_the_box_and_nowhere_else(family: str, ind
 def test_a_larger_rendering_is_the_same_page(family: str, index: int) -> None:
     small, large = (FamilyWorld(scale=scale).draw("test", index, family) for scale in (1, 2))
     assert (large.question, large.answer, large.needs_crop) == (small.question, small.answer, small.needs_crop)
-    assert large.canvas.image.size == tuple(2 * side for side in small.canvas.image.size)
-    assert small.canvas.box is not None
-    assert large.canvas.box == tuple(2 * side for side in small.canvas.box)
+    assert large.page.image.size == tuple(2 * side for side in small.page.image.size)
+    assert small.page.box is not None
+    assert large.page.box == tuple(2 * side for side in small.page.box)
 
 
 @given(index=indices)
@@ -91,8 +91,8 @@ def test_small_text_is_small_and_large_text_large_at_the_budget(index: int, budg
     for family in ("labels", "receipt", "form"):
         draft = world.draw("test", index, family)
         assert draft.needs_crop
-        assert draft.canvas.box is not None
-        letters = draft.canvas.box[3] - draft.canvas.box[1]
+        assert draft.page.box is not None
+        letters = draft.page.box[3] - draft.page.box[1]
         assert letters * world.reduction < 3 * world.unreadable_px
 
 
@@ -141,9 +141,9 @@ def test_the_fixed_items_cover_every_family_and_orientation() -> None:
 def test_no_family_shows_the_pages_of_another(index: int) -> None:
     world = FamilyWorld()
     pages = {family: world.draw("test", index, family) for family in ("labels", "turned")}
-    assert pages["labels"].canvas.image.tobytes() != pages["turned"].canvas.image.tobytes()
+    assert pages["labels"].page.image.tobytes() != pages["turned"].page.image.tobytes()
     assert pages["labels"].answer != pages["turned"].answer
     grounds = {
-        family: world.draw("test", index, family).canvas.image.getpixel((0, 479)) for family in ("receipt", "form")
+        family: world.draw("test", index, family).page.image.getpixel((0, 479)) for family in ("receipt", "form")
     }
     assert len(set(grounds.values())) == 2

@@ -1,0 +1,72 @@
+"""The source of samples that data modules draw from, and its random numbers.
+
+Every sample is a function of (seed, split, index). The splits draw from different streams of one counter-based
+generator, so training, validation and test never share a draw.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.types import Sample
+
+Split = Literal["train", "validation", "test"]
+
+#: The second word of every generator's key; two splits never share a stream.
+SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
+
+#: What was done to an image, as a weighted choice: "none" and the five orientations of the paper, equally often.
+ORIENTATION_WEIGHTS = dict.fromkeys(
+    ("none", "rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical"), 1.0
+)
+
+
+class SampleSource(ABC):
+    """A source of samples: any index of any split, reproducibly."""
+
+    @abstractmethod
+    def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
+        """The sample at `index`; `transforms` sets what is done to its image."""
+
+    def size(self, split: Split) -> int | None:
+        """Number of different samples of a split; None if they never end."""
+        return None
+
+
+def check_weights(name: str, weights: Mapping[str, float], known: Sequence[str] = tuple(ORIENTATION_WEIGHTS)) -> None:
+    """Raise `ConfigError` unless `weights` holds known names with weights of at least 0, one of them positive."""
+    is_known = set(weights) <= set(known) and all(math.isfinite(weight) and weight >= 0 for weight in weights.values())
+    if not is_known or not any(weights.values()):
+        raise ConfigError(
+            f"{name}: expected weights of at least 0, not all 0, for names of {', '.join(known)} "
+            f"but got {dict(weights)}"
+        )
+
+
+def choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
+    """Draw a name with probability proportional to its weight."""
+    names, values = list(weights), np.array(list(weights.values()), dtype=float)
+    return names[int(rng.choice(len(names), p=values / values.sum()))]
+
+
+def choose_transforms(rng: np.random.Generator, weights: Mapping[str, float]) -> tuple[str, ...]:
+    """Draw what is done to an image: nothing for "none", else the transform."""
+    name = choose(rng, weights)
+    return () if name == "none" else (name,)
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Raise `ConfigError` for a seed that cannot be a key of `generator`."""
+    if not 0 <= seed < 2**48:
+        raise ConfigError(f"{name}: expected 0 <= seed < 2**48 but got {seed}")
+
+
+def generator(seed: int, split: Split, index: int, stream: int = 0) -> np.random.Generator:
+    """The random numbers of one sample; `stream` separates uses (drawing it, writing its episode)."""
+    return np.random.Generator(np.random.Philox(key=[(seed << 8) | (SPLITS[split] << 4) | stream, index]))
