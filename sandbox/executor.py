@@ -12,13 +12,16 @@ from types import TracebackType
 from typing import Literal, TypeVar, get_args
 
 from sandbox.confined.levels import LEVELS, Level
+from sandbox.confined.pool import CLOSED
 from sandbox.images import check_size
 from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
 from sandbox.lanes.models import ModelLane, ModelStep
 from sandbox.lanes.pillow import PillowLane
 from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
+from sandbox.lanes.tool_worker import ToolWorkerLane
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.messages import clean, describe_error, not_lifted
+from sandbox.operations.bounds import fits_in_process
 from sandbox.requests import check_images, refuse
 from sandbox.threads import count_cores
 from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
@@ -87,7 +90,7 @@ class ToolExecutor:
         self._lock = threading.RLock()
         self._is_closed = False
         self._missing = ""
-        self._pillow = PillowLane()
+        self._pillow, self._tools = PillowLane(), ToolWorkerLane(self._workers, self._limits)
         self._models = ModelLane(self._limits)
         self._confined: CodeLane | None = None
         self._tensors: Lane[Lifted] | None = None
@@ -115,9 +118,9 @@ class ToolExecutor:
         with self._lock:
             self._is_closed = True
             confined, self._confined = self._confined, None
-            if confined is not None:
-                confined.close()
-        self._models.close()
+        for lane in (confined, self._tools, self._models):
+            if lane is not None:
+                lane.close()
 
     def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
         """Run every request; one observation for each, in order.
@@ -133,7 +136,7 @@ class ToolExecutor:
         lifted = {index: plan for index, plan in plans.items() if isinstance(plan, Lifted)}
         if self._tensors is not None:
             done |= _run(self._tensors, lifted)
-        for lane in (self._pillow,):
+        for lane in (self._pillow, self._tools):
             chosen = {index: call for index, call in lifted.items() if self._lane_of(call) is lane}
             done |= _run(lane, {index: call for index, call in chosen.items() if index not in done})
         for index in lifted.keys() - done.keys():  # not what reading it had promised: the code itself must tell
@@ -180,7 +183,7 @@ class ToolExecutor:
 
     def _lane_of(self, call: Lifted) -> Lane[Lifted]:
         """The lane of a program that the tensor lane leaves: the one place that chooses it."""
-        return self._pillow
+        return self._pillow if fits_in_process(call.program, call.image.size, self._limits) else self._tools
 
     def _confine(self, request: ToolRequest, reason: Unliftable | None = None) -> Plan:
         """The plan for code that must run as it is written.
@@ -222,15 +225,15 @@ class ToolExecutor:
         if not requests:
             return {}
         with self._lock:
-            if not self._start() or self._confined is None:
-                text = "The code was not run: the executor is closed."
-                return dict.fromkeys(requests, Observation("rejected", text=text))
-            return _run(self._confined, requests)
+            confined = self._confined if self._start() else None
+        if confined is None:
+            return dict.fromkeys(requests, Observation("rejected", text=CLOSED))
+        return _run(confined, requests)
 
     def leave_to_parent(self) -> None:
         """Let go of the parent's workers, in a forked child."""
         self._lock = threading.RLock()
-        for lane in (self._models, self._pillow, self._tensors, self._confined):
+        for lane in (self._models, self._pillow, self._tools, self._tensors, self._confined):
             if lane is not None:
                 lane.disown()
         self._confined = None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
+from multiprocessing.connection import Pipe, wait
 from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image
@@ -49,31 +48,44 @@ class Workers(Protocol[W]):
 
     title: str
 
-    def spawn(self) -> W: ...
+    def spawn(self) -> W:
+        """Start a worker; it is ready a little later. Raises OSError if none can be made."""
 
-    def await_ready(self, worker: W) -> bool: ...
+    def await_ready(self, worker: W) -> bool:
+        """Wait until it can serve; False if it died instead."""
 
-    def send(self, worker: W, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None: ...
+    def send(self, worker: W, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
+        """Send a request with RGB images. Raises OSError if the worker is gone, or memory is short."""
 
-    def receive(self, worker: W) -> wire.Reply | None: ...
+    def receive(self, worker: W) -> wire.Reply | None:
+        """The reply, which must be there; None if it is not valid."""
 
-    def result(self, worker: W, size: wire.Size) -> memoryview: ...
+    def result(self, worker: W, size: wire.Size) -> memoryview:
+        """The pixels of a result; the worker may write to them later, so look at a copy only."""
 
-    def leave_inputs(self, worker: W) -> None: ...
+    def leave_inputs(self, worker: W) -> None:
+        """Give up the memory of its inputs, which its variables still hold."""
 
-    def is_quiet(self, worker: W) -> bool: ...
+    def is_quiet(self, worker: W) -> bool:
+        """Whether it has sent nothing since its reply."""
 
-    def pause(self, worker: W) -> None: ...
+    def pause(self, worker: W) -> None:
+        """Stop it until its next request."""
 
-    def exit_status(self, worker: W) -> int | None: ...
+    def exit_status(self, worker: W) -> int | None:
+        """The wait status of a worker that died; None if that is not known."""
 
-    def kill(self, worker: W) -> None: ...
+    def kill(self, worker: W) -> None:
+        """End it and give back what belongs to it."""
 
-    def keep_up(self) -> bool: ...
+    def keep_up(self) -> bool:
+        """Whether more workers can be made."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End all workers."""
 
-    def disown(self) -> None: ...
+    def disown(self) -> None:
+        """Let go of all workers, in a forked child."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +115,22 @@ class Answer:
         status: "ok" if the worker answered; else why it did not.
         level: Its confinement.
         text: What it said, or what happened to it.
-        outcome: The outcome of its reply, one of those of `wire`.
+        reply: Its checked reply.
         pixels: Pixels of its result, 4 bytes each; this process's own copy.
-        size: Size of the result.
         wall_s: Seconds from the start of the task.
     """
 
     status: Status
     level: str
     text: str = ""
-    outcome: int = wire.EMPTY
+    reply: wire.Reply | None = None
     pixels: memoryview | None = None
-    size: wire.Size = (0, 0)
     wall_s: float = 0.0
+
+    @property
+    def image(self) -> Image.Image | None:
+        """The result."""
+        return None if self.pixels is None or self.reply is None else wire.view(self.pixels, self.reply.size)
 
 
 @dataclass
@@ -134,17 +149,24 @@ class Pool(Generic[W]):
         start: Starts what makes workers; called again if that has died.
         workers: How many tasks run at once.
         limits: What one task may use.
+        n_ready: Workers that wait for the next task, at most.
         reuses: Whether a worker that answered serves whatever comes next: only those that run no code of a policy.
+
+    Attributes:
+        copies: Where results are copied to.
     """
 
-    def __init__(self, start: Any, workers: int, limits: Limits, *, reuses: bool = False) -> None:
-        self._start, self._n_workers, self._limits, self._reuses = start, workers, limits, reuses
+    def __init__(
+        self, start: Callable[[], Workers[W]], workers: int, limits: Limits, n_ready: int = 0, *, reuses: bool = False
+    ) -> None:
+        self._start, self._n_workers, self._limits = start, workers, limits
+        self._n_ready, self._reuses = n_ready, reuses
         self._lock = threading.Lock()
         self._ready: deque[W] = deque()
         self._kept: OrderedDict[str, W] = OrderedDict()
-        self._copies = Copies()
+        self.copies = Copies()
         self._is_closed = False
-        self._woken, self._wake = os.pipe()
+        self._woken, self._wake = Pipe(duplex=False)
         self._workers: Workers[W] = start()
 
     @property
@@ -161,7 +183,7 @@ class Pool(Generic[W]):
         if self._is_closed:
             return
         self._is_closed = True
-        os.write(self._wake, b"x")
+        self._wake.send_bytes(b"x")
         with self._lock:
             self._workers.close()
             self._forget()
@@ -177,10 +199,10 @@ class Pool(Generic[W]):
         self._ready.clear()
         self._kept.clear()
         if self._is_closed:
-            os.close(self._woken)
-            os.close(self._wake)
+            self._woken.close()
+            self._wake.close()
 
-    def run(self, tasks: Sequence[Task], budget: Budget) -> Iterator[tuple[int, Answer]]:
+    def run(self, tasks: Sequence[Task], budget: Budget) -> Generator[tuple[int, Answer], None, None]:
         """Run every task; index and answer of each as they come. Those of one kept worker run in order."""
         with self._lock:
             if not self._is_closed and not self._workers.keep_up():
@@ -194,7 +216,7 @@ class Pool(Generic[W]):
             finally:
                 batch.abandon()
                 if not self._is_closed:
-                    self._replenish(2 * self._n_workers)
+                    self._replenish(self._n_ready)
 
     def take(self, name: str) -> W | None:
         """A worker that is ready and has never seen what another one must not see; None if it died.
@@ -243,7 +265,7 @@ class Pool(Generic[W]):
     def _replenish(self, n_needed: int) -> None:
         """Have workers made ready for the next tasks, while no task waits for the processor that this takes."""
         with contextlib.suppress(OSError):
-            while len(self._ready) < min(n_needed, 2 * self._n_workers):
+            while len(self._ready) < min(n_needed, self._n_ready):
                 self._ready.append(self._workers.spawn())
 
 
@@ -257,13 +279,14 @@ class _Batch(Generic[W]):
         self._answered: deque[_Job[W]] = deque()
 
     def answers(self) -> Iterator[tuple[int, Answer]]:
+        """Index and answer of each task, as they come."""
         pool = self._pool
         while self._waiting or self._active:
             if pool._is_closed:
                 yield from self._reject()
                 return
             yield from self._deal()
-            pool._replenish(len(self._waiting) if not pool._reuses else 0)
+            pool._replenish(len(self._waiting))
             yield from self._await()
             yield from self._deal()  # workers continue while their replies are read
             while self._answered:
@@ -352,13 +375,13 @@ class _Batch(Generic[W]):
             self._pool.drop(job.worker, job.task.keep)
             return self._crash(text, job.started)
         wall_s = time.perf_counter() - job.started
-        answer = Answer("ok", self._pool.level, reply.text, reply.outcome, None, reply.size, wall_s)
+        answer = Answer("ok", self._pool.level, reply.text, reply, wall_s=wall_s)
         if reply.outcome == wire.IMAGE:
             fault = check_size(reply.size, self._pool._limits) or self._budget.refuse(reply.size)
             if fault is not None:
                 answer = replace(answer, status="error", text=reply.text + fault)
             else:
-                pixels = self._pool._copies.of(workers.result(job.worker, reply.size))
+                pixels = self._pool.copies.of(workers.result(job.worker, reply.size))
                 answer = replace(answer, pixels=pixels, wall_s=time.perf_counter() - job.started)
         has_failed = reply.outcome == wire.FAILED
         self._pool.give_back(job.worker, job.task.keep, has_failed=has_failed, keeps_inputs=reply.keeps)
@@ -383,12 +406,12 @@ def _cause(status: int | None) -> str:
     if status is None or not os.WIFSIGNALED(status):
         return "The process that ran the code ended without a result."
     causes = {
-        signal.SIGSYS: "it made a forbidden system call",
-        signal.SIGKILL: "it was killed, perhaps for memory",
-        signal.SIGXCPU: "it used too much processor time",
-        signal.SIGSEGV: "it accessed memory that it does not have",
-        signal.SIGABRT: "a library gave up",
-        signal.SIGFPE: "a library divided by zero",
+        "SIGSYS": "it made a forbidden system call",
+        "SIGKILL": "it was killed, perhaps for memory",
+        "SIGXCPU": "it used too much processor time",
+        "SIGSEGV": "it accessed memory that it does not have",
+        "SIGABRT": "a library gave up",
+        "SIGFPE": "a library divided by zero",
     }
-    number = os.WTERMSIG(status)
-    return f"The process that ran the code died: {causes.get(signal.Signals(number), f'signal {number}')}."
+    name = signal.Signals(os.WTERMSIG(status)).name
+    return f"The process that ran the code died: {causes.get(name, name)}."

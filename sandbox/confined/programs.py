@@ -11,7 +11,6 @@ from PIL import Image
 from sandbox.confined import wire
 from sandbox.geometry import Affine
 from sandbox.lanes.pillow import Outcome, run_program
-from sandbox.messages import kind_of
 from sandbox.operations.arrays import Table
 from sandbox.operations.formulas import Formula, Leaf
 from sandbox.operations.operation import Operation
@@ -57,18 +56,10 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     """Run the program of a request, in a tool worker: outcome, result, and the rest as text for `read_outcome`."""
     outcome = run_program(decode(request.payload), request.images[request.chosen])
     image = None if outcome.image is None else outcome.image.convert("RGB")
-    failure = outcome.failure and (kind_of(outcome.failure), str(outcome.failure)[:2000])
+    failure = outcome.failure and (outcome.failure[0], outcome.failure[1][:2000])
     frame = outcome.frame and [getattr(outcome.frame, field.name) for field in fields(Affine)]
     text = json.dumps([outcome.tools, outcome.orientation, frame, failure, outcome.line])
     return wire.TEXT_ONLY if image is None else wire.IMAGE, image, text
-
-
-class LibraryError(Exception):
-    """What a library raised in a tool worker."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 def read_outcome(text: str, image: Image.Image | None) -> Outcome:
@@ -84,8 +75,8 @@ def read_outcome(text: str, image: Image.Image | None) -> Outcome:
             tuple(map(str, tools)),
             None if orientation is None else str(orientation),
             None if frame is None else Affine(*map(float, frame)),
-            None if failure is None else LibraryError(*map(str, failure)),
+            None if failure is None else (str(failure[0]), str(failure[1])),
             int(line),
         )
-    except TypeError as error:
+    except (TypeError, IndexError) as error:
         raise ValueError(f"a tool worker answered {text[:200]!r}") from error

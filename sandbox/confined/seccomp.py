@@ -59,7 +59,8 @@ def _is_below(index: int, limit: int) -> list[Instruction]:
 
 
 def _is_null(index: int) -> list[Instruction]:
-    return [part for high in (False, True) for part in (_argument(index, high=high), _jump(_JUMP_EQUAL, 0, 1, 0), _DENIED)]
+    halves = (_argument(index), _argument(index, high=True))
+    return [part for half in halves for part in (half, _jump(_JUMP_EQUAL, 0, 1, 0), _DENIED)]
 
 
 def _is_one_of(index: int, values: Sequence[int]) -> list[Instruction]:

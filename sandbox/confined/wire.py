@@ -25,8 +25,8 @@ NOTICE_MAGIC = b"CVn1"
 FORKED, EXITED, REFUSED = b"f", b"x", b"r"
 #: Worker to trainer, once, before it has seen any request.
 HELLO = b"CVh1"
-#: (magic, nonce, images, chosen index, bytes of code or of a program, characters of text, bytes of a result, new inputs,
-#: new output); each of the last two that is set comes with the descriptor of the file that is used from now on.
+#: (magic, nonce, images, chosen index, bytes of code or of a program, characters of text, bytes of a result, new
+#: inputs, new output); each of the last two that is set comes with the descriptor of the file used from now on.
 REQUEST = struct.Struct("<4sQIIIIQ??")
 REQUEST_MAGIC = b"CVq1"
 #: Width, height and place in the file of inputs of an image.

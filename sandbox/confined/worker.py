@@ -148,12 +148,12 @@ def _length(descriptor: int) -> int:
     return os.lseek(descriptor, 0, os.SEEK_END)
 
 
-def serve(channel: socket.socket, run_request: Run | None = None) -> None:
+def serve(channel: socket.socket, run_request: Run) -> None:
     """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
     names: dict[str, Any] = {}
     memory = Memory()
     channel.send(wire.HELLO)
-    while _answer(channel, memory, names, run_request or run):
+    while _answer(channel, memory, names, run_request):
         pass
 
 

@@ -20,13 +20,13 @@ from sandbox.confined import landlock, layers, seccomp, wire
 from sandbox.confined.syscalls import this_architecture
 
 _FILES = 160
-_MODULES = (
-    "abc array base64 bisect cmath collections colorsys contextlib copy dataclasses datetime decimal enum fractions "
-    "functools hashlib heapq io itertools json math numbers operator random re statistics string struct textwrap time "
-    "traceback types typing warnings zlib PIL.ImageMath PIL.ImageMorph PIL.ImagePalette PIL.ImagePath "
-    "PIL.ImageSequence PIL.ImageTransform numpy.fft numpy.linalg numpy.lib.stride_tricks numpy.ma numpy.polynomial "
-    "numpy.random numpy.typing"
-).split()
+_MODULES = """
+abc array base64 bisect cmath collections colorsys contextlib copy dataclasses datetime decimal enum fractions functools
+hashlib heapq io itertools json math numbers operator random re statistics string struct textwrap time traceback types
+typing warnings zlib
+PIL.ImageMath PIL.ImageMorph PIL.ImagePalette PIL.ImagePath PIL.ImageSequence PIL.ImageTransform
+numpy.fft numpy.linalg numpy.lib.stride_tricks numpy.ma numpy.polynomial numpy.random numpy.typing
+"""
 
 
 class Settings:
@@ -79,7 +79,7 @@ def main(descriptor: int, text: str) -> None:
 
 def _import_all(serves: str) -> None:
     """Import what workers use while files can still be read; `client` keeps the libraries from starting threads."""
-    for name in _MODULES if serves == "code" else ("sandbox.confined.programs",):
+    for name in (_MODULES if serves == "code" else "sandbox.confined.programs").split():
         __import__(name)
     from sandbox.confined import worker
 
@@ -162,7 +162,8 @@ class _Zygote:
         try:
             self._bear(poll, worker_id, descriptors)
         except OSError as error:  # no process or descriptor is left
-            self._control.send(wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.REFUSED, worker_id, error.errno or errno.EMFILE))
+            reason = error.errno or errno.EMFILE
+            self._control.send(wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.REFUSED, worker_id, reason))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -203,20 +204,26 @@ class _Zygote:
             if "descriptors" not in self._settings.without:
                 os.closerange(4, 1 << 16)
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=3)
-            from sandbox.confined import worker
-
-            if self._settings.serves == "programs":
-                from sandbox.confined import programs
-
-                if self.confine() == self._tried:
-                    worker.serve(channel, programs.run)
-                return
-            rehearsal = worker.Rehearsal()
-            if self.confine() == self._tried:
-                rehearsal.play()
-                worker.serve(channel)
+            if self._settings.serves == "code":
+                self._serve_code(channel)
+            else:
+                self._serve_programs(channel)
         finally:
             os._exit(0)
+
+    def _serve_code(self, channel: socket.socket) -> None:
+        from sandbox.confined import worker
+
+        rehearsal = worker.Rehearsal()
+        if self.confine() == self._tried:
+            rehearsal.play()
+            worker.serve(channel, worker.run)
+
+    def _serve_programs(self, channel: socket.socket) -> None:
+        from sandbox.confined import programs, worker
+
+        if self.confine() == self._tried:
+            worker.serve(channel, programs.run)
 
 
 def _try_forbidden() -> str:

@@ -54,11 +54,7 @@ def _observe(call: Lifted) -> Observation | None:
     if not program.has_result:
         status: Status = "ok" if program.text else "error"
         return Observation(status, text=program.text or NO_RESULT, lane="pillow", level="lifted")
-    outcome = run_program(program, as_rgb(call.image))
-    if outcome.failure is not None:
-        text = describe_error(kind_of(outcome.failure), str(outcome.failure), outcome.line, call.request.code)
-        return Observation("error", text=program.text + text, lane="pillow", level="lifted")
-    return None if outcome.image is None else observed(program, outcome, "pillow")
+    return observed(call, run_program(program, as_rgb(call.image)), "pillow")
 
 
 def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
@@ -78,7 +74,7 @@ class Outcome:
         tools: Canonical names of the operations whose effect is in the pixels.
         orientation: Net element of the eight; None after a turn by another angle.
         frame: Result pixels to pixels of the source image.
-        failure: What the library raised.
+        failure: Type and message of what the library raised.
         line: Line of the operation that raised.
     """
 
@@ -86,7 +82,7 @@ class Outcome:
     tools: tuple[str, ...] = ()
     orientation: str | None = None
     frame: Affine | None = None
-    failure: Exception | None = None
+    failure: tuple[str, str] | None = None
     line: int = 0
 
 
@@ -100,7 +96,7 @@ def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
         except UncertainError:
             return Outcome(None)
         except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
-            return Outcome(None, failure=error, line=operation.line)
+            return Outcome(None, failure=(kind_of(error), str(error)), line=operation.line)
         if operation is program.operations[-1] and program.sizes and program.sizes[-1] is None:
             return Outcome(None)
         effects.add(operation, before.size, partial(_differ, before, image))
@@ -108,12 +104,18 @@ def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
     return Outcome(image.copy() if image is source else image, tools, effects.net_orientation, effects.frame)
 
 
-def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
-    """What a policy sees of a program that made an image."""
-    is_chosen, image = program.source is None, outcome.image
+def observed(call: Lifted, outcome: Outcome, lane: str) -> Observation | None:
+    """What a policy sees of a program that ran; None if it did not do what reading it had promised."""
+    program, image = call.program, outcome.image
+    if outcome.failure is not None:
+        text = describe_error(*outcome.failure, outcome.line, call.request.code)
+        return Observation("error", text=program.text + text, lane=lane, level="lifted")
+    if image is None:
+        return None
+    is_chosen = program.source is None
     return Observation(
         "ok",
-        image=image if image is None or image.mode == "RGB" else image.convert("RGB"),
+        image=image if image.mode == "RGB" else image.convert("RGB"),
         text=program.text,
         lane=lane,
         level="lifted",

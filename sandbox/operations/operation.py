@@ -5,6 +5,7 @@ Sizes are (width, height) in pixels, costs nanoseconds per pixel of the larger s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,28 @@ def search_cost(values: Values) -> float:
     return 30.0 + 12.0 * float(values[-1] ** 2)
 
 
+def no_images(values: Values, size: Size) -> tuple[Size, ...]:
+    """The library makes no image beside its result."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most that a call costs, whatever its arguments, or why it has no bound.
+
+    Attributes:
+        ns: Nanoseconds of processor time per pixel, of the image before, the one after and those between.
+        reason: Why there is no bound, or none for arguments for which it does not hold; "" if it always holds.
+        holds: (values, size before) -> whether the bound holds.
+        between: (values, size before) -> sizes of images that the library makes on the way.
+    """
+
+    ns: float = math.inf
+    reason: str = ""
+    holds: Callable[[Values, Size], bool] = always
+    between: Callable[[Values, Size], tuple[Size, ...]] = no_images
+
+
 @dataclass(frozen=True)
 class Kind:
     """What is known of an operation.
@@ -103,6 +126,7 @@ class Kind:
         acts: False where the values are known to change nothing, given the size before.
         modes: Modes that the call takes.
         is_colour: True where only pixel values change, so that the effect is looked for in them.
+        bound: What a call costs at most.
         cost: values -> nanoseconds per pixel of the larger side of the call, roughly and rather too many.
     """
 
@@ -115,4 +139,5 @@ class Kind:
     acts: Callable[[Values, Size], bool] = always
     modes: tuple[str, ...] = ("RGB", "L")
     is_colour: bool = True
+    bound: Bound = Bound(40)
     cost: Callable[[Values], float] = plain_cost
