@@ -11,7 +11,7 @@ from sandbox.types import Limits
 #: Nanoseconds that a program may take in process: nothing there could stop it.
 MAX_NS = 250e6
 #: Nanoseconds of any call, beside what its pixels cost.
-CALL_NS = 2e6
+CALL_NS = 5e6
 #: Nanoseconds per pixel to see what an operation changed.
 CREDIT_NS = 10.0
 
@@ -24,7 +24,7 @@ def fits_in_process(program: ToolProgram, size: Size, limits: Limits) -> bool:
         size: Size of the image that it starts from.
         limits: What a result may be.
     """
-    spent, before = 0.0, size
+    spent, before, n_seen = 0.0, size, 0
     for place, operation in enumerate(program.operations, 1):
         known = program.sizes[place] if place < len(program.sizes) else None
         after = before if known is None else known
@@ -34,6 +34,8 @@ def fits_in_process(program: ToolProgram, size: Size, limits: Limits) -> bool:
         if not bound.holds(operation.values, before) or any(check_size(one, limits) for one in sizes):
             return False
         pixels = sum(width * height for width, height in sizes)
-        spent += CALL_NS + (bound.ns + CREDIT_NS) * pixels
+        n_seen += OPERATIONS[operation.name].is_colour
+        spent += CALL_NS + (bound.ns + CREDIT_NS * OPERATIONS[operation.name].is_colour) * pixels
         before = after
-    return 2 * spent <= MAX_NS  # what a colour operation did is seen by running the others once more
+    # If colours changed more than once, the rest runs again to see what of that is left.
+    return spent * (2 if n_seen > 1 else 1) + CREDIT_NS * before[0] * before[1] <= MAX_NS

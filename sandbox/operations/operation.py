@@ -111,6 +111,10 @@ class Bound:
     between: Callable[[Values, Size], tuple[Size, ...]] = no_images
 
 
+#: Of calls that move whole pixels, that look at each value once or twice, and at a few values around each.
+MOVE, POINT, AROUND = Bound(8), Bound(30), Bound(120)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What is known of an operation.
@@ -139,5 +143,5 @@ class Kind:
     acts: Callable[[Values, Size], bool] = always
     modes: tuple[str, ...] = ("RGB", "L")
     is_colour: bool = True
-    bound: Bound = Bound(40)
+    bound: Bound = POINT
     cost: Callable[[Values], float] = plain_cost

@@ -27,7 +27,7 @@ from sandbox.operations.formulas import (
     written,
 )
 from sandbox.operations.opencv import OPENCV_OPERATIONS
-from sandbox.operations.operation import Kind, Operation, State, Values
+from sandbox.operations.operation import Bound, Kind, Operation, State, Values
 from sandbox.operations.parameters import Parameter
 from sandbox.operations.pillow import PILLOW_OPERATIONS
 
@@ -104,6 +104,7 @@ OPERATIONS: dict[str, Kind] = {
         after=_after_formula,
         frame=_formula_frame,
         cost=_formula_cost,
+        bound=Bound(reason="time and memory grow with its parts"),
     ),
 }
 
