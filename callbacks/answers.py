@@ -16,7 +16,7 @@ class Answers(Callback):
     """Writes the answers of a test to `<default_root_dir>/answers_<rank>.jsonl` as they come, and sends them to MLflow.
 
     They are the records of `python -m cv_lightning test --config experiments/robustness.yaml`, under the label of what
-    was done to the image (docs/evaluation.md). For modules that leave `last_trajectories` and `last_breakdowns`.
+    was done to the image (docs/evaluation.md). For modules whose `test_step` returns `{"rollouts": Rollouts}`.
     """
 
     _log: AnswerLog | None = None
@@ -37,14 +37,11 @@ class Answers(Callback):
         """Write the answers of a batch."""
         policy = f"step {trainer.global_step}"
         records = []
-        for group, breakdowns in zip(
-            getattr(pl_module, "last_trajectories", ()), getattr(pl_module, "last_breakdowns", ()), strict=True
-        ):
-            for trajectory, breakdown in zip(group.trajectories, breakdowns, strict=True):
-                condition = orientation_label(trajectory.sample.transforms)
-                key = record_key(trajectory.sample, condition, policy)
-                grade = Grade(None if breakdown.is_right is None else float(breakdown.is_right))
-                records.append(make_record(key, condition, policy, trajectory, grade))
+        for trajectory, breakdown in outputs["rollouts"].pairs:
+            condition = orientation_label(trajectory.sample.transforms)
+            key = record_key(trajectory.sample, condition, policy)
+            grade = Grade(None if breakdown.is_right is None else float(breakdown.is_right))
+            records.append(make_record(key, condition, policy, trajectory, grade))
         if self._log is not None:
             self._log.append(records)
 

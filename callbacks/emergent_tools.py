@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from callbacks.rollouts import Rollouts
 from callbacks.tool_families import family_of, verified_tools
 from cv_lightning.evidence import CORE_TOOLS
+from cv_lightning.types import Rollouts
 
 #: All other tools are emergent. As in the reward, a turn by another angle is a way around the required ones.
 _NOT_EMERGENT = CORE_TOOLS | {"rotate"}

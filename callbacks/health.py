@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.mlflow.logger import BackgroundMLflowLogger
-from callbacks.rollouts import RolloutCallback, Rollouts
+from callbacks.rollouts import RolloutCallback
 from cv_lightning.cli.checkpoints import save_whole
 from cv_lightning.errors import ConfigError, TrainingError
-from cv_lightning.types import StopReason, Trajectory
+from cv_lightning.types import Rollouts, StopReason, Trajectory
 
 #: Weight of the newest step in the running tool rate.
 _NEWEST = 0.2
@@ -184,11 +184,12 @@ class Health(RolloutCallback):
         self._tool_rate = self._best_tool_rate = 0.0
         self._n_rollouts = 0
         self._stopped_by = ""
+        self._latest: dict[str, float] = {}
 
     # ---- what is measured --------------------------------------------------------------------------------------------
 
-    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
-        """Log how the rollouts ended, how long they are, and how both have moved."""
+    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
+        """Measure how the rollouts ended, how long they are, and how both have moved."""
         trajectories = rollouts.trajectories
         metrics = stop_metrics(trajectories)
         if len(self._first_lengths) < self.patience:
@@ -203,14 +204,17 @@ class Health(RolloutCallback):
         if self._best_tool_rate > 0:
             metrics["health/tool_rate_of_best"] = self._tool_rate / self._best_tool_rate
         metrics["health/alarms"] = float(len(self._raised))
-        self.log_step(trainer, pl_module, metrics)
+        return metrics
 
     # ---- what is watched ---------------------------------------------------------------------------------------------
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
-        """Look at what the step logged."""
-        super().on_train_batch_end(trainer, pl_module, *arguments)
-        messages = self._look(trainer.callback_metrics, trainer.global_step)
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the numbers of the step."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._latest |= outputs.get("metrics", {})  # a KL measured every n steps counts until the next one
+        messages = self._look(self._latest, trainer.global_step)
         if self.action == "stop":
             if trainer.strategy.reduce_boolean_decision(bool(messages), all=False):
                 self._prepare_stop(trainer, messages)
@@ -222,7 +226,7 @@ class Health(RolloutCallback):
                 if isinstance(logger, BackgroundMLflowLogger):
                     logger.set_tags({"alarm": " ".join(messages)})
 
-    def _look(self, metrics: Mapping[str, Any], step: int) -> list[str]:
+    def _look(self, metrics: Mapping[str, float], step: int) -> list[str]:
         messages = []
         for alarm in _ALARMS:
             limit, value = self.limits[alarm.argument], metrics.get(alarm.metric)
@@ -250,7 +254,6 @@ class Health(RolloutCallback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop before the next step: the metrics of the last one are logged after `on_train_batch_end`."""
         self._stop_where_asked()
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop also where there is no next step."""

@@ -9,9 +9,9 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
-from callbacks.rollouts import RolloutCallback, Rollouts
+from callbacks.rollouts import RolloutCallback
 from cv_lightning.errors import ConfigError
-from cv_lightning.types import RewardBreakdown
+from cv_lightning.types import RewardBreakdown, Rollouts
 
 #: Where families beyond `max_families` are counted.
 OTHER = "other"
@@ -39,13 +39,13 @@ class RewardComponents(RolloutCallback):
         self.max_families = max_families
         self._families: list[str] = []
 
-    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
-        """Log the step."""
+    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
+        """Measure the step."""
         metrics = component_metrics(rollouts.breakdowns)
         families = [self._named(group.sample.family) for group in rollouts.groups]
         if len(self._families) > 1:
             metrics |= family_metrics(families, rollouts.breakdowns)
-        self.log_step(trainer, pl_module, metrics)
+        return metrics
 
     def state_dict(self) -> dict[str, list[str]]:
         """The families that were seen."""

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.rollouts import RolloutCallback, Rollouts
 from cv_lightning.errors import ConfigError
+from cv_lightning.types import Rollouts
 
 #: Phases of a step, by the metric that says how long each took.
 _PHASES = {"rollout": "time/rollout_s", "score": "time/score_s", "update": "time/update_s"}
 
 
-class Throughput(RolloutCallback):
+class Throughput(Callback):
     """Logs `throughput/...` of each training step, of this process (docs/metrics.md explains each).
 
     A step lasts from the end of the one before to its own end, so that waiting for data and logging are in it. The
@@ -45,7 +45,6 @@ class Throughput(RolloutCallback):
             raise ConfigError(f"Throughput: peak_tflops: expected more than 0, or null, but got {peak_tflops}")
         self.peak_tflops = peak_tflops
         self._ended_at: float | None = None
-        self._rollouts: Rollouts | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -55,17 +54,11 @@ class Throughput(RolloutCallback):
         """A validation is in no training step."""
         self._ended_at = time.perf_counter()
 
-    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
-        """Keep them until the step is measured."""
-        self._rollouts = rollouts
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *arguments: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Measure the step."""
-        super().on_train_batch_end(trainer, pl_module, *arguments)
-        rollouts, self._rollouts = self._rollouts, None
+        rollouts, logged = outputs.get("rollouts"), outputs.setdefault("metrics", {})
         now = time.perf_counter()
         seconds, self._ended_at = now - (self._ended_at if self._ended_at is not None else now), now
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name in _READ}
         metrics = memory_metrics(pl_module.device)
         if seconds > 0:
             metrics |= step_metrics(logged, seconds)
@@ -73,11 +66,7 @@ class Throughput(RolloutCallback):
             if self.peak_tflops is not None:
                 n_rolled_out = sum(len(t.tokens) for t in rollouts.trajectories) if rollouts is not None else 0
                 metrics["throughput/mfu"] = flops(pl_module, logged, n_rolled_out) / (seconds * self.peak_tflops * 1e12)
-        self.log_step(trainer, pl_module, metrics)
-
-
-#: Metrics of the module that are read.
-_READ = {*_PHASES.values(), "time/tools_s", "train/tokens", "rollout/sampled_tokens", "rl/kl"}
+        logged.update(metrics)
 
 
 def step_metrics(logged: Mapping[str, float], seconds: float) -> dict[str, float]:

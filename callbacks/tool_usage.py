@@ -12,12 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.emergent_tools import EmergentTools, emergent
 from callbacks.mlflow.logger import BackgroundMLflowLogger
-from callbacks.rollouts import RolloutCallback, Rollouts
+from callbacks.rollouts import RolloutCallback
 from callbacks.tool_families import FAMILIES, failure_of, family_of, tools_of, verified_tools
 from cv_lightning.errors import ConfigError
-from cv_lightning.evaluation.metrics import call_outcomes
-from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, gather_effects
-from cv_lightning.types import Trajectory
+from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, call_outcomes, gather_effects
+from cv_lightning.types import Rollouts, Trajectory
 
 
 class ToolUsage(RolloutCallback):
@@ -42,16 +41,16 @@ class ToolUsage(RolloutCallback):
         self.emergent = EmergentTools()
         self._seen: set[str] = set()
 
-    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
-        """Log the step; write the table where it is due."""
+    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
+        """Measure the step; write the table if it is due."""
         step = trainer.global_step
         self._seen.update(*map(verified_tools, rollouts.trajectories))
         metrics = tool_metrics(rollouts.trajectories, self._seen)
         for tool in self.emergent.add(rollouts, step):
             metrics[f"tools/first_step/{tool}"] = float(step)
-        self.log_step(trainer, pl_module, metrics)
         if self.emergent.is_due(step, self.table_every_n_steps):
             self._write(trainer, step)
+        return metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what came after the last row."""

@@ -17,11 +17,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from callbacks.credit import turn_credits
 from callbacks.emergent_tools import emergent
 from callbacks.mlflow.logger import BackgroundMLflowLogger
-from callbacks.rollouts import RolloutCallback, Rollouts
+from callbacks.rollouts import RolloutCallback
 from callbacks.tool_families import verified_tools
 from callbacks.trajectory_choice import Picked, has_recovered, pick
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig
+from cv_lightning.types import Rollouts
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.recording import describe, save_image, write_records
@@ -64,15 +65,17 @@ class Trajectories(RolloutCallback):
         self._last_period = -1
         self._cannot_write = False
 
-    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
-        """Write the step where it is due."""
+    def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
+        """Write the step if it is due; measures nothing."""
         # A training step may take several optimizer steps, so the due one need not be hit exactly.
         period = trainer.global_step // self.every_n_steps
-        if period == self._last_period:
-            return
-        self._last_period = period
-        if not trainer.is_global_zero:
-            return
+        if period != self._last_period:
+            self._last_period = period
+            if trainer.is_global_zero:
+                self._write(trainer, pl_module, rollouts)
+        return {}
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> None:
         folder = Path(trainer.default_root_dir) / "trajectories" if self.folder is None else Path(self.folder)
         step = trainer.global_step
         target = folder / f"step_{step:08d}"

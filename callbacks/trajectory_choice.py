@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from callbacks.emergent_tools import emergent
 from callbacks.tool_families import verified_tools
-from cv_lightning.evaluation.metrics import call_outcomes
+from cv_lightning.evidence import call_outcomes
 from cv_lightning.types import Group, RewardBreakdown, Trajectory
 
 #: In this order; a trajectory is of the first kind that takes it.

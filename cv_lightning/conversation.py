@@ -20,13 +20,11 @@ from typing import Any, Protocol
 from PIL import Image
 
 from cv_lightning.errors import ConversationError
+from cv_lightning.frames import view_question
 from cv_lightning.tools.code import CODE_TOOLS, SYSTEM_PROMPT
+from cv_lightning.tools.reply_text import ONE_ACTION, SHAPE, read_turn
 from cv_lightning.tools.toolbox import Toolbox
-from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory
-
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory, ViewedImage
 
 
 def format_call(reasoning: str, call: ToolCall) -> str:
@@ -47,7 +45,7 @@ def format_answer(reasoning: str, answer: str) -> str:
 
 
 def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
-    """Read an assistant turn. What stands inside `<think>` is neither a call nor an answer.
+    """Read an assistant turn, as `tools.reply_text` says. Calls and answers inside reasoning are neither.
 
     Args:
         text: The turn.
@@ -56,20 +54,20 @@ def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
     Returns:
         A call, an answer, or a fault that says what to write instead; never raises.
     """
-    body = _THINK.sub("", text)
-    if "<think>" in body:
+    turn = read_turn(text)
+    calls, answers = turn.calls, turn.answers
+    if turn.open_tag == "think":
         return Reply(fault="The <think> tag was not closed. Close it, then give a tool call or an answer.")
-    calls, answers = _CALL.findall(body), _ANSWER.findall(body)
-    if not calls and "<tool_call>" in body:
-        return Reply(fault="The <tool_call> tag was not closed.")
-    if not calls and not answers and "<answer>" in body:
+    if turn.open_tag == "tool_call":
+        return Reply(fault=f"The <tool_call> tag was not closed. Write <tool_call>{SHAPE}</tool_call>.")
+    if not calls and not answers and "<answer>" in turn.words:
         return Reply(fault="The <answer> tag was not closed.")
     if len(calls) + len(answers) > 1:
-        return Reply(fault="Give exactly one tool call or one answer in a turn.")
+        return Reply(fault=ONE_ACTION)
     if answers:
         return Reply(answer=answers[0].strip())
     if calls:
-        return toolbox.read(calls[0])
+        return toolbox.read_content(calls[0].content) if calls[0].fault is None else Reply(fault=calls[0].fault)
     return Reply(fault="The turn holds neither <tool_call>...</tool_call> nor <answer>...</answer>.", is_silent=True)
 
 
@@ -134,7 +132,7 @@ class Conversation:
         Raises:
             ConversationError: The prompt alone is longer than `max_context_tokens`.
         """
-        tokens = TokenSequence(images=list(sample.images))
+        tokens = TokenSequence(images=view_question(sample))
         ids = [*self.system_turn(self.system_prompt), *self.user_turn([*sample.images, sample.question])]
         ids += self.opening()
         if len(ids) >= self.max_context_tokens:
@@ -166,7 +164,7 @@ class Conversation:
         kept = ids[:-1] if ids and ids[-1] == self.end_of_turn_id else ids
         return self.tokenizer.decode(kept, skip_special_tokens=False)
 
-    def append_observation(self, tokens: TokenSequence, text: str, image: Image.Image | None) -> bool:
+    def append_observation(self, tokens: TokenSequence, text: str, image: ViewedImage | None) -> bool:
         """Append a tool response and open the next assistant turn.
 
         Returns:
@@ -178,7 +176,8 @@ class Conversation:
                 f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False
             )
         else:
-            ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False) + self._image(image)
+            ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False)
+            ids += self._image(image.image)
             ids += self.tokenizer.encode(f"{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
         ids += [self.end_of_turn_id, *self.opening()]
         if len(tokens) + len(ids) >= self.max_context_tokens:
@@ -188,8 +187,8 @@ class Conversation:
             tokens.images.append(image)
         return True
 
-    def append_question(self, tokens: TokenSequence, parts: Sequence[str | Image.Image]) -> bool:
-        """Append another question to a conversation and open the next assistant turn.
+    def append_question(self, tokens: TokenSequence, images: Sequence[ViewedImage], question: str) -> bool:
+        """Append another question, with its new images, and open the next assistant turn.
 
         A turn that was cut off before its end is ended; what was sampled stays as it is.
 
@@ -200,12 +199,12 @@ class Conversation:
         is_open = tokens.ids[-len(opening) :] == opening  # nothing was said in the last turn
         closing = [] if is_open or tokens.ids[-1] == self.end_of_turn_id else [self.end_of_turn_id]
         n_kept = len(tokens) - len(opening) * is_open
-        ids = [*closing, *self.user_turn(parts), *opening]
+        ids = [*closing, *self.user_turn([*(viewed.image for viewed in images), question]), *opening]
         if n_kept + len(ids) >= self.max_context_tokens:
             return False
         del tokens.ids[n_kept:], tokens.is_trained[n_kept:], tokens.logprobs[n_kept:]
         tokens.append(ids, is_trained=False)
-        tokens.images.extend(part for part in parts if isinstance(part, Image.Image))
+        tokens.images.extend(images)
         return True
 
     def encode(self, trajectory: Trajectory) -> TokenSequence:
@@ -215,12 +214,15 @@ class Conversation:
             ConversationError: It does not fit into `max_context_tokens`; nothing is cut off silently.
         """
         tokens = self.start(trajectory.sample)
-        for turn in trajectory.turns:
+        results = {viewed.turn: viewed for viewed in trajectory.images}
+        for number, turn in enumerate(trajectory.turns):
             ids = [*self.tokenizer.encode(turn.text, add_special_tokens=False), self.end_of_turn_id]
             tokens.append(ids, is_trained=turn.is_trained)
             fits = len(tokens) < self.max_context_tokens
             if fits and turn.observation is not None:
-                fits = self.append_observation(tokens, turn.observation.text, turn.observation.image)
+                seen = turn.observation
+                viewed = None if seen.image is None else results.get(number, ViewedImage(seen.image, turn=number))
+                fits = self.append_observation(tokens, seen.text, viewed)
             if not fits:
                 raise ConversationError(
                     f"Sample {trajectory.sample.id!r}: the recorded conversation is longer than "

@@ -13,11 +13,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
+from cv_lightning.tools.reply_text import read_turn
 from cv_lightning.types import Box, Sample, Trajectory
 from sandbox.geometry import ORIENTATIONS, compose, inverse
 
@@ -25,6 +26,9 @@ ORIENTATION_TOOLS = frozenset(ORIENTATIONS) - {"identity"}
 
 #: Tools that the published formula counts as required ones; everything else is "emergent".
 CORE_TOOLS = ORIENTATION_TOOLS | {"crop"}
+
+#: A turn by another angle than a quarter is a way around the required tools, not a discovery.
+_NOT_EMERGENT = CORE_TOOLS | {"rotate"}
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 
@@ -109,8 +113,29 @@ def gather_effects(trajectory: Trajectory) -> Evidence:
         n_orientation_changes=n_orientation_changes,
         best_iou=_best_iou(trajectory),
         is_well_formed=_has_format(trajectory),
-        answer=trajectory.answer if trajectory.turns and _has_one_answer(trajectory.turns[-1].text) else None,
+        answer=trajectory.answer if trajectory.turns and _answers_once(trajectory.turns[-1].text) else None,
     )
+
+
+def emergent_tools(used: Iterable[str]) -> frozenset[str]:
+    """Those of some verified tools that no task requires."""
+    return frozenset(used) - _NOT_EMERGENT
+
+
+def call_outcomes(trajectory: Trajectory) -> list[bool]:
+    """Whether each attempted call ran; a call that did not parse is an attempt that failed."""
+    outcomes = []
+    for turn in trajectory.turns:
+        if turn.reply.call is not None and turn.observation is not None:
+            outcomes.append(turn.observation.status == "ok")
+        elif turn.reply.fault is not None and not turn.reply.is_silent:
+            outcomes.append(False)
+    return outcomes
+
+
+def is_restored(trajectory: Trajectory) -> bool:
+    """Whether the last image that the policy saw is upright to the pixel; one that was never turned counts."""
+    return last_orientation(trajectory) == required_orientation(trajectory.sample)
 
 
 def required_orientation(sample: Sample) -> str:
@@ -156,6 +181,13 @@ def iou(first: Box, second: Box) -> float:
         return 0.0
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
     return width * height / (sum(areas) - width * height)
+
+
+def _answers_once(text: str) -> bool:
+    """Whether the turn, read as rollouts read it, holds one pair of answer tags with no reasoning between them."""
+    turn = read_turn(text)
+    n_tags = turn.words.count("<answer>"), turn.words.count("</answer>")
+    return n_tags == (1, 1) and all(f"<answer>{answer}</answer>" in text for answer in turn.answers)
 
 
 def _has_one_answer(text: str) -> bool:

@@ -1,19 +1,18 @@
 """The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
 
-What a policy is to this loop stands in the protocols; the local backbone (`modules.policy.Policy`) is one. Whatever
-goes wrong in a rollout is recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises here.
+The protocols say what the loop needs of a policy; `modules.policy.Policy` is one. Whatever goes wrong in a rollout is
+recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises here.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cv_lightning.conversation import Conversation, parse_reply
-from cv_lightning.frames import view_question, view_result
+from cv_lightning.frames import view_result
 from cv_lightning.types import Group, Reply, Sample, StopReason, TokenSequence, ToolCall, Trajectory, Turn
 from sandbox import Observation, ToolRequest
 
@@ -70,7 +69,7 @@ class Executor(Protocol):
         """Run requests; answers in their order, never raises for what code did."""
 
 
-def rollout(
+def roll_out(
     samples: Sequence[Sample],
     policy: SamplingPolicy,
     executor: Executor,
@@ -86,47 +85,39 @@ def rollout(
         executor: Who runs the code.
         sampling: How tokens are drawn.
         group_size: G, trajectories of each sample.
-        max_turns: Assistant turns of a trajectory; at the last one a tool call is not executed any more.
+        max_turns: Assistant turns of a trajectory; a tool call in the last one is not executed.
 
     Returns:
         P groups of G trajectories.
     """
-    groups = []
-    for sample in samples:
-        trajectories = [
-            Trajectory(sample, images=view_question(sample), tokens=policy.conversation.start(sample))
-            for _ in range(group_size)
-        ]
-        groups.append(Group(sample, trajectories))
+    groups = [Group(sample, _begin(sample, policy.conversation, group_size)) for sample in samples]
     session = policy.open_session(sampling)
     active = [trajectory for group in groups for trajectory in group.trajectories]
-    run = uuid.uuid4().hex  # an executor outlives a rollout: no two trajectories may share the state of an episode
-    names = {id(trajectory): f"{run}-{index}" for index, trajectory in enumerate(active)}
     for turn in range(max_turns):
-        active = take_turn(active, session, policy.conversation, executor, names, is_last=turn == max_turns - 1)
+        active = take_turn(active, session, policy.conversation, executor, is_last=turn == max_turns - 1)
     return groups
 
 
+def _begin(sample: Sample, conversation: Conversation, group_size: int) -> list[Trajectory]:
+    """G trajectories before their first turn; the prompt is written once, and they share its images."""
+    prompt = conversation.start(sample)
+    return [Trajectory(sample, images=[*prompt.images], tokens=prompt.copy()) for _ in range(group_size)]
+
+
 def take_turn(
-    active: Sequence[Trajectory],
-    session: Session,
-    conversation: Conversation,
-    executor: Executor,
-    names: Mapping[int, str],
-    is_last: bool,
+    active: Sequence[Trajectory], session: Session, conversation: Conversation, executor: Executor, is_last: bool
 ) -> list[Trajectory]:
-    """Let the policy speak once in every trajectory and run what it calls.
+    """Let the policy speak once in every trajectory and run its calls.
 
     Args:
-        active: Trajectories that go on.
+        active: Trajectories that have not ended.
         session: Samples the turns.
         conversation: Writes them as tokens.
-        executor: Who runs the code.
-        names: `id` of a trajectory -> name of its episode.
-        is_last: Whether a call is not executed any more.
+        executor: Runs the code.
+        is_last: Whether this is the last turn, in which no call is executed.
 
     Returns:
-        Those that go on after it; the others have their `stop_reason`.
+        Those that continue after it; the others have their `stop_reason`.
     """
     if not active:
         return []
@@ -140,7 +131,7 @@ def take_turn(
         for trajectory in active:
             trajectory.stop_reason = StopReason.MAX_TURNS
         return []
-    observations = observe(active, executor, names)
+    observations = observe(active, executor)
     return [
         trajectory
         for trajectory, observation in zip(active, observations, strict=True)
@@ -157,7 +148,7 @@ def _append_reply(trajectory: Trajectory, completion: Completion, conversation: 
 
 
 def end_after(reply: Reply, is_finished: bool) -> StopReason | None:
-    """Why a trajectory ends with this reply, None where it goes on."""
+    """Why a trajectory ends with this reply; None if it continues."""
     if not is_finished:
         return StopReason.MAX_TOKENS
     if reply.answer is not None:
@@ -165,14 +156,9 @@ def end_after(reply: Reply, is_finished: bool) -> StopReason | None:
     return StopReason.NO_ACTION if reply.is_silent else None
 
 
-def observe(active: Sequence[Trajectory], executor: Executor, names: Mapping[int, str]) -> list[Observation]:
-    """Execute the last turn's calls in one batch; a malformed call gets its fault as the observation.
-
-    Args:
-        active: Trajectories that go on.
-        executor: Who runs the code.
-        names: `id` of a trajectory -> name of its episode.
-    """
+def observe(active: Sequence[Trajectory], executor: Executor) -> list[Observation]:
+    """Execute the last turn's calls in one batch; a malformed call gets its fault as the observation."""
+    started = time.perf_counter()
     observations = []
     requests = []
     callers = []
@@ -180,35 +166,38 @@ def observe(active: Sequence[Trajectory], executor: Executor, names: Mapping[int
         call = trajectory.turns[-1].reply.call
         observations.append(refusal(trajectory.turns[-1].reply))
         if call is not None and call.fault is None:
-            requests.append(request_of(trajectory, call, names[id(trajectory)]))
+            requests.append(request_of(trajectory, call))
             callers.append(index)
     for index, observation in zip(callers, executor.execute(requests), strict=True):
         observations[index] = observation
+    seconds = time.perf_counter() - started
     for trajectory, observation in zip(active, observations, strict=True):
-        trajectory.turns[-1].observation = observation
+        trajectory.turns[-1].observation, trajectory.turns[-1].tools_s = observation, seconds
     return observations
 
 
 def refusal(reply: Reply) -> Observation:
-    """What a policy is shown of a turn that nothing can be executed of."""
+    """The observation of a turn in which nothing can be executed: it shows the fault."""
     if reply.call is not None:
         return Observation("error", text=reply.call.fault or "")
     return Observation("rejected", text=reply.fault or "")
 
 
-def request_of(trajectory: Trajectory, call: ToolCall, episode: str) -> ToolRequest:
+def request_of(trajectory: Trajectory, call: ToolCall) -> ToolRequest:
     """A call on the images of its trajectory."""
     images = [viewed.image for viewed in trajectory.images]
-    return ToolRequest(call.code, images, call.image_index, episode, call.model)
+    return ToolRequest(call.code, images, call.image_index, trajectory.episode, call.model)
 
 
 def _append_observation(trajectory: Trajectory, observation: Observation, conversation: Conversation) -> bool:
-    """Show the policy what came of its call; False where it did not fit and the trajectory ends before it."""
+    """Show the policy the result of its call; False if it did not fit, which ends the trajectory before it."""
     turn = len(trajectory.turns) - 1
     call = trajectory.turns[turn].reply.call
-    if not conversation.append_observation(trajectory.tokens, observation.text, observation.image):
+    viewed = None
+    if call is not None and observation.image is not None:
+        viewed = view_result(trajectory, call, observation, turn)
+    if not conversation.append_observation(trajectory.tokens, observation.text, viewed):
         trajectory.stop_reason = StopReason.CONTEXT_FULL
         return False
-    if call is not None and observation.image is not None:
-        trajectory.images.append(view_result(trajectory, call, observation, turn))
+    trajectory.images += [] if viewed is None else [viewed]
     return True

@@ -17,6 +17,7 @@ counter-clockwise, as in Pillow. Masks are named by what True means.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,6 +26,7 @@ from functools import cached_property
 from PIL import Image
 
 from sandbox import Affine, ModelCall, Observation, inverse_transform
+from sandbox.images import content_key
 
 Box = tuple[float, float, float, float]
 
@@ -127,7 +129,8 @@ class Turn:
         reply: What the text says.
         observation: What the executor returned, None where nothing was executed.
         is_trained: False for a recorded turn that must not be imitated (the mistake before its mending).
-        wall_s: Seconds in which the batch of replies that this one was sampled in was written; 0 where none was.
+        wall_s: Seconds that sampling the batch of replies took, of which this is one; 0 if it was not sampled.
+        tools_s: Seconds that running the batch of calls took, of which this turn's is one; 0 if none ran.
     """
 
     text: str
@@ -135,25 +138,31 @@ class Turn:
     observation: Observation | None = None
     is_trained: bool = True
     wall_s: float = field(default=0.0, compare=False)
+    tools_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
 class ViewedImage:
-    """An image of a trajectory, with its place in the question's image.
+    """An image that a policy sees, with its place in the question's image.
 
     Attributes:
-        image: RGB pixels.
+        image: RGB pixels; they never change.
         root: Index of the question image it descends from.
-        frame: Affine map from its pixels into the pixels of image `root`; None where it is not known.
-        orientation: Net element of the eight that leads from image `root` to this one; None where it is not known.
+        frame: Affine map from its pixels into the pixels of image `root`; None if unknown.
+        orientation: Net element of the eight that leads from image `root` to this one; None if unknown.
         turn: The turn that made it, -1 for an image of the question.
     """
 
     image: Image.Image
-    root: int
-    frame: Affine | None
-    orientation: str | None
+    root: int = 0
+    frame: Affine | None = None
+    orientation: str | None = None
     turn: int = -1
+
+    @cached_property
+    def key(self) -> bytes:
+        """The identity of the pixels: equal for equal images, whatever their place. Hashed once."""
+        return content_key(self.image)
 
 
 @dataclass
@@ -164,13 +173,13 @@ class TokenSequence:
         ids: Token ids, image placeholders expanded.
         is_trained: True where the policy wrote the token; same length as `ids`.
         logprobs: Log-probability under the policy that sampled it, 0.0 where `is_trained` is False.
-        images: The images in the order in which their placeholders stand in `ids`.
+        images: The images in the order of their placeholders in `ids`.
     """
 
     ids: list[int] = field(default_factory=list)
     is_trained: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    images: list[Image.Image] = field(default_factory=list)
+    images: list[ViewedImage] = field(default_factory=list)
 
     def append(self, ids: Sequence[int], *, is_trained: bool, logprobs: Sequence[float] | None = None) -> None:
         """Append tokens of one author; `logprobs` are given for sampled tokens."""
@@ -180,19 +189,33 @@ class TokenSequence:
         self.is_trained.extend([is_trained] * len(ids))
         self.logprobs.extend(logprobs if logprobs is not None else [0.0] * len(ids))
 
+    def copy(self) -> TokenSequence:
+        """A sequence that grows independently of this one and shares its images."""
+        return TokenSequence([*self.ids], [*self.is_trained], [*self.logprobs], [*self.images])
+
     def __len__(self) -> int:
         return len(self.ids)
 
 
 @dataclass
 class Trajectory:
-    """One rollout: the turns, every image seen, the tokens, and why it ended."""
+    """One rollout.
+
+    Attributes:
+        sample: The question.
+        turns: What the policy said and what came of it.
+        images: Every image it has seen: those of the question, then the results.
+        tokens: The conversation as tokens.
+        stop_reason: Why it ended; None while it continues.
+        episode: Its name in the executor, which keeps state by episode: no two trajectories share one.
+    """
 
     sample: Sample
     turns: list[Turn] = field(default_factory=list)
     images: list[ViewedImage] = field(default_factory=list)
     tokens: TokenSequence = field(default_factory=TokenSequence)
     stop_reason: StopReason | None = None
+    episode: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
 
     @property
     def answer(self) -> str | None:
@@ -229,3 +252,28 @@ class RewardBreakdown:
     def total(self) -> float:
         """Sum of the terms; NaN where the answer could not be judged."""
         return float("nan") if self.is_right is None else sum(self.terms.values())
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The rollouts of a step and what they were paid, in the same order.
+
+    Attributes:
+        groups: P groups of G trajectories.
+        breakdowns: Their rewards [P][G].
+        tools_s: Seconds that the step waited for tools.
+    """
+
+    groups: list[Group]
+    breakdowns: list[list[RewardBreakdown]]
+    tools_s: float = 0.0
+
+    @cached_property
+    def trajectories(self) -> list[Trajectory]:
+        """All trajectories, group by group."""
+        return [trajectory for group in self.groups for trajectory in group.trajectories]
+
+    @cached_property
+    def pairs(self) -> list[tuple[Trajectory, RewardBreakdown]]:
+        """All trajectories with their rewards, group by group."""
+        return list(zip(self.trajectories, (b for of_group in self.breakdowns for b in of_group), strict=True))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning import LightningModule
@@ -15,11 +14,11 @@ from cv_lightning.errors import CheckpointError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.rollout import Sampling, rollout
-from cv_lightning.types import Group, RewardBreakdown, Sample
+from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.types import Group, Rollouts, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
-from sandbox import Limits, Observation, ToolExecutor, ToolRequest
+from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
 
 
@@ -54,18 +53,16 @@ class RolloutConfig:
         return ToolExecutor(lane=self.lane, limits=self.limits, device=device)
 
 
-class _TimedExecutor:
-    """Adds up the seconds that rollouts wait for tools."""
+class StepOutput(TypedDict, total=False):
+    """A step as Lightning hands it to the callbacks' `on_..._batch_end`.
 
-    def __init__(self, executor: ToolExecutor) -> None:
-        self.executor = executor
-        self.seconds = 0.0
+    Attributes:
+        rollouts: What the policy did; absent from a step without rollouts.
+        metrics: Numbers of a training step. Callbacks add theirs; the module logs all of them once.
+    """
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
-        started = time.perf_counter()
-        observations = self.executor.execute(requests)
-        self.seconds += time.perf_counter() - started
-        return observations
+    rollouts: Rollouts
+    metrics: dict[str, float]
 
 
 class PolicyModule(LightningModule):
@@ -95,9 +92,6 @@ class PolicyModule(LightningModule):
         self.reward_config = reward or RewardConfig()
         self.judge = judge
         self.metrics = TrajectoryMetrics()
-        self.last_trajectories: list[Group] = []
-        self.last_breakdowns: list[list[RewardBreakdown]] = []
-        self.tools_s = 0.0  # seconds that rollouts have waited for tools
         self._executor: ToolExecutor | None = None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -137,18 +131,59 @@ class PolicyModule(LightningModule):
         gathered: Any = self.all_gather(torch.tensor(value, device=self.device))
         return int(gathered.max())
 
-    def apply_gradients(self) -> None:
-        """Clip, step, step the schedule, clear, and log the norm and the learning rate."""
+    def apply_gradients(self) -> dict[str, Tensor | float]:
+        """Clip, step, step the schedule, clear; returns the norm before clipping and the learning rate."""
         optimizer: Any = self.optimizers()
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         limit = self.optimizer_config.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
-        self.log("train/grad_norm", norm)
+        return {"train/lr": rate, "train/grad_norm": norm}
+
+    # ---- what is logged ----------------------------------------------------------------------------------------------
+
+    def measured(self, own: Mapping[str, Tensor | float], of_all: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """The numbers of a training step, for monitors at once and for the loggers at its end.
+
+        Args:
+            own: Scalars of this rank.
+            of_all: Scalars of which the mean over ranks is taken; every rank has the same names.
+
+        Returns:
+            All of them.
+        """
+        metrics: dict[str, float] = {}
+        for scalars, are_of_all in ((own, False), (of_all, True)):
+            if not scalars:
+                continue
+            values = torch.stack(
+                [torch.as_tensor(value, dtype=torch.float32).to(self.device) for value in scalars.values()]
+            )
+            if are_of_all:
+                values = self.trainer.strategy.reduce(values, reduce_op="mean")
+            metrics |= dict(zip(scalars, values.tolist(), strict=True))
+        self.log_dict(metrics, logger=False)
+        return metrics
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Send the step's metrics to the loggers, after the callbacks added theirs.
+
+        Lightning's own logging repeats the last value of a metric in every step that does not define it.
+        """
+        metrics: dict[str, float] = outputs["metrics"]
+        values = torch.tensor([*metrics.values()], dtype=torch.float32)
+        trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
+        trainer.callback_metrics.update(zip(metrics, values, strict=True))
+        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
+        if every and (step + 1) % every == 0:
+            logged = dict(zip(metrics, values.tolist(), strict=True))
+            for logger in trainer.loggers:
+                logger.log_metrics(logged | {"epoch": trainer.current_epoch}, step)
+                logger.save()
 
     # ---- rollouts ----------------------------------------------------------------------------------------------------
 
@@ -165,50 +200,46 @@ class PolicyModule(LightningModule):
             self._executor.close()
             self._executor = None
 
-    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> None:
-        """Sample and score trajectories; they are left in `last_trajectories` and `last_breakdowns`."""
+    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
+        """Sample `group_size` trajectories of each sample and score them."""
         was_training = self.policy.training
         self.policy.eval()
         sampling = Sampling(temperature, self.rollout_config.max_new_tokens, seed)
-        executor = _TimedExecutor(self.executor)
-        self.last_trajectories = rollout(
-            samples, self.policy, executor, sampling, group_size, self.rollout_config.max_turns
-        )
-        self.tools_s += executor.seconds
-        self.last_breakdowns = [score(group, self.reward_config, self.judge) for group in self.last_trajectories]
+        groups = roll_out(samples, self.policy, self.executor, sampling, group_size, self.rollout_config.max_turns)
+        breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
         self.policy.train(was_training)
+        return Rollouts(groups, breakdowns, waited_for_tools(groups))
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, batch: list[Sample], batch_idx: int) -> None:
-        self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
-        trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
-        self.metrics.update(trajectories, [breakdown for group in self.last_breakdowns for breakdown in group])
+    def _evaluate(self, batch: list[Sample], batch_idx: int) -> StepOutput:
+        rollouts = self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        self.metrics.update(rollouts.trajectories, [breakdown for _, breakdown in rollouts.pairs])
+        return {"rollouts": rollouts}
 
     def _log_evaluation(self, prefix: str) -> None:
         self.log_dict({f"{prefix}/{name}": value for name, value in self.metrics.compute().items()})
         self.metrics.reset()
 
-    def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
+    def validation_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out validation samples."""
-        self._evaluate(batch, batch_idx)
+        return self._evaluate(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/...`."""
         self._log_evaluation("val")
 
-    def test_step(self, batch: list[Sample], batch_idx: int) -> None:
+    def test_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out test samples."""
-        self._evaluate(batch, batch_idx)
+        return self._evaluate(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         """Log `test/...`."""
         self._log_evaluation("test")
 
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[dict[str, Any]]:
-        """What the policy said about samples, in plain values; the trajectories are in `last_trajectories`."""
-        self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
-        trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
+        """The policy's answers to samples, in plain values."""
+        rollouts = self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
         return [
             {
                 "id": trajectory.sample.id,
@@ -216,5 +247,11 @@ class PolicyModule(LightningModule):
                 "turns": [turn.text for turn in trajectory.turns],
                 "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
             }
-            for trajectory in trajectories
+            for trajectory in rollouts.trajectories
         ]
+
+
+def waited_for_tools(groups: Sequence[Group]) -> float:
+    """Seconds that rollouts which were sampled together waited for tools: the longest of them was in every batch."""
+    waits = (sum(turn.tools_s for turn in trajectory.turns) for group in groups for trajectory in group.trajectories)
+    return max(waits, default=0.0)

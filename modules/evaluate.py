@@ -24,7 +24,7 @@ from cv_lightning.evaluation.solver import Solver
 from cv_lightning.evaluation.table import make_table, write_results
 from cv_lightning.grading.benchmarks import Grade, find_rule, grade
 from cv_lightning.grading.judge import Judge
-from cv_lightning.rollout import Sampling, rollout
+from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.types import Sample, Trajectory
 from modules.base import RolloutConfig
 from modules.policy.policy import Policy
@@ -73,7 +73,7 @@ class LocalSolver(nn.Module, Solver):
             self._executor = config.executor(self.policy.device)
         self.policy.eval()
         sampling = Sampling(config.evaluation_temperature, config.max_new_tokens, self.seed)
-        groups = rollout([samples[i] for i in fitting], self.policy, self._executor, sampling, 1, config.max_turns)
+        groups = roll_out([samples[i] for i in fitting], self.policy, self._executor, sampling, 1, config.max_turns)
         solved: list[Trajectory | None] = [None] * len(samples)
         for index, group in zip(fitting, groups, strict=True):
             solved[index] = group.trajectories[0]
@@ -210,6 +210,7 @@ class RobustnessTest(LightningModule):
                 record,
                 score=of_answer.score,
                 graded_by=of_answer.by,
+                rule=of_answer.rule,
                 graded_for=self._grading_key(base),
                 truth=base.answer,
             )

@@ -9,7 +9,7 @@ entropy bonus) are left out of the computation but not out of the mean; both lea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
-from cv_lightning.types import RewardBreakdown, Sample, TokenSequence, Trajectory
-from modules.base import PolicyModule
+from cv_lightning.types import RewardBreakdown, Rollouts, Sample, TokenSequence, Trajectory
+from modules.base import PolicyModule, StepOutput
 from modules.policy.policy import Policy
-from modules.policy.token_batch import TokenBatch, by_length, image_bytes, image_key
+from modules.policy.token_batch import TokenBatch, by_length, image_bytes
 from modules.policy_gradient import (
     PolicyGradientConfig,
     group_advantages,
@@ -115,41 +115,45 @@ class GRPOModule(PolicyModule):
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: list[Sample], batch_idx: int) -> None:
+    def training_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out, score, update."""
-        started, tools_s = time.perf_counter(), self.tools_s
-        self._roll_out_with_spread(batch)
+        started = time.perf_counter()
+        rollouts = self._roll_out_with_spread(batch)
         rolled_out = time.perf_counter()
-        rewards_PG = _totals(self.last_breakdowns).to(self.device)
+        rewards_PG = _totals(rollouts.breakdowns).to(self.device)
         config = self.gradient_config
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
-        trajectories = [trajectory for group in self.last_trajectories for trajectory in group.trajectories]
-        sequences = distinct_sequences(trajectories, advantages_PG.flatten().tolist())
+        sequences = distinct_sequences(rollouts.trajectories, advantages_PG.flatten().tolist())
         idle = replace(sequences[0], weight=0)
         prepared = [self._prepare(part, idle) for part in self._split(sequences)]
         scored = time.perf_counter()
-        metrics = self._update(prepared)
-        self._log_rollout(rewards_PG, trajectories)
-        self.log_dict({f"rl/{name}": value for name, value in metrics.items()}, sync_dist=True)
-        self.log("rl/distinct_sequences", float(len(sequences)))
-        self.log("train/tokens", float(self.epochs * _n_tokens(prepared)))
-        self.log("time/rollout_s", rolled_out - started)
-        self.log("time/tools_s", self.tools_s - tools_s)
-        self.log("time/score_s", scored - rolled_out)
-        self.log("time/update_s", time.perf_counter() - scored)
+        of_update, of_optimizer = self._update(prepared)
+        own = of_optimizer | {
+            "rl/distinct_sequences": len(sequences),
+            "train/tokens": self.epochs * _n_tokens(prepared),
+            "time/rollout_s": rolled_out - started,
+            "time/tools_s": rollouts.tools_s,
+            "time/score_s": scored - rolled_out,
+            "time/update_s": time.perf_counter() - scored,
+        }
+        return {"rollouts": rollouts, "metrics": self.measured(own, rollout_metrics(rollouts, rewards_PG) | of_update)}
 
-    def _roll_out_with_spread(self, batch: list[Sample]) -> None:
+    def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
+        """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
         temperature = self.rollout_config.temperature
-        self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
-        groups, breakdowns = self.last_trajectories, self.last_breakdowns
+        rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         for attempt in range(1, self.max_resamples + 1):
-            flat = (~has_spread(_totals(breakdowns))).nonzero().flatten().tolist()
+            flat = (~has_spread(_totals(rollouts.breakdowns))).nonzero().flatten().tolist()
             if not flat:
                 break
-            self.roll_out([batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(attempt))
-            for index, group, breakdown in zip(flat, self.last_trajectories, self.last_breakdowns, strict=True):
-                groups[index], breakdowns[index] = group, breakdown
-        self.last_trajectories, self.last_breakdowns = groups, breakdowns
+            again = self.roll_out(
+                [batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(attempt)
+            )
+            groups, breakdowns = [*rollouts.groups], [*rollouts.breakdowns]
+            for index, group, of_group in zip(flat, again.groups, again.breakdowns, strict=True):
+                groups[index], breakdowns[index] = group, of_group
+            rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
+        return rollouts
 
     def _sampling_seed(self, attempt: int) -> int:
         step = self.global_step * self.trainer.world_size + self.trainer.global_rank
@@ -201,26 +205,31 @@ class GRPOModule(PolicyModule):
 
     # ---- the update --------------------------------------------------------------------------------------------------
 
-    def _update(self, prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> dict[str, Tensor]:
-        """One optimizer step per minibatch and epoch; returns metrics, means over the micro-batches.
+    def _update(
+        self, prepared: Sequence[tuple[list[_MicroBatch], Tensor]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor | float]]:
+        """One optimizer step per minibatch and epoch.
 
-        The loss is the mean over the optimizer steps: the losses of micro-batches are parts of a sum.
+        Returns:
+            `rl/...`, means over the micro-batches; and what the last optimizer step says. The loss is the mean over the
+            optimizer steps, because the losses of micro-batches are parts of a sum.
         """
         collected: dict[str, list[Tensor]] = {}
+        of_optimizer: dict[str, Tensor | float] = {}
         for _ in range(self.epochs):
             for micro_batches, divisor in prepared:
                 for micro_batch in micro_batches:
                     metrics = self._backward(micro_batch, divisor)
                     for name, value in metrics.items():
                         collected.setdefault(name, []).append(value)
-                self.apply_gradients()
+                of_optimizer = self.apply_gradients()
         metrics = {name: torch.stack(values).mean() for name, values in collected.items()}
         if collected:
             metrics["loss"] = torch.stack(collected["loss"]).sum() / (self.epochs * len(prepared))
         # Only before the first step do the policy that sampled and the one that is trained agree.
         if "logprob_gap" in collected:
             metrics["logprob_gap"] = collected["logprob_gap"][0]
-        return metrics
+        return {f"rl/{name}": value for name, value in metrics.items()}, of_optimizer
 
     def _backward(self, micro_batch: _MicroBatch, divisor: Tensor) -> dict[str, Tensor]:
         logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature)
@@ -238,32 +247,30 @@ class GRPOModule(PolicyModule):
         self.manual_backward(result.loss)
         return {"loss": result.loss.detach(), **result.metrics}
 
-    # ---- what is shown -----------------------------------------------------------------------------------------------
 
-    def _log_rollout(self, rewards_PG: Tensor, trajectories: Sequence[Trajectory]) -> None:
-        breakdowns = [breakdown for group in self.last_breakdowns for breakdown in group]
-        metrics = {f"reward/{name}": _mean(b.terms[name] for b in breakdowns) for name in TERMS}
-        metrics["reward/total"] = float(rewards_PG.nanmean())
-        metrics["rl/zero_variance_groups"] = float((~has_spread(rewards_PG)).float().mean())
-        metrics["rollout/accuracy"] = _mean(b.is_right is True for b in breakdowns)
-        metrics["rollout/tool_rate"] = _mean(t.n_calls > 0 for t in trajectories)
-        metrics["rollout/turns"] = _mean(len(t.turns) for t in trajectories)
-        metrics["rollout/sampled_tokens"] = float(sum(sum(t.tokens.is_trained) for t in trajectories))
-        metrics["rollout/image_mb"] = image_bytes(trajectories) / 1e6 / max(1, len(trajectories))
-        self.log_dict(metrics, sync_dist=True)
+def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> dict[str, Tensor | float]:
+    """`reward/...`, `rollout/...` and the share of groups that teach nothing."""
+    trajectories = rollouts.trajectories
+    breakdowns = [breakdown for _, breakdown in rollouts.pairs]
+    return {
+        **{f"reward/{name}": _mean(b.terms[name] for b in breakdowns) for name in TERMS},
+        "reward/total": rewards_PG.nanmean(),
+        "rl/zero_variance_groups": (~has_spread(rewards_PG)).float().mean(),
+        "rollout/accuracy": _mean(b.is_right is True for b in breakdowns),
+        "rollout/tool_rate": _mean(t.n_calls > 0 for t in trajectories),
+        "rollout/turns": _mean(len(t.turns) for t in trajectories),
+        "rollout/sampled_tokens": sum(sum(t.tokens.is_trained) for t in trajectories),
+        "rollout/image_mb": image_bytes(trajectories) / 1e6 / max(1, len(trajectories)),
+    }
 
 
 def distinct_sequences(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> list[WeightedSequence]:
     """Join trajectories that have the same tokens, the same images and the same advantage."""
-    key_of_image: dict[int, bytes] = {}
     weights: dict[tuple[object, ...], int] = {}
     tokens_of: dict[tuple[object, ...], tuple[TokenSequence, float]] = {}
     for trajectory, advantage in zip(trajectories, advantages, strict=True):
         tokens = trajectory.tokens
-        for image in tokens.images:
-            if id(image) not in key_of_image:
-                key_of_image[id(image)] = image_key(image)
-        key = (tuple(tokens.ids), tuple(key_of_image[id(image)] for image in tokens.images), advantage)
+        key = (tuple(tokens.ids), tuple(viewed.key for viewed in tokens.images), advantage)
         weights[key] = weights.get(key, 0) + 1
         tokens_of.setdefault(key, (tokens, advantage))
     return [WeightedSequence(*tokens_of[key], weight) for key, weight in weights.items()]
@@ -283,6 +290,6 @@ def _totals(breakdowns_PG: Sequence[Sequence[RewardBreakdown]]) -> Tensor:
     return torch.tensor([[breakdown.total for breakdown in breakdowns] for breakdowns in breakdowns_PG])
 
 
-def _mean(values: Iterator[float] | Any) -> float:
+def _mean(values: Iterable[float]) -> float:
     numbers = [float(value) for value in values]
     return sum(numbers) / max(1, len(numbers))

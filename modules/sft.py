@@ -9,7 +9,7 @@ import torch
 from cv_lightning.conversation import parse_reply
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import TokenSequence, Trajectory
-from modules.base import PolicyModule
+from modules.base import PolicyModule, StepOutput
 from modules.policy.policy import Policy
 from modules.policy.token_batch import by_length
 
@@ -33,7 +33,7 @@ class SFTModule(PolicyModule):
         self.micro_batch_size = micro_batch_size
         self._banned_ids: set[int] | None = None
 
-    def training_step(self, batch: list[Trajectory], batch_idx: int) -> None:
+    def training_step(self, batch: list[Trajectory], batch_idx: int) -> StepOutput:
         """One optimizer step on a batch of recorded trajectories."""
         sequences = [self._encode(trajectory) for trajectory in batch]
         n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
@@ -44,9 +44,8 @@ class SFTModule(PolicyModule):
             loss = -logprobs_BT.sum() / divisor
             self.manual_backward(loss)
             total += loss.detach()
-        self.apply_gradients()
-        self.log("train/loss", total, prog_bar=True, sync_dist=True)
-        self.log("train/tokens", float(sum(map(len, sequences))))
+        own = self.apply_gradients() | {"train/tokens": float(sum(map(len, sequences)))}
+        return {"metrics": self.measured(own, {"train/loss": total})}
 
     def _encode(self, trajectory: Trajectory) -> TokenSequence:
         sequence = self.policy.conversation.encode(trajectory)

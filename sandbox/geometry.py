@@ -113,3 +113,25 @@ def orientation_frame(orientation: str, source_size: Size) -> Affine:
     a, b, d, e = _MATRICES[orientation]
     width, height = source_size
     return Affine(a, b, width if a + b < 0 else 0.0, d, e, height if d + e < 0 else 0.0)
+
+
+def orientation_of(frame: Affine, size: Size, slack: float = 1e-6) -> str | None:
+    """The orientation of a frame that keeps sides straight, at any scale; None of one that slants them.
+
+    Args:
+        frame: Pixels of a result to pixels of its source.
+        size: Size of the result, (width, height).
+        slack: Pixels by which a side may slant.
+    """
+    width, height = size
+    if max(abs(frame.b) * height, abs(frame.d) * width) < slack:
+        matrix = (_sign(frame.a), 0, 0, _sign(frame.e))
+    elif max(abs(frame.a) * width, abs(frame.e) * height) < slack:
+        matrix = (0, _sign(frame.b), _sign(frame.d), 0)
+    else:
+        return None
+    return _NAMES.get(matrix)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

@@ -117,6 +117,7 @@ class Observation:
         tools: Canonical names of the operations whose effect is in the pixels, in order.
         orientation: Net element of the eight from the chosen image to the result; None where unknown.
         frame: Result pixels to pixels of the chosen image; None where unknown.
+        claim: What a worker says of how it made the image, on its way to `sandbox.effects.proof`; "" beyond that.
     """
 
     status: Status
@@ -128,3 +129,4 @@ class Observation:
     tools: tuple[str, ...] = ()
     orientation: str | None = None
     frame: Affine | None = None
+    claim: str = field(default="", repr=False)

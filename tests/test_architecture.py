@@ -30,7 +30,7 @@ ROOTS = ("__main__.py", "command.py")
 
 #: Where a library may be imported; a prefix of the path below the root.
 ONLY_IN = {
-    "mlflow": ("callbacks/mlflow/", "cv_lightning/compare/"),
+    "mlflow": ("callbacks/mlflow/", "cv_lightning/tracking/"),
     "kornia": ("sandbox/lanes/tensor/", "cv_lightning/data/corruption.py"),
     "peft": ("modules/policy/",),
     "transformers": ("modules/policy/",),

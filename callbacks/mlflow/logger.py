@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.mlflow.outbox import Outbox
 from callbacks.mlflow.parent import NOTE, RECIPE, STAGE
 from callbacks.mlflow.sender import Sender
-from cv_lightning.compare.tracking_uri import check_uri, sqlite_path
+from cv_lightning.tracking.uri import check_uri, sqlite_path
 
 #: Longest value of a parameter; longer ones are cut.
 _MAX_VALUE = 500

@@ -54,7 +54,7 @@ class Talk(ABC):
 
     def __init__(self) -> None:
         self.trajectories: list[Trajectory] = []
-        self.episode = uuid.uuid4().hex  # calls of one conversation may share variables, those of two never
+        self.episode = uuid.uuid4().hex  # the questions of a conversation share variables, two conversations never do
 
     def ask(self, question: str, images: Sequence[Image.Image], watcher: Watcher) -> Trajectory:
         """Ask a question.
@@ -101,7 +101,7 @@ class Talk(ABC):
         new = [ViewedImage(image, len(given) + index, Affine(), "identity") for index, image in enumerate(images)]
         name = f"question-{len(self.trajectories) + 1}"
         sample = Sample(name, question, (*given, *images), answer="", family="chat", source="chat")
-        return Trajectory(sample, images=[*seen, *new])
+        return Trajectory(sample, images=[*seen, *new], episode=self.episode)
 
     @abstractmethod
     def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
@@ -125,7 +125,7 @@ class PolicyTalk(Talk):
         self._limits = limits
 
     def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
-        trajectory.tokens = self._tokens(trajectory.sample, images)
+        trajectory.tokens = self._tokens(trajectory, len(images))
         written: list[int] = []
 
         def on_tokens(ids_B: Sequence[int | None]) -> bool:
@@ -134,22 +134,22 @@ class PolicyTalk(Talk):
             return not watcher.is_stopped()
 
         session = self._policy.open_session(self._limits.sampling, on_tokens)
-        active, names = [trajectory], {id(trajectory): self.episode}
+        active = [trajectory]
         for turn in range(self._limits.max_turns):
             if not active or watcher.is_stopped():
                 break
             written.clear()
             is_last = turn == self._limits.max_turns - 1
-            active = take_turn(active, session, self._conversation, self._executor, names, is_last)
+            active = take_turn(active, session, self._conversation, self._executor, is_last)
             watcher.on_turn(trajectory)
 
-    def _tokens(self, sample: Sample, images: Sequence[Image.Image]) -> TokenSequence:
+    def _tokens(self, trajectory: Trajectory, n_new: int) -> TokenSequence:
         """The conversation up to where the policy speaks: a copy, for the answer may break off."""
         if not self.trajectories:
-            return self._conversation.start(sample)
-        old = self.trajectories[-1].tokens
-        tokens = TokenSequence([*old.ids], [*old.is_trained], [*old.logprobs], [*old.images])
-        if not self._conversation.append_question(tokens, [*images, sample.question]):
+            return self._conversation.start(trajectory.sample)
+        tokens = self.trajectories[-1].tokens.copy()
+        new = trajectory.images[len(trajectory.images) - n_new :]
+        if not self._conversation.append_question(tokens, new, trajectory.sample.question):
             limit = self._conversation.max_context_tokens
             raise ConversationError(
                 f"The conversation is full: with this question it is longer than {limit} tokens. Begin a new one, or "

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
 
 from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.statistics import holm, interval_of_questions, mcnemar_exact, sign_flip_test
-
-if TYPE_CHECKING:
-    from cv_lightning.evaluation.answer_log import AnswerRecord
 
 #: The row over all conditions that both were asked under.
 ALL = "all"
@@ -26,7 +24,7 @@ _Pairs = Mapping[_Question, Mapping[str, tuple[float, float]]]
 
 @dataclass(frozen=True)
 class PairedRow:
-    """A condition, or all of them: the second group against the first, over the answers to the same questions.
+    """The second group against the first under a condition, or all of them, over the answers to the same questions.
 
     Attributes:
         condition: Its label, or `ALL`.
@@ -35,15 +33,15 @@ class PairedRow:
         second: Of the second.
         difference: Second minus first.
         interval: 95 % bootstrap interval of it, seeds and questions resampled; None for a single pair.
-        only_first: Pairs that only the first has right (scores 1 and 0); None where scores lie between.
+        only_first: Pairs that only the first has right (scores 1 and 0); None if scores are between.
         only_second: Pairs that only the second has right.
         p: Two-sided.
         p_holm: Adjusted for the number of conditions; None in the row of all.
-        test: `MCNEMAR`, or `SIGN_FLIP` where a question counts several times (under several conditions, or in several
-            seeds) or scores lie between 0 and 1.
+        test: `MCNEMAR`, or `SIGN_FLIP` if a question counts several times (under several conditions or in several
+            seeds) or scores are between 0 and 1.
         seeds_ahead: Seeds in which the second is ahead.
         seeds_behind: Seeds in which it is behind.
-        n_seeds: Seeds that both have; 0 where answers are paired over different seeds.
+        n_seeds: Seeds that both have; 0 if answers are paired over different seeds.
     """
 
     condition: str
@@ -69,7 +67,7 @@ class PairedTable:
     Attributes:
         first: Name of a group.
         second: Name of the other.
-        rows: One per condition, then `ALL`; empty where no answer is to the same question.
+        rows: One per condition, then `ALL`; empty if no question was asked twice.
         n_shared: Answers to the same question under the same condition.
         n_first: All judged answers of the first.
         n_second: Of the second.
@@ -88,7 +86,7 @@ class PairedTable:
 def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
     """Compare two groups on the questions that both were asked.
 
-    Runs are paired by seed where both have some seed once; else a question's score is the mean over the group's runs.
+    Runs are paired by seed if both groups have some seed once; else a question's score is its mean over a group's runs.
     """
     seeds = _shared_seeds(first, second)
     scores_first, truths_first = _scores(first, seeds)
@@ -103,7 +101,7 @@ def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
     conditions = list(dict.fromkeys(condition for of_question in pairs.values() for condition in of_question))
     rows = [_row(condition, _only(pairs, condition), len(seeds)) for condition in conditions]
     adjusted = holm({row.condition: row.p for row in rows})
-    rows = [PairedRow(**{**vars(row), "p_holm": adjusted[row.condition]}) for row in rows]
+    rows = [replace(row, p_holm=adjusted[row.condition]) for row in rows]
     if len(rows) > 1:
         rows.append(_row(ALL, pairs, len(seeds)))
     return PairedTable(
@@ -132,15 +130,11 @@ def _scores(
     for run in group.runs:
         if seeds and run.seed not in seeds:
             continue
-        for record in _judged(run.answers):
+        for record in (record for record in run.answers if record.score is not None):
             key = (str(run.seed) if seeds else None, record.item, record.condition)
             found.setdefault(key, []).append(float(record.score or 0.0))
             truths[key] = record.truth, str(record.required)
-    return {key: sum(scores) / len(scores) for key, scores in found.items()}, truths
-
-
-def _judged(records: Iterable[AnswerRecord]) -> Iterable[AnswerRecord]:
-    return (record for record in records if record.score is not None)
+    return {key: fmean(scores) for key, scores in found.items()}, truths
 
 
 def _only(pairs: _Pairs, condition: str) -> _Pairs:
@@ -162,7 +156,7 @@ def _row(condition: str, pairs: _Pairs, n_seeds: int) -> PairedRow:
     is_binary = all(score in (0.0, 1.0) for pair in flat for score in pair)
     only_first, only_second = flat.count((1.0, 0.0)), flat.count((0.0, 1.0))
     is_mcnemar = is_binary and len(flat) == len(units)
-    first, second = (_mean(_mean(of_seed.values()) for of_seed in scores.values()) for scores in (firsts, seconds))
+    first, second = (fmean(fmean(of_seed.values()) for of_seed in scores.values()) for scores in (firsts, seconds))
     totals = [sum(of_seed.values()) for of_seed in moves.values()]
     return PairedRow(
         condition=condition,
@@ -186,13 +180,8 @@ def _by_seed(pairs: _Pairs, place: int) -> dict[Any, dict[str, float]]:
     """Seed -> question -> mean score over its conditions, of the first or the second of each pair."""
     scores: dict[Any, dict[str, float]] = {}
     for (seed, item), of_question in pairs.items():
-        scores.setdefault(seed, {})[item] = _mean(pair[place] for pair in of_question.values())
+        scores.setdefault(seed, {})[item] = fmean(pair[place] for pair in of_question.values())
     return scores
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)
 
 
 def tools_in_answers(group: RunGroup) -> dict[str, float]:

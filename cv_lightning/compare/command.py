@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cv_lightning.compare.comparison import Comparison, compare
-from cv_lightning.compare.run import Run, find_runs, read_folder
-from cv_lightning.compare.tracking_uri import is_run_id
+from cv_lightning.compare.comparison import compare
+from cv_lightning.compare.run import Run, find_runs, read_folder, read_stored
 from cv_lightning.console.output_files import check_place, write_whole
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError
+from cv_lightning.tracking.stores import Stores
+from cv_lightning.tracking.uri import is_run_id
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,12 +22,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; raises `ConfigError` where it cannot be read."""
+    """Read the command line; raises `ConfigError` if it is wrong."""
     parser = _Parser(
         prog="python -m cv_lightning compare",
-        description="Runs beside each other: what differs in their configs, where their metrics end, who answers the "
-        "same questions better. Runs that differ in their seed alone are one group; the first group is what the others "
-        "are compared with.",
+        description="Runs beside each other: differences of their configs, their metrics at the end, and who answers "
+        "the same questions better. Runs that differ in their seed alone are one group; every other group is compared "
+        "with the first.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -57,12 +58,12 @@ def main(arguments: Sequence[str]) -> int:
 
     show(comparison)
     if options.html is not None:
-        from cv_lightning.compare.page import write_page  # imports matplotlib
+        from cv_lightning.compare.page import page  # imports matplotlib
 
-        write_page(comparison, options.html)
+        write_whole(options.html, page(comparison), "--html")
         print(f"page: {options.html}")
     if options.json is not None:
-        write_json(comparison, options.json)
+        write_whole(options.json, json.dumps(comparison.as_json(), indent=1, allow_nan=False) + "\n", "--json")
         print(f"json: {options.json}")
     return 0
 
@@ -77,36 +78,21 @@ def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri:
     if not names and experiment is None:
         raise ConfigError("Name runs to compare: folders, run ids of MLflow, or --experiment NAME.")
     folders: dict[Path, None] = {}
-    stored = {}
-    stores = None
+    ids: dict[str, None] = {}
     runs: list[Run] = []
     for name in names:
         if Path(name).is_dir():
             found = [path for path in find_runs(Path(name)) if path.resolve() not in folders]
             folders |= {path.resolve(): None for path in found}
             runs += sorted(map(read_folder, found), key=lambda run: run.started)  # stages in the order of a recipe
-            continue
-        if not is_run_id(name):
+        elif is_run_id(name):
+            ids[name] = None
+        else:
             raise ConfigError(f"{name}: is neither a folder nor a run id of MLflow (32 hexadecimal digits).")
-        from cv_lightning.compare.store import Stores  # imports mlflow
-
-        stores = stores or Stores(tracking_uri)
-        stored[name] = stores.find(name)
-    if experiment is not None:
-        from cv_lightning.compare.store import Stores  # imports mlflow
-
-        stores = stores or Stores(tracking_uri)
-        stored |= {run.id: run for run in stores.of_experiment(experiment)}
-    return runs + [run.read() for run in stored.values()]
-
-
-def write_json(comparison: Comparison, path: Path) -> None:
-    """Write all of a comparison as JSON.
-
-    Raises:
-        DataError: It cannot be written.
-    """
-    try:
-        write_whole(path, json.dumps(comparison.as_json(), indent=1, allow_nan=False) + "\n")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be written ({error}). Name another place with --json.") from error
+    if ids or experiment is not None:
+        stores = Stores(tracking_uri)
+        stored = {name: stores.find(name) for name in ids}
+        if experiment is not None:
+            stored |= {run.id: run for run in stores.of_experiment(experiment)}
+        runs += map(read_stored, stored.values())
+    return runs

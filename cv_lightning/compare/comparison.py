@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from cv_lightning.compare.answers import PairedTable, pair_groups, tools_in_answers
 from cv_lightning.compare.groups import RunGroup, differences, group_runs, join_evaluations
-from cv_lightning.compare.run import Points, Run
+from cv_lightning.compare.run import Run
 from cv_lightning.compare.statistics import interval_of_questions
 from cv_lightning.compare.summary import HEADLINE, Metric, Value, chosen, over_minutes, summarise, value_of
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS
+from cv_lightning.evaluation.table import MEAN
+from cv_lightning.reports.metrics_log import Points
 
 #: Cells of the table of an evaluation that are shown by condition, in this order.
 CELLS = ("accuracy", "drop", "restored_rate", "tool_rate", "mean_turns", "n_calls", "error_rate", "right_after_error")
-
-#: The row of means over the orientations.
-MEAN = "mean"
 
 #: Most points of a curve in the JSON.
 _MOST_POINTS = 200
@@ -31,11 +31,11 @@ class Comparison:
     Attributes:
         groups: The first is what the others are compared with.
         differing: See `groups.differences`.
-        metrics: Every metric that was logged -> its numbers in each group, None where it was not.
+        metrics: Every metric -> its numbers in each group, None if no run of it logged them.
         shown: The metrics that were asked for.
         conditions: Cell -> condition -> its number in each group.
         paired: Each group but the first against the first, on the same questions.
-        answer_tools: Tool -> share of the questions in which it had an effect; of groups whose answers are there.
+        answer_tools: Tool -> share of the questions in which it had an effect, in each group that has answers.
         notes: What a reader must know, in words.
     """
 
@@ -129,7 +129,7 @@ def _too_few(groups: Sequence[RunGroup], empty: Sequence[str]) -> str:
         return f"There is nothing to compare{left_out}."
     return (
         f"There is one run only, {groups[0].runs[0].source}{left_out}: name another to compare it with. "
-        "What is in one run, `view` and its report.html show."
+        "`view` and its report.html show a single run."
     )
 
 
@@ -149,7 +149,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _conditions(groups: Sequence[RunGroup], names: Iterable[str]) -> dict[str, dict[str, list[Value | None]]]:
-    """The numbers of tests, by cell and condition; intervals of accuracies from the answers where they are there."""
+    """The numbers of tests, by cell and condition; intervals of accuracies come from the answers, if there are any."""
     tables: dict[str, dict[str, list[Value | None]]] = {}
     logged = {name: tuple(name.split("/")) for name in names if name.startswith("test/")}
     for cell in CELLS:
@@ -162,8 +162,7 @@ def _conditions(groups: Sequence[RunGroup], names: Iterable[str]) -> dict[str, d
 
 def _ordered(labels: Iterable[str]) -> list[str]:
     """The orientations first, as in the paper's table, then the rest, the mean last."""
-    known = ("upright", "rot90", "rot180", "rot270", "hflip", "vflip")
-    rank = {label: place for place, label in enumerate(known)}
+    rank = {label: place for place, label in enumerate(ORIENTATION_CONDITIONS)}
     return sorted(set(labels), key=lambda label: (label == MEAN, rank.get(label, len(rank)), label))
 
 
@@ -178,7 +177,7 @@ def _cell(group: RunGroup, cell: str, label: str) -> Value | None:
         for record in run.answers:
             if record.score is not None and record.condition in conditions:
                 of_questions.setdefault(record.item, []).append(record.score)
-        scores.append({item: sum(some) / len(some) for item, some in of_questions.items()})
+        scores.append({item: fmean(some) for item, some in of_questions.items()})
     return Value(found.mean, interval_of_questions(scores), found.of_runs)
 
 
@@ -216,7 +215,7 @@ def _plain_group(group: RunGroup) -> dict[str, Any]:
             "source": run.source,
             "evaluated_by": run.evaluated_by,
             "seed": run.seed,
-            "steps": max((points[-1][0] for points in run.curves.values()), default=None),
+            "steps": run.last_step if run.curves else None,
             "minutes": run.minutes[-1][1] if run.minutes else None,
             "answers": len(run.answers),
             "facts": run.facts,

@@ -1,4 +1,4 @@
-"""Which runs are one thing with several seeds, and what differs between the things."""
+"""Runs that differ in their seed alone, grouped; and the differences between groups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from cv_lightning.compare.run import Points, Run
+from cv_lightning.compare.run import Run
+from cv_lightning.reports.metrics_log import Points
 
-#: Where an evaluation's config names the policy that it tested.
+#: The key of an evaluation's config that names the policy that it tested.
 POLICY_SOURCE = "model.solver.policy.source"
 
-#: Keys that say where results go, not what they are.
+#: Keys that say where results go, and decide none.
 _PLACES = re.compile(r"run_folder|ckpt_path|weights_only|trainer\.(logger|default_root_dir|callbacks|profiler)($|\.)")
 
 
@@ -45,13 +46,13 @@ class RunGroup:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the answers of every run are there."""
+        """Whether every run has answers."""
         return all(run.answers for run in self.runs)
 
 
 def join_evaluations(runs: Sequence[Run]) -> list[Run]:
-    """Give the answers and the table of an evaluation to the run that made the policy, where it is among the runs."""
-    trained = {folder: run for run in runs for folder in _folders(run) if POLICY_SOURCE not in run.config}
+    """Give the answers and the table of an evaluation to the run that made the policy, if it is among the runs."""
+    trained = {Path(run.source).resolve(): run for run in runs if POLICY_SOURCE not in run.config}
     left = []
     for run in runs:
         source = run.config.get(POLICY_SOURCE)
@@ -61,17 +62,12 @@ def join_evaluations(runs: Sequence[Run]) -> list[Run]:
             left.append(run)
             continue
         policy_of.answers = run.answers
-        # A test has no step of its own: it is of where training ended.
-        end = max((points[-1][0] for points in policy_of.curves.values()), default=0.0)
+        # A test has no step of its own: it belongs to the end of training.
+        end = policy_of.last_step
         policy_of.curves |= {name: [(end, points[-1][1])] for name, points in run.curves.items()}
         policy_of.faults += run.faults
         policy_of.evaluated_by = run.source
     return left
-
-
-def _folders(run: Run) -> Iterable[Path]:
-    if Path(run.source).is_dir():
-        yield Path(run.source).resolve()
 
 
 def _made_by(run: Run, source: PurePath) -> Path | None:
@@ -103,7 +99,7 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
 
 
 def identity(run: Run) -> dict[str, str]:
-    """The config without seed and places: what runs have in common that differ in their seed alone."""
+    """The config without seed and places, which is the same for all seeds of one experiment."""
     own = str(run.config.get("run_folder") or "")
     return {
         key: _without_place(value, own)
@@ -124,9 +120,9 @@ def _without_place(value: Any, run_folder: str) -> str:
 
 
 def differences(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
-    """Keys of config and facts whose values differ -> the value in each group, "" where there is none.
+    """Keys of config and facts whose values differ -> the value in each group, "" if it has none.
 
-    Several values within a group stand side by side. Seeds, places and the list of callbacks are left out.
+    Several values within a group are joined by commas. Seeds, places and the list of callbacks do not count.
     """
     of_groups = [[_compared(run) for run in group.runs] for group in groups]
     keys = dict.fromkeys(key for of_runs in of_groups for values in of_runs for key in values)

@@ -1,4 +1,4 @@
-"""A run as it is compared: its config, what it logged over time, and its answers; read from its folder."""
+"""A run as it is compared: its config, what it logged over time, and its answers; read from its folder or MLflow."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from cv_lightning.errors import DataError
-from cv_lightning.reports.metrics_log import read_curves
+from cv_lightning.evaluation.answer_log import AnswerRecord, read_answers
+from cv_lightning.reports.metrics_log import Points, merge, read_curves
 
 if TYPE_CHECKING:
-    from cv_lightning.evaluation.answer_log import AnswerRecord
+    from cv_lightning.tracking.stores import StoredRun
 
-#: (step, value) in the order of the steps.
-Points = list[tuple[float, float]]
-
-#: What `fit` and `test` leave in the folder of a run; the first that is there is the config that decided its result.
+#: Files that `fit` and `test` write into the folder of a run; the first that exists holds the config that decided.
 CONFIGS = ("config_fit.yaml", "config_test.yaml", "config_validate.yaml")
 FACTS = ("run_fit.json", "run_test.json")
-RESULTS = "results.json"
+RESULTS = ("results.json",)
 
-_MARKS = (*CONFIGS, *FACTS, RESULTS, "metrics.csv", "answers_*.jsonl")
+_MARKS = (*CONFIGS, *FACTS, *RESULTS, "metrics.csv", "answers_*.jsonl")
+
+#: The artifacts of a run in MLflow that are read as its files.
+_ARTIFACTS = re.compile(r"(config|run)_\w+\.(yaml|json)|results\.json|answers_\d+\.jsonl")
 
 #: Folders below which no run is looked for.
 _OTHERS = {"mlartifacts", "mlruns", "checkpoints", "policy", "trajectories", "images"}
 
 #: How deep runs are looked for below a folder: recipe / seed / stage.
 _DEPTH = 4
-
-#: What the facts of a run tell of in mappings.
-_FACT_PARTS = ("code", "data", "machine", "packages")
 
 _STEP_SECONDS = "throughput/step_s"
 
@@ -51,10 +50,10 @@ class Run:
         config: The resolved config, flat: `model.reward.format` -> 0.1.
         facts: Commit, data fingerprint, machine and packages, flat, as far as they were recorded.
         curves: What it logged.
-        minutes: (step, minutes of training until then); empty where nobody took the time.
-        started: When its training, or its test, began, as text that sorts; empty where nobody noted it.
+        minutes: (step, minutes of training until then); empty if no step was timed.
+        started: When its training or its test began, as text that sorts; empty if unknown.
         answers: Its answers to the items of an evaluation.
-        evaluated_by: The evaluation that they were taken from, where it was a run of its own.
+        evaluated_by: The evaluation that the answers are from, if it was a run of its own.
         faults: What could not be read, in words.
     """
 
@@ -71,8 +70,13 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """`seed_everything` of its config; None where it has none."""
+        """`seed_everything` of its config, or None."""
         return self.config.get("seed_everything")
+
+    @property
+    def last_step(self) -> float:
+        """The last step at which it logged; 0 if it logged nothing."""
+        return max((points[-1][0] for points in self.curves.values()), default=0.0)
 
     @property
     def is_empty(self) -> bool:
@@ -104,18 +108,15 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
 def read_folder(folder: Path) -> Run:
     """Read a run; a file that is half-written or of another program is named in `faults` and left out."""
     faults: list[str] = []
-    config = _first(folder, CONFIGS, _yaml, faults)
-    facts = _first(folder, FACTS, _json, faults)
-    results = _first(folder, (RESULTS,), _json, faults)
-    faults += _faults_of_parts(f"{folder}: facts", facts, _FACT_PARTS)
-    faults += _faults_of_parts(f"{folder}: config", config, ("model", "trainer"))
-    faults += _faults_of_parts(f"{folder}: config: model", _part(config, "model"), ("init_args",))
+    config = _first(folder, CONFIGS, yaml.safe_load, faults)
+    facts = _first(folder, FACTS, json.loads, faults)
+    results = _first(folder, RESULTS, json.loads, faults)
     curves = _read_metrics(folder, faults) | curves_of_results(results)
     return Run(
-        name=name_of(config, folder.resolve().name),
+        name=_name_of(config, folder, faults),
         source=str(folder),
         config=flatten(config),
-        facts=flatten_facts(facts),
+        facts=_flatten_facts(facts, f"{folder}: facts", faults),
         curves=curves,
         minutes=minutes_of(curves),
         started=str(facts.get("started", "")),
@@ -124,33 +125,38 @@ def read_folder(folder: Path) -> Run:
     )
 
 
-def name_of(config: Mapping[str, Any], otherwise: str) -> str:
-    """What the config calls its policy, else the folder of its stage."""
-    init_args = _part(_part(config, "model"), "init_args")
-    folder = _part(config, "trainer").get("default_root_dir")
-    return str(init_args.get("name") or (Path(str(folder)).name if folder else otherwise))
+def read_stored(stored: StoredRun) -> Run:
+    """Read a run of MLflow: its artifacts as its folder, its curves from the store.
 
-
-def _part(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A mapping within another; an empty one where there is none."""
-    part = content.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _faults_of_parts(what: str, content: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    parts = {name: content.get(name) for name in names}
-    return [
-        f"{what}: {name}: expected a mapping but it holds {type(part).__name__}, left out"
-        for name, part in parts.items()
-        if part is not None and not isinstance(part, Mapping)
-    ]
+    Raises:
+        DataError: The store does not answer.
+    """
+    with TemporaryDirectory(prefix="cv_lightning_") as folder:
+        fault = None
+        try:
+            stored.download(_ARTIFACTS, Path(folder))
+        except DataError as error:  # metrics and parameters are kept elsewhere than artifacts
+            fault = str(error)
+        run = read_folder(Path(folder))
+    run.faults = [*(line.replace(folder, stored.id) for line in run.faults), *([fault] if fault else [])]
+    run.source = stored.id
+    if not run.config:
+        run.config = flatten({key.replace("/", "."): value for key, value in stored.params.items()})
+        run.name = stored.name
+    timed = stored.curves()
+    run.curves |= {name: [(step, value) for step, _, value in points] for name, points in timed.items()}
+    by_the_clock = [(step, minutes) for step, minutes, _ in max(timed.values(), key=len, default=[])]
+    run.minutes = minutes_of(run.curves) or by_the_clock
+    if not run.facts:
+        commit = stored.tags.get("code.commit") or stored.tags.get("mlflow.source.git.commit")
+        facts = {"code": {"commit": commit}, "data": {"fingerprint": stored.tags.get("data.fingerprint")}}
+        run.facts = _flatten_facts(facts, stored.id, run.faults)
+    return run
 
 
 def _first(folder: Path, names: Sequence[str], read: Any, faults: list[str]) -> dict[str, Any]:
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            continue
+    """The content of the first of some files that holds a mapping; else an empty one."""
+    for path in (folder / name for name in names if (folder / name).is_file()):
         try:
             content = read(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -162,29 +168,49 @@ def _first(folder: Path, names: Sequence[str], read: Any, faults: list[str]) -> 
     return {}
 
 
-def _yaml(text: str) -> Any:
-    return yaml.safe_load(text)
+def _part(content: Mapping[str, Any], name: str, place: str, faults: list[str]) -> Mapping[str, Any]:
+    """A mapping within another; an empty one, and a fault, if something else is there."""
+    part = content.get(name)
+    if part is not None and not isinstance(part, Mapping):
+        faults.append(f"{place}: {name}: expected a mapping but it holds {type(part).__name__}, left out")
+    return part if isinstance(part, Mapping) else {}
 
 
-def _json(text: str) -> Any:
-    return json.loads(text)
+def _name_of(config: Mapping[str, Any], folder: Path, faults: list[str]) -> str:
+    """The name that the config gives its policy, else the folder of its stage."""
+    place = f"{folder}: config"
+    init_args = _part(_part(config, "model", place, faults), "init_args", f"{place}: model", faults)
+    own = _part(config, "trainer", place, faults).get("default_root_dir")
+    return str(init_args.get("name") or (Path(str(own)).name if own else folder.resolve().name))
+
+
+def _flatten_facts(facts: Mapping[str, Any], place: str, faults: list[str]) -> dict[str, Any]:
+    parts = ("code", "data", "machine", "packages")
+    code, data, machine, packages = (_part(facts, part, place, faults) for part in parts)
+    flat = {
+        "code.commit": str(code["commit"])[:12] if code.get("commit") else None,
+        "code.changed": code.get("is_changed"),
+        "data.fingerprint": data.get("fingerprint"),
+        "machine": machine.get("name"),
+        "python": facts.get("python"),
+        **{f"package.{name}": version for name, version in packages.items()},
+    }
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
-    """All metrics.csv of a run; those of an earlier attempt (metrics.1.csv) give way to the later."""
-    merged: dict[str, Points] = {}
+    """All metrics.csv of a run; the later ones count where they overlap an earlier attempt (metrics.1.csv)."""
+    logs = []
     files = [path for path in folder.rglob("metrics*.csv") if not _OTHERS & set(path.relative_to(folder).parts)]
     for path in sorted(files, key=lambda path: path.stat().st_mtime):
         try:
-            found = read_curves(path)
+            logs.append(read_curves(path))
         except (OSError, ValueError, csv.Error) as error:
             faults.append(f"{path}: cannot be read, left out ({error})")
             continue
-        if not found:
+        if not logs[-1]:
             faults.append(f"{path}: holds no metric")
-        for name, points in found.items():
-            merged[name] = sorted((dict(merged.get(name, ())) | dict(points)).items())
-    return merged
+    return merge(logs)
 
 
 def curves_of_results(results: Mapping[str, Any]) -> dict[str, Points]:
@@ -212,65 +238,29 @@ def minutes_of(curves: Mapping[str, Points]) -> Points:
 
 
 def _read_answers(folder: Path, faults: list[str]) -> list[AnswerRecord]:
-    """The last answer to each question under each condition; a policy that was asked before does not count."""
-    files = sorted(folder.glob("answers_*.jsonl"))
-    if not files:
-        return []
-    from cv_lightning.evaluation.answer_log import AnswerLog  # imports torch
-
-    records = list(AnswerLog(folder).records.values())
-    n_lines = sum(sum(1 for line in path.read_bytes().splitlines() if line.strip()) for path in files)
-    if not records:
-        faults.append(f"{folder}: none of {n_lines} lines of answers can be read, left out")
-        return []
-    cut = sum(not _is_json(line) for path in files for line in path.read_bytes().splitlines()[-1:])
-    if cut:
-        faults.append(f"{folder}: the last line of its answers is cut off, left out")
-    last = records[-1].policy
-    return [record for record in records if record.policy == last]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+    """The last answer to each question under each condition; answers of an earlier policy do not count."""
+    found, n_left_out = read_answers(folder)
+    if n_left_out:
+        faults.append(f"{folder}: {n_left_out} lines of its answers cannot be read, left out")
+    records = list(found.values())
+    return [record for record in records if record.policy == records[-1].policy]
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config as `key.key` -> value; `init_args` are left out of names, classes in lists stand for their place.
+    """A nested config as `key.key` -> value; names skip `init_args`, and classes of a list are named by their class.
 
     `{"model": {"class_path": "a.B", "init_args": {"lr": 1}}}` gives `model: a.B`, `model.lr: 1`.
     """
+    flat: dict[str, Any] = {}
     if isinstance(config, Mapping):
-        flat: dict[str, Any] = {}
         if "class_path" in config:
             flat[prefix] = config["class_path"]
         for key, value in config.items():
-            if key == "class_path":
-                continue
-            inner = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-            flat |= flatten(value, inner)
+            if key != "class_path":
+                flat |= flatten(value, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
         return flat
-    is_classes = isinstance(config, list) and all(isinstance(item, Mapping) and "class_path" in item for item in config)
-    if is_classes and config:
-        flat = {}
+    if config and isinstance(config, list) and all(isinstance(i, Mapping) and "class_path" in i for i in config):
         for item in config:
             flat |= flatten(item, f"{prefix}.{str(item['class_path']).rpartition('.')[2]}")
         return flat
     return {prefix: config}
-
-
-def flatten_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `run_fit.json` says about code, data, machine and packages."""
-    code, data, machine, packages = (_part(facts, part) for part in _FACT_PARTS)
-    flat = {
-        "code.commit": str(code["commit"])[:12] if code.get("commit") else None,
-        "code.changed": code.get("is_changed"),
-        "data.fingerprint": data.get("fingerprint"),
-        "machine": machine.get("name"),
-        "python": facts.get("python"),
-        **{f"package.{name}": version for name, version in packages.items()},
-    }
-    return {name: value for name, value in flat.items() if value is not None}

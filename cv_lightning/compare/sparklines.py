@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cv_lightning.compare.run import Points
 from cv_lightning.compare.summary import on_grid
+from cv_lightning.reports.metrics_log import Points
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparklines(series: Mapping[str, Sequence[Points]], length: int) -> dict[str, str]:
-    """The mean curve of each group in `length` characters; empty where nothing moves.
+    """The mean curve of each group in `length` characters; empty if nothing moves.
 
     Args:
         series: Group -> curves of its runs.

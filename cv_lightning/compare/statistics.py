@@ -1,42 +1,38 @@
-"""Intervals and tests for answers that are paired by question, and for runs that differ in their seed."""
+"""Intervals and tests for answers that are paired by question, and for runs that differ in their seed.
+
+Tests are scipy's, which is imported when they are needed: it is slow to import. The bootstrap is ours: a question that
+several seeds were asked counts once in it, and scipy resamples at one level only.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95
+from cv_lightning.evaluation.intervals import CONFIDENCE
 
 #: Resamples of a bootstrap; sign flips of a permutation test: the least p is then 1 / 20,001.
 _N_RESAMPLES, _N_FLIPS = 2000, 20_000
 
-
-def interval_of_means(of_runs: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float] | None:
-    """`interval_of_questions` of values that no two runs have in common.
-
-    One value per run gives the interval over the seeds alone; one run gives that over its values alone.
-    """
-    return interval_of_questions(
-        [{(run, n): value for n, value in enumerate(of)} for run, of in enumerate(of_runs)], seed
-    )
+#: Values whose signs are flipped at a time: 16 MB.
+_FLIPPED_VALUES = 2_000_000
 
 
 def interval_of_questions(of_runs: Sequence[Mapping[Any, float]], seed: int = 0) -> tuple[float, float] | None:
     """Percentile bootstrap interval (95 %) of the mean over runs of each run's mean over its questions.
 
-    Resampled at both levels: runs with replacement, and questions; one that several runs were asked is drawn for all of
-    them together, since their answers to it are not independent of each other.
+    Both runs and questions are resampled. A question that several runs were asked is drawn for all of them together,
+    since their answers to it are not independent of each other.
 
     Args:
         of_runs: Question -> value, for each run.
         seed: Of the draws.
 
     Returns:
-        (low, high); None for a single value, which says nothing about its spread, and where there is none.
+        (low, high); None for fewer than two values, which say nothing about their spread.
     """
     runs = [of_run for of_run in of_runs if of_run]
     if sum(map(len, runs)) < 2:
@@ -72,43 +68,49 @@ def _resampled_sums(values_QR: NDArray[np.float64], n: int, rng: np.random.Gener
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Two-sided exact p of McNemar's test: are the discordant pairs split evenly?
 
-    Twice the tail of a binomial with p = 1/2, at most 1 (Fagerland, Lydersen, Laake 2013, eq. 2).
+    The binomial test with p = 1/2 (Fagerland, Lydersen, Laake 2013, eq. 2).
 
     Args:
         only_first: Questions that only the first answered right.
         only_second: Questions that only the second answered right.
     """
+    from scipy import stats
+
     n = only_first + only_second
-    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1))
-    # Whole numbers throughout: 2**n of many questions is no float.
-    return 1.0 if 2 * tail >= 2**n else 2 * tail / 2**n
+    return float(stats.binomtest(only_first, n).pvalue) if n else 1.0
 
 
 def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of the paired permutation test: how often do differences of random sign sum up as far from 0?
+    """Two-sided p of the paired permutation test: how often is the sum of differences of random sign as far from 0?
 
-    Monte Carlo with 20,000 draws; the observed signs count as one of them, so that p is never 0 (Phipson and Smyth
-    2010).
+    Over all ways to flip if they are fewer than 20,000 (14 differences other than 0), else over 20,000 random ones and
+    the observed one, so that p is never 0 (Phipson and Smyth 2010).
 
     Args:
         differences: One per independent unit: of a question that was asked under several conditions, their mean.
         seed: Of the draws.
     """
     moved = np.asarray([difference for difference in differences if difference], dtype=np.float64)
-    if not len(moved):
+    if len(moved) < 2:  # scipy asks for two; a single sign is as far either way
         return 1.0
-    rng = np.random.default_rng(seed)
-    limit = abs(moved.sum()) - 1e-9 * np.abs(moved).sum()
-    n_as_far = 0
-    n_rows = max(1, 2_000_000 // len(moved))
-    for start in range(0, _N_FLIPS, n_rows):
-        signs = rng.integers(0, 2, size=(min(n_rows, _N_FLIPS - start), len(moved)), dtype=np.int8)
-        n_as_far += int((np.abs((2.0 * signs - 1.0) @ moved) >= limit).sum())
-    return (n_as_far + 1) / (_N_FLIPS + 1)
+    from scipy import stats
+
+    return float(
+        stats.permutation_test(
+            (moved,),
+            lambda values, axis: np.abs(values.sum(axis)),
+            permutation_type="samples",
+            alternative="greater",
+            vectorized=True,
+            n_resamples=_N_FLIPS,
+            batch=max(1, _FLIPPED_VALUES // len(moved)),
+            rng=seed,
+        ).pvalue
+    )
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P values adjusted for their number by Holm's step-down method (1979); in the order they came in."""
+    """P values adjusted for their number by Holm's step-down method (1979), which scipy lacks; in the given order."""
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):

@@ -1,4 +1,4 @@
-"""Numbers of a metric over runs: where it ends, how good it ever was, and a curve short enough to show."""
+"""Numbers of a metric over runs: its end, its best, and a curve short enough to show."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from statistics import fmean
+
+import numpy as np
 
 from cv_lightning.compare.groups import RunGroup
-from cv_lightning.compare.run import Points, Run
-from cv_lightning.compare.statistics import interval_of_means
+from cv_lightning.compare.run import Run
+from cv_lightning.evaluation.intervals import bootstrap_interval
+from cv_lightning.reports.metrics_log import Points
 
 #: Share of a curve's points that its last value, and every candidate for its best one, is the mean of.
 WINDOW = 0.05
 
-#: Which metrics are better where they are larger, and where they are smaller; of others nobody can say.
+#: Metrics that are better if larger, and those that are better if smaller; of others nobody can say.
 _LARGER = re.compile(
     r"(?:reward/total|.*accuracy(/.*)?|.*restored_rate(/.*)?|.*required_(recall|recall/.*)|.*recovery_rate(/.*)?|"
     r".*right_after_error(/.*)?|.*exact_tools(/.*)?|.*crop_iou(/.*)?|tools/success.*|throughput/.*per_s|throughput/mfu)$"
@@ -25,7 +29,7 @@ _SMALLER = re.compile(
     r"throughput/(step_s|call_s|.*memory_mb))$"
 )
 
-#: Shown in the terminal and as curves, where any run logged it, unless others are asked for.
+#: Shown in the terminal and as curves, if any run logged it, unless others are asked for.
 HEADLINE = (
     "test/accuracy/mean",
     "val/accuracy/mean",
@@ -66,7 +70,7 @@ class Metric:
 
     Attributes:
         final: Where it ends: mean of the last `WINDOW` of its points.
-        best: The best such mean anywhere in it; None where nobody can say what is better, or for a single point.
+        best: The best such mean anywhere in it; None for a single point, or if nobody can say what is better.
         best_step: The step at which that window ends, mean over the runs.
     """
 
@@ -79,12 +83,12 @@ def value_of(numbers: Sequence[float]) -> Value | None:
     """Mean over runs with the interval over them; None without numbers."""
     if not numbers:
         return None
-    spread = interval_of_means([[number] for number in numbers])
-    return Value(sum(numbers) / len(numbers), spread, list(numbers))
+    spread = bootstrap_interval(numbers) if len(numbers) > 1 else None
+    return Value(fmean(numbers), spread, list(numbers))
 
 
 def summarise(group: RunGroup, name: str) -> Metric | None:
-    """A metric of a group; None where no run logged it."""
+    """A metric of a group; None if no run logged it."""
     curves = group.curves(name)
     final = value_of([windows(points)[-1][1] for points in curves])
     if final is None:
@@ -106,7 +110,7 @@ def windows(points: Points) -> Points:
 
 
 def direction(name: str) -> int:
-    """1 where larger is better, -1 where smaller is, 0 where nobody can say."""
+    """1 if larger is better, -1 if smaller is, 0 if nobody can say."""
     # "right after an error" and "accuracy" win over the word error in a name.
     return 1 if _LARGER.match(name) else -1 if _SMALLER.match(name) else 0
 
@@ -117,7 +121,7 @@ def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def over_minutes(run: Run, points: Points) -> Points:
-    """A curve over minutes of training; empty where nobody took the time."""
+    """A curve over minutes of training; empty if no step was timed."""
     if not run.minutes or len(points) < 2:
         return []
     steps = [step for step, _ in run.minutes]
@@ -131,7 +135,7 @@ def over_minutes(run: Run, points: Points) -> Points:
 def on_grid(curves: Sequence[Points], n: int = 120) -> list[Points]:
     """Curves at the same places, by linear interpolation, from the latest start to the earliest end.
 
-    Curves of several seeds can only be averaged where they share their places; minutes never do.
+    Curves of several seeds can only be averaged at places that they share; minutes never are.
     """
     curves = [points for points in curves if points]
     if not curves:
@@ -139,15 +143,6 @@ def on_grid(curves: Sequence[Points], n: int = 120) -> list[Points]:
     low, high = max(points[0][0] for points in curves), min(points[-1][0] for points in curves)
     if high <= low:
         return [[points[-1]] for points in curves]
-    places = [low + (high - low) * index / (n - 1) for index in range(n)]
-    return [[(place, _at(points, place)) for place in places] for points in curves]
-
-
-def _at(points: Points, place: float) -> float:
-    after = bisect_right(points, (place, float("inf")))
-    if after == 0:
-        return points[0][1]
-    if after == len(points):
-        return points[-1][1]
-    (left, low), (right, high) = points[after - 1], points[after]
-    return low + (high - low) * (place - left) / (right - left) if right > left else low
+    grid = np.linspace(low, high, n)
+    values = [np.interp(grid, [place for place, _ in points], [value for _, value in points]) for points in curves]
+    return [list(zip(grid.tolist(), of_curve.tolist(), strict=True)) for of_curve in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, DataError
 
 
 def check_place(path: Path, option: str) -> None:
@@ -19,11 +19,18 @@ def check_place(path: Path, option: str) -> None:
         raise ConfigError(f"{option}: {path}: there is no folder {str(path.parent)!r} to write to.")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text as UTF-8, by way of a file beside it; raises `OSError` where it cannot be written."""
-    if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
-        path.write_text(text, encoding="utf-8")
-        return
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+def write_whole(path: Path, text: str, option: str) -> None:
+    """Write a text as UTF-8, by way of a file beside it.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced
+            path.write_text(text, encoding="utf-8")
+            return
+        new = path.with_name(f"{path.name}.new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error}). Name another place with {option}.") from error

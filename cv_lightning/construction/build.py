@@ -24,8 +24,7 @@ from cv_lightning.construction.plan import Planner
 from cv_lightning.construction.settings import deciding, source_digests
 from cv_lightning.construction.teacher import OracleTeacher, Teacher
 from cv_lightning.construction.yield_report import YieldReport
-from cv_lightning.endpoint.client import EndpointError
-from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
 from sandbox.executor import LaneName
 

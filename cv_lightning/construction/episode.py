@@ -34,7 +34,7 @@ def construct(plan: Plan, teacher: Teacher, executor: Executor, checks: Checks) 
         EndpointError: The teacher's server refuses every request.
         RequestError: It failed this one.
     """
-    trajectory = Trajectory(plan.sample, images=view_question(plan.sample))
+    trajectory = Trajectory(plan.sample, images=view_question(plan.sample), episode="")
     toolbox = make_toolbox(teacher.toolbox)
     for number, step in enumerate(plan.steps):
         text = teacher.write(plan, trajectory, step).strip()
@@ -44,7 +44,7 @@ def construct(plan: Plan, teacher: Teacher, executor: Executor, checks: Checks) 
         if call is not None:
             turn.observation = refusal(turn.reply)
             if call.fault is None:
-                (turn.observation,) = executor.execute([request_of(trajectory, call, "")])
+                (turn.observation,) = executor.execute([request_of(trajectory, call)])
             if turn.observation.image is not None:
                 trajectory.images.append(view_result(trajectory, call, turn.observation, number))
         fault = checks.turn_fault(plan, trajectory, step)

@@ -18,7 +18,7 @@ from cv_lightning.construction.episode import construct
 from cv_lightning.construction.journal import Item
 from cv_lightning.construction.plan import Plan, Planner
 from cv_lightning.construction.teacher import Teacher
-from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.meter import RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Trajectory
 from sandbox import ToolExecutor

@@ -167,7 +167,7 @@ def _look(rows: Rows, record: Record, where: str) -> _Looked:
         sample = load_sample(row)
         notices = [f"{where}: {notice}" for image in row.images for notice in _image_notices(image)]
         if rows.format.name == codevision_sft.FORMAT.name:
-            notices += _call_notices(episode_of(record, where, rows.folder), where)
+            notices += _turn_notices(episode_of(record, where, rows.folder), where)
     except DataError as error:
         return _Looked(where, faults=row_faults(fields, where, rows.folder) or [str(error)])
     return _Looked(where, replace(sample, images=()), [image.size for image in sample.images], notices=notices)
@@ -185,16 +185,18 @@ def _count(findings: Findings, sample: Sample, where: str, first_place: dict[str
     findings.n_boxes += sample.box is not None
 
 
-def _call_notices(episode: Trajectory, where: str) -> list[str]:
-    """The calls of a recorded conversation that no executor could run."""
-    faults = [_call_fault(turn) for turn in episode.turns]
-    return [
-        f"{where}: turn {number} of the policy: {fault}" for number, fault in enumerate(faults) if fault is not None
-    ]
+def _turn_notices(episode: Trajectory, where: str) -> Iterator[str]:
+    """The turns of a recorded conversation that a rollout would not read as they are meant."""
+    for number, turn in enumerate(episode.turns):
+        fault = _turn_fault(turn)
+        if fault is None and turn.reply.answer is not None and number < len(episode.turns) - 1:
+            fault = "it answers, so a rollout would end here, but the conversation continues."
+        if fault is not None:
+            yield f"{where}: turn {number} of the policy: {fault}"
 
 
-def _call_fault(turn: Turn) -> str | None:
-    """Why a turn can be read neither as code nor as a call of a named tool."""
+def _turn_fault(turn: Turn) -> str | None:
+    """Why a turn can be read neither with the code tool nor with named tools."""
     named = parse_reply(turn.text, make_toolbox("named")).call
     return named.fault if named is not None and named.name else turn.reply.fault
 

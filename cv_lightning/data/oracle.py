@@ -211,7 +211,7 @@ class EpisodeBuilder:
         reply = parse_reply(text, make_toolbox(self.toolbox))
         observation, call = refusal(reply), reply.call
         if call is not None and call.fault is None:
-            (observation,) = executor.execute([request_of(trajectory, call, trajectory.sample.id)])
+            (observation,) = executor.execute([request_of(trajectory, call)])
         trajectory.turns.append(Turn(text, reply, observation, is_trained))
         if call is not None and observation.image is not None:
             trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from cv_lightning.conversation import escape_markup, parse_reply
 from cv_lightning.endpoint.client import ChatReply
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.code import CODE_TOOLS
-from cv_lightning.tools.reply_text import join_calls, write_call
+from cv_lightning.tools.reply_text import join_calls, read_turn, write_call
 from cv_lightning.tools.toolbox import Toolbox
 from cv_lightning.types import Reply, Sample
 from sandbox import Observation
@@ -36,8 +35,6 @@ def default_prompt(mode: ToolMode, toolbox: Toolbox) -> str:
         return toolbox.system_prompt
     return _NATIVE.format(means=toolbox.means, article=toolbox.article) if mode == "native" else _NONE
 
-
-_THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 _JPEG_QUALITY = 90
 
@@ -148,7 +145,7 @@ class Dialogue:
             return _read_calls(chat, self.toolbox)
         reply = parse_reply(chat.text, self.toolbox)
         if reply.is_silent and self.mode != "text":
-            said = _THINK.sub("", chat.text).strip()
+            said = read_turn(chat.text).words.strip()
             reply = Reply(answer=said) if said else reply
         return chat.text, reply
 

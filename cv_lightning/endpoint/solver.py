@@ -6,16 +6,15 @@ import hashlib
 import json
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, get_args
 
-from cv_lightning.endpoint.client import Endpoint, EndpointError
-from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, ToolMode, default_prompt
+from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.solver import Solver
 from cv_lightning.frames import view_question, view_result
@@ -164,7 +163,6 @@ class EndpointSolver(Solver):
         trajectory = Trajectory(sample, images=view_question(sample))
         dialogue = Dialogue(sample, self.mode, self.system_prompt, self.images, self.toolbox)
         settings = self._settings | {"tools": dialogue.tools}
-        names = {id(trajectory): uuid.uuid4().hex}
         for turn in range(self.max_turns):
             if self._is_interrupted:
                 raise EndpointError("interrupted")
@@ -184,13 +182,13 @@ class EndpointSolver(Solver):
                 trajectory.stop_reason = StopReason.MAX_TURNS
             if trajectory.stop_reason is not None:
                 break
-            self._observe(trajectory, dialogue, names, turn)
+            self._observe(trajectory, dialogue, turn)
         return trajectory
 
-    def _observe(self, trajectory: Trajectory, dialogue: Dialogue, names: dict[int, str], turn: int) -> None:
+    def _observe(self, trajectory: Trajectory, dialogue: Dialogue, turn: int) -> None:
         if self._executor is None:
             raise ValueError("Expected an executor but the solver is closed")
-        (observation,) = observe([trajectory], self._executor, names)
+        (observation,) = observe([trajectory], self._executor)
         dialogue.append_observation(observation)
         call = trajectory.turns[-1].reply.call
         if call is not None and observation.image is not None:

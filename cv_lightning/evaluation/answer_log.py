@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cv_lightning.errors import CVLightningError
-from cv_lightning.evaluation.metrics import call_outcomes, is_restored
-from cv_lightning.evidence import CORE_TOOLS, gather_effects
+from cv_lightning.evidence import CORE_TOOLS, call_outcomes, emergent_tools, gather_effects, is_restored
 from cv_lightning.grading.benchmarks import RIGHT_FROM, Grade
 from cv_lightning.types import Sample, Trajectory
-
-#: A turn by another angle than a quarter is a way around the required tools, as in the reward.
-_NOT_EMERGENT = CORE_TOOLS | {"rotate"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,7 @@ class AnswerRecord:
         is_restored: Whether the last view stands upright.
         required: The tools that the image needs.
         used: The tools that had an effect; two turns that are undone in one move count as both.
+        rule: The rule that graded it, and the comparison that held (`Grade.rule`); "" in older logs.
         crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None where none is needed.
     """
 
@@ -68,6 +65,7 @@ class AnswerRecord:
     required: list[str]
     used: list[str]
     crop_iou: float | None
+    rule: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -77,7 +75,7 @@ class AnswerRecord:
     @property
     def emergent(self) -> frozenset[str]:
         """The tools that no task requires."""
-        return frozenset(tool for tools in self.tools for tool in tools) - _NOT_EMERGENT
+        return emergent_tools(tool for tools in self.tools for tool in tools)
 
     @property
     def required_recall(self) -> float | None:
@@ -142,7 +140,22 @@ def make_record(
         required=sorted(evidence.required),
         used=sorted(evidence.used),
         crop_iou=evidence.best_iou if needs_crop else None,
+        rule=grade.rule,
     )
+
+
+def read_answers(folder: Path) -> tuple[dict[str, AnswerRecord], int]:
+    """The records of all processes by key, and how many lines were left out: cut off, or of another version."""
+    found: dict[str, AnswerRecord] = {}
+    n_left_out = 0
+    for path in sorted(folder.glob("answers_*.jsonl")):
+        with path.open("rb") as lines:
+            for line in lines:
+                record = _parse(line)
+                if record is not None:
+                    found[record.key] = record
+                n_left_out += record is None and bool(line.strip())
+    return found, n_left_out
 
 
 class AnswerLog:
@@ -159,13 +172,8 @@ class AnswerLog:
         self.records = self.read_all()
 
     def read_all(self) -> dict[str, AnswerRecord]:
-        """The records of all processes by key; lines that were cut off or are of another version do not count."""
-        found: dict[str, AnswerRecord] = {}
-        for path in sorted(self.folder.glob("answers_*.jsonl")):
-            with path.open("rb") as lines:
-                records = (_parse(line) for line in lines)
-                found |= {record.key: record for record in records if record is not None}
-        return found
+        """The records of all processes by key."""
+        return read_answers(self.folder)[0]
 
     def append(self, records: Sequence[AnswerRecord]) -> None:
         """Write records to disk, and wait until they are there.
@@ -209,7 +217,7 @@ def _parse(line: bytes) -> AnswerRecord | None:
         content = json.loads(line.decode("utf-8", "surrogatepass"))
     except ValueError:
         return None
-    return AnswerRecord(**content) if isinstance(content, dict) and set(content) == _FIELDS else None
+    return AnswerRecord(**content) if isinstance(content, dict) and set(content) | {"rule"} == _FIELDS else None
 
 
 def of_keys(records: dict[str, AnswerRecord], keys: Iterable[str]) -> list[AnswerRecord]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from cv_lightning.evidence import last_orientation, required_orientation
+from cv_lightning.evidence import call_outcomes, is_restored
 from cv_lightning.types import RewardBreakdown, Trajectory
 
 _SHORT = {
@@ -33,9 +33,6 @@ _CHAINS = [chain for length in (1, 2, 3) for chain in product(_SHORT.values(), r
 #: Every label that a sample may get; fixed, so that processes can add their tables.
 LABELS = ("upright", *("+".join(chain) for chain in _CHAINS), OTHER_LABEL)
 _ROW = {label: row for row, label in enumerate(LABELS)}
-
-#: Values that the bootstrap draws at a time: 64 MB with their indices.
-_RESAMPLED_VALUES = 1 << 22
 
 #: What is counted per label, in the columns of the table.
 _COUNTS = (
@@ -68,15 +65,6 @@ def orientation_label(transforms: Sequence[str]) -> str:
     """The label of a sample by its transforms: "upright", "rot90", "rot90+crop", ..., "other" for more than three."""
     label = "+".join(_SHORT[name] for name in transforms) or "upright"
     return label if label in _ROW else OTHER_LABEL
-
-
-def is_restored(trajectory: Trajectory) -> bool:
-    """Whether the image that the policy looked at last stands upright: its net orientation undoes the transforms.
-
-    An orientation moves pixels and changes none, so where it is known the image is restored to the pixel. An upright
-    image counts as restored while it is left as it stands.
-    """
-    return last_orientation(trajectory) == required_orientation(trajectory.sample)
 
 
 class TrajectoryMetrics(Metric):
@@ -134,38 +122,3 @@ def _count(trajectory: Trajectory, breakdown: RewardBreakdown) -> dict[str, floa
         "with_errors": float(False in outcomes),
         "recovered": float(True in outcomes[first_error:]),
     }
-
-
-def call_outcomes(trajectory: Trajectory) -> list[bool]:
-    """Whether each attempted call ran; a call that did not parse is an attempt that failed."""
-    outcomes = []
-    for turn in trajectory.turns:
-        if turn.reply.call is not None and turn.observation is not None:
-            outcomes.append(turn.observation.status == "ok")
-        elif turn.reply.fault is not None and not turn.reply.is_silent:
-            outcomes.append(False)
-    return outcomes
-
-
-def bootstrap_interval(
-    values: Sequence[float], confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values` (for an accuracy: 0 or 1 per question).
-
-    Raises:
-        ValueError: There are no values, or `confidence` is not between 0 and 1.
-    """
-    if not values or not 0 < confidence < 1:
-        raise ValueError(
-            f"Expected values and 0 < confidence < 1 but got {len(values)} values, confidence={confidence}"
-        )
-    data = torch.tensor(values, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    n_rows = max(1, _RESAMPLED_VALUES // len(values))
-    means = []
-    for start in range(0, n_resamples, n_rows):
-        picks = torch.randint(len(values), (min(n_rows, n_resamples - start), len(values)), generator=generator)
-        means.append(data[picks].mean(-1))
-    tail = (1 - confidence) / 2
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high

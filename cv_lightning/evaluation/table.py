@@ -12,7 +12,7 @@ from typing import Any
 
 from cv_lightning.evaluation.answer_log import AnswerRecord
 from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS, UPRIGHT
-from cv_lightning.evaluation.metrics import bootstrap_interval
+from cv_lightning.evaluation.intervals import accuracy_interval, bootstrap_interval
 
 #: The row of unweighted means over the orientations (the paper's "average").
 MEAN = "mean"
@@ -39,9 +39,6 @@ CELLS: dict[str, str] = {
     "crop_iou": "best overlap of a crop with the box, over the questions that require a crop",
     "exact_tools": "questions with exactly the required turns and crop, and no other",
 }
-
-#: Probability beyond each end of an interval.
-_TAIL = 0.025
 
 #: A cell that nothing was counted for is None.
 Cells = dict[str, float | None]
@@ -94,22 +91,10 @@ def make_table(records: Iterable[AnswerRecord], labels: Sequence[str], seed: int
     return EvaluationTable(rows, _families(of_label), emergent)
 
 
-def _accuracy_interval(scores: Sequence[float], seed: int) -> tuple[float, float]:
-    """Of scores in [0, 1].
-
-    Where every answer or none is right, resampling always gives the same and would claim certainty: there the interval
-    is the exact one of a binomial (Clopper and Pearson, Biometrika 26, 1934).
-    """
-    bound = float(_TAIL ** (1 / len(scores)))
-    if not any(scores):
-        return 0.0, 1 - bound
-    return (bound, 1.0) if min(scores) == 1 else bootstrap_interval(scores, seed=seed)
-
-
 def _cells(records: Sequence[AnswerRecord], reference: Mapping[str, AnswerRecord], seed: int) -> Cells:
     scores = [record.score for record in records if record.score is not None]
     drops = _drops(records, reference)
-    accuracy_low, accuracy_high = _accuracy_interval(scores, seed) if scores else (None, None)
+    accuracy_low, accuracy_high = accuracy_interval(scores, seed) if scores else (None, None)
     drop_low, drop_high = bootstrap_interval(drops, seed=seed) if drops else (None, None)
     outcomes = [outcome for record in records for outcome in record.outcomes]
     with_errors = [record for record in records if False in record.outcomes]

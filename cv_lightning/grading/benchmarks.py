@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import DataError
 from cv_lightning.grading.judge import AnswerJudge
-from cv_lightning.grading.rules import anls, is_right, is_right_relaxed
+from cv_lightning.grading.rules import anls, comparison, is_right_relaxed
 from cv_lightning.types import Sample
 
 #: (prediction, right answers, what follows the colon of the rule's name) -> credit in [0, 1].
@@ -32,10 +32,12 @@ class Grade:
     Attributes:
         score: Credit in [0, 1]; None where the judge failed: such an answer is left out, never counted as wrong.
         by: "rule" or "judge".
+        rule: The sample's rule; "match/sentence" also names the comparison that held (see `rules.comparison`).
     """
 
     score: float | None
     by: str = "rule"
+    rule: str = field(default="", compare=False)
 
 
 def grade(sample: Sample, prediction: str | None, judge: AnswerJudge | None = None) -> Grade:
@@ -45,15 +47,18 @@ def grade(sample: Sample, prediction: str | None, judge: AnswerJudge | None = No
         DataError: The sample names a rule that there is not.
     """
     rule, argument = find_rule(sample)
+    name, truths = sample.rule.partition(":")[0], (sample.answer, *sample.alternatives)
     if prediction is None or not prediction.strip():
-        return Grade(0.0)
-    score = rule(prediction, (sample.answer, *sample.alternatives), argument)
+        return Grade(0.0, rule=name)
+    score = rule(prediction, truths, argument)
+    held = [how for truth in truths if rule is _match and (how := comparison(prediction, truth))]
+    name = f"{name}/{held[0]}" if held else name
     if score == 1.0 or judge is None:
-        return Grade(score)
+        return Grade(score, rule=name)
     verdict = judge(sample.question, prediction, sample.answer)
     if verdict is None:
-        return Grade(None, "judge")
-    return Grade(1.0 if verdict else score, "judge")
+        return Grade(None, "judge", name)
+    return Grade(1.0 if verdict else score, "judge", name)
 
 
 def find_rule(sample: Sample) -> tuple[Rule, str]:
@@ -65,7 +70,7 @@ def find_rule(sample: Sample) -> tuple[Rule, str]:
 
 
 def _match(prediction: str, truths: Sequence[str], _: str) -> float:
-    return float(any(is_right(prediction, truth) for truth in truths))
+    return float(any(comparison(prediction, truth) for truth in truths))
 
 
 def _relaxed(prediction: str, truths: Sequence[str], _: str) -> float:

@@ -9,6 +9,12 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from typing import Literal
+
+from cv_lightning.grading.final_answer import final_answer, letter_in_sentence
+
+#: How a prediction was found to be the truth, see `comparison`.
+Comparison = Literal["text", "number", "letter", "sentence"]
 
 #: Two numbers that differ by no more than this are the same answer (absolute, so that long identifiers stay distinct).
 NUMERIC_TOLERANCE = 1e-4
@@ -18,7 +24,9 @@ _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|(?:0|[1-9]\d*)?\.?
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _CHOICE = re.compile(r"(?:\(([a-z])\)|([a-z])(?:[).:](?=\s|$)|$))\s*(.*)", re.DOTALL)
 _CHOICE_INSIDE = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][).:](?=\s|$))")
-_LEAD = re.compile(r"^(?:the )?(?:correct |final |best )?(?:answer|option|choice)(?: is)?\s*:?\s+")
+_LEAD = re.compile(
+    r"^(?:the )?(?:correct |final |best )?(?:answer|option|choice)(?: is)?\s*:?\s+(?:option |choice |letter )?"
+)
 
 
 def normalise(text: str) -> str:
@@ -50,19 +58,38 @@ def choice_letter(text: str) -> tuple[str, str] | None:
 
 
 def is_right(prediction: str | None, truth: str) -> bool:
-    """Whether a prediction is the truth by the three rules; False where there is no prediction."""
+    """Whether a prediction is the truth by one of the comparisons; False without a prediction."""
+    return comparison(prediction, truth) is not None
+
+
+def comparison(prediction: str | None, truth: str) -> Comparison | None:
+    """The first comparison by which a prediction is the truth, or None.
+
+    "text": equal after normalisation. "number": equal within `NUMERIC_TOLERANCE`. "letter": the same choice. Each is
+    tried on the texts as they are and on their final answers (out of a box, bold type or a lead). "sentence": the truth
+    is a choice and the prediction a sentence that gives its letter.
+    """
     if prediction is None or not prediction.strip():
-        return False
+        return None
+    found = _compare(prediction, truth) or _compare(final_answer(prediction), final_answer(truth))
+    if found is not None:
+        return found
+    true_choice = choice_letter(final_answer(truth))
+    is_sentence = true_choice is not None and choice_letter(final_answer(prediction)) is None
+    return "sentence" if is_sentence and letter_in_sentence(prediction) == true_choice[0] else None  # type: ignore[index]
+
+
+def _compare(prediction: str, truth: str) -> Comparison | None:
     if normalise(prediction) == normalise(truth):
-        return True
+        return "text"
     predicted_number, true_number = parse_number(prediction), parse_number(truth)
     if predicted_number is not None and true_number is not None:
-        return abs(predicted_number - true_number) <= NUMERIC_TOLERANCE
+        return "number" if abs(predicted_number - true_number) <= NUMERIC_TOLERANCE else None
     predicted_choice, true_choice = choice_letter(prediction), choice_letter(truth)
     if predicted_choice is None or true_choice is None:
-        return False
+        return None
     texts_agree = "" in (predicted_choice[1], true_choice[1]) or predicted_choice[1] == true_choice[1]
-    return predicted_choice[0] == true_choice[0] and texts_agree
+    return "letter" if predicted_choice[0] == true_choice[0] and texts_agree else None
 
 
 def is_right_relaxed(prediction: str | None, truth: str, tolerance: float = 0.05) -> bool:

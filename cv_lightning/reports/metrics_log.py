@@ -1,18 +1,22 @@
-"""One metrics.csv per stage, also where a stage was cut off and resumed.
+"""One metrics.csv per stage, even if a stage was interrupted and resumed.
 
-Lightning's CSVLogger cannot go on with a file that it did not begin: it raises where the columns differ. So the file of
-an earlier attempt is set aside before, and joined with the new one after.
+Lightning's CSVLogger cannot continue a file that it did not begin: it raises if the columns differ. So the file of an
+earlier attempt is renamed before, and joined with the new one after.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FILE = "metrics.csv"
 
 Row = dict[str, str]
+
+#: (step, value) in the order of the steps.
+Points = list[tuple[float, float]]
 
 
 def set_aside(folder: Path) -> None:
@@ -23,7 +27,7 @@ def set_aside(folder: Path) -> None:
 
 
 def join(folder: Path) -> None:
-    """Write all attempts into metrics.csv; steps that a later attempt did again count once, as the later saw them."""
+    """Write all attempts into metrics.csv; of a step that several attempts logged, the last one counts."""
     earlier = _earlier(folder)
     if not earlier:
         return
@@ -43,19 +47,27 @@ def join(folder: Path) -> None:
         path.unlink()
 
 
-def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """The curves of a metrics.csv by metric; empty cells and values that are not finite are left out."""
+def read_curves(path: Path) -> dict[str, Points]:
+    """The curves of a metrics.csv by metric, without empty cells and values that are not finite."""
     points: dict[str, dict[float, float]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            step = _number(row.get("step"))
-            if step is None:
-                continue
-            for name, cell in row.items():
-                value = _number(cell)
-                if name not in ("step", "epoch", None) and value is not None:
-                    points.setdefault(name, {})[step] = value
+    for row in _read(path):
+        step = _number(row.get("step"))
+        if step is None:
+            continue
+        for name, cell in row.items():
+            value = _number(cell)
+            if name not in ("step", "epoch", None) and value is not None:
+                points.setdefault(name, {})[step] = value
     return {name: sorted(at_step.items()) for name, at_step in points.items()}
+
+
+def merge(logs: Iterable[Mapping[str, Points]]) -> dict[str, Points]:
+    """The curves of several logs of one run; of a step that several have, the last one counts."""
+    merged: dict[str, dict[float, float]] = {}
+    for log in logs:
+        for name, points in log.items():
+            merged.setdefault(name, {}).update(points)
+    return {name: sorted(at_step.items()) for name, at_step in merged.items()}
 
 
 def _number(cell: str | None) -> float | None:

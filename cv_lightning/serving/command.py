@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cv_lightning.endpoint.http_json import read_key
+from cv_lightning.endpoint.keys import read_key
 from cv_lightning.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from cv_lightning.conversation import Conversation
 from cv_lightning.errors import ConversationError
 from cv_lightning.serving.request import BadRequest, ChatRequest, Message
 from cv_lightning.tools.reply_text import join_calls, split_calls
-from cv_lightning.types import TokenSequence
+from cv_lightning.types import TokenSequence, ViewedImage
 
 _OPENING, _CLOSING = "<tool_response>\n", "\n</tool_response>"
 
@@ -119,10 +118,11 @@ class ChatEncoder:
         if observation is None:
             tokens.append(self.conversation.user_turn(message.parts), is_trained=False)
             tokens.append(self.conversation.opening(), is_trained=False)
-            tokens.images.extend(message.images)
+            tokens.images.extend(map(ViewedImage, message.images))
             return
         text, image = observation
-        if not self.conversation.append_observation(tokens, text, image):
+        viewed = None if image is None else ViewedImage(image)
+        if not self.conversation.append_observation(tokens, text, viewed):
             limit = self.conversation.max_context_tokens
             raise BadRequest(
                 f"This model's maximum context length is {limit} tokens. The messages have more.",
@@ -176,5 +176,5 @@ def _as_observation(message: Message) -> tuple[str, Image.Image | None] | None:
 
 
 def _key(tokens: TokenSequence, text: str) -> str:
-    images = [(image.size, zlib.crc32(image.tobytes())) for image in tokens.images]
+    images = [viewed.key.hex() for viewed in tokens.images]
     return hashlib.sha256(json.dumps([tokens.ids, images, text]).encode()).hexdigest()

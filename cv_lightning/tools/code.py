@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cv_lightning.tools.toolbox import WHICH_IMAGE, Toolbox
+from cv_lightning.tools.toolbox import IMAGE_INDEX, WHICH_IMAGE, Toolbox
 from cv_lightning.types import CODE_TOOL, Reply, ToolCall
 
 #: The tool as `tools` of an OpenAI-compatible request name it.
@@ -52,10 +52,12 @@ class CodeTools(Toolbox):
             known = ", ".join(map(repr, self.names))
             offer = f"the tools are {known}" if self.models else f"the only tool is {CODE_TOOL!r}"
             return Reply(fault=f"Unknown tool {name!r}; {offer}.")
-        code, index = arguments.get("code"), arguments.get("image_index", 0)
+        code = arguments.get("code")
         if not isinstance(code, str):
             return Reply(fault='"code" must be a string.')
-        if not isinstance(index, int) or isinstance(index, bool):
+        try:
+            index = IMAGE_INDEX["image_index"].read(arguments.get("image_index", 0))
+        except TypeError:
             return Reply(fault='"image_index" must be an integer.')
         return Reply(call=ToolCall(code=code, description=str(arguments.get("description", "")), image_index=index))
 

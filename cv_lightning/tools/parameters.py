@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_DIGITS = re.compile(r"\s*-?\d{1,9}\s*", re.ASCII)
 
 #: Characters of a policy's value that a message repeats.
 _SHOWN_CHARS = 80
@@ -129,10 +132,12 @@ class ImageIndex(ToolParameter):
         return "an integer"
 
     def read(self, value: Any) -> Any:
-        """An int."""
-        if not isinstance(value, int) or isinstance(value, bool):
+        """An int; "0" and 0.0 mean one too."""
+        if isinstance(value, str) and _DIGITS.fullmatch(value):
+            return int(value)
+        if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
             raise TypeError
-        return value
+        return int(value)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
 from cv_lightning.tools.parameters import ArgumentError, ImageIndex, ToolParameter, object_schema, read_arguments
+from cv_lightning.tools.reply_text import SHAPE, decode_arguments, decode_payload
 from cv_lightning.types import Reply, ToolCall
 from sandbox import ModelCall
 
@@ -98,17 +99,20 @@ class Toolbox(ABC):
         return _PROMPT.format(means=self.means, article=self.article, schemas=schemas, example=self.example)
 
     def read(self, payload: str) -> Reply:
-        """Read what stands between the tags of a tool call.
+        """Read the text between the tags of a tool call.
 
         Returns:
             A call, which may be one that cannot be run (`ToolCall.fault`), or a fault; never raises.
         """
-        try:
-            content = json.loads(payload)
-        except (ValueError, RecursionError) as error:
-            return Reply(fault=f"The tool call is not valid JSON: {error}")
-        if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
-            return Reply(fault='The tool call must be {"name": ..., "arguments": {...}}.')
+        content, fault = decode_payload(payload)
+        return self.read_content(content) if fault is None else Reply(fault=fault)
+
+    def read_content(self, content: Any) -> Reply:
+        """The same of the JSON value of a call."""
+        content = content if isinstance(content, dict) else {}
+        content = content | {"arguments": decode_arguments(content.get("arguments"))}
+        if not isinstance(content["arguments"], dict):
+            return Reply(fault=f"The tool call must be one object, {SHAPE}.")
         name, arguments = content.get("name"), content["arguments"]
         model = self.models.get(name) if isinstance(name, str) else None
         if model is None:

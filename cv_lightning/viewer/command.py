@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cv_lightning.compare.tracking_uri import is_run_id
 from cv_lightning.console.output_files import check_place, write_whole
 from cv_lightning.console.progress import tracked
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError
+from cv_lightning.tracking.stores import Stores
+from cv_lightning.tracking.uri import is_run_id
 from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import find, read
@@ -46,8 +47,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write_stored(options: argparse.Namespace) -> Path:
     """The page of a run that MLflow knows."""
-    from cv_lightning.compare.store import Stores  # imports mlflow
-
     run = Stores(options.tracking_uri).find(options.run_or_file)
     with run.trajectories() as folder:
         return write(folder, options.out or Path(f"trajectories_{run.id}.html"), options.most, run.title)
@@ -80,10 +79,7 @@ def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) 
     )
     if found.faults:
         note += f"; {len(found.faults)} broken lines were left out"
-    try:
-        write_whole(out, page(records, images, title or target.resolve().name or "trajectories", note))
-    except OSError as error:
-        raise DataError(f"{out}: the page cannot be written ({error}). Name another place with --out.") from error
+    write_whole(out, page(records, images, title or target.resolve().name or "trajectories", note), "--out")
     return out
 
 

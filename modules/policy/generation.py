@@ -16,7 +16,7 @@ from torch import Tensor
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
 from modules.policy.kv_cache import growing_cache
-from modules.policy.token_batch import DistinctImages, distinct_images, image_key
+from modules.policy.token_batch import DistinctImages, distinct_images
 
 if TYPE_CHECKING:
     from modules.policy.policy import Policy
@@ -59,14 +59,10 @@ class GenerationSession:
 
     def _start(self, contexts: Sequence[TokenSequence]) -> Tensor:
         keys: dict[tuple[object, ...], int] = {}
-        key_of_image: dict[int, bytes] = {}
         prompts: list[TokenSequence] = []
         prompt_of_row: list[int] = []
         for context in contexts:
-            for image in context.images:
-                if id(image) not in key_of_image:
-                    key_of_image[id(image)] = image_key(image)
-            key = (tuple(context.ids), *(key_of_image[id(image)] for image in context.images))
+            key = (tuple(context.ids), *(viewed.key for viewed in context.images))
             index = keys.setdefault(key, len(prompts))
             if index == len(prompts):
                 prompts.append(context)
@@ -99,14 +95,14 @@ class GenerationSession:
         policy = self.policy
         full = policy.collate(contexts)
         encoded, grid_O3, images = None, None, DistinctImages([], [])
-        all_images = [image for context in contexts for image in context.images]
-        if all_images:
-            grid_O3 = torch.tensor([policy.image_grid(image.size) for image in all_images], device=policy.device)
+        grids = [policy.image_grid(viewed.image.size) for context in contexts for viewed in context.images]
+        if grids:
+            grid_O3 = torch.tensor(grids, device=policy.device)
         positions_3BT = policy.positions(full.input_ids_BT, full.is_valid_BT, grid_O3)
         new_images = [
-            image
-            for context, seen in zip(contexts, self._cached_images, strict=True)
-            for image in context.images[seen:]
+            viewed
+            for context, n_seen in zip(contexts, self._cached_images, strict=True)
+            for viewed in context.images[n_seen:]
         ]
         if new_images:
             images = distinct_images(new_images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 
@@ -10,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cv_lightning.types import TokenSequence, Trajectory
-from sandbox.lanes.tensor.images import TensorImage, fingerprint
+from cv_lightning.types import TokenSequence, Trajectory, ViewedImage
+from sandbox.lanes.tensor.images import TensorImage
 
 
 @dataclass(frozen=True)
@@ -27,28 +26,12 @@ class DistinctImages:
     occurrences: list[int]
 
 
-def image_key(image: Image.Image) -> bytes:
-    """The identity of an image: its size and content; that of a tensor is found where it lies."""
-    if isinstance(image, TensorImage):
-        return fingerprint(image)
-    digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-    digest.update(repr((image.mode, image.size)).encode())
-    return digest.digest()
-
-
-def distinct_images(images: Sequence[Image.Image]) -> DistinctImages:
+def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
     """Find the distinct images among `images` by content."""
     index_of_key: dict[bytes, int] = {}
-    index_of_object: dict[int, int] = {}
-    images_N: list[Image.Image] = []
-    for image in images:
-        if id(image) in index_of_object:
-            continue
-        index = index_of_key.setdefault(image_key(image), len(images_N))
-        if index == len(images_N):
-            images_N.append(image)
-        index_of_object[id(image)] = index
-    return DistinctImages(images_N, [index_of_object[id(image)] for image in images])
+    occurrences = [index_of_key.setdefault(viewed.key, len(index_of_key)) for viewed in images]
+    image_of_key = {viewed.key: viewed.image for viewed in reversed(images)}  # the first of equal images stays
+    return DistinctImages([image_of_key[key] for key in index_of_key], occurrences)
 
 
 def image_bytes(trajectories: Sequence[Trajectory]) -> int:

@@ -11,10 +11,6 @@ import mmap
 import weakref
 from collections import defaultdict
 
-from PIL import Image
-
-from sandbox.confined import wire
-
 #: Bytes below which the allocator's own memory is as quick, and from which a block is held on large pages.
 _SMALL, _LARGE = 1 << 16, 1 << 21
 #: Bytes of the smallest block.
@@ -33,12 +29,6 @@ class Copies:
         """A copy of the bytes; its memory is used again when no view of it is left."""
         copy = self._room(len(memory))
         copy[:] = memory
-        return copy
-
-    def of_image(self, image: Image.Image) -> memoryview:
-        """The pixels of an RGB image, 4 bytes each."""
-        copy = self._room(4 * image.width * image.height)
-        wire.copy_into(copy, image)
         return copy
 
     def _room(self, n_bytes: int) -> memoryview:

@@ -21,7 +21,7 @@ def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection)
             os.dup2(nothing.fileno(), descriptor)
     from sandbox.confined import programs, worker
 
-    worker.warm()
+    worker.warm(logs_calls=serves == "code")
     _limit(memory_mb)
     os.environ.clear()
     names: dict[str, Any] = {}
@@ -45,11 +45,9 @@ def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
     for size in sizes:
         images.append(wire.view(message[start : start + 4 * size[0] * size[1]], size))
         start += 4 * size[0] * size[1]
-    outcome, image, text = run(worker.Request(nonce, payload, images, chosen, text_chars, capacity), names)
+    outcome, image, text, claim = run(worker.Request(nonce, payload, images, chosen, text_chars, capacity), names)
     worker.forget_call(names)
-    width, height = (0, 0) if image is None else image.size
-    encoded = text.encode("utf-8", "replace")[: wire.MAX_PAYLOAD]
-    pipe.send_bytes(wire.REPLY.pack(wire.REPLY_MAGIC, nonce, outcome, width, height, len(encoded)) + encoded)
+    pipe.send_bytes(wire.pack_reply(nonce, outcome, (0, 0) if image is None else image.size, text, claim))
     if image is not None:
         pipe.send_bytes(Image.Image.tobytes(image, "raw", "RGBX"))
 

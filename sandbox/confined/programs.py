@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sandbox.confined import wire
+from sandbox.effects.credit import Effects
 from sandbox.geometry import Affine
 from sandbox.lanes.pillow import Outcome, run_program
 from sandbox.operations.arrays import Table
@@ -52,14 +53,15 @@ def _read(value: Any) -> Any:
     return value
 
 
-def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str]:
-    """Run the program of a request, in a tool worker: outcome, result, and the rest as text for `read_outcome`."""
+def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
+    """Run the program of a request, in a tool worker: (outcome, result, text for `read_outcome`, no claim)."""
     outcome = run_program(decode(request.payload), request.images[request.chosen])
     image = None if outcome.image is None else outcome.image.convert("RGB")
     failure = outcome.failure and (outcome.failure[0], outcome.failure[1][:2000])
-    frame = outcome.frame and [getattr(outcome.frame, field.name) for field in fields(Affine)]
-    text = json.dumps([outcome.tools, outcome.orientation, frame, failure, outcome.line])
-    return wire.TEXT_ONLY if image is None else wire.IMAGE, image, text
+    earned = outcome.effects
+    frame = earned.frame and [getattr(earned.frame, field.name) for field in fields(Affine)]
+    text = json.dumps([earned.tools, earned.orientation, frame, failure, outcome.line])
+    return wire.TEXT_ONLY if image is None else wire.IMAGE, image, text, ""
 
 
 def read_outcome(text: str, image: Image.Image | None) -> Outcome:
@@ -70,13 +72,11 @@ def read_outcome(text: str, image: Image.Image | None) -> Outcome:
     """
     try:
         tools, orientation, frame, failure, line = json.loads(text)
-        return Outcome(
-            image,
+        effects = Effects(
             tuple(map(str, tools)),
             None if orientation is None else str(orientation),
             None if frame is None else Affine(*map(float, frame)),
-            None if failure is None else (str(failure[0]), str(failure[1])),
-            int(line),
         )
+        return Outcome(image, effects, None if failure is None else (str(failure[0]), str(failure[1])), int(line))
     except (TypeError, IndexError) as error:
         raise ValueError(f"a tool worker answered {text[:200]!r}") from error

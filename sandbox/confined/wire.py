@@ -1,7 +1,7 @@
 """How trainer, zygote and worker talk: fixed binary messages over packet sockets, pixels in shared memory. No pickle.
 
 A worker gets one request and sends exactly one reply. What a reply says is data about that call only: sizes are checked
-against the shared memory that the trainer made, and nothing in it is believed about how an image came to be.
+against the shared memory that the trainer made, and what it claims about how an image came to be is proven or dropped.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ REQUEST = struct.Struct("<4sQIIIIQ??")
 REQUEST_MAGIC = b"CVq1"
 #: Width, height and place in the file of inputs of an image.
 PLACE = struct.Struct("<IIQ")
-#: (magic, nonce, outcome, width, height, bytes of text)
-REPLY = struct.Struct("<4sQBIII")
-REPLY_MAGIC = b"CVr1"
+#: (magic, nonce, outcome, width, height, bytes of text, bytes of a claim); text and claim follow.
+REPLY = struct.Struct("<4sQBIIII")
+REPLY_MAGIC = b"CVr2"
 #: Outcomes of a reply.
 IMAGE, TEXT_ONLY, FAILED, EMPTY = 0, 1, 2, 3
 #: Added to an outcome if variables still hold input images, so that their memory must not be written again.
 KEEPS = 16
 
-#: Bytes that a message may have, and those of code, a program or text in it.
-MAX_MESSAGE, MAX_PAYLOAD = 1 << 17, 1 << 16
+#: Bytes that a message may have, those of code, a program or text in it, and those of a claim; a longer one is dropped.
+MAX_MESSAGE, MAX_PAYLOAD, MAX_CLAIM = 1 << 17, 1 << 16, 1 << 12
 MAX_IMAGES = 100
 
 #: Bytes; every image of an input begins at a multiple.
@@ -74,12 +74,22 @@ def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:
 
 @dataclass(frozen=True)
 class Reply:
-    """A checked reply: an outcome, the result's size if there is one, text, and whether inputs are still in use."""
+    """A checked reply: an outcome, the result's size, text, whether inputs are still in use, and how it was made.
+
+    `claim` is what the worker says about that; nobody has checked it.
+    """
 
     outcome: int
     size: Size
     text: str
     keeps: bool = False
+    claim: str = ""
+
+
+def pack_reply(nonce: int, outcome: int, size: Size, text: str, claim: str) -> bytes:
+    """A reply as bytes."""
+    shown, claimed = text.encode("utf-8", "replace")[:MAX_PAYLOAD], claim.encode("utf-8", "replace")[:MAX_CLAIM]
+    return REPLY.pack(REPLY_MAGIC, nonce, outcome, *size, len(shown), len(claimed)) + shown + claimed
 
 
 def read_reply(message: bytes, nonce: int, capacity: int) -> Reply | None:
@@ -92,12 +102,14 @@ def read_reply(message: bytes, nonce: int, capacity: int) -> Reply | None:
     """
     if len(message) < REPLY.size:
         return None
-    magic, echoed, outcome, width, height, n_bytes = REPLY.unpack_from(message)
+    magic, echoed, outcome, width, height, n_text, n_claim = REPLY.unpack_from(message)
     keeps, outcome = bool(outcome & KEEPS), outcome & ~KEEPS
     if magic != REPLY_MAGIC or echoed != nonce or outcome not in (IMAGE, TEXT_ONLY, FAILED, EMPTY):
         return None
-    if len(message) != REPLY.size + n_bytes or 4 * width * height > capacity:
+    if len(message) != REPLY.size + n_text + n_claim or 4 * width * height > capacity:
         return None
     if outcome == IMAGE and (width < 1 or height < 1):
         return None
-    return Reply(outcome, (width, height), message[REPLY.size :].decode("utf-8", "replace"), keeps)
+    text, claim = message[REPLY.size : REPLY.size + n_text], message[REPLY.size + n_text :]
+    claim = claim if n_claim <= MAX_CLAIM else b""
+    return Reply(outcome, (width, height), text.decode("utf-8", "replace"), keeps, claim.decode("utf-8", "replace"))

@@ -27,7 +27,7 @@ import PIL
 from numpy.random import bit_generator
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
 
-from sandbox.confined import wire
+from sandbox.confined import call_log, wire
 from sandbox.confined.results import ResultError, to_image
 from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of
 
@@ -90,8 +90,8 @@ class Request:
     capacity: int
 
 
-#: Runs a request, given the names that live on: its outcome, the result, text.
-Run = Callable[[Request, dict[str, Any]], tuple[int, Image.Image | None, str]]
+#: Runs a request, given the names that live on: its outcome, the result, text, and a claim of how it was made.
+Run = Callable[[Request, dict[str, Any]], tuple[int, Image.Image | None, str, str]]
 
 
 class Memory:
@@ -162,16 +162,15 @@ def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_r
     request = _receive(channel, memory)
     if request is None:
         return False
-    outcome, image, text = run_request(request, names)
-    width, height = (0, 0) if image is None else image.size
-    encoded = text.encode("utf-8", "replace")[: wire.MAX_PAYLOAD]
+    outcome, image, text, claim = run_request(request, names)
+    size = (0, 0) if image is None else image.size
     if image is not None:
         memory.write(image)
     del image, request.images[:]
     forget_call(names)
     if memory.holds_images():
         outcome |= wire.KEEPS
-    channel.send(wire.REPLY.pack(wire.REPLY_MAGIC, request.nonce, outcome, width, height, len(encoded)) + encoded)
+    channel.send(wire.pack_reply(request.nonce, outcome, size, text, claim))
     return True
 
 
@@ -210,11 +209,12 @@ def _receive(channel: socket.socket, memory: Memory) -> Request | None:
     return Request(nonce, message[start : start + n_code], memory.images(places), chosen, text_chars, capacity)
 
 
-def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str]:
-    """Run the code; (outcome, result, text)."""
+def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
+    """Run the code; (outcome, result, text, claim)."""
     code = request.payload.decode("utf-8", "replace")
     chosen = request.images[request.chosen]
     untouched = chosen.im
+    call_log.LOG.begin(request.images, request.chosen)
     _set_names(names, request, chosen, has_draw="draw" in code)
     printed = CappedText(request.text_chars + 1)
     random.seed(0)
@@ -224,18 +224,19 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     sys.stdout = sys.stderr = printed
     try:
         exec(compile(code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
-        result = _result(names, chosen, untouched)
-        image = None if result is None else _fitting(result, request.capacity)
+        name = _result_name(names, chosen, untouched)
+        claim = "" if name is None else call_log.LOG.end(names[name])
+        image = None if name is None else _fitting(to_image(names[name], name), request.capacity)
     except ResultError as error:
-        return wire.FAILED, None, printed.text() + str(error)
+        return wire.FAILED, None, printed.text() + str(error), ""
     except BaseException as error:  # noqa: BLE001 - also what the code raises to end the process
-        return wire.FAILED, None, printed.text() + _describe(error, code)
+        return wire.FAILED, None, printed.text() + _describe(error, code), ""
     finally:
         sys.stdout = sys.stderr = sys.__stdout__
     text = printed.text()
     if image is not None:
-        return wire.IMAGE, image, text
-    return (wire.TEXT_ONLY, None, text) if text.strip() else (wire.EMPTY, None, NO_RESULT)
+        return wire.IMAGE, image, text, claim
+    return (wire.TEXT_ONLY, None, text, "") if text.strip() else (wire.EMPTY, None, NO_RESULT, "")
 
 
 def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image, *, has_draw: bool) -> None:
@@ -253,14 +254,15 @@ def forget_call(names: dict[str, Any]) -> None:
         del names[name]
 
 
-def _result(names: dict[str, Any], chosen: Image.Image, untouched: Any) -> Image.Image | None:
+def _result_name(names: dict[str, Any], chosen: Image.Image, untouched: Any) -> str | None:
+    """The name that holds the result, None if there is none."""
     for name in RESULT_NAMES:
         value = names.get(name)
         if value is None:
             continue
         if name in ("img", "image") and value is chosen and not _is_changed(chosen, untouched):
             continue
-        return to_image(value, name)
+        return name
     return None
 
 
@@ -298,8 +300,8 @@ def _line_of(error: BaseException) -> int:
     return (lines[-1] or 0) if lines else 0
 
 
-def warm() -> None:
-    """Touch what snippets use, so that a forked worker finds it in memory."""
+def warm(*, logs_calls: bool) -> None:
+    """Touch what snippets use, so that a forked worker finds it in memory; if wanted, have library calls logged."""
     Image.init()
     vars(bit_generator)["randbits"] = _ENTROPY.getrandbits  # so that generators without a seed repeat as well
     cv2.setNumThreads(0)
@@ -316,6 +318,8 @@ def warm() -> None:
     cv2.resize(cv2.cvtColor(noise, cv2.COLOR_RGB2GRAY), (8, 8))
     np.random.default_rng(0).random(3)
     np.linalg.inv(np.eye(3))
+    if logs_calls:
+        call_log.install()
     traceback.extract_stack()
     linecache.clearcache()
     gc.collect()

@@ -83,7 +83,7 @@ def _import_all(serves: str) -> None:
         __import__(name)
     from sandbox.confined import worker
 
-    worker.warm()
+    worker.warm(logs_calls=serves == "code")
 
 
 def _become_first_process(control: socket.socket) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sandbox.effects.credit import NO_EFFECT, UNKNOWN, Effects
 from sandbox.effects.crops import find_places
 from sandbox.effects.drawings import MAX_SHARE, is_drawing
 from sandbox.effects.pixels import COLOUR, Numbers, Pixels, colours, numbers, oriented
@@ -36,22 +37,13 @@ _MAX_SEEN = MAX_SHARE + 0.05
 _MIN_CHANGED = 1 / 256
 
 
-@dataclass(frozen=True)
-class Effects:
-    """Tools, net orientation and frame, as in an `Observation`."""
-
-    tools: tuple[str, ...] = ()
-    orientation: str | None = None
-    frame: Affine | None = None
-
-
 def find_effects(before: Pixels, after: Pixels) -> Effects:
     """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) whose last channel means nothing."""
     stored, shown = numbers(before), numbers(after)
     size = (stored.shape[1], stored.shape[0])
     exact = _matching(stored, shown)
     if exact and exact[0] == "identity":
-        return Effects((), "identity", Affine())
+        return NO_EFFECT
     if exact:
         return _turned(exact, size)
     if shown.size < stored.size:
@@ -118,7 +110,7 @@ def _places_in(shape: tuple[int, ...]) -> Any:
 def _turned(names: list[str], size: Size) -> Effects:
     """One orientation is an answer; of a symmetric image several fit, and which was done cannot be seen."""
     if len(names) > 1:
-        return Effects()
+        return UNKNOWN
     return Effects((names[0],), names[0], orientation_frame(names[0], size))
 
 
@@ -126,7 +118,7 @@ def _find_cut_out(stored: Numbers, shown: Numbers, size: Size) -> Effects | None
     """The result as a part of the image in any orientation; None where it is none, no effects where it is several."""
     places = find_places(stored, shown)
     if places is None or len(places) > 1:
-        return Effects()
+        return UNKNOWN
     for place in places:
         name = place.orientation
         frame = Affine(c=place.x, f=place.y).then(orientation_frame(name, size))
@@ -157,11 +149,11 @@ def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
     """The whole image, in some orientation, resized or with other colours."""
     small_stored, small_shown = _standardised(stored), _standardised(shown)
     if small_stored is None or small_shown is None:
-        return Effects()
+        return UNKNOWN
     scores = small_stored.reshape(-1)[_small_orientations()] @ small_shown.reshape(-1) / small_shown.size
     best, second = np.argsort(-np.abs(scores), kind="stable")[:2]
     if abs(scores[best]) < _ENOUGH or abs(scores[best]) - abs(scores[second]) < _LEAD:
-        return Effects()
+        return UNKNOWN
     name = ORIENTATIONS[best]
     turned = oriented(stored, name)
     tools = [name] if name != "identity" else []

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from PIL import Image
-
 from sandbox.confined import wire
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.confined.pool import Answer, Pool, Task
-from sandbox.effects.search import Effects, find_effects
-from sandbox.images import Budget, as_rgb
+from sandbox.images import Budget
 from sandbox.messages import hide_paths
-from sandbox.types import Fresh, Limits, Observation, ToolRequest
+from sandbox.types import Fresh, Limits, Observation, Status, ToolRequest
 
 #: Seconds of processor time of a worker that serves more than one call.
 LONG_LIFE_S = 3600
@@ -98,11 +95,9 @@ class ConfinedLane:
         return Task(request.code.encode("utf-8", "replace"), images, chosen, keep)
 
     def _observe(self, request: ToolRequest, answer: Answer) -> Observation:
-        status, found = answer.status, Effects()
+        status: Status = answer.status
         if answer.reply is not None and answer.reply.outcome not in (wire.IMAGE, wire.TEXT_ONLY):
             status = "error"
-        if answer.pixels is not None and answer.reply is not None:
-            found = self._effects(as_rgb(request.images[request.image_index]), answer.pixels, answer.reply.size)
         return Observation(
             status,
             image=answer.image,
@@ -110,16 +105,5 @@ class ConfinedLane:
             lane=self.name,
             level=answer.level,
             wall_s=answer.wall_s,
-            tools=found.tools,
-            orientation=found.orientation,
-            frame=found.frame,
+            claim=answer.reply.claim if answer.reply is not None and answer.image is not None else "",
         )
-
-    def _effects(self, source: Image.Image, pixels: memoryview, size: wire.Size) -> Effects:
-        """What was done; nothing if finding it fails: pixels of one policy must not end the calls of others."""
-        try:
-            before = wire.pixels(self._pool.copies.of_image(source), source.size)
-            return find_effects(before, wire.pixels(pixels, size))
-        except Exception as error:  # noqa: BLE001 - whatever pixels made it fail
-            warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
-            return Effects()

@@ -23,8 +23,8 @@ from typing import Any
 
 from PIL import Image
 
+from sandbox.effects.pixels import same_pixels
 from sandbox.images import as_rgb, check_size
-from sandbox.lanes.credit import same_pixels
 from sandbox.messages import kind_of
 from sandbox.types import Limits, Model, ModelCall, ModelResult, Observation, Status, ToolRequest
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from PIL import Image, ImageFile
 
-from sandbox.geometry import Affine
+from sandbox.effects.credit import UNKNOWN, Credit, Effects
+from sandbox.effects.pixels import same_pixels
 from sandbox.images import as_rgb
-from sandbox.lanes.credit import LiftedEffects, same_pixels
 from sandbox.lanes.lane import Lifted
 from sandbox.messages import NO_RESULT, describe_error, kind_of
 from sandbox.operations.formulas import UncertainError
+from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 from sandbox.threads import spread
@@ -71,42 +71,55 @@ class Outcome:
 
     Attributes:
         image: The result; None where an operation failed, or did not though it was known to.
-        tools: Canonical names of the operations whose effect is in the pixels.
-        orientation: Net element of the eight; None after a turn by another angle.
-        frame: Result pixels to pixels of the source image.
+        effects: What it earns, seen from the image that it starts from.
         failure: Type and message of what the library raised.
         line: Line of the operation that raised.
     """
 
     image: Image.Image | None
-    tools: tuple[str, ...] = ()
-    orientation: str | None = None
-    frame: Affine | None = None
+    effects: Effects = UNKNOWN
     failure: tuple[str, str] | None = None
     line: int = 0
 
 
-def run_program(program: ToolProgram, image: Image.Image) -> Outcome:
-    """Run a program on an RGB image; a failing operation is an outcome, never an exception."""
-    source, effects = image, LiftedEffects()
+def run_operation(operation: Operation, image: Image.Image) -> Image.Image:
+    """The library's call; raises what it raises."""
+    return OPERATIONS[operation.name].call(image, operation.values)
+
+
+def run_program(
+    program: ToolProgram,
+    image: Image.Image,
+    finish: Callable[[Operation, Image.Image], Image.Image] = run_operation,
+) -> Outcome:
+    """Run a program on an RGB image; a failing operation is an outcome, never an exception.
+
+    Args:
+        program: What to run.
+        image: What it starts from.
+        finish: Runs the last operation.
+    """
+    source, credit = image, Credit(image.size)
     for operation in program.operations:
-        before = image
+        before, is_last = image, operation is program.operations[-1]
         try:
-            image = OPERATIONS[operation.name].call(image, operation.values)
+            image = (finish if is_last else run_operation)(operation, image)
         except UncertainError:
             return Outcome(None)
         except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
             return Outcome(None, failure=(kind_of(error), str(error)), line=operation.line)
-        if operation is program.operations[-1] and program.sizes and program.sizes[-1] is None:
+        if is_last and program.sizes and program.sizes[-1] is None:
             return Outcome(None)
-        effects.add(operation, before.size, partial(_differ, before, image))
-    tools = effects.net_tools(lambda: _is_colourless(program, source, image), lambda: same_pixels(image, source))
-    return Outcome(image.copy() if image is source else image, tools, effects.net_orientation, effects.frame)
+        credit.add(operation, image.size, lambda one=before, other=image: not same_pixels(one, other))  # type: ignore[misc]
+    effects = credit.effects(
+        lambda: same_pixels(image, source), lambda: same_pixels(image, without_colour(program, source))
+    )
+    return Outcome(image.copy() if image is source else image, effects)
 
 
 def observed(call: Lifted, outcome: Outcome, lane: str) -> Observation | None:
     """What a policy sees of a program that ran; None if it did not do what reading it had promised."""
-    program, image = call.program, outcome.image
+    program, image, effects = call.program, outcome.image, outcome.effects
     if outcome.failure is not None:
         text = describe_error(*outcome.failure, outcome.line, call.request.code)
         return Observation("error", text=program.text + text, lane=lane, level="lifted")
@@ -119,22 +132,18 @@ def observed(call: Lifted, outcome: Outcome, lane: str) -> Observation | None:
         text=program.text,
         lane=lane,
         level="lifted",
-        tools=outcome.tools,
-        orientation=outcome.orientation if is_chosen else None,
-        frame=outcome.frame if is_chosen else None,
+        tools=effects.tools,
+        orientation=effects.orientation if is_chosen else None,
+        frame=effects.frame if is_chosen else None,
     )
 
 
-def _differ(before: Image.Image, after: Image.Image) -> bool:
-    return not same_pixels(before, after)
-
-
-def _is_colourless(program: ToolProgram, source: Image.Image, result: Image.Image) -> bool:
-    """Whether the program gives the same without its colour operations; not if it then fails."""
+def without_colour(program: ToolProgram, image: Image.Image) -> Image.Image | None:
+    """What the program gives without its colour operations; None if it then fails."""
     try:
         for operation in program.operations:
             if not OPERATIONS[operation.name].is_colour:
-                source = OPERATIONS[operation.name].call(source, operation.values)
+                image = OPERATIONS[operation.name].call(image, operation.values)
     except Exception:  # noqa: BLE001 - an operation that needs what a colour operation made, a gray image say
-        return False
-    return same_pixels(result, source)
+        return None
+    return image

@@ -24,10 +24,6 @@ from sandbox.lift.grids import set_item
 from sandbox.lift.symbols import Canvas, DoomedError, Grid, KnownFaultError, Name, NotLiftableError, Picture
 from sandbox.messages import RESULT_NAMES
 from sandbox.operations.program import ToolProgram
-from sandbox.operations.table import OPERATIONS
-
-#: Nanoseconds of estimated work that a program may take in process.
-_MAX_WORK_NS = 1.5e9
 
 _IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
 #: Statements that a snippet may run, those of loops once for each turn.
@@ -89,15 +85,6 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
     return lifted
 
 
-def affordable(program: ToolProgram, line: int) -> ToolProgram | Unliftable:
-    """The program, if it is sure to end soon: nothing could stop it in process."""
-    work = 0.0
-    for operation, before, after in zip(program.operations, program.sizes, program.sizes[1:], strict=False):
-        pixels = max(size[0] * size[1] for size in (before, after) if size is not None) if before or after else 0
-        work += pixels * OPERATIONS[operation.name].cost(operation.values)
-    return program if work <= _MAX_WORK_NS else Unliftable("more work than is done in process", line)
-
-
 _FILE = "<code>"
 _WARNINGS_LOCK = threading.Lock()
 
@@ -155,12 +142,12 @@ class _Reader(Expressions):
         try:
             with np.errstate(all="raise"):  # what NumPy warns of would be printed
                 self.run(tree.body)
-            return affordable(self.program(), self.line)
+            return self.program()
         except KnownFaultError as fault:
             self.check_quiet(())
             return Fault(fault.kind, str(fault), self.line, self.text)
         except DoomedError as doomed:
-            return affordable(self.program_of(doomed.picture), self.line)
+            return self.program_of(doomed.picture)
 
     def run(self, body: Sequence[ast.stmt]) -> None:
         for statement in body:

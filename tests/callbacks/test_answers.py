@@ -10,7 +10,17 @@ from PIL import Image
 
 from callbacks.answers import Answers
 from cv_lightning.evaluation.answer_log import AnswerLog
-from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, StopReason, Trajectory, Turn, ViewedImage
+from cv_lightning.types import (
+    Group,
+    Reply,
+    RewardBreakdown,
+    Rollouts,
+    Sample,
+    StopReason,
+    Trajectory,
+    Turn,
+    ViewedImage,
+)
 
 
 def rolled_out(identity: str, transforms: tuple[str, ...], is_right: bool | None) -> tuple[Group, RewardBreakdown]:
@@ -27,12 +37,11 @@ def run(folder: Path, step: int, *rolled: tuple[Group, RewardBreakdown]) -> list
     trainer: Any = SimpleNamespace(
         default_root_dir=str(folder), global_rank=0, global_step=step, loggers=[logger, object()]
     )
-    module: Any = SimpleNamespace(
-        last_trajectories=[group for group, _ in rolled], last_breakdowns=[[breakdown] for _, breakdown in rolled]
-    )
+    module: Any = SimpleNamespace()
+    rollouts = Rollouts([group for group, _ in rolled], [[breakdown] for _, breakdown in rolled])
     answers = Answers()
     answers.on_test_start(trainer, module)
-    answers.on_test_batch_end(trainer, module, None, None, 0)
+    answers.on_test_batch_end(trainer, module, {"rollouts": rollouts}, None, 0)
     answers.on_test_end(trainer, module)
     return sent
 

@@ -25,7 +25,8 @@ from callbacks.throughput import Throughput
 from callbacks.tool_usage import ToolUsage, tool_metrics
 from callbacks.trajectories import Trajectories
 from cv_lightning.errors import ConfigError, TrainingError
-from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, StopReason, ToolCall, Trajectory, Turn
+from cv_lightning.types import Group, Reply, RewardBreakdown, Rollouts, Sample, StopReason, ToolCall, Trajectory, Turn
+from modules.base import PolicyModule, StepOutput
 from sandbox import Observation
 
 SAMPLE = Sample("0", "Read.", (Image.new("RGB", (4, 4)),), "A")
@@ -41,27 +42,24 @@ def paid(is_right: bool | None = True, **terms: float) -> RewardBreakdown:
 
 
 class Learner(LightningModule):
-    """Rolls out in the steps it is told to; logs what it is told to."""
+    """Returns the rollouts and metrics that it is told to; logs as the modules of this project do."""
 
-    def __init__(self, groups: Sequence[Group | None], logged: Sequence[dict[str, float]] = ()) -> None:
+    on_train_batch_end = PolicyModule.on_train_batch_end
+
+    def __init__(self, groups: Sequence[Group | None], measured: Sequence[dict[str, float]] = ()) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.layer = torch.nn.Linear(1, 1)
-        self.groups, self.logged = groups, logged
-        self.last_trajectories: list[Group] = []
-        self.last_breakdowns: list[list[RewardBreakdown]] = []
+        self.groups, self.measured = groups, measured
 
-    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> StepOutput:
         optimizer: Any = self.optimizers()
         optimizer.step()
+        output: StepOutput = {"metrics": dict(self.measured[batch_idx]) if batch_idx < len(self.measured) else {}}
         if batch_idx < len(self.groups) and (group := self.groups[batch_idx]) is not None:
-            self.roll_out(group)
-        if batch_idx < len(self.logged):
-            self.log_dict(self.logged[batch_idx])
-
-    def roll_out(self, group: Group) -> None:
-        self.last_trajectories = [group]
-        self.last_breakdowns = [[paid(index == 0, accuracy=1.0 - index) for index, _ in enumerate(group.trajectories)]]
+            paid_G = [paid(index == 0, accuracy=1.0 - index) for index, _ in enumerate(group.trajectories)]
+            output["rollouts"] = Rollouts([group], [paid_G])
+        return output
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -71,8 +69,8 @@ class Recorder(Callback):
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.steps.append(dict(outputs["metrics"]))
 
 
 def fit(folder: Path, module: LightningModule, steps: int, *callbacks: Callback) -> list[dict[str, float]]:
@@ -147,13 +145,11 @@ def test_families_have_means_of_their_own() -> None:
 
 def test_only_rollouts_of_the_training_step_are_shown(tmp_path: Path) -> None:
     group = Group(SAMPLE, [trajectory(), trajectory()])
-    module = Learner([None, group, None])
-    module.roll_out(Group(SAMPLE, [trajectory()]))  # as a validation leaves it
-    first, second, third = fit(tmp_path, module, 3, RewardComponents(), ToolUsage())
+    first, second, third = fit(tmp_path, Learner([None, group, None]), 3, RewardComponents(), ToolUsage())
     assert not first
     assert second["components/share/accuracy"] == 1.0
     assert second["tools/calls"] == 0.0
-    assert third == second  # nothing new
+    assert not third
 
 
 def test_a_module_without_rollouts_logs_nothing(tmp_path: Path) -> None:
@@ -194,7 +190,7 @@ def test_first_step_of_an_emergent_tool_is_kept_over_a_resume(tmp_path: Path) ->
     usage = ToolUsage()
     steps = fit(tmp_path, Learner([Group(SAMPLE, [trajectory()]), contrast, contrast]), 3, usage)
     assert usage.emergent.first_step == {"contrast": 2}
-    assert steps[-1]["tools/first_step/contrast"] == 2
+    assert [step.get("tools/first_step/contrast") for step in steps] == [None, 2.0, None]
     resumed = ToolUsage()
     resumed.load_state_dict(usage.state_dict())
     steps = fit(tmp_path, Learner([contrast, Group(SAMPLE, [trajectory()])]), 2, resumed)

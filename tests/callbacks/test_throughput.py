@@ -7,10 +7,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from callbacks.rollouts import Rollouts
 from callbacks.throughput import Throughput, flops, memory_metrics, passed_parameters, rollout_metrics, step_metrics
 from cv_lightning.errors import ConfigError
-from cv_lightning.types import Group, Reply, Sample, ToolCall, Trajectory, Turn, ViewedImage
+from cv_lightning.types import Group, Reply, Rollouts, Sample, ToolCall, Trajectory, Turn, ViewedImage
 from sandbox import Observation
 
 IMAGE = Image.new("RGB", (4, 4))

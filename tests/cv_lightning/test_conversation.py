@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,8 @@ from cv_lightning.conversation import (
 )
 from cv_lightning.errors import ConversationError
 from cv_lightning.tools.code import SYSTEM_PROMPT
-from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory, Turn
+from cv_lightning.tools.named import NamedTools
+from cv_lightning.types import Reply, Sample, TokenSequence, ToolCall, Trajectory, Turn, ViewedImage
 from modules.policy.tiny import MARKUP_TOKENS, SPECIAL_TOKENS, train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
 
@@ -169,7 +172,7 @@ def test_two_images_a_call_and_an_answer(talk: Conversation) -> None:
     assert (tokens.ids, tokens.is_trained) == expected
     observed = trajectory.turns[0].observation
     assert observed is not None
-    assert tokens.images == [*trajectory.sample.images, observed.image]
+    assert [viewed.image for viewed in tokens.images] == [*trajectory.sample.images, observed.image]
     assert tokens.logprobs == [0.0] * len(tokens)
 
 
@@ -218,14 +221,14 @@ def test_sampled_ids_are_kept_as_they_were_sampled(talk: Conversation) -> None:
 
 def test_observation_that_does_not_fit_is_rolled_back(talk: Conversation) -> None:
     tokens = talk.start(recorded().sample)
-    before = TokenSequence(list(tokens.ids), list(tokens.is_trained), list(tokens.logprobs), list(tokens.images))
+    before = tokens.copy()
     probe = TokenSequence()
-    assert talk.append_observation(probe, "seen", picture(84, 84))
+    assert talk.append_observation(probe, "seen", ViewedImage(picture(84, 84)))
     talk.max_context_tokens = len(tokens) + len(probe)
-    assert not talk.append_observation(tokens, "seen", picture(84, 84))
+    assert not talk.append_observation(tokens, "seen", ViewedImage(picture(84, 84)))
     assert tokens == before
     talk.max_context_tokens += 1
-    assert talk.append_observation(tokens, "seen", picture(84, 84))
+    assert talk.append_observation(tokens, "seen", ViewedImage(picture(84, 84)))
     assert len(tokens) == talk.max_context_tokens - 1
     assert len(tokens.images) == 2
 
@@ -278,7 +281,9 @@ def test_chat_template_gives_the_same_ids(talk: Conversation, name: str, system_
     talk = Conversation(talk.tokenizer, count, system_prompt=system_prompt)
     trajectory = CONVERSATIONS[name]
     tokens = talk.encode(trajectory)
-    expected = rendered(talk.tokenizer, messages_of(trajectory, system_prompt), tokens.images)
+    expected = rendered(
+        talk.tokenizer, messages_of(trajectory, system_prompt), [viewed.image for viewed in tokens.images]
+    )
     if trajectory.turns and trajectory.turns[-1].observation is None:
         # A template ends the last line; sampling ends with the end-of-turn token.
         assert expected[-1:] == talk.tokenizer.encode("\n", add_special_tokens=False)
@@ -300,7 +305,9 @@ def test_chat_template_gives_the_same_ids_whatever_is_said(
     observation = Observation("ok", picture() if has_image else None, seen)
     trajectory = recorded((format_answer(said, said), observation), question=question)
     tokens = talk.encode(trajectory)
-    assert tokens.ids == rendered(talk.tokenizer, messages_of(trajectory, "Read."), tokens.images)
+    assert tokens.ids == rendered(
+        talk.tokenizer, messages_of(trajectory, "Read."), [viewed.image for viewed in tokens.images]
+    )
 
 
 # ---- markup stays text -----------------------------------------------------------------------------------------------
@@ -316,7 +323,7 @@ def specials(talk: Conversation, ids: list[int]) -> list[str]:
 
 def test_markup_of_the_environment_stays_text(talk: Conversation) -> None:
     quiet, loud = TokenSequence(), TokenSequence()
-    for image in (None, picture()):
+    for image in (None, ViewedImage(picture())):
         assert talk.append_observation(quiet, "x", image)
         assert talk.append_observation(loud, HOSTILE, image)
     assert specials(talk, loud.ids) == specials(talk, quiet.ids)
@@ -368,14 +375,28 @@ FAULTS = {
     "endless number": (call_text("9" * 10_000), "not valid JSON"),
     "a list": (call_text([1]), '{"name": ..., "arguments"'),
     "no arguments": (call_text({"name": "code_image_tool"}), '{"name": ..., "arguments"'),
-    "arguments as text": (call_text({"name": "code_image_tool", "arguments": "{}"}), '{"name": ..., "arguments"'),
+    "arguments as other text": (call_text({"name": "code_image_tool", "arguments": "x"}), '{"name": ..., "arguments"'),
+    "arguments as a list": (call_text({"name": "code_image_tool", "arguments": ["x"]}), '{"name": ..., "arguments"'),
+    "no brace at the end": (call_text(arguments(code="x"))[:-13] + "</tool_call>", "closing brace"),
+    "a list of a call": (call_text([arguments(code="x")]), '{"name": ..., "arguments"'),
+    "two objects in a call": (call_text(json.dumps(arguments(code="x")) * 2), "exactly one"),
+    "quotes in quotes": (call_text('{"name": "code_image_tool", "arguments": {"code": "a("b")"}}'), "not valid JSON"),
+    "Python in place of JSON": (call_text("{'name': 'code_image_tool', 'arguments': {'code': 'x'}}"), "not valid JSON"),
+    "an object only without reasoning": (
+        '<tool_call>{"name": "code_image_tool", <think>x</think> "arguments": {"code": "x"}}</tool_call>',
+        "exactly one",
+    ),
     "another tool": (call_text({"name": "zoom", "arguments": {"code": "x"}}), "Unknown tool 'zoom'"),
     "no name": (call_text({"arguments": {"code": "x"}}), "Unknown tool None"),
     "no code": (call_text(arguments()), '"code" must be a string'),
     "code is a number": (call_text(arguments(code=3)), '"code" must be a string'),
-    "index is text": (call_text(arguments(code="x", image_index="0")), '"image_index" must be an integer'),
+    "index is a word": (call_text(arguments(code="x", image_index="last")), '"image_index" must be an integer'),
     "index is true": (call_text(arguments(code="x", image_index=True)), '"image_index" must be an integer'),
-    "index is a float": (call_text(arguments(code="x", image_index=1.0)), '"image_index" must be an integer'),
+    "index is a fraction": (call_text(arguments(code="x", image_index=0.5)), '"image_index" must be an integer'),
+    "index is infinite": (
+        '<tool_call>{"name": "code_image_tool", "arguments": {"code": "x", "image_index": 1e999}}</tool_call>',
+        '"image_index" must be an integer',
+    ),
     "index is null": (call_text(arguments(code="x", image_index=None)), '"image_index" must be an integer'),
 }
 
@@ -458,18 +479,105 @@ def test_parse_never_raises_whatever_the_payload(payload: dict[str, object]) -> 
         assert type(reply.call.image_index) is int
 
 
+TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "```", '{"name": "x"', "}}", '"']
 free_text = st.text(st.characters(codec="utf-8"), max_size=60).filter(lambda text: "<" not in text)
+any_text = st.lists(st.sampled_from(TAGS) | st.text(max_size=20), max_size=6).map("".join)
 
 
-@given(reasoning=free_text, code=free_text, description=free_text, index=st.integers(-3, 50))
+@given(reasoning=any_text, code=any_text, description=any_text, index=st.integers(-3, 50))
 def test_call_round_trip(reasoning: str, code: str, description: str, index: int) -> None:
     call = ToolCall(code, description, index)
     assert parse_reply(format_call(reasoning, call)) == Reply(call=call)
 
 
+@given(
+    code=any_text,
+    at=st.integers(0, 200),
+    n_lost=st.integers(0, 3),
+    put=st.sampled_from(["", *TAGS, ",", "\n", "\\", "x"]),
+)
+def test_a_mutated_call_runs_nothing_that_was_not_written(code: str, at: int, n_lost: int, put: str) -> None:
+    written = format_call("I look.", ToolCall(code, "words"))
+    text = written[:at] + put + written[at + n_lost :]
+    call = parse_reply(text).call
+    if call is not None and call.code != code:
+        # The mutation hit the code itself: then its JSON string, as it is in the text, is what runs.
+        start = written.index('"code": "') + len('"code": "')
+        assert start - n_lost <= at <= start + len(json.dumps(code, ensure_ascii=False)) - 2
+        assert call.code in written_strings(text)
+
+
+def written_strings(text: str) -> set[str]:
+    """Every text of the turn that JSON reads as a string, wherever it begins."""
+    found = set()
+    for start, character in enumerate(text):
+        if character == '"':
+            with contextlib.suppress(ValueError):
+                found.add(json.JSONDecoder(strict=False).raw_decode(text, start)[0])
+    return found
+
+
 @given(reasoning=free_text, answer=free_text)
 def test_answer_round_trip(reasoning: str, answer: str) -> None:
     assert parse_reply(format_answer(reasoning, answer)) == Reply(answer=answer.strip())
+
+
+RUNS = arguments(code="result = image.rotate(90)")
+PAYLOAD = json.dumps(RUNS)
+
+#: Replies that say one thing only, and what they say: the code of a call or an answer.
+MEANT = {
+    "a fence": (f"<think>x</think>\n<tool_call>\n```json\n{PAYLOAD}\n```\n</tool_call>", "code"),
+    "a fence without a language": (f"<tool_call>```\n{PAYLOAD}```</tool_call>", "code"),
+    "a trailing comma": (call_text(PAYLOAD[:-2] + ",},}"), "code"),
+    "arguments as text": (call_text(RUNS | {"arguments": json.dumps(RUNS["arguments"])}), "code"),
+    "a brace too many": (call_text(PAYLOAD + "}"), "code"),
+    "words in the tag": (call_text(PAYLOAD + " I look."), "code"),
+    "words after the call": (call_text(PAYLOAD) + "\nLet me look at it.", "code"),
+    "a tag in words": (f"<think>x</think>I use <tool_call> now.\n<tool_call>{PAYLOAD}</tool_call>", "code"),
+    "no closing tag": (f"<tool_call>{PAYLOAD}", "code"),
+    "a call that was only considered": (f"<think>{call_text(PAYLOAD)[16:]}</think><answer>8</answer>", "8"),
+    "an answer that was only considered": (f"<think><answer>8</answer></think>{call_text(PAYLOAD)[16:]}", "code"),
+    "reasoning that began in the prompt": ("maybe <answer>7</answer> no</think><answer>8</answer>", "8"),
+    "a call in reasoning of the prompt": (f"or {call_text(PAYLOAD)[16:]}? No.</think><answer>8</answer>", "8"),
+    "reasoning that names its end": ("<think>a </think> <answer>7</answer> no</think><answer>8</answer>", "8"),
+    "reasoning that quotes code with an end": (
+        f"<think>{call_text(arguments(code='# </think>'))[16:]} no</think><answer>8</answer>",
+        "8",
+    ),
+    "reasoning after the answer": ("<answer>8</answer><think>I am sure.</think>", "8"),
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_a_reply_is_read_as_it_was_meant(name: str) -> None:
+    text, meant = MEANT[name]
+    expected = Reply(call=ToolCall("result = image.rotate(90)")) if meant == "code" else Reply(answer=meant)
+    assert parse_reply(text) == expected
+
+
+@pytest.mark.parametrize(("index", "meant"), [("0", 0), (" 2", 2), ("-1", -1), (0.0, 0), (3.0, 3)])
+def test_an_index_may_be_written_as_text_or_float(index: object, meant: int) -> None:
+    assert parse_reply(call_text(arguments(code="x", image_index=index))).call == ToolCall("x", image_index=meant)
+    named = call_text({"name": "invert", "arguments": {"image_index": index}})
+    assert parse_reply(named, NamedTools()).call == ToolCall("result = ImageOps.invert(image)", "", meant, "invert")
+
+
+def test_raw_line_breaks_in_code_are_read() -> None:
+    written = '<tool_call>{"name": "code_image_tool", "arguments": {"code": "a = 1\n\tresult = image"}}</tool_call>'
+    assert parse_reply(written).call == ToolCall("a = 1\n\tresult = image")
+
+
+def test_code_in_reasoning_that_has_no_end_does_not_run() -> None:
+    quoted = call_text(arguments(code="# </think>"))[16:]
+    assert "not closed" in (parse_reply(f"<think>I could {quoted}").fault or "")
+
+
+def test_many_tags_are_read_in_little_time() -> None:
+    started = time.perf_counter()
+    for piece in ("<tool_call>{", '<tool_call>{"a":', "<think>", "</think>", "<answer>", '<tool_call>{"', "```"):
+        parse_reply(piece * 20_000)
+    assert time.perf_counter() - started < 10
 
 
 def test_code_that_names_a_tag_survives() -> None:

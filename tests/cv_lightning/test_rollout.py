@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cv_lightning.conversation import Conversation, format_answer, format_call
-from cv_lightning.rollout import Completion, OnTokens, Sampling, rollout
+from cv_lightning.rollout import Completion, OnTokens, Sampling, roll_out
 from cv_lightning.types import Group, Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from modules.policy.tiny import train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
@@ -74,7 +74,7 @@ ANSWER = format_answer("I can read it.", "K")
 
 def play(*lines: Sequence[str | None], max_turns: int = 4, **changes: Any) -> tuple[list[Trajectory], Script, Recorder]:
     policy, executor = Script(lines, **changes), Recorder()
-    groups = rollout([sample()], policy, executor, Sampling(), group_size=len(lines), max_turns=max_turns)
+    groups = roll_out([sample()], policy, executor, Sampling(), group_size=len(lines), max_turns=max_turns)
     return groups[0].trajectories, policy, executor
 
 
@@ -82,7 +82,7 @@ def test_groups_are_in_the_order_of_samples() -> None:
     samples = [sample("a"), sample("b", 2), sample("c")]
     policy, executor = Script([[format_answer("", str(index))] for index in range(6)]), Recorder()
     sampling = Sampling(0.5, 7, 3)
-    groups = rollout(samples, policy, executor, sampling, group_size=2)
+    groups = roll_out(samples, policy, executor, sampling, group_size=2)
     assert all(isinstance(group, Group) for group in groups)
     assert [group.sample for group in groups] == samples
     assert [[trajectory.answer for trajectory in group.trajectories] for group in groups] == [
@@ -137,7 +137,7 @@ def test_images_carry_their_place_in_the_question() -> None:
     assert (root.turn, turned.turn, cropped.turn, turned_again.turn) == (-1, 0, 1, 2)
     assert [viewed.orientation for viewed in only.images] == ["identity", "rotate_90", "rotate_90", "rotate_180"]
     assert turned.image.size == (28, 56)
-    assert only.tokens.images == [viewed.image for viewed in only.images]
+    assert only.tokens.images == only.images
 
 
 # ---- why it ends -----------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_complete_call_in_a_turn_that_was_cut_off_is_not_executed() -> None:
             return Completion(completion.ids[:-1], completion.logprobs[:-1], False)
 
     executor = Recorder()
-    (group,) = rollout([sample()], CutOff([[call()]]), executor, Sampling())
+    (group,) = roll_out([sample()], CutOff([[call()]]), executor, Sampling())
     assert group.trajectories[0].stop_reason is StopReason.MAX_TOKENS
     assert not any(executor.calls)
 
@@ -188,7 +188,7 @@ def test_observation_that_does_not_fit_ends_a_trajectory() -> None:
     assert only.stop_reason is StopReason.CONTEXT_FULL
     assert policy.asked == [[0]]
     assert len(only.tokens) == prompt_and_turn
-    assert only.tokens.images == list(only.sample.images)
+    assert [viewed.image for viewed in only.tokens.images] == list(only.sample.images)
     assert len(only.images) == 1, "text and image are rolled back together"
     assert only.turns[0].observation is not None
     assert only.turns[0].observation.status == "ok"
@@ -249,4 +249,4 @@ def test_tokens_are_the_policys_own_with_their_logprobs() -> None:
 
 
 def test_nothing_to_do() -> None:
-    assert rollout([], Script([]), Recorder(), Sampling()) == []
+    assert roll_out([], Script([]), Recorder(), Sampling()) == []

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.rollout import Sampling
-from cv_lightning.types import Sample, TokenSequence, Trajectory
+from cv_lightning.types import Sample, TokenSequence, Trajectory, ViewedImage
 from modules.base import PolicyModule
 from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
@@ -70,11 +70,11 @@ def sampled_conversations(policy: Policy, temperature: float = 1.0) -> list[Toke
     speak(contexts)
     some = [contexts[4], contexts[1], contexts[3]]
     for index, context in enumerate(some):
-        image = None if index == 1 else noise(60 + 30 * index, 90, 3 + index)
+        image = None if index == 1 else ViewedImage(noise(60 + 30 * index, 90, 3 + index))
         assert policy.conversation.append_observation(context, "hey" * index, image)
     speak(some)
     for context in some[1:]:
-        assert policy.conversation.append_observation(context, "again", noise(90, 90, 9))
+        assert policy.conversation.append_observation(context, "again", ViewedImage(noise(90, 90, 9)))
     speak(some[1:])
     return contexts
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
-from cv_lightning.types import Group, RewardBreakdown, Sample, Trajectory
+from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, Trajectory
 from modules import base
-from modules.base import RolloutConfig
+from modules.base import RolloutConfig, StepOutput
 from modules.grpo import GRPOModule, distinct_sequences
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
@@ -34,6 +34,12 @@ class Watched(GRPOModule):
         self.seen: list[dict[str, Tensor]] = []
         self.divisors: list[float] = []
         self.parts: list[int] = []
+        self.rolled_out = Rollouts([], [])
+
+    def training_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
+        output = super().training_step(batch, batch_idx)
+        self.rolled_out = output["rollouts"]
+        return output
 
     def _prepare(self, *args: Any) -> Any:
         prepared = super()._prepare(*args)
@@ -41,9 +47,10 @@ class Watched(GRPOModule):
         self.parts.append(len(prepared[0]))
         return prepared
 
-    def apply_gradients(self) -> None:
+    def apply_gradients(self) -> dict[str, Tensor | float]:
         self.seen.append(gradients(self.policy))
         self.policy.zero_grad()
+        return {}
 
     def whole(self) -> dict[str, Tensor]:
         """The gradient of the whole batch from those of its optimizer steps."""
@@ -73,10 +80,10 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "score", by_length)
 
 
-def advantages_of(module: GRPOModule) -> list[float]:
+def advantages_of(module: Watched) -> list[float]:
     """By hand: reward minus mean over standard deviation (unbiased) plus 1e-4."""
     found: list[float] = []
-    for breakdowns in module.last_breakdowns:
+    for breakdowns in module.rolled_out.breakdowns:
         rewards = [breakdown.total for breakdown in breakdowns]
         mean = sum(rewards) / len(rewards)
         deviation = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / (len(rewards) - 1))
@@ -84,9 +91,9 @@ def advantages_of(module: GRPOModule) -> list[float]:
     return found
 
 
-def plain_gradient(policy: Policy, module: GRPOModule, kl_coefficient: float) -> dict[str, Tensor]:
+def plain_gradient(policy: Policy, module: Watched, kl_coefficient: float) -> dict[str, Tensor]:
     """GRPO without anything shared: one forward pass for each trajectory that was sampled, in a plain sum."""
-    trajectories = [t for group in module.last_trajectories for t in group.trajectories]
+    trajectories = module.rolled_out.trajectories
     n_tokens = sum(sum(t.tokens.is_trained) for t in trajectories)
     reference = small_policy_like(policy)
     loss = torch.zeros(())
@@ -157,9 +164,9 @@ def test_kl_is_measured_where_nothing_is_paid_for_it(monkeypatch: pytest.MonkeyP
         measured[-1] = True
         return reference_logprobs(self, *args)
 
-    def step_begins(self: GRPOModule, *args: Any) -> None:
+    def step_begins(self: GRPOModule, *args: Any) -> Rollouts:
         measured.append(False)
-        roll_out(self, *args)
+        return roll_out(self, *args)
 
     roll_out = GRPOModule.roll_out
     monkeypatch.setattr(Policy, "reference_logprobs", watched)
@@ -178,7 +185,7 @@ def test_what_cannot_move_the_policy_is_left_out_of_the_work_and_not_of_the_mean
         module = Watched(policy, group_size=4, micro_batch_size=1, policy_gradient=NO_KL)
         train(module, [samples()])
     assert module.parts[0] <= 4
-    n_tokens = sum(sum(t.tokens.is_trained) for group in module.last_trajectories for t in group.trajectories)
+    n_tokens = sum(sum(t.tokens.is_trained) for t in module.rolled_out.trajectories)
     assert module.divisors == [n_tokens]
     assert_same_gradients(module.whole(), plain_gradient(policy, module, 0.0))
 
@@ -203,9 +210,8 @@ def test_equal_trajectories_are_computed_once_and_weigh_as_many() -> None:
         patch.setattr(base, "score", lambda group, *_: [paid(next(values)) for _ in group.trajectories])
         greedy = RolloutConfig(max_turns=2, max_new_tokens=6, temperature=1e-4, lane="pillow")
         module = Watched(policy, group_size=4, policy_gradient=NO_KL, rollout=greedy)
-        module.roll_out(samples(), 4, 1e-4, 0)
-    trajectories = [t for group in module.last_trajectories for t in group.trajectories]
-    sequences = distinct_sequences(trajectories, [1.5, -0.5, -0.5, -0.5] * 3)
+        rollouts = module.roll_out(samples(), 4, 1e-4, 0)
+    sequences = distinct_sequences(rollouts.trajectories, [1.5, -0.5, -0.5, -0.5] * 3)
     assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1.5, 1), (-0.5, 3)] * 3
 
 
@@ -247,9 +253,9 @@ def test_every_step_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     roll_out = GRPOModule.roll_out
 
-    def watched(self: GRPOModule, batch: Sequence[Sample], group_size: int, temperature: float, seed: int) -> None:
+    def watched(self: GRPOModule, batch: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         seeds.append(seed)
-        roll_out(self, batch, group_size, temperature, seed)
+        return roll_out(self, batch, group_size, temperature, seed)
 
     monkeypatch.setattr(GRPOModule, "roll_out", watched)
     module = GRPOModule(small_policy(), group_size=2, rollout=ROLLOUT, minibatches=2)
@@ -307,10 +313,11 @@ def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch
         return [paid(float(has_spread and index % 2)) for index in range(len(group.trajectories))]
 
     monkeypatch.setattr(base, "score", score)
-    module, trainer = train_steps(1, max_resamples=3)
+    module = Watched(small_policy(), group_size=4, max_resamples=3)
+    trainer = train(module, [samples()])
     assert scored == ["0", "1", "2", "1", "2", "2", "2"]
-    assert [group.sample.id for group in module.last_trajectories] == ["0", "1", "2"]
-    assert [len({b.total for b in breakdowns}) for breakdowns in module.last_breakdowns] == [2, 2, 1]
+    assert [group.sample.id for group in module.rolled_out.groups] == ["0", "1", "2"]
+    assert [len({b.total for b in breakdowns}) for breakdowns in module.rolled_out.breakdowns] == [2, 2, 1]
     assert float(trainer.callback_metrics["rl/zero_variance_groups"]) == pytest.approx(1 / 3)
     scored.clear()
     train_steps(1, max_resamples=0)
@@ -378,6 +385,14 @@ def test_reward_rises() -> None:
 
 def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
+    rolled_out: list[Rollouts] = []
+    roll_out = GRPOModule.roll_out
+
+    def watched(self: GRPOModule, *args: Any, **kwargs: Any) -> Rollouts:
+        rolled_out.append(roll_out(self, *args, **kwargs))
+        return rolled_out[-1]
+
+    monkeypatch.setattr(GRPOModule, "roll_out", watched)
     module = GRPOModule(small_policy(), rollout=ROLLOUT)
     was_training = module.policy.training
     loader: Any = torch.utils.data.DataLoader([samples()], batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
@@ -385,13 +400,12 @@ def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
     (metrics,) = trainer.test(module, loader, verbose=False)
     assert metrics["test/accuracy/upright"] == 0
     assert module.policy.training == was_training
-    assert [len(group.trajectories) for group in module.last_trajectories] == [1, 1, 1]
+    assert [len(group.trajectories) for group in rolled_out[-1].groups] == [1, 1, 1]
     (metrics,) = trainer.validate(module, loader, verbose=False)
     assert metrics["val/accuracy/upright"] == 0
     (said,) = trainer.predict(module, loader)  # type: ignore[misc]
     assert [each["id"] for each in said] == ["0", "1", "2"]
-    for each, group in zip(said, module.last_trajectories, strict=True):
-        (trajectory,) = group.trajectories
+    for each, trajectory in zip(said, rolled_out[-1].trajectories, strict=True):
         assert each["turns"] == [turn.text for turn in trajectory.turns]
         assert (each["answer"], each["stop_reason"]) == (None, "max_tokens")
     assert module._executor is None, "closed when it is over"

@@ -25,9 +25,10 @@ class Watched(SFTModule):
         super().__init__(*args, **kwargs)
         self.seen: list[dict[str, torch.Tensor]] = []
 
-    def apply_gradients(self) -> None:
+    def apply_gradients(self) -> dict[str, torch.Tensor | float]:
         self.seen.append(gradients(self.policy))
         self.policy.zero_grad()
+        return {}
 
 
 def one_step(

@@ -21,7 +21,7 @@ CAPACITY = 1 << 20
 
 
 def valid_reply(nonce: int, text: bytes = b"hello") -> bytes:
-    return wire.REPLY.pack(wire.REPLY_MAGIC, nonce, wire.IMAGE, 24, 16, len(text)) + text
+    return wire.REPLY.pack(wire.REPLY_MAGIC, nonce, wire.IMAGE, 24, 16, len(text), 0) + text
 
 
 def test_a_valid_reply_is_read() -> None:
@@ -36,11 +36,11 @@ def test_a_valid_reply_is_read() -> None:
         (valid_reply(8), 7),
         (valid_reply(7) + b"more", 7),
         (valid_reply(7)[:-1], 7),
-        (wire.REPLY.pack(b"CVr2", 7, 0, 4, 4, 0), 7),
-        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 9, 4, 4, 0), 7),
-        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 0, 4, 0), 7),
-        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 1 << 10, 1 << 9, 0), 7),
-        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 0xFFFFFFFF, 0xFFFFFFFF, 0), 7),
+        (wire.REPLY.pack(b"CVr1", 7, 0, 4, 4, 0, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 9, 4, 4, 0, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 0, 4, 0, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 1 << 10, 1 << 9, 0, 0), 7),
+        (wire.REPLY.pack(wire.REPLY_MAGIC, 7, 0, 0xFFFFFFFF, 0xFFFFFFFF, 0, 0), 7),
     ],
 )
 def test_what_is_no_reply_is_none(message: bytes, nonce: int) -> None:
@@ -82,7 +82,7 @@ import os, random, gc
 g = random.Random({seed})
 nonce = [o.nonce for o in gc.get_objects() if type(o).__name__ == 'Request'][-1]
 from sandbox.confined import wire
-good = wire.REPLY.pack(wire.REPLY_MAGIC, nonce, g.choice([0, 1, 2, 3]), g.choice([0, 1, 24, 1 << 31]), g.choice([1, 16, 1 << 31]), 4) + b'text'
+good = wire.REPLY.pack(wire.REPLY_MAGIC, nonce, g.choice([0, 1, 2, 3]), g.choice([0, 1, 24, 1 << 31]), g.choice([1, 16, 1 << 31]), 4, 0) + b'text'
 for _ in range(g.choice([0, 1, 1, 2, 50])):
     data = bytearray(good)
     for _ in range(g.randint(0, 3)):

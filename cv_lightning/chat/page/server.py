@@ -12,8 +12,6 @@ import binascii
 import json
 import re
 import time
-from html import escape
-from importlib.resources import files
 from io import BytesIO
 from typing import Any
 
@@ -22,9 +20,9 @@ from PIL import Image
 from cv_lightning.chat.page.rooms import Answer, Rooms
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
+from cv_lightning.pages.shell import asset, render
 from cv_lightning.serving.http_handler import JsonHandler, LimitedServer, ServerLimits
 from cv_lightning.serving.request import BadRequest
-from cv_lightning.viewer.page import asset
 
 #: Seconds between two looks at an answer: words come smoothly, and not a message for each token.
 _BEAT_S = 0.05
@@ -63,21 +61,13 @@ class PageServer(LimitedServer):
 
     def __init__(self, rooms: Rooms, title: str, port: int, limits: ServerLimits | None = None) -> None:
         self.rooms = rooms
-        self.page = _page(title, rooms.limits.image_megapixels).encode()
+        megapixels = f"{rooms.limits.image_megapixels:g}"
+        self.page = render("chat/page/chat.html", title=title, megapixels=megapixels).encode()
         super().__init__(PageHandler, "127.0.0.1", port, limits)
         names = ("127.0.0.1", "localhost")
         self.hosts = {f"{name}:{self.server_port}" for name in names} | (
             set(names) if self.server_port == 80 else set()
         )
-
-
-def _page(title: str, megapixels: float) -> str:
-    template = files("cv_lightning.chat.page").joinpath("chat.html").read_text(encoding="utf-8")
-    return template.replace("{title}", escape(title)).replace("{megapixels}", f"{megapixels:g}")
-
-
-def _file(name: str) -> bytes:
-    return files("cv_lightning.chat.page").joinpath(name).read_bytes()
 
 
 class PageHandler(JsonHandler):
@@ -110,10 +100,10 @@ class PageHandler(JsonHandler):
     def _static(self, path: str) -> tuple[str, bytes] | None:
         if path == "/":
             return "text/html; charset=utf-8", self.server.page
-        if path == "/chat.css":
-            return "text/css; charset=utf-8", asset("viewer.css").encode() + _file("chat.css")
+        if path == "/style.css":
+            return "text/css; charset=utf-8", asset("pages/style.css").encode()
         if path == "/chat.js":
-            return "text/javascript; charset=utf-8", asset("render.js").encode() + _file("chat.js")
+            return "text/javascript; charset=utf-8", (asset("viewer/render.js") + asset("chat/page/chat.js")).encode()
         return None
 
     def _check_origin(self, is_call: bool) -> None:

@@ -7,7 +7,6 @@ answer stands between the answer tags of the last turn. A row that was built her
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 from cv_lightning.data.sources.formats import Format, columns, unwrap_image
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import DataError
+from cv_lightning.tools.reply_text import read_turn
 
 IMAGE = "<image>"
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def turns_of(record: Record, where: str) -> list[tuple[str, str]]:
@@ -45,7 +44,7 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
     """The question, its images and the answer of a conversation."""
     turns = turns_of(record, where)
     question = next((value for author, value in turns if author == "human"), "")
-    answers = _ANSWER.findall(turns[-1][1])
+    answers = read_turn(turns[-1][1]).answers
     images = record.get("images") or []
     n_images = sum(value.count(IMAGE) for _, value in turns)
     if n_images != len(images):

@@ -47,6 +47,10 @@ class TensorImage(Image.Image):
     def im(self, im: Any) -> None:
         self._im = im
 
+    def content_key(self) -> bytes:
+        """The identity of its pixels; see `sandbox.images.content_key`."""
+        return fingerprint(self)
+
     def __reduce__(self) -> tuple[Callable[..., Image.Image], tuple[str, tuple[int, int], bytes]]:
         return Image.frombytes, ("RGB", self.size, self.tobytes())
 

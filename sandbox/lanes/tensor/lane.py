@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sandbox.lanes.credit import LiftedEffects, colour_tool
+from sandbox.effects.credit import Credit
 from sandbox.lanes.pillow import Outcome
 from sandbox.lanes.tensor.images import TensorImage, stacked, to_tensor
 from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, why_declined
@@ -49,7 +49,7 @@ class _Run:
         operations: What it does.
         pixels: Where it stands, uint8 [C, H, W].
         sizes: Size before each operation and at the end, (width, height).
-        changes: Whether operation k changed a pixel, as a tensor on the device; only of operations that are a tool.
+        changes: Whether operation k changed a pixel, as a tensor on the device; only if it left the size.
         is_failed: Whether the lane gave up.
     """
 
@@ -207,13 +207,10 @@ class KorniaLane:
         operations = [run.operations[run.position] for run in group]
         after = TENSOR_OPERATIONS[operations[0].name].call(before, [operation.values for operation in operations])
         size = group[0].size
-        is_watched = [
-            OPERATIONS[operation.name].is_colour and colour_tool(operation, size) is not None
-            for operation in operations
-        ]
-        changes = (before != after).flatten(1).any(1) if any(is_watched) else None
+        is_same_size = before.shape[2:] == after.shape[2:]
+        changes = (before != after).flatten(1).any(1) if is_same_size else None
         for place, run in enumerate(group):
-            if changes is not None and is_watched[place]:
+            if changes is not None:
                 run.changes[run.position] = changes[place]
             run.sizes.append(size)
             run.pixels = after[place]
@@ -221,36 +218,37 @@ class KorniaLane:
     def _outcomes(self, runs: Sequence[_Run], sources: Sequence[Tensor]) -> list[Outcome | None]:
         """Tools, orientation and frame of every run; one look at the device for all changes together."""
         flags = _fetched([flag for run in runs for flag in run.changes.values()])
-        effects: list[LiftedEffects] = []
-        for run in runs:
-            effect = LiftedEffects()
+        earned: list[Credit] = []
+        for run, source in zip(runs, sources, strict=True):
+            credit = Credit((int(source.shape[2]), int(source.shape[1])))
             changed = {position: next(flags) for position in run.changes}
-            for position, (operation, size) in enumerate(zip(run.operations, run.sizes, strict=False)):
-                effect.add(operation, size, lambda changed=changed, position=position: changed[position])  # type: ignore[misc]
-            effects.append(effect)
-        without_colour = self._without_colour(runs, effects, sources)
+            after = [*run.sizes, run.size][1:]
+            for position, (operation, size) in enumerate(zip(run.operations, after, strict=False)):
+                credit.add(operation, size, lambda changed=changed, position=position: changed[position])  # type: ignore[misc]
+            earned.append(credit)
+        without_colour = self._without_colour(runs, earned, sources)
         outcomes: list[Outcome | None] = []
-        for place, (run, effect, source) in enumerate(zip(runs, effects, sources, strict=True)):
+        for place, (run, credit, source) in enumerate(zip(runs, earned, sources, strict=True)):
             if run.is_failed:
                 outcomes.append(None)
                 continue
             plain = without_colour.get(place)
-            tools = effect.net_tools(
-                lambda run=run, plain=plain: plain is not None and _is_same(run.pixels, plain),  # type: ignore[misc]
+            effects = credit.effects(
                 lambda run=run, source=source: _is_same(run.pixels, source),  # type: ignore[misc]
+                lambda run=run, plain=plain: plain is not None and _is_same(run.pixels, plain),  # type: ignore[misc]
             )
             image = TensorImage(run.pixels if run.pixels.shape[0] == 3 else run.pixels.repeat(3, 1, 1))
-            outcomes.append(Outcome(image, tools, effect.net_orientation, effect.frame))
+            outcomes.append(Outcome(image, effects))
         return outcomes
 
     def _without_colour(
-        self, runs: Sequence[_Run], effects: Sequence[LiftedEffects], sources: Sequence[Tensor]
+        self, runs: Sequence[_Run], earned: Sequence[Credit], sources: Sequence[Tensor]
     ) -> dict[int, Tensor]:
         """The results without colour operations, of runs whose colour operations may have undone each other."""
         again = {
             place: _Run(tuple(o for o in run.operations if not OPERATIONS[o.name].is_colour), sources[place])
-            for place, (run, effect) in enumerate(zip(runs, effects, strict=True))
-            if not run.is_failed and sum(is_colour for _, is_colour in effect.tools) > 1
+            for place, (run, credit) in enumerate(zip(runs, earned, strict=True))
+            if not run.is_failed and credit.needs_colourless
         }
         self._advance(list(again.values()))
         return {place: run.pixels for place, run in again.items() if not run.is_failed}

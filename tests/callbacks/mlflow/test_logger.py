@@ -19,8 +19,8 @@ from callbacks.mlflow import logger as mlflow_logger
 from callbacks.mlflow import sender as mlflow_sender
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.mlflow.sender import Sender
-from cv_lightning.compare.tracking_uri import check_uri, sqlite_path
 from cv_lightning.errors import ConfigError
+from cv_lightning.tracking.uri import check_uri, sqlite_path
 
 
 class Logging(BoringModel):

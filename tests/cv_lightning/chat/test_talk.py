@@ -66,7 +66,7 @@ def test_later_questions_see_earlier_images_and_new_ones(conversation: Conversat
     assert [viewed.turn for viewed in later.images] == [-1, -1, -1, 0]
     assert [viewed.root for viewed in later.images] == [0, 0, 1, 1]
     assert same(later.images[3].image, photo(80, 44, seed=1).rotate(270, expand=True))
-    assert [image.size for image in later.tokens.images] == [(60, 40), (40, 60), (80, 44), (44, 80)]
+    assert [viewed.image.size for viewed in later.tokens.images] == [(60, 40), (40, 60), (80, 44), (44, 80)]
     assert len(later.sample.images) == 2
 
 

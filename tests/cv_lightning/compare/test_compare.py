@@ -293,7 +293,7 @@ def test_half_written_files_are_named_and_left_out(tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert "run_fit.json: cannot be read, left out" in printed
     assert "results.json: expected a mapping but it holds list" in printed
-    assert "the last line of its answers is cut off" in printed
+    assert "1 lines of its answers cannot be read" in printed
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

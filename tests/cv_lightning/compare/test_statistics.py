@@ -16,12 +16,16 @@ from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.run import Run
 from cv_lightning.compare.statistics import (
     holm,
-    interval_of_means,
     interval_of_questions,
     mcnemar_exact,
     sign_flip_test,
 )
 from cv_lightning.evaluation.answer_log import AnswerRecord
+
+
+def interval_of_means(of_runs: list[list[float]]) -> tuple[float, float] | None:
+    """Of values that no two runs have in common."""
+    return interval_of_questions([{(run, n): value for n, value in enumerate(of)} for run, of in enumerate(of_runs)])
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

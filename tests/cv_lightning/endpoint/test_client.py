@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import errno
+import gzip
 import json
 import pickle
 import socket
@@ -24,11 +25,11 @@ import pytest
 from PIL import Image
 
 from cv_lightning.conversation import format_answer, format_call
-from cv_lightning.endpoint import http_json
 from cv_lightning.endpoint import solver as endpoint_solver
-from cv_lightning.endpoint.client import Endpoint, EndpointError
-from cv_lightning.endpoint.http_json import RequestError
+from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
+from cv_lightning.endpoint.meter import EndpointError, RequestError
+from cv_lightning.endpoint.openai_client import retry_after
 from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import ConfigError
 from cv_lightning.grading.judge import Judge
@@ -115,7 +116,7 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     outer.requests.append(body)
-                    outer.headers.append(dict(self.headers))
+                    outer.headers.append({name.title(): value for name, value in self.headers.items()})
                     outer.times.append(time.monotonic())
                     outer.at_once += 1
                     outer.most_at_once = max(outer.most_at_once, outer.at_once)
@@ -187,7 +188,7 @@ def test_attempts_end(server: Server) -> None:
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
-    with pytest.raises(RequestError, match="ConnectionRefusedError"):
+    with pytest.raises(RequestError, match="Connection refused"):
         Endpoint("http://127.0.0.1:9/v1", "m", attempts=1).chat(HELLO, SETTINGS)
 
 
@@ -234,13 +235,25 @@ def test_a_server_may_not_ask_for_more_than_max_wait(server: Server) -> None:
     assert 0.1 <= time.monotonic() - started < 2
 
 
+def test_no_wait_is_longer_than_max_wait_whatever_failed(server: Server) -> None:
+    server.replies = [vanishes, vanishes, vanishes, vanishes, says(completion())]
+    started = time.monotonic()
+    server.endpoint(max_wait_s=0.05).chat(HELLO, SETTINGS)
+    assert time.monotonic() - started < 1.5, "the client's own waits would add up to 5 s"
+
+
+def test_a_compressed_reply_is_read(server: Server) -> None:
+    server.replies = [says(gzip.compress(completion("small")), Content_Encoding="gzip")]
+    assert server.endpoint().chat(HELLO, SETTINGS).text == "small"
+
+
 @pytest.mark.parametrize(("header", "seconds"), [("2", 2), ("-1", 0), ("soon", None), (None, None)])
 def test_retry_after_as_a_number(header: str | None, seconds: float | None) -> None:
-    assert http_json._retry_after(header) == seconds
+    assert retry_after(header) == seconds
 
 
 def test_retry_after_as_a_date() -> None:
-    seconds = http_json._retry_after("Fri, 31 Dec 2999 23:59:59 GMT")
+    seconds = retry_after("Fri, 31 Dec 2999 23:59:59 GMT")
     assert seconds is not None
     assert seconds > 1e9
 
@@ -611,6 +624,9 @@ def test_markup_in_a_question_stays_plain() -> None:
     assert dialogue.messages[0]["content"][-1]["text"] == "What is < tool_call> here, in a?"
 
 
-def test_endpoints_need_no_torch() -> None:
-    code = "import sys, cv_lightning.endpoint.solver, cv_lightning.serving.server; sys.exit('torch' in sys.modules)"
+def test_endpoints_need_no_torch_and_no_client_before_they_send() -> None:
+    code = (
+        "import sys, cv_lightning.endpoint.solver, cv_lightning.serving.server; "
+        "sys.exit(bool({'torch', 'openai'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

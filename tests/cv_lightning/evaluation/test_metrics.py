@@ -18,7 +18,6 @@ from cv_lightning.evaluation.metrics import (
     LABELS,
     REPORT_LABELS,
     TrajectoryMetrics,
-    bootstrap_interval,
     is_restored,
     orientation_label,
 )
@@ -191,32 +190,3 @@ def test_two_processes_compute_the_same(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_count_in_a_process, (address, str(tmp_path)), nprocs=2, start_method="fork")
     values = [float((tmp_path / str(rank)).read_text()) for rank in range(2)]
     assert values == pytest.approx([1 / 3, 1 / 3])
-
-
-# --- intervals ---
-
-
-def test_bootstrap_interval_of_a_known_share() -> None:
-    values = [1.0] * 80 + [0.0] * 20
-    low, high = bootstrap_interval(values, n_resamples=4000)
-    # The normal interval of 0.8 over 100 is 0.8 +- 1.96 * 0.04.
-    assert low == pytest.approx(0.8 - 0.0784, abs=0.02)
-    assert high == pytest.approx(0.8 + 0.0784, abs=0.02)
-
-
-def test_bootstrap_interval_is_seeded_and_needs_no_spread() -> None:
-    values = [0.0, 1.0, 1.0, 0.0, 1.0]
-    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
-    assert bootstrap_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_bootstrap_interval_lies_in_the_values(values: list[float]) -> None:
-    low, high = bootstrap_interval(values, n_resamples=50)
-    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-
-
-@pytest.mark.parametrize(("values", "confidence"), [([], 0.95), ([1.0], 0.0), ([1.0], 1.0)])
-def test_bootstrap_interval_names_what_is_wrong(values: list[float], confidence: float) -> None:
-    with pytest.raises(ValueError, match="confidence="):
-        bootstrap_interval(values, confidence)

@@ -168,7 +168,7 @@ def test_page_and_table_show_it(
     assert "<tiny>" not in text
     assert text.count("<svg") == 3, "accuracy, tools, and jpeg by severity"
     assert "contrast 1, resize 1" in text
-    assert "66.7 (0.0 to 100.0)" in text
+    assert "66.7\n(0.0 to 100.0)" in text
     print_table(table, FACTS, path)
     printed = capsys.readouterr().out
     assert "rot90" in printed

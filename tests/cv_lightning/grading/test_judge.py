@@ -28,7 +28,9 @@ class Server:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 outer.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                outer.headers.append({"path": self.path, **self.headers})
+                outer.headers.append(
+                    {"path": self.path, **{name.title(): value for name, value in self.headers.items()}}
+                )
                 status, body = outer.replies.pop(0)
                 self.send_response(status)
                 if status == 429 and outer.retry_after is not None:
@@ -57,7 +59,14 @@ def server() -> Iterator[Server]:
 
 @pytest.mark.parametrize(
     ("content", "verdict"),
-    [("yes", True), ("No.", False), ("<think>yes and no</think>\nYes", True), ("maybe", None), ("yes, but no", None)],
+    [
+        ("yes", True),
+        ("No.", False),
+        ("<think>yes and no</think>\nYes", True),
+        ("no, or</think>yes", True),
+        ("maybe", None),
+        ("yes, but no", None),
+    ],
 )
 def test_judge_reads_one_word(server: Server, content: str, verdict: bool | None) -> None:
     server.says(content)

@@ -389,7 +389,7 @@ def test_a_call_survives_the_way_to_the_client_and_back(thought: str, arguments:
         "no call",
         "<tool_call>not json</tool_call>",
         '<tool_call>{"name": "f"}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": {}}',
+        '<tool_call>{"name": "f", "arguments": {}',
         '<think><tool_call>{"name": "f", "arguments": {}}</tool_call></think> hm',
         '<tool_call>{"name": "f", "arguments": {}}</tool_call><tool_call>x</tool_call>',
     ],

@@ -168,7 +168,7 @@ REFUSED = {
     "empty": ("crop", {"bbox": [3, 2, 3, 4]}, "with x1 < x2 and y1 < y2, not [3, 2, 3, 4]."),
     "negative": ("crop", {"bbox": [-1, 2, 3, 4]}, "ValueError: bbox must be"),
     "text in a box": ("crop", {"bbox": ["1", 2, 3, 4]}, "TypeError: bbox must be"),
-    "index as text": ("invert", {"image_index": "0"}, "TypeError: image_index must be an integer, not '0'."),
+    "index as a word": ("invert", {"image_index": "last"}, "TypeError: image_index must be an integer, not 'last'."),
     "code as a colour": (
         "pad",
         {"border": 1, "color": "red'); import os; ('"},

@@ -16,7 +16,7 @@ from cv_lightning.data.oracle import BROKEN_CALLS, SPELLINGS, TURNS, EpisodeBuil
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.rollout import Sampling, rollout
+from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.tools import CodeTools, NamedTools, Toolbox, make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_SCHEMA, SYSTEM_PROMPT
 from cv_lightning.tools.read_codes import ReadCodes
@@ -171,7 +171,7 @@ def test_a_rollout_with_named_tools(executor: ToolExecutor) -> None:
         ["<tool_call>{</tool_call>", format_tool_call("So.", "invert", {"image_index": 7}), ANSWER],
     ]
     sample = Sample("a", "What is written?", (image,), "K")
-    (group,) = rollout([sample], speaking(NAMED, *lines), executor, Sampling(), group_size=3)
+    (group,) = roll_out([sample], speaking(NAMED, *lines), executor, Sampling(), group_size=3)
     turned = group.trajectories[0]
     assert {trajectory.stop_reason for trajectory in group.trajectories} == {StopReason.ANSWERED}
     assert [viewed.orientation for viewed in turned.images] == ["identity", "rotate_90", "transpose"]
@@ -197,7 +197,7 @@ def test_a_rollout_that_asks_a_model(name: str, executor: ToolExecutor) -> None:
     )
     ask = format_tool_call("So.", "size", {"unit": "rows", "image_index": 1})
     script = speaking(BOXES[name], [turn, ask, ANSWER])
-    (group,) = rollout([Sample("a", "?", (noise(),), "K", ("rotate_270",))], script, executor, Sampling())
+    (group,) = roll_out([Sample("a", "?", (noise(),), "K", ("rotate_270",))], script, executor, Sampling())
     (only,) = group.trajectories
     first, second = (turn.observation for turn in only.turns[:2])
     assert first is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cv_lightning.rollout import Completion, Sampling
-from cv_lightning.types import Sample, TokenSequence
+from cv_lightning.types import Sample, TokenSequence, ViewedImage
 from modules.policy.policy import Policy
 from tests.modules.helpers import FAMILIES, noise, small_policy
 
@@ -32,7 +32,7 @@ def speak(session: object, contexts: Sequence[TokenSequence]) -> list[Completion
 
 def oracle(policy: Policy, context: TokenSequence, n_tokens: int) -> list[int]:
     """Greedy continuation by `generate`, which knows nothing of sessions, holes or shared prompts."""
-    pixels = policy.image_processor(images=context.images, return_tensors="pt")
+    pixels = policy.image_processor(images=[viewed.image for viewed in context.images], return_tensors="pt")
     ids_1T = torch.tensor([context.ids])
     output = policy.model.generate(
         input_ids=ids_1T,
@@ -58,7 +58,7 @@ def test_greedy_turns_are_those_of_generate(policy: Policy) -> None:
         active = active[::-1][:n_active]
         if turn:
             for index, context in enumerate(active):
-                image = noise(50 + 40 * index, 90, index) if index != 1 else None
+                image = ViewedImage(noise(50 + 40 * index, 90, index)) if index != 1 else None
                 assert policy.conversation.append_observation(context, "so" * turn * index, image)
         expected = [oracle(policy, context, 8) for context in active]
         assert [completion.ids for completion in speak(session, active)] == expected

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from cv_lightning import types
 from cv_lightning.types import Sample, TokenSequence, Trajectory, ViewedImage
-from modules.policy.token_batch import by_length, collate, distinct_images, image_bytes, image_key
+from modules.policy.token_batch import by_length, collate, distinct_images, image_bytes
 from sandbox.lanes.tensor.images import TensorImage
 from tests.modules.helpers import noise
 
@@ -45,7 +47,7 @@ def test_no_sequences_is_an_error() -> None:
 
 def test_equal_images_are_one_wherever_they_stand() -> None:
     first, second = noise(8, 6, 0), noise(8, 6, 1)
-    found = distinct_images([first, second, first.copy(), first, second.copy()])
+    found = distinct_images([ViewedImage(image) for image in (first, second, first.copy(), first, second.copy())])
     assert found.images_N == [first, second]
     assert found.occurrences == [0, 1, 0, 0, 1]
 
@@ -55,13 +57,24 @@ def test_same_bytes_of_another_shape_are_another_image() -> None:
     turned = image.copy().resize((6, 8))
     turned.frombytes(image.tobytes())
     assert image.tobytes() == turned.tobytes()
-    assert image_key(image) != image_key(turned)
-    assert distinct_images([image, turned]).occurrences == [0, 1]
+    assert distinct_images([ViewedImage(image), ViewedImage(turned)]).occurrences == [0, 1]
+
+
+def test_an_image_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Image.Image] = []
+    monkeypatch.setattr(types, "content_key", lambda image: hashed.append(image) or bytes(image.tobytes()))
+    first, second = ViewedImage(noise(8, 6, 0)), ViewedImage(noise(8, 6, 1))
+    for _ in range(3):
+        assert distinct_images([first, second, first]).occurrences == [0, 1, 0]
+    assert hashed == [first.image, second.image]
 
 
 def test_images_of_sequences_in_reading_order() -> None:
     first, second = noise(8, 6, 0), noise(8, 6, 1)
-    sequences = [TokenSequence([1], [False], [0.0], images) for images in ([second], [first, second.copy()], [])]
+    sequences = [
+        TokenSequence([1], [False], [0.0], [*map(ViewedImage, images)])
+        for images in ([second], [first, second.copy()], [])
+    ]
     assert collate(sequences, 0).images.occurrences == [0, 1, 0]
 
 
@@ -77,7 +90,7 @@ def test_parts_hold_every_index_once_and_similar_lengths(lengths: list[int], siz
 def test_tensor_images_are_told_apart_where_they_are() -> None:
     pixels = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
     first, equal, other = TensorImage(pixels), TensorImage(pixels.clone()), TensorImage(pixels.flip(2))
-    found = distinct_images([first, other, equal, first])
+    found = distinct_images([ViewedImage(image) for image in (first, other, equal, first)])
     assert found.occurrences == [0, 1, 0, 0]
     assert not any(image.is_on_host for image in (first, equal, other))
 

@@ -165,8 +165,8 @@ def test_it_is_the_timer_that_ends_what_runs_on(wall_s: float, status: str) -> N
 #: Answers the next request before it was asked: what it prints is the forgery.
 EARLY = (
     "import os\nfrom sandbox.confined import wire\n"
-    "os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, @NONCE@, wire.TEXT_ONLY, 0, 0, 7) + b'own')\n"
-    "os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, @NONCE@, wire.TEXT_ONLY, 0, 0, 7) + b'REACHED')\n"
+    "os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, @NONCE@, wire.TEXT_ONLY, 0, 0, 7, 0) + b'own')\n"
+    "os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, @NONCE@, wire.TEXT_ONLY, 0, 0, 7, 0) + b'REACHED')\n"
     "while True: pass"
 )
 
@@ -229,5 +229,5 @@ def test_a_file_that_is_used_again_holds_nothing_of_before() -> None:
 
 
 def test_a_reply_may_say_that_inputs_are_in_use() -> None:
-    message = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.TEXT_ONLY | wire.KEEPS, 0, 0, 0)
+    message = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.TEXT_ONLY | wire.KEEPS, 0, 0, 0, 0)
     assert wire.read_reply(message, 7, 100) == wire.Reply(wire.TEXT_ONLY, (0, 0), "", keeps=True)

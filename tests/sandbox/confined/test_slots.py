@@ -12,6 +12,7 @@ from PIL import Image
 from sandbox import Limits, Observation, ToolRequest
 from sandbox.confined import client
 from sandbox.confined.slots import Slots
+from sandbox.effects.proof import find_credit
 from sandbox.lanes.confined import ConfinedLane
 from sandbox.messages import clean
 from tests.sandbox.machine import need, noise
@@ -25,7 +26,7 @@ from sandbox.confined import wire
 frame = sys._getframe(2).f_locals
 memory, channel, nonce = frame["memory"], frame["channel"], frame["request"].nonce
 def say(nonce, outcome, width, height, text=b""):
-    os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, nonce, outcome, width, height, len(text)) + text)
+    os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, nonce, outcome, width, height, len(text), 0) + text)
 """
 
 
@@ -113,7 +114,8 @@ while True:
         at_once = observation.image.tobytes()
         time.sleep(0.01)
         assert observation.image.tobytes() == at_once
-        assert (observation.orientation == "identity") == (at_once == SMALL.tobytes())
+        found = find_credit([SMALL], 0, observation.image, observation.claim)
+        assert (found.orientation == "identity") == (at_once == SMALL.tobytes())
 
 
 def test_an_idle_file_is_erased_to_the_end_of_its_page() -> None:

@@ -118,13 +118,13 @@ def test_the_page_allows_its_own_script_only_and_no_frame_around_it(site: Site) 
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
-    for name, kind in (("chat.css", "text/css"), ("chat.js", "text/javascript")):
+    for name, kind in (("style.css", "text/css"), ("chat.js", "text/javascript")):
         status, headers, body = site.request("GET", f"/{name}")
         assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
         assert len(body) > 1000
 
 
-@pytest.mark.parametrize("path", ["/secret", "/../chat.css", "/chat_page/server.py", "/api/ask/x", "//etc/passwd"])
+@pytest.mark.parametrize("path", ["/secret", "/../style.css", "/chat_page/server.py", "/api/ask/x", "//etc/passwd"])
 def test_nothing_else_is_there(site: Site, path: str) -> None:
     assert site.request("GET", path)[0] == 404
 

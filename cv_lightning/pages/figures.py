@@ -1,4 +1,4 @@
-"""The figures of the report page: inline SVG whose colours follow the page, light or dark."""
+"""Figures of the pages: inline SVG whose colours follow the page, light or dark."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -16,19 +17,20 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 #: (step, value) in the order of the steps.
 Curve = Sequence[tuple[float, float]]
 
-#: Colours are variables of the page. Matplotlib wants numbers, so each is drawn as a number of its own, then put back.
-_INK, _GRID = "#010203", "#010204"
+#: Colours are variables of the page. Matplotlib needs numbers, so each gets a number of its own, replaced at the end.
+_INK, _LINE = "#010203", "#010204"
 _STAGE_COLORS = {f"#0a0b{number:02d}": f"var(--stage-{number})" for number in range(8)}
-_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", **_STAGE_COLORS}
+_VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", **_STAGE_COLORS}
 
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: the page's fonts, searchable
     "svg.hashsalt": "report",  # the same data gives the same page
+    "text.parse_math": False,  # a name with "$" in it is a name
     "text.color": _INK,
     "axes.labelcolor": _INK,
-    "axes.edgecolor": _GRID,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
+    "axes.edgecolor": _LINE,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
     "font.size": 9.0,
@@ -37,20 +39,23 @@ _SETTINGS: Any = {
 #: Points over which a curve is averaged, as a share of its length.
 _SMOOTHED_SHARE = 0.08
 
+#: More groups of bars than this have slanted names, which would run into each other.
+_CROWDED = 12
+
 
 def bars(
     values: Mapping[str, Mapping[str, float]],
     colors: Mapping[str, int],
     intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     y_label: str = "accuracy, %",
-) -> str:
+) -> Markup:
     """Grouped bars of shares, in percent.
 
     Args:
         values: Stage -> {group: share in [0, 1]}; a group that a stage lacks has no bar.
         colors: Stage -> number of its colour on the page.
         intervals: Stage -> {group: (low, high)}, drawn as a line on the bar.
-        y_label: What stands at the vertical axis.
+        y_label: Of the vertical axis.
     """
     groups = list(dict.fromkeys(group for shares in values.values() for group in shares))
     with matplotlib.rc_context(_SETTINGS):
@@ -66,11 +71,9 @@ def bars(
                 low, high = (intervals or {}).get(stage, {}).get(group, (share, share))
                 if high > low:
                     axes.plot([left, left], [100 * low, 100 * high], color=_INK, linewidth=1)
-                axes.annotate(
-                    f"{100 * share:.0f}", (left, 100 * high), (0, 2), textcoords="offset points", ha="center", size=7.5
-                )
-        # Long names of many conditions would run into each other.
-        is_crowded = len(groups) > 12
+                above = (left, 100 * max(share, high))
+                axes.annotate(f"{100 * share:.0f}", above, (0, 2), textcoords="offset points", ha="center", size=7.5)
+        is_crowded = len(groups) > _CROWDED
         axes.set_xticks(
             range(len(groups)), groups, rotation=60 if is_crowded else 0, ha="right" if is_crowded else "center"
         )
@@ -88,18 +91,18 @@ def curves(
     is_log: bool = False,
     x_label: str = "step",
     is_percent: bool = False,
-) -> str:
+) -> Markup:
     """One metric over the steps, a line per stage.
 
-    One seed: the points faintly, their running mean on top. Several: the mean of the running means of the seeds that
-    have a step, and the range between the smallest and the largest of them.
+    One seed: its points faintly, their running mean on top. Several: the mean over the running means of the seeds that
+    have a step, and their range.
 
     Args:
         series: Stage -> one curve per seed.
         colors: Stage -> number of its colour on the page.
-        is_log: Logarithmic values; left linear where a value is not positive.
-        x_label: What stands at the horizontal axis.
-        is_percent: The vertical axis is that of all percentages, 0 to 100.
+        is_log: Logarithmic values; linear if a value is not positive.
+        x_label: Of the horizontal axis.
+        is_percent: The vertical axis goes from 0 to 100.
     """
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _canvas(4.6, 2.3)
@@ -123,26 +126,19 @@ def _plain(value: float, _: int | None) -> str:
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _draw(axes: Axes, curves_of_seeds: Sequence[Curve], color: str) -> None:
-    if len(curves_of_seeds) == 1:
-        steps, values = zip(*curves_of_seeds[0], strict=True)
-        axes.plot(steps, values, color=color, linewidth=1, alpha=0.3)
-        axes.plot(steps, _smoothed(values), color=color, linewidth=2, marker="o" if len(steps) == 1 else "")
-    elif curves_of_seeds:
-        at_step: dict[float, list[float]] = {}
-        for curve in curves_of_seeds:
-            for (step, _), value in zip(curve, _smoothed([value for _, value in curve]), strict=True):
-                at_step.setdefault(step, []).append(value)
-        steps = tuple(sorted(at_step))
-        axes.fill_between(
-            steps,
-            [min(at_step[s]) for s in steps],
-            [max(at_step[s]) for s in steps],
-            color=color,
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.plot(steps, [sum(at_step[step]) / len(at_step[step]) for step in steps], color=color, linewidth=2)
+def _draw(axes: Axes, of_seeds: Sequence[Curve], color: str) -> None:
+    at_step: dict[float, list[float]] = {}
+    for curve in of_seeds:
+        for (step, _), value in zip(curve, _smoothed([value for _, value in curve]), strict=True):
+            at_step.setdefault(step, []).append(value)
+    steps = sorted(at_step)
+    if len(of_seeds) == 1:
+        axes.plot(*zip(*of_seeds[0], strict=True), color=color, linewidth=1, alpha=0.3)
+    elif of_seeds:
+        low, high = ([end(at_step[step]) for step in steps] for end in (min, max))
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    means = [sum(at_step[step]) / len(at_step[step]) for step in steps]
+    axes.plot(steps, means, color=color, linewidth=2, marker="o" if len(steps) == 1 else "")
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -155,7 +151,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="y", color=_GRID, linewidth=0.6)
+    axes.grid(axis="y", color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     return figure, axes
@@ -165,15 +161,15 @@ def _color(number: int) -> str:
     return list(_STAGE_COLORS)[number % len(_STAGE_COLORS)]
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Several figures share a page: names of groups would repeat, and nothing refers to them.
+    # Several figures share a page: ids of groups would repeat, and nothing refers to them.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)
     for number, variable in _VARIABLES.items():
         svg = svg.replace(number, variable)
-    return svg
+    return Markup(svg)  # noqa: S704 - matplotlib escapes the names in it

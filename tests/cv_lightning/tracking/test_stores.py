@@ -13,8 +13,8 @@ from callbacks.mlflow.logger import BackgroundMLflowLogger
 from cv_lightning.__main__ import main as command_line
 from cv_lightning.compare.command import main as compare
 from cv_lightning.compare.command import read_runs
-from cv_lightning.compare.store import Stores
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.tracking.stores import Stores
 from cv_lightning.viewer.command import main as view
 
 NOWHERE = "0" * 32

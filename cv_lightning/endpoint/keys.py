@@ -1,0 +1,25 @@
+"""Addresses and keys of servers, checked."""
+
+from __future__ import annotations
+
+import os
+
+from cv_lightning.errors import ConfigError
+
+
+def check_url(url: str, name: str) -> None:
+    """Raise `ConfigError` for an address that is not http or https; `name` is what the user calls it."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"{name}: expected an address that starts with http:// or https:// but got {url!r}")
+
+
+def read_key(variable: str | None) -> str | None:
+    """The API key in an environment variable, None if there is none.
+
+    Raises:
+        ConfigError: It holds characters that no HTTP header may hold; the message does not show it.
+    """
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(f"The API key in {variable} holds characters that no key has. Set the variable again.")
+    return key or None

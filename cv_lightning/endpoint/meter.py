@@ -1,0 +1,116 @@
+"""What an endpoint may still send, and what it has cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cv_lightning.errors import CVLightningError
+
+
+class EndpointError(CVLightningError):
+    """No other request to this endpoint will succeed; the message says why, and what helps."""
+
+
+class RequestError(Exception):
+    """One request failed; another may succeed.
+
+    Attributes:
+        status: The HTTP status, None if there was none.
+        code: The server's own code or type of the error ("context_length_exceeded"), "" if it gave none.
+        is_passing: Whether the same request may succeed later.
+    """
+
+    def __init__(self, message: str, status: int | None = None, code: str = "", is_passing: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.is_passing = is_passing
+
+
+@dataclass
+class Usage:
+    """What was asked and what it cost.
+
+    Attributes:
+        requests: Requests that the server answered.
+        from_cache: Requests answered from disk, free of charge.
+        retries: Requests that were sent again.
+        input_tokens: Tokens of the prompts, images included, as the server counts them.
+        output_tokens: Tokens of the replies.
+        cost: In the currency of the prices.
+    """
+
+    requests: int = 0
+    from_cache: int = 0
+    retries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+
+
+class Meter:
+    """Counts, spaces and ends the requests of one endpoint; many threads may use it.
+
+    Args:
+        requests_per_minute: Rate limit; None: none.
+        prices: Of a million input tokens and of a million output tokens.
+        max_cost: No request is sent once this was spent; None: no limit.
+    """
+
+    def __init__(self, requests_per_minute: float | None, prices: tuple[float, float], max_cost: float | None) -> None:
+        self.usage = Usage()
+        self._gap_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._prices = prices
+        self._max_cost = max_cost
+        self._lock = threading.Lock()
+        self._next_slot = 0.0  # when the next request may be sent, by time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the next request may be sent; raises `EndpointError` if the money is spent."""
+        while True:
+            if self._max_cost is not None and self.usage.cost >= self._max_cost:
+                raise EndpointError(
+                    f"{self.usage.cost:.2f} were spent, and max_cost is {self._max_cost:g}. Raise it and run the same "
+                    "command again: it continues from there."
+                )
+            with self._lock:
+                now = time.monotonic()
+                if self._next_slot <= now:
+                    self._next_slot = now + self._gap_s
+                    return
+                pause_s = self._next_slot - now
+            time.sleep(pause_s)
+
+    def hold_back(self, seconds: float) -> None:
+        """Send nothing for this long, from any thread."""
+        with self._lock:
+            self._next_slot = max(self._next_slot, time.monotonic() + seconds)
+
+    def count_retry(self) -> None:
+        """Count a request that is sent again."""
+        with self._lock:
+            self.usage.retries += 1
+
+    def count_cached(self) -> None:
+        """Count a request that the disk answered."""
+        with self._lock:
+            self.usage.from_cache += 1
+
+    def count(self, content: Mapping[str, Any]) -> None:
+        """Count a reply; what a server reports in another form than OpenAI's counts as no tokens."""
+        given = content.get("usage")
+        n_input, n_output = (_tokens(given, name) for name in ("prompt_tokens", "completion_tokens"))
+        with self._lock:
+            self.usage.requests += 1
+            self.usage.input_tokens += n_input
+            self.usage.output_tokens += n_output
+            self.usage.cost += (n_input * self._prices[0] + n_output * self._prices[1]) / 1e6
+
+
+def _tokens(usage: Any, name: str) -> int:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and count > 0 else 0

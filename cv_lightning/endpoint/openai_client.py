@@ -1,0 +1,195 @@
+"""The `openai` client, and what it leaves open: one deadline for a whole reply, a check of every reply, shared waits.
+
+It repeats time-outs, cut connections, 408, 409, 429 and 5xx by itself. Importing it takes a second, so that only
+`Endpoint` does, and only once it sends something.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import openai
+
+from cv_lightning.endpoint.keys import read_key
+from cv_lightning.endpoint.meter import EndpointError, Meter, RequestError
+
+if TYPE_CHECKING:
+    from cv_lightning.endpoint.client import Endpoint
+
+#: Longer replies are rubbish: a chat completion is kilobytes.
+MAX_REPLY_BYTES = 32 << 20
+
+#: Characters of a server's own words that a message quotes.
+_EXCERPT_CHARS = 300
+
+
+class Client(openai.OpenAI):
+    """Sends JSON and receives JSON objects.
+
+    Args:
+        endpoint: Where to, how often, and how long to wait.
+        meter: Spaces and counts the requests.
+        check: Raises `ValueError` for a JSON object that is no chat completion; the request is then repeated.
+    """
+
+    def __init__(self, endpoint: Endpoint, meter: Meter, check: Callable[[Mapping[str, Any]], object]) -> None:
+        super().__init__(
+            base_url=endpoint.url,
+            api_key="-",  # each request is given its own, so that a changed environment variable is obeyed
+            max_retries=endpoint.attempts - 1,
+            timeout=endpoint.timeout_s,
+            http_client=_Http(endpoint, meter, check),
+        )
+        self._endpoint = endpoint
+        self._meter = meter
+
+    def fetch(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """POST `body` (None: GET) and return the reply.
+
+        Raises:
+            RequestError: It failed as often as it may, or was refused.
+            EndpointError: The server refuses every such request, or the money is spent.
+        """
+        key = read_key(self._endpoint.api_key_variable)
+        options: Any = {"headers": {"Authorization": f"Bearer {key}" if key else openai.Omit()}}
+        try:
+            if body is None:
+                response = self.get(path, cast_to=httpx2.Response, options=options)
+            else:
+                response = self.post(path, cast_to=httpx2.Response, body=dict(body), options=options)
+        except openai.APIStatusError as error:
+            raise _refusal(error, self._endpoint, key) from None
+        except openai.APITimeoutError as error:
+            raise RequestError(f"no reply within {self._endpoint.timeout_s:g} s") from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            raise RequestError(_without(f"the request failed ({type(cause).__name__}: {cause})", key)) from None
+        return _object(response.content)
+
+    def _calculate_retry_timeout(self, *arguments: Any, **keywords: Any) -> float:
+        self._meter.count_retry()
+        return min(self._endpoint.max_wait_s, super()._calculate_retry_timeout(*arguments, **keywords))
+
+
+class _Http(openai.DefaultHttpxClient):
+    """Sends one request, within its time and its turn."""
+
+    def __init__(self, endpoint: Endpoint, meter: Meter, check: Callable[[Mapping[str, Any]], object]) -> None:
+        super().__init__(follow_redirects=False)  # a redirect would carry the key to another host
+        self._endpoint = endpoint
+        self._meter = meter
+        self._check = check
+
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request and read all of its reply."""
+        self._meter.wait()
+        deadline = time.monotonic() + self._endpoint.timeout_s
+        streamed = super().send(request, **(options | {"stream": True}))
+        try:
+            content = _read(streamed, deadline)
+        finally:
+            streamed.close()
+        response = httpx2.Response(streamed.status_code, headers=streamed.headers, content=content, request=request)
+        if response.is_success:
+            self._take(response)
+        else:
+            self._note_refusal(response)
+        return response
+
+    def _take(self, response: httpx2.Response) -> None:
+        """Count a reply; one that is no completion counts as a cut connection, and is asked for again."""
+        try:
+            content = _object(response.content)
+            if response.request.method == "POST":
+                self._meter.count(content)
+                self._check(content)
+        except ValueError as error:
+            raise httpx2.RemoteProtocolError(str(error), request=response.request) from error
+
+    def _note_refusal(self, response: httpx2.Response) -> None:
+        """Shorten the wait that a server asks for, hold back other threads, and do not repeat what cannot succeed."""
+        wait_s = retry_after(response.headers.get("retry-after"))
+        if wait_s is not None:
+            wait_s = min(wait_s, self._endpoint.max_wait_s)
+            self._meter.hold_back(wait_s)
+            response.headers["retry-after"] = str(wait_s)
+        if _fault(response.text)[0] == "insufficient_quota":
+            response.headers["x-should-retry"] = "false"  # told by 429 as well, but no waiting helps
+
+
+def _read(response: httpx2.Response, deadline: float) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_raw():
+        content += chunk
+        if len(content) > MAX_REPLY_BYTES:
+            raise httpx2.RemoteProtocolError(f"the reply is longer than {MAX_REPLY_BYTES >> 20} MB")
+        if time.monotonic() > deadline:
+            raise httpx2.ReadTimeout("the reply drips")
+    return bytes(content)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """The JSON object of a reply; raises `ValueError` if it is none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        excerpt = " ".join(text[:_EXCERPT_CHARS].decode("utf-8", "replace").split())
+        raise ValueError(f"the reply is no JSON object: {excerpt}")
+    return content
+
+
+def _fault(text: str) -> tuple[str, str]:
+    """Code and message of a refusal, in the form of OpenAI's error objects or in any other."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    fault = content.get("error", content) if isinstance(content, dict) else None
+    message = " ".join(text.split())
+    if not isinstance(fault, dict):
+        return "", message[:_EXCERPT_CHARS]
+    return str(fault.get("code") or fault.get("type") or ""), str(fault.get("message") or message)[:_EXCERPT_CHARS]
+
+
+def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) -> RequestError | EndpointError:
+    """What a refusal means: for this request, or for all."""
+    status = error.status_code
+    code, message = _fault(error.response.text)
+    said = _without(f"HTTP {status}: {message or error.response.reason_phrase}", key)
+    remedy = None
+    if status in (401, 403):
+        remedy = f"Set {endpoint.api_key_variable} to a key that this server knows."
+    elif status == 404:
+        remedy = f"Check its url, and that it has the model {endpoint.model!r}."
+    elif code == "insufficient_quota":
+        remedy = "Its quota is used up."
+    elif 300 <= status < 400:
+        remedy = "It sends requests elsewhere: give that address as the endpoint's url."
+    if remedy is not None:
+        return EndpointError(f"{endpoint.url}: {said}. {remedy}")
+    return RequestError(said, status, code, is_passing=status in (408, 409, 429) or status >= 500)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait, from a header that holds them or a date; None if it holds neither."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def _without(message: str, key: str | None) -> str:
+    return message.replace(key, "***") if key else message

@@ -1,0 +1,51 @@
+"""95 % intervals of means over questions, from scipy (imported when they are needed: it is slow to import)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+#: Values that the bootstrap draws at a time: 64 MB with their indices.
+_RESAMPLED_VALUES = 1 << 22
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values`; of equal values, or a single one, that value.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    if not len(values):
+        raise ValueError("values: expected at least one, got none.")
+    if min(values) == max(values):
+        return values[0], values[0]
+    from scipy import stats
+
+    data = (np.asarray(values, dtype=np.float64),)
+    interval = stats.bootstrap(
+        data,
+        np.mean,
+        n_resamples=n_resamples,
+        batch=max(1, _RESAMPLED_VALUES // len(values)),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def accuracy_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """Interval of the mean of scores in [0, 1].
+
+    If every answer or none is right, every resample is the same and would claim certainty: then the interval is the
+    exact one of a binomial (Clopper and Pearson, Biometrika 26, 1934).
+    """
+    if 0 < sum(scores) < len(scores):
+        return bootstrap_interval(scores, seed)
+    from scipy import stats
+
+    exact = stats.binomtest(round(sum(scores)), len(scores)).proportion_ci(CONFIDENCE, method="exact")
+    return float(exact.low), float(exact.high)

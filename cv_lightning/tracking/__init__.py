@@ -1,0 +1,1 @@
+"""Runs in MLflow: the names of its stores, and its runs by id or experiment."""

@@ -1,0 +1,186 @@
+"""Proves what a worker claims of how it made a result: by running it again and comparing pixels.
+
+A claim is a straight-line snippet, written by code that the policy owns. It is read as any snippet is, by the rules of
+`sandbox.lift`, and counts only if our own operations make the same pixels of it. So forging one gains nothing: who
+knows a program that makes these pixels could have written that.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from sandbox.effects.credit import UNKNOWN, Effects
+from sandbox.effects.pixels import Pixels, same_pixels
+from sandbox.effects.search import find_effects
+from sandbox.geometry import ORIENTATIONS, Size, compose
+from sandbox.images import as_rgb
+from sandbox.lanes.pillow import Outcome, run_operation, run_program
+from sandbox.lift.reader import Lifted, Unliftable, lift
+from sandbox.operations.bounds import fits_in_process
+from sandbox.operations.operation import Operation
+from sandbox.operations.program import ToolProgram
+from sandbox.types import Limits
+
+#: Characters and lines of a claim, and what it is written with: calls with literals, nothing else.
+_MAX_CHARS, _MAX_LINES = 4096, 64
+_PLAIN = re.compile(r"[\w .,=()\[\]'\"#:+\-\n]*", re.ASCII)
+_KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async|await|yield|assert|del|print)\b")
+_TARGET = re.compile(r"(v\d+) = ")
+#: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
+_MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
+
+#: Runs a program on an image in a process that can be ended; None if it was.
+RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim that was read.
+
+    Attributes:
+        program: What it says was done.
+        is_whole: False if its last lines cannot be read: it leads to an image before the result.
+    """
+
+    program: ToolProgram
+    is_whole: bool
+
+
+def find_credit(
+    images: Sequence[Image.Image],
+    chosen: int,
+    result: Image.Image,
+    text: str,
+    run_elsewhere: RunElsewhere | None = None,
+    limits: Limits | None = None,
+) -> Effects:
+    """What the code that made `result` earns; never raises.
+
+    A claim that is proven decides. Else the pixels are compared with those of the chosen image and then, if that tells
+    nothing, with those to which the claim leads.
+
+    Args:
+        images: Of the request.
+        chosen: Index of the one that was asked about.
+        result: An RGB image.
+        text: The worker's claim; "" if there is none.
+        run_elsewhere: For programs that are not bounded by construction; None: they are not run.
+        limits: What a result may be; None for the usual ones.
+    """
+    try:
+        return _found(images, chosen, result, text, run_elsewhere, limits or Limits())
+    except Exception as error:  # noqa: BLE001 - pixels of one policy must not end the calls of others
+        warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
+        return UNKNOWN
+
+
+def _found(
+    images: Sequence[Image.Image],
+    chosen: int,
+    result: Image.Image,
+    text: str,
+    run_elsewhere: RunElsewhere | None,
+    limits: Limits,
+) -> Effects:
+    claim = read_claim(text, tuple(image.size for image in images), chosen)
+    outcome = None
+    if claim is not None:
+        source = claim.program.source
+        start = as_rgb(images[chosen if source is None else source])
+        if not fits_in_process(claim.program, start.size, limits):
+            outcome = (run_elsewhere and run_elsewhere(claim.program, start)) or Outcome(None)
+        else:
+            outcome = _run(claim, start, result)
+        if claim.is_whole and same_pixels(result, outcome.image):
+            return outcome.effects if source is None else Effects(outcome.effects.tools)
+    after = _pixels(result)
+    found = find_effects(_pixels(as_rgb(images[chosen])), after)
+    if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None or not outcome.image:
+        return found
+    rest = find_effects(_pixels(outcome.image.convert("RGB")), after)
+    return found if rest == UNKNOWN else _chained(outcome.effects, rest)
+
+
+def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
+    """A claim as a program; None if it is long, or more than calls with literals.
+
+    If a line cannot be read, the claim leads to what the line before it made.
+
+    Args:
+        text: What the worker claims.
+        sizes: Of the images of the request, (width, height).
+        chosen: Index of the one that was asked about.
+    """
+    lines = text.split("\n")
+    is_plain = 0 < len(text) <= _MAX_CHARS and _PLAIN.fullmatch(text) and not _KEYWORD.search(text)
+    if not is_plain or len(lines) > _MAX_LINES:
+        return None
+    read: Lifted = lift(text, sizes, chosen)
+    is_whole = not isinstance(read, Unliftable)
+    if isinstance(read, Unliftable):
+        readable = lines[: read.line - 1]
+        target = _TARGET.match(readable[-1]) if readable else None
+        if target is None:
+            return None
+        read = lift("\n".join([*readable, f"result = {target[1]}"]), sizes, chosen)
+    if not isinstance(read, ToolProgram) or not read.has_result or None in read.sizes:
+        return None
+    return Claim(read, is_whole)
+
+
+def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome:
+    """What the program of a claim gives: `result` itself, if it ends by a resize that gives that."""
+
+    def finish(operation: Operation, image: Image.Image) -> Image.Image:
+        is_result = claim.is_whole and _resizes_to(operation, image, result)
+        return result if is_result else run_operation(operation, image)
+
+    return run_program(claim.program, source, finish)
+
+
+def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
+    """Whether a resize gives a large result, as far as can be seen in some of its columns.
+
+    Pillow resizes first across, then down, each column by itself, so that the second half of the work is done for
+    these columns only.
+    """
+    if operation.name != "Image.resize" or result.width * result.height < _MANY_PIXELS or image.mode != "RGB":
+        return False
+    size, method, box, gap = operation.values
+    left, top, right, bottom = box or (0, 0, *image.size)
+    is_small_part = 2 * (bottom - top) < image.height
+    if size != result.size or method == Image.Resampling.NEAREST or gap is not None or is_small_part:
+        return False
+    across = image.resize((size[0], image.height), method, (left, 0, right, image.height))
+    starts = np.random.default_rng().integers(0, size[0] - _BAND, _N_BANDS).tolist()
+    down = _bands(across, starts).resize((_N_BANDS * _BAND, size[1]), method, (0, top, _N_BANDS * _BAND, bottom))
+    return same_pixels(down, _bands(result, starts))
+
+
+def _bands(image: Image.Image, starts: Sequence[int]) -> Image.Image:
+    """Columns of an image side by side."""
+    strip = Image.new("RGB", (len(starts) * _BAND, image.height))
+    for place, start in enumerate(starts):
+        strip.paste(image.crop((start, 0, start + _BAND, image.height)), (place * _BAND, 0))
+    return strip
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
+
+
+def _chained(first: Effects, rest: Effects) -> Effects:
+    """Effects one after the other."""
+    orientation = None
+    if first.orientation is not None and rest.orientation is not None:
+        orientation = compose(first.orientation, rest.orientation)
+    frame = rest.frame.then(first.frame) if first.frame is not None and rest.frame is not None else None
+    names = [name for name in (*first.tools, *rest.tools) if name not in ORIENTATIONS]
+    turn = [orientation] if orientation not in (None, "identity") else []
+    return Effects(tuple(dict.fromkeys([*turn, *names])), orientation, frame)
