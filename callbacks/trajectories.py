@@ -23,10 +23,7 @@ from callbacks.trajectory_choice import Picked, has_recovered, pick
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig
 from cv_lightning.types import Rollouts
-from cv_lightning.viewer.page import page
-from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.recording import describe, save_image, write_records
-from cv_lightning.viewer.records import FILE, Records, read
 
 
 class Trajectories(RolloutCallback):
@@ -122,12 +119,7 @@ def write_trajectories(
     Raises:
         OSError: The folder cannot be written.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    write_records([record(one, folder, step, reward) for one in picked], folder)
-    target = folder / "index.html"
-    found = read([folder / FILE]) if picked else Records()
-    target.write_text(page(found.records, store(found.images.items()), title), encoding="utf-8")
-    return target
+    return write_records([record(one, folder, step, reward) for one in picked], folder, title)
 
 
 def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | None = None) -> dict[str, Any]:

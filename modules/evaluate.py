@@ -20,11 +20,11 @@ from cv_lightning.errors import CheckpointError, ConfigError, ConversationError,
 from cv_lightning.evaluation.answer_log import AnswerLog, AnswerRecord, grading_key, make_record, of_keys, record_key
 from cv_lightning.evaluation.page import print_table, write_page
 from cv_lightning.evaluation.questions import EvaluationItem
-from cv_lightning.evaluation.solver import Solver
 from cv_lightning.evaluation.table import make_table, write_results
 from cv_lightning.grading.benchmarks import Grade, find_rule, grade
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, Trajectory
 from modules.base import RolloutConfig
 from modules.policy.policy import Policy

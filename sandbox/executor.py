@@ -185,7 +185,7 @@ class ToolExecutor:
             return self._confine(request, read)
         if persists and read.binds:
             return self._confine(request, Unliftable("a variable that a later call may use"))
-        if read.has_result and read.sizes[-1] and (fault := check_size(read.sizes[-1], self._limits)) is not None:
+        if read.has_result and (fault := check_size(read.sizes[-1], self._limits)) is not None:
             return Rejected(Observation("error", text=read.text + fault, lane="pillow", level="lifted"))
         return Lifted(request, read)
 
@@ -202,7 +202,7 @@ class ToolExecutor:
         if reason is None or (self._lane in ("auto", "kornia") and self._start()):
             check_images(request)
             return Confined(request)
-        return Rejected(Observation("rejected", text=not_lifted(reason.reason, reason.line)))
+        return Rejected(Observation("rejected", text=not_lifted(reason.reason, reason.line, reason.remedy)))
 
     def _keeps_state(self, episode: str) -> bool:
         if self._fresh != "episode":

@@ -32,7 +32,7 @@ def clean(text: str, limit: int) -> str:
 
 
 def describe_error(kind: str, message: str, line: int, code: str) -> str:
-    """Type, message and failing line, as a policy needs them to mend its code."""
+    """Type, message and failing line, as a policy needs them to fix its code."""
     message = re.sub(r"^OpenCV\([^)]*\) [^ ]*: error: ", "", message).strip()
     lines = code.splitlines()
     place = f"\n  line {line}: {lines[line - 1].strip()}" if 0 < line <= len(lines) else ""
@@ -46,11 +46,11 @@ def kind_of(error: BaseException) -> str:
     return kind.__name__ if is_plain else f"{kind.__module__}.{kind.__name__}"
 
 
-def not_lifted(reason: str, line: int) -> str:
-    """What is shown for code that cannot run here."""
+def not_lifted(reason: str, line: int, remedy: str = "") -> str:
+    """The text for code that cannot run here: which line, why, and what to write instead."""
+    remedy = remedy or "use plain Pillow, OpenCV or NumPy calls with constant arguments on `image`"
     return (
-        f"The code was not run: {reason} (line {line}) is not available here. Use plain Pillow, OpenCV or NumPy calls "
-        "with constant arguments on `image` and assign the new image to `result`, e.g. "
+        f"line {line}: {reason} cannot run here; {remedy}, and assign the new image to `result`, e.g. "
         "`result = image.rotate(90, expand=True)` or `result = image.crop((10, 20, 110, 80))`."
     )
 

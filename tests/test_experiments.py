@@ -212,18 +212,18 @@ def test_evaluation_of_a_server_tests(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     policy = Policy(str(small_policies["qwen2_5_vl"]), max_pixels=7056, system_prompt="Read.").eval()
-    server = ChatServer(PolicyBackend(policy, "gpt-4o"), port=0)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    backend = PolicyBackend(policy, "gpt-4o")
+    server = ChatServer(backend, port=0, on_stop=backend.close)
+    threading.Thread(target=server.serve, daemon=True).start()
     solver = "model.init_args.solver.init_args"
     values: dict[str, Any] = {
-        f"{solver}.endpoint.url": f"http://127.0.0.1:{server.server_port}/v1",
+        f"{solver}.endpoint.url": f"http://127.0.0.1:{server.port}/v1",
         f"{solver}.max_new_tokens": 4,
         "data.init_args.n_questions": 2,
     }
     command = ["test", "--config", str(path), *(f"--{key}={value}" for key, value in values.items())]
     metrics = {name: float(value) for name, value in run_command(command).trainer.callback_metrics.items()}
-    server.shutdown()
-    server.server_close()
+    server.stop()
     assert 0 <= metrics["test/accuracy/upright"] <= 1
     assert metrics["test/n/vflip"] == 2
     assert metrics["test/usage/requests"] == 12

@@ -148,9 +148,6 @@ def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:
         raise ConfigError(
             f"--port {port}: cannot listen there ({error.strerror}). Name another, or 0 for a free one."
         ) from error
-    print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
-    try:
-        server.serve_until_interrupted()
-    finally:
-        rooms.close()
+    print(f"http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
+    server.serve_until_interrupted()
     return 0

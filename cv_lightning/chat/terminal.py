@@ -23,10 +23,7 @@ from cv_lightning.chat.terminal_images import Protocol, encode
 from cv_lightning.data.rows import MAX_MEGAPIXELS, open_image
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
 from cv_lightning.types import Trajectory, Turn
-from cv_lightning.viewer.page import page
-from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.recording import save_image, write_records
-from cv_lightning.viewer.records import FILE, read
 
 HELP = """/image PATH   the next question is about this image (the earlier ones stay in the conversation)
 /new          begin a new conversation with the same image
@@ -277,15 +274,11 @@ class TerminalChat:
             return None
         folder = self.folder
         try:
-            (folder / "images").mkdir(parents=True, exist_ok=True)
             name = partial(save_image, folder=folder)
-            write_records([self._talk.record(trajectory, name) for trajectory in self._talk.trajectories], folder)
-            found = read([folder / FILE])
-            target = folder / "index.html"
-            target.write_text(page(found.records, store(found.images.items()), "Conversation"), encoding="utf-8")
+            records = [self._talk.record(trajectory, name) for trajectory in self._talk.trajectories]
+            return write_records(records, folder, "Conversation")
         except OSError as error:
             raise DataError(f"{folder}: cannot be written ({error}). Name another folder with --out.") from error
-        return target
 
     def loop(self) -> None:
         """Take questions and commands until the input ends."""

@@ -14,7 +14,7 @@ from cv_lightning.reports.metrics_log import Points
 #: The key of an evaluation's config that names the policy that it tested.
 POLICY_SOURCE = "model.solver.policy.source"
 
-#: Keys that say where results go, and decide none.
+#: Keys of places, which decide no result.
 _PLACES = re.compile(r"run_folder|ckpt_path|weights_only|trainer\.(logger|default_root_dir|callbacks|profiler)($|\.)")
 
 
@@ -73,7 +73,7 @@ def join_evaluations(runs: Sequence[Run]) -> list[Run]:
 def _made_by(run: Run, source: PurePath) -> Path | None:
     """The folder of the run that exported the policy `<run>/policy`.
 
-    The name is relative to where the evaluation was started: here, or in a folder above the evaluation's own.
+    The name is relative to the folder in which the evaluation was started: this one, or one above the evaluation's own.
     """
     if source.name != "policy":
         return None
@@ -133,7 +133,7 @@ def differences(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
 
 
 def _compared(run: Run) -> dict[str, str]:
-    # A run whose facts nobody recorded differs in them from no other.
+    # A run without recorded facts does not differ in them.
     return {**identity(run), **{name: str(value) for name, value in run.facts.items()}}
 
 

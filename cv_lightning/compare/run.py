@@ -199,7 +199,7 @@ def _flatten_facts(facts: Mapping[str, Any], place: str, faults: list[str]) -> d
 
 
 def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
-    """All metrics.csv of a run; the later ones count where they overlap an earlier attempt (metrics.1.csv)."""
+    """All metrics.csv of a run, of which metrics.1.csv is of an earlier attempt; the last to log a step counts."""
     logs = []
     files = [path for path in folder.rglob("metrics*.csv") if not _OTHERS & set(path.relative_to(folder).parts)]
     for path in sorted(files, key=lambda path: path.stat().st_mtime):

@@ -19,7 +19,7 @@ from cv_lightning.reports.metrics_log import Points
 #: Share of a curve's points that its last value, and every candidate for its best one, is the mean of.
 WINDOW = 0.05
 
-#: Metrics that are better if larger, and those that are better if smaller; of others nobody can say.
+#: Metrics that are better if larger, and those that are better if smaller; others are neither.
 _LARGER = re.compile(
     r"(?:reward/total|.*accuracy(/.*)?|.*restored_rate(/.*)?|.*required_(recall|recall/.*)|.*recovery_rate(/.*)?|"
     r".*right_after_error(/.*)?|.*exact_tools(/.*)?|.*crop_iou(/.*)?|tools/success.*|throughput/.*per_s|throughput/mfu)$"
@@ -69,8 +69,8 @@ class Metric:
     """A metric of a group.
 
     Attributes:
-        final: Where it ends: mean of the last `WINDOW` of its points.
-        best: The best such mean anywhere in it; None for a single point, or if nobody can say what is better.
+        final: At the end: mean of the last `WINDOW` of its points.
+        best: The best such mean anywhere in it; None for a single point, or if neither direction is better.
         best_step: The step at which that window ends, mean over the runs.
     """
 
@@ -110,7 +110,7 @@ def windows(points: Points) -> Points:
 
 
 def direction(name: str) -> int:
-    """1 if larger is better, -1 if smaller is, 0 if nobody can say."""
+    """1 if larger is better, -1 if smaller is, 0 if neither is."""
     # "right after an error" and "accuracy" win over the word error in a name.
     return 1 if _LARGER.match(name) else -1 if _SMALLER.match(name) else 0
 

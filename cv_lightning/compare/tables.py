@@ -36,14 +36,23 @@ def runs(comparison: Comparison) -> Table:
     return Table("Runs", ["", "seed", "steps", "minutes", "answers", "commit", "from"], rows, is_prose=True)
 
 
-def differing(comparison: Comparison, most_lacked: int | None = None) -> Table:
-    """Keys that all groups have; then those that some lack, since their classes are others, the first few."""
-    shared = [(key, cells) for key, cells in comparison.differing.items() if all(cells)]
-    lacked = [(key, cells) for key, cells in comparison.differing.items() if not all(cells)]
-    rows = [[key, *(_short_class(cell) or "-" for cell in cells)] for key, cells in shared + lacked[:most_lacked]]
-    n_more = len(shared) + len(lacked) - len(rows)
-    note = f"and {n_more} more keys that only some have: see --html or --json" if n_more else ""
+def differing(comparison: Comparison, most_lacked: int = 0) -> Table:
+    """Keys that all groups have, then the first few that some lack, since their classes are others."""
+    lacked = lacking(comparison).rows
+    rows = [*_cells({key: cells for key, cells in comparison.differing.items() if all(cells)}), *lacked[:most_lacked]]
+    n_more = len(lacked) - most_lacked
+    note = f"and {n_more} more keys that only some have: see --html or --json" if n_more > 0 else ""
     return Table("What differs", _head(comparison), rows, note, is_prose=True)
+
+
+def lacking(comparison: Comparison) -> Table:
+    """Keys that only some groups have."""
+    rows = _cells({key: cells for key, cells in comparison.differing.items() if not all(cells)})
+    return Table("Keys that only some have", _head(comparison), rows, is_prose=True)
+
+
+def _cells(differing: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    return [[key, *(_short_class(cell) or "-" for cell in cells)] for key, cells in differing.items()]
 
 
 def _short_class(value: str) -> str:

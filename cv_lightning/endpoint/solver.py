@@ -16,9 +16,9 @@ from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, ToolMode, default_prompt
 from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import ConfigError
-from cv_lightning.evaluation.solver import Solver
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import end_after, observe
+from cv_lightning.solver import Solver
 from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import Sample, StopReason, Trajectory, Turn

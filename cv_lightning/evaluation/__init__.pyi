@@ -5,5 +5,4 @@ from .metrics import TrajectoryMetrics as TrajectoryMetrics
 from .questions import ConditionSet as ConditionSet
 from .questions import EvaluationItem as EvaluationItem
 from .questions import RobustnessDataModule as RobustnessDataModule
-from .solver import Solver as Solver
 from .table import EvaluationTable as EvaluationTable

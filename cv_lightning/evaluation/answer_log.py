@@ -1,4 +1,4 @@
-"""What a policy answered, one JSON object a line: an evaluation that is cut off goes on from here."""
+"""Answers of a policy, one JSON object a line; an interrupted evaluation resumes from them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class AnswerRecord:
 
     Attributes:
         key: See `record_key`.
-        item: The question, whatever the condition: what pairs the rows of the table.
+        item: The question under any condition; pairs the rows of the table.
         id: The sample's id.
-        condition: What was done to the image.
+        condition: Label of the change to the image.
         policy: Fingerprint of the policy.
         family: The kind of task.
         truth: The right answer.
-        answer: What the policy answered, None where it did not.
-        score: Credit in [0, 1], None where the judge failed.
+        answer: Of the policy, or None.
+        score: Credit in [0, 1], None if the judge failed.
         graded_by: "rule" or "judge".
         graded_for: See `grading_key`.
         stop_reason: Why the trajectory ended.
@@ -38,11 +38,11 @@ class AnswerRecord:
         n_calls: Calls that parsed.
         outcomes: Whether each attempted call ran.
         tools: The verified operations of each call that ran.
-        is_restored: Whether the last view stands upright.
+        is_restored: Whether the last view is upright.
         required: The tools that the image needs.
         used: The tools that had an effect; two turns that are undone in one move count as both.
         rule: The rule that graded it, and the comparison that held (`Grade.rule`); "" in older logs.
-        crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None where none is needed.
+        crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None if none is needed.
     """
 
     key: str
@@ -69,7 +69,7 @@ class AnswerRecord:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer counts as right where only right or wrong is asked for."""
+        """Whether the answer counts as right if it must be either right or wrong."""
         return self.score is not None and self.score >= RIGHT_FROM
 
     @property
@@ -79,26 +79,26 @@ class AnswerRecord:
 
     @property
     def required_recall(self) -> float | None:
-        """Share of the required tools that were used; None where none is required."""
+        """Share of the required tools that were used; None if none is required."""
         return len(set(self.required) & set(self.used)) / len(self.required) if self.required else None
 
     @property
     def has_exact_tools(self) -> bool:
-        """Whether of the orientation tools and the crop exactly the required ones were used."""
+        """Whether exactly the required ones of the orientation tools and the crop were used."""
         return set(self.used) & CORE_TOOLS == set(self.required) & CORE_TOOLS
 
 
 def record_key(sample: Sample, condition: str, policy: str) -> str:
-    """What an answer depends on: the sample's id and content, the condition, and the policy's fingerprint.
+    """A digest of all that an answer depends on: the sample's id and content, the condition, the policy's fingerprint.
 
-    The content is in it so that an image that was replaced, or a world of another seed, is asked again.
+    With the content in it, a replaced image or a world of another seed is asked again.
     """
     pixels = [f"{image.size}:{zlib.crc32(image.tobytes())}" for image in sample.images]
     return _digest(sample.id, sample.question, *pixels, str(sample.transforms), str(sample.box), condition, policy)
 
 
 def grading_key(sample: Sample, judge: str) -> str:
-    """What a grade depends on, the answer apart: where it changes, answers are graded anew and not asked for again."""
+    """A digest of all that a grade depends on but the answer; if it changes, recorded answers are graded again."""
     return _digest(sample.rule, sample.answer, *sample.alternatives, judge)
 
 
@@ -112,7 +112,7 @@ def _digest(*parts: str) -> str:
 def make_record(
     key: str, condition: str, policy: str, trajectory: Trajectory, grade: Grade, graded_for: str = ""
 ) -> AnswerRecord:
-    """What is kept of a trajectory."""
+    """The record of a trajectory."""
     sample, evidence = trajectory.sample, gather_effects(trajectory)
     needs_crop = "crop" in sample.required_tools and sample.box is not None
     return AnswerRecord(
@@ -159,10 +159,10 @@ def read_answers(folder: Path) -> tuple[dict[str, AnswerRecord], int]:
 
 
 class AnswerLog:
-    """Records in a JSONL file of one process; what other processes wrote beside it is read too.
+    """Records in a JSONL file of one process; reads those of other processes too.
 
     Args:
-        folder: Where `answers_<rank>.jsonl` lie.
+        folder: Of the files `answers_<rank>.jsonl`.
         rank: This process.
     """
 
@@ -176,7 +176,7 @@ class AnswerLog:
         return read_answers(self.folder)[0]
 
     def append(self, records: Sequence[AnswerRecord]) -> None:
-        """Write records to disk, and wait until they are there.
+        """Write records, and wait until they are on disk.
 
         Raises:
             CVLightningError: They cannot be written; those of earlier calls are safe.
@@ -194,13 +194,13 @@ class AnswerLog:
         except OSError as error:
             raise CVLightningError(
                 f"{self.path}: answers cannot be written ({error.strerror}). The {len(self.records)} before them are "
-                "safe. Make room, or correct the folder, and run the same command again: it goes on from there."
+                "safe. Make room, or correct the folder, and run the same command again: it resumes from there."
             ) from error
         self.records |= {record.key: record for record in records}
 
 
 def _end_line(file: Any, path: Path) -> None:
-    """A run that was killed may have left half a line: what follows must not be glued to it."""
+    """End the half line that a killed run may have left, so that the next record begins a line."""
     if not file.tell():
         return
     with path.open("rb") as existing:
@@ -221,5 +221,5 @@ def _parse(line: bytes) -> AnswerRecord | None:
 
 
 def of_keys(records: dict[str, AnswerRecord], keys: Iterable[str]) -> list[AnswerRecord]:
-    """The records of some keys, each once, as far as they are there."""
+    """The records of those of the keys that have one, each once."""
     return [records[key] for key in dict.fromkeys(keys) if key in records]

@@ -1,4 +1,4 @@
-"""What an evaluation does to the image of a question: turns it, mirrors it, corrupts it, or leaves it."""
+"""The conditions of an evaluation: the image of a question turned, mirrored, corrupted, or as it is."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cv_lightning.data.orientation import transform_sample
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 
-#: The image as its row gives it, whatever was done to it before.
+#: The image as its row gives it, with its recorded transforms.
 RECORDED = "recorded"
 
 UPRIGHT = "upright"
 
-#: Label -> what is done to the upright image, in the order of the paper's table.
+#: Label -> transforms of the upright image, in the order of the paper's table.
 ORIENTATION_CONDITIONS: dict[str, tuple[str, ...]] = {
     UPRIGHT: (),
     "rot90": ("rotate_90",),
@@ -34,7 +34,7 @@ class Condition:
 
     Attributes:
         label: Its name in tables and metrics: "upright", "rot90", ..., "recorded", "gaussian_noise_3".
-        transforms: What is done to the upright image; None leaves the image as its row gives it.
+        transforms: Of the upright image; None leaves the image as its row gives it.
         corruption: Name of the corruption, or None.
         severity: Of the corruption, 1 to 5.
     """
@@ -48,7 +48,7 @@ class Condition:
         """The sample under this condition.
 
         Args:
-            sample: Upright; as its row gives it where `transforms` is None.
+            sample: Upright; as its row gives it if `transforms` is None.
             seed: Seed of the corruption, which is drawn for each sample by its id.
         """
         if self.transforms:

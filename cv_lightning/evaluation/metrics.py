@@ -1,4 +1,4 @@
-"""Robustness and tool use, by what was done to the image."""
+"""Robustness and tool use, by the transforms of the image."""
 
 from __future__ import annotations
 
@@ -10,20 +10,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS, UPRIGHT
 from cv_lightning.evidence import call_outcomes, is_restored
 from cv_lightning.types import RewardBreakdown, Trajectory
 
-_SHORT = {
-    "rotate_90": "rot90",
-    "rotate_180": "rot180",
-    "rotate_270": "rot270",
-    "flip_horizontal": "hflip",
-    "flip_vertical": "vflip",
-    "crop": "crop",
-}
-
-#: The labels of the report: upright and the five single orientations.
-REPORT_LABELS = ("upright", "rot90", "rot180", "rot270", "hflip", "vflip")
+_SHORT = {transforms[0]: label for label, transforms in ORIENTATION_CONDITIONS.items() if transforms} | {"crop": "crop"}
 
 #: Transforms longer than these are counted together.
 OTHER_LABEL = "other"
@@ -31,10 +22,10 @@ OTHER_LABEL = "other"
 _CHAINS = [chain for length in (1, 2, 3) for chain in product(_SHORT.values(), repeat=length)]
 
 #: Every label that a sample may get; fixed, so that processes can add their tables.
-LABELS = ("upright", *("+".join(chain) for chain in _CHAINS), OTHER_LABEL)
+LABELS = (UPRIGHT, *("+".join(chain) for chain in _CHAINS), OTHER_LABEL)
 _ROW = {label: row for row, label in enumerate(LABELS)}
 
-#: What is counted per label, in the columns of the table.
+#: Counts per label, in the columns of the table.
 _COUNTS = (
     "trajectories",
     "judged",
@@ -63,7 +54,7 @@ _RATES = {
 
 def orientation_label(transforms: Sequence[str]) -> str:
     """The label of a sample by its transforms: "upright", "rot90", "rot90+crop", ..., "other" for more than three."""
-    label = "+".join(_SHORT[name] for name in transforms) or "upright"
+    label = "+".join(_SHORT[name] for name in transforms) or UPRIGHT
     return label if label in _ROW else OTHER_LABEL
 
 

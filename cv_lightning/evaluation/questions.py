@@ -16,11 +16,11 @@ from cv_lightning.types import Sample
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """A question and what is to be done to its image; nothing is done before it is known to be asked.
+    """A question and its condition, which is applied only if the question is asked.
 
     Attributes:
         base: The sample upright, or as its row gives it, as the condition says.
-        condition: What is to be done.
+        condition: Of its image.
         seed: Seed of the corruption.
     """
 
@@ -34,7 +34,7 @@ class EvaluationItem:
 
 
 class ConditionSet(Dataset[EvaluationItem]):
-    """All conditions of the first question, then all of the second: what a cut-off run has is paired."""
+    """All conditions of the first question, then all of the second, so that an interrupted run has whole pairs."""
 
     def __init__(
         self, source: SampleSource, split: Split, conditions: Sequence[Condition], n_questions: int, seed: int
@@ -69,7 +69,7 @@ class RobustnessDataModule(LightningDataModule):
     Args:
         source: Where questions come from.
         orientations: Rows of the table: "upright", "rot90", "rot180", "rot270", "hflip", "vflip"; "recorded" leaves
-            images as their rows give them (MVToolBench, whose rows say what was done).
+            images as their rows give them (MVToolBench, whose rows name their transforms).
         corruptions: More rows: names of `cv_lightning.data.corruption.CORRUPTIONS`, each at each severity.
         severities: 1 (weak) to 5 (strong).
         n_questions: Questions, each under every condition; None takes all that the source has.

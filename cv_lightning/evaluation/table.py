@@ -17,18 +17,18 @@ from cv_lightning.evaluation.intervals import accuracy_interval, bootstrap_inter
 #: The row of unweighted means over the orientations (the paper's "average").
 MEAN = "mean"
 
-#: Cell -> what it is, in the order of the columns.
+#: Cell -> its meaning, in the order of the columns.
 CELLS: dict[str, str] = {
     "n": "questions answered",
     "unjudged": "answers that the judge failed on; they are in no accuracy",
     "accuracy": "mean credit of the answers",
-    "accuracy_low": "lower end of its 95 % interval: bootstrap, exact where every answer or none is right",
+    "accuracy_low": "lower end of its 95 % interval: bootstrap, exact if every answer or none is right",
     "accuracy_high": "upper end of it",
     "drop": "accuracy lost against upright, over the questions judged in both",
     "drop_low": "lower end of its 95 % bootstrap interval, resampled in pairs",
     "drop_high": "upper end of it",
     "tool_rate": "questions with a call that parsed",
-    "restored_rate": "questions whose last view stands upright, to the pixel",
+    "restored_rate": "questions whose last view is upright, to the pixel",
     "mean_turns": "turns per question",
     "n_calls": "calls per question",
     "error_rate": "attempted calls that failed or did not parse",
@@ -40,7 +40,7 @@ CELLS: dict[str, str] = {
     "exact_tools": "questions with exactly the required turns and crop, and no other",
 }
 
-#: A cell that nothing was counted for is None.
+#: None: nothing was counted.
 Cells = dict[str, float | None]
 
 
@@ -49,8 +49,8 @@ class EvaluationTable:
     """The result of an evaluation.
 
     Attributes:
-        rows: Condition -> cell of `CELLS` -> value; the last row is `MEAN` where two orientations or more are there.
-        families: Family -> condition -> accuracy, where there are two families or more.
+        rows: Condition -> cell of `CELLS` -> value; the last row is `MEAN` if there are two orientations or more.
+        families: Family -> condition -> accuracy, if there are two families or more.
         emergent: Condition -> tool that no task requires -> questions with it.
     """
 

@@ -12,7 +12,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 #: (step, value) in the order of the steps.
 Curve = Sequence[tuple[float, float]]
@@ -109,9 +109,11 @@ def curves(
         values = [value for of_seeds in series.values() for curve in of_seeds for _, value in curve]
         if is_log and values and min(values) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 1000 * min(values) else (1,)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
         for stage, of_seeds in series.items():
             _draw(axes, [curve for curve in of_seeds if curve], _color(colors[stage]))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

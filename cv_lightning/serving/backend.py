@@ -1,7 +1,8 @@
-"""What the chat server needs of whoever writes the replies."""
+"""The interface between the chat server and whoever writes its replies."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from cv_lightning.serving.request import ChatRequest
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReplySoFar:
     """How far a reply is.
 
     Attributes:
@@ -23,22 +24,26 @@ class Progress:
     end: str | None
 
 
-class Running(Protocol):
+class RunningReply(Protocol):
     """A reply that is being written."""
 
     n_input: int
 
-    def poll(self, timeout_s: float) -> Progress | None:
-        """What is new, None where nothing is within `timeout_s`; raises `BadRequest` for what failed."""
+    def read(self) -> ReplySoFar | None:
+        """The reply as it is now, None if nothing is new; does not wait. Raises `BadRequest` if it failed."""
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
 
 
 class Backend(Protocol):
-    """Who writes the replies. It is used from many threads."""
+    """Writes replies, for many clients at the same time."""
 
     name: str
 
-    def start(self, request: ChatRequest) -> Running:
-        """Start a reply; raises `BadRequest` where it cannot be written."""
+    def start(self, request: ChatRequest, notify: Callable[[], None]) -> RunningReply:
+        """Start a reply; `notify` is called, from any thread, whenever it has something new.
+
+        Raises:
+            BadRequest: It cannot be written.
+        """

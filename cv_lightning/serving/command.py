@@ -76,27 +76,25 @@ def main(arguments: Sequence[str]) -> int:
             f"{options.api_key_variable} to the key that clients must send."
         )
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    # torch and transformers only once the options are right.
-    from cv_lightning.serving.http_handler import ServerLimits
+    # torch, transformers and FastAPI only once the options are right.
     from cv_lightning.serving.policy_backend import Batching, PolicyBackend
     from cv_lightning.serving.server import ChatServer
+    from cv_lightning.serving.web_server import ServerLimits
     from modules.evaluate import weights_digest
 
     policy = load_policy(options)
     name = options.name or f"{Path(options.policy).resolve().name}-{weights_digest(policy)[:8]}"
     batching = Batching(options.max_batch, max_waiting=options.max_waiting)
     backend = PolicyBackend(policy, name, options.max_new_tokens, batching)
+    limits = ServerLimits(request_megabytes=options.max_request_mb)
     try:
-        limits = ServerLimits(request_megabytes=options.max_request_mb)
-        server = ChatServer(backend, options.host, options.port, key, limits)
+        server = ChatServer(backend, options.host, options.port, key, limits, on_stop=backend.close)
     except (OSError, OverflowError) as error:
+        backend.close()
         raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error}).") from error
     host = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"serving {name} at http://{host}:{server.server_port}/v1 (Ctrl-C ends it)", flush=True)
-    try:
-        server.serve_until_interrupted()
-    finally:
-        backend.close()
+    print(f"serving {name} at http://{host}:{server.port}/v1 (Ctrl-C ends it)", flush=True)
+    server.serve_until_interrupted()
     return 0
 
 

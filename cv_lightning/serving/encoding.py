@@ -156,7 +156,7 @@ def _with_tool_images(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         follows_tool = bool(merged) and merged[-1].role == "tool" and not merged[-1].images
         if follows_tool and message.role == "user" and not message.text and len(message.images) == 1:
-            merged[-1] = Message("tool", (*message.parts, *merged[-1].parts))
+            merged[-1] = merged[-1].model_copy(update={"content": [*message.content, *merged[-1].content]})
         else:
             merged.append(message)
     return merged

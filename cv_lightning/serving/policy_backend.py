@@ -8,67 +8,67 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cv_lightning.rollout import Completion, Sampling, SamplingPolicy
-from cv_lightning.serving.backend import Progress
+from cv_lightning.serving.backend import ReplySoFar
 from cv_lightning.serving.encoding import ChatEncoder
 from cv_lightning.serving.request import BadRequest, ChatRequest
 from cv_lightning.types import TokenSequence
 
 _LOG = logging.getLogger(__name__)
 
-_CANCELLED = BadRequest("The reply was cancelled.", code="cancelled", status=503)
-
 
 class Job:
-    """A reply that is being written; see `cv_lightning.serving.backend.Running`.
+    """A reply in the queue; see `cv_lightning.serving.backend.RunningReply`.
 
     Args:
         tokens: The conversation.
         sampling: How the reply is drawn.
         encoder: Decodes it, and remembers its ids.
-        is_alone: Whether no other may be drawn with it: one seed serves a batch.
-        is_watched: Whether the reply is wanted in pieces.
+        request: What the client asked.
+        notify: Called when there is something new.
     """
 
     def __init__(
-        self, tokens: TokenSequence, sampling: Sampling, encoder: ChatEncoder, is_alone: bool, is_watched: bool
+        self,
+        tokens: TokenSequence,
+        sampling: Sampling,
+        encoder: ChatEncoder,
+        request: ChatRequest,
+        notify: Callable[[], None],
     ) -> None:
         self.tokens = tokens
         self.sampling = sampling
-        self.is_alone = is_alone
-        self.is_watched = is_watched
+        self.is_alone = _is_seeded(request)  # one seed serves a batch: no other may be drawn with it
+        self.is_streamed = request.is_streamed
         self.is_cancelled = False
         self.n_input = len(tokens)
         self._encoder = encoder
+        self._notify = notify
         self._ids: list[int] = []
         self._news: queue.SimpleQueue[int | Completion | BadRequest] = queue.SimpleQueue()
 
-    def add(self, token_id: int) -> None:
-        """One more token, from the thread that generates."""
-        self._news.put(token_id)
+    def add(self, news: int | Completion | BadRequest) -> None:
+        """One more token, the whole reply, or why there is none; from the thread that generates."""
+        self._news.put(news)
+        self._notify()
 
-    def finish(self, outcome: Completion | BadRequest) -> None:
-        """The whole reply, or why there is none."""
-        self._news.put(outcome)
-
-    def poll(self, timeout_s: float) -> Progress | None:
-        """What is new, None where nothing is within `timeout_s`."""
-        try:
-            news = self._news.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if isinstance(news, BadRequest):
-            raise news
-        if isinstance(news, int):
+    def read(self) -> ReplySoFar | None:
+        """The reply as it is now, None if nothing is new."""
+        n_read = len(self._ids)
+        while not self._news.empty():
+            news = self._news.get()
+            if isinstance(news, BadRequest):
+                raise news
+            if isinstance(news, Completion):
+                text = self._encoder.decode(news.ids)
+                if news.is_finished:
+                    self._encoder.remember(self.tokens, text, news.ids)
+                return ReplySoFar(text, len(news.ids), "stop" if news.is_finished else "length")
             self._ids.append(news)
-            return Progress(self._encoder.decode(self._ids), len(self._ids), None)
-        text = self._encoder.decode(news.ids)
-        if news.is_finished:
-            self._encoder.remember(self.tokens, text, news.ids)
-        return Progress(text, len(news.ids), "stop" if news.is_finished else "length")
+        return ReplySoFar(self._encoder.decode(self._ids), len(self._ids), None) if len(self._ids) > n_read else None
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
@@ -96,7 +96,7 @@ class PolicyBackend:
     Args:
         policy: The policy, in evaluation mode.
         name: What clients call it.
-        max_new_tokens: Longest reply, and the length where a client does not say.
+        max_new_tokens: Longest reply, and the length if a client gives none.
         batching: How requests become batches.
     """
 
@@ -116,27 +116,26 @@ class PolicyBackend:
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
-    def start(self, request: ChatRequest) -> Job:
-        """Put a reply into the queue; raises `BadRequest` for one that cannot be written or has no place."""
+    def start(self, request: ChatRequest, notify: Callable[[], None]) -> Job:
+        """Put a reply into the queue; raises `BadRequest` if it cannot be written or finds no place."""
         tokens = self.encoder.encode(request)
-        is_alone = request.temperature > 0 and request.seed is not None
-        seed = request.seed if is_alone and request.seed is not None else 0
-        if request.temperature > 0 and not is_alone:
-            seed = random.getrandbits(62)
+        seed = 0
+        if request.temperature > 0:
+            seed = random.getrandbits(62) if request.seed is None else request.seed
         n_tokens = min(request.max_new_tokens or self.max_new_tokens, self.max_new_tokens)
         sampling = Sampling(request.temperature, n_tokens, seed)
-        job = Job(tokens, sampling, self.encoder, is_alone, request.is_streamed)
+        job = Job(tokens, sampling, self.encoder, request, notify)
         with self._changed:
             if len(self._waiting) >= self.batching.max_waiting:
                 raise BadRequest("Too many requests are waiting.", code="rate_limit_exceeded", status=429)
             if self._is_closed:
-                raise BadRequest("The server is shutting down.", code="unavailable", status=503)
+                raise _shutting_down()
             self._waiting.append(job)
             self._changed.notify_all()
         return job
 
     def close(self) -> None:
-        """End the thread that generates, in the middle of a reply too."""
+        """End the thread that generates, even in the middle of a reply."""
         with self._changed:
             self._is_closed = True
             for job in self._running:
@@ -148,7 +147,7 @@ class PolicyBackend:
         while jobs := self._next_batch():
             self._generate(jobs)
         for job in self._waiting:
-            job.finish(BadRequest("The server is shutting down.", code="unavailable", status=503))
+            job.add(_shutting_down())
 
     def _next_batch(self) -> list[Job]:
         """The first that waits and those that can be drawn with it; empty once the backend is closed."""
@@ -173,20 +172,12 @@ class PolicyBackend:
         if not wanted:
             return
         self.batch_sizes.append(len(wanted))
-        end_id = self.policy.conversation.end_of_turn_id
-
-        def on_tokens(ids_B: Sequence[int | None]) -> bool:
-            for job, token in zip(wanted, ids_B, strict=True):
-                if job.is_watched and token is not None and token != end_id:
-                    job.add(token)
-            return not all(job.is_cancelled for job in wanted)
-
         try:
-            session = self.policy.open_session(wanted[0].sampling, on_tokens)
+            session = self.policy.open_session(wanted[0].sampling, lambda ids_B: self._hand_on(wanted, ids_B))
             for job, completion in zip(wanted, session.sample([job.tokens for job in wanted]), strict=True):
-                job.finish(_CANCELLED if job.is_cancelled else completion)
-        except Exception:  # noqa: BLE001 - whatever it is, the clients are told and the server goes on
-            if len(wanted) > 1 and not any(job.is_watched for job in wanted):
+                job.add(_shutting_down() if job.is_cancelled else completion)
+        except Exception:  # noqa: BLE001 - whatever it is, the clients are told and the server continues
+            if len(wanted) > 1 and not any(job.is_streamed for job in wanted):
                 # One that does not fit in memory, or is broken, must not take the others with it.
                 _release_memory()
                 for job in wanted:
@@ -194,14 +185,30 @@ class PolicyBackend:
                 return
             _LOG.exception("a batch of %d failed", len(wanted))
             for job in wanted:
-                job.finish(BadRequest("The reply could not be generated.", code="generation_failed", status=500))
+                job.add(BadRequest("The reply could not be generated.", code="generation_failed", status=500))
             _release_memory()
+
+    def _hand_on(self, jobs: Sequence[Job], ids_B: Sequence[int | None]) -> bool:
+        """Hand tokens to whoever reads along; False once nobody waits for any reply."""
+        end_id = self.policy.conversation.end_of_turn_id
+        for job, token in zip(jobs, ids_B, strict=True):
+            if job.is_streamed and token is not None and token != end_id:
+                job.add(token)
+        return not all(job.is_cancelled for job in jobs)
+
+
+def _is_seeded(request: ChatRequest) -> bool:
+    return request.temperature > 0 and request.seed is not None
 
 
 def _fits(job: Job, first: Job) -> bool:
     """Whether two replies can be drawn by one session."""
     settings = [(one.sampling.temperature, one.sampling.max_new_tokens) for one in (job, first)]
     return settings[0] == settings[1] and not job.is_alone and not first.is_alone
+
+
+def _shutting_down() -> BadRequest:
+    return BadRequest("The server is shutting down.", code="unavailable", status=503)
 
 
 def _release_memory() -> None:

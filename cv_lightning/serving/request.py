@@ -1,4 +1,4 @@
-"""What a client of the chat server may ask, checked: OpenAI's request for a chat completion.
+"""OpenAI's request for a chat completion, checked by pydantic.
 
 Images come as data URLs only: a server that fetched addresses for strangers would fetch from inside its network.
 """
@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import sys
+from io import BytesIO
+from typing import Annotated, Any, Literal, cast
 
 from PIL import Image
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
 from cv_lightning.tools.reply_text import join_calls
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-
 #: Images of one request, and their pixels together: 600 MB in memory.
 MAX_IMAGES = 64
 MAX_TOTAL_MEGAPIXELS = 200
-
-#: Keys that would change the reply and that this server does not know, with the value that changes nothing.
-_NEUTRAL: dict[str, Any] = {"n": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "logprobs": False}
 
 _DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
 
@@ -47,52 +53,216 @@ class BadRequest(Exception):
         self.param = param
 
 
-@dataclass(frozen=True)
-class Message:
-    """One message.
+def decode_data_url(url: Any) -> bytes:
+    """The bytes of an image's data URL; raises `ValueError` for any other text."""
+    match = _DATA_URL.match(url) if isinstance(url, str) else None
+    if match is None:
+        raise ValueError("images must come as data URLs (data:image/png;base64,...); this server fetches nothing")
+    try:
+        return base64.b64decode(url[match.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("the data URL is not valid base64") from error
 
-    Attributes:
-        role: One of `ROLES`.
-        parts: Texts and RGB images in their order; an assistant's tool calls are text in it, as the policy writes them.
-    """
 
-    role: str
-    parts: tuple[str | Image.Image, ...]
+def count_pixels(encoded: bytes) -> int:
+    """Pixels of an image by its header, before anything is decoded; 0 if it cannot be read."""
+    try:
+        with Image.open(BytesIO(encoded)) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError:  # Pillow opens none that is so large
+        return sys.maxsize
+    except Exception:  # noqa: BLE001 - decoding says what is wrong with it
+        return 0
+
+
+class _Images:
+    """Counts the images of one request."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pixels = 0
+
+    def add(self, value: Any) -> Image.Image:
+        """Decode one image; raises `ValueError` if it is none, or one too many."""
+        self._count += 1
+        if self._count > MAX_IMAGES:
+            raise ValueError(f"more than {MAX_IMAGES} images")
+        encoded = decode_data_url(value.get("url") if isinstance(value, dict) else value)
+        self._pixels += count_pixels(encoded)
+        if self._pixels > MAX_TOTAL_MEGAPIXELS * 1_000_000:
+            raise ValueError(f"the images have more than {MAX_TOTAL_MEGAPIXELS} megapixels together")
+        return open_image(encoded, "the image")
+
+
+def _image(value: Any, info: ValidationInfo) -> Image.Image:
+    images = cast(_Images, info.context)
+    try:
+        return images.add(value)
+    except (DataError, ValueError) as error:
+        raise PydanticCustomError("invalid_image", "{reason}", {"reason": str(error)}) from error
+
+
+def _only(neutral: Any) -> AfterValidator:
+    """Refuse a key that would change the reply, unless it has the value that changes nothing."""
+
+    def check(value: Any) -> Any:
+        if value != neutral:
+            raise PydanticCustomError("unsupported_value", "this server only knows {value}", {"value": repr(neutral)})
+        return value
+
+    return AfterValidator(check)
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Part(_Checked):
+    """A text or an image of a message."""
+
+    type: Literal["text", "refusal", "image_url"]
+    text: str = ""
+    refusal: str = ""
+    image_url: Annotated[Any, PlainValidator(_image)] = None
+
+    @property
+    def value(self) -> str | Image.Image:
+        """The text, or the RGB image."""
+        image: Image.Image | None = self.image_url
+        return image if image is not None else self.text or self.refusal
+
+    @model_validator(mode="after")
+    def _holds_its_type(self) -> Part:
+        if self.type not in self.model_fields_set or (self.type != "image_url" and self.image_url is not None):
+            raise ValueError(f"expected a part of type {self.type!r} to hold {self.type!r}")
+        return self
+
+
+class _Function(_Checked):
+    name: str
+    arguments: str
+
+
+class _Call(_Checked):
+    function: _Function
+
+
+class Message(_Checked):
+    """One message; a text counts as one part."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: list[Part] = Field(default=None, validate_default=True)
+    tool_calls: list[_Call] | None = None
 
     @property
     def text(self) -> str:
-        """The texts as one."""
-        return "".join(part for part in self.parts if isinstance(part, str))
+        """The texts as one, an assistant's tool calls in it as the policy writes them."""
+        text = "".join(part.value for part in self.content if isinstance(part.value, str))
+        if self.role != "assistant":
+            return text
+        return join_calls(text, [(call.function.name, call.function.arguments) for call in self.tool_calls or ()])
 
     @property
     def images(self) -> list[Image.Image]:
-        """The images."""
-        return [part for part in self.parts if isinstance(part, Image.Image)]
+        """The RGB images."""
+        return [part.image_url for part in self.content if part.image_url is not None]
+
+    @property
+    def parts(self) -> tuple[str | Image.Image, ...]:
+        """Texts and images in their order."""
+        return tuple(part.value for part in self.content if part.value != "")
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _as_parts(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            return [{"type": "text", "text": value}]
+        return [] if value is None and info.data.get("role") == "assistant" else value
+
+    @field_validator("content")
+    @classmethod
+    def _images_of_users_only(cls, value: list[Part], info: ValidationInfo) -> list[Part]:
+        if info.data.get("role") not in ("user", "tool") and any(part.image_url is not None for part in value):
+            raise ValueError("expected text parts; only the user and a tool may send images")
+        return value
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """A request that was found right.
+def _tool(value: dict[str, Any]) -> dict[str, Any]:
+    function = value.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError('expected {"type": "function", "function": {"name": ...}}')
+    return value
+
+
+class _StreamOptions(_Checked):
+    include_usage: bool | None = None
+
+
+class ChatRequest(_Checked):
+    """A request that was found right; null counts as absent.
 
     Attributes:
         model: The model's name.
         messages: The conversation.
-        tools: The tools that the client offers, as it wrote them; empty where calls stay text.
         temperature: Softmax temperature.
-        max_new_tokens: Longest reply; None: the server's.
         seed: None draws one.
         is_streamed: Whether the reply comes in pieces.
-        counts_stream: Whether a streamed reply ends with its usage.
     """
 
-    model: str
-    messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
-    temperature: float = 1.0
-    max_new_tokens: int | None = None
-    seed: int | None = None
-    is_streamed: bool = False
-    counts_stream: bool = False
+    model: str = ""
+    messages: list[Message] = Field(min_length=1)
+    offered_tools: list[Annotated[dict[str, Any], AfterValidator(_tool)]] = Field([], alias="tools")
+    tool_choice: str = "auto"
+    temperature: float = Field(1.0, ge=0, le=100)
+    max_tokens: int | None = Field(None, ge=1, lt=1 << 63)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 63)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    is_streamed: bool = Field(False, alias="stream")
+    stream_options: _StreamOptions = _StreamOptions()
+    n: Annotated[Any, _only(1)] = 1
+    top_p: Annotated[Any, _only(1)] = 1
+    presence_penalty: Annotated[Any, _only(0)] = 0
+    frequency_penalty: Annotated[Any, _only(0)] = 0
+    logprobs: Annotated[Any, _only(False)] = False
+    response_format: Annotated[Any, _only({"type": "text"})] = None
+    stop: Annotated[Any, _only([])] = None
+    logit_bias: Annotated[Any, _only({})] = None
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The tools that the client offers, as it wrote them; empty if calls stay text."""
+        return [] if self.tool_choice == "none" else self.offered_tools
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Longest reply; None: the server's."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def counts_stream(self) -> bool:
+        """Whether a streamed reply ends with its usage."""
+        return self.stream_options.include_usage is True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _policy_chooses(cls, value: str) -> str:
+        if value not in ("auto", "none"):
+            raise PydanticCustomError("unsupported_value", "the policy decides; give auto or none")
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _order(cls, value: list[Message]) -> list[Message]:
+        if any(message.role in ("system", "developer") for message in value[1:]):
+            raise ValueError("only the first message may be of the system")
+        if value[-1].role not in ("user", "tool"):
+            raise ValueError("the last one must be of the user or a tool")
+        return value
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -102,160 +272,16 @@ def read_request(body: bytes) -> ChatRequest:
         BadRequest: It is none, or asks for what this server does not have.
     """
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The request is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(content, dict):
-        raise BadRequest("Expected a JSON object with model and messages.")
-    for name, neutral in _NEUTRAL.items():
-        if content.get(name) not in (None, neutral):
-            raise BadRequest(f"{name}: this server only knows {neutral!r}.", name, "unsupported_value")
-    for name in ("stop", "logit_bias"):
-        if content.get(name):
-            raise BadRequest(f"{name}: this server does not know it.", name, "unsupported_value")
-    if (content.get("response_format") or {"type": "text"}) != {"type": "text"}:
-        raise BadRequest("response_format: this server only gives text.", "response_format", "unsupported_value")
-    limit = "max_completion_tokens" if content.get("max_completion_tokens") is not None else "max_tokens"
-    options = content.get("stream_options")
-    return ChatRequest(
-        model=_typed(content, "model", str, ""),
-        messages=_messages(content.get("messages")),
-        tools=_tools(content),
-        temperature=_number(content, "temperature", 1.0, 0.0, 100.0),
-        max_new_tokens=_integer(content, limit, 1),
-        seed=_integer(content, "seed", -(1 << 63)),
-        is_streamed=_typed(content, "stream", bool, False),
-        counts_stream=isinstance(options, dict) and options.get("include_usage") is True,
-    )
+        return ChatRequest.model_validate_json(body, context=_Images())
+    except ValidationError as error:
+        raise refusal_of(error) from error
 
 
-def _typed(content: Mapping[str, Any], name: str, kind: type[Any], otherwise: Any) -> Any:
-    value = content.get(name)
-    if value is None:
-        return otherwise
-    if not isinstance(value, kind):
-        raise BadRequest(f"{name}: expected {kind.__name__} but got {type(value).__name__}.", name)
-    return value
-
-
-def _number(content: Mapping[str, Any], name: str, otherwise: float, low: float, high: float) -> float:
-    value = otherwise if content.get(name) is None else content[name]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise BadRequest(f"{name}: expected a number from {low:g} to {high:g} but got {value!r}.", name)
-    return float(value)
-
-
-def _integer(content: Mapping[str, Any], name: str, low: int) -> int | None:
-    value: int | None = _typed(content, name, int, None)
-    if isinstance(value, bool) or (value is not None and not low <= value < 1 << 63):
-        raise BadRequest(f"{name}: expected a whole number from {low} on but got {value!r}.", name)
-    return value
-
-
-def _tools(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    tools, choice = content.get("tools") or [], content.get("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise BadRequest("tool_choice: the policy decides; give auto or none.", "tool_choice", "unsupported_value")
-    is_right = isinstance(tools, list) and all(
-        isinstance(tool, dict)
-        and isinstance(tool.get("function"), dict)
-        and isinstance(tool["function"].get("name"), str)
-        for tool in tools
-    )
-    if not is_right:
-        raise BadRequest('tools: expected a list of {"type": "function", "function": {"name": ...}}.', "tools")
-    return () if choice == "none" else tuple(tools)
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise BadRequest("messages: expected a list with at least one message.", "messages")
-    images = _Images()
-    messages = tuple(_message(message, f"messages[{index}]", images) for index, message in enumerate(value))
-    for index, message in enumerate(messages):
-        if message.role in ("system", "developer") and index:
-            raise BadRequest(f"messages[{index}]: only the first message may be of the system.", "messages")
-    if messages[-1].role not in ("user", "tool"):
-        raise BadRequest("messages: the last one must be of the user or a tool.", "messages")
-    return messages
-
-
-class _Images:
-    """Decodes the images of a request, as long as they are not too many."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._pixels = 0
-
-    def decode(self, encoded: bytes, where: str) -> Image.Image:
-        """One image; raises `DataError` for what is none."""
-        self._count += 1
-        if self._count > MAX_IMAGES:
-            raise BadRequest(f"{where}: more than {MAX_IMAGES} images.", where)
-        image = open_image(encoded, where)
-        self._pixels += image.width * image.height
-        if self._pixels > MAX_TOTAL_MEGAPIXELS * 1_000_000:
-            raise BadRequest(f"{where}: the images have more than {MAX_TOTAL_MEGAPIXELS} megapixels together.", where)
-        return image
-
-
-def _message(value: Any, where: str, images: _Images) -> Message:
-    role = value.get("role") if isinstance(value, dict) else None
-    if role not in ROLES:
-        raise BadRequest(f"{where}.role: expected one of {', '.join(ROLES)} but got {role!r}.", f"{where}.role")
-    content = value.get("content")
-    if isinstance(content, str):
-        parts: list[str | Image.Image] = [_whole(content, f"{where}.content")]
-    elif content is None and role == "assistant":
-        parts = []
-    elif isinstance(content, list):
-        parts = [_part(part, role, f"{where}.content[{index}]", images) for index, part in enumerate(content)]
-    else:
-        raise BadRequest(f"{where}.content: expected a text or a list of parts.", f"{where}.content")
-    if role == "assistant":
-        given = value.get("tool_calls") or []
-        if not isinstance(given, list):
-            raise BadRequest(f"{where}.tool_calls: expected a list.", f"{where}.tool_calls")
-        calls = [_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(given)]
-        text = "".join(part for part in parts if isinstance(part, str))
-        parts = [join_calls(text, calls)]
-    return Message(role, tuple(part for part in parts if part != ""))
-
-
-def _part(value: Any, role: str, where: str, images: _Images) -> str | Image.Image:
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind in ("text", "refusal") and isinstance(value.get(kind), str):
-        return _whole(value[kind], where)
-    if kind != "image_url" or role not in ("user", "tool"):
-        raise BadRequest(f"{where}: expected a text part, or of the user or a tool an image_url part.", where)
-    image_url = value.get("image_url")
-    url = image_url.get("url") if isinstance(image_url, dict) else image_url
-    if not isinstance(url, str) or (match := _DATA_URL.match(url)) is None:
-        raise BadRequest(
-            f"{where}: images must come as data URLs (data:image/png;base64,...); this server fetches nothing.", where
-        )
-    try:
-        return images.decode(base64.b64decode(url[match.end() :], validate=True), where)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(f"{where}: the data URL is not valid base64.", where, "invalid_image") from error
-    except DataError as error:
-        raise BadRequest(str(error), where, "invalid_image") from error
-
-
-def _whole(text: str, where: str) -> str:
-    """JSON can hold halves of characters, and a tokenizer cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRequest(f"{where}: the text holds half a character (a lone surrogate).", where) from error
-    return text
-
-
-def _call(value: Any, where: str) -> tuple[str, str]:
-    function = value.get("function") if isinstance(value, dict) else None
-    fields = function if isinstance(function, dict) else {}
-    name, arguments = fields.get("name"), fields.get("arguments")
-    if not isinstance(name, str) or not isinstance(arguments, str):
-        raise BadRequest(f'{where}: expected {{"function": {{"name": ..., "arguments": "..."}}}}.', where)
-    return _whole(name, where), _whole(arguments, where)
+def refusal_of(error: ValidationError) -> BadRequest:
+    """The first mistake that pydantic found, named as a program would reach it: `messages[0].content`."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).removeprefix(".")
+    reason = first["msg"].removeprefix("Value error, ")
+    known = {"json_invalid": "invalid_json", "invalid_image": "invalid_image", "unsupported_value": "unsupported_value"}
+    code = known.get(first["type"], "invalid_value")
+    return BadRequest(f"{where}: {reason}." if where else f"{reason}.", where or None, code)

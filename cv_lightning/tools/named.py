@@ -81,7 +81,9 @@ NAMED_TOOLS: dict[str, NamedTool] = {
     "equalize": NamedTool("Spread the brightness evenly.", lambda: "ImageOps.equalize(image)"),
     "threshold": NamedTool(
         "Make what is lighter than a level white and the rest black.",
-        lambda level: f'image.convert("L").point(lambda value: 255 if value > {level!r} else 0)',
+        lambda level: (
+            f'Image.fromarray(cv2.threshold(np.array(image.convert("L")), {level!r}, 255, cv2.THRESH_BINARY)[1])'
+        ),
         {"level": Integer(default=128, low=0, high=255)},
     ),
     "blur": NamedTool(

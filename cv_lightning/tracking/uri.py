@@ -1,4 +1,4 @@
-"""MLflow's names for stores and runs: what they may be, said before anything waits for them."""
+"""MLflow's names for stores and runs, checked before anything waits for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_uri(uri: str) -> None:
-    """Raise `ConfigError` where MLflow cannot use the URI, before training rather than in the background."""
+    """Raise `ConfigError` if MLflow cannot use the URI, before training rather than in the background."""
     try:
         is_server = urlsplit(uri).hostname is not None and urlsplit(uri).port != 0
     except ValueError:  # a port that is no number, an open bracket in the host

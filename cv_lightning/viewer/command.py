@@ -53,7 +53,7 @@ def _write_stored(options: argparse.Namespace) -> Path:
 
 
 def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) -> Path:
-    """Write the page of the newest `most` trajectories below `target`; says on stderr what was left out.
+    """Write the page of the newest `most` trajectories below `target`; warns on stderr of those left out.
 
     Args:
         target: A file of records or a folder with some below it.

@@ -12,7 +12,9 @@ from typing import Any
 from PIL import Image
 
 from cv_lightning.types import ToolCall, Trajectory, Turn, ViewedImage
-from cv_lightning.viewer.records import FILE, Record
+from cv_lightning.viewer.page import page
+from cv_lightning.viewer.pictures import store
+from cv_lightning.viewer.records import FILE, FoundRecords, Record, read
 
 #: Version of the records; readers take records without one as 1.
 SCHEMA = 2
@@ -21,11 +23,11 @@ SCHEMA = 2
 def describe(
     trajectory: Trajectory, name: Callable[[Image.Image], str], credits: Sequence[Mapping[str, float]] | None = None
 ) -> Record:
-    """What happened in a trajectory, as JSON; whoever knows its reward or its place in a step adds them.
+    """A trajectory as JSON, without its reward and its place in a step, which the caller may add.
 
     Args:
         trajectory: What happened.
-        name: Keeps an image and says what it is called.
+        name: Keeps an image and returns its name.
         credits: What each turn earned, by reward term.
     """
     sample = trajectory.sample
@@ -92,13 +94,30 @@ def save_image(image: Image.Image, folder: Path) -> str:
     """Save an image below `folder` once, whichever trajectories it is in; returns its path below `folder`."""
     name = image_name(image)
     if not (folder / name).exists():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(folder / name)
     return name
 
 
-def write_records(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write the file of records in place of the one that is there; a reader never meets a half-written one."""
+def write_records(records: Sequence[Mapping[str, Any]], folder: Path, title: str) -> Path:
+    """Write records and their page, `index.html`, in place of those that are there; returns the page.
+
+    A reader never meets a half-written file of records.
+
+    Args:
+        records: Their images are below `folder` already.
+        folder: Made if it does not exist.
+        title: Of the page.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     new = folder / f"{FILE}.new"
     # Escaped to ASCII: a lone surrogate of a byte-level tokenizer has no UTF-8.
     new.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records), encoding="utf-8")
     new.replace(folder / FILE)
+    found = read([folder / FILE]) if records else FoundRecords()
+    target = folder / "index.html"
+    target.write_text(page(found.records, store(found.images.items()), title), encoding="utf-8")
+    return target

@@ -18,8 +18,8 @@ _INSIDE = re.compile(r"images/[0-9A-Za-z_.-]+")
 
 
 @dataclass
-class Records:
-    """What was read: records, the files of their images by name, and what was left out, in words."""
+class FoundRecords:
+    """Records, the files of their images by name, and the faults of those left out, in words."""
 
     records: list[Record] = field(default_factory=list)
     images: dict[str, Path] = field(default_factory=dict)
@@ -46,13 +46,13 @@ def find(target: Path) -> list[Path]:
     return found
 
 
-def read(files: list[Path]) -> Records:
-    """Read records; a line that is cut off or no record is named in `faults` and left out.
+def read(files: list[Path]) -> FoundRecords:
+    """Read records; a line that is cut off, or is no record, is left out and named in `faults`.
 
     Raises:
         DataError: A file cannot be read, or no line of any holds a record.
     """
-    read = Records()
+    found = FoundRecords()
     for path in files:
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -62,13 +62,13 @@ def read(files: list[Path]) -> Records:
             record = _record(line)
             if record is None:
                 if line.strip():
-                    read.faults.append(f"{path}, line {row}: not a whole record, left out")
+                    found.faults.append(f"{path}, line {row}: not a whole record, left out")
                 continue
-            _take(record, path.parent, read)
-    if not read.records:
-        faults = "; ".join(read.faults[:3]) or "the file is empty"
+            _take(record, path.parent, found)
+    if not found.records:
+        faults = "; ".join(found.faults[:3]) or "the file is empty"
         raise DataError(f"{', '.join(map(str, files[:3]))}: holds no trajectory ({faults}).")
-    return read
+    return found
 
 
 def _record(line: str) -> Record | None:
@@ -83,7 +83,7 @@ def _record(line: str) -> Record | None:
     return record if is_one else None
 
 
-def _take(record: Record, folder: Path, read: Records) -> None:
+def _take(record: Record, folder: Path, found: FoundRecords) -> None:
     record["run"] = str(folder.parent)
     if "step" not in record and (match := re.fullmatch(r"step_(\d+)", folder.name)):
         record["step"] = int(match.group(1))
@@ -92,5 +92,5 @@ def _take(record: Record, folder: Path, read: Records) -> None:
         # A record may come from anywhere: it names files of its own folder only.
         if _INSIDE.fullmatch(name) and ".." not in name:
             image["file"] = Path(name).name
-            read.images.setdefault(image["file"], folder / name)
-    read.records.append(record)
+            found.images.setdefault(image["file"], folder / name)
+    found.records.append(record)

@@ -37,7 +37,7 @@ function startViewer(data) {
   document.body.append(make("div", { class: "layout" }, make("nav", { "aria-label": "list" }, form, entries), detail));
   const buttons = records.map((record, index) => {
     const [word, style] = verdict(record);
-    const button = make("button", { type: "button", onclick: () => select(index) }, make("span", { class: style, text: `${word} · reward ${number(record.reward)} · ${record.kind || ""} ${record.step ?? ""}` }), make("span", {}, quoted(record.question)), make("span", { class: "quiet", text: `${tools(record).join(", ") || "no tool"} · ${list(record.turns).length} turns` }));
+    const button = make("button", { type: "button", onclick: () => select(index) }, make("span", { class: style, text: `${word} · reward ${number(record.reward)} · ${record.kind || ""}${record.step === undefined ? "" : `, step ${record.step}`}` }), make("span", {}, quoted(record.question)), make("span", { class: "quiet", text: `${tools(record).join(", ") || "no tool"} · ${list(record.turns).length} turns` }));
     return make("li", {}, button);
   });
   const texts = records.map((record) => JSON.stringify([record.question, record.answer, record.truth, record.id, record.turns]).toLowerCase());

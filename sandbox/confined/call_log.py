@@ -38,7 +38,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
         ImageOps,
         (
             *("mirror", "flip", "grayscale", "exif_transpose", "autocontrast", "equalize", "invert", "posterize"),
-            *("solarize", "expand", "pad", "fit", "contain", "cover", "scale", "crop"),
+            *("solarize", "expand", "pad"),  # the calls that others make are logged themselves
         ),
     ),
     "np": (np, ("array", "asarray", "ascontiguousarray", "copy", "pad")),

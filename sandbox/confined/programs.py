@@ -11,9 +11,8 @@ from PIL import Image
 from sandbox.confined import wire
 from sandbox.effects.credit import Effects
 from sandbox.geometry import Affine
-from sandbox.lanes.pillow import Outcome, run_program
+from sandbox.lanes.pillow import run_program
 from sandbox.operations.arrays import Table
-from sandbox.operations.formulas import Formula, Leaf
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from sandbox.confined.worker import Request
 
 #: The classes that a program is made of, beside plain values and tuples.
-_CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table, Formula, Leaf)}
+_CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table)}
 
 
 def encode(program: ToolProgram) -> bytes:
@@ -54,29 +53,28 @@ def _read(value: Any) -> Any:
 
 
 def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
-    """Run the program of a request, in a tool worker: (outcome, result, text for `read_outcome`, no claim)."""
+    """Run the program of a request, in a tool worker: (outcome, result, text for `read_effects`, no claim)."""
     outcome = run_program(decode(request.payload), request.images[request.chosen])
-    image = None if outcome.image is None else outcome.image.convert("RGB")
-    failure = outcome.failure and (outcome.failure[0], outcome.failure[1][:2000])
+    if outcome is None:
+        return wire.EMPTY, None, "", ""
     earned = outcome.effects
     frame = earned.frame and [getattr(earned.frame, field.name) for field in fields(Affine)]
-    text = json.dumps([earned.tools, earned.orientation, frame, failure, outcome.line])
-    return wire.TEXT_ONLY if image is None else wire.IMAGE, image, text, ""
+    text = json.dumps([earned.tools, earned.orientation, frame])
+    return wire.IMAGE, outcome.image.convert("RGB"), text, ""
 
 
-def read_outcome(text: str, image: Image.Image | None) -> Outcome:
-    """The outcome of a program.
+def read_effects(text: str) -> Effects:
+    """What a program earns, as a tool worker told it.
 
     Raises:
         ValueError: The text is not one that `run` writes.
     """
     try:
-        tools, orientation, frame, failure, line = json.loads(text)
-        effects = Effects(
+        tools, orientation, frame = json.loads(text)
+        return Effects(
             tuple(map(str, tools)),
             None if orientation is None else str(orientation),
             None if frame is None else Affine(*map(float, frame)),
         )
-        return Outcome(image, effects, None if failure is None else (str(failure[0]), str(failure[1])), int(line))
-    except (TypeError, IndexError) as error:
+    except TypeError as error:
         raise ValueError(f"a tool worker answered {text[:200]!r}") from error

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sandbox.geometry import ORIENTATIONS, Affine, Box, Size, compose, orientation_of
-from sandbox.operations.formulas import tool_of
 from sandbox.operations.operation import Operation
 from sandbox.operations.table import OPERATIONS
 
@@ -129,8 +128,6 @@ def _is_resized(box: Box, frame: Affine, width: int, height: int) -> bool:
 
 def colour_tool(operation: Operation) -> str | None:
     """The tool of a colour operation; None if it has none."""
-    if operation.name == "np.formula":
-        return tool_of(operation.values[0])
     if operation.name == "Image.convert" and operation.values[0] == "L":
         return "grayscale"
     return OPERATIONS[operation.name].tool

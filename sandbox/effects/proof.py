@@ -21,7 +21,7 @@ from sandbox.effects.search import find_effects
 from sandbox.geometry import ORIENTATIONS, Size, compose
 from sandbox.images import as_rgb
 from sandbox.lanes.pillow import Outcome, run_operation, run_program
-from sandbox.lift.reader import Lifted, Unliftable, lift
+from sandbox.lift.reader import Reading, Unliftable, lift
 from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
@@ -93,15 +93,15 @@ def _found(
     if claim is not None:
         source = claim.program.source
         start = as_rgb(images[chosen if source is None else source])
-        if not fits_in_process(claim.program, start.size, limits):
-            outcome = (run_elsewhere and run_elsewhere(claim.program, start)) or Outcome(None)
-        else:
+        if fits_in_process(claim.program, start.size, limits):
             outcome = _run(claim, start, result)
-        if claim.is_whole and same_pixels(result, outcome.image):
+        elif run_elsewhere is not None:
+            outcome = run_elsewhere(claim.program, start)
+        if claim.is_whole and outcome is not None and same_pixels(result, outcome.image):
             return outcome.effects if source is None else Effects(outcome.effects.tools)
     after = _pixels(result)
     found = find_effects(_pixels(as_rgb(images[chosen])), after)
-    if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None or not outcome.image:
+    if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None:
         return found
     rest = find_effects(_pixels(outcome.image.convert("RGB")), after)
     return found if rest == UNKNOWN else _chained(outcome.effects, rest)
@@ -121,7 +121,7 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
     is_plain = 0 < len(text) <= _MAX_CHARS and _PLAIN.fullmatch(text) and not _KEYWORD.search(text)
     if not is_plain or len(lines) > _MAX_LINES:
         return None
-    read: Lifted = lift(text, sizes, chosen)
+    read: Reading = lift(text, sizes, chosen)
     is_whole = not isinstance(read, Unliftable)
     if isinstance(read, Unliftable):
         readable = lines[: read.line - 1]
@@ -129,12 +129,12 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
         if target is None:
             return None
         read = lift("\n".join([*readable, f"result = {target[1]}"]), sizes, chosen)
-    if not isinstance(read, ToolProgram) or not read.has_result or None in read.sizes:
+    if not isinstance(read, ToolProgram) or not read.has_result:
         return None
     return Claim(read, is_whole)
 
 
-def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome:
+def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | None:
     """What the program of a claim gives: `result` itself, if it ends by a resize that gives that."""
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:

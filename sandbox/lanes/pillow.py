@@ -12,8 +12,7 @@ from sandbox.effects.credit import UNKNOWN, Credit, Effects
 from sandbox.effects.pixels import same_pixels
 from sandbox.images import as_rgb
 from sandbox.lanes.lane import Lifted
-from sandbox.messages import NO_RESULT, describe_error, kind_of
-from sandbox.operations.formulas import UncertainError
+from sandbox.messages import NO_RESULT
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
@@ -54,7 +53,8 @@ def _observe(call: Lifted) -> Observation | None:
     if not program.has_result:
         status: Status = "ok" if program.text else "error"
         return Observation(status, text=program.text or NO_RESULT, lane="pillow", level="lifted")
-    return observed(call, run_program(program, as_rgb(call.image)), "pillow")
+    outcome = run_program(program, as_rgb(call.image))
+    return None if outcome is None else observed(program, outcome, "pillow")
 
 
 def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
@@ -67,19 +67,10 @@ def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program did.
+    """The result of a program, and what it earns, seen from the image that it starts from."""
 
-    Attributes:
-        image: The result; None where an operation failed, or did not though it was known to.
-        effects: What it earns, seen from the image that it starts from.
-        failure: Type and message of what the library raised.
-        line: Line of the operation that raised.
-    """
-
-    image: Image.Image | None
+    image: Image.Image
     effects: Effects = UNKNOWN
-    failure: tuple[str, str] | None = None
-    line: int = 0
 
 
 def run_operation(operation: Operation, image: Image.Image) -> Image.Image:
@@ -91,8 +82,8 @@ def run_program(
     program: ToolProgram,
     image: Image.Image,
     finish: Callable[[Operation, Image.Image], Image.Image] = run_operation,
-) -> Outcome:
-    """Run a program on an RGB image; a failing operation is an outcome, never an exception.
+) -> Outcome | None:
+    """Run a program on an RGB image; None if an operation fails, which the checks of its values should prevent.
 
     Args:
         program: What to run.
@@ -104,12 +95,8 @@ def run_program(
         before, is_last = image, operation is program.operations[-1]
         try:
             image = (finish if is_last else run_operation)(operation, image)
-        except UncertainError:
-            return Outcome(None)
-        except Exception as error:  # noqa: BLE001 - whatever the library raises for these values is the policy's to read
-            return Outcome(None, failure=(kind_of(error), str(error)), line=operation.line)
-        if is_last and program.sizes and program.sizes[-1] is None:
-            return Outcome(None)
+        except Exception:  # noqa: BLE001 - the confined lane has the message, whatever the library raises
+            return None
         credit.add(operation, image.size, lambda one=before, other=image: not same_pixels(one, other))  # type: ignore[misc]
     effects = credit.effects(
         lambda: same_pixels(image, source), lambda: same_pixels(image, without_colour(program, source))
@@ -117,15 +104,9 @@ def run_program(
     return Outcome(image.copy() if image is source else image, effects)
 
 
-def observed(call: Lifted, outcome: Outcome, lane: str) -> Observation | None:
-    """What a policy sees of a program that ran; None if it did not do what reading it had promised."""
-    program, image, effects = call.program, outcome.image, outcome.effects
-    if outcome.failure is not None:
-        text = describe_error(*outcome.failure, outcome.line, call.request.code)
-        return Observation("error", text=program.text + text, lane=lane, level="lifted")
-    if image is None:
-        return None
-    is_chosen = program.source is None
+def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
+    """What a policy sees of a program that made an image."""
+    is_chosen, image, effects = program.source is None, outcome.image, outcome.effects
     return Observation(
         "ok",
         image=image if image.mode == "RGB" else image.convert("RGB"),

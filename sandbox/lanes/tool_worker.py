@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from sandbox.confined.pool import CLOSED, Answer, Pool, Task
-from sandbox.confined.programs import encode, read_outcome
+from sandbox.confined.programs import encode, read_effects
 from sandbox.images import Budget
 from sandbox.lanes.confined import LONG_LIFE_S
 from sandbox.lanes.lane import Lifted
@@ -60,7 +60,7 @@ class ToolWorkerLane:
             wall_s: Seconds that each may take; None for those of the limits.
 
         Returns:
-            For each, in order, how it ended, and its outcome if it ended well.
+            For each, in order, how it ended, and its outcome if no operation failed.
         """
         tasks = [Task(encode(program), [image], wall_s=wall_s) for program, image in programs]
         found: dict[int, tuple[Answer, Outcome | None]] = {}
@@ -113,18 +113,18 @@ class ToolWorkerLane:
 
 
 def _read(answer: Answer) -> tuple[Answer, Outcome | None]:
-    if answer.status != "ok":
+    if answer.image is None:
         return answer, None
     try:
-        return answer, read_outcome(answer.text, answer.image)
+        return answer, Outcome(answer.image, read_effects(answer.text))
     except ValueError as error:
         return replace(answer, status="crash", text=str(error)), None
 
 
 def _observe(call: Lifted, answer: Answer, outcome: Outcome | None) -> Observation | None:
-    if outcome is None:
-        text = call.program.text + answer.text
-        seen: Observation | None = Observation(answer.status, text=text, lane=ToolWorkerLane.name, level="lifted")
-    else:
-        seen = observed(call, outcome, ToolWorkerLane.name)
-    return seen and replace(seen, wall_s=answer.wall_s)
+    if outcome is not None:
+        return replace(observed(call.program, outcome, ToolWorkerLane.name), wall_s=answer.wall_s)
+    if answer.status == "ok":
+        return None
+    text = call.program.text + answer.text
+    return Observation(answer.status, text=text, lane=ToolWorkerLane.name, level="lifted", wall_s=answer.wall_s)

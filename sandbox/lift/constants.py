@@ -1,291 +1,152 @@
-"""Constants of a snippet and what is computed from them; see `sandbox.lift.reader`. Every result is bounded in size."""
+"""Constants of a snippet and what is computed from them. Every result is bounded in size."""
 
 from __future__ import annotations
 
 import ast
-import math
 import operator
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
-from sandbox.lift.symbols import KnownFaultError, NotLiftableError, Unknown
+from sandbox.lift.values import Constant, NotLiftableError, Value
+from sandbox.operations.arrays import DTYPES, MAX_ELEMENTS, Table, table_of
+from sandbox.operations.parameters import is_integer
 
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Pow: lambda base, power: _power(base, power),
+_MAX_NUMBER = 1e15
+_MAX_TEXT = 4096
+#: Elements of a tuple or list, those of its elements among them: names can double it line by line.
+_MAX_PARTS = 256
+#: How a number may be formatted.
+_FORMAT = re.compile(r"[<>^]?[+]?0?\d{0,2},?(\.\d{1,2})?[dfeg%s]?")
+
+Number = int | float
+
+_OPERATORS: dict[type[ast.operator | ast.unaryop], Callable[..., Number]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.BitOr: operator.or_,
+    ast.Pow: lambda base, power: _power(base, power),
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
 }
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
-
-
-def _power(base: Any, power: Any) -> Any:
-    if abs(power) > 64 or abs(base) > 1e6:
-        raise NotLiftableError("a large power")
-    value = base**power
-    if isinstance(value, complex):
-        raise NotLiftableError("a complex number")
-    return value
-
-
-#: Builtins that are computed while reading.
-NUMERIC: dict[str, Callable[..., Any]] = {
+_FUNCTIONS: dict[str, Callable[..., Number]] = {
     "int": int,
     "float": float,
     "round": round,
     "abs": abs,
     "min": min,
     "max": max,
-    "sum": sum,
+    "len": len,
 }
-#: Functions of `math` that are computed while reading.
-MATH: dict[str, Callable[..., Any]] = {
-    name: getattr(math, name)
-    for name in (
-        *("floor", "ceil", "sqrt", "radians", "degrees", "sin", "cos", "tan", "hypot", "atan2", "atan", "asin", "acos"),
-        *("exp", "log", "log2", "log10", "fabs"),
-    )
-}
-_MAX_NUMBER = 1e15
-#: How a number may be formatted, with few places.
-_FORMAT = re.compile(r"[<>^]?[+]?0?\d{0,2},?(\.\d{1,2})?[dfeg%s]?")
-_MAX_TEXT = 4096
-#: Elements that a constant may have, its parts' elements among them: names can double it line by line.
-_MAX_ELEMENTS = 256
+#: Builtin functions that are computed while reading.
+BUILTIN_FUNCTIONS = frozenset(_FUNCTIONS)
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, int | float | np.integer)
-
-
-def is_many_numbers(value: object) -> bool:
-    """Whether the value is a list of numbers, or a tuple."""
-    return isinstance(value, tuple | list) and all(map(_is_plain, value))
-
-
-def holds_symbol(value: object) -> bool:
-    """Whether the value is, or holds, something that only a run can tell."""
+def is_constant(value: Value) -> bool:
+    """Whether the value can be printed: no picture, no array, nothing of a library."""
     if isinstance(value, tuple | list):
-        return any(holds_symbol(part) for part in value)
-    return not (value is None or isinstance(value, bool | int | float | str))
+        return all(map(is_constant, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
-def _is_constant(*values: object) -> bool:
-    return all(isinstance(value, int | float | str | tuple) for value in values)
-
-
-def _is_special(value: object) -> bool:
-    """Whether comparing the value gives, or may give, something else than True or False."""
-    return holds_symbol(value) or _holds_numpy(value)
-
-
-def _holds_numpy(value: object) -> bool:
-    return any(map(_holds_numpy, value)) if isinstance(value, tuple | list) else isinstance(value, np.generic)
-
-
-def _compare(comparison: ast.cmpop, left: Any, right: Any) -> bool:
-    if type(comparison) not in _COMPARE or not _is_constant(left, right) or _is_special(left) or _is_special(right):
-        raise NotLiftableError("a comparison that is not read here")
-    try:
-        return bool(_COMPARE[type(comparison)](left, right))
-    except TypeError:
-        raise NotLiftableError("a comparison of different types") from None
-
-
-def _shown(text: str) -> str:
-    if len(text) > _MAX_TEXT:
-        raise NotLiftableError("much text")
-    return text
-
-
-def check_small(elements: Sequence[Any], seen: int = 0) -> int:
-    """How many elements there are, those of elements among them.
+def bounded(value: Value) -> Constant:
+    """A constant that is small enough to compute with.
 
     Raises:
-        NotLiftableError: They are many.
+        NotLiftableError: It is large, or no constant.
     """
+    if isinstance(value, bool | float) or value is None:
+        return value
+    if isinstance(value, int) and abs(value) <= _MAX_NUMBER:
+        return value
+    if isinstance(value, str) and len(value) <= _MAX_TEXT:
+        return value
+    raise NotLiftableError("a large constant" if isinstance(value, int | str) else f"a constant {type(value).__name__}")
+
+
+def check_small(elements: Sequence[Value], seen: int = 0) -> int:
+    """How many elements there are, those of elements among them; raises NotLiftableError if they are many."""
     for element in elements:
         seen = check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
-        if seen > _MAX_ELEMENTS:
-            raise NotLiftableError("a large constant")
+        if seen > _MAX_PARTS:
+            raise NotLiftableError("a large tuple or list")
     return seen
 
 
-class Constants(ABC):
-    """Reads literals, operators, conditions, formatted strings and prints.
+def _power(base: Number, power: Number) -> Number:
+    if abs(power) > 64 or abs(base) > 1e6 or (base < 0 and not isinstance(power, int)):
+        raise NotLiftableError("a large power")
+    value: Number = base**power
+    return value
 
-    Attributes:
-        text: What was printed so far.
-        is_plain: Whether all of the snippet was read, and holds nothing that parses and does not compile.
-    """
 
-    text: str = ""
-    is_plain: bool = True
+def compute(sign: ast.operator | ast.unaryop, *operands: Value) -> Constant:
+    """An operator on numbers, or `+` on texts."""
+    left = operands[0]
+    if isinstance(sign, ast.Add) and isinstance(left, str) and isinstance(operands[1], str):
+        return bounded(left + operands[1])
+    if type(sign) not in _OPERATORS or not all(isinstance(operand, int | float) for operand in operands):
+        raise NotLiftableError("an operator on something other than numbers", "use constants and image sizes")
+    try:
+        return bounded(_OPERATORS[type(sign)](*operands))
+    except (ArithmeticError, TypeError):
+        raise NotLiftableError("arithmetic that fails") from None
 
-    @abstractmethod
-    def value(self, node: ast.expr) -> Any:
-        """What an expression gives."""
 
-    def truth(self, value: Any) -> bool:
-        """Whether a constant is true."""
-        if holds_symbol(value):
-            raise NotLiftableError("a condition that only a run can tell")
-        return bool(value)
+def call(name: str, arguments: Sequence[Value]) -> Constant:
+    """A builtin function of numbers, or `len`."""
+    first = arguments[0] if len(arguments) == 1 else None
+    if name == "len" and isinstance(first, tuple | list):
+        return len(first)
+    values = first if name in {"min", "max"} and isinstance(first, tuple | list) else arguments
+    if name == "len" or not values or not all(isinstance(value, int | float) for value in values):
+        raise NotLiftableError(f"{name} of something other than numbers")
+    if name == "round" and len(values) == 2 and not (is_integer(values[1]) and abs(values[1]) <= 20):
+        raise NotLiftableError("a rounding to many places")
+    try:
+        return bounded(_FUNCTIONS[name](*values))
+    except (ArithmeticError, TypeError, ValueError):
+        raise NotLiftableError(f"a call of {name} that fails") from None
 
-    def _read_constant(self, node: ast.Constant) -> Any:
-        if node.value is None or isinstance(node.value, bool | str | float):
-            return node.value
-        if isinstance(node.value, int):
-            return self.bounded(node.value)
-        raise NotLiftableError(f"a constant of type {type(node.value).__name__}")
 
-    def bounded(self, value: Any) -> Any:
-        """The number, where it is one and of a size that costs nothing."""
-        if not _is_plain(value) or (isinstance(value, int) and abs(value) > _MAX_NUMBER):
-            raise NotLiftableError("a number that is not read here")
-        return value
+def shown(value: Value, form: str | None = None) -> str:
+    """A constant as `print` and f-strings write it."""
+    if not is_constant(value):
+        raise NotLiftableError("printing something other than constants and sizes")
+    if form is not None and not _FORMAT.fullmatch(form):
+        raise NotLiftableError("a format like this", "format by `:.2f` or the like")
+    try:
+        text = str(value) if form is None else format(value, form)
+    except (ValueError, TypeError):
+        raise NotLiftableError("a format that does not fit") from None
+    bounded(text)
+    return text
 
-    def _read_tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
-        return tuple(self._elements(node.elts))
 
-    def _read_list(self, node: ast.List) -> list[Any]:
-        return self._elements(node.elts)
+def item(owner: tuple[Value, ...] | list[Value], index: Value | slice) -> Value:
+    """An element or a part of a tuple or list."""
+    if isinstance(index, slice):
+        return owner[index]
+    if not is_integer(index) or not -len(owner) <= index < len(owner):
+        raise NotLiftableError("an index outside a tuple or list")
+    return owner[index]
 
-    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
-        elements = [self.value(node) for node in nodes]
-        check_small(elements)
-        return elements
 
-    def _read_unaryop(self, node: ast.UnaryOp) -> Any:
-        value = self.value(node.operand)
-        if isinstance(node.op, ast.Not):
-            return not self.truth(value)
-        if not _is_plain(value) or isinstance(node.op, ast.Invert):
-            return self.operate(node.op, value, None)
-        return -value if isinstance(node.op, ast.USub) else +value
-
-    def _read_binop(self, node: ast.BinOp) -> Any:
-        return self.combine(node.op, self.value(node.left), self.value(node.right))
-
-    def combine(self, sign: ast.operator, left: Any, right: Any) -> Any:
-        """What an operator gives."""
-        if not _is_plain(left) or not _is_plain(right) or type(sign) not in _BINARY:
-            return self.operate(sign, left, right)
-        try:
-            return self.bounded(_BINARY[type(sign)](left, right))
-        except (ZeroDivisionError, OverflowError) as error:
-            raise KnownFaultError(type(error).__name__, str(error)) from None
-
-    def operate(self, sign: ast.operator | ast.cmpop | ast.unaryop, left: Any, right: Any) -> Any:
-        """An operator on something else than two numbers."""
-        if isinstance(sign, ast.Add) and isinstance(left, str) and isinstance(right, str):
-            return _shown(left + right)
-        if isinstance(sign, ast.Mult) and isinstance(left, tuple | list) and isinstance(right, int) and right <= 8:
-            repeated = left * right
-            check_small(repeated)
-            return repeated
-        if isinstance(sign, ast.Add) and type(left) is type(right) and isinstance(left, tuple | list):
-            joined = left + right
-            check_small(joined)
-            return joined
-        raise NotLiftableError("an operator on something else than numbers")
-
-    def _read_compare(self, node: ast.Compare) -> Any:
-        left = self.value(node.left)
-        if len(node.ops) == 1:
-            return self._compare_two(node.ops[0], node.left, left, self.value(node.comparators[0]))
-        for comparison, comparator in zip(node.ops, node.comparators, strict=True):
-            right = self.value(comparator)
-            if not _compare(comparison, left, right):
-                return False
-            left = right
-        return True
-
-    def _compare_two(self, comparison: ast.cmpop, node: ast.expr, left: Any, right: Any) -> Any:
-        if isinstance(comparison, ast.Is | ast.IsNot):
-            if right is not None or isinstance(left, Unknown) or isinstance(node, ast.Constant):
-                raise NotLiftableError("a comparison that is not read here")
-            return (left is None) == isinstance(comparison, ast.Is)
-        if isinstance(comparison, ast.In | ast.NotIn) and isinstance(right, tuple | list):
-            if _is_special(left) or _is_special(right):
-                raise NotLiftableError("a comparison that is not read here")
-            return (left in right) == isinstance(comparison, ast.In)
-        if not _is_constant(left, right):
-            return self.operate(comparison, left, right)
-        return _compare(comparison, left, right)
-
-    def _read_boolop(self, node: ast.BoolOp) -> Any:
-        value: Any = None
-        self.is_plain = False
-        for operand in node.values:
-            value = self.value(operand)
-            if self.truth(value) != isinstance(node.op, ast.And):
-                break
-        return value
-
-    def _read_ifexp(self, node: ast.IfExp) -> Any:
-        self.is_plain = False
-        return self.value(node.body if self.truth(self.value(node.test)) else node.orelse)
-
-    def _read_joinedstr(self, node: ast.JoinedStr) -> str:
-        return _shown("".join(self._piece(part) for part in node.values))
-
-    def _piece(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            return node.value
-        if not isinstance(node, ast.FormattedValue) or node.conversion != -1:
-            raise NotLiftableError("a formatted string that is not read here")
-        value = self._printable(self.value(node.value))
-        if node.format_spec is None:
-            return _shown(format(value))
-        form = self.value(node.format_spec)
-        if not _FORMAT.fullmatch(form):
-            raise NotLiftableError("a format that is not read here")
-        try:
-            return _shown(format(value, form))
-        except (ValueError, TypeError):
-            raise NotLiftableError("a format that does not fit") from None
-
-    def _printable(self, value: Any) -> Any:
-        if holds_symbol(value):
-            raise NotLiftableError("printing something else than constants")
-        return value
-
-    def print(self, node: ast.Call) -> None:
-        """Read a call of `print` with constants."""
-        if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
-            raise NotLiftableError("print with keywords")
-        pieces = [_shown(str(self._printable(self.value(argument)))) for argument in node.args]
-        self.text = _shown(self.text + " ".join(pieces) + "\n")
-
-    def number(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
-        """What a function of numbers gives."""
-        if name == "len" and len(arguments) == 1 and isinstance(arguments[0], tuple | list) and not keywords:
-            return len(arguments[0])
-        if name in {"min", "max", "sum"} and len(arguments) == 1 and is_many_numbers(arguments[0]) and arguments[0]:
-            return self.bounded(NUMERIC[name](arguments[0]))
-        if name == "sum" or keywords or not arguments or not all(map(_is_plain, arguments)):
-            raise NotLiftableError(f"a call of {name}")
-        if name == "round" and len(arguments) == 2 and not (isinstance(arguments[1], int) and abs(arguments[1]) <= 20):
-            raise NotLiftableError("a rounding that is not read here")
-        function = NUMERIC.get(name) or MATH[name]
-        try:
-            return self.bounded(function(*arguments))
-        except (ValueError, OverflowError) as error:
-            raise KnownFaultError(type(error).__name__, str(error)) from None
-        except TypeError:
-            raise NotLiftableError(f"a call of {name}") from None
+def array(rows: Value, dtype: str | None) -> Table:
+    """`np.array` of numbers that are written down."""
+    if not isinstance(rows, tuple | list) or dtype not in (None, *DTYPES):
+        raise NotLiftableError("an array like this", "write its numbers down")
+    try:
+        with np.errstate(all="raise"):
+            made = np.array(rows, dtype=dtype)
+            table = table_of(made) if made.size <= MAX_ELEMENTS and made.dtype.kind in "iuf" else None
+    except (ArithmeticError, TypeError, ValueError):
+        table = None
+    if table is None:
+        raise NotLiftableError("an array like this", "write its numbers down")
+    return table

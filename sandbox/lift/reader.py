@@ -1,41 +1,41 @@
 """Reads a snippet as a `ToolProgram`, or says why it cannot be read. Nothing is ever evaluated.
 
-The reader walks the syntax tree as the interpreter would, with pictures that are only described. It knows few calls
-and knows them exactly; whatever it does not know with certainty raises `NotLiftableError`, so a program that comes out
-does, bit for bit, what the snippet does.
+The reader goes through the statements as the interpreter would, with pictures that are only described. It knows few
+calls and knows them exactly, and refuses whatever it does not know with certainty: a program that comes out does, bit
+for bit, what the snippet does. Statements run one after the other; there are no loops, conditions or functions.
 """
 
 from __future__ import annotations
 
 import ast
-import threading
-import warnings
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
 
 from sandbox.geometry import Size
-from sandbox.lift.calls import PROVIDED, SUBMODULES
-from sandbox.lift.expressions import Expressions
-from sandbox.lift.grids import set_item
-from sandbox.lift.symbols import Canvas, DoomedError, Grid, KnownFaultError, Name, NotLiftableError, Picture
+from sandbox.lift import calls, constants
+from sandbox.lift.array_calls import sliced
+from sandbox.lift.values import Arguments, KnownFaultError, Name, NotLiftableError, Pen, Picture, Value
 from sandbox.messages import RESULT_NAMES
+from sandbox.operations.operation import State
+from sandbox.operations.parameters import is_integer
 from sandbox.operations.program import ToolProgram
 
-_IMPORTS = {"PIL": "PIL", "numpy": "np", "cv2": "cv2", "math": "math"}
-#: Statements that a snippet may run, those of loops once for each turn.
-_MAX_STATEMENTS = 1000
+#: Brackets within brackets, and parts of the syntax tree: what reading costs.
+_MAX_DEPTH = 16
+_MAX_NODES = 1000
+#: What Python warns of while it parses, which a run would print: an unknown escape, and a number that runs into a word.
+_WARNS = re.compile(r"\\[^\n\\'\"abfnrtvxuUN]|\b\d[\w.]*?(?:and|else|for|if|in|is|or|not)\b")
 
 
 @dataclass(frozen=True)
 class Unliftable:
-    """The snippet cannot be read with certainty: `reason`, in line `line`."""
+    """The snippet cannot be read with certainty: what in line `line`, and what to write instead."""
 
     reason: str
     line: int = 1
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Fault:
     Attributes:
         kind: Name of the exception's type.
         message: Its text.
-        line: Where it is raised, 1-based.
-        text: What was printed before.
+        line: The line that raises, 1-based.
+        text: The text printed before.
     """
 
     kind: str
@@ -55,225 +55,259 @@ class Fault:
     text: str = ""
 
 
-Lifted = ToolProgram | Unliftable | Fault
+Reading = ToolProgram | Unliftable | Fault
 
 
 @lru_cache(maxsize=4096)
-def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: bool = False) -> Lifted:
+def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: bool = False) -> Reading:
     """Read `code`, given the size of each image of the trajectory (width, height) and the index of the chosen one.
 
     Args:
         code: Python source.
         sizes: Size of every image, all RGB.
-        image_index: Which of them `image` and `img` name.
+        image_index: Index of the image that `image` and `img` name.
         persists: Whether names of earlier snippets may be alive, so that an unknown name is no certain error.
     """
-    reader = _Reader(sizes, image_index, persists=persists)
+    if _depth(code) > _MAX_DEPTH or _WARNS.search(code):
+        return Unliftable("code with deep brackets or unusual escapes")
     try:
-        tree = _quietly(lambda: ast.parse(code, _FILE))
-        lifted = reader.read(tree)
-        if not isinstance(lifted, ToolProgram) or not reader.is_plain:  # some errors come only now; nothing is run
-            _quietly(lambda: compile(tree, _FILE, "exec", dont_inherit=True))
+        tree = ast.parse(code, "<code>")
     except SyntaxError as error:
         return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
-    except SyntaxWarning as warning:
-        return Unliftable(str(warning))
-    except (RecursionError, MemoryError):  # of our own stack, which is deeper than a worker's
-        return Unliftable("the code is nested too deeply")
-    except (ValueError, OverflowError) as error:
-        return Fault("SyntaxError", str(error) or "the code is nested too deeply", 1)
-    return lifted
+    except (RecursionError, MemoryError, ValueError, OverflowError):  # deep in our own stack, deeper than a worker's
+        return Unliftable("code that is nested deeply")
+    if sum(1 for _ in ast.walk(tree)) > _MAX_NODES:
+        return Unliftable("long code")
+    return _Reader(sizes, image_index, persists=persists).read(tree)
 
 
-_FILE = "<code>"
-_WARNINGS_LOCK = threading.Lock()
+def _depth(code: str) -> int:
+    """How deep brackets are nested, those in texts and comments among them."""
+    depth = deepest = 0
+    for character in code:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth = max(0, depth - 1)
+    return deepest
 
 
-def _quietly(call: Callable[[], Any]) -> Any:
-    """What a call of the compiler gives.
+class _Reader:
+    """The state of reading one snippet.
 
-    Raises:
-        SyntaxWarning: It warns; a run would print that.
+    Attributes:
+        names: The value of each name.
+        line: Line that is being read.
+        text: The text printed so far.
     """
-    with _WARNINGS_LOCK, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SyntaxWarning)
-        result = call()
-    for warning in caught:
-        if issubclass(warning.category, SyntaxWarning) and warning.filename == _FILE:
-            raise SyntaxWarning(str(warning.message))
-    return result
-
-
-def _check_name(name: str) -> None:
-    if name.startswith("__"):
-        raise NotLiftableError(f"a new {name}")
-
-
-def _loaded(node: ast.expr) -> ast.expr:
-    """The expression with every target in it read."""
-    match node:
-        case ast.Name():
-            return ast.Name(node.id, ast.Load())
-        case ast.Subscript():
-            return ast.Subscript(node.value, node.slice, ast.Load())
-        case _:
-            raise NotLiftableError("a change of something else than a name")
-
-
-class _Reader(Expressions):
-    """Runs statements over described pictures."""
 
     def __init__(self, sizes: Sequence[Size], image_index: int, *, persists: bool) -> None:
-        super().__init__(sizes, image_index, persists=persists)
-        self._index = image_index
+        images = [Picture(index, (State(size),)) for index, size in enumerate(sizes)]
+        self._index, self._persists = image_index, persists
+        self._chosen = images[image_index]
         self._binds = False
-        self._n_statements = 0
+        self.line = 1
+        self.text = ""
+        self.names: dict[str, Value] = dict(calls.PROVIDED)
+        self.names |= {"image": self._chosen, "img": self._chosen, "images": [*images], "draw": Pen(self._chosen)}
+        self.names |= {f"image_{index}": picture for index, picture in enumerate(images)}
 
-    def read(self, tree: ast.Module) -> Lifted:
-        """What the snippet is, if it compiles."""
+    def read(self, tree: ast.Module) -> Reading:
+        """What the snippet is."""
         try:
-            return self._outcome(tree)
+            for statement in tree.body:
+                self.line = statement.lineno
+                self._run(statement)
+            return self._program()
         except NotLiftableError as error:
-            return Unliftable(str(error), self.line)
+            return Unliftable(error.reason, self.line, error.remedy)
+        except KnownFaultError as fault:
+            return Fault(fault.kind, str(fault), self.line, self.text)
         except Exception as error:  # noqa: BLE001 - what trips the reader is not certain, hence does not lift
             return Unliftable(f"what the reader does not know ({type(error).__name__})", self.line)
 
-    def _outcome(self, tree: ast.Module) -> Lifted:
-        try:
-            with np.errstate(all="raise"):  # what NumPy warns of would be printed
-                self.run(tree.body)
-            return self.program()
-        except KnownFaultError as fault:
-            self.check_quiet(())
-            return Fault(fault.kind, str(fault), self.line, self.text)
-        except DoomedError as doomed:
-            return self.program_of(doomed.picture)
-
-    def run(self, body: Sequence[ast.stmt]) -> None:
-        for statement in body:
-            self._n_statements += 1
-            if self._n_statements > _MAX_STATEMENTS:
-                raise NotLiftableError("a long loop")
-            self.line = statement.lineno
-            self._run_one(statement)
-
-    def _run_one(self, statement: ast.stmt) -> None:
+    def _run(self, statement: ast.stmt) -> None:
         match statement:
             case ast.Assign():
                 value = self.value(statement.value)
                 for target in statement.targets:
                     self._assign(target, value)
-            case ast.AnnAssign(target=ast.Name(), value=ast.expr() as expression, simple=1):
-                self.is_plain = False
-                self._assign(statement.target, self.value(expression))
-                self._check_annotation(statement.annotation)
+            case ast.Expr(value=ast.Call(func=ast.Name(id="print")) as call) if "print" not in self.names:
+                self._print(call)
             case ast.Expr():
-                self._expression(statement.value)
-            case ast.If() | ast.For(orelse=[]):
-                self._branch(statement)
-            case ast.AugAssign():
-                self._augment(statement)
-            case ast.Import() | ast.ImportFrom():
-                self._import(statement)
-            case ast.Pass():
-                pass
+                self.value(statement.value)
+            case ast.Import():
+                for alias in statement.names:
+                    self._bind(alias.asname or alias.name, calls.module(alias.name))
+            case ast.ImportFrom(module="PIL", level=0):
+                for alias in statement.names:
+                    self._bind(alias.asname or alias.name, calls.part_of_pillow(alias.name))
+            case ast.ImportFrom():
+                raise NotLiftableError(f"import of {statement.module}")
             case _:
-                raise NotLiftableError(f"a statement of kind {type(statement).__name__}")
+                raise NotLiftableError(*_REMEDIES.get(type(statement), (f"a statement ({type(statement).__name__})",)))
 
-    def _expression(self, expression: ast.expr) -> None:
-        match expression:
-            case ast.Call(func=ast.Name(id="print")) if "print" not in self.names:
-                self.print(expression)
-            case ast.Constant():
-                pass
+    def _print(self, call: ast.Call) -> None:
+        if call.keywords:
+            raise NotLiftableError("print with keywords")
+        self.text += " ".join(constants.shown(self.value(argument)) for argument in call.args) + "\n"
+        constants.bounded(self.text)
+
+    def _assign(self, target: ast.expr, value: Value) -> None:
+        match target:
+            case ast.Name():
+                self._bind(target.id, value)
+            case ast.Tuple() | ast.List() if isinstance(value, tuple | list) and len(value) == len(target.elts):
+                for part, item in zip(target.elts, value, strict=True):
+                    self._assign(part, item)
             case _:
-                self.value(expression)
+                raise NotLiftableError("an assignment to a part of something", "make a new image or array")
 
-    def _check_annotation(self, annotation: ast.expr) -> None:
-        """It is evaluated too."""
-        match annotation:
-            case ast.Name(id="int" | "float" | "str" | "bool" | "list" | "tuple" as name) if name not in self.names:
-                return
-            case ast.Attribute(value=ast.Name(id="Image" | "np" as name), attr="Image" | "ndarray" as attribute):
-                if self.names[name] == Name(name) and f"{name}.{attribute}" in {"Image.Image", "np.ndarray"}:
-                    return
-        raise NotLiftableError("an annotation that is not read here")
+    def _bind(self, name: str, value: Value) -> None:
+        if name.startswith("__"):
+            raise NotLiftableError(f"a new {name}")
+        self.names[name] = value
+        self._binds |= name not in RESULT_NAMES and value != calls.PROVIDED.get(name)
 
-    def _branch(self, statement: ast.If | ast.For) -> None:
-        self.is_plain = False
-        if isinstance(statement, ast.If):
-            self.run(statement.body if self.truth(self.value(statement.test)) else statement.orelse)
-            return
-        for value in self.turns(statement.iter):
-            self._assign(statement.target, value)
-            self.run(statement.body)
+    def value(self, node: ast.expr) -> Value:
+        """The value of an expression.
 
-    def _augment(self, statement: ast.AugAssign) -> None:
-        """`x += 1`: only of numbers and texts, which nothing else can see change, and of a number in an array."""
-        old = self.value(ast.copy_location(_loaded(statement.target), statement))
-        new = self.value(statement.value)
-        if not isinstance(old, int | float | str) or not isinstance(new, int | float | str):
-            raise NotLiftableError("an array, or a list, that is changed in place")
-        self._assign(statement.target, self.combine(statement.op, old, new))
+        Raises:
+            NotLiftableError: It is not certain.
+            KnownFaultError: The expression raises.
+        """
+        read = _EXPRESSIONS.get(type(node))
+        if read is None:
+            raise NotLiftableError(*_REMEDIES.get(type(node), (f"an expression ({type(node).__name__})",)))
+        return read(self, node)
 
-    def _assign(self, target: ast.expr, value: object) -> None:
-        if isinstance(target, ast.Subscript):
-            owner = self.value(target.value)
-            if not isinstance(owner, Grid):
-                raise NotLiftableError("an assignment to a part of something")
-            set_item(owner, self.value(target.slice), value)
-            return
-        if isinstance(target, ast.Name):
-            _check_name(target.id)
-            self.names[target.id] = value
-            self._binds |= target.id not in RESULT_NAMES
-            return
-        if not isinstance(target, ast.Tuple | ast.List) or not isinstance(value, tuple | list):
-            raise NotLiftableError("an assignment to something else than names")
-        if len(value) != len(target.elts) or any(isinstance(part, ast.Starred) for part in target.elts):
-            raise NotLiftableError("an assignment of another number of values")
-        for part, item in zip(target.elts, value, strict=True):
-            self._assign(part, item)
+    def _name(self, node: ast.Name) -> Value:
+        if node.id in self.names:
+            return self.names[node.id]
+        self.line = node.lineno
+        if calls.is_builtin(node.id) or self._persists:
+            raise NotLiftableError(f"the name {node.id}")
+        raise KnownFaultError("NameError", f"name {node.id!r} is not defined")
 
-    def _import(self, statement: ast.Import | ast.ImportFrom) -> None:
-        if isinstance(statement, ast.ImportFrom) and statement.level:
-            raise NotLiftableError("a relative import")
-        for alias in statement.names:
-            _check_name(alias.asname or alias.name)
-            self._binds |= (alias.asname or alias.name) not in PROVIDED
-            if isinstance(statement, ast.Import):
-                if alias.name not in _IMPORTS:
-                    raise NotLiftableError(f"import of {alias.name}")
-                self.names[alias.asname or alias.name] = Name(_IMPORTS[alias.name])
-            elif statement.module == "PIL" and alias.name in SUBMODULES:
-                self.names[alias.asname or alias.name] = Name(alias.name)
-            elif statement.module == "PIL" and alias.name in PROVIDED and alias.name.startswith("Image"):
-                self.names[alias.asname or alias.name] = Name(f"PIL.{alias.name}")
-            else:
-                raise NotLiftableError(f"import of {alias.name} from {statement.module}")
+    def _constant(self, node: ast.Constant) -> Value:
+        if isinstance(node.value, bytes | complex) or node.value is ...:
+            raise NotLiftableError(f"a constant {type(node.value).__name__}")
+        return constants.bounded(node.value)
 
-    def program(self) -> ToolProgram:
+    def _sequence(self, node: ast.Tuple | ast.List) -> Value:
+        elements = [self.value(element) for element in node.elts]
+        constants.check_small(elements)
+        return elements if isinstance(node, ast.List) else tuple(elements)
+
+    def _operator(self, node: ast.BinOp) -> Value:
+        left = self.value(node.left)
+        return constants.compute(node.op, left, self.value(node.right))
+
+    def _sign(self, node: ast.UnaryOp) -> Value:
+        return constants.compute(node.op, self.value(node.operand))
+
+    def _formatted(self, node: ast.JoinedStr) -> Value:
+        text = ""
+        for part in node.values:
+            match part:
+                case ast.Constant(value=str(piece)):
+                    text += piece
+                case ast.FormattedValue(conversion=-1, format_spec=None):
+                    text += constants.shown(self.value(part.value))
+                case ast.FormattedValue(
+                    conversion=-1, format_spec=ast.JoinedStr(values=[ast.Constant(value=str(form))])
+                ):
+                    text += constants.shown(self.value(part.value), form)
+                case _:
+                    raise NotLiftableError("a format like this", "format by `:.2f` or the like")
+        return constants.bounded(text)
+
+    def _attribute(self, node: ast.Attribute) -> Value:
+        owner = self.value(node.value)
+        self.line = node.end_lineno or self.line
+        return calls.attribute(owner, node.attr)
+
+    def _subscript(self, node: ast.Subscript) -> Value:
+        owner = self.value(node.value)
+        parts = [
+            self._index_of(part) for part in (node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice])
+        ]
+        if isinstance(owner, Picture) and owner.is_array:
+            return sliced(owner, parts)
+        if isinstance(owner, tuple | list) and len(parts) == 1:
+            return constants.item(owner, parts[0])
+        raise NotLiftableError("a subscript of something other than an array, a tuple or a list")
+
+    def _index_of(self, node: ast.expr) -> Value | slice:
+        if not isinstance(node, ast.Slice):
+            return self.value(node)
+        bounds = [None if part is None else self.value(part) for part in (node.lower, node.upper, node.step)]
+        if any(bound is not None and not is_integer(bound) for bound in bounds):
+            raise NotLiftableError("a slice with bounds that are no integers", "round them by `int(...)`")
+        return slice(*bounds)
+
+    def _call(self, node: ast.Call) -> Value:
+        if any(isinstance(argument, ast.Starred) for argument in node.args) or any(
+            k.arg is None for k in node.keywords
+        ):
+            raise NotLiftableError("unpacked arguments", "write each argument out")
+        match node.func:
+            case ast.Attribute():
+                owner = self.value(node.func.value)
+                self.line = node.func.end_lineno or self.line
+                function = calls.method(owner, node.func.attr)
+            case ast.Name() if node.func.id not in self.names and node.func.id in constants.BUILTIN_FUNCTIONS:
+                function = calls.function(Name(node.func.id))
+            case _:
+                function = calls.function(self.value(node.func))
+        positional = [self.value(argument) for argument in node.args]
+        keywords = {str(keyword.arg): self.value(keyword.value) for keyword in node.keywords}
+        if len(keywords) < len(node.keywords):
+            raise NotLiftableError("a keyword that is given twice")
+        return function(Arguments(positional, keywords))
+
+    def _program(self) -> ToolProgram | Unliftable:
         """The program that leads to the result."""
         for name in RESULT_NAMES:
             value = self.names.get(name)
-            if isinstance(value, Canvas) and value.picture is None:
-                raise NotLiftableError(f"{name} holds no image yet")
-            if isinstance(value, Canvas):
-                value = value.picture
-            if value is None or (name in {"img", "image"} and value is self.chosen and not self.chosen.is_changed):
-                if value is self.chosen and value.is_drawn:
-                    raise NotLiftableError("drawing that may have changed nothing")
+            if value is None or (name in {"img", "image"} and value is self._chosen and not self._chosen.operations):
                 continue
             if not isinstance(value, Picture):
-                raise NotLiftableError(f"{name} is no image")
-            return self.program_of(value)
-        self.check_quiet(())
+                raise NotLiftableError(f"a result of {name} that is no image")
+            value.check_started()
+            if value is self._chosen and value.operations and name in {"img", "image"}:
+                raise NotLiftableError("drawing that may have changed nothing", "assign the image to `result`")
+            source = None if value.source == self._index else value.source
+            sizes = tuple(state.size for state in value.states)
+            program = ToolProgram(value.operations, source, self.text, binds=self._binds, sizes=sizes)
+            return program
         return ToolProgram(text=self.text, has_result=False, binds=self._binds)
 
-    def program_of(self, picture: Picture) -> ToolProgram:
-        """The program that leads to `picture`."""
-        self.check_quiet(picture.operations)
-        source = None if picture.source == self._index else picture.source
-        sizes = tuple(state.size for state in picture.states)
-        missing = len(picture.operations) + 1 - len(sizes)
-        return ToolProgram(picture.operations, source, self.text, binds=self._binds, sizes=(*sizes, *[None] * missing))
+
+_EXPRESSIONS: dict[type[ast.expr], Callable[..., Value]] = {
+    ast.Name: _Reader._name,
+    ast.Constant: _Reader._constant,
+    ast.Tuple: _Reader._sequence,
+    ast.List: _Reader._sequence,
+    ast.BinOp: _Reader._operator,
+    ast.UnaryOp: _Reader._sign,
+    ast.JoinedStr: _Reader._formatted,
+    ast.Attribute: _Reader._attribute,
+    ast.Subscript: _Reader._subscript,
+    ast.Call: _Reader._call,
+}
+
+#: What is not read, in a policy's words, and what to write instead.
+_REMEDIES: dict[type[ast.AST], tuple[str, str]] = {
+    ast.For: ("a loop", "write each step out"),
+    ast.While: ("a loop", "write each step out"),
+    ast.If: ("a condition", "decide from the image size that you were told"),
+    ast.IfExp: ("a condition", "decide from the image size that you were told"),
+    ast.Compare: ("a comparison", "decide from the image size that you were told"),
+    ast.Try: ("`try`", "write the calls without it"),
+    ast.FunctionDef: ("a function", "write its statements out"),
+    ast.Lambda: ("a function", "use `cv2.threshold` or another call of a library"),
+    ast.ListComp: ("a list comprehension", "write its elements out"),
+    ast.AugAssign: ("a change in place", "assign the new value to a name"),
+}

@@ -52,18 +52,16 @@ def _nested(rows: list[Any]) -> tuple[Any, ...]:
 def is_table(*shape: int | None, dtypes: tuple[str, ...] = DTYPES) -> Check:
     """A table of this shape (None: of any length) and one of these types."""
 
-    def check(value: object) -> bool | None:
+    def check(value: object) -> bool:
         if not isinstance(value, Table) or value.dtype not in dtypes or value.array.ndim != len(shape):
-            return None
+            return False
         if any(want not in (None, have) for want, have in zip(shape, value.array.shape, strict=True)):
-            return None
-        return True if all(math.isfinite(number) and abs(number) <= 1e9 for number in value.array.flat) else None
+            return False
+        return all(math.isfinite(number) and abs(number) <= 1e9 for number in value.array.flat)
 
     return check
 
 
-def is_kernel(value: object) -> bool | None:
+def is_kernel(value: object) -> bool:
     """None, or a kernel of at most 31 x 31 numbers."""
-    if value is None:
-        return True
-    return True if is_table(None, None)(value) and max(value.array.shape) <= 31 else None  # type: ignore[attr-defined]
+    return value is None or (isinstance(value, Table) and is_table(None, None)(value) and max(value.array.shape) <= 31)

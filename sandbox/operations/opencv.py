@@ -15,11 +15,6 @@ from sandbox.operations.operation import (
     Kind,
     State,
     Values,
-    filter_cost,
-    kernel_cost,
-    search_cost,
-    separable_cost,
-    window_cost,
 )
 from sandbox.operations.outputs import (
     border_frame,
@@ -35,7 +30,6 @@ from sandbox.operations.parameters import (
     AUTO_KERNEL,
     Parameter,
     integer,
-    is_area,
     is_scalar,
     is_size,
     maybe,
@@ -95,7 +89,6 @@ def _denoiser(name: str, *parameters: Parameter, **known: Any) -> Kind:
         lambda image, values: Image.fromarray(function(_array(image), None, **dict(zip(names, values, strict=True)))),
         f"Image.fromarray(cv2.{name}(np.array({{x}}), None, {{args}}))",
         parameters,
-        cost=search_cost,
         bound=Bound(reason="time grows with both windows, and has other parts where the image is thin"),
         **known,
     )
@@ -140,12 +133,9 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("sigmaY", _SIGMA, 0, by_name=True),
         tool="blur",
         bound=Bound(1800),
-        cost=separable_cost,
     ),
-    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur", cost=separable_cost),
-    "cv2.medianBlur": _opencv(
-        "medianBlur", Parameter("ksize", odd(3, 9)), tool="median", cost=window_cost, bound=Bound(500)
-    ),
+    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur"),
+    "cv2.medianBlur": _opencv("medianBlur", Parameter("ksize", odd(3, 9)), tool="median", bound=Bound(500)),
     "cv2.bilateralFilter": _opencv(
         "bilateralFilter",
         Parameter("d", integer(1, 15)),
@@ -153,7 +143,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("sigmaSpace", number(0.1, 500)),
         tool="blur",
         bound=Bound(1000),
-        cost=window_cost,
     ),
     "cv2.bitwise_not": _opencv("bitwise_not", tool="invert"),
     "cv2.convertScaleAbs": _opencv(
@@ -185,9 +174,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
     "cv2.GRAY2RGB": _colour_code("GRAY2RGB", ("L",), "RGB", None),
     **{f"cv2.{name}": _colour_code(name, ("RGB",), "RGB", None) for name in SPACES},
     **{
-        f"cv2.{name}": _opencv(
-            name, Parameter("kernel", is_kernel), _ITERATIONS, tool=name, cost=kernel_cost, bound=_MORPHOLOGY
-        )
+        f"cv2.{name}": _opencv(name, Parameter("kernel", is_kernel), _ITERATIONS, tool=name, bound=_MORPHOLOGY)
         for name in ("erode", "dilate")
     },
     "cv2.morphologyEx": _opencv(
@@ -196,7 +183,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("kernel", is_kernel),
         _ITERATIONS,
         tool="morphology",
-        cost=lambda values: 2 * kernel_cost(values[1:]),
         bound=_MORPHOLOGY,
     ),
     "cv2.filter2D": _opencv(
@@ -204,7 +190,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         _DEPTH,
         Parameter("kernel", is_kernel),
         tool="convolve",
-        cost=lambda values: kernel_cost(values[1:]),
         bound=Bound(400),
     ),
     "cv2.adaptiveThreshold": _opencv(
@@ -216,7 +201,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("C", number(-255, 255)),
         tool="threshold",
         modes=("L",),
-        cost=filter_cost,
         bound=AROUND,
     ),
     "cv2.createCLAHE": Kind(
@@ -229,7 +213,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
     "cv2.warpAffine": _opencv(
         "warpAffine",
         Parameter("M", is_table(2, 3, dtypes=("float32", "float64"))),
-        Parameter("dsize", is_area),
+        Parameter("dsize", is_size),
         Parameter("flags", only(*range(5)), cv2.INTER_LINEAR, by_name=True),
         Parameter("borderMode", only(0, 1, 2, 4), cv2.BORDER_CONSTANT, by_name=True),
         Parameter("borderValue", is_scalar, 0, by_name=True),
@@ -237,7 +221,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         after=warped,
         frame=warp_frame,
         is_colour=False,
-        cost=filter_cost,
         bound=Bound(
             100,
             "OpenCV mirrors a far place back step by step, for ever if the image has one pixel",

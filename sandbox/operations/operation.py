@@ -1,13 +1,13 @@
 """What is known of an operation before it runs: the state and the place of its pixels after it, and what it costs.
 
-Sizes are (width, height) in pixels, costs nanoseconds per pixel of the larger side of the call.
+Sizes are (width, height) in pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -25,12 +25,10 @@ class Operation:
     Attributes:
         name: A key of `OPERATIONS`.
         values: One value for each of its parameters.
-        line: Line of the snippet that it was read from, 1-based; no part of its meaning.
     """
 
     name: str
     values: Values = ()
-    line: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,39 +52,6 @@ def same_place(values: Values, size: Size) -> Affine | None:
 def always(values: Values, size: Size) -> bool:
     """It acts on every image."""
     return True
-
-
-def plain_cost(values: Values) -> float:
-    """Of what looks at each pixel once or twice."""
-    return 30.0
-
-
-def filter_cost(values: Values) -> float:
-    """Of filters with a small kernel, or of any radius in running sums."""
-    return 150.0
-
-
-def window_cost(values: Values) -> float:
-    """Of filters that look at a window around each pixel; the first value is its side."""
-    side = max(values[0]) if isinstance(values[0], tuple) else values[0]
-    return float(30 + 15 * side * side)
-
-
-def separable_cost(values: Values) -> float:
-    """Of filters that go over rows, then over columns; the first value is the side, 0 where sigma tells it."""
-    side = max(values[0]) if isinstance(values[0], tuple) else values[0]
-    return float(60 + 4 * (side or 6 * max(values[1:])))
-
-
-def kernel_cost(values: Values) -> float:
-    """Of filters with a kernel, the first value, and perhaps a number of times, the second."""
-    n_numbers = values[0].array.size if values[0] is not None else 9
-    return 30.0 + 3.0 * float(n_numbers) * (values[1] if len(values) > 1 else 1)
-
-
-def search_cost(values: Values) -> float:
-    """Of a search in a window, whose side is the last value."""
-    return 30.0 + 12.0 * float(values[-1] ** 2)
 
 
 def no_images(values: Values, size: Size) -> tuple[Size, ...]:
@@ -131,7 +96,6 @@ class Kind:
         modes: Modes that the call takes.
         is_colour: True where only pixel values change, so that the effect is looked for in them.
         bound: What a call costs at most.
-        cost: values -> nanoseconds per pixel of the larger side of the call, roughly and rather too many.
     """
 
     tool: str | None
@@ -144,4 +108,3 @@ class Kind:
     modes: tuple[str, ...] = ("RGB", "L")
     is_colour: bool = True
     bound: Bound = POINT
-    cost: Callable[[Values], float] = plain_cost

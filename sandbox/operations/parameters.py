@@ -1,27 +1,22 @@
-"""Checks of literal parameters, each with a range that the library is known to take.
-
-A check answers True where the library is known to accept the value, False where it is known to raise (the call is then
-made to get the library's own message), and None where neither is certain: such a snippet does not lift.
-"""
+"""Checks of literal parameters: whether the library is certain to accept a value."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import Image, ImageColor
 
-Value = None | bool | int | float | str | tuple["Value", ...]
-Check = Callable[[Any], bool | None]
+Check = Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
 class Parameter:
     """A parameter: its name, its check, and its default (`...` where it has none).
 
-    `by_name` marks one that cannot be given by position: OpenCV's `dst` stands before it.
+    `by_name` marks one that cannot be given by position: OpenCV's `dst` comes before it.
     """
 
     name: str
@@ -30,44 +25,44 @@ class Parameter:
     by_name: bool = False
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether the value is a finite int or float, no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether the value is an int, no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def number(low: float, high: float) -> Check:
     """A number in [low, high]."""
-    return lambda value: True if is_number(value) and low <= value <= high else None
+    return lambda value: is_number(value) and low <= value <= high
 
 
 def integer(low: int, high: int) -> Check:
     """An integer in [low, high]."""
-    return lambda value: True if is_integer(value) and low <= value <= high else None
+    return lambda value: is_integer(value) and low <= value <= high
 
 
 def odd(low: int, high: int) -> Check:
-    """An odd integer in [low, high]; an even one is an error of the library."""
-    return lambda value: (value % 2 == 1) if is_integer(value) and low <= value <= high else None
+    """An odd integer in [low, high]."""
+    return lambda value: is_integer(value) and low <= value <= high and value % 2 == 1
 
 
 def one_of(*known: int) -> Check:
-    """One of an enumeration's integers; another integer is an error of the library."""
-    return lambda value: (value in known) if is_integer(value) else None
+    """One of an enumeration's integers."""
+    return lambda value: is_integer(value) and value in known
 
 
-def only(*known: Value) -> Check:
+def only(*known: object) -> Check:
     """Exactly one of these values."""
-    return lambda value: True if any(type(value) is type(one) and value == one for one in known) else None
+    return lambda value: any(type(value) is type(one) and value == one for one in known)
 
 
 def pair(check: Check) -> Check:
     """A tuple of two that both pass."""
-    return lambda value: True if isinstance(value, tuple) and len(value) == 2 and all(map(check, value)) else None
+    return lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(check, value))
 
 
 def maybe(check: Check) -> Check:
@@ -75,62 +70,51 @@ def maybe(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def is_flag(value: object) -> bool | None:
+def is_flag(value: object) -> bool:
     """A bool, or 0 or 1."""
-    return True if isinstance(value, bool) or value in (0, 1) else None
+    return isinstance(value, bool) or value in (0, 1)
 
 
-def is_colour(value: object) -> bool | None:
+def is_colour(value: object) -> bool:
     """A colour that Pillow can read for an RGB or gray image."""
     if isinstance(value, str):
         try:
-            return len(ImageColor.getrgb(value)) == 3 or None
+            return len(ImageColor.getrgb(value)) == 3
         except ValueError:
             return False
     if isinstance(value, tuple):
-        return True if len(value) == 3 and all(is_integer(part) and 0 <= part <= 255 for part in value) else None
-    return True if value is None or (isinstance(value, int) and is_integer(value) and 0 <= value <= 255) else None
+        return len(value) == 3 and all(is_integer(part) and 0 <= part <= 255 for part in value)
+    return value is None or (is_integer(value) and 0 <= value <= 255)
 
 
-def is_size(value: object) -> bool | None:
+def is_size(value: object) -> TypeGuard[tuple[int, int]]:
     """Two sides in pixels."""
-    if not isinstance(value, tuple) or len(value) != 2 or not all(map(is_number, value)):
-        return None
-    return all(is_integer(side) and side > 0 for side in value)
+    return isinstance(value, tuple) and len(value) == 2 and all(is_integer(side) and side > 0 for side in value)
 
 
-def is_area(value: object) -> bool | None:
-    """Two sides in pixels, for calls that do not raise where there are none."""
-    return is_size(value) or None
-
-
-def is_box(value: object) -> bool | None:
-    """An error where it is turned inside out; compared before it is rounded, as Pillow does."""
+def is_box(value: object) -> TypeGuard[tuple[float, float, float, float]]:
+    """Four numbers, in order before they are rounded."""
     if not isinstance(value, tuple) or len(value) != 4 or not all(map(is_number, value)):
-        return None
+        return False
     return bool(value[0] <= value[2] and value[1] <= value[3])
 
 
-def is_source_box(value: object) -> bool | None:
+def is_source_box(value: object) -> bool:
     """None, or a box that holds a pixel."""
-    return True if value is None or (is_box(value) and value[0] < value[2] and value[1] < value[3]) else None  # type: ignore[index]
+    return value is None or (is_box(value) and value[0] < value[2] and value[1] < value[3])
 
 
-def is_ratio(value: object) -> bool | None:
+def is_ratio(value: object) -> bool:
     """None, or at least 1."""
-    if value is None:
-        return True
-    return value >= 1 if isinstance(value, int | float) and is_number(value) else None
+    return value is None or (is_number(value) and value >= 1)
 
 
 def numbers(*lengths: int) -> Check:
     """A tuple of so many numbers."""
     return lambda value: (
-        True
-        if isinstance(value, tuple)
+        isinstance(value, tuple)
         and len(value) in lengths
         and all(is_number(part) and abs(part) <= 1e6 for part in value)
-        else None
     )
 
 
@@ -138,12 +122,9 @@ def numbers(*lengths: int) -> Check:
 _FARTHEST = 1 << 14
 
 
-def is_corners(value: object) -> bool | None:
+def is_corners(value: object) -> bool:
     """Two corners (x1, y1, x2, y2) in order; Pillow raises otherwise."""
-    if not isinstance(value, tuple) or numbers(4)(value) is None:
-        return None
-    x1, y1, x2, y2 = value
-    return True if x1 <= x2 and y1 <= y2 and is_near(value) else None
+    return isinstance(value, tuple) and numbers(4)(value) and is_box(value) and is_near(value)
 
 
 def is_near(value: tuple[float, ...]) -> bool:
@@ -151,25 +132,25 @@ def is_near(value: tuple[float, ...]) -> bool:
     return max(map(abs, value)) <= _FARTHEST
 
 
-def is_points(value: object) -> bool | None:
+def is_points(value: object) -> bool:
     """Two to 32 points, flat."""
-    return True if numbers(*range(4, 66, 2))(value) and isinstance(value, tuple) and is_near(value) else None
+    return isinstance(value, tuple) and numbers(*range(4, 66, 2))(value) and is_near(value)
 
 
-def is_scalar(value: object) -> bool | None:
+def is_scalar(value: object) -> bool:
     """A number, or one for each channel: OpenCV's scalar."""
     parts = value if isinstance(value, tuple) and 1 <= len(value) <= 4 else (value,)
-    return True if all(is_number(part) and 0 <= part <= 255 for part in parts) else None
+    return all(is_number(part) and 0 <= part <= 255 for part in parts)
 
 
-def is_border(value: object) -> bool | None:
+def is_border(value: object) -> bool:
     """A border of 1, 2 or 4 widths in pixels."""
     parts = value if isinstance(value, tuple) and len(value) in (2, 4) else (value,)
-    return True if all(is_integer(part) and 0 <= part <= 4096 for part in parts) else None
+    return all(is_integer(part) and 0 <= part <= 4096 for part in parts)
 
 
 RESAMPLING = one_of(*(int(member) for member in Image.Resampling))
 AFFINE_RESAMPLING = one_of(0, 2, 3)
 UNIT_PAIR = pair(number(0, 1))
 #: Sides of a kernel; 0 where OpenCV finds them from sigma.
-AUTO_KERNEL = pair(lambda value: True if value == 0 and is_integer(value) else odd(1, 99)(value))
+AUTO_KERNEL = pair(lambda value: (is_integer(value) and value == 0) or odd(1, 99)(value))

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from sandbox.geometry import ORIENTATIONS, orient, orientation_frame
-from sandbox.operations.operation import AROUND, MOVE, Bound, Kind, State, Values, filter_cost, window_cost
+from sandbox.operations.operation import AROUND, MOVE, Bound, Kind, State, Values
 from sandbox.operations.outputs import (
     borders,
     converted,
@@ -33,7 +33,6 @@ from sandbox.operations.parameters import (
     UNIT_PAIR,
     Parameter,
     integer,
-    is_area,
     is_border,
     is_box,
     is_colour,
@@ -101,7 +100,7 @@ def _filter(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
         call,
         f"{{x}}.filter(ImageFilter.{name}{arguments})",
         parameters,
-        **{"cost": filter_cost, "bound": AROUND, **known},
+        **{"bound": AROUND, **known},
     )
 
 
@@ -186,7 +185,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
     "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
     "ImageOps.pad": _image_ops(
         "pad",
-        Parameter("size", is_area),
+        Parameter("size", is_size),
         _METHOD,
         Parameter("color", is_colour, None),
         Parameter("centering", UNIT_PAIR, (0.5, 0.5)),
@@ -247,23 +246,16 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="unsharp",
     ),
     "ImageFilter.MedianFilter": _filter(
-        "MedianFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost, bound=_QUICKSELECT
+        "MedianFilter", Parameter("size", odd(1, 9), 3), tool="median", bound=_QUICKSELECT
     ),
-    "ImageFilter.MinFilter": _filter(
-        "MinFilter", Parameter("size", odd(1, 9), 3), tool="erode", cost=window_cost, bound=Bound(2000)
-    ),
-    "ImageFilter.MaxFilter": _filter(
-        "MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate", cost=window_cost, bound=Bound(2000)
-    ),
-    "ImageFilter.ModeFilter": _filter(
-        "ModeFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost, bound=Bound(1500)
-    ),
+    "ImageFilter.MinFilter": _filter("MinFilter", Parameter("size", odd(1, 9), 3), tool="erode", bound=Bound(2000)),
+    "ImageFilter.MaxFilter": _filter("MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate", bound=Bound(2000)),
+    "ImageFilter.ModeFilter": _filter("ModeFilter", Parameter("size", odd(1, 9), 3), tool="median", bound=Bound(1500)),
     "ImageFilter.RankFilter": _filter(
         "RankFilter",
         Parameter("size", odd(1, 9)),
         Parameter("rank", integer(0, 80)),
         tool="median",
-        cost=window_cost,
         bound=_QUICKSELECT,
     ),
     "ImageFilter.Kernel": _filter(
@@ -294,7 +286,6 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         after=resized,
         frame=transform_frame,
         is_colour=False,
-        cost=filter_cost,
         bound=Bound(80),
     ),
     "Image.paste": Kind(

@@ -1,7 +1,4 @@
-"""A snippet as data: the operations of a `ToolProgram` and how it is written.
-
-`print_program` writes the canonical snippet of a program, and lifting that snippet gives the program again.
-"""
+"""A snippet as data: the operations of a `ToolProgram`, and its canonical snippet, which lifts to the program again."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from dataclasses import dataclass, field
 
 from sandbox.geometry import Size
 from sandbox.operations.operation import Operation
-from sandbox.operations.table import OPERATIONS, write_statement
+from sandbox.operations.table import write_statement
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class ToolProgram:
         text: What the snippet prints.
         has_result: False for a snippet that only prints.
         binds: Whether the snippet gives a value to names besides those of the result, which a later one might use.
-        sizes: Size before the first and after each operation, (width, height); None after one that must fail.
+        sizes: Size before the first and after each operation, (width, height).
     """
 
     operations: tuple[Operation, ...] = ()
@@ -30,7 +27,7 @@ class ToolProgram:
     text: str = ""
     has_result: bool = True
     binds: bool = field(default=False, compare=False)
-    sizes: tuple[Size | None, ...] = field(default=(), compare=False)
+    sizes: tuple[Size, ...] = field(default=(), compare=False)
 
 
 def print_program(program: ToolProgram) -> str:
@@ -40,6 +37,3 @@ def print_program(program: ToolProgram) -> str:
         lines.append("result = image" if program.source is None else f"result = images[{program.source}]")
         lines += [write_statement(operation, "result") for operation in program.operations]
     return "\n".join(lines)
-
-
-__all__ = ["OPERATIONS", "Operation", "ToolProgram", "print_program"]

@@ -25,9 +25,9 @@ from cv_lightning.data.sources import FileSource
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import CheckpointError, ConfigError, CVLightningError, DataError
 from cv_lightning.evaluation.questions import RobustnessDataModule
-from cv_lightning.evaluation.solver import Solver
 from cv_lightning.evidence import required_orientation
 from cv_lightning.frames import view_question, view_result
+from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
 from modules import evaluate as evaluate_module
 from modules.base import RolloutConfig

@@ -99,7 +99,7 @@ def np_rot90(image, images):
 
 def np_flips(image, images):
     a = np.flipud(np.fliplr(np.array(image)))
-    result = Image.fromarray(np.flip(a, axis=1))
+    result = Image.fromarray(np.fliplr(a))
     return result
 
 
@@ -113,23 +113,8 @@ def np_reversed_columns(image, images):
     return result
 
 
-def np_transpose(image, images):
-    result = Image.fromarray(np.array(image).transpose(1, 0, 2))
-    return result
-
-
-def np_swapaxes(image, images):
-    result = Image.fromarray(np.swapaxes(np.array(image), 0, 1).copy())
-    return result
-
-
 def np_channels(image, images):
-    result = Image.fromarray(np.array(image)[..., ::-1])
-    return result
-
-
-def np_gray_transpose(image, images):
-    result = Image.fromarray(np.array(image.convert("L")).T)
+    result = Image.fromarray(np.array(image)[:, :, ::-1])
     return result
 
 
@@ -189,33 +174,14 @@ def cv2_resize(image, images):
     return result
 
 
-def thumbnail(image, images):
-    copy = image.copy()
-    copy.thumbnail((7, 7))
-    result = copy
-    return result
-
-
-def thumbnail_of_small(image, images):
-    copy = image.copy()
-    copy.thumbnail((1000, 1000))
-    result = copy
-    return result
-
-
 def ops_sizes(image, images):
-    fitted = ImageOps.fit(image, (11, 5))
-    result = ImageOps.pad(fitted, (30, 20), color="black")
-    return result
-
-
-def ops_contain_scale(image, images):
-    result = ImageOps.scale(ImageOps.contain(image, (15, 9), Image.NEAREST), 1.7)
+    padded = ImageOps.pad(image, (30, 20), color="black")
+    result = padded
     return result
 
 
 def ops_borders(image, images):
-    result = ImageOps.crop(ImageOps.expand(image, border=(1, 2, 3, 4), fill="red"), 2)
+    result = ImageOps.expand(ImageOps.expand(image, border=(1, 2, 3, 4), fill="red"), 2)
     return result
 
 
@@ -268,16 +234,34 @@ def cv2_equalized(image, images):
     return result
 
 
-def imports_and_condition(image, images):
+def imports_and_prints(image, images):
     from PIL import ImageOps as Ops
 
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if image.width > image.height and not image.width < 2:
-        result = Ops.mirror(image)
-        print(result.size)
-    else:
-        result = Ops.flip(image)
+    result = Ops.mirror(image)
+    print("size", result.size, f"{image.mode}: {result.width / 2:.1f}", [1, None])
+    return result
+
+
+def drawing(image, images):
+    from PIL import ImageDraw
+
+    marked = image.copy()
+    pen = ImageDraw.Draw(marked)
+    pen.rectangle([(1, 2), (9, 8)], outline="red", width=2)
+    pen.line((0, 0, 9, 9), fill=(1, 2, 3))
+    result = marked
+    return result
+
+
+def equalized_locally(image, images):
+    clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+    result = Image.fromarray(clahe.apply(np.array(image.convert("L"))))
+    return result
+
+
+def sharpened_by_a_kernel(image, images):
+    kernel = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
+    result = Image.fromarray(cv2.filter2D(np.array(image), -1, kernel))
     return result
 
 

@@ -8,10 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from sandbox.lift.reader import lift
 from sandbox.operations.arrays import Table
-from sandbox.operations.operation import State
-from sandbox.operations.program import Operation, ToolProgram
+from sandbox.operations.operation import Operation, State
+from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 
 _SIDES = st.integers(1, 40)
@@ -91,30 +90,6 @@ _WEIGHTS = st.sampled_from(
 )
 
 
-def _formulas() -> list[Any]:
-    """Formulas as snippets write them, of an RGB or a gray array."""
-    found = []
-    for code in (
-        "np.clip(a * 1.5 + 10, 0, 255).astype(np.uint8)",
-        "np.clip(a.astype(np.int16) - 40, 0, 255).astype('uint8')",
-        "a // 64 * 64",
-        "a + 200",
-        "((a / 255.0) ** 0.5 * 255).astype(np.uint8)",
-        "np.where(a > 100, 255, 0).astype(np.uint8)",
-        "cv2.addWeighted(a, 1.5, cv2.GaussianBlur(a, (0, 0), 2), -0.5, 0)",
-        "cv2.convertScaleAbs(cv2.Sobel(a, cv2.CV_64F, 1, 0, ksize=3))",
-        "cv2.convertScaleAbs(cv2.Laplacian(a, cv2.CV_16S, ksize=3), alpha=0.5, beta=3)",
-        "cv2.Laplacian(a, -1, ksize=5)",
-        "cv2.absdiff(a, cv2.medianBlur(a, 3))",
-        "np.hstack([a, cv2.bitwise_not(a)])",
-        "np.array(Image.blend(Image.fromarray(a), Image.fromarray(a).filter(ImageFilter.BLUR), 0.3))",
-    ):
-        program = lift(f"a = np.array(image)\nresult = Image.fromarray({code})", ((8, 8),))
-        assert isinstance(program, ToolProgram), (code, program)
-        found.append(program.operations[-1].values)
-    return found
-
-
 _DATA = {0: (0.9, 0.2, -3, -0.1, 1.1, 2.5), 1: (1, 2, 19.5, 17), 2: (1, 0.1, 2, 0.2, 0.9, 1, 0.001, 0.002)}
 #: Strategies for the values of whole calls.
 _CALLS: dict[str, st.SearchStrategy[Any]] = {
@@ -157,7 +132,6 @@ _CALLS: dict[str, st.SearchStrategy[Any]] = {
     "cv2.LUT": st.just((Table(tuple((7 * value + 3) % 256 for value in range(256)), "uint8"),)),
     "cv2.fastNlMeansDenoisingColored": st.tuples(st.just(5), st.just(7), st.just(3), st.just(5)),
     "cv2.fastNlMeansDenoising": st.tuples(st.just(5), st.just(3), st.just(5)),
-    "np.formula": st.sampled_from(_formulas()),
 }
 
 

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sandbox import Limits, Observation, ToolExecutor, ToolRequest
-from sandbox.lanes.lane import Lifted
+from sandbox import Limits, Observation, ToolExecutor, ToolRequest, executor
+from sandbox.lanes.lane import Confined, Lifted, Rejected
 from sandbox.lanes.pillow import PillowLane
 from sandbox.messages import clean
-from sandbox.operations.program import Operation, ToolProgram
+from sandbox.operations.operation import Operation
+from sandbox.operations.program import ToolProgram
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8))
 TURN = "result = image.rotate(90, expand=True)"
@@ -83,7 +84,7 @@ def test_aspect_just_below_the_limit_is_fine() -> None:
 def test_what_does_not_lift_says_so() -> None:
     observation = run("import os\nresult = image")
     assert (observation.status, observation.lane, observation.level) == ("rejected", "none", "none")
-    assert "import of os (line 1)" in observation.text
+    assert observation.text.startswith("line 1: import of os cannot run here;")
     assert "result = image.rotate(90, expand=True)" in observation.text
 
 
@@ -114,9 +115,23 @@ def test_truncated_file_is_an_observation(tmp_path: Any) -> None:
     assert "could not be served" in observation.text
 
 
-def test_error_that_was_foreseen_but_does_not_come_is_rejected() -> None:
-    program = ToolProgram((Operation("Image.resize", ((5, 5), None, None, None)),), sizes=((20, 12), None))
+def test_a_program_that_fails_is_left_to_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = ToolProgram((Operation("cv2.equalizeHist"),), sizes=((20, 12), (20, 12)))
     assert PillowLane().run([Lifted(ToolRequest("", [IMAGE]), program)]) == [None]
+    monkeypatch.setattr(executor, "lift", lambda *_, **__: program)
+    assert run(TURN).text.startswith("line 1: a call with these arguments cannot run here;")
+    with ToolExecutor(workers=1, limits=Limits(wall_s=10)) as both:
+        turned, other = both.execute([ToolRequest(TURN, [IMAGE]), ToolRequest("", [IMAGE])])
+    assert (turned.lane, turned.status, other.status) == ("confined", "ok", "rejected")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("", Rejected), ("x = (", Rejected), (TURN, Lifted), ("while True: pass", Confined)],
+)
+def test_each_request_is_planned_once(code: str, kind: type) -> None:
+    with ToolExecutor(workers=1) as executor:
+        assert isinstance(executor.plan(ToolRequest(code, [IMAGE])), kind)
 
 
 def test_exif_turns_nothing(tmp_path: Any) -> None:
@@ -139,12 +154,12 @@ def test_order_and_independence() -> None:
 
 def test_input_is_never_changed_and_never_shared() -> None:
     image = IMAGE.copy()
-    observation = run("image.thumbnail((5, 5))\nresult = image", [image])
+    observation = run("draw.rectangle((0, 0, 5, 5), fill='red')\nresult = image", [image])
     assert image.tobytes() == IMAGE.tobytes()
     same = run("result = image", [image])
     assert same.image is not image
     assert observation.image is not None
-    assert observation.image.size == (5, 3)
+    assert observation.image.getpixel((2, 2)) == (255, 0, 0)
 
 
 def test_threads_share_an_executor() -> None:

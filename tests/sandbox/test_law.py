@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import resource
@@ -20,6 +21,7 @@ from tests.sandbox.machine import need, noise
 
 CORPORA = Path(__file__).parent / "corpora"
 SNIPPETS = [part.strip("\n") for part in (CORPORA / "lanes.txt").read_text(encoding="utf-8").split("----\n")]
+_BATCHES = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,8 @@ def breaks(codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int]) 
     What the Pillow lane leaves to the confined one when it runs (NumPy would warn) counts for nothing.
     """
     shown = [noise(*size), noise(size[0] + 3, size[1], 1)]
-    requests = [ToolRequest(code, shown, episode=str(number)) for number, code in enumerate(codes)]
+    batch = next(_BATCHES)  # names that one snippet binds again are not there for another
+    requests = [ToolRequest(code, shown, episode=f"{batch} {number}") for number, code in enumerate(codes)]
     expected = confined.execute(requests)
     found = []
     for lane in (ToolExecutor(lane="pillow"), ToolExecutor(lane="kornia", device="cpu")):
@@ -62,15 +65,27 @@ def lifting(codes: Sequence[str], size: tuple[int, int]) -> list[str]:
 @pytest.mark.parametrize("size", [(17, 12), (12, 17), (1, 1)], ids=str)
 def test_snippets_that_were_read_wrongly_once(size: tuple[int, int], confined: ToolExecutor) -> None:
     codes = lifting(SNIPPETS, size)
-    assert len(codes) > len(SNIPPETS) // 2
+    assert len(codes) > 30
     assert breaks(codes, confined, size) == []
 
 
 def test_benign_snippets_lift_and_are_the_same(confined: ToolExecutor) -> None:
     rows = [json.loads(line) for line in (CORPORA / "benign.jsonl").read_text(encoding="utf-8").splitlines()]
     codes = lifting([row["code"] for row in rows], (320, 240))
-    assert len(codes) == 39  # as sandbox/README.md says
+    assert len(codes) == 34  # as sandbox/README.md says
     assert breaks(codes, confined, (320, 240)) == []
+
+
+def test_idioms_lift_and_are_the_same(confined: ToolExecutor) -> None:
+    """300 snippets as a Qwen-class model writes them; those that do not lift run confined."""
+    _, *rows = [json.loads(line) for line in (CORPORA / "idioms.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len({row["code"] for row in rows}) == 300
+    codes = lifting([row["code"] for row in rows], (640, 480))
+    assert len(codes) == 196  # as sandbox/README.md says
+    assert breaks(codes, confined, (640, 480)) == []
+    others = [ToolRequest(row["code"], [noise(640, 480)], episode="") for row in rows if row["code"] not in codes]
+    failed = [seen.text.splitlines()[0] for seen in confined.execute(others) if seen.status != "ok"]
+    assert len(failed) < 12, failed
 
 
 def check_random(seeds: range, size: tuple[int, int], confined: ToolExecutor) -> None:

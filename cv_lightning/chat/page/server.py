@@ -7,30 +7,31 @@ nothing is written without a JSON type, which other pages cannot send unasked.
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
 import json
-import re
-import time
-from io import BytesIO
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Annotated, Any
 
+from fastapi import Depends, Response
+from fastapi.responses import JSONResponse
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cv_lightning.chat.page.rooms import Answer, Rooms
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
 from cv_lightning.pages.shell import asset, render
-from cv_lightning.serving.http_handler import JsonHandler, LimitedServer, ServerLimits
-from cv_lightning.serving.request import BadRequest
+from cv_lightning.serving.request import BadRequest, count_pixels, decode_data_url, refusal_of
+from cv_lightning.serving.web_server import ServerLimits, Stream, WebServer, error_object, new_app, read_body
 
 #: Seconds between two looks at an answer: words come smoothly, and not a message for each token.
 _BEAT_S = 0.05
 
-#: How often a connection that waits is told so, and asked whether its client is still there.
+#: How often a page that waits is told so.
 _POLL_S = 0.5
-
-_DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -46,13 +47,27 @@ _HEADERS = {
 }
 
 
-class PageServer(LimitedServer):
+class _Question(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    question: str
+    conversation: str | None = None
+    image: Any = None
+
+
+class _Stop(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    conversation: str
+
+
+class PageServer(WebServer):
     """Serves the page of `rooms` at 127.0.0.1.
 
     Args:
-        rooms: The conversations.
+        rooms: The conversations; closed when the server stops.
         title: What answers, in words.
-        port: 0 takes a free one; see `server_port`.
+        port: 0 takes a free one; see `port`.
         limits: What a client may use.
 
     Raises:
@@ -60,109 +75,57 @@ class PageServer(LimitedServer):
     """
 
     def __init__(self, rooms: Rooms, title: str, port: int, limits: ServerLimits | None = None) -> None:
-        self.rooms = rooms
-        megapixels = f"{rooms.limits.image_megapixels:g}"
-        self.page = render("chat/page/chat.html", title=title, megapixels=megapixels).encode()
-        super().__init__(PageHandler, "127.0.0.1", port, limits)
-        names = ("127.0.0.1", "localhost")
-        self.hosts = {f"{name}:{self.server_port}" for name in names} | (
-            set(names) if self.server_port == 80 else set()
-        )
+        self._rooms = rooms
+        page = render("chat/page/chat.html", title=title, megapixels=f"{rooms.limits.image_megapixels:g}")
+        script = asset("viewer/render.js") + asset("chat/page/chat.js")
+        limits = limits or ServerLimits()
+        app = new_app(limits)
+        app.add_middleware(_OwnPageOnly)
+        files = {"/": ("text/html", page), "/style.css": ("text/css", asset("pages/style.css"))}
+        for path, (kind, text) in {**files, "/chat.js": ("text/javascript", script)}.items():
+            app.add_api_route(path, _file(text, kind), response_model=None)
+        app.add_api_route("/api/ask", self._ask, methods=["POST"], response_model=None)
+        app.add_api_route("/api/stop", self._stop, methods=["POST"])
+        super().__init__(app, "127.0.0.1", port, limits, on_stop=rooms.close)
 
-
-class PageHandler(JsonHandler):
-    """Answers the requests of one connection."""
-
-    server: PageServer
-
-    def route(self, method: str) -> None:
-        """Answer /, its scripts and styles, /api/ask and /api/stop."""
-        path = self.path.partition("?")[0]
-        self._check_origin(is_call=path.startswith("/api/"))
-        calls = {"/api/ask": self._ask, "/api/stop": self._stop}
-        if path in calls:
-            if method != "POST":
-                raise BadRequest(f"{path} wants POST.", code="method_not_allowed", status=405)
-            calls[path](self._read())
-            return
-        content = self._static(path) if method == "GET" else None
-        if content is None:
-            self.close_connection = True  # there may be a body that nobody reads
-            raise BadRequest(f"There is no {path[:100]!r} here.", code="not_found", status=404)
-        self.send_body(200, *content, {})
-
-    def end_headers(self) -> None:
-        """Every reply tells the browser what it must not do with it."""
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        super().end_headers()
-
-    def _static(self, path: str) -> tuple[str, bytes] | None:
-        if path == "/":
-            return "text/html; charset=utf-8", self.server.page
-        if path == "/style.css":
-            return "text/css; charset=utf-8", asset("pages/style.css").encode()
-        if path == "/chat.js":
-            return "text/javascript; charset=utf-8", (asset("viewer/render.js") + asset("chat/page/chat.js")).encode()
-        return None
-
-    def _check_origin(self, is_call: bool) -> None:
-        hosts = self.headers.get_all("Host") or []
-        if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
-            self.close_connection = True
-            raise BadRequest("The Host header names another server.", code="wrong_host", status=403)
-        origin = self.headers.get("Origin")
-        is_foreign = origin is not None and origin.lower() != f"http://{hosts[0].lower()}"
-        site = self.headers.get("Sec-Fetch-Site", "same-origin")
-        if is_foreign or (is_call and site not in ("same-origin", "none")):
-            self.close_connection = True
-            raise BadRequest("Other pages may not ask here.", code="wrong_origin", status=403)
-
-    def _read(self) -> dict[str, Any]:
+    async def _stop(self, body: Annotated[bytes, Depends(read_body)]) -> dict[str, str]:
         try:
-            content = json.loads(self.read_body())
-        except (ValueError, RecursionError) as error:
-            raise BadRequest("The request is not valid JSON.", code="invalid_json") from error
-        if not isinstance(content, dict):
-            raise BadRequest("Expected a JSON object.")
-        return content
+            self._rooms.stop(_Stop.model_validate_json(body).conversation)
+        except ValidationError as error:
+            raise refusal_of(error) from error
+        return {}
 
-    def _stop(self, content: dict[str, Any]) -> None:
-        self.server.rooms.stop(_text(content, "conversation"))
-        self.send_json(200, {})
+    async def _ask(self, body: Annotated[bytes, Depends(read_body)]) -> Response:
+        answer = await run_in_threadpool(self._begin, body)
+        return Stream(self._lines(answer), "application/x-ndjson", on_end=answer.stop)
 
-    def _ask(self, content: dict[str, Any]) -> None:
-        rooms = self.server.rooms
-        room_id = None if content.get("conversation") is None else _text(content, "conversation")
-        question = _text(content, "question").encode("utf-8", "replace").decode().strip()
+    def _begin(self, body: bytes) -> Answer:
+        limits = self._rooms.limits
+        try:
+            asked = _Question.model_validate_json(body)
+        except ValidationError as error:
+            raise refusal_of(error) from error
+        question = asked.question.strip()
         if not question:
             raise BadRequest("The question is empty.", "question")
-        if len(question) > rooms.limits.question_chars:
-            raise BadRequest(f"The question has more than {rooms.limits.question_chars} characters.", "question")
-        image = content.get("image")
-        images = [] if image is None else [_image(image, rooms.limits.image_megapixels)]
-        if room_id is None and not images:
+        if len(question) > limits.question_chars:
+            raise BadRequest(f"The question has more than {limits.question_chars} characters.", "question")
+        images = [] if asked.image is None else [_image(asked.image, limits.image_megapixels)]
+        if asked.conversation is None and not images:
             raise BadRequest("The first question needs an image.", "image")
-        answer = rooms.ask(room_id, question, images)
-        try:
-            self._stream(answer)
-        except BaseException:
-            answer.stop()  # nobody reads on
-            raise
+        return self._rooms.ask(asked.conversation, question, images)
 
-    def _stream(self, answer: Answer) -> None:
+    async def _lines(self, answer: Answer) -> AsyncGenerator[str, None]:
         """A line of JSON whenever there is something new, until the answer has ended."""
-        self.begin_stream("application/x-ndjson")
-        self._send({"conversation": answer.room.id})
+        yield _line({"conversation": answer.room.id})
         version, n_turns = 0, -1
         known: set[str] = set()
         state = "waiting"
         while state in ("waiting", "writing"):
-            self.check_client()
-            fresh = answer.news(version, _POLL_S)
+            fresh = await run_in_threadpool(answer.news, version, _POLL_S)
             if fresh is None:
                 if state == "waiting":
-                    self._send({"state": state, "ahead": self.server.rooms.ahead(answer)})
+                    yield _line({"state": state, "ahead": self._rooms.ahead(answer)})
                 continue
             version, news = fresh
             state = news["state"]
@@ -172,51 +135,62 @@ class PageHandler(JsonHandler):
                 new = {image["file"] for image in record["images"]} - known
                 known |= new
                 news |= {"record": record, "images": {name: answer.room.images.get(name) for name in new}}
-            self._send(news)
-            time.sleep(_BEAT_S)
-
-    def _send(self, content: dict[str, Any]) -> None:
-        self.wfile.write(json.dumps(content).encode() + b"\n")
-        self.wfile.flush()
+            yield _line(news)
+            await asyncio.sleep(_BEAT_S)
 
 
-def _text(content: dict[str, Any], name: str) -> str:
-    value = content.get(name)
-    if not isinstance(value, str):
-        raise BadRequest(f"{name}: expected a text.", name)
-    return value
+def _file(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
+    reply = Response(text, media_type=kind)
+
+    async def send() -> Response:
+        return reply
+
+    return send
+
+
+class _OwnPageOnly:
+    """Refuses what other pages send, and tells the browser what it must not do with a reply."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        refusal = _refusal(Headers(scope=scope), scope["server"][1], is_call=scope["path"].startswith("/api/"))
+        app = self._app if refusal is None else JSONResponse(error_object(refusal), refusal.status)
+        await app(scope, receive, send_guarded)
+
+
+def _refusal(headers: Headers, port: int, is_call: bool) -> BadRequest | None:
+    """Why a request is refused, None if it may come from the page or from the user's own hand."""
+    names = ("127.0.0.1", "localhost")
+    hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
+    host = headers.get("host", "").lower()
+    if host not in hosts:
+        return BadRequest("The Host header names another server.", code="wrong_host", status=403)
+    is_foreign = headers.get("origin", f"http://{host}").lower() != f"http://{host}"
+    if is_foreign or (is_call and headers.get("sec-fetch-site", "none") not in ("same-origin", "none")):
+        return BadRequest("Other pages may not ask here.", code="wrong_origin", status=403)
+    return None
+
+
+def _line(content: dict[str, Any]) -> str:
+    return json.dumps(content) + "\n"
 
 
 def _image(url: Any, megapixels: float) -> Image.Image:
-    match = _DATA_URL.match(url) if isinstance(url, str) else None
-    if match is None:
-        raise BadRequest("That is no image. Choose a PNG, JPEG or WebP file.", "image", "invalid_image")
     try:
-        encoded = base64.b64decode(url[match.end() :], validate=True)
-        if (size := _size_of(encoded)) is not None and size[0] * size[1] > megapixels * 1e6:
-            raise _too_large(megapixels)  # before it is decoded: connections do that at the same time
-        image = open_image(encoded, "image")
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest("The image arrived broken: it is no base64.", "image", "invalid_image") from error
-    except DataError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise _too_large(megapixels) from error
+        encoded = decode_data_url(url)
+        if count_pixels(encoded) > megapixels * 1e6:
+            raise BadRequest(
+                f"The image has more than {megapixels:g} megapixels. Reduce it.", "image", "image_too_large", 413
+            )
+        return open_image(encoded, "image")
+    except (ValueError, DataError) as error:
         raise BadRequest(
             "That is no image, or it is broken. Choose a PNG, JPEG or WebP file.", "image", "invalid_image"
         ) from error
-    if image.width * image.height > megapixels * 1e6:
-        raise _too_large(megapixels)
-    return image
-
-
-def _size_of(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height as the header says; None where it cannot be read."""
-    try:
-        with Image.open(BytesIO(encoded)) as image:
-            return image.size
-    except Exception:  # noqa: BLE001 - decoding says what is wrong with it
-        return None
-
-
-def _too_large(megapixels: float) -> BadRequest:
-    return BadRequest(f"The image has more than {megapixels:g} megapixels. Reduce it.", "image", "image_too_large", 413)

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from sandbox.lanes.tensor.filters import KERNELS, convolve
-from sandbox.operations.formulas import by_table
 from sandbox.operations.operation import Values
 from sandbox.operations.table import OPERATIONS
 
@@ -41,11 +40,6 @@ def by_library(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
 def look_up(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`cv2.LUT`."""
     return apply_tables(images_NCHW, torch.from_numpy(np.stack([table.array for (table,) in values]))[:, None])
-
-
-def compute(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """A formula of single values, by the table that NumPy makes of it."""
-    return apply_tables(images_NCHW, torch.from_numpy(np.stack([by_table(each) for (each,) in values]))[:, None])
 
 
 def pick_channel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:

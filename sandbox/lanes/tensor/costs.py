@@ -37,9 +37,8 @@ _LIKE: dict[str, str] = {
     "Image.getchannel": "orient",
     "ImageFilter.RankFilter": "ImageFilter.MedianFilter",
     **dict.fromkeys(("cv2.erode", "cv2.dilate", "cv2.morphologyEx", "cv2.filter2D"), "cv2.erode"),
-    **dict.fromkeys(("cv2.LUT", "np.formula"), "cv2.table"),
     **dict.fromkeys(("cv2.RGB2GRAY", "cv2.BGR2GRAY", "cv2.GRAY2RGB", "cv2.RGB2BGR", "cv2.bitwise_not"), "cv2"),
-    **dict.fromkeys(("cv2.convertScaleAbs", "cv2.threshold"), "cv2.table"),
+    **dict.fromkeys(("cv2.LUT", "cv2.convertScaleAbs", "cv2.threshold"), "cv2.table"),
 }
 
 #: What is measured: the name in the table -> (operation, values).

@@ -46,8 +46,7 @@ class TensorLane:
         observations: list[Observation | None] = [None] * len(calls)
         for place, call, outcome in zip(places, chosen, outcomes, strict=True):
             if outcome is not None:
-                seen = observed(call, outcome, self.name)
-                observations[place] = seen and replace(seen, wall_s=wall_s)
+                observations[place] = replace(observed(call.program, outcome, self.name), wall_s=wall_s)
         return observations
 
     def close(self) -> None:

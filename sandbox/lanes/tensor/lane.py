@@ -14,8 +14,8 @@ from sandbox.effects.credit import Credit
 from sandbox.lanes.pillow import Outcome
 from sandbox.lanes.tensor.images import TensorImage, stacked, to_tensor
 from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, why_declined
-from sandbox.operations.operation import State
-from sandbox.operations.program import Operation, ToolProgram
+from sandbox.operations.operation import Operation, State
+from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 
 #: Pixels of a batch that are worked on at once; 64-bit temporaries of three channels take 24 bytes of each.
@@ -101,13 +101,11 @@ class KorniaLane:
         """Why the lane leaves a program to the Pillow lane, by the name of the operation; None where it takes it."""
         if not program.has_result:
             return "a program without an image"
-        if any(size is None for size in program.sizes):
-            return "a call that must fail has the library's own message"
         if not program.sizes:
             return "a program without sizes was not lifted"
-        state = State(program.sizes[0] or (0, 0))
+        state = State(program.sizes[0])
         for operation, size in zip(program.operations, program.sizes, strict=False):
-            if size is None or min(size) < 1:
+            if min(size) < 1:
                 return "an image without pixels"
             reason = why_declined(operation.name, operation.values, State(size, state.mode))
             if reason is not None:

@@ -13,7 +13,6 @@ from sandbox.lanes.tensor.images import to_pillow
 from sandbox.lanes.tensor.lane import check_device
 from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, why_declined
 from sandbox.operations.arrays import Table
-from sandbox.operations.formulas import Formula, Leaf
 from sandbox.operations.operation import State, Values
 from sandbox.operations.table import OPERATIONS
 
@@ -21,7 +20,6 @@ _TABLE = Table(tuple((7 * value + 3) % 256 for value in range(256)), "uint8")
 _CROSS = Table(((0, 1, 0), (1, 1, 1), (0, 1, 0)), "uint8")
 _ODD_ONE = Table(((0, 1), (1, 1), (0, 1), (1, 0)), "uint8")
 _SHARPER = Table(((0, -1, 0), (-1, 5, -1), (0, -1, 0)), "int64")
-_CLIPPED = Formula("astype", (Formula("np.clip", (Formula("*", (Leaf(), 1.7)), 0, 255)), "uint8"))
 #: Calls of each operation; one that is not here takes no arguments.
 CALLS: dict[str, Sequence[Values]] = {
     "orient": [(name,) for name in ("rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "transverse")],
@@ -66,7 +64,6 @@ CALLS: dict[str, Sequence[Values]] = {
     "cv2.dilate": [(_CROSS, 1), (_ODD_ONE, 3)],
     "cv2.morphologyEx": [(kind, _CROSS, 2) for kind in range(7)],
     "cv2.filter2D": [(-1, _SHARPER), (-1, _ODD_ONE)],
-    "np.formula": [(_CLIPPED,)],
 }
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sandbox.lanes.tensor import colours, filters, moving, opencv
-from sandbox.operations.formulas import UncertainError, by_table, is_table
 from sandbox.operations.opencv import SPACES
 from sandbox.operations.operation import State, Values
 from sandbox.operations.outputs import contained_size
@@ -73,16 +72,6 @@ def _declines_filter(values: Values, state: State) -> str | None:
     return None if opencv.is_exact_kernel(values[1]) else PARTLY_DECLINED["cv2.filter2D"]
 
 
-def _declines_formula(values: Values, state: State) -> str | None:
-    if is_table(values[0]):
-        try:
-            by_table(values[0])
-        except UncertainError:
-            return PARTLY_DECLINED["np.formula"]
-        return None
-    return PARTLY_DECLINED["np.formula"]
-
-
 #: The operations that the lane does.
 TENSOR_OPERATIONS: dict[str, TensorKind] = {
     "orient": TensorKind(moving.orient),
@@ -129,7 +118,6 @@ TENSOR_OPERATIONS: dict[str, TensorKind] = {
     "cv2.dilate": TensorKind(opencv.dilate),
     "cv2.morphologyEx": TensorKind(opencv.morphology),
     "cv2.filter2D": TensorKind(opencv.correlate, declines=_declines_filter),
-    "np.formula": TensorKind(colours.compute, is_per_image=True, declines=_declines_formula),
 }
 
 #: The operations that lift and that the lane leaves to the Pillow lane, with the reason.
@@ -156,7 +144,6 @@ PARTLY_DECLINED: dict[str, str] = {
     "Image.rotate": "without interpolation, coordinates of 32,768 or more leave Pillow's 16.16 fixed point",
     "ImageOps.pad": "nothing of the image is left",
     "cv2.filter2D": "but for whole numbers its float sums depend on the processor's vector width",
-    "np.formula": "but for functions of single values its parts are declined, or are several images",
     "cv2.GaussianBlur": "a sigma between 0 and 0.01 divides by zero",
     "cv2.resize": "but for INTER_NEAREST its fixed point depends on processor and size",
 }

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS
 from cv_lightning.evaluation.metrics import (
     LABELS,
-    REPORT_LABELS,
     TrajectoryMetrics,
     is_restored,
     orientation_label,
@@ -63,7 +63,7 @@ def test_labels(transforms: tuple[str, ...], label: str) -> None:
 
 
 def test_every_label_of_the_report_is_one() -> None:
-    assert set(REPORT_LABELS) <= set(LABELS)
+    assert set(ORIENTATION_CONDITIONS) <= set(LABELS)
     assert len(LABELS) == len(set(LABELS))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import socket
@@ -74,11 +75,18 @@ def _letters(policy: Policy, text: str) -> list[int]:
     return [*ids, policy.conversation.end_of_turn_id]
 
 
-def serve(policy: Policy, **settings: Any) -> tuple[ChatServer, PolicyBackend, str]:
+@contextlib.contextmanager
+def serve(policy: Policy, **settings: Any) -> Iterator[tuple[PolicyBackend, str]]:
+    """A server of a policy, and its address."""
     backend = PolicyBackend(policy, "small", **settings)
-    server = ChatServer(backend, port=0)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    return server, backend, f"http://127.0.0.1:{server.server_port}/v1"
+    server = ChatServer(backend, port=0, on_stop=backend.close)
+    serving = threading.Thread(target=server.serve, daemon=True)
+    serving.start()
+    try:
+        yield backend, f"http://127.0.0.1:{server.port}/v1"
+    finally:
+        server.stop()
+        serving.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +96,8 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def url(policy: Policy) -> Iterator[str]:
-    server, backend, url = serve(policy, max_new_tokens=400)
-    yield url
-    server.shutdown()
-    server.server_close()
-    backend.close()
+    with serve(policy, max_new_tokens=400) as (_, url):
+        yield url
 
 
 def data_url(image: Image.Image) -> str:
@@ -250,26 +255,19 @@ def test_an_image_of_an_impossible_shape_is_refused(url: str) -> None:
 
 
 def test_requests_at_the_same_time_share_a_batch(policy: Policy) -> None:
-    server, backend, url = serve(policy, max_new_tokens=6, batching=Batching(max_batch=4, window_s=0.5))
-    with ThreadPoolExecutor(8) as pool:
+    batching = Batching(max_batch=4, window_s=0.5)
+    with serve(policy, max_new_tokens=6, batching=batching) as (backend, url), ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda _: asked(url), range(8)))
-    server.shutdown()
-    server.server_close()
-    backend.close()
     assert list(backend.batch_sizes) == [4, 4]
     assert len({reply["choices"][0]["message"]["content"] for reply in replies}) == 1
 
 
 def test_a_full_queue_answers_429_and_clients_come_back(policy: Policy) -> None:
     batching = Batching(max_batch=1, window_s=0, max_waiting=1)
-    server, backend, url = serve(policy, max_new_tokens=12, batching=batching)
-    endpoint = Endpoint(url, api_key_variable=None, attempts=20, max_wait_s=0.05)
     messages = [{"role": "user", "content": "hi"}]
-    with ThreadPoolExecutor(8) as pool:
+    with serve(policy, max_new_tokens=12, batching=batching) as (_, url), ThreadPoolExecutor(8) as pool:
+        endpoint = Endpoint(url, api_key_variable=None, attempts=20, max_wait_s=0.05)
         replies = list(pool.map(lambda _: endpoint.chat(messages, {"temperature": 0}).text, range(8)))
-    server.shutdown()
-    server.server_close()
-    backend.close()
     assert len(set(replies)) == 1
     assert endpoint.usage.requests == 8
     assert endpoint.usage.retries > 0
@@ -325,23 +323,20 @@ def streamed(url: str, **changes: Any) -> list[Any]:
 
 
 def test_a_client_that_leaves_stops_the_generation(policy: Policy) -> None:
-    server, backend, url = serve(policy, max_new_tokens=100_000)
     policy.conversation.max_context_tokens, limit = 100_000, policy.conversation.max_context_tokens
     try:
-        body = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}], "seed": 1}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        with socket.create_connection(("127.0.0.1", server.server_port)) as client:
-            client.sendall(f"{head}\r\n\r\n".encode() + body)
-            while not backend.batch_sizes:
-                time.sleep(0.01)
-        started = time.monotonic()
-        asked(url, max_tokens=2)
-        assert time.monotonic() - started < 5
+        with serve(policy, max_new_tokens=100_000) as (backend, url):
+            body = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}], "seed": 1}).encode()
+            head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            with socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0]))) as client:
+                client.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + body)
+                while not backend.batch_sizes:
+                    time.sleep(0.01)
+            started = time.monotonic()
+            asked(url, max_tokens=2)
+            assert time.monotonic() - started < 5
     finally:
         policy.conversation.max_context_tokens = limit
-        server.shutdown()
-        server.server_close()
-        backend.close()
 
 
 def test_a_full_context_is_told_by_openais_code(url: str) -> None:
@@ -389,18 +384,23 @@ def test_the_command_serves_a_folder(
     policy.export(tmp_path / "policy")
     found: dict[str, Any] = {}
 
+    def keep(self: PolicyBackend, policy: Policy, name: str, *arguments: Any, **keywords: Any) -> None:
+        found.update(policy=policy, name=name)
+        start(self, policy, name, *arguments, **keywords)
+
     def serve_once(server: ChatServer) -> None:
-        found["server"] = server
-        found["policy"] = server.backend.policy  # type: ignore[attr-defined]
+        found["host"] = server.host
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ChatServer, "serve_forever", serve_once)
+    start = PolicyBackend.__init__
+    monkeypatch.setattr(PolicyBackend, "__init__", keep)
+    monkeypatch.setattr(ChatServer, "serve", serve_once)
     assert main(["--policy", str(tmp_path / "policy"), "--port", "0", "--system-prompt", "Read."]) == 0
     served = found["policy"]
     assert served.image_processor.size == policy.image_processor.size, "the pixel budget of the folder"
     assert served.conversation.system_prompt == "Read."
-    assert found["server"].backend.name == f"policy-{weights_digest(policy)[:8]}"
-    assert found["server"].server_address[0] == "127.0.0.1"
+    assert found["name"] == f"policy-{weights_digest(policy)[:8]}"
+    assert found["host"] == "127.0.0.1"
     assert "http://127.0.0.1:" in capsys.readouterr().out
 
 

@@ -102,15 +102,13 @@ def ask(url: str, tools: str) -> EndpointSolver:
 def test_a_server_gives_the_trajectories_of_the_local_policy(tools: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force_first_reply(monkeypatch, CALL)
     policy = small_policy(toolbox="named")
-    server, backend, url = serve(policy, max_new_tokens=400)
-    local, remote = LocalSolver(policy, RolloutConfig(max_turns=3, max_new_tokens=400)), ask(url, tools)
-    try:
-        expected, given = local.solve(samples()), remote.solve(samples())
-    finally:
-        for part in (local, remote, backend):
-            part.close()
-        server.shutdown()
-        server.server_close()
+    with serve(policy, max_new_tokens=400) as (_, url):
+        local, remote = LocalSolver(policy, RolloutConfig(max_turns=3, max_new_tokens=400)), ask(url, tools)
+        try:
+            expected, given = local.solve(samples()), remote.solve(samples())
+        finally:
+            local.close()
+            remote.close()
     for mine, theirs in zip(expected, given, strict=True):
         assert mine is not None
         assert theirs is not None

@@ -56,8 +56,8 @@ TOOLS = {
     "result = ImageOps.invert(ImageOps.invert(image.crop((1, 1, 5, 5))))": ("crop",),
     "result = image.convert('L').convert('L')": ("grayscale",),
     "result = image.convert('RGB')": (),
-    "result = Image.fromarray(np.array(image)[..., ::-1][..., ::-1])": (),
-    "result = Image.fromarray(np.array(image)[..., ::-1])": ("channel_swap",),
+    "result = Image.fromarray(np.array(image)[:, :, ::-1][:, :, ::-1])": (),
+    "result = Image.fromarray(np.array(image)[:, :, ::-1])": ("channel_swap",),
     "ImageEnhance.Contrast(image).enhance(1.5)\nresult = image.rotate(180)": ("rotate_180",),
     "# image.crop((1, 2, 3, 4))\nresult = image": (),
     "'image.rotate(90)'\nresult = image": (),
@@ -113,10 +113,9 @@ PLACES = [
     "result = Image.fromarray(cv2.resize(np.array(image), (301, 77), interpolation=cv2.INTER_LINEAR))",
     "result = ImageOps.pad(image, (100, 130), color=(0, 0, 0))",
     "result = ImageOps.pad(image, (300, 100), centering=(0.2, 0.9))",
-    "result = ImageOps.fit(image, (90, 90))",
     "result = ImageOps.expand(image, (10, 20, 30, 40))",
     "result = image.crop((-20, 30, 500, 90)).rotate(180).crop((5, 5, 480, 60))",
-    "result = Image.fromarray(np.array(image)[80:10:-1, 15:170].transpose(1, 0, 2))",
+    "result = Image.fromarray(cv2.transpose(np.array(image)[80:10:-1, 15:170]))",
 ]
 
 

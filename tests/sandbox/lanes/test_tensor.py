@@ -30,8 +30,7 @@ from sandbox.lanes.tensor.selfcheck import self_check
 from sandbox.lanes.tensor.table import DECLINED, PARTLY_DECLINED, TENSOR_OPERATIONS, TOLERANCES, why_declined
 from sandbox.lift.reader import lift
 from sandbox.operations.arrays import Table
-from sandbox.operations.formulas import Formula, Leaf
-from sandbox.operations.operation import Operation, State
+from sandbox.operations.operation import State
 from sandbox.operations.table import OPERATIONS
 from tests.sandbox import strategies
 
@@ -370,7 +369,6 @@ def test_documented_reasons_are_those_that_are_given() -> None:
         ("cv2.GaussianBlur", ((3, 3), 1e-9, 0), (40, 30)),
         ("cv2.resize", ((10, 10), 0, 0, 1), (40, 30)),
         ("cv2.filter2D", (-1, Table(((0.5,),), "float64")), (40, 30)),
-        ("np.formula", (Formula("cv2.absdiff", (Leaf(), Leaf((Operation("ImageFilter.BLUR"),)))),), (40, 30)),
     ],
 )
 def test_calls_that_are_declined(name: str, values: Any, size: tuple[int, int]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sandbox import ToolExecutor, ToolRequest
+from sandbox import Limits, ToolExecutor, ToolRequest
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.operations.program import ToolProgram
 from tests.sandbox.idioms import IDIOMS, Idiom, snippet_of
+from tests.sandbox.machine import need
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -118,12 +121,25 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def executor() -> Iterator[ToolExecutor]:
+    """Whatever does not lift runs confined, and says what Python says."""
+    need()
+    with ToolExecutor(workers=1, limits=Limits(wall_s=10)) as executor:
+        yield executor
+
+
 @pytest.mark.parametrize("code", FAULTS)
-def test_error_is_the_librarys_and_names_the_line(code: str) -> None:
-    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(20, 16)])])
+def test_error_is_the_librarys_and_names_the_line(code: str, executor: ToolExecutor) -> None:
+    (observation,) = executor.execute([ToolRequest(code, [noise(20, 16)])])
     assert observation.status == "error"
     assert observation.text.startswith(FAULTS[code])
     assert observation.text.endswith(f"line 1: {code.splitlines()[0]}")
+
+
+@pytest.mark.parametrize("code", [code for code, text in FAULTS.items() if text.startswith(("Name", "Attr", "Syn"))])
+def test_names_that_do_not_exist_are_faults_without_a_run(code: str) -> None:
+    assert isinstance(lift(code, ((20, 16),)), Fault)
 
 
 WRITTEN_OUT = {
@@ -142,18 +158,18 @@ WRITTEN_OUT = {
 
 
 @pytest.mark.parametrize("code", WRITTEN_OUT)
-def test_fault_is_what_python_raises(code: str) -> None:
+def test_fault_is_what_python_raises(code: str, executor: ToolExecutor) -> None:
     """The kind and text of each fault, against the same call written out here."""
     image = noise(20, 16)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - which one it is, is what is compared
         WRITTEN_OUT[code](image)
-    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [image])])
+    (observation,) = executor.execute([ToolRequest(code, [image])])
     assert observation.text.splitlines()[0] == f"{type(caught.value).__name__}: {caught.value}"
 
 
-def test_a_later_statement_that_raises_fails_the_whole() -> None:
+def test_a_later_statement_that_raises_fails_the_whole(executor: ToolExecutor) -> None:
     code = "result = image.rotate(90)\nprint(image.size)\nx = image.crop((5, 5, 1, 1))"
-    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(20, 16)])])
+    (observation,) = executor.execute([ToolRequest(code, [noise(20, 16)])])
     assert observation.status == "error"
     assert observation.image is None
     assert observation.text.startswith("(20, 16)\nValueError")

@@ -20,7 +20,7 @@ from PIL import Image
 from cv_lightning.chat.page.rooms import RoomLimits, Rooms
 from cv_lightning.chat.page.server import PageServer
 from cv_lightning.conversation import Conversation, format_answer
-from cv_lightning.serving.http_handler import ServerLimits
+from cv_lightning.serving.web_server import ServerLimits
 from sandbox import ToolExecutor
 from tests.cv_lightning.browser import Browser, needs_chromium
 from tests.cv_lightning.scripted import ANSWER, TURN, Script, a_conversation, a_talk, photo
@@ -48,9 +48,10 @@ class Site:
         limits = RoomLimits(image_megapixels=0.5)
         self.rooms = Rooms(lambda: a_talk(self.script, executor), limits)
         self.server = PageServer(self.rooms, "Chat with <b>pol</b>", 0, ServerLimits(request_megabytes=1))
-        self.port = self.server.server_port
+        self.port = self.server.port
         self.url = f"http://127.0.0.1:{self.port}/"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self._serving = threading.Thread(target=self.server.serve, daemon=True)
+        self._serving.start()
 
     def request(self, method: str, path: str, content: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         body = content if isinstance(content, bytes | None) else json.dumps(content).encode()
@@ -59,7 +60,7 @@ class Site:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as client:
             client.request(method, path, body, sent)
             reply = client.getresponse()
-            return reply.status, dict(reply.getheaders()), reply.read()
+            return reply.status, {name.title(): value for name, value in reply.getheaders()}, reply.read()
 
     def refusal(self, content: Any, path: str = "/api/ask", **headers: str) -> tuple[int, str | None]:
         """Status and code of a request that is not granted."""
@@ -73,9 +74,9 @@ class Site:
         return [json.loads(line) for line in body.splitlines()]
 
     def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.rooms.close()
+        self.server.stop()
+        self._serving.join(60)
+        assert not self._serving.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +204,10 @@ def test_what_cannot_be_asked_is_refused_with_its_reason(site: Site, content: An
 
 def test_methods_and_lengths_are_checked(site: Site) -> None:
     assert site.request("GET", "/api/ask")[0] == 405
-    assert site.request("POST", "/", {})[0] == 404
-    assert site.request("DELETE", "/api/ask")[0] == 501
+    assert site.request("POST", "/", {})[0] == 405
+    assert site.request("DELETE", "/api/ask")[0] == 405
     assert site.refusal({"conversation": "nobody"}, "/api/stop") == (404, "no_conversation")
-    assert site.request("POST", "/api/ask", b"", Content_Length="many")[0] == 411
+    assert site.request("POST", "/api/ask", b"", Content_Length="many")[0] == 400
 
 
 def slowly(site: Site) -> threading.Event:

@@ -1,4 +1,4 @@
-"""What the evaluator needs of a policy, whether its weights are here or behind a server."""
+"""What an evaluation needs of a policy, whether its weights are here or behind a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cv_lightning.types import Sample, Trajectory
 
 
 class Solver(ABC):
-    """Answers questions, with or without tools, and says how it came to them."""
+    """Answers questions, with or without tools, and returns every step to the answer."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -20,13 +20,13 @@ class Solver(ABC):
 
     @abstractmethod
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
-        """A trajectory for each sample, in order; None where none could be had: the next run asks again.
+        """A trajectory for each sample, in order; None if there is none: the next run asks again.
 
-        Whatever a policy says is data: it stands in the trajectory and raises nothing.
+        Whatever a policy says is data in the trajectory and raises nothing.
         """
 
     def usage(self) -> dict[str, float]:
-        """What answering has cost so far (requests, tokens, money), by name; empty where nothing is counted."""
+        """What answering has cost so far (requests, tokens, money), by name; empty if nothing is counted."""
         return {}
 
     def close(self) -> None:  # noqa: B027 - a solver that holds nothing open has nothing to close

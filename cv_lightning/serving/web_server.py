@@ -1,0 +1,251 @@
+"""What our web servers share: uvicorn with limits for clients, bodies, errors in OpenAI's form, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from cv_lightning.serving.request import BadRequest
+
+T = TypeVar("T")
+
+#: How long a server that ends waits for replies that are under way, in seconds.
+_GRACE_S = 5
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What a client may use.
+
+    Attributes:
+        request_megabytes: Longest body of a request.
+        connections: Connections at the same time; more are turned away.
+        read_s: Seconds to wait for a client that sends or reads nothing.
+    """
+
+    request_megabytes: int = 32
+    connections: int = 128
+    read_s: float = 60.0
+
+
+class WebServer:
+    """Serves an app at an address that is taken at once.
+
+    Args:
+        app: See `new_app`.
+        host: Address to listen at.
+        port: 0 takes a free one; see `port`.
+        limits: What a client may use.
+        on_stop: Called, in a thread, before the server waits for replies that are under way.
+
+    Raises:
+        OSError: The address is taken, or not allowed.
+        OverflowError: There is no such port.
+    """
+
+    def __init__(
+        self, app: FastAPI, host: str, port: int, limits: ServerLimits, on_stop: Callable[[], None] = lambda: None
+    ) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=128)
+        self.host, self.port = self._socket.getsockname()[:2]
+        config = uvicorn.Config(
+            app,
+            http=partial(_LimitedProtocol, limits=limits),  # type: ignore[arg-type] # called as the class is
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",  # what is no HTTP is the client's affair
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=math.ceil(limits.read_s),
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        self._server = _Server(config, on_stop)
+
+    def serve(self) -> None:
+        """Serve until `stop`; in the main thread, until SIGINT too, which then raises `KeyboardInterrupt`."""
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def serve_until_interrupted(self) -> None:
+        """Serve until Ctrl-C."""
+        try:
+            self.serve()
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+
+    def stop(self) -> None:
+        """End `serve` from another thread."""
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await run_in_threadpool(self._on_stop)
+        await super().shutdown(sockets)
+
+
+class _LimitedProtocol(H11Protocol):
+    """uvicorn leaves two limits to a proxy: connections that ask nothing, and clients that are silent."""
+
+    def __init__(self, *arguments: Any, limits: ServerLimits, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._limits = limits
+        self._silence: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        super().connection_made(transport)
+        self._watch(True)
+        if len(self.connections) > self._limits.connections:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._watch(False)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch(self.cycle is None or self.cycle.more_body or self.cycle.response_complete)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch(False)
+
+    def _watch(self, is_awaited: bool) -> None:
+        """Close the connection if an awaited client does nothing for too long."""
+        if self._silence is not None:
+            self._silence.cancel()
+        self._silence = self.loop.call_later(self._limits.read_s, self.transport.abort) if is_awaited else None
+
+
+def new_app(limits: ServerLimits) -> FastAPI:
+    """An app without pages of its own whose errors have OpenAI's form."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.limits = limits
+    app.add_exception_handler(BadRequest, _on_bad_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_mistake)
+    return app
+
+
+async def _on_bad_request(request: Request, error: Exception) -> Response:
+    if not isinstance(error, BadRequest):
+        raise error
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+    return JSONResponse(error_object(error), error.status, headers)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    path = request.url.path[:100]
+    refusals = {
+        404: BadRequest(f"There is no {path!r} here.", code="not_found", status=404),
+        405: BadRequest(f"{path!r} does not take {request.method}.", code="method_not_allowed", status=405),
+    }
+    refusal = refusals.get(error.status_code, BadRequest(error.detail, code="bad_request", status=error.status_code))
+    return JSONResponse(error_object(refusal), refusal.status, error.headers)
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _on_mistake(request: Request, error: Exception) -> Response:
+    """What the client is told; uvicorn logs the traceback."""
+    refusal = BadRequest("The server made a mistake; its log says more.", code="internal", status=500)
+    return JSONResponse(error_object(refusal), 500)
+
+
+def error_object(error: BadRequest) -> dict[str, Any]:
+    """An error in OpenAI's form."""
+    kind = "server_error" if error.status >= 500 else "invalid_request_error"
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+
+
+async def read_body(request: Request) -> bytes:
+    """The JSON text of a request.
+
+    Raises:
+        BadRequest: It is too long, of unknown length, or of another type.
+        ClientDisconnect: It was cut off.
+    """
+    length = request.headers.get("content-length")
+    if length is None:
+        raise BadRequest("Content-Length is missing.", code="length_required", status=411)
+    limit = request.app.state.limits.request_megabytes
+    if int(length) > limit << 20:  # uvicorn reads what is left of it and forgets it, so that the client hears why
+        raise BadRequest(f"The request is larger than {limit} MB.", code="request_too_large", status=413)
+    # A page in a browser can send other types to this address without asking anybody.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise BadRequest("Content-Type must be application/json.", code="unsupported_media_type", status=415)
+    return await request.body()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await the work; if the client leaves first, cancel it and raise `ClientDisconnect`."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Stream(StreamingResponse):
+    """A streamed reply.
+
+    Args:
+        content: Its pieces.
+        media_type: Their type.
+        on_end: Called at its end, and as soon as the client leaves.
+    """
+
+    def __init__(self, content: AsyncGenerator[str, None], media_type: str, on_end: Callable[[], None]) -> None:
+        super().__init__(content, headers={"Content-Type": media_type, "Cache-Control": "no-cache"})
+        self._content = content
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+            await self._content.aclose()

@@ -1,0 +1,185 @@
+"""The values that a snippet's names hold while it is read, and how a call becomes an operation on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from sandbox.operations.arrays import Table
+from sandbox.operations.operation import Operation, State, Values
+from sandbox.operations.parameters import Parameter
+from sandbox.operations.table import OPERATIONS
+
+#: Pixels that an image between two operations may have.
+MAX_PIXELS = 1 << 26
+#: Operations that a program may have.
+MAX_OPERATIONS = 32
+
+
+class NotLiftableError(Exception):
+    """The snippet cannot be read with certainty: the reason, and what to write instead if that is known."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+class KnownFaultError(Exception):
+    """The snippet raises here, for certain. `kind` is the type's name as the interpreter prints it."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(eq=False)
+class Picture:
+    """An image or array object of the snippet. Drawing changes it in place, for every name that holds it.
+
+    Attributes:
+        source: Index of the image it starts from; -1 for a new one of one colour, into which nothing was pasted yet.
+        states: Size and mode before the first and after each operation.
+        operations: The operations that lead to it.
+        is_array: True for a NumPy array of the pixels.
+        color: Of a new image.
+    """
+
+    source: int
+    states: tuple[State, ...]
+    operations: tuple[Operation, ...] = ()
+    is_array: bool = False
+    color: Value = None
+
+    @property
+    def state(self) -> State:
+        """Size and mode now."""
+        return self.states[-1]
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether it has one channel."""
+        return self.state.mode == "L"
+
+    def copy(self, *, is_array: bool | None = None) -> Picture:
+        """A new object with the same pixels, as an array or as an image."""
+        self.check_started()
+        return Picture(self.source, self.states, self.operations, self.is_array if is_array is None else is_array)
+
+    def check_started(self) -> None:
+        """Raises NotLiftableError for a new image, which is none of the request's."""
+        if self.source < 0:
+            raise NotLiftableError("a new image without a pasted one")
+
+    def become(self, other: Picture) -> None:
+        """Change in place to what `other` is."""
+        self.source, self.states, self.operations = other.source, other.states, other.operations
+
+    def then(self, name: str, values: Sequence[Value]) -> Picture:
+        """A new object with one more operation.
+
+        Raises:
+            NotLiftableError: If the library may raise, or do something else than the table says.
+        """
+        self.check_started()
+        kind = OPERATIONS[name]
+        if min(self.state.size) <= 0 or self.state.mode not in kind.modes:
+            raise NotLiftableError(f"{name} on an image of size {self.state.size} and mode {self.state.mode}")
+        plain = tuple(map(_plain, values))
+        for parameter, value in zip(kind.parameters, plain, strict=True):
+            is_colour = parameter.name in {"fillcolor", "fill", "color", "outline"} and isinstance(value, tuple)
+            if not parameter.check(value) or (is_colour and self.is_gray):
+                raise NotLiftableError(f"{name} with {parameter.name}={value!r}")
+        state = kind.after(plain, self.state)
+        if state.size[0] * state.size[1] > MAX_PIXELS or len(self.operations) >= MAX_OPERATIONS:
+            raise NotLiftableError(f"{name} to an image of size {state.size} after {len(self.operations)} operations")
+        return Picture(
+            self.source, (*self.states, state), (*self.operations, Operation(name, plain)), is_array=self.is_array
+        )
+
+
+@dataclass(frozen=True)
+class Name:
+    """A dotted name of a library or a builtin, e.g. `ImageOps.mirror`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Maker:
+    """An object that holds the values of an operation, e.g. `ImageFilter.BoxBlur(2)`."""
+
+    name: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class Enhancer:
+    """An enhancer object, e.g. `ImageEnhance.Color(image)`; it holds the picture as it was then."""
+
+    name: str
+    picture: Picture
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Pen:
+    """An `ImageDraw` object."""
+
+    picture: Picture
+
+
+class Unknown:
+    """A value that only a run can tell."""
+
+
+Constant = None | bool | int | float | str | Table | tuple["Value", ...] | list["Value"]
+Value = Constant | Picture | Name | Maker | Enhancer | Pen | Unknown
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a call, without the picture that it is made on."""
+
+    positional: Sequence[Value] = ()
+    keywords: Mapping[str, Value] = field(default_factory=dict)
+
+    def bind(self, parameters: Sequence[Parameter]) -> list[Value]:
+        """The value of each parameter, as Python binds them.
+
+        Raises:
+            NotLiftableError: If Python would raise a TypeError, or a parameter is not known here.
+        """
+        names = [parameter.name for parameter in parameters]
+        if len(self.positional) > sum(not parameter.by_name for parameter in parameters):
+            raise NotLiftableError("a call with more positional arguments")
+        bound = dict(zip(names, self.positional, strict=False))
+        for name, value in self.keywords.items():
+            if name not in names or name in bound:
+                raise NotLiftableError(f"the argument {name!r}")
+            bound[name] = value
+        values = [bound.get(parameter.name, parameter.default) for parameter in parameters]
+        if any(value is ... for value in values):
+            raise NotLiftableError("a call without an argument that it needs")
+        return values
+
+    def take(self, *names: str, **defaults: Value) -> list[Value]:
+        """The values of parameters that the caller checks: those of `names` are needed, `defaults` follow them."""
+        needed = [Parameter(name, _anything) for name in names]
+        return self.bind([*needed, *(Parameter(name, _anything, value) for name, value in defaults.items())])
+
+
+def _anything(value: object) -> bool:
+    return True
+
+
+def frozen(value: Value) -> Value:
+    """A list as a tuple, for calls that take either."""
+    return tuple(frozen(part) for part in value) if isinstance(value, list) else value
+
+
+def _plain(value: Value) -> Value:
+    """A value as an operation holds it: a member of an enumeration is its number."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return int(value) if isinstance(value, IntEnum) else value
