@@ -31,6 +31,8 @@ from typing import Any  # noqa: E402
 
 import yaml  # noqa: E402
 
+from cv_lightning.cli.compose import compose_unresolved  # noqa: E402
+
 #: Written more often than by default (every 100 steps), so that a short run pays more for them than a long one.
 TRAJECTORIES_EVERY = 20
 
@@ -76,7 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def configure(options: argparse.Namespace, folder: Path, with_logging: bool) -> dict[str, Any]:
     """The config of an experiment, shortened; what it has to show something is taken out, or all of it is put in."""
-    config: dict[str, Any] = yaml.safe_load(Path(options.config).read_text(encoding="utf-8"))
+    config: dict[str, Any] = compose_unresolved([Path(options.config)])
     config["run_folder"] = str(folder)
     config["model"]["init_args"]["policy"]["init_args"]["source"] = str(Path(options.source).resolve())
     trainer = config["trainer"]

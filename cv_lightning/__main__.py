@@ -15,57 +15,58 @@ from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.console.versions import version_of
 from cv_lightning.errors import ConfigError, CVLightningError
 
-#: Command -> (module whose `main` runs it, what it does).
+_LIGHTNING = "cv_lightning.cli.lightning_cli"
+
+#: Command, of one word or two -> (module whose `main` runs it, what it does).
 COMMANDS: dict[str, tuple[str, str]] = {
-    "reproduce": ("cv_lightning.cli.reproduce", "run a recipe from nothing to a report: the tiny one if none is named"),
-    "fit": ("cv_lightning.cli.lightning_cli", "train a module on data, both named by a config"),
-    "validate": ("cv_lightning.cli.lightning_cli", "evaluate on the validation data"),
-    "test": ("cv_lightning.cli.lightning_cli", "evaluate on the test data, by orientation"),
-    "predict": ("cv_lightning.cli.lightning_cli", "answer the questions of the prediction data"),
-    "serve": (
-        "cv_lightning.serving.command",
-        "serve a policy behind an OpenAI-compatible HTTP endpoint",
-    ),
-    "chat": (
-        "cv_lightning.chat.command",
-        "talk with a policy about an image, in the terminal or in a browser",
-    ),
-    "view": ("cv_lightning.viewer.command", "trajectories of a run or a file as one page to read"),
-    "compare": ("cv_lightning.compare.command", "runs beside each other: configs, metrics, answers, curves, tools"),
-    "data": ("cv_lightning.data.command", "check files of data, or build SFT episodes and RL questions"),
+    "reproduce": ("cv_lightning.cli.reproduce", "run a recipe from nothing to a report; the tiny one by default"),
+    "fit": (_LIGHTNING, "train a module on data, both named by a config"),
+    "validate": (_LIGHTNING, "evaluate on the validation data"),
+    "test": (_LIGHTNING, "evaluate on the test data, by orientation"),
+    "predict": (_LIGHTNING, "answer the questions of the prediction data"),
+    "serve": ("cv_lightning.serving.command", "serve a policy behind an OpenAI-compatible HTTP endpoint"),
+    "chat": ("cv_lightning.chat.command", "talk with a policy about an image, in the terminal or in a browser"),
+    "view": ("cv_lightning.viewer.command", "show the trajectories of a run or a file as one page"),
+    "compare": ("cv_lightning.compare.command", "compare runs: configs, metrics, answers, curves, tools"),
+    "data check": ("cv_lightning.data.check", "show what a file of data holds, and every fault with its row"),
+    "data build": ("cv_lightning.construction.command", "write SFT episodes or RL questions, executed and checked"),
 }
 
 #: What a shell expects of a command that Ctrl-C ended.
 INTERRUPTED = 130
 
 
-def usage() -> str:
-    """The text of `--help`."""
-    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+def usage(group: str = "") -> str:
+    """The text of `--help`; of a group such as "data", its commands only."""
+    commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items() if name.startswith(group))
     return (
         "usage: python -m cv_lightning <command> [options]\n\n"
         f"commands:\n{commands}\n\n"
-        "`<command> --help` lists the options of a command; --quiet leaves out the progress of any of them.\n"
+        "`<command> --help` lists the options of a command; --quiet hides the progress of any of them.\n"
         "Configs name classes by class_path; any value can be overridden:\n"
         "  python -m cv_lightning fit --config experiments/tiny/sft.yaml --trainer.max_steps 10\n"
     )
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status; raises `CVLightningError` for what the user can mend."""
+    """Run one command line and return its exit status; raises `CVLightningError` for what the user can correct."""
     arguments = take_flag(arguments)
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(usage())
+    first = arguments[0] if arguments else "--help"
+    is_group = any(name.startswith(f"{first} ") for name in COMMANDS)
+    words = arguments[:2] if is_group else [first]
+    if words[-1] in {"-h", "--help", "help"} or (is_group and len(words) == 1):
+        print(usage(first if is_group else ""))
         return 0
-    name = arguments[0]
+    name = " ".join(words)
     if name == "--version":
         print(version_of("cv-lightning") or "not installed (run from a checkout)")
         return 0
     if name not in COMMANDS:
         raise ConfigError(f"No command {name!r}. {did_you_mean(name, COMMANDS)} See python -m cv_lightning --help.")
-    command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[name][0]).main
-    # The light commands know their own name; those of LightningCLI are its subcommands.
-    return command(arguments if COMMANDS[name][0] == "cv_lightning.cli.lightning_cli" else arguments[1:])
+    module = COMMANDS[name][0]
+    command: Callable[[Sequence[str]], int] = importlib.import_module(module).main
+    # LightningCLI has subcommands and needs their name.
+    return command(arguments if module == _LIGHTNING else arguments[len(words) :])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

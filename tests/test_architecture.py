@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import fnmatch
 import importlib.metadata
 import re
 import subprocess
@@ -89,6 +91,97 @@ def test_light_files_import_no_torch(path: Path) -> None:
     assert not heavy, f"{name_of(path)} imports {heavy}"
 
 
+# ---- packages --------------------------------------------------------------------------------------------------------
+
+#: Circles between packages that are known; none may be added.
+KNOWN_CIRCLES: set[frozenset[str]] = {
+    frozenset({"sandbox.effects", "sandbox.lanes"}),
+    frozenset({"cv_lightning.grading", "cv_lightning.evaluation", "cv_lightning.endpoint"}),
+}
+
+
+def room_of(module: str) -> str | None:
+    """Where a module of ours is, seen from its house's door: a package, or a file at the top; None if it is no room."""
+    house, *parts = module.split(".")
+    if house not in HOUSES or not parts:
+        return None
+    place = ROOT / house / parts[0]
+    return f"{house}.{parts[0]}" if place.is_dir() or place.with_suffix(".py").is_file() else None
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms that a file imports, wherever in it the import is, but for what only type checkers import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {room for name in names if (room := room_of(name)) is not None}
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The sets of rooms of which each reaches every other."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        pending = [start]
+        while pending:
+            new = graph.get(pending.pop(), set()) - found
+            found |= new
+            pending += new
+        return found
+
+    reach = {room: reached(room) for room in graph}
+    mutual = {room: frozenset(other for other in reach[room] if room in reach.get(other, ())) for room in graph}
+    return {each for each in mutual.values() if len(each) > 1}
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {frozenset({"b", "c"})}
+
+
+def test_no_circle_between_the_rooms_of_a_house() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if room is not None and path.name not in ROOTS:
+            graph.setdefault(room, set()).update(rooms_imported(path) - {room})
+    assert circles(graph) <= KNOWN_CIRCLES
+
+
+def test_few_files_lie_at_the_door() -> None:
+    assert len(list((ROOT / "cv_lightning").glob("*.py"))) <= 12
+
+
+def test_every_file_of_a_house_is_in_the_wheel() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    data = {
+        package: patterns.replace(" ", "").split(",") for package, patterns in config["options.package_data"].items()
+    }
+    others = [
+        path
+        for house in (*HOUSES, "experiments")
+        for path in (ROOT / house).rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc", ".md"}
+    ]
+    left_out = [
+        name_of(path)
+        for path in others
+        if not any(
+            fnmatch.fnmatch(path.name, pattern)
+            for pattern in [*data["*"], *data.get(".".join(path.relative_to(ROOT).parent.parts), [])]
+        )
+    ]
+    assert others
+    assert not left_out, f"name them under [options.package_data] in setup.cfg: {left_out}"
+
+
 def test_an_executor_without_a_device_imports_no_torch() -> None:
     code = """
 import sys
@@ -142,7 +235,7 @@ def test_every_folder_with_code_is_a_package() -> None:
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    command = "pip install -e '.[test]' && pytest"
+    command = "pip install -e '.[test]' && pytest -n 2"
     for file in ("README.md", ".ci/run"):
         assert command in (ROOT / file).read_text(encoding="utf-8").splitlines(), file
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from cv_lightning.__main__ import main
+from cv_lightning.cli.compose import compose
 from cv_lightning.cli.lightning_cli import run_command
 from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.conversation import format_answer, format_call
@@ -37,7 +38,13 @@ PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
 NAMED_TOOLS = EXPERIMENTS / "named_tools" / "sft.yaml"
 #: Configs of `data build`.
 BUILDS = sorted(EXPERIMENTS.glob("build_*.yaml"))
-OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED, *BUILDS, NAMED_TOOLS}
+#: What other configs include: it runs nothing alone.
+INCLUDED = [
+    *(EXPERIMENTS / "shared").glob("*.yaml"),
+    *EXPERIMENTS.glob("*/shared.yaml"),
+    *EXPERIMENTS.glob("paper/*.yaml"),
+]
+OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
 
 SIZE = {
@@ -59,6 +66,11 @@ POLICY = "model.init_args.policy.init_args"
 
 def name_of(path: Path) -> str:
     return path.relative_to(EXPERIMENTS).as_posix()
+
+
+def composed(*paths: Path) -> Any:
+    """What files come to, with its keys as attributes."""
+    return OmegaConf.create(compose(paths))
 
 
 def shrunk(config: Any) -> list[str]:
@@ -96,7 +108,7 @@ def test_config_trains_and_tests(
     path: Path, small_policies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config: Any = OmegaConf.load(path)
+    config = composed(path)
     arguments = ["--config", str(path), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config), *small_world(config)]
     if OmegaConf.select(config, f"{POLICY}.source") is not None:
         family = "qwen3_vl" if "qwen3" in path.parent.name else "qwen2_5_vl"
@@ -113,7 +125,7 @@ def test_named_tools_from_nothing_to_rewards(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     for stage in ("base", "sft", "rl"):
         path = EXPERIMENTS / "tiny" / f"{stage}.yaml"
-        config = OmegaConf.load(path)
+        config = composed(path)
         overlay = [] if stage == "rl" else ["--config", str(NAMED_TOOLS)]
         arguments = ["--config", str(path), *overlay, "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config)]
         cli = run_command(["fit", *arguments, *small_world(config)])
@@ -171,7 +183,7 @@ def test_config_trains_on_published_data(
     under = EXPERIMENTS / family / path.name
     policy = small_policies[family.rpartition("_")[0]]
     arguments = ["--config", str(under), "--config", str(path), f"--{POLICY}.source={policy}"]
-    cli = run_command(["fit", *arguments, "--run_folder=runs/small", *ONE_PROCESS, *shrunk(OmegaConf.load(under))])
+    cli = run_command(["fit", *arguments, "--run_folder=runs/small", *ONE_PROCESS, *shrunk(composed(under))])
     assert cli.trainer.global_step == 2
     if path.stem == "rl":
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -237,7 +249,7 @@ def test_config_serves_the_other_commands(command: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     path = EXPERIMENTS / "tiny" / "base.yaml"
     limits = ["--trainer.limit_val_batches=1", "--trainer.limit_predict_batches=1"]
-    cli = run_command([command, "--config", str(path), *ONE_PROCESS, *shrunk(OmegaConf.load(path)), *limits])
+    cli = run_command([command, "--config", str(path), *ONE_PROCESS, *shrunk(composed(path)), *limits])
     if command == "validate":
         assert 0 <= float(cli.trainer.callback_metrics["val/accuracy/upright"]) <= 1
     else:
@@ -253,7 +265,7 @@ def test_recipe_runs_from_nothing_to_a_report(
     overrides = [
         f"{stage.name}:{override.removeprefix('--')}"
         for stage in recipe.stages
-        for override in [*ONE_PROCESS, *shrunk(OmegaConf.load(stage.config))]
+        for override in [*ONE_PROCESS, *shrunk(composed(*stage.configs))]
     ]
     command = ["reproduce", "--recipe", str(path), "--overrides", *overrides]
     command += ["--stages", *(stage.name for stage in recipe.stages)]

@@ -16,28 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from cv_lightning.cli.compose import command_line_options, compose_command_line, config_files
 from cv_lightning.cli.config_errors import explain
 from cv_lightning.cli.interrupt import CheckpointOnInterrupt
-from cv_lightning.cli.recipe import ROOT
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.errors import ConfigError
-
-PARSER_MODE = "cv_lightning"
 
 #: `ckpt_path` values that Lightning resolves itself.
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
 
 
-class _ParseError(Exception):
-    """What the parser objects to, in words, before it is known which file or option it stands in."""
+class _Refused(Exception):
+    """A config that cannot be used, before it is known whether a file or the command line holds the fault."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -57,7 +52,16 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI with one more key, `run_folder`, that configs build their paths from."""
+    """LightningCLI with one more key, `run_folder`, that configs build their paths from.
+
+    Args:
+        composed: The config in `args`, for errors.
+        **kwargs: As LightningCLI takes them.
+    """
+
+    def __init__(self, *args: Any, composed: Mapping[str, Any], **kwargs: Any) -> None:
+        self._composed = composed
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `run_folder`; the usage line leaves the options to the list below it."""
@@ -76,7 +80,7 @@ class CLI(LightningCLI):
             arguments = args if isinstance(args, list) else []
             subcommand = next((word for word in arguments if word in self._subcommand_parsers), None)
             actions = self._subcommand_parsers[subcommand]._actions if subcommand else []
-            raise _ParseError(explain(str(error), [action.dest for action in actions])) from error
+            raise _Refused(explain(str(error), self._composed, [action.dest for action in actions])) from error
 
     def _parse_ckpt_path(self) -> None:
         """Keep the config as it is: Lightning would replace its values by those that a checkpoint was made with."""
@@ -96,6 +100,13 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise _innermost(error) from None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what Lightning objects to, such as an unknown strategy, is an error of the config."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise _Refused(f"trainer: {' '.join(str(_innermost(error)).split())}") from error
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -122,11 +133,10 @@ def run_command(arguments: Sequence[str]) -> CLI:
     """
     if is_quiet():
         quieten()
-    arguments = _with_found_configs(arguments)
-    overrides, rest = _split(arguments)
-    set_loader(PARSER_MODE, _Loader(overrides), exceptions=(yaml.YAMLError, OmegaConfBaseException))
+    rest, config = compose_command_line(arguments)
+    given = [f"--config={yaml.safe_dump(config, sort_keys=False)}"] if config else []
     interrupt = CheckpointOnInterrupt()
-    with _plain_errors(arguments), _plain_interrupt(interrupt):
+    with _located(arguments), _plain_interrupt(interrupt):
         return CLI(
             LightningModule,
             LightningDataModule,
@@ -138,11 +148,11 @@ def run_command(arguments: Sequence[str]) -> CLI:
             trainer_defaults={"callbacks": [interrupt]},
             parser_kwargs={
                 "prog": "python -m cv_lightning",
-                "parser_mode": PARSER_MODE,
                 "exit_on_error": False,
                 "allow_abbrev": False,
             },
-            args=rest,
+            args=[*rest[:1], *given, *rest[1:]],
+            composed=config,
         )
 
 
@@ -176,97 +186,15 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)  # Lightning's teardown brings back the handlers that it met
 
 
-class _Loader:
-    """Reads YAML, sets the values that the command line gives for what the file holds, and then resolves `${...}`.
-
-    So what refers to a value follows it, and a value is reached in a class in a dataclass in a class, where
-    jsonargparse does not get to from the command line.
-    """
-
-    def __init__(self, overrides: Mapping[str, str]) -> None:
-        self.load_yaml = get_loader("yaml")
-        self.overrides = overrides
-
-    def __call__(self, text: str) -> Any:
-        value = self.load_yaml(text)
-        if not isinstance(value, dict):
-            return value
-        for key, override in self.overrides.items():
-            parent, name = _parent(value, key)
-            if parent is not None:
-                parent[name] = self.load_yaml(override)
-        return OmegaConf.to_container(OmegaConf.create(value), resolve=True) if "${" in text else value
-
-
-def _parent(config: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The mapping of the config that holds a dotted key, or would; None where it has no such place."""
-    *path, name = key.split(".")
-    node: Any = config
-    for part in path:
-        node = node.get(part) if isinstance(node, dict) else None
-    is_place = isinstance(node, dict) and "class_path" not in node and (bool(path) or name in node)
-    return (node if is_place else None), name
-
-
-def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The `--key value` and `--key=value` pairs of a command line, key without dashes."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument.startswith("-"):
-            key, equals, value = argument.lstrip("-").partition("=")
-            yield key, value if equals else following
-
-
-def config_files(arguments: Sequence[str]) -> list[str]:
-    """The config files that a command line names."""
-    return [value for key, value in command_line_options(arguments) if key in {"config", "c"}]
-
-
-def _with_found_configs(arguments: Sequence[str]) -> list[str]:
-    """The command line with configs that are not here, but in the checkout, by their path there."""
-    found = {file: str(ROOT / file) for file in config_files(arguments) if not Path(file).exists()}
-    replaced = {file: path for file, path in found.items() if Path(path).is_file()}
-    return [replaced.get(word, _replaced_suffix(word, replaced)) for word in arguments]
-
-
-def _replaced_suffix(word: str, replaced: Mapping[str, str]) -> str:
-    option, equals, file = word.partition("=")
-    return f"{option}={replaced[file]}" if equals and option in {"--config", "-c"} and file in replaced else word
-
-
-def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Options that replace a value of a config file, and the rest of the command line."""
-    load_yaml = get_loader("yaml")
-    configs = []
-    for file in map(Path, config_files(arguments)):
-        with contextlib.suppress(OSError, yaml.YAMLError):  # the parser says what is wrong with it
-            configs.append(load_yaml(file.read_text(encoding="utf-8")))
-    overrides: dict[str, str] = {}
-    rest: list[str] = []
-    tokens = iter(arguments)
-    for token in tokens:
-        key, equals, value = token[2:].partition("=")
-        if token.startswith("--") and any(isinstance(c, dict) and _parent(c, key)[0] is not None for c in configs):
-            overrides[key] = value if equals else next(tokens, "")
-        else:
-            rest.append(token)
-    return overrides, rest
-
-
 @contextlib.contextmanager
-def _plain_errors(arguments: Sequence[str]) -> Iterator[None]:
-    """Turn what the parser and the constructors object to into one message that says where."""
+def _located(arguments: Sequence[str]) -> Iterator[None]:
+    """Say whether the command line or a config file holds what an error is about."""
     try:
         yield
-    except (_ParseError, MisconfigurationException) as error:
-        raise ConfigError(_located(str(error), arguments)) from error
-
-
-def _located(message: str, arguments: Sequence[str]) -> str:
-    """Say whether the command line or a config file holds what the message is about."""
-    if message.startswith("there is no file"):
-        return message
-    subject = message.split(":")[0].removeprefix("--").replace(".init_args", "")
-    if subject in {key.replace(".init_args", "") for key, _ in command_line_options(arguments)} - {"config", "c"}:
-        return f"On the command line: {message}"
-    files = config_files(arguments)
-    return f"In {', '.join(files)}: {message}" if files else message
+    except (_Refused, MisconfigurationException) as error:
+        message = str(error)
+        subject = message.split(":")[0].removeprefix("--").replace(".init_args", "")
+        if subject in {key.replace(".init_args", "") for key, _ in command_line_options(arguments)} - {"config", "c"}:
+            raise ConfigError(f"On the command line: {message}") from error
+        files = config_files(arguments)
+        raise ConfigError(f"In {', '.join(files)}: {message}" if files else message) from error

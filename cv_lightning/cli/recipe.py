@@ -7,8 +7,8 @@
     report_loggers:
       - {class_path: callbacks.mlflow.BackgroundMLflowLogger, init_args: {folder: "${run_folder}"}}
 
-Configs are ordinary fit/test configs, named relative to the recipe; `after` names the stages whose results they read.
-Loggers are open while the stages run and take the report's files at the end.
+`config` is a file that `fit` and `test` take, or a list of them, relative to the recipe; `after` names the stages whose
+results it reads. Loggers are open while the stages run and take the report's files at the end.
 """
 
 from __future__ import annotations
@@ -20,15 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
+from cv_lightning.cli.compose import compose, find_file, read_yaml
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
-
-#: The checkout (or the folder it was installed from): experiments/ lies in it.
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -37,13 +31,13 @@ class Stage:
 
     Attributes:
         name: Its folder below the run folder.
-        config: A config that also runs alone with `fit` and `test`.
+        configs: Files of a config that also runs alone with `fit` and `test`; later files win.
         after: Stages whose results it reads.
         on_request: True for a stage that runs only where it is named.
     """
 
     name: str
-    config: Path
+    configs: tuple[Path, ...]
     after: tuple[str, ...] = ()
     on_request: bool = False
 
@@ -79,19 +73,6 @@ class Recipe:
         return tuple(stage for stage in self.stages if stage.name in wanted)
 
 
-def find_file(path: Path) -> Path:
-    """The file as given from the working directory, else below the checkout.
-
-    Raises:
-        ConfigError: It is in neither place.
-    """
-    for candidate in (path, ROOT / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    nearby = [str(p.relative_to(ROOT)) for p in (ROOT / "experiments").glob("*/*.yaml")]
-    raise ConfigError(f"There is no file {str(path)!r}, here or in {ROOT}. {did_you_mean(str(path), nearby)}")
-
-
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
@@ -99,7 +80,7 @@ def load_recipe(path: Path) -> Recipe:
         ConfigError: The file is missing, is not YAML, or holds a key or value that a recipe does not have.
     """
     path = find_file(path)
-    content = _load(path)
+    content = read_yaml(path)
     _check_keys(content, ("run_folder", "stages", "report_loggers"), f"{path}")
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
@@ -117,17 +98,19 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
     for name, entry in entries.items():
         where = f"{path}: stages.{name}"
         if not isinstance(entry, dict) or "config" not in entry:
-            raise ConfigError(f"{where}: expected {{config: <file>, after: [<stages>]}} but got {entry!r}")
+            raise ConfigError(f"{where}: expected {{config: <file or files>, after: [<stages>]}} but got {entry!r}")
         _check_keys(entry, ("config", "after", "on_request"), where)
-        config = path.parent / str(entry["config"])
-        if not config.is_file():
-            others = [p.name for p in path.parent.glob("*.yaml")]
-            raise ConfigError(f"{where}.config: no file {str(config)!r}. {did_you_mean(config.name, others)}")
+        named = entry["config"] if isinstance(entry["config"], list) else [entry["config"]]
+        configs = tuple(path.parent / str(file) for file in named)
+        for config in configs:
+            if not config.is_file():
+                others = [p.name for p in path.parent.glob("*.yaml")]
+                raise ConfigError(f"{where}.config: no file {str(config)!r}. {did_you_mean(config.name, others)}")
         after = tuple(str(other) for other in entry.get("after") or ())
         for other in after:
             if other not in stages:
                 raise ConfigError(f"{where}.after: no stage {other!r} before it. {did_you_mean(other, stages)}")
-        stages[str(name)] = Stage(str(name), config, after, on_request=entry.get("on_request") is True)
+        stages[str(name)] = Stage(str(name), configs, after, on_request=entry.get("on_request") is True)
     return tuple(stages.values())
 
 
@@ -151,18 +134,8 @@ def fingerprint(stage: Stage, arguments: Sequence[str], inputs: Sequence[str]) -
         arguments: What the command line adds to the config.
         inputs: Fingerprints of the stages that it reads.
     """
-    text = json.dumps([_load(stage.config), list(arguments), list(inputs)], sort_keys=True, default=str)
+    text = json.dumps([compose(stage.configs), list(arguments), list(inputs)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping but got {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
 
 
 def _check_keys(entry: Mapping[str, Any], valid: Sequence[str], where: str) -> None:

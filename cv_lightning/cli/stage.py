@@ -79,7 +79,8 @@ def run_stage(
     started, before = time.monotonic(), progress.seconds
     metrics_log.set_aside(folder)
     try:
-        metrics = _fit_and_test(stage, folder, progress, ["--config", str(stage.config), *arguments], say)
+        configs = [f"--config={file}" for file in stage.configs]
+        metrics = _fit_and_test(stage, folder, progress, [*configs, *arguments], say)
     finally:
         progress.seconds = before + time.monotonic() - started
         progress.save(folder)
@@ -123,7 +124,7 @@ def _fit_and_test(
         say(f"{stage.name}: resuming from {checkpoint}")
         cli = run_command(["fit", *arguments, "--ckpt_path", str(checkpoint)])
     else:
-        say(f"{stage.name}: {stage.config}")
+        say(f"{stage.name}: {', '.join(map(str, stage.configs))}")
         cli = run_command(["fit", *arguments])
     progress.status = "trained"
     progress.save(folder)

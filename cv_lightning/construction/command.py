@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cv_lightning.cli.compose import compose_command_line
 from cv_lightning.cli.config_errors import explain
-from cv_lightning.cli.recipe import find_file
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.construction.build import Build, run_build
 from cv_lightning.construction.journal import Item
@@ -28,7 +28,6 @@ def make_parser() -> ArgumentParser:
         prog="python -m cv_lightning data build",
         description="Build SFT episodes or RL questions; a build that was cut off goes on.",
         exit_on_error=False,
-        parser_mode="omegaconf",
     )
     parser.add_argument("--config", action="config", help="YAML file; options after it take precedence")
     parser.add_class_arguments(Build)
@@ -37,14 +36,13 @@ def make_parser() -> ArgumentParser:
 
 def _parsed(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     parser = make_parser()
-    found = list(arguments)
-    for place, word in enumerate(found[:-1]):
-        if word == "--config":
-            found[place + 1] = str(find_file(Path(found[place + 1])))
+    rest, config = compose_command_line(arguments)
+    given = [f"--config={yaml.safe_dump(config, sort_keys=False)}"] if config else []
     try:
-        return parser, parser.parse_args(found)
+        return parser, parser.parse_args([*given, *rest])
     except ArgumentError as error:
-        raise ConfigError(f"{explain(str(error))} See python -m cv_lightning data build --help.") from error
+        fault = explain(str(error), config, [action.dest for action in parser._actions])
+        raise ConfigError(f"{fault} See python -m cv_lightning data build --help.") from error
 
 
 def make_maker(config: Mapping[str, Any]) -> Maker:

@@ -21,13 +21,14 @@ from tests.sandbox.machine import need, noise
 
 CORPORA = Path(__file__).parent / "corpora"
 SNIPPETS = [part.strip("\n") for part in (CORPORA / "lanes.txt").read_text(encoding="utf-8").split("----\n")]
+LIMITS = Limits(wall_s=10)
 _BATCHES = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def confined() -> Iterator[ToolExecutor]:
     need()
-    with ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=10), fresh="episode") as executor:
+    with ToolExecutor(lane="confined", workers=2, limits=LIMITS, fresh="episode") as executor:
         yield executor
 
 
@@ -41,7 +42,7 @@ def breaks(codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int]) 
     requests = [ToolRequest(code, shown, episode=f"{batch} {number}") for number, code in enumerate(codes)]
     expected = confined.execute(requests)
     found = []
-    for lane in (ToolExecutor(lane="pillow"), ToolExecutor(lane="kornia", device="cpu")):
+    for lane in (ToolExecutor(lane="pillow", limits=LIMITS), ToolExecutor(lane="kornia", device="cpu", limits=LIMITS)):
         with lane:
             given = lane.execute(requests)
         found += [
@@ -126,16 +127,27 @@ ENDLESS = {
     "a long side": "result = image.resize((100000, 100000))",
     "two long sides": "result = image.resize((100000, 1)).resize((1, 100000)).rotate(45, expand=True)",
     "wide borders": "for i in range(256):\n  image = ImageOps.expand(image, 4096)\nresult = image",
+    "formulas in a loop": "x = np.array(image)\nfor i in range(250):\n  y = cv2.add(cv2.add(cv2.add(x, 1), 2), 3)",
+    "a long chain": "result = image" + ".rotate(3)" * 200,
+    "many statements": "image = image.rotate(3)\n" * 80 + "result = image",
+    "slices of slices": "a = np.array(image)\nresult = a" + "[1:]" * 450,
+    "many signs": "x = " + "-" * 400 + "1\nresult = image",
+    "a long sum": "x = " + "1 + " * 480 + "1\nresult = image",
+    "texts that double": "x = 'aaaaaaaa'\n" + "x = x + x\n" * 190,
     "long searches": "result = cv2.fastNlMeansDenoisingColored(np.array(image), None, 10, 10, 7, 31)",
 }
 
 
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS.keys())
 def test_reading_takes_bounded_time_and_memory(code: str) -> None:
-    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    read = lift(code, ((640, 480),))
-    assert isinstance(read, Unliftable) or (
-        isinstance(read, ToolProgram) and not fits_in_process(read, (640, 480), Limits())
-    )
-    assert time.process_time() - started < 2
+    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(3):
+        lift.cache_clear()
+        started = time.process_time()
+        read = lift(code[:2048], ((640, 480),))
+        seconds.append(time.process_time() - started)
+        assert isinstance(read, Unliftable) or (
+            isinstance(read, ToolProgram) and not fits_in_process(read, (640, 480), Limits())
+        )
+    assert min(seconds) < 0.05
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

@@ -82,9 +82,18 @@ MISTAKES = {
         ["model.init_args.policy.init_args.width", "expected int but got 'wide'"],
     ),
     "class": (put("model.class_path", "fake_stages.FakeModul"), ["model:", "'FakeModul'", "'FakeModule'"]),
-    "module": (put("model.class_path", "module.sft.SFTModule"), ["model:", "no module 'module'", "'modules'"]),
-    "submodule": (put("model.class_path", "modules.sftt.SFTModule"), ["no module 'modules.sftt'", "'modules.sft'"]),
-    "other kind of class": (put("model.class_path", "fake_stages.FakeData"), ["FakeData is not a LightningModule"]),
+    "module": (
+        put("model.class_path", "module.sft.SFTModule"),
+        ["'module.sft.SFTModule'", "Write 'modules.SFTModule'"],
+    ),
+    "submodule": (
+        put("model.class_path", "modules.sftt.SFTModul"),
+        ["'modules.sftt.SFTModul'", "'modules.sft'"],
+    ),
+    "other kind of class": (
+        put("model.class_path", "fake_stages.FakeData"),
+        ["model: expected LightningModule", "FakeData"],
+    ),
     "callback class": (
         put("trainer.callbacks.0.class_path", "lightning.pytorch.callbacks.ModelCheckpont"),
         ["trainer.callbacks", "'ModelCheckpont'", "'ModelCheckpoint'"],
@@ -93,7 +102,21 @@ MISTAKES = {
     "data argument": (put("data.init_args", {"m": 3}), ["data.init_args.m", "fake_stages.FakeData"]),
     "interpolation": (put("trainer.default_root_dir", "${run_foldr}/x"), ["${run_foldr}", "no key"]),
     "constructor": (put("model.init_args.fail", True), ["this module was asked to fail"]),
-    "device": (put("trainer.devices", "0"), ["devices"]),
+    "device": (put("trainer.devices", "0"), ["trainer: ", "devices"]),
+    "strategy": (put("trainer.strategy", "nope"), ["trainer: ", "strategy='nope'"]),
+    "strategy of another accelerator": (put("trainer.strategy", "fsdp"), ["trainer: ", "fsdp"]),
+    "accelerator": (put("trainer.accelerator", "xpu"), ["trainer: ", "accelerator='xpu'"]),
+    "accelerator that is not there": (put("trainer.accelerator", "tpu"), ["trainer: ", "torch_xla"]),
+    "package that is not installed": (put("trainer.strategy", "deepspeed"), ["trainer: ", "deepspeed"]),
+    "precision": (put("trainer.precision", "17"), ["trainer.precision: expected", "'17'"]),
+    "class that moved": (
+        put("trainer.callbacks", [{"class_path": "callbacks.mlflow_logger.BackgroundMLflowLogger"}]),
+        ["trainer.callbacks: ", "Write 'callbacks.mlflow.BackgroundMLflowLogger'"],
+    ),
+    "data that moved": (
+        put("data", {"class_path": "cv_lightning.data.robustness.RobustnessDataModule"}),
+        ["data: ", "Write 'cv_lightning.evaluation.RobustnessDataModule'"],
+    ),
 }
 
 
@@ -170,8 +193,13 @@ def test_mistake_on_the_command_line_is_named(
     assert [word for word in words if word not in error] == [], error
 
 
-def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Did you mean 'reproduce'?" in error_of(["reproduse"], capsys)
+@pytest.mark.parametrize(
+    ("arguments", "meant"), [(["reproduse"], "reproduce"), (["data", "chekc", "x"], "data check"), (["dat"], "data")]
+)
+def test_unknown_command_is_named(arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(arguments, capsys)
+    assert repr(" ".join(arguments[:2])) in error
+    assert meant in error
 
 
 def test_other_errors_of_ours_end_without_traceback(
@@ -185,7 +213,7 @@ def test_other_errors_of_ours_end_without_traceback(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], [], ["reproduce", "--help"], ["--version"], ["reproduce", "--seed", "x"]]
+    "arguments", [["--help"], [], ["data"], ["reproduce", "--help"], ["--version"], ["reproduce", "--seed", "x"]]
 )
 def test_light_commands_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
     program = (

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cv_lightning.__main__ import main
-from cv_lightning.cli.recipe import ROOT, Stage, fingerprint, load_recipe
+from cv_lightning.cli.compose import ROOT
+from cv_lightning.cli.recipe import Stage, fingerprint, load_recipe
 from cv_lightning.cli.reproduce import aggregate, logged, overrides_by_stage
 from cv_lightning.cli.stage import Progress, stage_result
 from cv_lightning.console.versions import versions
@@ -206,6 +207,18 @@ def test_default_recipe_is_found_from_any_working_directory(monkeypatch: pytest.
     assert load_recipe(Path("experiments/tiny/recipe.yaml")).path == path
 
 
+def test_a_stage_of_several_files_is_what_they_come_to(recipe: Path) -> None:
+    (recipe / "more.yaml").write_text("trainer: {max_steps: 2}", encoding="utf-8")
+    replace(recipe / "recipe.yaml", "config: stage.yaml", "config: [stage.yaml, more.yaml]")
+    (stage, *_) = load_recipe(Path(RECIPE)).stages
+    assert [path.name for path in stage.configs] == ["stage.yaml", "more.yaml"]
+    before = fingerprint(stage, [], [])
+    (recipe / "more.yaml").write_text("trainer: {max_steps: 3}", encoding="utf-8")
+    assert fingerprint(stage, [], []) != before
+    assert reproduce("--stages", "base") == 0
+    assert "max_steps: 3\n" in Path("runs/fake/base/config_fit.yaml").read_text(encoding="utf-8")
+
+
 def test_stages_bring_what_they_depend_on(recipe: Path) -> None:
     loaded = load_recipe(Path(RECIPE))
     assert [stage.name for stage in loaded.selected(["sft"])] == ["base", "sft"]
@@ -233,7 +246,7 @@ def test_overrides_go_to_all_stages_or_to_one(recipe: Path) -> None:
 
 
 def test_fingerprint_tells_apart_what_decides_a_result(recipe: Path) -> None:
-    stage = Stage("base", recipe / "stage.yaml")
+    stage = Stage("base", (recipe / "stage.yaml",))
     variants = [(["--seed_everything=0"], []), (["--seed_everything=1"], []), (["--seed_everything=0"], ["other"])]
     assert len({fingerprint(stage, arguments, inputs) for arguments, inputs in variants}) == 3
 

@@ -179,7 +179,7 @@ def test_a_wrong_command_line_says_why(
 
 def test_an_unknown_data_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "chek"]) == 2
-    assert "Did you mean 'check'" in capsys.readouterr().err
+    assert "Did you mean 'data check'" in capsys.readouterr().err
     assert main(["data", "--help"]) == 0
     assert "check" in capsys.readouterr().out
 

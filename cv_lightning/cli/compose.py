@@ -1,0 +1,200 @@
+"""One config of several files.
+
+A file names the files that it builds on; what it says itself replaces what they say:
+
+    include: [../shared/sft.yaml]     # paths relative to this file
+    settings: {stage: sft}            # values that only `${settings.stage}` reads
+    trainer:
+      callbacks+:                     # `key+` adds to a list, `key` replaces it
+        - class_path: callbacks.Trajectories
+
+`${...}` is resolved last, over everything that was composed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from cv_lightning.console.suggestions import did_you_mean
+from cv_lightning.errors import ConfigError
+
+#: The checkout, or the folder that the project was installed into: `experiments/` is in it.
+ROOT = Path(__file__).resolve().parents[2]
+
+_CONFIG_OPTIONS = ("--config", "-c")
+
+
+def find_file(path: Path) -> Path:
+    """The file as given from the working directory, else below `ROOT`.
+
+    Raises:
+        ConfigError: It is in neither place.
+    """
+    for candidate in (path, ROOT / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    beside = [str(other) for other in path.parent.glob("*.yaml")]
+    shipped = [str(other.relative_to(ROOT)) for other in (ROOT / "experiments").glob("*/*.yaml")]
+    raise ConfigError(
+        f"There is no file {str(path)!r}, here or in {ROOT}. {did_you_mean(str(path), beside or shipped)}"
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a file holds, `${...}` as it is written.
+
+    Raises:
+        ConfigError: It cannot be read, or holds something else.
+    """
+    try:
+        content = get_loader("yaml")(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping but got {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def compose(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config that files come to, without `include` and `settings`.
+
+    Args:
+        files: Later files win.
+        overrides: Values by dotted key; a key for which the files have no place is ignored, see `place_of`.
+
+    Raises:
+        ConfigError: A file is missing or is not YAML, files include each other, or `${...}` names no key.
+    """
+    config = compose_unresolved(files)
+    for key, value in (overrides or {}).items():
+        node, name = place_of(config, key)
+        if node is not None:
+            node[name] = value
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    except InterpolationKeyError as error:
+        missing = str(error).partition("'")[2].partition("'")[0]
+        raise ConfigError(f"{_named(files)}: ${{{missing}}}: the config has no key of this name.") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{_named(files)}: {str(error).splitlines()[0]}") from error
+    return {key: value for key, value in resolved.items() if key != "settings"}
+
+
+def compose_unresolved(files: Sequence[Path]) -> dict[str, Any]:
+    """What files come to before overrides are set and `${...}` is resolved."""
+    config: Any = {}
+    for file in files:
+        config = merged(config, _with_included(find_file(file), ()))
+    return dict(config)
+
+
+def _with_included(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    if path in including:
+        raise ConfigError(f"{path}: include: the file includes itself, by way of {_named(including)}.")
+    content = read_yaml(path)
+    included = content.pop("include", [])
+    config: Any = {}
+    for other in [included] if isinstance(included, str) else included:
+        target = (path.parent / str(other)).resolve()
+        if not target.is_file():
+            beside = [os.path.relpath(file, path.parent) for file in target.parent.glob("*.yaml")]
+            raise ConfigError(f"{path}: include: there is no file {str(other)!r}. {did_you_mean(str(other), beside)}")
+        config = merged(config, _with_included(target, (*including, path)))
+    return dict(merged(config, content))
+
+
+def merged(base: Any, top: Any) -> Any:
+    """`top` on `base`: mappings key by key, anything else replaced; another class starts without the old arguments."""
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    if "class_path" in base and base["class_path"] != top.get("class_path", base["class_path"]):
+        return top
+    result = dict(base)
+    for key, value in top.items():
+        if key.endswith("+"):
+            result[key[:-1]] = [*(result.get(key[:-1]) or []), *value]
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+def place_of(config: Mapping[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """The mapping of a config that a dotted key is in, or would be, and the key's last part.
+
+    `init_args` may be left out, as in `model.lr`. None if the config has no such place: a new top-level key, or another
+    class.
+    """
+    *path, name = key.split(".")
+    node: Any = config
+    for part in path:
+        node = _arguments(node, part).get(part)
+    node = _arguments(node, name)
+    is_place = node is not _NOWHERE and name != "class_path" and (bool(path) or name in node)
+    return (node if is_place else None), name
+
+
+#: No mapping of a config.
+_NOWHERE: dict[str, Any] = {}
+
+
+def _arguments(node: Any, key: str) -> dict[str, Any]:
+    """The mapping in which a key of a node is looked for: of a class its arguments."""
+    if not isinstance(node, dict) or key == "help":
+        return _NOWHERE
+    if "class_path" in node and key not in {"class_path", "init_args", "dict_kwargs"}:
+        arguments: dict[str, Any] = node.setdefault("init_args", {})
+        return arguments
+    return node
+
+
+def compose_command_line(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """A command line without its configs and the options that they hold, and what those come to.
+
+    An option for a value that the files hold is set in the config, so that what refers to it by `${...}` follows.
+
+    Raises:
+        ConfigError: See `compose`.
+    """
+    files = [Path(file) for file in config_files(arguments)]
+    if not files:
+        return list(arguments), {}
+    places = compose_unresolved(files)
+    overrides: dict[str, Any] = {}
+    rest: list[str] = []
+    tokens = iter(arguments)
+    for token in tokens:
+        key, equals, value = token.removeprefix("--").partition("=")
+        if token in _CONFIG_OPTIONS:
+            next(tokens, "")
+        elif token.partition("=")[0] in _CONFIG_OPTIONS:
+            continue
+        elif token.startswith("--") and place_of(places, key)[0] is not None:
+            overrides[key] = get_loader("yaml")(value if equals else next(tokens, ""))
+        else:
+            rest.append(token)
+    return rest, compose(files, overrides)
+
+
+def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The `--key value` and `--key=value` pairs of a command line, key without dashes."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("-"):
+            key, equals, value = argument.lstrip("-").partition("=")
+            yield key, value if equals else following
+
+
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The config files that a command line names."""
+    return [value for key, value in command_line_options(arguments) if key in {"config", "c"}]
+
+
+def _named(files: Sequence[Path]) -> str:
+    return ", ".join(map(str, files))
