@@ -15,11 +15,12 @@ from PIL import Image
 
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.confined.pool import CLOSED
+from sandbox.effects.outcome import Outcome
 from sandbox.effects.proof import find_credit
 from sandbox.images import Budget, check_size
 from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
 from sandbox.lanes.models import ModelLane, ModelStep
-from sandbox.lanes.pillow import Outcome, PillowLane
+from sandbox.lanes.pillow import PillowLane
 from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
 from sandbox.lanes.tool_worker import ToolWorkerLane
 from sandbox.lift.reader import Fault, Unliftable, lift

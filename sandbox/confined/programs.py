@@ -10,8 +10,8 @@ from PIL import Image
 
 from sandbox.confined import wire
 from sandbox.effects.credit import Effects
+from sandbox.effects.outcome import run_program
 from sandbox.geometry import Affine
-from sandbox.lanes.pillow import run_program
 from sandbox.operations.arrays import Table
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from sandbox.effects.credit import UNKNOWN, Effects
+from sandbox.effects.outcome import Outcome, run_operation, run_program
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
 from sandbox.geometry import Size
 from sandbox.images import as_rgb
-from sandbox.lanes.pillow import Outcome, run_operation, run_program
 from sandbox.lift.reader import Reading, Unliftable, lift
 from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.operation import Operation

@@ -16,10 +16,11 @@ from PIL import Image
 
 from sandbox.confined.pool import CLOSED, Answer, Pool, Task
 from sandbox.confined.programs import encode, read_effects
+from sandbox.effects.outcome import Outcome
 from sandbox.images import Budget
 from sandbox.lanes.confined import LONG_LIFE_S
 from sandbox.lanes.lane import Lifted
-from sandbox.lanes.pillow import Outcome, observed
+from sandbox.lanes.pillow import observed
 from sandbox.lanes.plain_process import PlainWorkers, lacks_confinement
 from sandbox.operations.program import ToolProgram
 from sandbox.types import ConfinementError, Limits, Observation
