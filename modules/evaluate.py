@@ -109,7 +109,7 @@ def _words(values: Tensor) -> Tensor:
 class RobustnessTest(LightningModule):
     """Tests a policy on the items of a `RobustnessDataModule`; there is nothing to train.
 
-    Answers are saved in `trainer.default_root_dir/answers_<rank>.jsonl` as they come; the same command continues from there.
+    Answers are saved in `trainer.default_root_dir/answers_<rank>.jsonl` as they come; the same command continues there.
     At the end `results.json`, `results.csv` and `results.html` are written beside them, and every cell of the
     table is logged as `test/<cell>/<condition>`.
 
