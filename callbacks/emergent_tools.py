@@ -1,18 +1,14 @@
-"""Tools that nobody required: when each was first seen, how often it is used, and whether it goes with being right."""
+"""Tools that nobody required: when each was first seen, how often it is used, and whether answers are right with it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from callbacks.tool_families import family_of, verified_tools
-from cv_lightning.evidence import CORE_TOOLS
+from cv_lightning.evidence import emergent_tools
 from cv_lightning.types import Rollouts
-
-#: All other tools are emergent. As in the reward, a turn by another angle is a way around the required ones.
-_NOT_EMERGENT = CORE_TOOLS | {"rotate"}
 
 #: Columns of the table. A row is one tool in the steps after the row before, up to `step`.
 COLUMNS = (
@@ -29,11 +25,6 @@ COLUMNS = (
 )
 
 
-def emergent(tools: Collection[str]) -> frozenset[str]:
-    """Those of some verified tools that no task requires."""
-    return frozenset(tools) - _NOT_EMERGENT
-
-
 class EmergentTools:
     """Counts emergent tools and keeps the table of their rates and accuracies over time.
 
@@ -42,7 +33,7 @@ class EmergentTools:
 
     Attributes:
         first_step: Optimizer step at which each tool was first seen.
-        rows: The table, by `COLUMNS`; None stands for what is not defined.
+        rows: The table, by `COLUMNS`; None if a value is not defined.
     """
 
     def __init__(self) -> None:
@@ -64,7 +55,7 @@ class EmergentTools:
         """Count the rollouts of a step; returns the tools that were seen for the first time."""
         for group, of_group in zip(rollouts.groups, rollouts.breakdowns, strict=True):
             verdicts = [
-                (emergent(verified_tools(trajectory)), breakdown.is_right)
+                (emergent_tools(verified_tools(trajectory)), breakdown.is_right)
                 for trajectory, breakdown in zip(group.trajectories, of_group, strict=True)
             ]
             judged = [(tools, is_right) for tools, is_right in verdicts if is_right is not None]
@@ -129,7 +120,7 @@ class EmergentTools:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; rows of steps after the checkpoint are not in it and come again."""
+        """Continue from there; the rows of steps after the checkpoint are counted again."""
         self.first_step = dict(state["first_step"])
         self.rows = [list(row) for row in state["rows"]]
         self._row_step = state["row_step"]

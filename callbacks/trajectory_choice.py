@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callbacks.emergent_tools import emergent
 from callbacks.tool_families import verified_tools
-from cv_lightning.evidence import call_outcomes
+from cv_lightning.evidence import call_outcomes, emergent_tools
 from cv_lightning.types import Group, RewardBreakdown, Trajectory
 
 #: In this order; a trajectory is of the first kind that takes it.
@@ -22,7 +21,7 @@ class Picked:
     Attributes:
         kind: One of `KINDS`.
         trajectory: What happened.
-        breakdown: What it was paid.
+        breakdown: Its reward.
         group: Index of its group in the step.
         rollout: Its index within the group.
     """
@@ -49,11 +48,11 @@ def pick(
 ) -> list[Picked]:
     """Up to `n` trajectories of each kind.
 
-    "best" and "worst" go by reward; "recovered" went on after a failed call; "emergent" used a tool that no task
-    requires; "sampled" are others at random, unjudged ones among them; "mate" completes the groups of the first best,
-    the first worst, the second best, ... until `n_whole_groups` are there with all their rollouts.
+    "best" and "worst" go by reward; "recovered" made a call that ran after one that failed; "emergent" used a tool that
+    no task requires; "sampled" are others at random, unjudged ones among them; "mate" completes the groups of the first
+    best, the first worst, the second best, ... until `n_whole_groups` are there with all their rollouts.
 
-    No trajectory is picked twice; where there are few, each kind gets its part before the next. Of equal rewards the
+    No trajectory is picked twice; if there are few, each kind gets its part before the next. Of equal rewards the
     first rollouts of all groups go before the second ones: those of one question look alike.
     """
     places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]
@@ -70,7 +69,7 @@ def pick(
     take("best", by_reward)
     take("worst", sorted(judged, key=lambda place: (paid[place].total, place[1], place[0])))
     take("recovered", [place for place in by_reward if has_recovered(trajectories[place])])
-    take("emergent", [place for place in by_reward if emergent(verified_tools(trajectories[place]))])
+    take("emergent", [place for place in by_reward if emergent_tools(verified_tools(trajectories[place]))])
     take("sampled", random.Random(seed).sample(places, len(places)))  # noqa: S311 (which ones to show is no secret)
     kinds |= _mates(kinds, places, n_whole_groups)
     return [Picked(kind, trajectories[place], paid[place], *place) for kind in KINDS for place in _of(kinds, kind)]

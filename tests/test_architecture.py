@@ -97,7 +97,6 @@ def test_light_files_import_no_torch(path: Path) -> None:
 
 #: Circles between packages that are known; none may be added.
 KNOWN_CIRCLES: set[frozenset[str]] = {
-    frozenset({"sandbox.effects", "sandbox.lanes"}),
     frozenset({"cv_lightning.grading", "cv_lightning.evaluation", "cv_lightning.endpoint"}),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cv_lightning.endpoint.keys import check_url
-from cv_lightning.endpoint.meter import EndpointError, RequestMeter, RequestError, Usage
+from cv_lightning.endpoint.meter import EndpointError, RequestError, RequestMeter, Usage
 from cv_lightning.endpoint.reply_cache import ReplyCache
 from cv_lightning.errors import ConfigError
 

@@ -16,7 +16,7 @@ import httpx2
 import openai
 
 from cv_lightning.endpoint.keys import read_key
-from cv_lightning.endpoint.meter import EndpointError, RequestMeter, RequestError
+from cv_lightning.endpoint.meter import EndpointError, RequestError, RequestMeter
 
 if TYPE_CHECKING:
     from cv_lightning.endpoint.client import Endpoint

@@ -1,9 +1,8 @@
-"""Where a policy's parts come from and what is done to them before training."""
+"""Loads the parts of a policy and prepares them for training."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +13,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import logging
 
 from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.tools.choose import make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
+from modules.policy.families import FAMILIES
 
-#: Hugging Face's `model_type` of the models that a policy can be.
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-
-#: In the folder of an exported policy: how it was talked to.
+#: In the folder of an exported policy: its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
-
-_CLIP_STATISTICS = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_NORMALISATION = {"qwen2_5_vl": _CLIP_STATISTICS, "qwen3_vl": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}}
 
 
 def looks_local(source: str) -> bool:
@@ -87,27 +77,6 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
                 f"policy.source: the adapters in {source!r} do not fit their base {base!r}."
             ) from error
     return model, tokenizer
-
-
-def image_processor(config: Any, source: str | None, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
-    """The image processor of a model, without torchvision."""
-    vision = config.vision_config
-    statistics: dict[str, list[float]] = _NORMALISATION[config.model_type]
-    if source is not None:
-        try:
-            saved = Qwen2VLImageProcessorPil.from_pretrained(source)
-            statistics = {"image_mean": list(saved.image_mean), "image_std": list(saved.image_std)}
-        except OSError:
-            warnings.warn(
-                f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2
-            )
-    return Qwen2VLImageProcessorPil(
-        patch_size=vision.patch_size,
-        merge_size=vision.spatial_merge_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
-        **statistics,
-    )
 
 
 def add_lora(model: Any, arguments: dict[str, Any]) -> Any:
@@ -172,7 +141,7 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def store_conversation(folder: Path, prompt: str, toolbox: Toolbox) -> None:
-    """Write how a policy is talked to beside its weights; raises `OSError` where that cannot be done."""
+    """Save system prompt and tools beside the weights; raises `OSError` if that fails."""
     content = json.dumps({"system_prompt": prompt, "toolbox": toolbox.describe()}, indent=1)
     (folder / CONVERSATION_FILE).write_text(f"{content}\n", encoding="utf-8")
 
@@ -183,14 +152,14 @@ def how_to_talk(
     """The system prompt and the tools of a policy.
 
     Args:
-        source: Where it comes from; a folder may say what it was trained with.
+        source: Folder or hub name; a folder may say what the policy was trained with.
         system_prompt: None takes that of the folder, if it says and the tools are the same, or else that of the tools.
         toolbox: None takes that of the folder, if it says, or else "code".
 
     Raises:
         CheckpointError: The file that should say is broken, or names tools that this project does not have: another
             prompt, or other tools, would give another policy.
-        ConfigError: `toolbox` is none.
+        ConfigError: `toolbox` is not a toolbox.
     """
     given = None if toolbox is None else make_toolbox(toolbox)
     if source is None or (system_prompt is not None and given is not None):
@@ -221,11 +190,11 @@ def _stored_conversation(path: Path) -> tuple[str, Toolbox] | None:
         prompt = None
     if not isinstance(prompt, str):
         raise CheckpointError(
-            f'{path}: expected {{"system_prompt": "..."}}. Mend the file, or give system_prompt and toolbox.'
+            f'{path}: expected {{"system_prompt": "..."}}. Fix the file, or give system_prompt and toolbox.'
         )
     if "toolbox" not in content:
         return prompt, CODE_TOOLS
     try:
         return prompt, restore_toolbox(content["toolbox"])
     except ConfigError as error:
-        raise CheckpointError(f"{path}: toolbox: {error}. Mend the file, or give system_prompt and toolbox.") from error
+        raise CheckpointError(f"{path}: toolbox: {error}. Fix the file, or give system_prompt and toolbox.") from error

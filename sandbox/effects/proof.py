@@ -16,14 +16,16 @@ import numpy as np
 from PIL import Image
 
 from sandbox.effects.credit import UNKNOWN, Effects
+from sandbox.effects.outcome import Outcome, run_operation, run_program
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
-from sandbox.geometry import ORIENTATIONS, Size, compose
+from sandbox.geometry import Size
 from sandbox.images import as_rgb
-from sandbox.lanes.pillow import Outcome, run_operation, run_program
 from sandbox.lift.reader import Reading, Unliftable, lift
+from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
+from sandbox.types import Limits
 
 #: Characters and lines of a claim, and what it is written with: calls with literals, nothing else.
 _MAX_CHARS, _MAX_LINES = 4096, 64
@@ -32,6 +34,8 @@ _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async
 _TARGET = re.compile(r"(v\d+) = ")
 #: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
 _MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
+#: Places at which the gray of a result must follow that of the image to which a claim leads, and the correlation.
+_N_PLACES, _ENOUGH = 4096, 0.95
 
 #: Runs a program on an image in a process that can be ended; None if it was.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
@@ -56,11 +60,13 @@ def find_credit(
     result: Image.Image,
     text: str,
     run_elsewhere: RunElsewhere | None = None,
+    limits: Limits | None = None,
 ) -> Effects:
     """What the code that made `result` earns; never raises.
 
-    A claim that is proven decides. Else the pixels are compared with those of the chosen image and then, if that tells
-    nothing, with those to which the claim leads.
+    A claim that is proven decides. Else the pixels are compared with those of the chosen image. If that tells nothing,
+    and the claim leads to an image of which only the colours are others, its effects count and that change with them:
+    arithmetic on arrays is not logged.
 
     Args:
         images: Of the request.
@@ -68,30 +74,54 @@ def find_credit(
         result: An RGB image.
         text: The worker's claim; "" if there is none.
         run_elsewhere: For programs that are not bounded by construction; None: they are not run.
+        limits: What a result may be; None for the usual ones.
     """
     try:
-        return _found(images, chosen, result, text, run_elsewhere)
+        return _found(images, chosen, result, text, run_elsewhere, limits or Limits())
     except Exception as error:  # noqa: BLE001 - pixels of one policy must not end the calls of others
         warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
         return UNKNOWN
 
 
 def _found(
-    images: Sequence[Image.Image], chosen: int, result: Image.Image, text: str, run_elsewhere: RunElsewhere | None
+    images: Sequence[Image.Image],
+    chosen: int,
+    result: Image.Image,
+    text: str,
+    run_elsewhere: RunElsewhere | None,
+    limits: Limits,
 ) -> Effects:
     claim = read_claim(text, tuple(image.size for image in images), chosen)
     outcome = None
     if claim is not None:
         source = claim.program.source
-        outcome = _run(claim, as_rgb(images[chosen if source is None else source]), result, run_elsewhere)
+        start = as_rgb(images[chosen if source is None else source])
+        if fits_in_process(claim.program, start.size, limits):
+            outcome = _run(claim, start, result)
+        elif run_elsewhere is not None:
+            outcome = run_elsewhere(claim.program, start)
         if claim.is_whole and outcome is not None and same_pixels(result, outcome.image):
             return outcome.effects if source is None else Effects(outcome.effects.tools)
     after = _pixels(result)
     found = find_effects(_pixels(as_rgb(images[chosen])), after)
     if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None:
         return found
-    rest = find_effects(_pixels(outcome.image.convert("RGB")), after)
-    return found if rest == UNKNOWN else _chained(outcome.effects, rest)
+    return _continued(outcome.effects, outcome.image.convert("RGB"), result)
+
+
+def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
+    """The effects of a program and what was done to its image beyond it, if that left every pixel in its place."""
+    if end.size != result.size:
+        return UNKNOWN
+    before, after = _pixels(end), _pixels(result)
+    ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * before.shape[:2]).astype(int).T
+    grays = np.stack([shown[ys, xs, :3].sum(axis=1) for shown in (before, after)]).astype(float)
+    if grays.std(axis=1).min() < 1 or abs(np.corrcoef(grays)[0, 1]) < _ENOUGH:
+        return UNKNOWN
+    rest = find_effects(before, after)
+    if rest.orientation != "identity":
+        return UNKNOWN
+    return Effects(tuple(dict.fromkeys((*effects.tools, *rest.tools))), effects.orientation, effects.frame)
 
 
 def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
@@ -121,17 +151,14 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
     return Claim(read, is_whole)
 
 
-def _run(claim: Claim, source: Image.Image, result: Image.Image, run_elsewhere: RunElsewhere | None) -> Outcome | None:
+def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | None:
     """What the program of a claim gives: `result` itself, if it ends by a resize that gives that."""
-    program = claim.program
-    if not is_bounded(program):
-        return run_elsewhere(program, source) if run_elsewhere is not None else None
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:
         is_result = claim.is_whole and _resizes_to(operation, image, result)
         return result if is_result else run_operation(operation, image)
 
-    return run_program(program, source, finish)
+    return run_program(claim.program, source, finish)
 
 
 def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
@@ -163,36 +190,3 @@ def _bands(image: Image.Image, starts: Sequence[int]) -> Image.Image:
 
 def _pixels(image: Image.Image) -> Pixels:
     return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
-
-
-def _chained(first: Effects, rest: Effects) -> Effects:
-    """Effects one after the other."""
-    orientation = None
-    if first.orientation is not None and rest.orientation is not None:
-        orientation = compose(first.orientation, rest.orientation)
-    frame = rest.frame.then(first.frame) if first.frame is not None and rest.frame is not None else None
-    names = [name for name in (*first.tools, *rest.tools) if name not in ORIENTATIONS]
-    turn = [orientation] if orientation not in (None, "identity") else []
-    return Effects(tuple(dict.fromkeys([*turn, *names])), orientation, frame)
-
-
-#: Operations whose time and memory are linear in the pixels of input and output, whatever their arguments.
-_BOUNDED = frozenset(
-    {
-        *("orient", "Image.rotate", "Image.crop", "Image.resize", "Image.convert", "Image.getchannel", "Image.paste"),
-        *("ImageOps.pad", "ImageOps.expand", "ImageOps.autocontrast", "ImageOps.equalize", "ImageOps.invert"),
-        *("ImageOps.posterize", "ImageOps.solarize"),
-        *(f"ImageEnhance.{name}" for name in ("Brightness", "Contrast", "Color", "Sharpness")),
-        *(f"ImageFilter.{name}" for name in ("BLUR", "SMOOTH", "SMOOTH_MORE", "CONTOUR", "FIND_EDGES", "DETAIL")),
-        *(f"ImageFilter.{name}" for name in ("EDGE_ENHANCE", "EDGE_ENHANCE_MORE", "SHARPEN", "EMBOSS", "Kernel")),
-        *(f"ImageFilter.{name}" for name in ("GaussianBlur", "BoxBlur", "UnsharpMask")),
-        *("cv2.threshold", "cv2.Canny", "cv2.bitwise_not", "cv2.convertScaleAbs", "cv2.equalizeHist", "cv2.LUT"),
-        *("cv2.RGB2BGR", "cv2.RGB2GRAY", "cv2.BGR2GRAY", "cv2.GRAY2RGB", "cv2.createCLAHE", "cv2.resize"),
-        *(f"ImageDraw.{name}" for name in ("rectangle", "ellipse", "line")),
-    }
-)
-
-
-def is_bounded(program: ToolProgram) -> bool:
-    """Whether a program may run in this process, where nothing can end it."""
-    return all(operation.name in _BOUNDED for operation in program.operations)
