@@ -45,7 +45,9 @@ def load_photo(path: Path, option: str) -> Image.Image:
     try:
         return open_image(path, option)
     except DataError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
+        if error.__cause__ is None:
+            remedy = str(error).partition(": image ")[2]
+        elif isinstance(error.__cause__, Image.DecompressionBombError):
             remedy = f"has more than {MAX_MEGAPIXELS} megapixels ({error.__cause__}). Reduce it."
         else:
             remedy = f"is no image, or it is broken ({error.__cause__}). Convert it to PNG or JPEG."

@@ -188,6 +188,20 @@ def test_images_and_calls_of_a_request_are_read() -> None:
     assert (request.max_new_tokens, request.seed, request.temperature) == (5, 3, 1.0)
 
 
+def test_an_image_of_a_request_is_upright_as_its_exif_tag_says() -> None:
+    exif, buffer = Image.Exif(), BytesIO()
+    exif[0x0112] = 6
+    stored = Image.radial_gradient("L").convert("RGB").crop((0, 0, 90, 60))
+    stored.save(buffer, "PNG", exif=exif)
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    content = [{"type": "text", "text": "Which?"}, image_part(url), {"type": "text", "text": "This."}]
+    request = read_request(json.dumps(body(messages=[{"role": "user", "content": content}])).encode())
+    first, image, last = request.messages[0].parts
+    assert (first, last) == ("Which?", "This."), "images stay between the words"
+    assert isinstance(image, Image.Image)
+    assert image.tobytes() == stored.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
 # --- wrong requests ---
 
 
