@@ -116,7 +116,7 @@ class NamedTools(Toolbox):
         models: Tools that are models, offered beside them.
 
     Raises:
-        ConfigError: A name that is not known, or stands twice.
+        ConfigError: A name is unknown or repeated.
     """
 
     kind = "named"

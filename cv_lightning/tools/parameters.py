@@ -25,7 +25,7 @@ class ToolParameter(ABC):
 
     Attributes:
         description: What it means, for the policy.
-        default: The value where the call gives none; `...` where it must give one.
+        default: The value if the call gives none; `...` if it must give one.
     """
 
     description: str = ""
@@ -155,7 +155,7 @@ class Choice(ToolParameter):
         return f"one of {', '.join(map(repr, self.options))}"
 
     def read(self, value: Any) -> Any:
-        """One of the options themselves, so that no text of a policy gets into code."""
+        """One of the options themselves, so no text of a policy gets into code."""
         for option in self.options:
             if value == option and not isinstance(value, bool):
                 return option

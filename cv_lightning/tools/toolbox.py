@@ -1,4 +1,4 @@
-"""What a policy is offered and how a call that it wrote is read."""
+"""The tools that a policy is offered, and how its calls are read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Toolbox(ABC):
         ConfigError: Two tools have one name.
     """
 
-    #: What configs call it.
+    #: Its name in configs.
     kind: ClassVar[ToolboxName]
     #: What the policy looks at images through.
     means: ClassVar[str]
@@ -81,19 +81,19 @@ class Toolbox(ABC):
         return [schema["function"]["name"] for schema in self.schemas]
 
     def describe(self) -> dict[str, Any]:
-        """What decides how calls are read, in plain values: it goes with an exported policy."""
+        """The tools in plain values: part of an exported policy."""
         return {"kind": self.kind, "tools": self.names}
 
     @property
     def article(self) -> str:
-        """The word before "tool": "the" where there is one, "a" where there are more."""
+        """The word before "tool": "the" if there is one, else "a"."""
         return "the" if len(self.schemas) == 1 else "a"
 
     @property
     def system_prompt(self) -> str:
         """Tells a pre-trained model, in the words of Qwen's chat template, what it may do.
 
-        A model trained from nothing can do with a shorter one.
+        A model trained from scratch needs a shorter one.
         """
         schemas = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in self.schemas)
         return _PROMPT.format(means=self.means, article=self.article, schemas=schemas, example=self.example)
@@ -145,7 +145,7 @@ def read_checked(
         make: The call on the first image, from checked values.
 
     Returns:
-        The call, or one that cannot be run where the schema does not allow the arguments.
+        The call, or one that cannot be run if the schema does not allow the arguments.
     """
     try:
         values = read_arguments({**parameters, **IMAGE_INDEX}, arguments)
