@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
-from cv_lightning.tools.parameters import ArgumentError, ImageIndex, ToolParameter, object_schema, read_arguments
+from cv_lightning.tools.parameters import ArgumentError, ToolParameter, image_index, object_schema, read_arguments
 from cv_lightning.tools.reply_text import SHAPE, decode_arguments, decode_payload
 from cv_lightning.types import Reply, ToolCall
 from sandbox import ModelCall
 
 #: Which image a call works on, in words and as a parameter.
 WHICH_IMAGE = "0-based, over the images of the question and then each result"
-IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": ImageIndex(WHICH_IMAGE, default=0)}
+IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": image_index(WHICH_IMAGE, default=0)}
 
 #: How configs name a toolbox: all tools of a kind, without models.
 ToolboxName = Literal["code", "named"]

@@ -125,8 +125,8 @@ class FamilyWorld(SampleSource):
 class MVToolProcedural(FamilyWorld):
     """MVTool-procedural: 1,000 fixed test items with the metadata of MVToolBench (arXiv 2512.03746).
 
-    `published.publication().version` fixes their pixels; an item drawn otherwise on this machine gives a warning. `scale`
-    renders the same items larger. Families and orientations take turns, so each combination has its share.
+    `published.publication().version` fixes their pixels; an item drawn otherwise on this machine gives a warning.
+    `scale` renders the same items larger. Families and orientations take turns, so each combination has its share.
     """
 
     seed: int = 251203746
