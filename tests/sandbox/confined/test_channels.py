@@ -151,12 +151,9 @@ def test_one_answer_that_cannot_be_read_does_not_end_the_batch(monkeypatch: pyte
 @pytest.fixture
 def delegated(tmp_path: Path) -> Path:
     """A folder like that of a cgroup whose children have the controllers."""
-    for name, text in {
-        "cgroup.controllers": "",
-        "cgroup.subtree_control": "cpu memory pids",
-        "cgroup.procs": "",
-    }.items():
-        (tmp_path / name).write_text(text)
+    for name in ("cgroup.controllers", "cgroup.procs"):
+        (tmp_path / name).touch()
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids")
     return tmp_path
 
 

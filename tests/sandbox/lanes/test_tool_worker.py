@@ -79,7 +79,7 @@ def test_nothing_holds_the_trainer(name: str) -> None:
         assert time.perf_counter() - started < 5  # a second, and whatever a busy machine adds
         assert time.process_time() - own < 0.5
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200 * 1024
-        assert observation.lane != "pillow"
+        assert observation.lane != "pillow" or "too thin" in observation.text
         assert observation.status in ("ok", "timeout", "error"), observation
         (after,) = executor.execute([ToolRequest("result = image.filter(ImageFilter.MedianFilter(3))", [IMAGE])])
     assert (after.status, after.lane) == ("ok", "tool_worker"), after
@@ -113,9 +113,10 @@ def test_programs_travel_as_data(program: ToolProgram) -> None:
         assert decode(encode(read)).operations == read.operations
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "[1, 2]", "null", '{"a": 1}', '[["a"], null, [1]]', "[[], null, [1, 2, 3]]"]
-)
+WRONG = ["", "[]", "[1, 2]", "null", '{"a": 1}', '[["a"], null, [1]]', "[[], null, [1, 2, 3]]", "[[], null, 7]"]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_what_no_tool_worker_writes_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         read_effects(text)
