@@ -6,6 +6,7 @@ import hashlib
 
 from PIL import Image
 
+from sandbox.messages import too_large
 from sandbox.types import Limits
 
 
@@ -32,13 +33,12 @@ def content_key(image: Image.Image) -> bytes:
 
 
 def check_size(size: tuple[int, int], limits: Limits) -> str | None:
-    """What is wrong with the size of a result (width, height), None where nothing is."""
+    """Why a result may not have this size (width, height); None if it may."""
     width, height = size
     if width < 1 or height < 1:
         return f"The result has no pixels: its size is {width}x{height}."
     if width * height > limits.result_megapixels * 1e6:
-        most = f"at most {limits.result_megapixels:g} megapixels are allowed"
-        return f"The result is too large: {width}x{height} pixels; {most}."
+        return too_large(size, limits.result_megapixels)
     if max(size) >= limits.aspect * min(size):
         most = f"the longer side must be less than {limits.aspect:g} times the shorter"
         return f"The result is too thin: {width}x{height} pixels; {most}."

@@ -55,6 +55,11 @@ def not_lifted(reason: str, line: int, remedy: str = "") -> str:
     )
 
 
+def too_large(size: tuple[int, int], megapixels: float) -> str:
+    """The text for a result of `size` (width, height) above the limit."""
+    return f"The result is too large: {size[0]}x{size[1]} pixels; at most {megapixels:g} megapixels are allowed."
+
+
 #: Names that may hold the result, the first that holds something wins; `img` and `image` count once they were changed.
 RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
 

@@ -7,6 +7,7 @@ a guard. The trainer checks every byte that comes out.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import io
 import linecache
@@ -28,7 +29,7 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFil
 
 from sandbox.confined import call_log, wire
 from sandbox.confined.results import ResultError, to_image
-from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of
+from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of, too_large
 
 _FILE_NAME = "<code>"
 _OF_CALL = {*RESULT_NAMES, "images", "draw"}
@@ -274,7 +275,7 @@ def _wrap(core: Any) -> Image.Image:
 
 def _fitting(image: Image.Image, capacity: int) -> Image.Image:
     if 4 * image.width * image.height > capacity:
-        raise ResultError(f"The result is too large: {image.width}x{image.height} pixels.")
+        raise ResultError(too_large(image.size, capacity / 4e6))
     return image
 
 
@@ -295,6 +296,22 @@ def _line_of(error: BaseException) -> int:
     return (lines[-1] or 0) if lines else 0
 
 
+def _checked_rotate(rotate: Any) -> Any:
+    """`cv2.rotate` without the codes for which it gives memory that nobody wrote to."""
+
+    @functools.wraps(rotate)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        code = arguments[1] if len(arguments) > 1 else keywords.get("rotateCode")
+        if isinstance(code, int) and code not in (0, 1, 2):
+            raise ValueError(
+                f"rotateCode: expected cv2.ROTATE_90_CLOCKWISE (0), cv2.ROTATE_180 (1) or "
+                f"cv2.ROTATE_90_COUNTERCLOCKWISE (2), got {code}."
+            )
+        return rotate(*arguments, **keywords)
+
+    return call
+
+
 def warm() -> None:
     """Touch what snippets use, so that a forked worker finds it in memory."""
     Image.init()
@@ -313,6 +330,7 @@ def warm() -> None:
     cv2.resize(cv2.cvtColor(noise, cv2.COLOR_RGB2GRAY), (8, 8))
     np.random.default_rng(0).random(3)
     np.linalg.inv(np.eye(3))
+    cv2.rotate = _checked_rotate(cv2.rotate)
     call_log.install()
     traceback.extract_stack()
     linecache.clearcache()

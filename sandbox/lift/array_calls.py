@@ -81,7 +81,7 @@ def _resize(picture: Picture, arguments: Arguments) -> Picture:
 
 def _gaussian(picture: Picture, arguments: Arguments) -> Picture:
     size, *sigmas = arguments.bind(OPERATIONS["cv2.GaussianBlur"].parameters)
-    if frozen(size) == (0, 0) and not (is_number(sigmas[0]) and sigmas[0] >= 0.1):
+    if isinstance(size, tuple | list) and 0 in size and not (is_number(sigmas[0]) and sigmas[0] >= 0.1):
         raise NotLiftableError("a blur without a width")
     return picture.then("cv2.GaussianBlur", (frozen(size), *sigmas))
 

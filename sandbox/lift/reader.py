@@ -25,9 +25,9 @@ from sandbox.operations.table import OPERATIONS
 
 #: Nanoseconds of estimated work that a program may take in process.
 _MAX_WORK_NS = 1.5e9
-#: Brackets within brackets, and parts of the syntax tree: what reading costs.
-_MAX_DEPTH = 16
+#: Parts of a syntax tree, and parts within parts: what reading costs, and what a worker's stack is sure to hold.
 _MAX_NODES = 1000
+_MAX_DEPTH = 100
 #: What Python warns of while it parses, which a run would print: an unknown escape, and a number that runs into a word.
 _WARNS = re.compile(r"\\[^\n\\'\"abfnrtvxuUN]|\b\d[\w.]*?(?:and|else|for|if|in|is|or|not)\b")
 
@@ -71,29 +71,26 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
         image_index: Index of the image that `image` and `img` name.
         persists: Whether names of earlier snippets may be alive, so that an unknown name is no certain error.
     """
-    if _depth(code) > _MAX_DEPTH or _WARNS.search(code):
-        return Unliftable("code with deep brackets or unusual escapes")
+    if _WARNS.search(code):
+        return Unliftable("an unusual escape")
     try:
         tree = ast.parse(code, "<code>")
     except SyntaxError as error:
         return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
     except (RecursionError, MemoryError, ValueError, OverflowError):  # deep in our own stack, deeper than a worker's
         return Unliftable("code that is nested deeply")
-    if sum(1 for _ in ast.walk(tree)) > _MAX_NODES:
+    if _is_large(tree):
         return Unliftable("long code")
     return _Reader(sizes, image_index, persists=persists).read(tree)
 
 
-def _depth(code: str) -> int:
-    """How deep brackets are nested, those in texts and comments among them."""
-    depth = deepest = 0
-    for character in code:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth = max(0, depth - 1)
-    return deepest
+def _is_large(tree: ast.AST) -> bool:
+    """Whether a syntax tree has many parts, or is deep."""
+    level, n_nodes, depth = [tree], 0, 0
+    while level and n_nodes <= _MAX_NODES and depth <= _MAX_DEPTH:
+        n_nodes, depth = n_nodes + len(level), depth + 1
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    return bool(level)
 
 
 class _Reader:

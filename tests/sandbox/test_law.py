@@ -124,13 +124,24 @@ ENDLESS = {
     "a long side": "result = image.resize((100000, 100000))",
     "two long sides": "result = image.resize((100000, 1)).resize((1, 100000)).rotate(45, expand=True)",
     "wide borders": "for i in range(256):\n  image = ImageOps.expand(image, 4096)\nresult = image",
+    "formulas in a loop": "x = np.array(image)\nfor i in range(250):\n  y = cv2.add(cv2.add(cv2.add(x, 1), 2), 3)",
+    "a long chain": "result = image" + ".rotate(3)" * 200,
+    "many statements": "image = image.rotate(3)\n" * 80 + "result = image",
+    "slices of slices": "a = np.array(image)\nresult = a" + "[1:]" * 450,
+    "many signs": "x = " + "-" * 400 + "1\nresult = image",
+    "a long sum": "x = " + "1 + " * 480 + "1\nresult = image",
+    "texts that double": "x = 'aaaaaaaa'\n" + "x = x + x\n" * 190,
     "long searches": "result = cv2.fastNlMeansDenoisingColored(np.array(image), None, 10, 10, 7, 31)",
 }
 
 
 @pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS.keys())
 def test_reading_takes_bounded_time_and_memory(code: str) -> None:
-    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert isinstance(lift(code, ((640, 480),)), Unliftable)
-    assert time.process_time() - started < 2
+    before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    for _ in range(3):
+        lift.cache_clear()
+        started = time.process_time()
+        assert isinstance(lift(code[:2048], ((640, 480),)), Unliftable)
+        seconds.append(time.process_time() - started)
+    assert min(seconds) < 0.05
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024

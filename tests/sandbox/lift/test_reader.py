@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -261,9 +266,62 @@ def test_deep_nesting_is_refused(code: str) -> None:
         "arr = np.array(image)\nresult = np.invert(arr, dst=None)",
         "arr = np.array(image)\nresult = np.concatenate(arrays=[arr, arr], axis=1)",
         "arr = np.array(image)\nresult = np.concatenate([arr, arr], axis=True)",
+        "x = cv2.GaussianBlur(np.array(image), (0, 3), 0)\nresult = image",
+        "result = cv2.rotate(np.array(image), 3)",
+        "result = Image.new('RGB', (5, 5), None)",
+        "c = Image.new('RGB', (50, 50), None)\nc.paste(image, (0, 0))\nresult = c",
+        "x = Image.rotate\nresult = image",
         "arr = np.array(image)\nresult = np.swapaxes(arr, 0.0, 1)",
         "arr = np.array(image)\nresult = np.rot90(arr, 1, (False, True))",
     ],
 )
 def test_what_a_review_found_does_not_lift(code: str) -> None:
     assert isinstance(lift(code, ((64, 64),), 0), Unliftable)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_while_threads_read_can_read() -> None:
+    stop = threading.Event()
+
+    def work(seed: int) -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            lift(f"result = image.rotate({seed} + {number}, expand=True)", ((9, 7),))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        children = [os.fork() or os._exit(_status_of_child()) for _ in range(16)]
+        deadline = time.monotonic() + 20
+        left = set(children)
+        while left and time.monotonic() < deadline:
+            for child in list(left):
+                done, status = os.waitpid(child, os.WNOHANG)
+                assert status == 0
+                left -= {done}
+            time.sleep(0.01)
+        for child in left:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert not left
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _status_of_child() -> int:
+    lift.cache_clear()
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest("result = image.rotate(180)", [noise(9, 7)])])
+    return 0 if observation.status == "ok" else 1
+
+
+def test_what_cannot_run_says_which_line_and_what_to_write() -> None:
+    code = "w = image.width\nif w > 5:\n    image = image.rotate(90)\nresult = image"
+    read = lift(code, ((9, 7),))
+    assert read == Unliftable("a condition", 2, "decide from the image size that you were told")
+    (observation,) = ToolExecutor(lane="pillow").execute([ToolRequest(code, [noise(9, 7)])])
+    assert observation.text.startswith("line 2: a condition cannot run here; decide from the image size")
