@@ -18,11 +18,10 @@ import yaml
 from PIL import Image
 
 from cv_lightning.__main__ import main
-from cv_lightning.construction.build import Build
 from cv_lightning.construction.checks import Checks
 from cv_lightning.construction.command import make_parser
 from cv_lightning.construction.episode import construct
-from cv_lightning.construction.settings import deciding
+from cv_lightning.construction.settings import Build, deciding
 from cv_lightning.construction.teacher import OracleTeacher
 from cv_lightning.data.sources import FileSource, RecordedEpisodes
 from cv_lightning.types import Trajectory
@@ -158,7 +157,7 @@ def test_a_build_that_was_cut_off_ends_as_an_uncut_one(
     _, said = process.communicate(timeout=60)
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on from there" in said
+        assert "the same command continues" in said
         assert 7 <= len(rows(cut)) < 40
     else:
         with journal.open("ab") as file:
