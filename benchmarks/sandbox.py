@@ -32,8 +32,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file is the 
 
 from sandbox import Limits, ToolExecutor, ToolRequest  # noqa: E402
 from sandbox.lanes.confined import ConfinedLane  # noqa: E402
-from sandbox.lift.reader import lift  # noqa: E402
-from sandbox.operations.program import ToolProgram  # noqa: E402
+from sandbox.lift.reader import Unliftable, lift  # noqa: E402
 
 CODE = "result = image.rotate(90, expand=True)"
 #: Name: (size, rounds, calls of a burst).
@@ -189,15 +188,16 @@ def layer_shares(quick: bool) -> dict[str, dict[str, float]]:
         least.close()
 
 
-def lifted_share(corpus: Path) -> float | None:
-    """Share of the benign corpus that lifts."""
-    if not corpus.exists():
-        return None
-    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
-    sizes = [((row["input"]["w"], row["input"]["h"]),) for row in rows]
-    return sum(isinstance(lift(row["code"], size), ToolProgram) for row, size in zip(rows, sizes, strict=True)) / len(
-        rows
-    )
+def lifted_shares() -> dict[str, float]:
+    """Share of the snippets of each corpus that lift, by the name of its file."""
+    shares = {}
+    for name in ("benign", "idioms"):
+        text = (Path(__file__).parents[1] / f"tests/sandbox/corpora/{name}.jsonl").read_text(encoding="utf-8")
+        rows = [row for line in text.splitlines() if "code" in (row := json.loads(line))]
+        sizes = [((given["w"], given["h"]),) if (given := row.get("input")) else ((640, 480),) for row in rows]
+        lifted = [not isinstance(lift(row["code"], size), Unliftable) for row, size in zip(rows, sizes, strict=True)]
+        shares[name] = sum(lifted) / len(lifted)
+    return shares
 
 
 def hardware() -> dict[str, Any]:
@@ -227,9 +227,7 @@ def main() -> None:
     report: dict[str, Any] = {"hardware": hardware(), "lanes": lanes(arguments.quick)}
     report["mix per second"] = throughput(arguments.quick)
     report["levels at 224 px"] = layer_shares(arguments.quick)
-    report["share of the benign corpus that lifts"] = lifted_share(
-        Path(__file__).parents[1] / "tests/sandbox/corpora/benign.jsonl"
-    )
+    report["share that lifts"] = lifted_shares()
     show(report)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1))
@@ -256,7 +254,8 @@ def show(report: dict[str, Any]) -> None:
         out(f"mix at 640 x 480, {name:<16}{rate:>9.1f} calls/s{rate / raw_rate:>7.2f} of raw\n")
     for level, row in report["levels at 224 px"].items():
         out(f"level {level:<10}{row['median_ms']:>9.3f} ms (IQR {row['iqr_ms']:.3f})\n")
-    out(f"share of the benign corpus that lifts: {report['share of the benign corpus that lifts']}\n")
+    for name, share in report["share that lifts"].items():
+        out(f"share of {name}.jsonl that lifts: {share:.3f}\n")
 
 
 if __name__ == "__main__":

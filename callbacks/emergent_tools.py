@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from callbacks.tool_families import family_of, verified_tools
-from cv_lightning.evidence import CORE_TOOLS
+from cv_lightning.evidence import emergent_tools
 from cv_lightning.types import Rollouts
-
-#: All other tools are emergent. As in the reward, a turn by another angle is a way around the required ones.
-_NOT_EMERGENT = CORE_TOOLS | {"rotate"}
 
 #: Columns of the table. A row is one tool in the steps after the row before, up to `step`.
 COLUMNS = (
@@ -27,11 +23,6 @@ COLUMNS = (
     "accuracy_without",
     "gain_within_groups",
 )
-
-
-def emergent(tools: Collection[str]) -> frozenset[str]:
-    """Those of some verified tools that no task requires."""
-    return frozenset(tools) - _NOT_EMERGENT
 
 
 class EmergentTools:
@@ -64,7 +55,7 @@ class EmergentTools:
         """Count the rollouts of a step; returns the tools that were seen for the first time."""
         for group, of_group in zip(rollouts.groups, rollouts.breakdowns, strict=True):
             verdicts = [
-                (emergent(verified_tools(trajectory)), breakdown.is_right)
+                (emergent_tools(verified_tools(trajectory)), breakdown.is_right)
                 for trajectory, breakdown in zip(group.trajectories, of_group, strict=True)
             ]
             judged = [(tools, is_right) for tools, is_right in verdicts if is_right is not None]

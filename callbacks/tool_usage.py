@@ -10,12 +10,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.emergent_tools import EmergentTools, emergent
+from callbacks.emergent_tools import EmergentTools
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback
 from callbacks.tool_families import FAMILIES, failure_of, family_of, tools_of, verified_tools
 from cv_lightning.errors import ConfigError
-from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, call_outcomes, gather_effects
+from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, call_outcomes, emergent_tools, gather_effects
 from cv_lightning.types import Rollouts, Trajectory
 
 
@@ -91,7 +91,7 @@ def tool_metrics(trajectories: Sequence[Trajectory], tools: Collection[str]) -> 
     used = [verified_tools(trajectory) for trajectory in trajectories]
     metrics = {
         "tools/calls": sum(trajectory.n_calls for trajectory in trajectories) / len(trajectories),
-        "tools/emergent_rate": sum(bool(emergent(names)) for names in used) / len(used),
+        "tools/emergent_rate": sum(bool(emergent_tools(names)) for names in used) / len(used),
         **{f"tools/used/{tool}": sum(tool in names for names in used) / len(used) for tool in sorted(tools)},
     }
     return {**metrics, **_outcomes(trajectories), **_histogram(trajectories), **_fit_for_task(trajectories)}

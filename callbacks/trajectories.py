@@ -15,12 +15,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.credit import turn_credits
-from callbacks.emergent_tools import emergent
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import RolloutCallback
 from callbacks.tool_families import verified_tools
 from callbacks.trajectory_choice import Picked, has_recovered, pick
 from cv_lightning.errors import ConfigError
+from cv_lightning.evidence import emergent_tools
 from cv_lightning.rewards import RewardConfig
 from cv_lightning.types import Rollouts
 from cv_lightning.viewer.recording import describe, save_image, write_records
@@ -141,5 +141,5 @@ def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | N
         "terms": breakdown.terms,
         "n_tokens": sum(trajectory.tokens.is_trained),
         "has_recovered": has_recovered(trajectory),
-        "emergent": sorted(emergent(verified_tools(trajectory))),
+        "emergent": sorted(emergent_tools(verified_tools(trajectory))),
     }

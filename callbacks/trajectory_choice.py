@@ -6,9 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callbacks.emergent_tools import emergent
 from callbacks.tool_families import verified_tools
-from cv_lightning.evidence import call_outcomes
+from cv_lightning.evidence import call_outcomes, emergent_tools
 from cv_lightning.types import Group, RewardBreakdown, Trajectory
 
 #: In this order; a trajectory is of the first kind that takes it.
@@ -70,7 +69,7 @@ def pick(
     take("best", by_reward)
     take("worst", sorted(judged, key=lambda place: (paid[place].total, place[1], place[0])))
     take("recovered", [place for place in by_reward if has_recovered(trajectories[place])])
-    take("emergent", [place for place in by_reward if emergent(verified_tools(trajectories[place]))])
+    take("emergent", [place for place in by_reward if emergent_tools(verified_tools(trajectories[place]))])
     take("sampled", random.Random(seed).sample(places, len(places)))  # noqa: S311 (which ones to show is no secret)
     kinds |= _mates(kinds, places, n_whole_groups)
     return [Picked(kind, trajectories[place], paid[place], *place) for kind in KINDS for place in _of(kinds, kind)]

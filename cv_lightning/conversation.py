@@ -133,7 +133,7 @@ class Conversation:
             ConversationError: The prompt alone is longer than `max_context_tokens`.
         """
         tokens = TokenSequence(images=view_question(sample))
-        ids = [*self.system_turn(self.system_prompt), *self.user_turn([*sample.images, sample.question])]
+        ids = [*self.system_turn(self.system_prompt), *self.user_turn(sample.parts)]
         ids += self.opening()
         if len(ids) >= self.max_context_tokens:
             raise ConversationError(

@@ -26,10 +26,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, get_args
 
 from cv_lightning.errors import ConfigError
-from cv_lightning.evidence import CORE_TOOLS, ORIENTATION_TOOLS, Evidence, gather_claims, gather_effects
+from cv_lightning.evidence import CORE_TOOLS, ORIENTATION_TOOLS, Evidence, emergent_tools, gather_claims, gather_effects
 from cv_lightning.grading.judge import AnswerJudge
 from cv_lightning.grading.rules import is_right
 from cv_lightning.types import Group, RewardBreakdown, Sample
@@ -101,7 +102,10 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
         for evidence, trajectory in zip(evidence_G, group.trajectories, strict=True)
     ]
     necessity = _necessity(is_right_G, with_tools_G)
-    pays_emergence = config.preset == "published" or not _is_right_without_emergent(is_right_G, evidence_G)
+    is_plainly_right = any(
+        right and not emergent_tools(evidence.used) for right, evidence in zip(is_right_G, evidence_G, strict=True)
+    )
+    pays_emergence = config.preset == "published" or not is_plainly_right
     breakdowns = []
     for trajectory, evidence, right, with_tools in zip(
         group.trajectories, evidence_G, is_right_G, with_tools_G, strict=True
@@ -130,7 +134,7 @@ def _values(evidence: Evidence, n_calls: int, right: bool, config: RewardConfig)
         "format": float(evidence.is_well_formed),
         "mandatory": mandatory,
         "exact": float(is_exact),
-        "emergence": float(right and bool(_emergent(used))),
+        "emergence": float(right and bool(emergent_tools(used))),
         "usage": 0.0 - max(0, n_calls - max(2, len(required))),
         "spurious": 0.0 if needs_turning else 0.0 - evidence.n_orientation_changes,
     }
@@ -148,11 +152,6 @@ def _is_met(evidence: Evidence) -> bool:
     return is_turned and ("crop" not in evidence.required or evidence.best_iou >= POOR_REASONING)
 
 
-def _emergent(used: frozenset[str]) -> frozenset[str]:
-    # A turn by a few degrees more or less than 90 is a way around the orientation tools, not a discovery.
-    return used - CORE_TOOLS - {"rotate"}
-
-
 def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | None) -> list[bool | None]:
     # Not by `sample.rule`: rules with partial credit ("contains") would pay an answer that lists everything.
     truths = (sample.answer, *sample.alternatives)
@@ -168,20 +167,10 @@ def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | N
 
 
 def _necessity(is_right_G: Sequence[bool | None], with_tools_G: Sequence[bool]) -> float:
-    """How much more often rollouts with tools were right; 0 where 2 were right without. Unjudged ones do not count."""
+    """How much more often rollouts with tools were right; 0 if 2 were right without. Unjudged ones do not count."""
     judged = [(right, tools) for right, tools in zip(is_right_G, with_tools_G, strict=True) if right is not None]
     with_tools = [right for right, tools in judged if tools]
     without = [right for right, tools in judged if not tools]
-    if sum(without) >= 2:
+    if not with_tools or sum(without) >= 2:
         return 0.0
-    return max(0.0, _mean(with_tools) - _mean(without))
-
-
-def _is_right_without_emergent(is_right_G: Sequence[bool | None], evidence_G: Sequence[Evidence]) -> bool:
-    return any(
-        right is True and not _emergent(evidence.used) for right, evidence in zip(is_right_G, evidence_G, strict=True)
-    )
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / len(values) if values else 0.0
+    return max(0.0, fmean(with_tools) - (fmean(without) if without else 0.0))

@@ -30,6 +30,9 @@ from sandbox.images import content_key
 
 Box = tuple[float, float, float, float]
 
+#: The place of an image in a question.
+IMAGE = "<image>"
+
 #: The names that `Sample.transforms` may hold: what was *done to* the image, or "crop": the answer needs one.
 TRANSFORMS = ("rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical", "crop")
 
@@ -40,7 +43,8 @@ class Sample:
 
     Attributes:
         id: Unique within its source.
-        question: The text shown to the policy, without image placeholders.
+        question: The text shown to the policy. Each `<image>` in it is the place of an image; images without a place
+            come first.
         images: The images as the policy sees them (transforms already applied), RGB.
         answer: The right answer.
         transforms: What was done to `images[0]`, in order (see `TRANSFORMS`); empty for an upright image.
@@ -61,6 +65,16 @@ class Sample:
     source: str = ""
     alternatives: tuple[str, ...] = ()
     rule: str = "match"
+
+    @cached_property
+    def parts(self) -> tuple[str | Image.Image, ...]:
+        """Texts and images in the order in which the policy sees them."""
+        texts = self.question.split(IMAGE, len(self.images))
+        n_first = len(self.images) - len(texts) + 1
+        parts: list[str | Image.Image] = [*self.images[:n_first], texts[0]]
+        for image, text in zip(self.images[n_first:], texts[1:], strict=True):
+            parts += [image, text]
+        return tuple(part for part in parts if part != "")
 
     @cached_property
     def required_tools(self) -> frozenset[str]:

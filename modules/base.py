@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import torch
@@ -14,43 +13,10 @@ from cv_lightning.errors import CheckpointError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.rollout import Sampling, roll_out
-from cv_lightning.types import Group, Rollouts, Sample
+from cv_lightning.types import Rollouts, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
-from sandbox import Limits, ToolExecutor
-from sandbox.executor import LaneName
-
-
-@dataclass(frozen=True)
-class RolloutConfig:
-    """How trajectories are sampled.
-
-    Attributes:
-        max_turns: Assistant turns of a trajectory.
-        max_new_tokens: Longest turn, in tokens.
-        temperature: Softmax temperature in training.
-        evaluation_temperature: The same in validation and test; 0 takes the most probable token.
-        lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
-        device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
-            if that is on an accelerator.
-        limits: What one tool call may use.
-    """
-
-    max_turns: int = 4
-    max_new_tokens: int = 1024
-    temperature: float = 1.0
-    evaluation_temperature: float = 0.0
-    lane: LaneName = "auto"
-    limits: Limits = field(default_factory=Limits)
-    device: str | None = None
-
-    def executor(self, policy_device: torch.device) -> ToolExecutor:
-        """An executor of these settings for a policy on `policy_device`."""
-        device = self.device
-        if device is None and self.lane in ("auto", "kornia") and policy_device.type != "cpu":
-            device = str(policy_device)
-        return ToolExecutor(lane=self.lane, limits=self.limits, device=device)
+from modules.rollouts import Roller, RolloutConfig, waited_for_tools
 
 
 class StepOutput(TypedDict, total=False):
@@ -92,7 +58,7 @@ class PolicyModule(LightningModule):
         self.reward_config = reward or RewardConfig()
         self.judge = judge
         self.metrics = TrajectoryMetrics()
-        self._executor: ToolExecutor | None = None
+        self._roller = Roller(policy, self.rollout_config)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model by name, before torch lists every tensor."""
@@ -187,28 +153,15 @@ class PolicyModule(LightningModule):
 
     # ---- rollouts ----------------------------------------------------------------------------------------------------
 
-    @property
-    def executor(self) -> ToolExecutor:
-        """The executor, started when it is first needed."""
-        if self._executor is None:
-            self._executor = self.rollout_config.executor(self.policy.device)
-        return self._executor
+    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
+        """Sample `group_size` trajectories of each sample and score them."""
+        groups = self._roller.roll_out(samples, group_size, temperature, seed)
+        breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
+        return Rollouts(groups, breakdowns, waited_for_tools(groups))
 
     def teardown(self, stage: str) -> None:
         """Close the executor."""
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
-
-    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
-        """Sample `group_size` trajectories of each sample and score them."""
-        was_training = self.policy.training
-        self.policy.eval()
-        sampling = Sampling(temperature, self.rollout_config.max_new_tokens, seed)
-        groups = roll_out(samples, self.policy, self.executor, sampling, group_size, self.rollout_config.max_turns)
-        breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
-        self.policy.train(was_training)
-        return Rollouts(groups, breakdowns, waited_for_tools(groups))
+        self._roller.close()
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
@@ -249,9 +202,3 @@ class PolicyModule(LightningModule):
             }
             for trajectory in rollouts.trajectories
         ]
-
-
-def waited_for_tools(groups: Sequence[Group]) -> float:
-    """Seconds that rollouts which were sampled together waited for tools: the longest of them was in every batch."""
-    waits = (sum(turn.tools_s for turn in trajectory.turns) for group in groups for trajectory in group.trajectories)
-    return max(waits, default=0.0)

@@ -23,12 +23,10 @@ from cv_lightning.evaluation.questions import EvaluationItem
 from cv_lightning.evaluation.table import make_table, write_results
 from cv_lightning.grading.benchmarks import Grade, find_rule, grade
 from cv_lightning.grading.judge import Judge
-from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, Trajectory
-from modules.base import RolloutConfig
 from modules.policy.policy import Policy
-from sandbox import ToolExecutor
+from modules.rollouts import Roller, RolloutConfig
 
 #: Requests to a judge that are under way at the same time.
 _JUDGED_AT_ONCE = 16
@@ -48,7 +46,7 @@ class LocalSolver(nn.Module, Solver):
         self.policy = policy
         self.rollout_config = rollout or RolloutConfig()
         self.seed = seed
-        self._executor: ToolExecutor | None = None
+        self._roller = Roller(policy, self.rollout_config)
 
     def fingerprint(self) -> str:
         """A hash of the weights and of all that decides what is sampled from them."""
@@ -67,13 +65,9 @@ class LocalSolver(nn.Module, Solver):
 
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
         """Roll out samples; one whose prompt does not fit is left out, with a warning."""
-        config = self.rollout_config
         fitting = [index for index, sample in enumerate(samples) if self._fits(sample)]
-        if self._executor is None:
-            self._executor = config.executor(self.policy.device)
-        self.policy.eval()
-        sampling = Sampling(config.evaluation_temperature, config.max_new_tokens, self.seed)
-        groups = roll_out([samples[i] for i in fitting], self.policy, self._executor, sampling, 1, config.max_turns)
+        temperature = self.rollout_config.evaluation_temperature
+        groups = self._roller.roll_out([samples[index] for index in fitting], 1, temperature, self.seed)
         solved: list[Trajectory | None] = [None] * len(samples)
         for index, group in zip(fitting, groups, strict=True):
             solved[index] = group.trajectories[0]
@@ -89,9 +83,7 @@ class LocalSolver(nn.Module, Solver):
 
     def close(self) -> None:
         """End the tool's workers."""
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
+        self._roller.close()
 
 
 @torch.no_grad()

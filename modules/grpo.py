@@ -9,8 +9,9 @@ entropy bonus) are left out of the computation but not out of the mean; both lea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -253,14 +254,14 @@ def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> dict[str, Tensor 
     trajectories = rollouts.trajectories
     breakdowns = [breakdown for _, breakdown in rollouts.pairs]
     return {
-        **{f"reward/{name}": _mean(b.terms[name] for b in breakdowns) for name in TERMS},
+        **{f"reward/{name}": fmean(b.terms[name] for b in breakdowns) for name in TERMS},
         "reward/total": rewards_PG.nanmean(),
         "rl/zero_variance_groups": (~has_spread(rewards_PG)).float().mean(),
-        "rollout/accuracy": _mean(b.is_right is True for b in breakdowns),
-        "rollout/tool_rate": _mean(t.n_calls > 0 for t in trajectories),
-        "rollout/turns": _mean(len(t.turns) for t in trajectories),
+        "rollout/accuracy": fmean(b.is_right is True for b in breakdowns),
+        "rollout/tool_rate": fmean(t.n_calls > 0 for t in trajectories),
+        "rollout/turns": fmean(len(t.turns) for t in trajectories),
         "rollout/sampled_tokens": sum(sum(t.tokens.is_trained) for t in trajectories),
-        "rollout/image_mb": image_bytes(trajectories) / 1e6 / max(1, len(trajectories)),
+        "rollout/image_mb": image_bytes(trajectories) / 1e6 / len(trajectories),
     }
 
 
@@ -288,8 +289,3 @@ def _n_tokens(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
 
 def _totals(breakdowns_PG: Sequence[Sequence[RewardBreakdown]]) -> Tensor:
     return torch.tensor([[breakdown.total for breakdown in breakdowns] for breakdowns in breakdowns_PG])
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = [float(value) for value in values]
-    return sum(numbers) / max(1, len(numbers))

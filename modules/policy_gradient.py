@@ -197,13 +197,6 @@ def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_train
     return difference_BT.expm1() - difference_BT
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the distributions whose logits stand on the last axis."""
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    # A banned token has logit -inf, and 0 * -inf is not a number.
-    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
-
-
 def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
     """What the loss of these sequences is divided by; scalar.
 

@@ -93,7 +93,7 @@ class ToolExecutor:
         self._confined: CodeLane | None = None
         self._tensors: Lane[Lifted] | None = None
         if device is not None or lane == "kornia":
-            from sandbox.lanes.tensor.door import TensorLane
+            from sandbox.lanes.tensor.lane import TensorLane
 
             self._tensors = TensorLane(device, is_forced=lane == "kornia")
         _EXECUTORS.add(self)

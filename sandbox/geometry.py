@@ -56,7 +56,7 @@ def inverse(orientation: str) -> str:
 
 
 def inverse_transform(name: str) -> str:
-    """The tool that undoes a dataset transform; "crop" asks for a crop and stands for itself."""
+    """The tool that undoes a dataset transform; "crop" is undone by a crop."""
     return "crop" if name == "crop" else inverse(name)
 
 
@@ -77,7 +77,7 @@ class Affine:
     f: float = 0.0
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """Where the point lies in the source."""
+        """The point of the source."""
         return self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f
 
     def then(self, outer: Affine) -> Affine:
@@ -99,7 +99,7 @@ class Affine:
         return min(xs), min(ys), max(xs), max(ys)
 
     def inverse(self) -> Affine:
-        """The frame from source pixels to result pixels; raises ValueError where the map is singular."""
+        """The frame from source pixels to result pixels; raises ValueError if the map is singular."""
         determinant = self.a * self.e - self.b * self.d
         if abs(determinant) < 1e-12:
             raise ValueError(f"Expected an invertible frame but got {self}")

@@ -1,4 +1,4 @@
-"""The words of an observation, cleaned of what a conversation must not hold."""
+"""The texts of observations, without markup that a conversation must not hold."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def too_large(size: tuple[int, int], megapixels: float) -> str:
     return f"The result is too large: {size[0]}x{size[1]} pixels; at most {megapixels:g} megapixels are allowed."
 
 
-#: Names that may hold the result, the first that holds something wins; `img` and `image` count once they were changed.
+#: Names that may hold the result, in order; `img` and `image` count only if they were changed.
 RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
 
 NO_RESULT = "The code ran but gave no result: assign the new image to `result`."
@@ -68,7 +68,7 @@ NO_RESULT = "The code ran but gave no result: assign the new image to `result`."
 
 @cache
 def _host_paths() -> list[str]:
-    """Looked up where text is shown, never in a worker."""
+    """Called in the trainer only."""
     places = {
         sys.prefix,
         sys.base_prefix,
@@ -81,7 +81,7 @@ def _host_paths() -> list[str]:
 
 
 def hide_paths(text: str) -> str:
-    """The text without the places where this installation lies."""
+    """The text without paths of this installation."""
     for path in _host_paths():
         text = text.replace(path, "...")
     return text

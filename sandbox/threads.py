@@ -1,4 +1,4 @@
-"""Work on images spread over the cores: Pillow, NumPy and OpenCV let go of the interpreter while they work."""
+"""Work on images in threads: Pillow, NumPy and OpenCV release the interpreter lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes through the executor's door: requests in, observations out."""
+"""Requests, observations and limits: the types of `ToolExecutor`."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What a tool that is a model says about an image.
+    """The answer of a tool that is a model.
 
     Attributes:
-        text: What it found, in words; "" where it found nothing.
+        text: Its findings; "" if there are none.
         image: An image that it made, or None.
     """
 
@@ -68,7 +68,7 @@ class ModelCall:
     """A tool that is a model, to be called on the image that the code or the program gives.
 
     Attributes:
-        name: What the policy calls it; stands in `Observation.tools` where it found something.
+        name: Its name for the policy, and in `Observation.tools` if it found something.
         tool: The model.
         arguments: Checked literal values.
         wall_s: Seconds that the call may take.
@@ -103,18 +103,18 @@ class ToolRequest:
 
 @dataclass(frozen=True)
 class Observation:
-    """What happened to a request. Never an exception: a bad call is data.
+    """The outcome of a request. Never an exception: a bad call is data.
 
     Attributes:
         status: "ok", or how it failed.
-        image: The result, RGB; None where there is none.
-        text: What the policy is shown: output, or the error with its line.
-        lane: Which lane ran it ("pillow", "kornia", "confined", "none" where nothing ran).
-        level: Confinement level ("lifted" where no untrusted code ran).
+        image: The result, RGB; None if there is none.
+        text: Text for the policy: output, or the error with its line.
+        lane: The lane that ran it ("pillow", "kornia", "confined"; "none" if nothing ran).
+        level: Confinement level ("lifted" if no untrusted code ran).
         wall_s: Seconds from request to result.
         tools: Canonical names of the operations whose effect is in the pixels, in order.
-        orientation: Net element of the eight from the chosen image to the result; None where unknown.
-        frame: Result pixels to pixels of the chosen image; None where unknown.
+        orientation: Net element of the eight from the chosen image to the result; None if unknown.
+        frame: Result pixels to pixels of the chosen image; None if unknown.
         claim: What a worker says of how it made the image, on its way to `sandbox.effects.proof`; "" beyond that.
     """
 

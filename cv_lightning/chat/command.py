@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cv_lightning.chat.talk import AnswerLimits, PolicyTalk, Talk
+from cv_lightning.chat.talk import AnswerLimits, Talk
 from cv_lightning.chat.terminal import TerminalChat, load_photo
-from cv_lightning.chat.terminal_images import PROTOCOLS, Protocol, detect, has_truecolour
+from cv_lightning.chat.terminal_images import SHOWS
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
@@ -43,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of images and conversations (default: runs/chat/<date and time>)")
     add("--serve", action="store_true", help="a page in the browser instead, for this machine only")
     add("--port", type=int, default=8766, help="of the page; 0 takes a free one")
-    add("--show", choices=("auto", *PROTOCOLS), default="auto", help="how images are shown in the terminal")
+    add("--show", choices=SHOWS, default="auto", help="images in the terminal; auto: if it knows 24-bit colours")
     return options
 
 
@@ -59,11 +57,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.serve:
         with open_talks(options) as new_talk:
             return serve_page(new_talk, f"Chat with {Path(options.policy).resolve().name}", options.port)
-    protocol = _protocol(options.show)
     photo = load_photo(options.image, "--image") if options.image is not None else None
     folder = options.out or Path("runs/chat") / time.strftime("%Y-%m-%d_%H-%M-%S")
     with open_talks(options) as new_talk:
-        chat = TerminalChat(new_talk, folder, protocol, is_quiet())
+        chat = TerminalChat(new_talk, folder, options.show, is_quiet())
         if photo is not None:
             chat.take_image(photo)
         has_answer = chat.ask(options.question) if options.question is not None else True
@@ -92,17 +89,6 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("--image is missing: name the image that the question is about.")
 
 
-def _protocol(wanted: str) -> Protocol:
-    if wanted == "auto":
-        return detect(os.environ, sys.stdout.isatty())
-    if wanted == "blocks" and not (sys.stdout.isatty() and has_truecolour(os.environ)):
-        print(
-            "warning: --show blocks needs a terminal with COLORTERM=truecolor; images are only saved", file=sys.stderr
-        )
-        return "none"
-    return next(protocol for protocol in PROTOCOLS if protocol == wanted)
-
-
 @contextlib.contextmanager
 def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
     """Load what answers; gives a function that begins a conversation with it, and ends the tool's workers.
@@ -113,7 +99,7 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
     policy = load_policy(options)
     with open_executor(options.lane, policy.device) as executor:
-        yield lambda: PolicyTalk(policy, executor, limits)
+        yield lambda: Talk(policy, executor, limits)
 
 
 @contextlib.contextmanager

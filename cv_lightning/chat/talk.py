@@ -1,9 +1,8 @@
-"""Talking with a policy about images: each question is answered by a rollout that goes on from those before it."""
+"""Talking with a policy about images: each question is answered by a rollout that continues those before it."""
 
 from __future__ import annotations
 
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -28,7 +27,7 @@ class Watcher(Protocol):
         """The answer has grown by a turn and by what came of its call."""
 
     def is_stopped(self) -> bool:
-        """Whether the answer is not wanted any more."""
+        """Whether the answer is no longer wanted."""
 
 
 @dataclass(frozen=True)
@@ -36,37 +35,46 @@ class AnswerLimits:
     """How answers are sought.
 
     Attributes:
-        sampling: How tokens are drawn; the seed is that of every question, so that the same one has the same answer.
-        max_turns: Turns of the policy for one question; at the last one a tool call is not executed any more.
+        sampling: How tokens are drawn; each question uses the same seed, so that the same one has the same answer.
+        max_turns: Turns of the policy for one question; a tool call in the last one is not executed.
     """
 
     sampling: Sampling
     max_turns: int = 4
 
 
-class Talk(ABC):
-    """A conversation of questions about images, and its answers.
+class Talk:
+    """A conversation of questions about images, and its answers; what was sampled is never decoded and encoded again.
+
+    Args:
+        policy: Who speaks.
+        executor: Runs the policy's code.
+        limits: How answers are sought.
 
     Attributes:
-        trajectories: One for each question that was answered, be it in part. Its images are all that the policy has
-            seen; those of earlier questions and their answers stand in it as given (`turn` is -1).
+        trajectories: One for each question that was answered, if only in part. Its images are all that the policy has
+            seen; those of earlier questions and their answers count as given (`turn` is -1).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: SamplingPolicy, executor: Executor, limits: AnswerLimits) -> None:
         self.trajectories: list[Trajectory] = []
-        self.episode = uuid.uuid4().hex  # the questions of a conversation share variables, two conversations never do
+        self._episode = uuid.uuid4().hex  # calls of one conversation may share variables, those of two never
+        self._policy = policy
+        self._conversation = policy.conversation
+        self._executor = executor
+        self._limits = limits
 
     def ask(self, question: str, images: Sequence[Image.Image], watcher: Watcher) -> Trajectory:
         """Ask a question.
 
         Args:
             question: The question.
-            images: New images that it is about; an earlier one needs not be given again.
+            images: New images that it is about; an earlier one need not be given again.
             watcher: Reads along.
 
         Returns:
-            What was said and done. Without turns where it was stopped before a word was said; the conversation is then
-            what it was before.
+            What was said and done. It has no turns if it was stopped before a word was said; the conversation is then
+            unchanged.
 
         Raises:
             ConversationError: The question is empty or has no image, or the conversation has no room for it.
@@ -101,28 +109,7 @@ class Talk(ABC):
         new = [ViewedImage(image, len(given) + index, Affine(), "identity") for index, image in enumerate(images)]
         name = f"question-{len(self.trajectories) + 1}"
         sample = Sample(name, question, (*given, *images), answer="", family="chat", source="chat")
-        return Trajectory(sample, images=[*seen, *new], episode=self.episode)
-
-    @abstractmethod
-    def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
-        """Fill the trajectory of a question with turns."""
-
-
-class PolicyTalk(Talk):
-    """A conversation with a policy whose weights are here; what it sampled is never decoded and encoded again.
-
-    Args:
-        policy: Who speaks.
-        executor: Runs the policy's code.
-        limits: How answers are sought.
-    """
-
-    def __init__(self, policy: SamplingPolicy, executor: Executor, limits: AnswerLimits) -> None:
-        super().__init__()
-        self._policy = policy
-        self._conversation = policy.conversation
-        self._executor = executor
-        self._limits = limits
+        return Trajectory(sample, images=[*seen, *new], episode=self._episode)
 
     def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
         trajectory.tokens = self._tokens(trajectory, len(images))

@@ -7,11 +7,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from PIL import Image
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from cv_lightning.chat.reply_parts import Part, printable, read_parts
 from cv_lightning.chat.talk import NO_ANSWER, Talk
-from cv_lightning.chat.terminal_images import Protocol, encode
+from cv_lightning.chat.terminal_images import Show, can_show, half_blocks
 from cv_lightning.data.rows import MAX_MEGAPIXELS, open_image
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
 from cv_lightning.types import Trajectory, Turn
@@ -85,37 +84,32 @@ class Reader:
         console: Where to.
         stop: Whether the answer is not wanted any more.
         folder: Where images are saved.
-        protocol: How images are shown beside.
+        show: How images are shown beside.
         n_given: Images that were there before the answer.
         is_quiet: Whether only the answer itself is wanted.
     """
 
-    def __init__(
-        self, console: Console, stop: Stop, folder: Path, protocol: Protocol, n_given: int, is_quiet: bool
-    ) -> None:
+    def __init__(self, console: Console, stop: Stop, folder: Path, show: Show, n_given: int, is_quiet: bool) -> None:
         self._console = console
         self._stop = stop
         self._folder = folder
-        self._protocol = protocol
+        self._show_images = can_show(console, show)
         self._n_images = n_given
         self._is_quiet = is_quiet
         self._is_live = console.is_terminal and not is_quiet
         self._n_parts = 0  # parts of the turn that were begun
         self._n_letters = 0  # letters of the last of them that were shown
-        self._waiting = console.status("reading") if self._is_live else contextlib.nullcontext()
-        self._is_waiting = False
+        self._waiting = console.status("reading")
         self.wait()
 
     def wait(self) -> None:
         """Say that something is under way until the first word comes."""
-        self._waiting.__enter__()
-        self._is_waiting = True
+        if self._is_live:
+            self._waiting.start()
 
     def end_wait(self) -> None:
         """Stop saying so."""
-        if self._is_waiting:
-            self._waiting.__exit__(None, None, None)
-        self._is_waiting = False
+        self._waiting.stop()
 
     def on_text(self, text: str) -> None:
         """Show what is new of a turn."""
@@ -182,9 +176,8 @@ class Reader:
         path = self._folder / f"image_{index}.png"
         image.save(path)
         self._line(f"-> image {index}, {image.width} x {image.height}: {path}")
-        if not self._is_quiet and (shown := encode(image, self._protocol)):
-            self._console.file.write(shown)
-            self._console.file.flush()
+        if self._show_images and not self._is_quiet:
+            self._console.print(half_blocks(image, self._console.width), end="")
 
 
 class TerminalChat:
@@ -193,21 +186,26 @@ class TerminalChat:
     Args:
         new_talk: Begins a conversation.
         folder: Where images and saved conversations are written; made when there is something.
-        protocol: How images are shown.
+        show: How images are shown.
         is_quiet: Whether only answers are printed.
         console: Where to; by default standard output.
     """
 
     def __init__(
-        self, new_talk: Any, folder: Path, protocol: Protocol = "none", is_quiet: bool = False, console: Any = None
+        self,
+        new_talk: Callable[[], Talk],
+        folder: Path,
+        show: Show = "none",
+        is_quiet: bool = False,
+        console: Console | None = None,
     ) -> None:
         self._new_talk = new_talk
-        self._talk: Talk = new_talk()
+        self._talk = new_talk()
         self._n_conversations = 0
         self._folder = folder
-        self._protocol: Protocol = protocol
+        self._show: Show = show
         self._is_quiet = is_quiet
-        self._console: Console = console or Console(highlight=False)
+        self._console = console or Console(highlight=False)
         self._image: Image.Image | None = None
         self._is_new_image = False
         self.stop = Stop()
@@ -227,9 +225,7 @@ class TerminalChat:
         n_given = len(self._talk.trajectories[-1].images) if self._talk.trajectories else 0
         started = time.perf_counter()
         with self.stop.watching():
-            reader = Reader(
-                self._console, self.stop, self.folder, self._protocol, n_given + len(images), self._is_quiet
-            )
+            reader = Reader(self._console, self.stop, self.folder, self._show, n_given + len(images), self._is_quiet)
             try:
                 trajectory = self._talk.ask(question, images, reader)
             finally:

@@ -131,8 +131,7 @@ def run_command(arguments: Sequence[str]) -> CLI:
         ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
         KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
     """
-    if is_quiet():
-        quieten()
+    (quieten if is_quiet() else ignore_harmless)()
     rest, config = compose_command_line(arguments)
     given = [f"--config={yaml.safe_dump(config, sort_keys=False)}"] if config else []
     interrupt = CheckpointOnInterrupt()
@@ -156,17 +155,31 @@ def run_command(arguments: Sequence[str]) -> CLI:
         )
 
 
+#: How warnings begin that ask for nothing: what they warn of is meant. Lightning's own code causes the LeafSpec one.
+_HARMLESS = (
+    "The '.*_dataloader' does not have many workers",
+    "Experiment logs directory .* exists and is not empty",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "You have overridden `transfer_batch_to_device` in `LightningModule` but have passed in a `LightningDataModule`",
+)
+
+
+def ignore_harmless() -> None:
+    """Leave out what libraries say that asks for nothing: some warnings, and Lightning's advertisement."""
+    for beginning in _HARMLESS:
+        warnings.filterwarnings("ignore", beginning)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in str(record.msg)
+
+
 def quieten() -> None:
     """Keep the output of a run to what a person reads: bars, results and warnings that ask for something."""
+    ignore_harmless()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for pattern in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*LeafSpec.*",
-        ".*have overridden `transfer_batch_to_device`.*",
-    ):
-        warnings.filterwarnings("ignore", pattern)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""All that a comparison says, before it is shown anywhere."""
+"""The content of a comparison, before it is shown anywhere."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -20,16 +21,13 @@ from cv_lightning.reports.metrics_log import Points
 #: Cells of the table of an evaluation that are shown by condition, in this order.
 CELLS = ("accuracy", "drop", "restored_rate", "tool_rate", "mean_turns", "n_calls", "error_rate", "right_after_error")
 
-#: Most points of a curve in the JSON.
-_MOST_POINTS = 200
-
 
 @dataclass
 class Comparison:
     """Groups of runs beside each other; lists are in the order of the groups.
 
     Attributes:
-        groups: The first is what the others are compared with.
+        groups: The others are compared with the first.
         differing: See `groups.differences`.
         metrics: Every metric -> its numbers in each group, None if no run of it logged them.
         shown: The metrics that were asked for.
@@ -66,7 +64,7 @@ class Comparison:
         return {name: curves for name, curves in found.items() if curves}
 
     def as_json(self) -> dict[str, Any]:
-        """All of it in plain values; curves of the shown metrics with `_MOST_POINTS` points at most."""
+        """All of it in plain values; of curves those of the shown metrics."""
         return {
             "groups": [_plain_group(group) for group in self.groups],
             "differing": self._by_group(self.differing),
@@ -89,7 +87,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], patterns: Sequence[str] = ()) -> Comparison:
-    """Compare runs; the group of the first run is what the others are compared with.
+    """Compare runs; every other group is compared with that of the first run.
 
     Args:
         runs: In the order in which they are to be shown.
@@ -136,9 +134,7 @@ def _too_few(groups: Sequence[RunGroup], empty: Sequence[str]) -> str:
 def _check_common(groups: Sequence[RunGroup]) -> None:
     if len(groups) < 2:
         return
-    counts: dict[str, int] = {}
-    for name in (name for group in groups for name in group.metrics):
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(name for group in groups for name in group.metrics)
     if max(counts.values(), default=0) < 2 and sum(group.is_answered for group in groups) < 2:
         logged = "; ".join(f"{group.name} logged {_some(sorted(group.metrics))}" for group in groups)
         raise DataError(f"The runs have no metric in common: {logged}. Name runs of the same kind, or their tests.")
@@ -229,15 +225,7 @@ def _plain_curves(group: RunGroup, name: str) -> list[dict[str, Any]]:
     curves = []
     for run in group.runs:
         points = run.curves.get(name, [])
-        minutes = over_minutes(run, points)
-        stride = -(-len(points) // _MOST_POINTS) or 1
-        kept = [place for place in range(len(points)) if place % stride == 0 or place == len(points) - 1]
-        curves.append(
-            {
-                "source": run.source,
-                "steps": [points[place][0] for place in kept],
-                "minutes": [minutes[place][0] for place in kept] if minutes else None,
-                "values": [points[place][1] for place in kept],
-            }
-        )
+        minutes = [place for place, _ in over_minutes(run, points)]
+        steps, values = ([point[axis] for point in points] for axis in (0, 1))
+        curves.append({"source": run.source, "steps": steps, "minutes": minutes or None, "values": values})
     return curves

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from cv_lightning.construction.plan import Plan, Step
 from cv_lightning.conversation import escape_markup
 from cv_lightning.data.oracle import is_upright
-from cv_lightning.data.sources.codevision_sft import IMAGE
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import area, gather_effects, iou, last_orientation, overlap, required_orientation
 from cv_lightning.grading.benchmarks import grade
-from cv_lightning.types import Trajectory, Turn, ViewedImage
+from cv_lightning.types import IMAGE, Trajectory, Turn, ViewedImage
 
 #: Reasons to reject an episode.
 REASONS: dict[str, str] = {
@@ -158,7 +157,7 @@ class Checks:
         if grade(plan.sample, trajectory.answer).score != 1.0:
             return "wrong_answer"
         texts = [turn.observation.text for turn in trajectory.turns if turn.observation is not None]
-        if IMAGE in plan.sample.question or any(IMAGE in escape_markup(text) for text in texts):
+        if any(IMAGE in escape_markup(text) for text in texts):
             return "markup"
         total = sum(map(len, texts)) + sum(len(turn.text) for turn in trajectory.turns)
         return "too_long" if total > self.max_chars else None

@@ -18,9 +18,8 @@ from PIL import Image
 
 from cv_lightning.construction.plan import Plan
 from cv_lightning.conversation import escape_markup
-from cv_lightning.data.sources.codevision_sft import IMAGE
 from cv_lightning.errors import DataError
-from cv_lightning.types import Trajectory
+from cv_lightning.types import IMAGE, Trajectory
 
 #: Rows of a Parquet row group, which a reader decodes at once.
 _ROWS_OF_A_GROUP = 100
@@ -61,7 +60,7 @@ def episode_record(plan: Plan, trajectory: Trajectory, provenance: Mapping[str, 
         DataError: An image cannot be written.
     """
     sample = plan.sample
-    conversations = [{"from": "human", "value": f"{IMAGE * len(sample.images)}{sample.question}"}]
+    conversations = [{"from": "human", "value": _with_places(sample.question, len(sample.images))}]
     for turn in trajectory.turns:
         conversations.append({"from": "gpt", "value": turn.text})
         if turn.observation is not None:
@@ -93,6 +92,11 @@ def question_record(plan: Plan, provenance: Mapping[str, Any], folder: Path) -> 
             "sha256": _digest([sample.question, sample.answer], sample.images),
         },
     }
+
+
+def _with_places(question: str, n_images: int) -> str:
+    """A question with a place for every image."""
+    return IMAGE * (n_images - question.count(IMAGE)) + question
 
 
 def _metadata(plan: Plan) -> dict[str, Any]:
@@ -182,7 +186,7 @@ def _question_row(record: Mapping[str, Any], folder: Path, split: str) -> dict[s
     question = record["question"]
     return {
         "data_source": DATA_SOURCE,
-        "prompt": [{"role": "user", "content": f"{IMAGE * len(images)}\n{question}"}],
+        "prompt": [{"role": "user", "content": _with_places(f"\n{question}", len(images))}],
         "images": images,
         "ability": "vision",
         "reward_model": {"style": "rule", "ground_truth": [record["answer"], *record["alternatives"]]},

@@ -219,7 +219,7 @@ def describe(findings: Findings, n_faults: int) -> Iterator[str]:
         yield f"    question    {_short(sample.question)}"
         also = f" (or {', '.join(map(_short, sample.alternatives))})" if sample.alternatives else ""
         yield f"    answer      {_short(sample.answer)}{also}, compared by the rule {sample.rule!r}"
-        yield f"    images      {', '.join(f'{width} x {height}' for width, height in sizes)}"
+        yield f"    images      {', '.join(f'{width} x {height}' for width, height in sizes) or 'none'}"
         yield f"    transforms  {', '.join(sample.transforms) or 'none'}"
         yield f"    box         {_box(sample, sizes[0])}"
         yield f"    family      {sample.family}"

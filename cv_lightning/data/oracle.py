@@ -163,12 +163,10 @@ class EpisodeBuilder:
         """
         rng = generator(self.seed, split, index, stream=1)
         kind = choose(rng, self.mix)
-        if kind == "read":
-            sample = self.source.sample(split, index, ())
-            trajectory = Trajectory(sample, images=view_question(sample))
-        else:
-            sample = self.source.sample(split, index, (choose(rng, self.turn_weights),))
-            trajectory = Trajectory(sample, images=view_question(sample))
+        transforms = () if kind == "read" else (choose(rng, self.turn_weights),)
+        sample = self.source.sample(split, index, transforms)
+        trajectory = Trajectory(sample, images=view_question(sample))
+        if kind != "read" and sample.images:
             if kind == "mend":
                 self._mistake(trajectory, rng, executor)
             self._turn_upright(trajectory, rng, executor)
@@ -247,6 +245,8 @@ def _checks(trajectory: Trajectory) -> bool:
     """Every call but the mistakes ran, and the last image is the upright one, by its frame and pixel for pixel."""
     if any(turn.observation and turn.observation.status != "ok" for turn in trajectory.turns if turn.is_trained):
         return False
+    if not trajectory.sample.images:
+        return True
     last = trajectory.images[-1].image if trajectory.n_calls else trajectory.sample.images[0]
     is_turned_back = last_orientation(trajectory) == required_orientation(trajectory.sample)
     return is_turned_back and is_upright(last, trajectory.sample)

@@ -28,7 +28,7 @@ def turn_box(box: Box, name: str, size: tuple[int, int]) -> Box:
 
 
 def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
-    """Turn the first image of a sample, and its box with it; question and answer stay.
+    """Turn the first image of a sample, and its box with it; a sample without images stays as it is.
 
     Args:
         sample: The sample as it is.
@@ -40,6 +40,8 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
     check_transforms(names, f"Sample {sample.id!r}")
     if "crop" in names:
         raise DataError(f"Sample {sample.id!r}: 'crop' cannot be applied to an image; it marks samples that need one.")
+    if not sample.images:
+        return sample
     image, box = sample.images[0], sample.box
     for name in names:
         box = None if box is None else turn_box(box, name, image.size)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from cv_lightning.console.suggestions import closest, did_you_mean
 from cv_lightning.data.orientation import check_transforms
 from cv_lightning.errors import DataError
-from cv_lightning.types import Box, Sample
+from cv_lightning.types import IMAGE, Box, Sample
 from sandbox.images import as_rgb
 
 T = TypeVar("T")
@@ -26,6 +26,9 @@ FIELDS = ("id", "question", "images", "answer", "transforms", "box", "family", "
 
 #: Larger images are refused before they are decoded: 100 megapixels are 300 MB in memory, and an 8K image has 33.
 MAX_MEGAPIXELS = 100
+
+#: The image processors of the Qwen-VL family take no image whose sides differ by more.
+MAX_ASPECT = 200
 
 #: A row without these is right too, so that nobody would notice a misspelt one. Other unknown fields are left alone.
 _EASILY_LOST = ("transforms", "box")
@@ -98,7 +101,7 @@ def row_faults(fields: Mapping[str, Any], where: str, folder: Path | None = None
 
 
 def _read(fields: Mapping[str, Any], where: str, folder: Path | None, faults: list[DataError]) -> Row | None:
-    """The row as far as it can be read; what cannot goes to `faults`. None where there is no image to look at."""
+    """The row as far as it can be read; what cannot goes to `faults`. None if its images cannot be found."""
     if not isinstance(fields, Mapping):
         faults.append(DataError(f"{where}: expected an object with {', '.join(FIELDS)}, not {type(fields).__name__}."))
         return None
@@ -117,13 +120,12 @@ def _read(fields: Mapping[str, Any], where: str, folder: Path | None, faults: li
     given = fields.get("id")
     row_id = where if given is None or not str(given).strip() else str(given)
     question = checked(_text, "", fields, "question", where)
-    no_images: tuple[ImageSource, ...] = ()
-    images = checked(_images, no_images, fields.get("images"), where, folder)
+    images = checked(_images, None, fields.get("images"), where, folder)
     row = Row(
         where=where if row_id == where else f"{where} (id {row_id!r})",
         id=row_id,
         question=question,
-        images=images,
+        images=images or (),
         answer=checked(_text, "", fields, "answer", where),
         transforms=checked(_transforms, (), fields.get("transforms"), where),
         box=checked(_box, None, fields.get("box"), where),
@@ -131,7 +133,20 @@ def _read(fields: Mapping[str, Any], where: str, folder: Path | None, faults: li
         alternatives=checked(_alternatives, (), fields.get("alternatives"), where),
         rule=str(fields.get("rule") or "match"),
     )
-    return row if images else None
+    if images is not None:
+        faults += _image_faults(row)
+    return None if images is None else row
+
+
+def _image_faults(row: Row) -> list[DataError]:
+    """What a row says of images that it does not have."""
+    n_places, n_images = row.question.count(IMAGE), len(row.images)
+    if n_places > n_images:
+        held = f"{n_images or 'no'} image{'s' * (n_images != 1)}"
+        return [DataError(f"{row.where}: its question has {n_places} places {IMAGE} but the row has {held}.")]
+    if not n_images and (row.box is not None or row.transforms):
+        return [DataError(f"{row.where}: the row has no image. Name one in 'images' or remove its transforms and box.")]
+    return []
 
 
 def load_sample(row: Row) -> Sample:
@@ -162,9 +177,19 @@ def open_image(source: ImageSource, where: str) -> Image.Image:
     """Decode an image to RGB: turned as its EXIF tag asks, transparent parts on white.
 
     Raises:
-        DataError: It is missing, truncated, no image, or larger than `MAX_MEGAPIXELS`.
+        DataError: It is missing, truncated, no image, larger than `MAX_MEGAPIXELS`, or longer than `MAX_ASPECT`.
     """
     name = str(source) if isinstance(source, Path) else "of the row"
+    image = _decoded(source, name, where)
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise DataError(
+            f"{where}: image {name} has {image.width} x {image.height} pixels; expected sides that differ by a factor "
+            f"of {MAX_ASPECT} at most. Cut or pad the image, or remove the row."
+        )
+    return image
+
+
+def _decoded(source: ImageSource, name: str, where: str) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _plain(source)
@@ -218,10 +243,8 @@ def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
     return value
 
 
-def _images(value: object, where: str, folder: Path | None) -> tuple[ImageSource, ...]:
+def _images(value: object, where: str, folder: Path | None) -> tuple[ImageSource, ...] | None:
     values = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
-    if not values:
-        raise DataError(f"{where}: the row has no image. Name at least one file in 'images' or remove the row.")
     return tuple(_image(item, where, folder) for item in values)
 
 

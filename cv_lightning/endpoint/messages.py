@@ -115,7 +115,7 @@ class Dialogue:
         self._call_ids: list[str] = []
         if system_prompt:
             self.messages.append({"role": "system", "content": system_prompt})
-        parts = [*map(self._image, sample.images), _text(escape_markup(sample.question))]
+        parts = [_text(escape_markup(part)) if isinstance(part, str) else self._image(part) for part in sample.parts]
         self.messages.append({"role": "user", "content": parts})
 
     @property

@@ -78,6 +78,7 @@ def write_page(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -
         emergent=_emergent(table),
         families=_families(table, labels),
         cells=CELLS,
+        headings={column.cell: column.heading for column in _COLUMNS},
     )
     path = folder / "results.html"
     path.write_text(page, encoding="utf-8")

@@ -58,37 +58,30 @@ class ChatServer(WebServer):
         limits: ServerLimits | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        limits = limits or ServerLimits()
-        app = new_app(limits)
-        app.include_router(_Api(backend, key).router())
-        super().__init__(app, host, port, limits, on_stop)
-
-
-class _Api:
-    def __init__(self, backend: Backend, key: str | None) -> None:
         self._backend = backend
         self._key = key
         self._started = int(time.time())
+        limits = limits or ServerLimits()
+        app = new_app(limits)
+        router = APIRouter(dependencies=[Depends(self._check_key)])
+        router.add_api_route("/health", self._health)
+        router.add_api_route("/v1/models", self._models)
+        router.add_api_route("/v1/models/{name:path}", self._model)
+        router.add_api_route("/v1/chat/completions", self._complete, methods=["POST"], response_model=None)
+        app.include_router(router)
+        super().__init__(app, host, port, limits, on_stop)
 
-    def router(self) -> APIRouter:
-        router = APIRouter(dependencies=[Depends(self.check_key)])
-        router.add_api_route("/health", self.health)
-        router.add_api_route("/v1/models", self.models)
-        router.add_api_route("/v1/models/{name:path}", self.model)
-        router.add_api_route("/v1/chat/completions", self.complete, methods=["POST"], response_model=None)
-        return router
-
-    async def check_key(self, authorization: Annotated[str, Header()] = "") -> None:
+    async def _check_key(self, authorization: Annotated[str, Header()] = "") -> None:
         if self._key is not None and not hmac.compare_digest(authorization.encode(), f"Bearer {self._key}".encode()):
             raise BadRequest("The API key is missing or wrong.", code="invalid_api_key", status=401)
 
-    async def health(self) -> dict[str, str]:
+    async def _health(self) -> dict[str, str]:
         return {"status": "ok"}
 
-    async def models(self) -> dict[str, Any]:
-        return {"object": "list", "data": [await self.model(self._backend.name)]}
+    async def _models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [await self._model(self._backend.name)]}
 
-    async def model(self, name: str) -> dict[str, Any]:
+    async def _model(self, name: str) -> dict[str, Any]:
         self._check_model(name)
         return {"id": name, "object": "model", "created": self._started, "owned_by": "cv_lightning"}
 
@@ -97,7 +90,7 @@ class _Api:
             message = f"There is no model {name!r} here, only {self._backend.name!r}."
             raise BadRequest(message, "model", "model_not_found", 404)
 
-    async def complete(self, request: Request, body: Annotated[bytes, Depends(read_body)]) -> Response:
+    async def _complete(self, request: Request, body: Annotated[bytes, Depends(read_body)]) -> Response:
         asked = await run_in_threadpool(read_request, body)  # it decodes images, which others need not wait for
         self._check_model(asked.model)
         loop, is_new = asyncio.get_running_loop(), asyncio.Event()

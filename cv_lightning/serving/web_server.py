@@ -148,40 +148,29 @@ def new_app(limits: ServerLimits) -> FastAPI:
     """An app without pages of its own whose errors have OpenAI's form."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.limits = limits
-    app.add_exception_handler(BadRequest, _on_bad_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(Exception, _on_mistake)
+
+    @app.exception_handler(BadRequest)
+    async def refuse(request: Request, error: BadRequest) -> Response:
+        headers = {"Retry-After": "1"} if error.status in (429, 503) else None
+        return JSONResponse(error_object(error), error.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def find_nothing(request: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+        message = f"{request.method} {request.url.path[:100]!r}: {error.detail}."
+        return JSONResponse(error_object(BadRequest(message, None, code, error.status_code)), error.status_code)
+
+    @app.exception_handler(ClientDisconnect)
+    async def forget(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def apologise(request: Request, error: Exception) -> Response:
+        """What the client is told; uvicorn logs the traceback."""
+        mistake = BadRequest("The server made a mistake; its log says more.", code="internal", status=500)
+        return JSONResponse(error_object(mistake), 500)
+
     return app
-
-
-async def _on_bad_request(request: Request, error: Exception) -> Response:
-    if not isinstance(error, BadRequest):
-        raise error
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else None
-    return JSONResponse(error_object(error), error.status, headers)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    path = request.url.path[:100]
-    refusals = {
-        404: BadRequest(f"There is no {path!r} here.", code="not_found", status=404),
-        405: BadRequest(f"{path!r} does not take {request.method}.", code="method_not_allowed", status=405),
-    }
-    refusal = refusals.get(error.status_code, BadRequest(error.detail, code="bad_request", status=error.status_code))
-    return JSONResponse(error_object(refusal), refusal.status, error.headers)
-
-
-async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
-
-
-async def _on_mistake(request: Request, error: Exception) -> Response:
-    """What the client is told; uvicorn logs the traceback."""
-    refusal = BadRequest("The server made a mistake; its log says more.", code="internal", status=500)
-    return JSONResponse(error_object(refusal), 500)
 
 
 def error_object(error: BadRequest) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _SIDES = (640, 448, 320, 224, 144, 96, 64)
 #: Bytes of all images of a page: with base64 and the records it then stays below 30 MB.
 BUDGET = 17_000_000
 
-#: Images that the side is guessed from, and by how much the guess may pass the budget before a side is left out.
+#: Images, evenly spread, that bytes are guessed from; a side is skipped if the guess exceeds the budget by this factor.
 _N_FEW, _DOUBT = 24, 1.2
 
 #: Images up to this many pixels are stored without loss.
@@ -39,15 +39,18 @@ def store(
     """Encode images for a page.
 
     Args:
-        sources: Name and file or image; a name that comes twice is encoded once.
+        sources: Name and file or image; equal names are encoded once.
         budget: Bytes of all of them, before base64.
-        track: Shows how far it is: goes through names, under a title.
+        track: Yields the names one by one, and shows the progress under a title.
 
     Returns:
-        Name -> `uri` (a data URI), `width` and `height` of the original. What cannot be read is left out.
+        Name -> `uri` (a data URI), `width` and `height` of the original. Images that cannot be read are left out.
     """
     distinct = dict(sources)
-    for side in _likely_sides(distinct, budget):
+    few = list(distinct.values())[:: max(1, len(distinct) // _N_FEW)]
+    for side in _SIDES:
+        if side != _SIDES[-1] and _mean_bytes(few, side) * len(distinct) > _DOUBT * budget:
+            continue
         stored: dict[str, Stored] = {}
         total = 0
         pool = ThreadPoolExecutor(count_cores())
@@ -69,14 +72,9 @@ def store(
     return stored
 
 
-def _likely_sides(sources: Mapping[str, Path | Image.Image], budget: int) -> Sequence[int]:
-    """The sides to try: those at which a few of the images, evenly spread, already take too much are left out."""
-    few = list(sources.values())[:: max(1, len(sources) // _N_FEW)]
-    for number, side in enumerate(_SIDES[:-1]):
-        sizes = [len(encoded[0]) for source in few if (encoded := _encode(source, side)) is not None]
-        if sum(sizes) * len(sources) <= _DOUBT * budget * len(few):
-            return _SIDES[number:]
-    return _SIDES[-1:]
+def _mean_bytes(few: Sequence[Path | Image.Image], side: int) -> float:
+    sizes = [len(encoded[0]) for source in few if (encoded := _encode(source, side)) is not None]
+    return sum(sizes) / max(1, len(few))
 
 
 def _encode(source: Path | Image.Image, side: int) -> tuple[bytes, tuple[int, int]] | None:

@@ -120,9 +120,25 @@ function rewardTable(record) {
 }
 const verdict = (record) => (record.is_right === true ? ["right", "good"] : record.is_right === false ? ["wrong", "bad"] : record.kind === "chat" ? ["answer", "good"] : ["not judged", "quiet"]);
 
+function questionParts(record, images) {
+  // An "<image>" in a question is the place of an image; images without a place come first.
+  const asked = list(record.images).filter((image, index) => !(image.turn >= 0) && index >= (record.first_image || 0));
+  const texts = String(record.question || "").split("<image>");
+  const first = asked.length - texts.length + 1;
+  if (first < 0) return [make("bdi", { text: record.question })];
+  return texts.flatMap((text, place) => {
+    const words = make("bdi", { text });
+    if (!place) return [words];
+    const index = first + place - 1, stored = images[asked[index].file];
+    const shown = stored ? make("img", { src: stored.uri, alt: `image ${index}`, class: "place" }) : ` [image ${index}] `;
+    if (stored) shown.style.height = "3em";
+    return [shown, words];
+  });
+}
+
 function renderTrajectory(record, images) {
   const [word, style] = verdict(record);
-  const article = make("article", { class: "trajectory" }, make("h2", {}, make("bdi", { text: record.question || "" })));
+  const article = make("article", { class: "trajectory" }, make("h2", {}, ...questionParts(record, images)));
   const outcome = make("p", { class: style }, `${word}: `, quoted(record.answer));
   if (record.truth !== undefined) outcome.append(", truth ", quoted(record.truth));
   const isChat = record.kind === "chat"; // nothing is known about its image, and its answer may still be written

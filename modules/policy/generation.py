@@ -1,14 +1,13 @@
 """Sampling with a key-value cache that survives the turns of a conversation.
 
-The cache is a matrix of columns with holes: every row of the batch adds the same columns, and a mask says which of them
-hold a token of the row. Positions are passed explicitly, so holes do not matter, and a later turn only pays for its new
-tokens. Rollouts of one prompt share the computation of the prompt.
+The cache has L columns for each of B rows. All rows get the same new columns, and the mask `_is_valid_BL` says which of
+them hold a token of the row; the others are holes. Holes change nothing, because positions are passed explicitly. A
+later turn computes its new tokens only, and rollouts of one prompt share the computation of the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,26 +15,24 @@ from torch import Tensor
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
 from modules.policy.kv_cache import growing_cache
-from modules.policy.token_batch import DistinctImages, distinct_images
-
-if TYPE_CHECKING:
-    from modules.policy.policy import Policy
+from modules.policy.network import Network
+from modules.policy.token_batch import distinct_images
 
 
 class GenerationSession:
     """Samples the turns of a batch of conversations, turn after turn.
 
     Args:
-        policy: Whose tokens are sampled.
+        network: Whose tokens are sampled.
         sampling: How.
         on_tokens: Reads along, and may stop a turn.
     """
 
-    def __init__(self, policy: Policy, sampling: Sampling, on_tokens: OnTokens | None = None) -> None:
-        self.policy = policy
+    def __init__(self, network: Network, sampling: Sampling, on_tokens: OnTokens | None = None) -> None:
+        self.network = network
         self.sampling = sampling
         self._on_tokens = on_tokens
-        self._generator = torch.Generator(device=policy.device).manual_seed(sampling.seed)
+        self._generator = torch.Generator(device=network.device).manual_seed(sampling.seed)
         self._cache = growing_cache()
         self._is_started = False
         self._is_valid_BL = torch.empty(0, 0, dtype=torch.bool)
@@ -54,81 +51,83 @@ class GenerationSession:
         """
         if not contexts:
             return []
-        hidden_BD = self._start(contexts) if not self._is_started else self._extend(contexts)
+        hidden_BD = self._extend(contexts) if self._is_started else self._start(contexts)
         return self._decode(contexts, hidden_BD)
 
     def _start(self, contexts: Sequence[TokenSequence]) -> Tensor:
-        keys: dict[tuple[object, ...], int] = {}
-        prompts: list[TokenSequence] = []
-        prompt_of_row: list[int] = []
-        for context in contexts:
-            key = (tuple(context.ids), *(viewed.key for viewed in context.images))
-            index = keys.setdefault(key, len(prompts))
-            if index == len(prompts):
-                prompts.append(context)
-            prompt_of_row.append(index)
+        """Feed each distinct prompt once, then give every context a row; returns hidden states [B, D]."""
+        keys = [(tuple(context.ids), *(viewed.key for viewed in context.images)) for context in contexts]
+        prompt_of_key = dict(zip(reversed(keys), reversed(contexts), strict=True))
+        index_of_key = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        n_prompts = len(index_of_key)
         self._is_started = True
-        self._is_valid_BL = torch.empty(len(prompts), 0, dtype=torch.bool, device=self.policy.device)
-        self._cached_length = [0] * len(prompts)
-        self._cached_images = [0] * len(prompts)
-        hidden_PD = self._feed(prompts)
-        rows = torch.tensor(prompt_of_row, device=self.policy.device)
-        self._select(rows)
+        self._is_valid_BL = torch.empty(n_prompts, 0, dtype=torch.bool, device=self.network.device)
+        self._cached_length = self._cached_images = [0] * n_prompts
+        hidden_PD = self._feed([prompt_of_key[key] for key in index_of_key])
+        rows_B = torch.tensor([index_of_key[key] for key in keys], device=self.network.device)
+        self._select(rows_B)
         self._row_of = {id(context): row for row, context in enumerate(contexts)}
-        return hidden_PD[rows]
+        return hidden_PD[rows_B]
 
     def _extend(self, contexts: Sequence[TokenSequence]) -> Tensor:
+        """Drop the rows of contexts that ended and feed the others what they grew by; returns hidden states [B, D]."""
         rows = [self._row_of[id(context)] for context in contexts]
-        self._select(torch.tensor(rows, device=self.policy.device))
+        self._select(torch.tensor(rows, device=self.network.device))
         self._row_of = {id(context): row for row, context in enumerate(contexts)}
         return self._feed(contexts)
 
-    def _select(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        self._is_valid_BL = self._is_valid_BL[rows]
-        self._next_position_B1 = self._next_position_B1[rows]
-        self._cached_length = [self._cached_length[row] for row in rows.tolist()]
-        self._cached_images = [self._cached_images[row] for row in rows.tolist()]
+    def _select(self, rows_B: Tensor) -> None:
+        self._cache.batch_select_indices(rows_B)
+        self._is_valid_BL = self._is_valid_BL[rows_B]
+        self._next_position_B1 = self._next_position_B1[rows_B]
+        self._cached_length = [self._cached_length[row] for row in rows_B.tolist()]
+        self._cached_images = [self._cached_images[row] for row in rows_B.tolist()]
 
     def _feed(self, contexts: Sequence[TokenSequence]) -> Tensor:
-        """Feed every row what its context has beyond the cache; returns the last hidden state [B, D] of each row."""
-        policy = self.policy
-        full = policy.collate(contexts)
-        encoded, grid_O3, images = None, None, DistinctImages([], [])
-        grids = [policy.image_grid(viewed.image.size) for context in contexts for viewed in context.images]
-        if grids:
-            grid_O3 = torch.tensor(grids, device=policy.device)
-        positions_3BT = policy.positions(full.input_ids_BT, full.is_valid_BT, grid_O3)
+        """Feed every row the K tokens at most that its context has beyond the cache.
+
+        A token's position depends on all images before it, so positions are made of whole contexts and the new ones are
+        cut out. New tokens are moved to the left of a block [B, K]; the rest of a shorter row is a hole in the cache,
+        which the mask hides for good.
+
+        Returns:
+            Hidden state [B, D] of each row's last token.
+        """
+        network = self.network
+        full = network.collate(contexts)
+        grids = [network.image_grid(viewed.image.size) for context in contexts for viewed in context.images]
+        grid_O3 = torch.tensor(grids, device=network.device) if grids else None
+        positions_3BT = network.positions(full.input_ids_BT, full.is_valid_BT, grid_O3)
         new_images = [
             viewed
             for context, n_seen in zip(contexts, self._cached_images, strict=True)
             for viewed in context.images[n_seen:]
         ]
-        if new_images:
-            images = distinct_images(new_images)
-            encoded, _ = policy.encode_images(images.images_N)
-        starts_B = torch.tensor(self._cached_length, device=policy.device)
+        images = distinct_images(new_images)
+        encoded = network.encode_images(images.images_N)[0] if new_images else None
+        starts_B = torch.tensor(self._cached_length, device=network.device)
         lengths_B = full.is_valid_BT.sum(1) - starts_B
-        # Gather each row's new tokens to the left of a block of the longest row's width.
-        offsets_K = torch.arange(int(lengths_B.max()), device=policy.device)
+        offsets_K = torch.arange(int(lengths_B.max()), device=network.device)
         is_new_BK = offsets_K < lengths_B[:, None]
+        # Beyond a row's end any column will do: what is gathered there is masked below.
         columns_BK = (starts_B[:, None] + offsets_K).clamp(max=full.input_ids_BT.shape[1] - 1)
-        ids_BK = full.input_ids_BT.gather(1, columns_BK).masked_fill(~is_new_BK, policy.pad_id)
+        ids_BK = full.input_ids_BT.gather(1, columns_BK).masked_fill(~is_new_BK, network.pad_id)
         positions_3BK = positions_3BT.gather(2, columns_BK.expand(3, -1, -1))
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_new_BK], dim=1)
-        hidden_BKD = policy.hidden_states(
+        hidden_BKD = network.hidden_states(
             ids_BK, self._is_valid_BL.int(), positions_3BK, encoded, images.occurrences, self._cache
         )
+        # An image's patches share a time and spread over rows and columns: text continues after the largest of all.
         self._next_position_B1 = positions_3BK.amax(0).masked_fill(~is_new_BK, -1).amax(1, keepdim=True) + 1
         self._cached_length = [len(context) for context in contexts]
         self._cached_images = [len(context.images) for context in contexts]
-        return hidden_BKD[torch.arange(len(contexts), device=policy.device), lengths_B - 1]
+        return hidden_BKD[torch.arange(len(contexts), device=network.device), lengths_B - 1]
 
     def _decode(self, contexts: Sequence[TokenSequence], hidden_BD: Tensor) -> list[Completion]:
-        end_id, pad_id = self.policy.conversation.end_of_turn_id, self.policy.pad_id
+        end_id, pad_id = self.network.conversation.end_of_turn_id, self.network.pad_id
         is_open_B = torch.ones(len(contexts), dtype=torch.bool, device=hidden_BD.device)
         budget_B = torch.tensor(
-            [self.policy.conversation.max_context_tokens - len(context) for context in contexts],
+            [self.network.conversation.max_context_tokens - len(context) for context in contexts],
             device=hidden_BD.device,
         ).clamp(max=self.sampling.max_new_tokens)
         ids_TB: list[Tensor] = []
@@ -151,7 +150,7 @@ class GenerationSession:
         return self._completions(ids_TB, logprobs_TB, is_open_TB, end_id)
 
     def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
-        logits_BV = self.policy.logits(hidden_BD)
+        logits_BV = self.network.logits(hidden_BD)
         if self.sampling.temperature == 0:
             log_distribution_BV = logits_BV.log_softmax(-1)
             ids_B = logits_BV.argmax(-1)
@@ -164,7 +163,7 @@ class GenerationSession:
         """Feed one token to every open row; closed rows get a hole. Returns hidden states [B, D]."""
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_open_B[:, None]], dim=1)
         positions_3B1 = self._next_position_B1.expand(3, -1, -1)
-        hidden_B1D = self.policy.hidden_states(
+        hidden_B1D = self.network.hidden_states(
             ids_B[:, None], self._is_valid_BL.int(), positions_3B1, None, (), self._cache
         )
         self._next_position_B1 = self._next_position_B1 + is_open_B[:, None].long()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +13,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import logging
 
 from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.tools.choose import make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
-
-#: Hugging Face's `model_type` of the models that a policy can be.
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+from modules.policy.families import FAMILIES
 
 #: In the folder of an exported policy: how it was talked to.
 CONVERSATION_FILE = "conversation.json"
-
-_CLIP_STATISTICS = {
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-}
-_NORMALISATION = {"qwen2_5_vl": _CLIP_STATISTICS, "qwen3_vl": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}}
 
 
 def looks_local(source: str) -> bool:
@@ -87,27 +77,6 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
                 f"policy.source: the adapters in {source!r} do not fit their base {base!r}."
             ) from error
     return model, tokenizer
-
-
-def image_processor(config: Any, source: str | None, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
-    """The image processor of a model, without torchvision."""
-    vision = config.vision_config
-    statistics: dict[str, list[float]] = _NORMALISATION[config.model_type]
-    if source is not None:
-        try:
-            saved = Qwen2VLImageProcessorPil.from_pretrained(source)
-            statistics = {"image_mean": list(saved.image_mean), "image_std": list(saved.image_std)}
-        except OSError:
-            warnings.warn(
-                f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2
-            )
-    return Qwen2VLImageProcessorPil(
-        patch_size=vision.patch_size,
-        merge_size=vision.spatial_merge_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
-        **statistics,
-    )
 
 
 def add_lora(model: Any, arguments: dict[str, Any]) -> Any:

@@ -6,22 +6,15 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
+from transformers import PreTrainedTokenizerFast
 
 from cv_lightning.errors import ConfigError
-
-Family = Literal["qwen2_5_vl", "qwen3_vl"]
+from modules.policy.families import FAMILIES
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -76,7 +69,7 @@ class TinyConfig:
         seed: Seed of the weights.
     """
 
-    family: Family = "qwen2_5_vl"
+    family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 3
@@ -92,8 +85,8 @@ class TinyConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.family not in get_args(Family):
-            raise ConfigError(f"build.family: expected one of {', '.join(get_args(Family))} but got {self.family!r}")
+        if self.family not in FAMILIES:
+            raise ConfigError(f"build.family: expected one of {', '.join(FAMILIES)} but got {self.family!r}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_token_chars: int) -> PreTrainedTokenizerFast:
@@ -128,7 +121,7 @@ def build_tiny(
     """Build a model with random weights and a tokenizer trained on `texts`."""
     tokenizer = train_tokenizer(texts, config.vocab_size, config.max_token_chars)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    head_dim = config.hidden_size // config.heads
+    family, head_dim = FAMILIES[config.family], config.hidden_size // config.heads
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
@@ -137,10 +130,16 @@ def build_tiny(
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": _mrope_section(head_dim)},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": _mrope_section(head_dim),
+            **family.rotary,
+        },
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
+        **({"head_dim": head_dim} if family.names_head_dim else {}),
     }
     vision: dict[str, Any] = {
         "depth": config.vision_layers,
@@ -149,6 +148,7 @@ def build_tiny(
         "num_heads": config.vision_heads,
         "patch_size": config.patch_size,
         "out_hidden_size": config.hidden_size,
+        **family.vision(config.vision_layers),
     }
     shared = {
         "image_token_id": ids["<|image_pad|>"],
@@ -159,19 +159,9 @@ def build_tiny(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model: Any
-        if config.family == "qwen2_5_vl":
-            vision |= {"fullatt_block_indexes": list(range(config.vision_layers))}
-            model = Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(text_config=text, vision_config=vision, attn_implementation=attention, **shared)
-            )
-        else:
-            text |= {"head_dim": head_dim}
-            text["rope_parameters"] |= {"mrope_interleaved": True}
-            vision |= {"num_position_embeddings": 256, "deepstack_visual_indexes": [0, 1]}
-            model = Qwen3VLForConditionalGeneration(
-                Qwen3VLConfig(text_config=text, vision_config=vision, attn_implementation=attention, **shared)
-            )
+        model = family.model(
+            family.config(text_config=text, vision_config=vision, attn_implementation=attention, **shared)
+        )
         _initialise_by_fan_in(model)
     return model, tokenizer
 

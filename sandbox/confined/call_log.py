@@ -18,6 +18,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -29,6 +30,7 @@ _MAX_CALLS, _MAX_ELEMENTS, _MAX_CHARS = 256, 1024, 4096
 
 _IMAGE_METHODS = (
     *("rotate", "transpose", "crop", "resize", "convert", "filter", "copy", "transform", "getchannel", "split"),
+    *("thumbnail", "paste"),
 )
 _SHAPES = ("rectangle", "ellipse", "line")
 _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -143,8 +145,8 @@ class CallLog:
             self.is_busy = True
             return
         reads: set[str] = set()
-        texts = [self._text(argument, reads) for argument in arguments]
-        texts += [f"{name}={self._text(value, reads)}" for name, value in keywords.items()]
+        texts = [self.text(argument, reads) for argument in arguments]
+        texts += [f"{name}={self.text(value, reads)}" for name, value in keywords.items()]
         if not reads and path not in ("Image.new", "cv2.createCLAHE"):
             return
         if path.startswith("."):
@@ -155,13 +157,14 @@ class CallLog:
             self._calls.append(_Call(text, self._pens.get(owner, owner), reads))
         elif isinstance(result, tuple | list):
             for index, part in enumerate(result):
-                self._define(part, f"{text}[{index}]", reads)
+                self.define(part, f"{text}[{index}]", reads)
         elif not any(result is argument for argument in arguments):
-            self._define(result, text, reads)
+            self.define(result, text, reads)
             if path == "ImageDraw.Draw":
                 self._pens[f"v{len(self._calls)}"] = texts[0]
 
-    def _define(self, value: Any, text: str, reads: set[str]) -> str:
+    def define(self, value: Any, text: str, reads: set[str]) -> str:
+        """Add a call that made `value`, if that is an object that others are made of; its name."""
         name = f"v{len(self._calls) + 1}"
         if isinstance(value, Image.Image | np.ndarray):
             self._last = name
@@ -191,9 +194,9 @@ class CallLog:
         if owner is None or owner.array() is not value.base:
             return ""
         text = _view(value, owner)
-        return owner.name if text == owner.name else self._define(value, text, {owner.name}) if text else ""
+        return owner.name if text == owner.name else self.define(value, text, {owner.name}) if text else ""
 
-    def _text(self, value: Any, reads: set[str]) -> str:
+    def text(self, value: Any, reads: set[str]) -> str:
         """A value as Python.
 
         Raises:
@@ -206,7 +209,7 @@ class CallLog:
             reads.add(name)
             return name
         if kind in (tuple, list) and len(value) <= _MAX_ELEMENTS:
-            inner = ", ".join([self._text(part, reads) for part in value])
+            inner = ", ".join([self.text(part, reads) for part in value])
             return f"[{inner}]" if kind is list else f"({inner},)" if len(value) == 1 else f"({inner})"
         return _literal(value)
 
@@ -286,7 +289,7 @@ def _view(view: Any, owner: _Owner) -> str:
 LOG = CallLog()
 
 
-def _logged(function: Any, note: Callable[..., None]) -> Any:
+def _logged(function: Any, note: Callable[..., None], prepare: Callable[..., Any] = _itself) -> Any:
     """A wrapper that calls the function and, unless it is called by another one, notes the call.
 
     It leaves no trace in a traceback: an exception that is raised again by a bare `raise` gets no entry for it.
@@ -297,13 +300,14 @@ def _logged(function: Any, note: Callable[..., None]) -> Any:
         is_outer = not LOG.is_busy
         LOG.is_busy = True
         try:
+            if is_outer:
+                arguments = prepare(arguments)
             result = function(*arguments, **keywords)
             if is_outer:
                 LOG.is_busy = False
         except BaseException as error:
             LOG.is_busy = not is_outer
-            trace = error.__traceback__
-            error.__traceback__ = trace and trace.tb_next
+            error.__traceback__ = _without_this_file(error.__traceback__)
             raise
         if is_outer:
             with contextlib.suppress(Exception):
@@ -313,40 +317,56 @@ def _logged(function: Any, note: Callable[..., None]) -> Any:
     return call
 
 
+def _without_this_file(trace: TracebackType | None) -> TracebackType | None:
+    entries = []
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    kept = [entry for entry in entries if entry.tb_frame.f_code.co_filename != __file__]
+    for entry, after in zip(kept, [*kept[1:], None], strict=False):
+        if entry.tb_next is not after:
+            entry.tb_next = after
+    return kept[0] if kept else None
+
+
 def _note(path: str) -> Callable[..., None]:
     return lambda arguments, keywords, result: LOG.note(path, arguments, keywords, result)
 
 
-def _pointed(function: Any) -> Any:
-    """`Image.point`, which is given a function: its values are the table that counts."""
+class _Levels:
+    """The function that `Image.point` is given: its values are the table that counts."""
 
-    @functools.wraps(function)
-    def call(image: Image.Image, lut: Any, *rest: Any, **keywords: Any) -> Any:
-        if LOG.is_busy or rest or keywords or not callable(lut):
-            return function(image, lut, *rest, **keywords)
-        values: list[Any] = []
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self.values: list[Any] = []
 
-        def kept(level: Any) -> Any:
-            values.append(lut(level))
-            return values[-1]
+    def __call__(self, level: Any) -> Any:
+        self.values.append(self._function(level))
+        return self.values[-1]
 
-        result = function(image, kept)
-        with contextlib.suppress(Exception):
-            reads: set[str] = set()
-            table = np.array([min(max(round(value), 0), 255) for value in values], np.uint8)
-            LOG._define(
-                result, f"Image.fromarray(cv2.LUT(np.array({LOG._text(image, reads)}), {_literal(table)}))", reads
-            )
-        return result
 
-    return call
+def _prepare_point(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(arguments) < 2 or not callable(arguments[1]):
+        return arguments
+    return arguments[0], _Levels(arguments[1]), *arguments[2:]
+
+
+def _note_point(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+    image, levels, *mode = arguments
+    if not isinstance(levels, _Levels) or keywords:
+        LOG.note(".point", arguments, keywords, result)
+        return
+    known = [min(max(round(value), 0), 255) for value in levels.values]
+    table = np.array([255 * (level > 0) for level in known] if mode == ["1"] else known, np.uint8)
+    reads: set[str] = set()
+    LOG.define(result, f"Image.fromarray(cv2.LUT(np.array({LOG.text(image, reads)}), {_literal(table)}))", reads)
 
 
 def _note_enhanced(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
     enhancer, *rest = arguments
     reads: set[str] = set()
-    image, *texts = [LOG._text(value, reads) for value in (enhancer.image, *rest, *keywords.values())]
-    LOG._define(result, f"ImageEnhance.{type(enhancer).__name__}({image}).enhance({', '.join(texts)})", reads)
+    image, *texts = [LOG.text(value, reads) for value in (enhancer.image, *rest, *keywords.values())]
+    LOG.define(result, f"ImageEnhance.{type(enhancer).__name__}({image}).enhance({', '.join(texts)})", reads)
 
 
 def _note_nothing(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
@@ -358,9 +378,9 @@ def install() -> None:
     for module_name, (module, names) in _FUNCTIONS.items():
         for name in names:
             setattr(module, name, _logged(getattr(module, name), _note(f"{module_name}.{name}")))
-    for name in (*_IMAGE_METHODS, "thumbnail", "paste"):
+    for name in _IMAGE_METHODS:
         setattr(Image.Image, name, _logged(getattr(Image.Image, name), _note(f".{name}")))
-    Image.Image.point = _pointed(Image.Image.point)  # type: ignore[method-assign]
+    Image.Image.point = _logged(Image.Image.point, _note_point, _prepare_point)  # type: ignore[method-assign]
     for name in _SHAPES:
         setattr(ImageDraw.ImageDraw, name, _logged(getattr(ImageDraw.ImageDraw, name), _note(f".{name}")))
     ImageDraw.Draw = _logged(ImageDraw.Draw, _note("ImageDraw.Draw"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.effects.pixels import COLOUR, Numbers, oriented
+from sandbox.effects.pixels import COLOUR, Budget, Numbers, oriented
 from sandbox.geometry import ORIENTATIONS
 
 #: Places that are compared whole, and places that are looked at, before the search gives up.
@@ -36,20 +36,24 @@ class Place:
     y: int
 
 
-def find_places(image: Numbers, part: Numbers) -> list[Place] | None:
-    """Where the part lies in the image; None where that cannot be told.
+def find_places(image: Numbers, part: Numbers, budget: Budget) -> list[Place] | None:
+    """Where the part lies in the image; None if that cannot be told.
 
-    An upright place is the only answer where there is one. A part that is the whole image in an orientation is none.
+    An upright place is the only answer if there is one. A part that is the whole image in an orientation is none.
 
     Args:
         image: Numbers of shape (H, W), without gaps in memory.
         part: Numbers of shape (h, w).
+        budget: What the search may look at.
+
+    Raises:
+        OutOfBudgetError: It would look at more.
     """
     row = _telling_row(part)
     if row is None:
         return []
     columns = _sampled(part.shape[1])
-    starts = _rarest(image.reshape(-1), part[row] & COLOUR, columns)
+    starts = _rarest(image.reshape(-1), part[row] & COLOUR, columns, budget)
     if starts is None:
         return None
     column, indices = starts
@@ -59,7 +63,7 @@ def find_places(image: Numbers, part: Numbers) -> list[Place] | None:
         if turned.shape == part.shape or turned.shape[0] < part.shape[0] or turned.shape[1] < part.shape[1]:
             continue
         ys, xs = _turned_places(name, indices, image.shape)
-        found = _fitting(turned, part, ys - row, xs - column, row)
+        found = _fitting(turned, part, ys - row, xs - column, row, budget)
         if found is None:
             return None
         places += [Place(name, x, y) for x, y in found]
@@ -80,11 +84,11 @@ def _telling_row(part: Numbers) -> int | None:
     return rows[best] if distinct[best] >= min(_MIN_DISTINCT, part.shape[1]) else None
 
 
-def _rarest(flat: Numbers, telling: Numbers, columns: list[int]) -> tuple[int, Any] | None:
+def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: Budget) -> tuple[int, Any] | None:
     """A column whose colour is rare in the image, and the flat indices where it is; None where all are common."""
     best: tuple[int, Any] | None = None
     for column in columns:
-        indices = _indices(flat, telling[column], _MAX_PLACES if best is None else len(best[1]))
+        indices = _indices(flat, telling[column], _MAX_PLACES if best is None else len(best[1]), budget)
         if indices is not None:
             best = column, indices
             if len(indices) <= _RARE:
@@ -92,10 +96,11 @@ def _rarest(flat: Numbers, telling: Numbers, columns: list[int]) -> tuple[int, A
     return best
 
 
-def _indices(flat: Numbers, colour: np.uint32, most: int) -> Any | None:
+def _indices(flat: Numbers, colour: np.uint32, most: int, budget: Budget) -> Any | None:
     """Where a colour is, None where it is in more places than `most`."""
     parts, n_found = [], 0
     for start in range(0, len(flat), _CHUNK):
+        budget.spend(_CHUNK)
         found = np.flatnonzero((flat[start : start + _CHUNK] & COLOUR) == colour)
         n_found += len(found)
         if n_found > most:
@@ -122,8 +127,10 @@ def _turned_places(orientation: str, indices: Any, shape: tuple[int, ...]) -> tu
     return (xs, ys) if is_swapped else (ys, xs)
 
 
-def _fitting(turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int) -> list[tuple[int, int]] | None:
-    """Those of the places (y, x) at which the part lies, as (x, y); None where too many are left to compare."""
+def _fitting(
+    turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int, budget: Budget
+) -> list[tuple[int, int]] | None:
+    """Those of the places (y, x) at which the part lies, as (x, y); None if too many are left to compare."""
     height, width = part.shape
     is_inside = (ys >= 0) & (xs >= 0) & (ys <= turned.shape[0] - height) & (xs <= turned.shape[1] - width)
     ys, xs = ys[is_inside], xs[is_inside]
@@ -131,12 +138,14 @@ def _fitting(turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int) -> list
         for x in _sampled(width):
             if len(ys) <= 1:
                 break
+            budget.spend(4 * len(ys))
             is_equal = (turned[ys + y, xs + x] ^ part[y, x]) & COLOUR == 0
             ys, xs = ys[is_equal], xs[is_equal]
     if len(ys) > _MAX_WHOLE:
         return None
-    return [
-        (x, y)
-        for y, x in zip(ys.tolist(), xs.tolist(), strict=True)
-        if not ((turned[y : y + height, x : x + width] ^ part) & COLOUR).any()
-    ]
+    found = []
+    for y, x in zip(ys.tolist(), xs.tolist(), strict=True):
+        budget.spend(4 * part.size)
+        if not ((turned[y : y + height, x : x + width] ^ part) & COLOUR).any():
+            found.append((x, y))
+    return found

@@ -46,6 +46,27 @@ def oriented(array: Any, orientation: str) -> Any:
     return views[orientation](array)
 
 
+class OutOfBudgetError(Exception):
+    """A search would take more work than is done for one result."""
+
+
+class Budget:
+    """Pixels that a search may still look at, some 2 ns each."""
+
+    def __init__(self, n_pixels: int) -> None:
+        self._left = n_pixels
+
+    def spend(self, n_pixels: int) -> None:
+        """Look at so many.
+
+        Raises:
+            OutOfBudgetError: They are not left.
+        """
+        self._left -= n_pixels
+        if self._left < 0:
+            raise OutOfBudgetError
+
+
 def same_pixels(one: Image.Image, other: Image.Image | None) -> bool:
     """Whether two images look the same: equal size and equal RGB values."""
     if other is None or one.size != other.size:

@@ -18,7 +18,7 @@ from PIL import Image
 from sandbox.effects.credit import UNKNOWN, Effects
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
-from sandbox.geometry import ORIENTATIONS, Size, compose
+from sandbox.geometry import Size
 from sandbox.images import as_rgb
 from sandbox.lanes.pillow import Outcome, run_operation, run_program
 from sandbox.lift.reader import Reading, Unliftable, lift
@@ -32,6 +32,8 @@ _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async
 _TARGET = re.compile(r"(v\d+) = ")
 #: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
 _MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
+#: Places at which the gray of a result must follow that of the image to which a claim leads, and the correlation.
+_N_PLACES, _ENOUGH = 4096, 0.95
 
 #: Runs a program on an image in a process that can be ended; None if it was.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
@@ -59,8 +61,9 @@ def find_credit(
 ) -> Effects:
     """What the code that made `result` earns; never raises.
 
-    A claim that is proven decides. Else the pixels are compared with those of the chosen image and then, if that tells
-    nothing, with those to which the claim leads.
+    A claim that is proven decides. Else the pixels are compared with those of the chosen image. If that tells nothing,
+    and the claim leads to an image of which only the colours are others, its effects count and that change with them:
+    arithmetic on arrays is not logged.
 
     Args:
         images: Of the request.
@@ -90,8 +93,22 @@ def _found(
     found = find_effects(_pixels(as_rgb(images[chosen])), after)
     if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None:
         return found
-    rest = find_effects(_pixels(outcome.image.convert("RGB")), after)
-    return found if rest == UNKNOWN else _chained(outcome.effects, rest)
+    return found if outcome.image is None else _continued(outcome.effects, outcome.image.convert("RGB"), result)
+
+
+def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
+    """The effects of a program and what was done to its image beyond it, if that left every pixel in its place."""
+    if end.size != result.size:
+        return UNKNOWN
+    before, after = _pixels(end), _pixels(result)
+    ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * before.shape[:2]).astype(int).T
+    grays = np.stack([shown[ys, xs, :3].sum(axis=1) for shown in (before, after)]).astype(float)
+    if grays.std(axis=1).min() < 1 or abs(np.corrcoef(grays)[0, 1]) < _ENOUGH:
+        return UNKNOWN
+    rest = find_effects(before, after)
+    if rest.orientation != "identity":
+        return UNKNOWN
+    return Effects(tuple(dict.fromkeys((*effects.tools, *rest.tools))), effects.orientation, effects.frame)
 
 
 def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
@@ -163,17 +180,6 @@ def _bands(image: Image.Image, starts: Sequence[int]) -> Image.Image:
 
 def _pixels(image: Image.Image) -> Pixels:
     return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
-
-
-def _chained(first: Effects, rest: Effects) -> Effects:
-    """Effects one after the other."""
-    orientation = None
-    if first.orientation is not None and rest.orientation is not None:
-        orientation = compose(first.orientation, rest.orientation)
-    frame = rest.frame.then(first.frame) if first.frame is not None and rest.frame is not None else None
-    names = [name for name in (*first.tools, *rest.tools) if name not in ORIENTATIONS]
-    turn = [orientation] if orientation not in (None, "identity") else []
-    return Effects(tuple(dict.fromkeys([*turn, *names])), orientation, frame)
 
 
 #: Operations whose time and memory are linear in the pixels of input and output, whatever their arguments.

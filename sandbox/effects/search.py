@@ -1,15 +1,14 @@
-"""What confined code did to an image, found from the pixels alone: what it said or looked like counts for nothing.
+"""What code did to an image, found from the pixels alone: for results that no claim explains.
 
 Exact matches first (the eight orientations, cut-outs of an orientation, drawings on an orientation), then an
-orientation of the whole image that was resized or recoloured. Where two answers fit, or none does, the answer is None.
-Orientations of large images are compared at many fixed places instead of everywhere: what is changed in fewer than a
-thousandth of their pixels may stay unseen, and is then not credited.
+orientation of the whole image that was resized or recoloured. If two answers fit, or none does, the answer is None.
+Orientations of large images are compared at places that nobody can foresee: a change of fewer than a thousandth of
+their pixels may stay unseen, and is then not credited.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import cv2
@@ -18,7 +17,7 @@ import numpy as np
 from sandbox.effects.credit import NO_EFFECT, UNKNOWN, Effects
 from sandbox.effects.crops import find_places
 from sandbox.effects.drawings import MAX_SHARE, is_drawing
-from sandbox.effects.pixels import COLOUR, Numbers, Pixels, colours, numbers, oriented
+from sandbox.effects.pixels import COLOUR, Budget, Numbers, OutOfBudgetError, Pixels, colours, numbers, oriented
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
 
 #: Side of the small gray images that are compared, in pixels.
@@ -27,10 +26,12 @@ _SIDE = 48
 _ENOUGH, _LEAD = 0.9, 0.15
 #: Mean difference of small versions that a resize may make by itself, of 255.
 _RESIZE_TOLERANCE = 8.0
-#: Pixels up to which images are compared everywhere, and the places, in units of the sides, where larger ones are.
-_MAX_EXACT = 1 << 14
-_N_FEW = 16
-_PLACES = np.random.default_rng(20251203).random((4096, 2))
+#: Pixels up to which images are compared everywhere, and places where larger ones are, drawn anew for each search.
+_MAX_EXACT, _N_PLACES = 1 << 14, 4096
+#: Places that are looked at first; if more of them differ than this share, far more than `_MAX_SEEN` of all do.
+_N_FEW, _MAX_FEW = 16, 0.7
+#: Pixels that the search for a cut-out or a drawing may look at.
+_MAX_LOOKED = 40_000_000
 #: Share of pixels that may differ at those places where fewer than `MAX_SHARE` do in all of the image.
 _MAX_SEEN = MAX_SHARE + 0.05
 #: A colour operation changes at least this share of the pixels; what changes fewer has no name.
@@ -38,73 +39,43 @@ _MIN_CHANGED = 1 / 256
 
 
 def find_effects(before: Pixels, after: Pixels) -> Effects:
-    """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) whose last channel means nothing."""
+    """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) whose last channel means nothing.
+
+    The work is bounded whatever the images: a search that would take more finds nothing.
+    """
     stored, shown = numbers(before), numbers(after)
-    size = (stored.shape[1], stored.shape[0])
-    exact = _matching(stored, shown)
-    if exact and exact[0] == "identity":
+    size, budget = (stored.shape[1], stored.shape[0]), Budget(_MAX_LOOKED)
+    views = {name: oriented(stored, name) for name in ORIENTATIONS}
+    fitting = {name: turned for name, turned in views.items() if turned.shape == shown.shape}
+    ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * shown.shape).astype(np.intp).T
+    shares = {name: _share(turned, shown, ys, xs) for name, turned in fitting.items()}
+    exact = [name for name, share in shares.items() if share == 0 and _is_same(fitting[name], shown)]
+    if "identity" in exact:
         return NO_EFFECT
     if exact:
         return _turned(exact, size)
-    if shown.size < stored.size:
-        found = _find_cut_out(stored, shown, size)
-        if found is not None:
-            return found
-    return _find_drawn(stored, shown, size) or _find_changed(stored, shown, size)
+    try:
+        found = _find_cut_out(stored, shown, size, budget) if shown.size < stored.size else None
+        nearest = sorted((name for name in shares if shares[name] <= _MAX_SEEN), key=shares.__getitem__)[:2]
+        few = {name: fitting[name] for name in sorted(nearest, key=ORIENTATIONS.index)}
+        return found or _find_drawn(few, shown, size, budget) or _find_changed(stored, shown, size)
+    except OutOfBudgetError:
+        return UNKNOWN
 
 
-def _matching(stored: Numbers, shown: Numbers) -> list[str]:
-    """The orientations of an image that are the other image; identity alone where it is among them."""
-    table = _lookup(stored.shape, shown.shape)
-    if not table.names:
-        return []
-    flat_stored, flat_shown = stored.reshape(-1), shown.reshape(-1)
-    differ = ((flat_stored.take(table.few) ^ flat_shown.take(table.here[:_N_FEW])) & COLOUR).any(axis=1)
-    found = []
-    for name, places, is_other in zip(table.names, table.there, differ.tolist(), strict=True):
-        if is_other:
-            continue
-        if shown.size <= _MAX_EXACT:
-            difference = oriented(stored, name) ^ shown
-        else:
-            difference = flat_stored.take(places) ^ flat_shown.take(table.here)
-        if not (difference & COLOUR).any():
-            found.append(name)
-            if name == "identity":
-                break
-    return found
+def _share(turned: Numbers, shown: Numbers, ys: Any, xs: Any) -> float:
+    """Share of the places at which two images differ; of few places if they differ at most of those."""
+    few = _differ(turned, shown, ys[:_N_FEW], xs[:_N_FEW]).mean()
+    return float(few if few > _MAX_FEW else _differ(turned, shown, ys, xs).mean())
 
 
-@dataclass(frozen=True)
-class _Lookup:
-    """Where to look in two images: orientations that fit, and flat places in both for each one."""
-
-    names: list[str]
-    few: Any
-    there: list[Any]
-    here: Any
+def _differ(turned: Numbers, shown: Numbers, ys: Any, xs: Any) -> Any:
+    return ((turned[ys, xs] ^ shown[ys, xs]) & COLOUR) != 0
 
 
-@lru_cache(maxsize=32)
-def _lookup(before: tuple[int, ...], after: tuple[int, ...]) -> _Lookup:
-    never_touched: Numbers = np.empty(before, np.uint32)  # only the steps of its views are of interest
-    start = never_touched.__array_interface__["data"][0]
-    ys, xs = _places_in(after)
-    names, there = [], []
-    for name in ORIENTATIONS:
-        turned = oriented(never_touched, name)
-        if turned.shape == after:
-            first = turned.__array_interface__["data"][0] - start
-            names.append(name)
-            there.append((first + ys * turned.strides[0] + xs * turned.strides[1]) // 4)
-    few = np.array([places[:_N_FEW] for places in there])
-    return _Lookup(names, few, there, ys * after[1] + xs)
-
-
-@lru_cache(maxsize=32)
-def _places_in(shape: tuple[int, ...]) -> Any:
-    """Rows and columns of the places at which images of a shape are compared."""
-    return (_PLACES * shape).astype(np.intp).T
+def _is_same(turned: Numbers, shown: Numbers) -> bool:
+    """Whether small images are the same everywhere; large ones were compared at enough places."""
+    return shown.size > _MAX_EXACT or not ((turned ^ shown) & COLOUR).any()
 
 
 def _turned(names: list[str], size: Size) -> Effects:
@@ -114,9 +85,9 @@ def _turned(names: list[str], size: Size) -> Effects:
     return Effects((names[0],), names[0], orientation_frame(names[0], size))
 
 
-def _find_cut_out(stored: Numbers, shown: Numbers, size: Size) -> Effects | None:
-    """The result as a part of the image in any orientation; None where it is none, no effects where it is several."""
-    places = find_places(stored, shown)
+def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: Budget) -> Effects | None:
+    """The result as a part of the image in any orientation; None if it is not, unknown if it fits in several places."""
+    places = find_places(stored, shown, budget)
     if places is None or len(places) > 1:
         return UNKNOWN
     for place in places:
@@ -126,22 +97,15 @@ def _find_cut_out(stored: Numbers, shown: Numbers, size: Size) -> Effects | None
     return None
 
 
-def _find_drawn(stored: Numbers, shown: Numbers, size: Size) -> Effects | None:
-    """An orientation of the image with something drawn on it; upright, where that is one; None where none is."""
-    table = _lookup(stored.shape, shown.shape)
-    if not table.names:
-        return None
-    flat_stored, flat_shown = stored.reshape(-1), shown.reshape(-1)
-    few = ((flat_stored.take(table.few) ^ flat_shown.take(table.here[:_N_FEW])) & COLOUR) != 0
+def _find_drawn(views: dict[str, Numbers], shown: Numbers, size: Size, budget: Budget) -> Effects | None:
+    """The one of these views of the image that was drawn on, upright if that is one; None if none or several are."""
     found = []
-    for name, places, share in zip(table.names, table.there, few.mean(axis=1).tolist(), strict=True):
-        if share > 0.7:  # so many of so few places differ only where far more than a fourth of all do
-            continue
-        differ = ((flat_stored.take(places) ^ flat_shown.take(table.here)) & COLOUR) != 0
-        if differ.mean() <= _MAX_SEEN and is_drawing(oriented(stored, name), shown):
-            found.append(name)
+    for name, turned in views.items():
+        budget.spend(2 * shown.size + 10 * min(shown.size, 1 << 20))  # parts of large images are looked at closely
+        if is_drawing(turned, shown):
             if name == "identity":
                 return Effects(("draw",), name, Affine())
+            found.append(name)
     return Effects((found[0], "draw"), found[0], orientation_frame(found[0], size)) if len(found) == 1 else None
 
 
@@ -159,7 +123,7 @@ def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
     tools = [name] if name != "identity" else []
     if turned.shape != shown.shape:
         tools.append("resize")
-    tools += _colour_tools(turned, shown)
+    tools += _colour_tools(stored, name, shown)
     scale = Affine(a=turned.shape[1] / shown.shape[1], e=turned.shape[0] / shown.shape[0])
     return Effects(tuple(tools), name, scale.then(orientation_frame(name, size)))
 
@@ -191,13 +155,17 @@ def _standardised(shown: Numbers) -> np.ndarray[Any, np.dtype[np.float32]] | Non
     return None if spread < 1.0 else (gray - mean) / spread
 
 
-def _colour_tools(turned: Numbers, shown: Numbers) -> list[str]:
-    """Which colour operation is in the pixels; a plain name where it is recognised, else "color"."""
-    tolerance = 0.0
+def _colour_tools(stored: Numbers, name: str, shown: Numbers) -> list[str]:
+    """Which colour operation is in the pixels; a plain name if it is recognised, else "color"."""
+    turned, tolerance = oriented(stored, name), 0.0
     if turned.shape != shown.shape:
-        before, after, tolerance = _shrunk(turned, 2 * _SIDE), _shrunk(shown, 2 * _SIDE), _RESIZE_TOLERANCE
+        before, after, tolerance = (
+            oriented(_shrunk(stored, 2 * _SIDE), name),
+            _shrunk(shown, 2 * _SIDE),
+            _RESIZE_TOLERANCE,
+        )
     elif turned.size > _MAX_EXACT:
-        ys, xs = _places_in(turned.shape)
+        ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * turned.shape).astype(np.intp).T
         before, after = turned[ys, xs], shown[ys, xs]
     else:
         before, after = turned, shown

@@ -1,4 +1,4 @@
-"""Calls tools that are models, each in a process of its own, on pixels that a program or a confined worker made.
+"""Calls tools that are models, each in its own process, on pixels that a program or a confined worker made.
 
 The models are ours to trust, the pixels and the arguments are not: only checked literals and RGB bytes go in, and what
 comes back is read as bounded text and bytes, never unpickled. A model that raises, hangs, dies or returns something
@@ -140,7 +140,7 @@ class _Worker:
                     return "timeout", ModelResult(f"{call.name} took longer than {call.wall_s:g} s and was ended.")
                 return self._read(call.name, limits)
             except BaseException as error:
-                self._end()  # also where the user interrupts: what it was asked must not be answered to the next one
+                self._end()  # also if the user interrupts: the next call must not get this answer
                 if not isinstance(error, Exception):
                     raise
                 return "crash", ModelResult(f"{call.name} failed: {_reason(error)}")

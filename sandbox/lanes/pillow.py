@@ -29,7 +29,7 @@ class PillowLane:
     name = "pillow"
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
-        """The observation of each program, in order; None for one that fails, which its code must explain."""
+        """The observation of each program, in order; None if it fails: its code must then run and explain."""
         return spread(_guarded, calls) if _is_worth_threads(calls) else list(map(_guarded, calls))
 
     def close(self) -> None:

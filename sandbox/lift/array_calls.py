@@ -6,41 +6,19 @@ from collections.abc import Sequence
 
 import cv2
 
-from sandbox.lift.pillow_calls import TURNS, Reader, turned, turns
+from sandbox.lift.pillow_calls import TURNS, Reader, turned, turns, turns_by
 from sandbox.lift.values import Arguments, Maker, Name, NotLiftableError, Picture, Unknown, Value, frozen
 from sandbox.operations.opencv import SPACES
 from sandbox.operations.parameters import is_integer, is_number
 from sandbox.operations.table import OPERATIONS
-
-
-def _rot90(picture: Picture, arguments: Arguments) -> Picture:
-    (n_turns,) = arguments.take(k=1)
-    if not is_integer(n_turns):
-        raise NotLiftableError("rot90 by something other than an integer")
-    return turned(picture, TURNS[n_turns % 4])
-
 
 _ROTATIONS = {
     cv2.ROTATE_90_CLOCKWISE: "rotate_270",
     cv2.ROTATE_180: "rotate_180",
     cv2.ROTATE_90_COUNTERCLOCKWISE: "rotate_90",
 }
-
-
-def _rotate(picture: Picture, arguments: Arguments) -> Picture:
-    (code,) = arguments.take("rotateCode")
-    if not is_integer(code) or code not in _ROTATIONS:
-        raise NotLiftableError(f"cv2.rotate by {code!r}", "use `cv2.ROTATE_90_CLOCKWISE` or the like")
-    return turned(picture, _ROTATIONS[code])
-
-
-def _flip(picture: Picture, arguments: Arguments) -> Picture:
-    (code,) = arguments.take("flipCode")
-    if not is_integer(code) or abs(code) > 1000:
-        raise NotLiftableError("cv2.flip by something other than 0, 1 or -1")
-    return turned(picture, "flip_vertical" if code == 0 else "flip_horizontal" if code > 0 else "rotate_180")
-
-
+_FLIPS = {0: "flip_vertical", 1: "flip_horizontal", -1: "rotate_180"}
+_QUARTERS = {n_turns: TURNS[n_turns % 4] for n_turns in range(-8, 9)}
 _COLOUR_CODES = {
     getattr(cv2, f"COLOR_{name}"): f"cv2.{name}" for name in (*SPACES, "RGB2BGR", "RGB2GRAY", "BGR2GRAY", "GRAY2RGB")
 }
@@ -113,12 +91,12 @@ ARRAY_FUNCTIONS: dict[str, Reader] = {
         if name.startswith("cv2.") and (kind.parameters or name in {"cv2.bitwise_not", "cv2.equalizeHist"})
     },
     **{name: _denoise(name) for name in OPERATIONS if name.startswith("cv2.fastNl")},
-    "np.rot90": _rot90,
+    "np.rot90": turns_by("k", _QUARTERS, "turn by 1, 2 or 3", k=1),
     "np.fliplr": turns("flip_horizontal"),
     "np.flipud": turns("flip_vertical"),
     "np.ascontiguousarray": turns("identity"),
-    "cv2.rotate": _rotate,
-    "cv2.flip": _flip,
+    "cv2.rotate": turns_by("rotateCode", _ROTATIONS, "use `cv2.ROTATE_90_CLOCKWISE` or the like"),
+    "cv2.flip": turns_by("flipCode", _FLIPS, "use 0, 1 or -1"),
     "cv2.transpose": turns("transpose"),
     "cv2.cvtColor": _colour,
     "cv2.resize": _resize,

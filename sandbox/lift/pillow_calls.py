@@ -5,10 +5,10 @@ Spellings of one thing become one operation: every turn by a multiple of 90 degr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sandbox.geometry import PILLOW_TRANSPOSE
-from sandbox.lift.values import Arguments, Enhancer, Maker, Name, NotLiftableError, Pen, Picture, Unknown, Value, frozen
+from sandbox.lift.values import Arguments, Enhancer, Maker, Name, NotLiftableError, Pen, Picture, Value, frozen
 from sandbox.operations.operation import State
 from sandbox.operations.parameters import AFFINE_RESAMPLING, is_integer, is_number, is_size
 from sandbox.operations.table import OPERATIONS
@@ -30,6 +30,18 @@ def turns(orientation: str) -> Reader:
     def read(picture: Picture, arguments: Arguments) -> Picture:
         arguments.take()
         return turned(picture, orientation)
+
+    return read
+
+
+def turns_by(name: str, orientations: Mapping[int, str], remedy: str, **default: Value) -> Reader:
+    """A reader of a call whose one argument, a number, says which way."""
+
+    def read(picture: Picture, arguments: Arguments) -> Picture:
+        (code,) = arguments.take(**default) if default else arguments.take(name)
+        if not is_integer(code) or code not in orientations:
+            raise NotLiftableError(f"a turn by {name}={code!r}", remedy)
+        return turned(picture, orientations[code])
 
     return read
 
@@ -61,13 +73,6 @@ def _rotate(picture: Picture, arguments: Arguments) -> Picture:
     if not center and not translate and (angle in (0, 180) or (angle in (90, 270) and (expand or width == height))):
         return turned(picture, TURNS[int(angle) // 90])
     return picture.then("Image.rotate", values)
-
-
-def _transpose(picture: Picture, arguments: Arguments) -> Picture:
-    (method,) = arguments.take("method")
-    if not is_integer(method) or method not in _BY_TRANSPOSE:
-        raise NotLiftableError(f"transpose by {method!r}", "use `Image.Transpose.ROTATE_90` or the like")
-    return turned(picture, _BY_TRANSPOSE[method])
 
 
 def _crop(picture: Picture, arguments: Arguments) -> Picture:
@@ -113,21 +118,15 @@ def _paste(picture: Picture, arguments: Arguments) -> None:
     picture.become(pasted.then("Image.paste", (picture.state.size, picture.color, corner)))
 
 
-def _load(picture: Picture, arguments: Arguments) -> Unknown:
-    arguments.take()
-    return Unknown()
-
-
 #: Methods of a Pillow image.
 IMAGE_METHODS: dict[str, Reader] = {
     **{name: plainly(f"Image.{name}") for name in ("getchannel", "transform")},
     "rotate": _rotate,
-    "transpose": _transpose,
+    "transpose": turns_by("method", _BY_TRANSPOSE, "use `Image.Transpose.ROTATE_90` or the like"),
     "crop": _crop,
     "resize": _first_frozen("Image.resize"),
     "convert": _convert,
     "copy": turns("identity"),
-    "load": _load,
     "paste": _paste,
     "filter": _filter,
 }

@@ -1,4 +1,4 @@
-"""Small arrays of numbers in a snippet (kernels, matrices, lookup tables) as values of an operation."""
+"""Small arrays of numbers (kernels, matrices, lookup tables) as values of an operation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Table:
 
 
 def table_of(array: np.ndarray[Any, Any]) -> Table | None:
-    """The array as a value; None where it is large, of another type, or holds what is no number."""
+    """The array as a value; None if it is large, of another type, or not finite."""
     if array.dtype.name not in DTYPES or not 0 < array.size <= MAX_ELEMENTS or not 1 <= array.ndim <= 2:
         return None
     return Table(_nested(array.tolist()), array.dtype.name) if np.isfinite(array).all() else None

@@ -1,6 +1,6 @@
-"""What an operation makes of size, mode and place: functions of its values and of what was before it.
+"""Output size, mode and frame of each operation, from its values and the state before it.
 
-Sizes are (width, height) in pixels; a frame leads from pixels of the result to pixels before.
+Sizes are (width, height) in pixels; a frame maps pixels of the result to pixels before.
 """
 
 from __future__ import annotations
@@ -92,21 +92,8 @@ def contained_size(size: Size, within: Size) -> Size:
     return wide, high
 
 
-def fit_box(size: Size, target: Size) -> tuple[float, float, float, float]:
-    """The box that `ImageOps.fit` resizes, in its own arithmetic."""
-    wide, high = size[0] - 0.0, size[1] - 0.0
-    ratio = target[0] / target[1]
-    crop_wide, crop_high = wide, high
-    if wide / high > ratio:
-        crop_wide = ratio * high
-    elif wide / high != ratio:
-        crop_high = wide / ratio
-    left, top = 0.0 + (wide - crop_wide) * 0.5, 0.0 + (high - crop_high) * 0.5
-    return left, top, left + crop_wide, top + crop_high
-
-
 def pad_frame(values: Values, size: Size) -> Affine | None:
-    """Frame of `ImageOps.pad`; None where nothing of the image is left."""
+    """Frame of `ImageOps.pad`; None if nothing of the image is left."""
     (wide, high), centering = values[0], values[3]
     width, height = contained_size(size, (wide, high))
     if min(width, height) == 0:
@@ -145,7 +132,7 @@ def paste_frame(values: Values, size: Size) -> Affine:
 
 
 def transform_frame(values: Values, size: Size) -> Affine | None:
-    """Frame of `Image.transform` by an affine map or of a box; None of what bends."""
+    """Frame of `Image.transform` by an affine map or of a box; None for other maps."""
     (width, height), method, data = values[:3]
     if method == Image.Transform.AFFINE:
         a, b, c, d, e, f = data
@@ -181,7 +168,7 @@ def warped(values: Values, state: State) -> State:
 
 
 def warp_frame(values: Values, size: Size) -> Affine | None:
-    """Frame of `cv2.warpAffine`, whose matrix leads from centres of pixels to centres of the result's."""
+    """Frame of `cv2.warpAffine`, whose matrix maps pixel centres to pixel centres."""
     (a, b, c), (d, e, f) = values[0].array.astype(float).tolist()
     determinant = a * e - b * d
     if abs(determinant) < 1e-9:

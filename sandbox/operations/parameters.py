@@ -14,7 +14,7 @@ Check = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: its name, its check, and its default (`...` where it has none).
+    """A parameter: its name, its check, and its default (`...` if it has none).
 
     `by_name` marks one that cannot be given by position: OpenCV's `dst` comes before it.
     """
@@ -128,7 +128,7 @@ def is_corners(value: object) -> bool:
 
 
 def is_near(value: tuple[float, ...]) -> bool:
-    """Whether coordinates lie where drawing is quick: far out, Pillow takes seconds for pixels that nobody sees."""
+    """Whether coordinates are near the image: far out, Pillow takes seconds for pixels that nobody sees."""
     return max(map(abs, value)) <= _FARTHEST
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cv_lightning.chat.talk import AnswerLimits, PolicyTalk
+from cv_lightning.chat.talk import AnswerLimits, Talk
 from cv_lightning.conversation import Conversation, format_answer, format_call
 from cv_lightning.rollout import Completion, Executor, OnTokens, Sampling
 from cv_lightning.types import TokenSequence, ToolCall, Trajectory
 from tests.modules.helpers import small_policy
 
 TURN = format_call("Turned left.", ToolCall("result = image.rotate(270, expand=True)"))
-BREAK = format_call("Closer.", ToolCall("result = image.crop((9, 9, 2, 2))"))
+BREAK = format_call("Closer.", ToolCall("result = image.rotate(90).crop((5, 5, 5, 9))"))
 ANSWER = format_answer("Upright.", "64P")
 
 
@@ -83,6 +83,6 @@ class Notes:
         return self.is_tired
 
 
-def a_talk(script: Script, executor: Executor, max_turns: int = 4) -> PolicyTalk:
+def a_talk(script: Script, executor: Executor, max_turns: int = 4) -> Talk:
     limits = AnswerLimits(Sampling(temperature=0.0, max_new_tokens=300, seed=3), max_turns)
-    return PolicyTalk(script, executor, limits)
+    return Talk(script, executor, limits)

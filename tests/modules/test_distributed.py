@@ -12,10 +12,10 @@ from lightning import Callback, LightningModule, Trainer
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Sample
 from modules import base
-from modules.base import RolloutConfig
 from modules.grpo import GRPOModule
 from modules.optimizer import OptimizerConfig
 from modules.policy_gradient import PolicyGradientConfig
+from modules.rollouts import RolloutConfig
 from modules.sft import SFTModule
 from tests.modules.helpers import episodes, noise, small_policy, train
 

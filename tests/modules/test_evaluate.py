@@ -30,8 +30,8 @@ from cv_lightning.frames import view_question, view_result
 from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
 from modules import evaluate as evaluate_module
-from modules.base import RolloutConfig
 from modules.evaluate import LocalSolver, RobustnessTest, weights_digest
+from modules.rollouts import RolloutConfig
 from sandbox import ToolExecutor, ToolRequest
 from tests.modules.helpers import small_policy
 

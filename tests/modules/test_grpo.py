@@ -15,11 +15,12 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, Trajectory
 from modules import base
-from modules.base import RolloutConfig, StepOutput
+from modules.base import StepOutput
 from modules.grpo import GRPOModule, distinct_sequences
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
 from modules.policy_gradient import PolicyGradientConfig
+from modules.rollouts import RolloutConfig
 from tests.modules.helpers import FAMILIES, LORA, assert_same_gradients, gradients, noise, small_policy, train
 
 ROLLOUT = RolloutConfig(max_turns=2, max_new_tokens=6, lane="pillow")
@@ -408,7 +409,7 @@ def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for each, trajectory in zip(said, rolled_out[-1].trajectories, strict=True):
         assert each["turns"] == [turn.text for turn in trajectory.turns]
         assert (each["answer"], each["stop_reason"]) == (None, "max_tokens")
-    assert module._executor is None, "closed when it is over"
+    assert module._roller._executor is None, "closed when it is over"
 
 
 @pytest.mark.parametrize(

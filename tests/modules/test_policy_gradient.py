@@ -17,7 +17,6 @@ from cv_lightning.errors import ConfigError
 from modules.policy_gradient import (
     PolicyGradientConfig,
     clipped_surrogate,
-    entropy,
     group_advantages,
     has_spread,
     kl_to_reference,
@@ -144,20 +143,6 @@ def test_kl_estimate_is_unbiased_under_the_policy() -> None:
     policy, reference = torch.tensor([0.7, 0.2, 0.1]).double(), torch.tensor([0.3, 0.3, 0.4]).double()
     estimate = kl_to_reference(policy.log()[None], reference.log()[None], torch.ones(1, 3, dtype=torch.bool))
     assert_close((policy * estimate[0]).sum(), (policy * (policy / reference).log()).sum())
-
-
-def test_entropy_of_uniform_and_with_a_banned_token() -> None:
-    logits = torch.tensor(
-        [[0.0, 0.0, 0.0, 0.0], [3.0, 3.0, -math.inf, -math.inf], [0.0, -math.inf, -math.inf, -math.inf]]
-    )
-    assert_close(entropy(logits), torch.tensor([math.log(4), math.log(2), 0.0]))
-
-
-def test_entropy_has_a_gradient_beside_a_banned_token() -> None:
-    logits = torch.tensor([1.0, 0.0, -math.inf], requires_grad=True)
-    entropy(logits).backward()
-    assert logits.grad is not None
-    assert logits.grad.isfinite().all()
 
 
 # --- the loss ---

@@ -2,7 +2,8 @@
 
 `prompt` = `[{"role": "user", "content": "<image> ..."}]`, `images` = `[{"bytes", "path"}]`, `data_source`,
 `reward_model.ground_truth` and `extra_info` = `{"answer", "bbox", "dataset_name", "index", "question", "split",
-"transform"}`. `bbox` is in pixels of the image as it is given; `transform` names what was done to it.
+"transform"}`. `bbox` is in pixels of the image as it is given; `transform` names what was done to it. Rows of
+verl without `images`, `extra_info` or `transform` are read too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cv_lightning.data.sources.formats import Format, columns, unwrap_image
+from cv_lightning.data.sources.formats import Format, columns, content_text, place_images, unwrap_images
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import DataError
+from cv_lightning.types import IMAGE
 
 
 def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
@@ -28,8 +30,8 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
         "id": None
         if index is None
         else "-".join(str(part) for part in (source, extra.get("split"), index) if part is not None),
-        "question": _question(record, extra),
-        "images": [unwrap_image(image, where) for image in record.get("images") or []],
+        "question": _question(record, extra, where),
+        "images": unwrap_images(record.get("images"), where),
         "answer": truths[0] if truths else None,
         "alternatives": [str(other) for other in truths[1:]],
         "transforms": list(extra.get("transform") or []),
@@ -45,11 +47,14 @@ def _mapping(record: Record, name: str, where: str) -> Mapping[str, Any]:
     return value or {}
 
 
-def _question(record: Record, extra: Mapping[str, Any]) -> str:
-    if extra.get("question"):
-        return str(extra["question"])
+def _question(record: Record, extra: Mapping[str, Any], where: str) -> str:
+    """The question; the prompt, which may say more, must not show more images than there are."""
     turns = [turn for turn in record.get("prompt") or [] if isinstance(turn, Mapping) and turn.get("role") == "user"]
-    return str(turns[-1].get("content") or "").replace("<image>", "").strip() if turns else ""
+    prompt = content_text(turns[-1].get("content")) if turns else ""
+    if prompt.count(IMAGE) > len(record.get("images") or []):
+        n_places, n_images = prompt.count(IMAGE), len(record.get("images") or []) or "no"
+        raise DataError(f"{where}: its prompt has {n_places} places {IMAGE} but the row has {n_images} images.")
+    return place_images(str(extra.get("question") or prompt))
 
 
 def _box(value: Any) -> Any:
@@ -62,6 +67,6 @@ def _box(value: Any) -> Any:
 FORMAT = Format(
     "codevision",
     "CodeVision-RL or MVToolBench",
-    [columns("prompt", "images", "reward_model", "extra_info")],
+    [columns("prompt", "images", "reward_model", "extra_info"), columns("prompt", "data_source", "reward_model")],
     fields,
 )

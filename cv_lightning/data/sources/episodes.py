@@ -12,7 +12,7 @@ from PIL import Image
 from cv_lightning.conversation import parse_reply
 from cv_lightning.data.rows import open_image, sample_from_row
 from cv_lightning.data.source import SampleSource, Split
-from cv_lightning.data.sources.codevision_sft import FORMAT, IMAGE, fields, turns_of
+from cv_lightning.data.sources.codevision_sft import FORMAT, fields, read_turns
 from cv_lightning.data.sources.file_source import FileSource, Rows
 from cv_lightning.data.sources.formats import unwrap_image
 from cv_lightning.data.sources.records import Record
@@ -22,9 +22,10 @@ from cv_lightning.rollout import Executor
 from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
-from cv_lightning.types import Sample, StopReason, Trajectory, Turn
+from cv_lightning.types import IMAGE, StopReason, Trajectory, Turn
 from sandbox import Observation
 
+_CONTROL = re.compile(r"<\|[a-z_]+\|>")
 _RESPONSE = re.compile(r"</?tool_response>")
 
 
@@ -65,7 +66,7 @@ class RecordedEpisodes:
 
 
 def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: Toolbox = CODE_TOOLS) -> Trajectory:
-    """A ShareGPT conversation as a trajectory.
+    """A recorded conversation as a trajectory.
 
     Args:
         record: The row. Beside the published columns, `trained` may say for each turn of the policy whether it is to be
@@ -75,13 +76,14 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
         toolbox: The tools that it calls.
 
     Raises:
-        DataError: The turns do not alternate, an image is missing, or the row has no answer.
+        DataError: The turns do not alternate, one holds a control token, an image is missing, or the row has no answer.
     """
     sample = sample_from_row(fields(record, where, folder or Path()), where, folder)
-    turns = [(author, value) for author, value in turns_of(record, where) if author != "system"]
-    _check_order([author for author, _ in turns], where)
+    recorded = read_turns(record, where)
+    turns = recorded.turns
+    _check_turns(turns, where)
     trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
-    results = _results(record, sample, where, folder)
+    results = _results(recorded.images[len(sample.images) :], where, folder)
     is_trained = _trained(record, len(turns) // 2, where)
     replies, responses = turns[1::2], [*turns[2::2], ("tool", "")]
     for number, ((_, text), (_, response)) in enumerate(zip(replies, responses, strict=True)):
@@ -98,18 +100,28 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
     return trajectory
 
 
-def _check_order(authors: Sequence[str], where: str) -> None:
-    """One human turn, then the policy and the tool in turn, the policy last."""
+def _check_turns(turns: Sequence[tuple[str, str]], where: str) -> None:
+    """One human turn, then the policy and the tool in turn, the policy last; no turn that cannot be encoded."""
+    authors = [author for author, _ in turns]
     expected = ["human", *(("gpt", "tool") * len(authors))][: len(authors)]
     # The observation is a user turn in the paper's template, so some rows call its author "human".
     found = [author if number == 0 or author == "gpt" else "tool" for number, author in enumerate(authors)]
     if found != expected or len(authors) % 2:
         raise DataError(f"{where}: expected the turns human, gpt, tool, gpt, ... but got {', '.join(authors)}.")
+    for number, (author, text) in enumerate(turns):
+        token = _CONTROL.search(text) if author == "gpt" else None
+        if token is not None:
+            raise DataError(
+                f"{where}: turn {number} holds the control token {token.group()}, which a policy must not write. "
+                "Remove it, or the row."
+            )
+        if number and text.count(IMAGE) > 1:
+            raise DataError(f"{where}: turn {number} has {text.count(IMAGE)} images; a result is one image at most.")
 
 
-def _results(record: Record, sample: Sample, where: str, folder: Path | None) -> Iterator[Image.Image]:
+def _results(values: Sequence[Any], where: str, folder: Path | None) -> Iterator[Image.Image]:
     """The images of the tool's turns, each opened when its turn comes."""
-    for value in record["images"][len(sample.images) :]:
+    for value in values:
         image = unwrap_image(value, where)
         if isinstance(image, str):
             image = (folder or Path()) / image

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cv_lightning.data.sources.formats import Format, columns, unwrap_image
+from cv_lightning.data.sources.formats import Format, columns, unwrap_image, unwrap_images
 from cv_lightning.data.sources.records import Record
 
 
 def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
-    """The record as it is; images may also be `{"bytes", "path"}` or base64."""
+    """The record as it is; an image may be any cell that `unwrap_image` reads."""
     images = record.get("images")
-    if isinstance(images, list):
-        images = [unwrap_image(image, where) for image in images]
-    elif images is not None:
-        images = unwrap_image(images, where)
-    return {**record, **({"images": images} if images is not None else {})}
+    is_one = isinstance(images, str | bytes) and not str(images[:1]).startswith("[")
+    return {**record, "images": unwrap_image(images, where) if is_one and images else unwrap_images(images, where)}
 
 
-FORMAT = Format("plain", "plain rows (question, images, answer, ...)", [columns("question", "images")], fields)
+FORMAT = Format("plain", "plain rows (question, images, answer, ...)", [columns("question", "answer")], fields)

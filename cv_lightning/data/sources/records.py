@@ -12,6 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +29,9 @@ _CHUNK = 1 << 20
 
 #: What may stand between two values of an array.
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
+
+#: Characters of an image cell that may be the index of another row: an image has more.
+_LONGEST_REFERENCE = 64
 
 #: A cell holds an image as text: Python's own limit is 128 KiB.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -184,7 +188,10 @@ def _end_of_value(decoder: json.JSONDecoder, text: str, at: int) -> int | None:
 
 
 class TableRecords(TextRecords):
-    """Tab-separated values with a header, as the toolkits for benchmarks distribute them."""
+    """Tab-separated values with a header, as the toolkits for benchmarks distribute them.
+
+    In place of an image a cell may hold the `index` of the row that has it (VLMEvalKit).
+    """
 
     def _find(self) -> Iterator[tuple[int, int, int]]:
         self._header: list[str] = []
@@ -214,7 +221,22 @@ class TableRecords(TextRecords):
         cells = self._cells(text)
         if len(cells) != len(self._header):
             raise ValueError(f"{len(cells)} cells where the header has {len(self._header)}")
-        return dict(zip(self._header, cells, strict=True))
+        record = dict(zip(self._header, cells, strict=True))
+        image = record.get("image", "")
+        if "index" in record and 0 < len(image) <= _LONGEST_REFERENCE and image in self._place_of_index:
+            record["image"] = self._image_at(self._place_of_index[image])
+        return record
+
+    @cached_property
+    def _place_of_index(self) -> dict[str, int]:
+        """Where the row of each index is; the file is read through once, if a cell may be a reference."""
+        column = self._header.index("index")
+        rows = (self._cells(lines_text(self.path, start, length)) for start, length, _ in self._spans)
+        return {cells[column]: place for place, cells in enumerate(rows) if len(cells) == len(self._header)}
+
+    def _image_at(self, place: int) -> str:
+        start, length, _ = self._spans[place]
+        return self._cells(lines_text(self.path, start, length))[self._header.index("image")]
 
 
 def lines_text(path: Path, start: int, length: int) -> str:

@@ -1,4 +1,4 @@
-"""Operations on the values of pixels: tables, mixtures of two images, histograms, gray."""
+"""Operations on pixel values: tables, blends, histograms, gray."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """How often each value stands in each channel, [N, C, 256]."""
+    """Count of each value in each channel, [N, C, 256]."""
     n, channels = images_NCHW.shape[:2]
     offsets = torch.arange(n * channels, dtype=torch.int32, device=images_NCHW.device)[:, None] * 256
     places = images_NCHW.reshape(n * channels, -1).to(torch.int32) + offsets
@@ -137,7 +137,7 @@ def autocontrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _stretched(counts: np.ndarray[Any, np.dtype[np.int64]], cutoff: float, ignore: int | None) -> Table:
-    """The table that leads the darkest value that counts to 0 and the lightest to 255."""
+    """The table that maps the darkest value left by the cutoff to 0 and the lightest to 255."""
     if ignore is not None:
         counts[ignore] = 0
     if cutoff:
@@ -156,7 +156,7 @@ def _stretched(counts: np.ndarray[Any, np.dtype[np.int64]], cutoff: float, ignor
 
 
 def _cut_off(counts: np.ndarray[Any, np.dtype[np.int64]], cut: int) -> None:
-    """Take `cut` pixels away, lowest values first."""
+    """Remove `cut` pixels from the counts, lowest values first."""
     for value in range(256):
         taken = min(cut, int(counts[value]))
         counts[value] -= taken

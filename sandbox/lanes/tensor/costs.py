@@ -1,9 +1,8 @@
-"""What calls cost in the Pillow lane and in the tensor lane, measured, and which lane is cheaper for a batch.
+"""Measured costs of calls in the Pillow lane and in the tensor lane: which is cheaper for a batch?
 
 A call costs a fixed time and a time per pixel. The tensor lane pays the fixed time once for each group of images of one
 shape. The table of the CPU is measured by `python benchmarks/tool_execution.py --costs`; that of an accelerator is
-measured on the spot when an executor first needs it, for no two machines are alike. Nothing here imports torch before
-something is measured.
+measured when an executor first needs it, because machines differ. Nothing here imports torch before it measures.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sandbox.geometry import Size
 from sandbox.operations.operation import Values
 from sandbox.operations.table import OPERATIONS
 
-#: The call that is measured for an operation that is not in this table itself.
+#: The operation whose costs stand in for those of another one.
 _LIKE: dict[str, str] = {
     "Image.crop": "orient",
     "ImageOps.expand": "orient",
@@ -41,7 +40,7 @@ _LIKE: dict[str, str] = {
     **dict.fromkeys(("cv2.LUT", "cv2.convertScaleAbs", "cv2.threshold"), "cv2.table"),
 }
 
-#: What is measured: the name in the table -> (operation, values).
+#: Measured calls: row of the table -> (operation, values).
 MEASURED: dict[str, tuple[str, Values]] = {
     "orient": ("orient", ("rotate_90",)),
     "Image.rotate": ("Image.rotate", (10, 2, False, None, None, None)),
@@ -119,8 +118,8 @@ def measure(device: str, repeats: int = 5) -> Costs:
     """Measure both lanes on this machine: about a second on an accelerator, some seconds on a CPU."""
     import torch
 
+    from sandbox.lanes.tensor.batch import check_device
     from sandbox.lanes.tensor.images import to_tensor
-    from sandbox.lanes.tensor.lane import check_device
     from sandbox.lanes.tensor.table import TENSOR_OPERATIONS
 
     where = check_device(device)

@@ -1,4 +1,4 @@
-"""Images whose pixels are a tensor, and the way between Pillow and a device."""
+"""Images whose pixels are a tensor, and conversion between Pillow and a device."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sandbox.images import as_rgb
 
 
 class TensorImage(Image.Image):
-    """An RGB image that lives on a device and is a Pillow image for whoever asks.
+    """A Pillow image, RGB, whose pixels are on a device.
 
-    Size and mode cost nothing. The pixels are copied to the host when something first looks at them through Pillow, and
-    from then on that copy is kept beside the tensor. Do not change it in place: the tensor would not follow.
+    The pixels are copied to the host when Pillow first reads them, and that copy is kept. Do not change it in place:
+    the tensor would not follow.
 
     Attributes:
         pixels: uint8 [3, H, W].

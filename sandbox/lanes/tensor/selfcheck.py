@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sandbox.lanes.tensor.batch import check_device
 from sandbox.lanes.tensor.images import to_pillow
-from sandbox.lanes.tensor.lane import check_device
 from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, why_declined
 from sandbox.operations.arrays import Table
 from sandbox.operations.operation import State, Values

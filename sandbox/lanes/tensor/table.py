@@ -1,7 +1,7 @@
 """Which operations the lane does, and why it declines the others.
 
-Every operation here gives Pillow's and OpenCV's own bits (`TOLERANCES`): their arithmetic on bytes is done over again
-in whole numbers, or in floats of the same width and in the same order. What cannot be had so is declined by name.
+Every operation here gives Pillow's and OpenCV's own bits (`TOLERANCES`): it repeats their arithmetic on bytes in whole
+numbers, or in floats of the same width and order. Operations for which that is impossible are declined by name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TensorKind:
     Attributes:
         call: (uint8 [N, C, H, W], the values of each image) -> uint8 of the new shape.
         is_per_image: Whether images with different values go in one call.
-        declines: (values, state before) -> why this call is left to the Pillow lane, None where it is not.
+        declines: (values, state before) -> why this call is left to the Pillow lane, None if the lane does it.
     """
 
     call: Callable[[Tensor, Sequence[Values]], Tensor]
@@ -120,7 +120,7 @@ TENSOR_OPERATIONS: dict[str, TensorKind] = {
     "cv2.filter2D": TensorKind(opencv.correlate, declines=_declines_filter),
 }
 
-#: The operations that lift and that the lane leaves to the Pillow lane, with the reason.
+#: The operations that the lane leaves to the Pillow lane, and why.
 DECLINED: dict[str, str] = {
     "cv2.blur": "its rounding depends on the vector instructions of the processor",
     "cv2.bilateralFilter": "its float sums depend on the processor's vector width",
@@ -138,7 +138,7 @@ DECLINED: dict[str, str] = {
     "cv2.Canny": "hysteresis follows an edge from pixel to pixel: no batch operation",
 }
 
-#: Which calls of the others it leaves, with the reason.
+#: Of other operations, the calls that it leaves, and why.
 PARTLY_DECLINED: dict[str, str] = {
     "Image.resize": "a reducing step (reducing_gap) before the resampling is another algorithm",
     "Image.rotate": "without interpolation, coordinates of 32,768 or more leave Pillow's 16.16 fixed point",
@@ -153,7 +153,7 @@ TOLERANCES: dict[str, int] = dict.fromkeys(TENSOR_OPERATIONS, 0)
 
 
 def why_declined(name: str, values: Values, state: State) -> str | None:
-    """Why the lane leaves a call to the Pillow lane, by name; None where it does it.
+    """The name of an operation and why the lane leaves this call to the Pillow lane; None if it does it.
 
     Args:
         name: A key of `sandbox.operations.table.OPERATIONS`.

@@ -20,7 +20,6 @@ from callbacks.mlflow import sender as mlflow_sender
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.mlflow.sender import Sender
 from cv_lightning.errors import ConfigError
-from cv_lightning.tracking.uri import check_uri, sqlite_path
 
 
 class Logging(BoringModel):
@@ -417,19 +416,6 @@ def test_an_address_that_mlflow_cannot_use_is_refused_with_the_remedy(uri: str, 
         BackgroundMLflowLogger(tracking_uri=uri)
     assert remedy in str(error.value)
     assert repr(uri) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "uri", ["http://host:5000/path", "https://host", "postgresql+psycopg2://u:p@host/db", "databricks", "sqlite:///a"]
-)
-def test_addresses_that_mlflow_can_use(uri: str) -> None:
-    check_uri(uri)
-
-
-def test_sqlite_paths() -> None:
-    assert sqlite_path("sqlite:///runs/mlflow.db") == Path("runs/mlflow.db")
-    assert sqlite_path("sqlite:////data/mlflow.db") == Path("/data/mlflow.db")
-    assert sqlite_path("http://host") is None
 
 
 def test_mlflow_is_not_imported_before_something_is_logged() -> None:

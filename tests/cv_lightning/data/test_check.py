@@ -216,3 +216,35 @@ def test_the_check_loads_no_torch() -> None:
     code = f"import sys, cv_lightning.data.check; found = {heavy}; sys.exit(str(found) if found else 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_would_fail_while_training_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("a", (9, 9)), ("wide", (600, 3)), ("thread", (603, 3))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+
+    def row(image: str, *replies: str) -> dict[str, object]:
+        turns = [{"role": "user", "content": "<image>What?"}]
+        for reply in replies:
+            turns += [{"role": "assistant", "content": reply}, {"role": "tool", "content": "no"}]
+        return {"messages": turns[:-1], "images": [f"{image}.png"]}
+
+    answer = "<think>x</think><answer>b</answer>"
+    rows = [
+        row("wide", answer),
+        row("thread", answer),
+        row("a", f"{answer}<|image_pad|>"),
+        row("a", answer, answer),
+        row("a", '<tool_call>{"name": "code_image_tool", "arguments": {"code": "x"}</tool_call>', answer),
+        row("a", "no</think><tool_call>```json\n" + json.dumps({"name": "code_image_tool", "arguments": "{}"}), answer),
+    ]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert main(["data", "check", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "faults: 2" in out
+    assert "row 1: image" in out
+    assert "603 x 3 pixels; expected sides that differ by a factor of 200" in out
+    assert "row 2: turn 1 holds the control token <|image_pad|>" in out
+    assert "row 3: turn 0 of the policy: it answers, so a rollout would end here" in out
+    assert "row 4: turn 0 of the policy: The tool call is not valid JSON: a closing brace or quote is missing" in out
+    assert 'row 5: turn 0 of the policy: "code" must be a string.' in out

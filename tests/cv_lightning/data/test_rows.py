@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from cv_lightning.data.orientation import restore_sample
 from cv_lightning.data.rows import open_image, sample_from_row
 from cv_lightning.errors import DataError
 from cv_lightning.types import Sample
@@ -62,6 +63,42 @@ def test_images_may_be_paths_bytes_or_images(images: Any, folder: Path) -> None:
     assert sample.id == "row 0", "a row without an id is named by its place"
 
 
+@pytest.mark.parametrize("images", [[], None])
+def test_a_row_may_have_no_image(images: Any, folder: Path) -> None:
+    sample = sample_from_row(row(images=images), "row 0", folder)
+    assert (sample.images, sample.parts, sample.required_tools) == ((), ("What?",), frozenset())
+
+
+def test_places_of_images_between_words(folder: Path) -> None:
+    images = [Image.new("RGB", (4, 4), color) for color in ("red", "green", "blue")]
+    fields = row(images=images, question="<image> is Monday, <image> is Friday.")
+    sample = sample_from_row(fields, "row 0", folder)
+    first, *others = sample.parts
+    assert first is sample.images[0], "an image without a place comes first"
+    assert others == [sample.images[1], " is Monday, ", sample.images[2], " is Friday."]
+    assert [image.getpixel((0, 0)) for image in sample.images] == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+
+
+def test_an_image_of_a_wide_shape_is_read(folder: Path) -> None:
+    assert sample_from_row(row(images=[encoded(image=Image.new("RGB", (400, 2)))]), "r").images[0].size == (400, 2)
+
+
+def test_exif_orientation_comes_before_box_and_transforms(tmp_path: Path) -> None:
+    """A phone writes 40 x 30 pixels and "turn me": 30 x 40 is the image, of which box and transforms speak."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
+    upright = Image.fromarray(PIXELS).transpose(Image.Transpose.ROTATE_270)
+    for kind in ("PNG", "TIFF", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        fields = row(images=[encoded(kind, exif=exif, **options)], box=[0, 30, 30, 40], transforms=["rotate_90"])
+        sample = sample_from_row(fields, "row 0", tmp_path)
+        assert sample.images[0].tobytes() == upright.tobytes(), kind
+        assert sample.box == (0, 30, 30, 40), "inside of 30 x 40, outside of 40 x 30"
+        assert restore_sample(sample).images[0].tobytes() == upright.transpose(Image.Transpose.ROTATE_270).tobytes()
+    with pytest.raises(DataError, match="not inside its image of 30 x 40 pixels"):
+        sample_from_row(row(images=[encoded(exif=exif)], box=[0, 0, 40, 30]), "row 0")
+
+
 def test_several_images_and_absolute_paths(folder: Path) -> None:
     sample = sample_from_row(row(images=[str(folder / "a.png"), encoded()]), "row 0", Path("/elsewhere"))
     assert len(sample.images) == 2
@@ -77,8 +114,12 @@ def test_several_images_and_absolute_paths(folder: Path) -> None:
         ({"images": ["empty.png"]}, r"empty\.png cannot be read.*no image"),
         ({"images": ["text.png"]}, r"text\.png cannot be read.*no image"),
         ({"images": [b"\x89PNG\r\n\x1a\n"]}, "image of the row cannot be read"),
-        ({"images": []}, "no image. Name at least one"),
-        ({"images": None}, "no image. Name at least one"),
+        ({"images": [], "box": [0, 0, 1, 1]}, "no image. Name one in 'images' or remove its transforms and box"),
+        ({"images": None, "transforms": ["crop"]}, "no image. Name one"),
+        ({"images": [], "question": "<image> What?"}, "1 places <image> but the row has no images"),
+        ({"question": "<image> or <image>?"}, "2 places <image> but the row has 1 image"),
+        ({"images": [Image.new("RGB", (201, 1))]}, "201 x 1 pixels; expected sides that differ by a factor of 200"),
+        ({"images": [encoded(image=Image.new("RGB", (2, 402)))]}, "2 x 402 pixels; expected sides"),
         ({"images": [""]}, "path of an image"),
         ({"images": ["a\0.png"]}, "path of an image"),
         ({"images": [7]}, "path of an image but got 7"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from cv_lightning.reports.metrics_log import join, set_aside
+from cv_lightning.reports.metrics_log import join, merge, set_aside
 
 
 def write(folder: Path, text: str) -> None:
@@ -46,3 +46,8 @@ def test_attempt_that_wrote_nothing_loses_nothing(tmp_path: Path) -> None:
     set_aside(tmp_path)
     join(tmp_path)
     assert rows(tmp_path) == [{"a": "1", "step": "0"}]
+
+
+def test_of_a_step_in_several_logs_the_last_counts() -> None:
+    logs = [{"a": [(0.0, 1.0), (2.0, 3.0)]}, {"a": [(1.0, 5.0), (2.0, 4.0)], "b": [(0.0, 7.0)]}]
+    assert merge(logs) == {"a": [(0.0, 1.0), (1.0, 5.0), (2.0, 4.0)], "b": [(0.0, 7.0)]}

@@ -40,10 +40,10 @@ from cv_lightning.serving.server import ChatServer
 from cv_lightning.tools.code import CODE_SCHEMA
 from cv_lightning.tools.reply_text import split_calls
 from cv_lightning.types import Sample, StopReason, TokenSequence, ToolCall, Trajectory
-from modules.base import RolloutConfig
 from modules.evaluate import LocalSolver, RobustnessTest, weights_digest
 from modules.policy.generation import GenerationSession
 from modules.policy.policy import Policy
+from modules.rollouts import RolloutConfig
 from tests.modules.helpers import episodes, noise, small_policy
 
 WORLD = PlateWorld(width=84, height=84)
@@ -57,7 +57,7 @@ def force_first_reply(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     sample, draw = GenerationSession.sample, GenerationSession._draw
 
     def watched_sample(self: Any, contexts: Sequence[TokenSequence]) -> list[Completion]:
-        self.forced = [_letters(self.policy, text) if len(c.images) == 1 else [] for c in contexts]
+        self.forced = [_letters(self.network, text) if len(c.images) == 1 else [] for c in contexts]
         return sample(self, contexts)
 
     def forced_draw(self: Any, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -190,6 +191,20 @@ def test_a_browser_shows_filters_turns_boxes_and_group_mates(tmp_path: Path) -> 
     assert "1 of 3 trajectories" in filtered
     assert "How high is it?" in filtered
     assert "No trajectory passes these filters." in browse(target, "text=nobody+wrote+this")
+
+
+@needs_chromium
+def test_images_of_a_question_are_shown_between_its_words(tmp_path: Path) -> None:
+    question = [{"file": f"images/{name}.png", "turn": -1, "width": 60, "height": 40, "root": n, "frame": None}
+                for n, name in enumerate("ab")]  # fmt: skip
+    record = a_record(question="<image> is Monday, <image> is Friday", images=question)
+    document = browse(write(written(tmp_path / "run", record), tmp_path / "page.html"))
+    heading = re.sub(r'src="[^"]*"', "", document.partition('class="trajectory"')[2].partition("</h2>")[0])
+    places = [re.search(text, heading) for text in ("image 0", " is Monday, ", "image 1", " is Friday")]
+    assert all(places)
+    assert [place.start() for place in places if place] == sorted(place.start() for place in places if place)
+    assert heading.count("<img") == 2
+    assert "&lt;image&gt;" not in heading
 
 
 @needs_chromium

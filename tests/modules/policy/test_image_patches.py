@@ -11,7 +11,6 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from cv_lightning.errors import ConversationError
-from modules.base import RolloutConfig
 from modules.policy import image_patches as vision
 from modules.policy.image_patches import Patcher
 from sandbox import ToolExecutor, ToolRequest
@@ -133,16 +132,3 @@ def test_no_images_and_an_image_that_is_too_thin() -> None:
     assert grids.shape == (0, 3)
     with pytest.raises(ConversationError, match="1000 x 4 pixels cannot be encoded"):
         patcher([noise(1000, 4)], torch.device("cpu"))
-
-
-def test_rollouts_run_tools_where_the_policy_is() -> None:
-    request = ToolRequest("result = image.rotate(180)", [noise(9, 7)])
-    host = torch.device("cpu")
-    lanes = {
-        config: config.executor(host).execute([request])[0].lane
-        for config in (RolloutConfig(), RolloutConfig(lane="pillow"), RolloutConfig(lane="kornia", device="cpu"))
-    }
-    assert list(lanes.values()) == ["pillow", "pillow", "kornia"]
-    with pytest.raises(ValueError, match="but got device='cuda:99'"):
-        RolloutConfig().executor(torch.device("cuda", 99))
-    RolloutConfig(lane="pillow").executor(torch.device("cuda", 99))

@@ -20,9 +20,9 @@ from cv_lightning.tools import CodeTools, NamedTools
 from cv_lightning.tools.code import SYSTEM_PROMPT
 from cv_lightning.tools.read_codes import ReadCodes
 from cv_lightning.types import Trajectory
-from modules.base import RolloutConfig
 from modules.evaluate import LocalSolver
 from modules.policy.policy import Policy
+from modules.rollouts import RolloutConfig
 from modules.sft import SFTModule
 from sandbox import ToolExecutor
 from tests.cv_lightning.serving.test_policy_backend import force_first_reply, samples, serve

@@ -21,11 +21,11 @@ from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest, print_program
 from sandbox.lanes.lane import Lifted
-from sandbox.lanes.tensor import costs, door, lane
+from sandbox.lanes.tensor import batch, costs, lane
+from sandbox.lanes.tensor.batch import ProgramBatches
 from sandbox.lanes.tensor.costs import Cost, Costs
-from sandbox.lanes.tensor.door import TensorLane
 from sandbox.lanes.tensor.images import TensorImage, fingerprint, stacked, to_pillow
-from sandbox.lanes.tensor.lane import KorniaLane
+from sandbox.lanes.tensor.lane import TensorLane
 from sandbox.lanes.tensor.selfcheck import self_check
 from sandbox.lanes.tensor.table import DECLINED, PARTLY_DECLINED, TENSOR_OPERATIONS, TOLERANCES, why_declined
 from sandbox.lift.reader import lift
@@ -183,7 +183,7 @@ def test_large_batches_in_threads_keep_their_order() -> None:
 def test_empty_batch() -> None:
     with ToolExecutor(lane="kornia", device="cpu") as executor:
         assert executor.execute([]) == []
-    assert KorniaLane("cpu").run([], []) == []
+    assert ProgramBatches("cpu").run([], []) == []
 
 
 def test_every_operation_that_lifts_is_done_or_declined_by_name() -> None:
@@ -232,7 +232,7 @@ def test_what_a_device_reports_late_is_left_to_the_pillow_lane(monkeypatch: pyte
     def late(flags: object) -> None:
         raise RuntimeError("device-side assert")
 
-    monkeypatch.setattr(lane, "_fetched", late)
+    monkeypatch.setattr(batch, "_fetched", late)
     with (
         ToolExecutor(lane="kornia", device="cpu") as executor,
         pytest.warns(RuntimeWarning, match="could not finish 1 programs .*device-side assert"),
@@ -245,7 +245,7 @@ def test_equal_calls_are_done_once() -> None:
     image = noise(8, 6)
     (program,) = {lift("result = image.rotate(180)", (image.size,))}
     assert isinstance(program, ToolProgram)
-    outcomes = KorniaLane("cpu").run([program] * 3, [image] * 3)
+    outcomes = ProgramBatches("cpu").run([program] * 3, [image] * 3)
     pixels = {id(outcome.image.pixels) for outcome in outcomes if outcome and isinstance(outcome.image, TensorImage)}
     assert len(pixels) == 1
 
@@ -310,7 +310,7 @@ def test_costs_that_cannot_be_measured_leave_the_calls_to_pillow(monkeypatch: py
 
     tensor_lane = TensorLane("cpu", is_forced=False)
     monkeypatch.setattr(tensor_lane, "_costs", None)
-    monkeypatch.setattr(door, "measure", fails)
+    monkeypatch.setattr(lane, "measure", fails)
     program = lift("result = image.rotate(180)", ((8, 6),))
     assert isinstance(program, ToolProgram)
     with pytest.warns(RuntimeWarning, match="could not measure its costs .*no kernel image"):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from cv_lightning.chat.page.rooms import Answer, RoomLimits, Rooms
-from cv_lightning.chat.talk import Talk, Watcher
+from cv_lightning.chat.talk import AnswerLimits, Talk, Watcher
 from cv_lightning.conversation import parse_reply
+from cv_lightning.rollout import Sampling
 from cv_lightning.serving.request import BadRequest
 from cv_lightning.types import StopReason, Trajectory, Turn
 from tests.cv_lightning.scripted import ANSWER, photo
@@ -23,6 +25,10 @@ class SlowTalk(Talk):
 
     may_answer = threading.Event()
     n_asked = 0
+
+    def __init__(self) -> None:
+        nobody: Any = SimpleNamespace(conversation=None)
+        super().__init__(nobody, nobody, AnswerLimits(Sampling()))
 
     def _answer(self, trajectory: Trajectory, images: Sequence[Image.Image], watcher: Watcher) -> None:
         SlowTalk.n_asked += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,101 @@ def test_episodes_train_and_a_world_tests(record: dict[str, Any], tmp_path: Path
     module.teardown("fit")
     assert [episode.answer for episode in batch] == ["FJ7"] * 6
     assert {sample.source for sample in next(iter(module.test_dataloader()))} == {"PlateWorld"}
+
+
+# ---- other spellings -------------------------------------------------------------------------------------------------
+
+
+def as_messages(record: dict[str, Any], *, parts: bool) -> dict[str, Any]:
+    roles = {"system": "system", "human": "user", "gpt": "assistant", "tool": "tool"}
+    messages = []
+    for turn in record["conversations"]:
+        content: Any = turn["value"]
+        if parts:
+            texts = content.split("<image>")
+            content = [{"type": "text", "text": texts[0]}]
+            for text in texts[1:]:
+                content += [{"type": "image"}, {"type": "text", "text": text}]
+        messages.append({"role": roles[turn["from"]], "content": content})
+    return {"messages": messages, "images": record["images"]}
+
+
+def with_function_calls(record: dict[str, Any]) -> dict[str, Any]:
+    """LLaMA-Factory's: the call is a turn of its own after the reasoning, the result an observation."""
+    turns: list[dict[str, Any]] = []
+    for turn in record["conversations"]:
+        thought, mark, call = turn["value"].partition("\n<tool_call>\n")
+        if mark:
+            turns += [{"from": "gpt", "value": thought}]
+            turns += [{"from": "function_call", "value": call.removesuffix("\n</tool_call>")}]
+        else:
+            turns.append(turn | {"from": "observation" if turn["from"] == "tool" else turn["from"]})
+    return {"conversations": turns, "images": record["images"], "system": "You are helpful.", "tools": "[]"}
+
+
+def with_tool_calls(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """OpenAI's: calls beside the text, images as data URIs in the messages."""
+    images = iter(record["images"])
+
+    def url(_: str) -> dict[str, Any]:
+        data = base64.b64encode((folder / next(images)).read_bytes()).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+    messages: list[dict[str, Any]] = []
+    for message in as_messages(record, parts=True)["messages"]:
+        if message["role"] != "assistant":
+            content = [url("") if part["type"] == "image" else part for part in message["content"]]
+            messages.append(message | {"content": content})
+            continue
+        thought, mark, call = message["content"][0]["text"].partition("\n<tool_call>\n")
+        calls = []
+        if mark:
+            given = json.loads(call.removesuffix("\n</tool_call>"))
+            function = {"name": given["name"], "arguments": json.dumps(given["arguments"])}
+            calls = [{"id": "1", "type": "function", "function": function}]
+        messages.append({"role": "assistant", "content": thought, "tool_calls": calls})
+    return {"messages": messages}
+
+
+@pytest.mark.parametrize("spelling", ["messages", "parts", "function_call", "tool_calls"])
+def test_every_spelling_is_the_same_episode(spelling: str, record: dict[str, Any], tmp_path: Path) -> None:
+    spelled = {
+        "messages": lambda: as_messages(record, parts=False),
+        "parts": lambda: as_messages(record, parts=True),
+        "function_call": lambda: with_function_calls(record),
+        "tool_calls": lambda: with_tool_calls(record, tmp_path),
+    }[spelling]()
+    expected, episode = episode_of(record, "row 0", tmp_path), episode_of(spelled, "row 0", tmp_path)
+    assert [(turn.text, turn.reply) for turn in episode.turns] == [(turn.text, turn.reply) for turn in expected.turns]
+    assert episode.sample.parts[1:] == expected.sample.parts[1:] == ("What is written?",)
+    assert [view.image.tobytes() for view in episode.images] == [view.image.tobytes() for view in expected.images]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([spelled]), encoding="utf-8")
+    assert FileSource(test=str(path), strict=True).sample("test", 0).answer == "FJ7"
+
+
+def test_a_conversation_without_images(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": format_answer("Easy.", "4"), "name": None},
+    ]
+    episode = episode_of({"messages": turns}, "row 0", tmp_path)
+    assert (episode.sample.images, episode.sample.question, episode.answer, episode.images) == ((), "2 + 2?", "4", [])
+
+
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<|vision_start|>"])
+def test_a_control_token_in_a_turn_of_the_policy_is_a_fault(token: str, record: dict[str, Any], tmp_path: Path) -> None:
+    turns = [dict(turn) for turn in record["conversations"]]
+    turns[-1]["value"] = format_answer(f"Upright.{token}", "FJ7")
+    with pytest.raises(DataError, match=r"turn 5 holds the control token"):
+        episode_of(record | {"conversations": turns}, "row 0", tmp_path)
+    turns[-1]["value"] = format_answer("Upright.", "FJ7")
+    turns[1]["value"] = f"<image>What is {token}?"
+    assert token in episode_of(record | {"conversations": turns}, "row 0", tmp_path).sample.question
+
+
+def test_a_result_of_two_images_is_a_fault(record: dict[str, Any], tmp_path: Path) -> None:
+    turns = [dict(turn) for turn in record["conversations"]]
+    turns[5]["value"] = "<tool_response><image><image></tool_response>"
+    with pytest.raises(DataError, match="turn 4 has 2 images"):
+        episode_of({"conversations": turns, "images": ["0.png", "1.png", "1.png"]}, "row 0", tmp_path)

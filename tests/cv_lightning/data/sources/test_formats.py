@@ -390,3 +390,114 @@ def test_the_hub_needs_datasets_and_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"echo840/OCRBench:test: reading from the hub needs.*cv-lightning.hub"):
         FileSource(test="echo840/OCRBench:test")
+
+
+# ---- places, cells and rows without images ---------------------------------------------------------------------------
+
+
+def test_places_between_words_are_kept_and_leading_ones_need_none(write: Write) -> None:
+    extra = CODEVISION["extra_info"] | {"question": "<image> is Monday, <image> is Friday. Which is wet?"}  # type: ignore[operator]
+    row = CODEVISION | {"extra_info": extra, "images": [{"bytes": png(n), "path": None} for n in (1, 2)]}
+    row["prompt"] = [{"role": "user", "content": "<image>\n<image>\nWhich is wet?"}]
+    sample = FileSource(test=write("rl.parquet", [row]), strict=True).sample("test", 0)
+    assert sample.parts == (sample.images[0], " is Monday, ", sample.images[1], " is Friday. Which is wet?")
+    assert is_image(sample, 1, 0)
+    assert is_image(sample, 2, 1)
+    row = CODEVISION | {"extra_info": CODEVISION["extra_info"] | {"question": "<image>\nWhat?"}}  # type: ignore[operator]
+    assert FileSource(test=write("one.parquet", [row]), strict=True).sample("test", 0).question == "What?"
+
+
+def test_more_places_than_images_are_a_fault(write: Write) -> None:
+    row = CODEVISION | {"prompt": [{"role": "user", "content": "<image> or <image>?"}]}
+    with pytest.raises(DataError, match="prompt has 2 places <image> but the row has 1 images"):
+        FileSource(test=write("rl.parquet", [row]), strict=True).sample("test", 0)
+
+
+def test_verl_rows_without_the_metadata_of_the_paper(write: Write) -> None:
+    row = {
+        "data_source": "geo3k",
+        "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": "<image>Find x."}],
+        "images": [{"bytes": png(), "path": None}],
+        "reward_model": {"ground_truth": "4", "style": "rule"},
+        "extra_info": {"split": "train", "index": 3},
+    }
+    text = {name: value for name, value in row.items() if name not in ("images", "extra_info")}
+    text["prompt"] = [{"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]}]
+    first = FileSource(test=write("a.parquet", [row]), strict=True).sample("test", 0)
+    assert (first.id, first.question, first.answer, first.transforms) == ("geo3k-train-3", "Find x.", "4", ())
+    second = FileSource(test=write("b.parquet", [text]), strict=True).sample("test", 0)
+    assert (second.question, second.images, second.answer, second.family) == ("What is 2 + 2?", (), "4", "geo3k")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        lambda data: "data:image/png;base64," + text64(data),
+        lambda data: text64(data),
+        lambda data: "\n".join(text64(data)[start : start + 76] for start in range(0, len(text64(data)), 76)),
+        lambda data: {"bytes": None, "path": None, "url": "data:image/png;base64," + text64(data)},
+        lambda data: {"image_url": {"url": "data:image/png;base64," + text64(data)}},
+        lambda data: "a.png",
+    ],
+    ids=["data URI", "base64", "wrapped base64", "url", "image_url", "path"],
+)
+@pytest.mark.parametrize("is_list", [True, False])
+def test_image_cells_of_plain_rows(cell: Callable[[bytes], Any], is_list: bool, write: Write) -> None:
+    write("a.png", png())
+    value = cell(png())
+    row = {"question": "What?", "images": [value] if is_list else value, "answer": "x"}
+    assert is_image(FileSource(test=write("rows.jsonl", [row]), strict=True).sample("test", 0))
+
+
+def test_rows_with_and_without_images_beside_each_other(write: Write) -> None:
+    write("a.png", png())
+    rows = [
+        {"question": "What?", "images": ["a.png"], "answer": "x", "transforms": ["rotate_90"]},
+        {"question": "2 + 2?", "images": None, "answer": "4"},
+        {"question": "2 + 3?", "answer": "5"},
+    ]
+    source = FileSource(test=write("rows.jsonl", rows), strict=True)
+    turned = [source.sample("test", index, ("rotate_180",)) for index in range(3)]
+    assert [len(sample.images) for sample in turned] == [1, 0, 0]
+    assert [sample.transforms for sample in turned] == [("rotate_180",), (), ()]
+    assert [sample.parts for sample in turned[1:]] == [("2 + 2?",), ("2 + 3?",)]
+
+
+def test_a_multiple_choice_table_of_vlmevalkit(write: Write) -> None:
+    rows = [
+        {"index": "0", "image": text64(png(1)), "question": "Which?", "A": "cat", "B": "dog", "C": "", "answer": "B"},
+        {"index": "1000000", "image": "0", "question": "Which?", "A": "dog", "B": "cat", "C": "", "answer": "A"},
+        {
+            "index": "2",
+            "image": str([text64(png(2)), text64(png(3))]),
+            "question": "<image> or <image>?",
+            "A": "first",
+            "B": "second",
+            "C": "both",
+            "answer": "C",
+        },
+    ]
+    source = FileSource(test=write("bench.tsv", rows), strict=True)
+    first, again, both = (source.sample("test", index) for index in range(3))
+    assert (first.question, first.answer, first.alternatives, first.rule) == (
+        "Which?\n(A) cat\n(B) dog",
+        "B",
+        ("dog",),
+        "choice",
+    )
+    assert is_image(first, 1)
+    assert is_image(again, 1), "the cell names the row that holds the image"
+    assert again.alternatives == ("dog",)
+    assert is_image(both, 2, 0)
+    assert is_image(both, 3, 1)
+    assert both.parts == (both.images[0], " or ", both.images[1], "?\n(A) first\n(B) second\n(C) both")
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [("7", "no base64 text"), ("['a", "list of images cannot be read"), ("1", "no base64 text")],
+)
+def test_a_cell_that_names_no_image_says_so(cell: str, words: str, write: Write) -> None:
+    row = {"index": "1", "image": cell, "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}
+    with pytest.raises(DataError, match=words):
+        FileSource(test=write("bench.tsv", [row]), strict=True).sample("test", 0)

@@ -1,0 +1,82 @@
+"""Rollouts of a policy whose weights are here: how they are sampled, and the executor that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.types import Group, Sample
+from modules.policy.policy import Policy
+from sandbox import Limits, ToolExecutor
+from sandbox.executor import LaneName
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How trajectories are sampled.
+
+    Attributes:
+        max_turns: Assistant turns of a trajectory.
+        max_new_tokens: Longest turn, in tokens.
+        temperature: Softmax temperature in training.
+        evaluation_temperature: The same in validation and test; 0 takes the most probable token.
+        lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
+        device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
+            if that is on an accelerator.
+        limits: What one tool call may use.
+    """
+
+    max_turns: int = 4
+    max_new_tokens: int = 1024
+    temperature: float = 1.0
+    evaluation_temperature: float = 0.0
+    lane: LaneName = "auto"
+    limits: Limits = field(default_factory=Limits)
+    device: str | None = None
+
+    def open_executor(self, policy_device: torch.device) -> ToolExecutor:
+        """Start an executor of these settings, for a policy on `policy_device`."""
+        device = self.device
+        if device is None and self.lane in ("auto", "kornia") and policy_device.type != "cpu":
+            device = str(policy_device)
+        return ToolExecutor(lane=self.lane, limits=self.limits, device=device)
+
+
+class Roller:
+    """Rolls out a policy with one executor, which starts when it is first needed.
+
+    Args:
+        policy: The policy.
+        config: How trajectories are sampled.
+    """
+
+    def __init__(self, policy: Policy, config: RolloutConfig) -> None:
+        self.policy = policy
+        self.config = config
+        self._executor: ToolExecutor | None = None
+
+    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> list[Group]:
+        """Sample `group_size` trajectories of each sample, with the policy in evaluation mode."""
+        if self._executor is None:
+            self._executor = self.config.open_executor(self.policy.device)
+        was_training = self.policy.training
+        self.policy.eval()
+        sampling = Sampling(temperature, self.config.max_new_tokens, seed)
+        groups = roll_out(samples, self.policy, self._executor, sampling, group_size, self.config.max_turns)
+        self.policy.train(was_training)
+        return groups
+
+    def close(self) -> None:
+        """End the tool's workers."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+
+def waited_for_tools(groups: Sequence[Group]) -> float:
+    """Seconds that rollouts which were sampled together waited for tools: the longest of them was in every batch."""
+    waits = (sum(turn.tools_s for turn in trajectory.turns) for group in groups for trajectory in group.trajectories)
+    return max(waits, default=0.0)

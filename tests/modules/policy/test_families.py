@@ -1,0 +1,39 @@
+"""Both families, called one way: positions worked out by hand, features repeated for each placeholder."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from modules.policy.families import image_processor, repeated
+from tests.modules.helpers import FAMILIES, small_policy
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_counts_and_an_image_spreads_over_rows_and_columns(family: str) -> None:
+    policy = small_policy(family)
+    names = ("vision_start", "image_pad", "vision_end")
+    start, image, end = (policy.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names)
+    ids_1T = torch.tensor([[5, start, *[image] * 6, end, 6]])
+    grid_13 = torch.tensor([[1, 4, 6]])  # patches: 2 x 3 tokens after merging
+    positions_3T = policy.positions(ids_1T, torch.ones_like(ids_1T, dtype=torch.bool), grid_13)[:, 0]
+    assert positions_3T[0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6], "time"
+    assert positions_3T[1].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6], "rows"
+    assert positions_3T[2].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6], "columns"
+
+
+@pytest.mark.parametrize("layers", [None, [["a", "b"], ["c", "d"]]], ids=["qwen2_5_vl", "qwen3_vl"])
+def test_features_are_repeated_for_every_placeholder(layers: list[list[str]] | None) -> None:
+    encoded = SimpleNamespace(pooler_output=["x", "y"], deepstack_features=layers)
+    again = repeated(encoded, [1, 0, 1])
+    assert again.pooler_output == ["y", "x", "y"]
+    assert again.deepstack_features == (None if layers is None else [["b", "a", "b"], ["d", "c", "d"]])
+    assert encoded.pooler_output == ["x", "y"], "the original is left as it is"
+
+
+@pytest.mark.parametrize(("family", "mean"), [("qwen2_5_vl", 0.48145466), ("qwen3_vl", 0.5)])
+def test_a_new_model_normalises_as_its_family(family: str, mean: float) -> None:
+    config = small_policy(family).core.config
+    assert image_processor(config, None, 784, 7056).image_mean[0] == mean

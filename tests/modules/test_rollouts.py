@@ -1,0 +1,43 @@
+"""Where tools run, how long rollouts waited for them, and that nothing stays open."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cv_lightning.types import Group, Reply, Sample, Trajectory, Turn
+from modules.rollouts import Roller, RolloutConfig, waited_for_tools
+from sandbox import ToolRequest
+from tests.modules.helpers import noise, small_policy
+
+
+def test_rollouts_run_tools_where_the_policy_is() -> None:
+    request = ToolRequest("result = image.rotate(180)", [noise(9, 7)])
+    host = torch.device("cpu")
+    lanes = {
+        config: config.open_executor(host).execute([request])[0].lane
+        for config in (RolloutConfig(), RolloutConfig(lane="pillow"), RolloutConfig(lane="kornia", device="cpu"))
+    }
+    assert list(lanes.values()) == ["pillow", "pillow", "kornia"]
+    with pytest.raises(ValueError, match="but got device='cuda:99'"):
+        RolloutConfig().open_executor(torch.device("cuda", 99))
+    RolloutConfig(lane="pillow").open_executor(torch.device("cuda", 99))
+
+
+def test_the_longest_trajectory_waited_for_every_batch() -> None:
+    sample = Sample("a", "Read.", (), "A")
+    waits = ((0.5, 0.25, 0.0), (0.5, 0.0))
+    long, short = ([Turn("", Reply(), tools_s=seconds) for seconds in of_one] for of_one in waits)
+    assert waited_for_tools([Group(sample, [Trajectory(sample, short), Trajectory(sample, long)])]) == 0.75
+    assert waited_for_tools([]) == 0.0
+
+
+def test_a_roller_keeps_the_mode_of_its_policy_and_closes_what_it_opened() -> None:
+    policy = small_policy().train()
+    roller = Roller(policy, RolloutConfig(max_turns=1, max_new_tokens=2, lane="pillow"))
+    (group,) = roller.roll_out([Sample("a", "Read.", (noise(),), "A")], 2, 1.0, seed=0)
+    assert len(group.trajectories) == 2
+    assert policy.training
+    assert roller._executor is not None
+    roller.close()
+    assert roller._executor is None
