@@ -1,4 +1,4 @@
-"""What is shown and kept of a run: one file per thing. MLflow is in `callbacks.mlflow`."""
+"""Show and keep a run: one file per thing. MLflow is in `callbacks.mlflow`."""
 
 import lazy_loader
 

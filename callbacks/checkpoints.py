@@ -1,7 +1,7 @@
-"""A checkpoint that a cut-off run goes on from, saved every so often, at the end, and when the process is terminated.
+"""A checkpoint to resume from, saved every so often, at the end, and when the process is terminated.
 
-Lightning's ModelCheckpoint does not serve here: with manual optimization it ignores its time interval. Its files are
-also moved from the system's temporary folder, so one that is cut off there can be torn.
+Lightning's ModelCheckpoint does not do this: with manual optimization it ignores its time interval, and its files are
+moved from the system's temporary folder, so that an interrupted one can be torn.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ class LastCheckpoint(Checkpoint):
     """Keeps `<folder>/last.ckpt` up to date: the file is always whole and always of the end of a step.
 
     It is written every `every_seconds` or `every_steps`, at the end of `fit`, and on SIGTERM, which then ends the
-    process with status 143. Ctrl-C is the command line's, which writes the same file. A run that goes on from a
-    checkpoint goes on in its MLflow run (`BackgroundMLflowLogger.resume`). Any checkpoint that is made while this
-    callback is there holds the state of the random generators, so that a run of one process goes on with
-    the numbers it would have drawn (several processes draw anew).
+    process with status 143. On Ctrl-C the command line writes the same file. A run that resumes from a checkpoint
+    continues its MLflow run (`BackgroundMLflowLogger.resume`). With this callback every checkpoint holds the state of
+    the random generators, so that a run of one process draws the same numbers as an uninterrupted one.
 
-    Where one process cannot write it (a full disk), that is said, training goes on, and the next save is another try;
-    only where the last one fails, the run ends with an error.
+    If one process cannot write it (a full disk), it warns, training continues, and the next save tries again; the run
+    ends with an error only if the last save fails.
 
     Args:
-        folder: Where `last.ckpt` is written; None takes `<default_root_dir>/checkpoints`.
+        folder: Folder of `last.ckpt`; None takes `<default_root_dir>/checkpoints`.
         every_seconds: Seconds of training between two saves; 0 saves by steps only.
         every_steps: Optimizer steps between two saves; 0 saves by time only.
 
@@ -78,11 +77,11 @@ class LastCheckpoint(Checkpoint):
     # ---- when --------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here; what was resumed from is saved already."""
+        """Count from here: a checkpoint that the run resumed from exists already."""
         self._start_counting(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save where it is due, and on SIGTERM; Lightning ends the run once the step is logged."""
+        """Save if it is due, and on SIGTERM; Lightning ends the run once the step is logged."""
         is_terminated = trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False)
         if not is_terminated and not trainer.strategy.broadcast(self._is_due(trainer.global_step)):
             return
@@ -92,16 +91,16 @@ class LastCheckpoint(Checkpoint):
             if is_terminated:
                 raise
             self._saved_at_s, self._tried_step = time.monotonic(), trainer.global_step
-            warnings.warn(f"{error} Training goes on and tries again at the next save.", UserWarning, stacklevel=2)
+            warnings.warn(f"{error} Training continues and tries again at the next save.", UserWarning, stacklevel=2)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how to go on after SIGTERM, and let the process end with 143: with Lightning's 0 it seems finished."""
+        """Say how to resume after SIGTERM, and end the process with 143: with Lightning's 0 it seems finished."""
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
             exception.code = 128 + signal.SIGTERM
             print(f"terminated; go on with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what came after the last save."""
+        """Save the steps after the last save."""
         if trainer.global_step > self._saved_step:
             self.save(trainer)
 
@@ -120,7 +119,7 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember that state for the first step: until then, loaders and hooks of the start draw numbers.
 
-        In MLflow, too, the run that is in the folder goes on, in training and in a test of what was trained.
+        The run in MLflow continues too, in training and in a test of the checkpoint.
         """
         for logger in trainer.loggers:
             if isinstance(logger, BackgroundMLflowLogger):
@@ -129,7 +128,7 @@ class LastCheckpoint(Checkpoint):
             self._to_restore = checkpoint.get(_RANDOM_STATE)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Go on with the numbers that the interrupted run would have drawn."""
+        """Draw the numbers that the interrupted run would have drawn."""
         if self._to_restore is not None:
             _restore_random_state(self._to_restore)
             self._to_restore = None

@@ -1,4 +1,4 @@
-"""What a run was made with: config, code, data, packages, machine and command, beside its results and in MLflow."""
+"""Records how a run was made: config, code, data, packages, machine and command, beside its results and in MLflow."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _TAGGED = ("torch", "lightning", "transformers")
 
 
 class ConfigAndCode(Callback):
-    """Writes `run_<command>.json` and, where code was changed and not committed, `code_<command>.diff`.
+    """Writes `run_<command>.json` and, if code was changed and not committed, `code_<command>.diff`.
 
-    Both lie in `<default_root_dir>`, beside the `config_<command>.yaml` of the command line, and go to MLflow with it;
+    Both are in `<default_root_dir>`, beside the `config_<command>.yaml` of the command line, and go to MLflow with it;
     there the values of the config become parameters, and stage, model, data, seed (`config_tags`), commit, command,
     versions, hardware and the fingerprint of the data (`data_facts`) tags.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and send; not before, where nobody knows yet whether a checkpoint's run goes on."""
+        """Write and send; only now is it known whether a checkpoint's run is resumed."""
         self._record(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,7 +72,7 @@ class ConfigAndCode(Callback):
 
 
 def _send(logger: Logger, files: Sequence[Path], config: Path, facts: dict[str, Any], with_parameters: bool) -> None:
-    """Send to MLflow, where parameters never change: those of the first `fit` of a run stay, the files are replaced."""
+    """Send to MLflow. Parameters never change there: those of a run's first `fit` stay, the files are replaced."""
     if isinstance(logger, BackgroundMLflowLogger):
         for file in files:
             logger.log_artifact(file)
@@ -114,7 +114,7 @@ def run_facts(root: Path, datamodule: Any = None) -> dict[str, Any]:
     """Command, code, data, packages and machine of this process, as JSON.
 
     Args:
-        root: The checkout; what git knows of it is None where there is no git.
+        root: The checkout; its git facts are None without git.
         datamodule: Where the data come from.
     """
     return {
@@ -173,7 +173,7 @@ def _processor() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git, no repository or no answer in time."""
+    """The output of git; None without git, without a repository or without an answer in time."""
     program = shutil.which("git")
     if program is None:
         return None
@@ -183,7 +183,7 @@ def _git(root: Path, *arguments: str) -> str | None:
             capture_output=True,
             timeout=_GIT_TIMEOUT_S,
             check=False,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # never in the way of a commit that is being made
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # never block a commit that is being made
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -8,15 +8,15 @@ from typing import Any
 
 
 def config_tags(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Tags of a run by its resolved config; what the config does not say has none.
+    """Tags of a run by its resolved config; values that the config lacks have none.
 
     Args:
         config: As `config_<command>.yaml` holds it.
-        folder: Where the run's results lie; its name is that of the stage.
+        folder: Folder of the run's results; its name is that of the stage.
 
     Returns:
-        `stage`, `seed`, `model`: where the policy comes from, or what it was built as; `data`: the class of the source
-        and the files that it reads.
+        `stage`, `seed`, `model`: the source of the policy, or the family it was built as; `data`: the class of the
+        source and the files that it reads.
     """
     policy = next(_inside(config.get("model"), "policy"), {})
     source = next(_inside(config.get("data"), "source"), {})

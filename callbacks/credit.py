@@ -10,15 +10,15 @@ _TOLERANCE = 1e-9
 
 
 def turn_credits(trajectory: Trajectory, breakdown: RewardBreakdown, config: RewardConfig) -> list[dict[str, float]]:
-    """The reward terms by turn: what each would be, had the trajectory ended after the turn, minus the same before it.
+    """The reward terms by turn: their values had the trajectory ended after the turn, minus those before it.
 
     So a turn that rights the image earns the mandatory part, one that turns it away again loses it, a needless call
-    pays its own penalty, and what only an answer can earn stands at the last turn. Summed over the turns each term
-    gives the breakdown's own.
+    pays its own penalty, and terms that only an answer can earn belong to the last turn. Summed over the turns,
+    each term is that of the breakdown.
 
     Args:
-        trajectory: What happened.
-        breakdown: What all of it was paid.
+        trajectory: The trajectory.
+        breakdown: Its reward.
         config: The formula.
 
     Returns:
@@ -36,7 +36,7 @@ def turn_credits(trajectory: Trajectory, breakdown: RewardBreakdown, config: Rew
 
 
 def _terms_of_start(trajectory: Trajectory, n_turns: int, config: RewardConfig) -> dict[str, float]:
-    """Reward terms of the first turns alone; no judge is asked, for only the last turn of a trajectory answers."""
+    """Reward terms of the first turns alone; no judge is asked, because only the last turn answers."""
     images = [viewed for viewed in trajectory.images if viewed.turn < n_turns]
     start = Trajectory(trajectory.sample, trajectory.turns[:n_turns], images)
     return score(Group(trajectory.sample, [start]), config)[0].terms

@@ -1,4 +1,4 @@
-"""What data a run was made with: sizes, files, and fingerprints that change when the data do."""
+"""Facts about the data of a run: sizes, files, and fingerprints that change when the data do."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _N_SAMPLES = 4
 #: Bytes of a file that are hashed at each end; a smaller file is hashed whole.
 _N_BYTES = 2**24
 
-#: How deep files are looked for in what a data module holds.
+#: How deep a data module is searched for files.
 _DEPTH = 8
 
 _SPLITS = ("train", "validation", "test")
 
 
 def data_facts(datamodule: Any) -> dict[str, Any]:
-    """What is known of a data module's data, as JSON.
+    """Facts about a data module's data, as JSON.
 
     Returns:
         `splits`: by split, `size` (None: endless) and `fingerprint` of its first samples: questions, answers,
-        transforms and pixels; or `error`, where they cannot be read. `files`: path, bytes and `sha256` (of both ends,
-        where a file is large) of every file that the data module names. `fingerprint`: of all of this, without paths.
+        transforms and pixels; or `error`, if they cannot be read. `files`: path, bytes and `sha256` (of both ends if a
+        file is large) of every file that the data module names. `fingerprint`: of all of this, without paths.
         Empty without a data module.
     """
     if datamodule is None:
@@ -48,7 +48,7 @@ def _split_facts(source: Any, split: str) -> dict[str, Any]:
         digest = hashlib.sha256()
         for index in range(n):
             _add(digest, source.sample(split, index))
-    except Exception as error:  # noqa: BLE001  # who reads the data next says what is wrong with them
+    except Exception as error:  # noqa: BLE001  # training reads the data next and reports the error
         return {"error": f"{type(error).__name__}: {error}"[:300]}
     return {"size": size, "fingerprint": digest.hexdigest()[:16] if n else None}
 

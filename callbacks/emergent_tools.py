@@ -1,4 +1,4 @@
-"""Tools that nobody required: when each was first seen, how often it is used, and whether it goes with being right."""
+"""Tools that nobody required: when each was first seen, how often it is used, and whether answers are right with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EmergentTools:
 
     Attributes:
         first_step: Optimizer step at which each tool was first seen.
-        rows: The table, by `COLUMNS`; None stands for what is not defined.
+        rows: The table, by `COLUMNS`; None if a value is not defined.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class EmergentTools:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; rows of steps after the checkpoint are not in it and come again."""
+        """Continue from there; the rows of steps after the checkpoint are counted again."""
         self.first_step = dict(state["first_step"])
         self.rows = [list(row) for row in state["rows"]]
         self._row_step = state["row_step"]

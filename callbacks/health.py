@@ -24,7 +24,7 @@ _NEWEST = 0.2
 
 @dataclass(frozen=True)
 class _Alarm:
-    """What is healthy: `argument` is "min_..." or "max_..."; a metric that is not a number never is."""
+    """A limit of a metric: `argument` is "min_..." or "max_..."; NaN is never healthy."""
 
     argument: str
     metric: str
@@ -68,7 +68,7 @@ _ALARMS = (
         "min_entropy",
         "rl/entropy",
         False,
-        "the policy has stopped to explore (entropy below {limit:g} nats per token). Raise policy_gradient.clip_high "
+        "the policy no longer explores (entropy below {limit:g} nats per token). Raise policy_gradient.clip_high "
         "or entropy_coefficient, or lower the learning rate",
     ),
     _Alarm(
@@ -103,7 +103,7 @@ _ALARMS = (
         "health/truncation",
         True,
         "more than {limit:g} of the rollouts are cut off. Raise rollout.max_new_tokens or policy.max_context_tokens, "
-        "or see whether the policy has stopped to end its turns",
+        "or see whether the policy still ends its turns",
     ),
     _Alarm(
         "min_answered",
@@ -125,10 +125,10 @@ _ALARMS = (
 class Health(RolloutCallback):
     """Logs `health/...` and watches the metrics of each training step.
 
-    An alarm goes off after `patience` bad steps in a row. It warns once and tags the run in MLflow, or it ends the run
-    at the end of the step: with "stop" `fit` writes `<default_root_dir>/checkpoints/alarm.ckpt` and ends with an error;
-    `last.ckpt` stays of before. Counts and baselines are kept over a resume. Metrics that are not logged raise no
-    alarm, and no limit does where it is None. What is not a number is never healthy.
+    An alarm goes off after `patience` bad steps in a row. With "warn" it warns once and tags the run in MLflow. With
+    "stop" `fit` writes `<default_root_dir>/checkpoints/alarm.ckpt` and ends with an error; `last.ckpt` stays as it was.
+    Counts and baselines are kept over a resume. A metric that is not logged raises no alarm, nor does a limit of None.
+    NaN is never healthy.
 
     Args:
         min_tool_rate: Smallest healthy `rollout/tool_rate`.
@@ -186,7 +186,7 @@ class Health(RolloutCallback):
         self._stopped_by = ""
         self._latest: dict[str, float] = {}
 
-    # ---- what is measured --------------------------------------------------------------------------------------------
+    # ---- measuring ---------------------------------------------------------------------------------------------------
 
     def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
         """Measure how the rollouts ended, how long they are, and how both have moved."""
@@ -206,7 +206,7 @@ class Health(RolloutCallback):
         metrics["health/alarms"] = float(len(self._raised))
         return metrics
 
-    # ---- what is watched ---------------------------------------------------------------------------------------------
+    # ---- watching ----------------------------------------------------------------------------------------------------
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -243,20 +243,20 @@ class Health(RolloutCallback):
         return messages
 
     def _prepare_stop(self, trainer: Trainer, messages: list[str]) -> None:
-        """Write the checkpoint; who goes on from it gets all the patience again."""
+        """Write the checkpoint; a run that resumes from it gets all the patience again."""
         self._bad_steps = dict.fromkeys(self._bad_steps, 0)
         self._raised.clear()
         path = Path(trainer.default_root_dir) / "checkpoints" / "alarm.ckpt"
         save_whole(trainer, path)
         said = " ".join(messages) or "An alarm went off in another process."
-        self._stopped_by = f"{said} Stopped, because Health has action: stop; the policy as it is now lies in {path}."
+        self._stopped_by = f"{said} Stopped, because Health has action: stop; the current policy is saved in {path}."
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop before the next step: the metrics of the last one are logged after `on_train_batch_end`."""
         self._stop_where_asked()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop also where there is no next step."""
+        """Stop after the last step."""
         self._stop_where_asked()
 
     def _stop_where_asked(self) -> None:
@@ -276,7 +276,7 @@ class Health(RolloutCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Continue to count."""
         self._bad_steps |= {name: count for name, count in state_dict["bad_steps"].items() if name in self._bad_steps}
         self._raised = set(state_dict["raised"])
         self._first_lengths = list(state_dict["first_lengths"])

@@ -17,7 +17,7 @@ from rich.table import Column
 
 from cv_lightning.console.quiet import is_quiet
 
-#: Shown where they were logged, in this order.
+#: Shown if they were logged, in this order.
 SHOWN = (
     "train/loss",
     "reward/total",
@@ -44,8 +44,8 @@ class Meter:
     """How much of something is done, and when the rest will be.
 
     Args:
-        title: What is being done.
-        unit: What is counted, in the plural.
+        title: Name of the work.
+        unit: What it counts, in the plural.
         total: How many there are; None if unknown.
         done: How many were done before, for instance by the run that is resumed.
         now: Time of the start, in seconds.
@@ -65,7 +65,7 @@ class Meter:
         self._recent.append((now, done))
 
     def left_s(self) -> float | None:
-        """Seconds until the rest is done at the pace of the recent steps; None where that cannot be said."""
+        """Seconds until the rest is done at the pace of the recent steps; None if that is unknown."""
         (start_s, start), (end_s, end) = self._recent[0], self._recent[-1]
         if self.total is None or end <= start:
             return None
@@ -151,12 +151,12 @@ class _Lines:
 class StageProgress(ProgressBar):
     """The progress of a `fit` in optimizer steps of `max_steps`; of a `test`, `validate` or `predict` in batches.
 
-    A bar in a terminal, lines elsewhere, and nothing where the command line says --quiet.
+    A bar in a terminal, lines elsewhere, and nothing with --quiet.
 
     Args:
-        title: What the run is called; None takes the name of the folder that it writes to.
-        shown: Metrics to show where they were logged, in this order.
-        every_seconds: Seconds between two lines where the output is no terminal.
+        title: Name of the run; None takes the name of its folder.
+        shown: Metrics to show if they were logged, in this order.
+        every_seconds: Seconds between two lines if the output is not a terminal.
     """
 
     def __init__(self, title: str | None = None, shown: Sequence[str] = SHOWN, every_seconds: float = 10.0) -> None:
@@ -185,7 +185,7 @@ class StageProgress(ProgressBar):
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin at the step that a resumed run stands at."""
+        """Begin at the step of a resumed run."""
         self._begin("fit", "steps", trainer.max_steps if trainer.max_steps > 0 else None, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -285,6 +285,6 @@ class StageProgress(ProgressBar):
 
 
 def _total(n_batches: Sequence[int | float] | int | float) -> int | None:
-    """Batches of all loaders; None where a loader has no end."""
+    """Batches of all loaders; None if a loader has no end."""
     total = sum(n_batches) if isinstance(n_batches, Sequence) else n_batches
     return None if total == float("inf") else int(total)

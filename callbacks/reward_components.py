@@ -1,4 +1,4 @@
-"""Which terms of the reward teach: their spread, their share of the advantages' variance, and what they go with."""
+"""Which terms of the reward teach: their spread, their share of the advantages' variance, their correlations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from callbacks.rollouts import RolloutCallback
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import RewardBreakdown, Rollouts
 
-#: Where families beyond `max_families` are counted.
+#: The name under which families beyond `max_families` are counted.
 OTHER = "other"
 
 Breakdowns = Sequence[Sequence[RewardBreakdown]]
@@ -52,7 +52,7 @@ class RewardComponents(RolloutCallback):
         return {"families": list(self._families)}
 
     def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
-        """Go on with the same families."""
+        """Continue with the same families."""
         self._families = list(state_dict["families"])
 
     def _named(self, family: str) -> str:
@@ -68,8 +68,8 @@ def component_metrics(breakdowns_PG: Breakdowns) -> dict[str, float]:
     - `components/share/<term>`: the share of the variance within groups that it explains, cov(term, total) /
       var(total), pooled over the groups: with x the term, R the total and bars for means of a group,
       sum (x - x̄)(R - R̄) / sum (R - R̄)². Shares add up to 1, for R is the sum of the terms; a negative one works
-      against the rest. Absent where no group has any spread.
-    - `components/correlation/<term>`: Pearson correlation of the term with the answer being right. Absent where either
+      against the rest. Absent if no group has any spread.
+    - `components/correlation/<term>`: Pearson correlation of the term with the answer being right. Absent if either
       of them does not vary.
 
     The means are the module's `reward/<term>`.

@@ -26,15 +26,15 @@ class Throughput(Callback):
     model FLOPs utilisation is an estimate from below: with N the parameters of the language model that every token
     passes (all but the input embeddings) and M those of them that are trained,
 
-        FLOPs = 2 N (tokens of the rollouts) + (4 N + 2 M) (tokens of the update) + 2 N (the same, where a KL is taken)
+        FLOPs = 2 N (tokens of the rollouts) + (4 N + 2 M) (tokens of the update) + 2 N (the same, if a KL is taken)
 
-    for a forward pass costs 2 N per token, its backward pass 2 N for activations and 2 M for weights (Kaplan et al.,
-    arXiv 2001.08361, section 2.1). Attention over the context and the vision tower are left out, and what is computed
+    because a forward pass costs 2 N per token, and its backward pass 2 N for activations and 2 M for weights (Kaplan et
+    al., arXiv 2001.08361, section 2.1). Attention over the context and the vision tower are left out, and work done
     twice (gradient checkpointing) counts once.
 
     Args:
-        peak_tflops: What a device can do at best in the dtype that is used, in 10^12 FLOPs per second (an H100 SXM
-            gives 989 in bfloat16). None, where it is not known, logs no utilisation.
+        peak_tflops: Peak of one device in the dtype that is used, in 10^12 FLOPs per second (989 for an H100 SXM in
+            bfloat16). None logs no utilisation.
 
     Raises:
         ConfigError: `peak_tflops` that is not above 0.

@@ -1,4 +1,4 @@
-"""What kind of tool a tool is, in the families of PyVision (arXiv 2507.07998), and why a call failed."""
+"""Families of tools, as in PyVision (arXiv 2507.07998), and reasons why a call failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from cv_lightning.evidence import CORE_TOOLS
 from cv_lightning.types import Trajectory, Turn
 
-#: PyVision's families, as far as images and numbers go.
+#: Those of PyVision's families that concern images and numbers.
 FAMILIES = ("geometry", "enhancement", "sketching", "numeric", "other")
 
 #: A call that ran, gave no image and said something: it measured or computed.
@@ -22,7 +22,7 @@ _ENHANCEMENT = {
 }
 _SKETCHING = {"draw", "sketch", "annotate", "line", "rectangle", "ellipse", "polygon", "text", "grid"}
 
-#: Names of errors that may become names of metrics; what else a policy raises counts as "other".
+#: Names of errors that may become names of metrics; all others count as "other".
 _ERRORS = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
 _ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)(?=:|$)", re.MULTILINE)
 
@@ -39,7 +39,7 @@ def family_of(tool: str) -> str:
 
 
 def tools_of(turn: Turn) -> tuple[str, ...]:
-    """Canonical tools of a call that ran, by their effect; `NUMERIC_TOOL` where it gave text and no image."""
+    """Canonical tools of a call that ran, by their effect; `NUMERIC_TOOL` if it gave text and no image."""
     seen = turn.observation
     if seen is None or turn.reply.call is None or seen.status != "ok":
         return ()
@@ -65,5 +65,5 @@ def failure_of(turn: Turn) -> str | None:
         return seen.status
     names = [name for name in _ERROR.findall(seen.text) if name in _ERRORS]
     if names:
-        return str(names[-1])  # the last one is the error itself; before it stands what the code printed
+        return str(names[-1])  # the last one is the error itself; the code's own output precedes it
     return "no_result" if "gave no result" in seen.text else "other"

@@ -53,7 +53,7 @@ class ToolUsage(RolloutCallback):
         return metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what came after the last row."""
+        """Write a row for the steps after the last one."""
         if not self.emergent.is_empty:
             self._write(trainer, trainer.global_step)
 
@@ -67,11 +67,11 @@ class ToolUsage(RolloutCallback):
                     logger.log_table(path)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """The tools seen so far, and the table."""
         return {"seen": sorted(self._seen), "emergent": self.emergent.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what was seen."""
+        """Continue from there."""
         self._seen = set(state_dict["seen"])
         self.emergent.load_state_dict(state_dict["emergent"])
 

@@ -33,7 +33,7 @@ class Trajectories(RolloutCallback):
     what it rolled out itself; a `BackgroundMLflowLogger` sends the folder too, and each trajectory as a trace.
 
     Args:
-        folder: Where to; None takes `<default_root_dir>/trajectories`.
+        folder: Target; None takes `<default_root_dir>/trajectories`.
         every_n_steps: Optimizer steps between two folders; the first training step is always written.
         n: How many of each kind: best, worst, recovered, emergent, sampled.
         whole_groups: Groups that are written with all their rollouts, to be compared side by side.
@@ -90,7 +90,7 @@ class Trajectories(RolloutCallback):
 
     def _say_once(self, target: Path, error: OSError) -> None:
         if not self._cannot_write:
-            rank_zero_warn(f"Trajectories: cannot write {target} ({error}). Training goes on without them.")
+            rank_zero_warn(f"Trajectories: cannot write {target} ({error}). Training continues without them.")
         self._cannot_write = True
 
     def state_dict(self) -> dict[str, int]:
@@ -98,7 +98,7 @@ class Trajectories(RolloutCallback):
         return {"last_period": self._last_period}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on after that."""
+        """Continue after that."""
         self._last_period = state_dict["last_period"]
 
 
@@ -110,8 +110,8 @@ def write_trajectories(
     Files are named by content and position, never by what a data set or the policy wrote.
 
     Args:
-        picked: What to write.
-        folder: Where to; made where it is not there.
+        picked: The trajectories to write.
+        folder: Target; created if it does not exist.
         title: Of the page.
         step: The optimizer step.
         reward: How they were paid; without it turns have no credit.

@@ -21,7 +21,7 @@ class Picked:
     Attributes:
         kind: One of `KINDS`.
         trajectory: What happened.
-        breakdown: What it was paid.
+        breakdown: Its reward.
         group: Index of its group in the step.
         rollout: Its index within the group.
     """
@@ -48,11 +48,11 @@ def pick(
 ) -> list[Picked]:
     """Up to `n` trajectories of each kind.
 
-    "best" and "worst" go by reward; "recovered" went on after a failed call; "emergent" used a tool that no task
-    requires; "sampled" are others at random, unjudged ones among them; "mate" completes the groups of the first best,
-    the first worst, the second best, ... until `n_whole_groups` are there with all their rollouts.
+    "best" and "worst" go by reward; "recovered" made a call that ran after one that failed; "emergent" used a tool that
+    no task requires; "sampled" are others at random, unjudged ones among them; "mate" completes the groups of the first
+    best, the first worst, the second best, ... until `n_whole_groups` are there with all their rollouts.
 
-    No trajectory is picked twice; where there are few, each kind gets its part before the next. Of equal rewards the
+    No trajectory is picked twice; if there are few, each kind gets its part before the next. Of equal rewards the
     first rollouts of all groups go before the second ones: those of one question look alike.
     """
     places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]

@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message names what was wrong, where, and the remedy."""
+"""The errors a user meets. Each message names the fault, its place and the remedy."""
 
 
 class CVLightningError(Exception):
@@ -22,4 +22,4 @@ class ConversationError(CVLightningError):
 
 
 class TrainingError(CVLightningError):
-    """A run that has gone wrong and was told to stop where it does."""
+    """A run that went wrong and was told to stop then."""

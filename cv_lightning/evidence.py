@@ -1,13 +1,13 @@
-"""What a trajectory did that a reward may count: the two readings of the reward's formula.
+"""The parts of a trajectory that a reward may count: two readings of the reward's formula.
 
 `gather_claims` is the published reading: tools and boxes guessed from what the policy *wrote*, whether or not it ran.
 `gather_effects` counts what *happened* to the pixels:
 
 - a tool counts if its call ran; a call's orientation tool is the net orientation it produced, whatever route it took;
-- the orientation part is all or nothing: the image the policy looked at last must stand as the transforms require, so
+- the orientation part is all or nothing: the image that the policy saw last must have the required orientation, so
   that there-and-back, four turns of 90 or looking at the unturned image again pay nothing;
 - a crop is measured in pixels of the question's image, through the frames of all turns;
-- the answer counts only where exactly one stands outside of the reasoning.
+- the answer counts only if exactly one is given outside of the reasoning.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a preset found in one trajectory; the formula needs no more.
+    """All that the formula needs of one trajectory, as a preset reads it.
 
     Attributes:
         required: The set E.
@@ -88,7 +88,7 @@ def _has_published_format(trajectory: Trajectory) -> bool:
 
 
 def gather_effects(trajectory: Trajectory) -> Evidence:
-    """What the calls that ran did to the pixels; code, comments and descriptions are not looked at."""
+    """The effects on the pixels of the calls that ran; code, comments and descriptions are ignored."""
     sample = trajectory.sample
     # Without a box nobody can tell a good crop from a bad one: it can be neither demanded nor paid.
     required = sample.required_tools - ({"crop"} if sample.box is None else frozenset())
@@ -153,7 +153,7 @@ def last_orientation(trajectory: Trajectory) -> str | None:
 
 
 def _orientations_of(tools: Sequence[str], net: str | None) -> frozenset[str]:
-    """The net orientation where it is known, so that all lanes and all routes count alike; else what the tools say."""
+    """The net orientation if it is known, so that all lanes and all routes count alike; else that of the tools."""
     if net is None:
         return frozenset(tools) & ORIENTATION_TOOLS
     return frozenset({net}) - {"identity"}
@@ -199,7 +199,7 @@ def _answers_once(text: str) -> bool:
 
 
 def _has_one_answer(text: str) -> bool:
-    """True where exactly one closed answer stands outside of balanced reasoning."""
+    """Whether exactly one closed answer is outside of balanced reasoning."""
     depth, answers, inside_answer = 0, 0, False
     for match in _TAG.finditer(text):
         tag = match.group()

@@ -1,4 +1,4 @@
-"""Where each image of a trajectory lies in the image that was asked about."""
+"""The place of each image of a trajectory in the image that was asked about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def view_result(trajectory: Trajectory, call: ToolCall, observation: Observation
     Args:
         trajectory: The images so far.
         call: The call that made the image; its `image_index` was valid, or there would be no image.
-        observation: What came of it, with an image.
+        observation: Its result, with an image.
         turn: Index of the turn.
     """
     if observation.image is None:

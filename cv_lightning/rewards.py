@@ -3,21 +3,21 @@
 The formula is CodeVision's (arXiv 2512.03746). With E the tools that undo what was done to the image, U the tools used
 and core = the orientation tools and crop:
 
-    accuracy     1 if the answer is right; times `mandatory` where E holds a crop and `mandatory` < 0.1
+    accuracy     1 if the answer is right; times `mandatory` if E holds a crop and `mandatory` < 0.1
     format       1 if the text has the conversation's shape
     mandatory    (required orientation tools in U + [crop in E and U] * best IoU of a crop with the box) / |E|
     necessity    accuracy of the group's rollouts with tools - without, at least 0, for right rollouts with tools,
-                 only where fewer than 2 were right without
+                 only if fewer than 2 were right without
     exact        1 if E and core is not empty and equals U and core
     emergence    1 if right and U holds a tool outside core
     usage        calls beyond max(2, |E|)                               (subtracted)
-    spurious     orientation changes where E has none                   (subtracted)
+    spurious     orientation changes if E has none                      (subtracted)
 
-What U, the IoU, the format and the answer are is for a preset to say (`evidence.py`): "published" reads what the policy
-*wrote*, as the release does; "effects", the default, counts what *happened*. Two terms depend on the preset here:
+A preset determines U, the IoU, the format and the answer (`evidence.py`): "published" reads what the policy *wrote*, as
+the release does; "effects", the default, counts what *happened*. Two terms depend on the preset here:
 
 - under "effects" `exact` needs the mandatory part to be met as well (a crop by IoU >= 0.1);
-- under "effects" `emergence` is paid only where no rollout of the group was right without such a tool: decorating an
+- under "effects" `emergence` is paid only if no rollout of the group was right without such a tool: decorating an
   image that can be read without it pays nothing.
 """
 
@@ -51,7 +51,7 @@ class RewardConfig:
         preset: "effects" or "published"; see `evidence.py`.
         accuracy: Weight of a right answer.
         format: Weight of well-formed text.
-        mandatory: Weight of doing what the image needs. At 0 poor reasoning does not lower the accuracy term either.
+        mandatory: Weight of the tools that the image needs. At 0 poor reasoning does not lower the accuracy term.
         necessity: Weight of tools that made the difference within the group.
         exact: Weight of using the needed core tools and no others.
         emergence: Weight of a tool outside the core in a right trajectory.
@@ -89,7 +89,7 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
     Args:
         group: The rollouts of one sample.
         config: Weights and preset.
-        judge: Asked about answers that the rules call wrong; where it fails the reward is NaN, never a wrong 0.
+        judge: Asked about answers that the rules call wrong; if it fails the reward is NaN, never a wrong 0.
 
     Returns:
         One breakdown per trajectory, in order; its terms are weighted and all of `TERMS`.

@@ -1,7 +1,7 @@
 """The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
 
-The protocols say what the loop needs of a policy; `modules.policy.Policy` is one. Whatever goes wrong in a rollout is
-recorded in its `Turn`s and its `StopReason`; nothing a policy writes raises here.
+The protocols say what the loop needs of a policy; `modules.policy.Policy` is one. A rollout that goes wrong is
+data: its `Turn`s and its `StopReason` record the cause, and nothing that a policy writes raises here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Session(Protocol):
 
 
 class SamplingPolicy(Protocol):
-    """What the rollout needs of a policy."""
+    """The part of a policy that the rollout needs."""
 
     conversation: Conversation
 
@@ -63,10 +63,10 @@ class SamplingPolicy(Protocol):
 
 
 class Executor(Protocol):
-    """What the rollout needs of an executor: `sandbox.ToolExecutor`."""
+    """The part of an executor that the rollout needs, such as `sandbox.ToolExecutor`."""
 
     def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
-        """Run requests; answers in their order, never raises for what code did."""
+        """Run requests; answers in their order, and code that fails never raises."""
 
 
 def roll_out(
@@ -81,8 +81,8 @@ def roll_out(
 
     Args:
         samples: P questions.
-        policy: Who speaks.
-        executor: Who runs the code.
+        policy: Speaks.
+        executor: Runs the code.
         sampling: How tokens are drawn.
         group_size: G, trajectories of each sample.
         max_turns: Assistant turns of a trajectory; a tool call in the last one is not executed.

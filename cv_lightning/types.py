@@ -1,4 +1,4 @@
-"""The words of this project: what a sample, a turn, a trajectory, a group and a reward are.
+"""The words of this project: sample, turn, trajectory, group, reward.
 
 Axes live in names:
 
@@ -91,12 +91,12 @@ class ToolCall:
     """One call of a tool.
 
     Attributes:
-        code: What runs: as the policy wrote it, or the snippet that a named tool is.
+        code: The code to run: as the policy wrote it, or the snippet of a named tool.
         description: The policy's own words about it.
         image_index: Which image it works on, 0-based.
-        name: The tool; "" where the policy named none that there is.
-        model: The model to call on what the code gives, for a tool that is one.
-        fault: Why it cannot be run, in words the policy can act upon; None where it can.
+        name: The tool; "" if the policy named none that exists.
+        model: For a tool that is a model: the call of it, on the result of the code.
+        fault: Why it cannot run, in words that the policy can act upon; None if it can.
     """
 
     code: str
@@ -119,13 +119,13 @@ class StopReason(Enum):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a turn's text says. Exactly one of `call`, `answer`, `fault` is not None.
+    """A turn's text, read. Exactly one of `call`, `answer`, `fault` is not None.
 
     Attributes:
         call: The tool call, if the turn makes one.
         answer: The text between the answer tags.
         fault: Why the text is neither, in words the policy can act upon.
-        is_silent: True where the turn tried neither: there is nothing to mend, and the trajectory ends.
+        is_silent: Whether the turn tried neither: there is nothing to fix, and the trajectory ends.
     """
 
     call: ToolCall | None = None
@@ -136,13 +136,13 @@ class Reply:
 
 @dataclass
 class Turn:
-    """One assistant turn and what came of it.
+    """One assistant turn and its result.
 
     Attributes:
         text: The decoded reply without its end-of-turn token.
-        reply: What the text says.
-        observation: What the executor returned, None where nothing was executed.
-        is_trained: False for a recorded turn that must not be imitated (the mistake before its mending).
+        reply: The text, read.
+        observation: The executor's answer; None if nothing was executed.
+        is_trained: False for a recorded turn that must not be imitated (a mistake before its correction).
         wall_s: Seconds that sampling the batch of replies took, of which this is one; 0 if it was not sampled.
         tools_s: Seconds that running the batch of calls took, of which this turn's is one; 0 if none ran.
     """
@@ -186,7 +186,7 @@ class TokenSequence:
     Attributes:
         ids: Token ids, image placeholders expanded.
         is_trained: True where the policy wrote the token; same length as `ids`.
-        logprobs: Log-probability under the policy that sampled it, 0.0 where `is_trained` is False.
+        logprobs: Log-probability under the policy that sampled it, 0.0 if `is_trained` is False.
         images: The images in the order of their placeholders in `ids`.
     """
 
@@ -217,7 +217,7 @@ class Trajectory:
 
     Attributes:
         sample: The question.
-        turns: What the policy said and what came of it.
+        turns: What the policy said, with the results.
         images: Every image it has seen: those of the question, then the results.
         tokens: The conversation as tokens.
         stop_reason: Why it ended; None while it continues.
@@ -233,7 +233,7 @@ class Trajectory:
 
     @property
     def answer(self) -> str | None:
-        """The final answer, None where none was given."""
+        """The final answer; None if none was given."""
         return self.turns[-1].reply.answer if self.turns else None
 
     @property
@@ -256,7 +256,7 @@ class RewardBreakdown:
 
     Attributes:
         terms: Weighted terms, e.g. `{"accuracy": 1.0, "format": 0.1, "usage": -0.5}`.
-        is_right: Whether the answer was right; None where a judge failed (the trajectory then gets advantage 0).
+        is_right: Whether the answer was right; None if a judge failed (the trajectory then gets advantage 0).
     """
 
     terms: dict[str, float]
@@ -264,13 +264,13 @@ class RewardBreakdown:
 
     @property
     def total(self) -> float:
-        """Sum of the terms; NaN where the answer could not be judged."""
+        """Sum of the terms; NaN if the answer could not be judged."""
         return float("nan") if self.is_right is None else sum(self.terms.values())
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The rollouts of a step and what they were paid, in the same order.
+    """The rollouts of a step and their rewards, in the same order.
 
     Attributes:
         groups: P groups of G trajectories.

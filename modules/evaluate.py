@@ -38,7 +38,7 @@ class LocalSolver(nn.Module, Solver):
     Args:
         policy: The policy.
         rollout: How trajectories are sampled; `evaluation_temperature` is the one that counts.
-        seed: Seed of the sampling, where the temperature is not 0.
+        seed: Seed of the sampling, if the temperature is not 0.
     """
 
     def __init__(self, policy: Policy, rollout: RolloutConfig | None = None, seed: int = 0) -> None:
@@ -49,7 +49,7 @@ class LocalSolver(nn.Module, Solver):
         self._roller = Roller(policy, self.rollout_config)
 
     def fingerprint(self) -> str:
-        """A hash of the weights and of all that decides what is sampled from them."""
+        """A hash of the weights and of everything else that decides the answers."""
         config, processor = self.rollout_config, self.policy.image_processor
         settings = {
             "weights": weights_digest(self.policy),
@@ -88,7 +88,7 @@ class LocalSolver(nn.Module, Solver):
 
 @torch.no_grad()
 def weights_digest(module: nn.Module) -> str:
-    """A short hash of all weights, the same on every device: whole numbers only are added up."""
+    """A short hash of all weights, the same on every device: only integers are added."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         words = _words(tensor.detach().contiguous().flatten())
@@ -109,15 +109,15 @@ def _words(values: Tensor) -> Tensor:
 class RobustnessTest(LightningModule):
     """Tests a policy on the items of a `RobustnessDataModule`; there is nothing to train.
 
-    Answers are kept in `answers_<rank>.jsonl` in `trainer.default_root_dir` as they come; the same command goes on from
-    there. In the end `results.json`, `results.csv` and `results.html` stand beside them, and every cell of the table is
-    logged as `test/<cell>/<condition>`.
+    Answers are saved in `trainer.default_root_dir/answers_<rank>.jsonl` as they come; the same command continues there.
+    At the end `results.json`, `results.csv` and `results.html` are written beside them, and every cell of the
+    table is logged as `test/<cell>/<condition>`.
 
     Args:
         solver: Who is asked: `LocalSolver`, or another `Solver`.
         judge: Asked about answers that the rules do not call right; None leaves it at the rules.
         rule: A name of `grading.RULES` to compare by, instead of each sample's own.
-        name: What the tables call the policy; None: its fingerprint.
+        name: Name of the policy in the tables; None takes its fingerprint.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class RobustnessTest(LightningModule):
         self._n_asked = 0
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint: what is tested is an exported policy."""
+        """Refuse a checkpoint: only exported policies are tested."""
         raise CheckpointError(
             "RobustnessTest takes no checkpoint. Give the folder that the stage exported as solver.policy.source, "
             "e.g. runs/tiny/rl/policy."
@@ -151,14 +151,14 @@ class RobustnessTest(LightningModule):
         return Path(self.trainer.default_root_dir)
 
     def on_test_start(self) -> None:
-        """Open the log of answers; what this policy answered before is taken from there."""
+        """Open the log of answers, which may hold earlier answers of this policy."""
         self.trainer.test_loop.verbose = False  # the table says it better than a list of all its cells
         self.policy_fingerprint = self.solver.fingerprint()
         self._log_file = AnswerLog(self.folder, self.global_rank)
         self._keys, self._labels, self._n_asked = [], {}, 0
 
     def test_step(self, batch: list[EvaluationItem], batch_idx: int) -> None:
-        """Ask what was not asked before, and write the answers down."""
+        """Ask the questions that the log does not answer, and log the answers."""
         log = self._log_file
         if log is None or not all(isinstance(item, EvaluationItem) for item in batch):
             raise ConfigError("RobustnessTest: data must be a cv_lightning.evaluation.RobustnessDataModule.")
@@ -190,7 +190,7 @@ class RobustnessTest(LightningModule):
         ]
 
     def _grade_again(self, items: dict[str, EvaluationItem], log: AnswerLog) -> list[AnswerRecord]:
-        """Grade what was answered before under another rule, truth or judge, or where the judge failed."""
+        """Grade earlier answers again if the rule, the truth or the judge changed, or if the judge failed."""
         changed = []
         for key, item in items.items():
             record = log.records[key]
@@ -264,5 +264,5 @@ class RobustnessTest(LightningModule):
         return [key for keys, *_ in gathered for key in keys], list(labels), sum(n for _, _, n, _ in gathered), total
 
     def teardown(self, stage: str) -> None:
-        """Let go of what the solver holds."""
+        """Close the solver."""
         self.solver.close()

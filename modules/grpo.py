@@ -65,9 +65,9 @@ class GRPOModule(PolicyModule):
         minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
         epochs: Passes over the rollouts.
         micro_batch_size: Sequences of a forward pass, of similar length; 0 takes a minibatch at once.
-        measure_kl_every: Where the policy gradient has no KL term: measure `rl/kl` every so many steps all the same; 0
-            never. A measured step costs what a step with the term costs.
-        max_resamples: How many times groups without any spread of rewards are sampled again.
+        measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
+            measured step costs as much as a step with the term.
+        max_resamples: How often groups without any spread of rewards are sampled again, at most.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -110,7 +110,7 @@ class GRPOModule(PolicyModule):
         self.measure_kl_every = measure_kl_every
         self.max_resamples = max_resamples
         self.seed = seed
-        # The reference is the policy as it came, also where a checkpoint is loaded into it later.
+        # Now, because a checkpoint that is loaded later must not become the reference.
         if self.gradient_config.kl_coefficient > 0 or measure_kl_every:
             self.policy.freeze_reference()
 
@@ -165,11 +165,11 @@ class GRPOModule(PolicyModule):
         """Whether this step needs the reference policy."""
         if self.gradient_config.kl_coefficient > 0:
             return True
-        # Optimizer steps, which are what `global_step` counts: where a step begins they are whole training steps.
+        # `global_step` counts optimizer steps; when a training step begins they add up to whole training steps.
         steps = self.global_step // (self.minibatches * self.epochs)
         return self.measure_kl_every > 0 and steps % self.measure_kl_every == 0
 
-    # ---- what the update needs ---------------------------------------------------------------------------------------
+    # ---- preparing the update ----------------------------------------------------------------------------------------
 
     def _split(self, sequences: list[WeightedSequence]) -> list[list[WeightedSequence]]:
         """Minibatches of sequences in an order that mixes the groups."""
@@ -212,8 +212,8 @@ class GRPOModule(PolicyModule):
         """One optimizer step per minibatch and epoch.
 
         Returns:
-            `rl/...`, means over the micro-batches; and what the last optimizer step says. The loss is the mean over the
-            optimizer steps, because the losses of micro-batches are parts of a sum.
+            `rl/...`, means over the micro-batches, and the metrics of the last optimizer step. The loss is the mean
+            over the optimizer steps, because the losses of micro-batches are parts of a sum.
         """
         collected: dict[str, list[Tensor]] = {}
         of_optimizer: dict[str, Tensor | float] = {}

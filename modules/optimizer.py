@@ -88,7 +88,7 @@ class MuonAdamW(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of both, and of what the flat views stand for."""
+        """Clear the gradients of both, and of the parameters behind the flat views."""
         super().zero_grad(set_to_none)
         for parameter, _ in self._flat:
             parameter.grad = None

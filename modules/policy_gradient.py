@@ -37,9 +37,9 @@ class PolicyGradientConfig:
         advantage: "grpo" (reward minus the group's mean, over its standard deviation), "dr_grpo" (minus the mean only)
             or "rloo" (minus the mean of the *other* rollouts).
         ratio: "token" (one importance ratio per token) or "sequence" (GSPO: the geometric mean over the sequence).
-        clip_low: How far a ratio may fall below 1 before it stops to count. GSPO wants about 3e-4.
+        clip_low: How far a ratio may fall below 1 before it is clipped. GSPO wants about 3e-4.
         clip_high: How far it may rise above 1. GSPO wants about 4e-4.
-        dual_clip: Bound of the ratio where the advantage is negative; None for no bound.
+        dual_clip: Bound of the ratio if the advantage is negative; None for no bound.
         kl_coefficient: Weight of the divergence from the reference policy; 0 needs no reference.
         entropy_coefficient: Weight of the entropy bonus; 0 needs no entropies.
         aggregation: "token_mean" (every trained token counts the same), "sequence_mean" (every sequence counts the
@@ -90,7 +90,7 @@ class PolicyGradientConfig:
 
 @dataclass(frozen=True)
 class PolicyGradientLoss:
-    """A loss and what it was made of.
+    """A loss and its parts.
 
     Attributes:
         loss: Scalar to call `backward` on.
@@ -104,10 +104,10 @@ class PolicyGradientLoss:
 
 
 def has_spread(rewards_PG: Tensor) -> Tensor:
-    """Which groups can teach anything: True where two judged rewards of the group differ.
+    """Which groups can teach anything: True if two judged rewards of the group differ.
 
     Args:
-        rewards_PG: Rewards [P, G], NaN where a judge failed.
+        rewards_PG: Rewards [P, G], NaN if a judge failed.
 
     Returns:
         Bool [P].
@@ -124,7 +124,7 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
     without spread, or with fewer than two judged rewards, gets exact zeros.
 
     Args:
-        rewards_PG: Rewards [P, G], NaN where a judge failed.
+        rewards_PG: Rewards [P, G], NaN if a judge failed.
         kind: See `PolicyGradientConfig.advantage`.
         std_epsilon: Added to the standard deviation (unbiased, over G - 1) of "grpo".
 
@@ -155,7 +155,7 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
 
 
 def log_ratios(logprobs_BT: Tensor, old_logprobs_BT: Tensor, is_trained_BT: Tensor, kind: Ratio = "token") -> Tensor:
-    """Logarithms of the importance ratios [B, T], 0 where a token is not trained.
+    """Logarithms of the importance ratios [B, T], 0 if a token is not trained.
 
     "token": new minus old log-probability. "sequence": its mean over the sequence's trained tokens (GSPO, equation 7),
     the same at each of them.
@@ -190,7 +190,7 @@ def clipped_surrogate(
 def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_trained_BT: Tensor) -> Tensor:
     """The k3 estimate of KL(policy || reference) per token [B, T]: `exp(d) - d - 1` with d = reference - policy.
 
-    Never negative. Differentiable with respect to `logprobs_BT`; 0 where a token is not trained.
+    Never negative. Differentiable with respect to `logprobs_BT`; 0 if a token is not trained.
     """
     difference_BT = torch.where(is_trained_BT, reference_logprobs_BT - logprobs_BT, 0.0)
     difference_BT = difference_BT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
@@ -198,11 +198,11 @@ def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_train
 
 
 def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
-    """What the loss of these sequences is divided by; scalar.
+    """The divisor of the loss of these sequences; scalar.
 
     Divisors add: a minibatch, an accumulation step or a rank divides its part by the sum over the whole optimizer step,
-    so that the parts sum to the loss of the whole. Where a strategy *averages* gradients over ranks (DDP), pass the sum
-    over all ranks by their number.
+    so that the parts sum to the loss of the whole. If a strategy *averages* gradients over ranks (DDP), pass the sum
+    over all ranks divided by their number.
     """
     if config.aggregation == "token_mean":
         return (is_trained_BT.sum(-1) * weight_B).sum()
@@ -242,9 +242,9 @@ def policy_gradient_loss(
         divisor: Scalar; `loss_divisor` of everything in the optimizer step, summed.
         weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times. None
             for ones.
-        reference_logprobs_BT: Under the reference policy; needed where `kl_coefficient` > 0, else only measured.
-        entropy_BT: Entropies of the policy's next-token distributions; needed where `entropy_coefficient` > 0, else
-            only measured.
+        reference_logprobs_BT: Under the reference policy; needed if `kl_coefficient` > 0, else only measured.
+        entropy_BT: Entropies of the policy's next-token distributions; needed if `entropy_coefficient` > 0, else only
+            measured.
 
     Raises:
         ValueError: A tensor that the configuration needs is missing, or shapes do not agree.

@@ -28,7 +28,7 @@ from cv_lightning.tracking.uri import check_uri, sqlite_path
 #: Longest value of a parameter; longer ones are cut.
 _MAX_VALUE = 500
 
-#: MLflow's settings for HTTP, where the user has not set them: we repeat what failed ourselves, in the background.
+#: MLflow's settings for HTTP, unless the user has set them: the sender repeats failed requests itself.
 _HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
@@ -36,22 +36,22 @@ class BackgroundMLflowLogger(Logger):
     """Logs to MLflow from a thread of its own.
 
     A server that does not answer is reported once; records then wait in `<folder>/mlflow_unsent.jsonl`, and are sent
-    with their own times when it is back, by this process or by the next one that uses the folder. Which run that was
-    stands in `<folder>/mlflow_run.json`, so that training which goes on from a checkpoint goes on in the same run;
-    a run that was interrupted is KILLED until then.
+    with their own times when it is back, by this process or by the next one that uses the folder. The run id is
+    saved in `<folder>/mlflow_run.json`, so that training which resumes from a checkpoint continues the same run; an
+    interrupted run is KILLED until then.
 
     A logger with the tag `stage: recipe` holds a whole recipe: runs that log to folders directly below its own, to the
     same experiment of the same store, become its children.
 
     Args:
-        experiment_name: MLflow's experiment; made where it does not exist.
+        experiment_name: MLflow's experiment; created if it does not exist.
         run_name: Name of the run; None leaves it to MLflow.
         tracking_uri: A SQLite file (`sqlite:///runs/mlflow.db`), a server (`http://host:5000`) or another database.
-        artifact_location: Where a new experiment keeps its artifacts; None takes `mlartifacts` beside a SQLite file,
-            and what the server says elsewhere.
+        artifact_location: Folder or address of a new experiment's artifacts; None takes `mlartifacts` beside a SQLite
+            file, and leaves it to a server.
         tags: Tags of the run.
-        folder: Where records wait; checkpoints that are given no place of their own go to `<folder>/checkpoints`.
-        flush_s: Longest wait for what is still unsent when a `fit` or `test` ends, in seconds.
+        folder: Folder of waiting records, and of `checkpoints` that have no other folder.
+        flush_s: Longest wait for unsent records when a `fit` or `test` ends, in seconds.
 
     Attributes:
         run_id: MLflow's name of the run; None while MLflow has not been reached.
@@ -110,7 +110,7 @@ class BackgroundMLflowLogger(Logger):
     def resume(self) -> None:
         """Log to the run that logged to this folder last, if it is of the same experiment of the same store.
 
-        For training that goes on from a checkpoint: to be called before anything is logged.
+        For training that resumes from a checkpoint; call it before anything is logged.
         """
         if self._sender is not None:
             return
@@ -145,7 +145,7 @@ class BackgroundMLflowLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:
-        """Log parameters; what is nested gets names like `optimizer/lr`."""
+        """Log parameters; nested ones get names like `optimizer/lr`."""
         flat = _flatten_dict(_convert_params(params))
         if flat:
             self._put("params", values={_metric_name(name): str(value)[:_MAX_VALUE] for name, value in flat.items()})

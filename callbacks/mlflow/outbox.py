@@ -21,10 +21,10 @@ _READ = 2**22
 class Outbox:
     """A queue of JSON records in `<folder>/<name>.jsonl`, for one process; its threads may share it.
 
-    The file is there while something waits. Where another process holds it, `<name>.1.jsonl` is taken.
+    The file exists while something waits. If another process holds it, `<name>.1.jsonl` is taken.
 
     Args:
-        folder: Where the file lies. Records that an earlier process left there come first.
+        folder: Folder of the file. Records that an earlier process left there come first.
         name: The file's name without suffix.
 
     Attributes:
@@ -45,7 +45,7 @@ class Outbox:
 
         Args:
             record: JSON.
-            is_lasting: Whether later records cannot be understood without it: it is written again with a new file.
+            is_lasting: Whether later records need it: it is then written again to a new file.
 
         Raises:
             OSError: The disk is full, or the folder is gone.
@@ -60,13 +60,13 @@ class Outbox:
                 self._head.append(line)
 
     def first(self, limit: int) -> tuple[list[Record], list[int]]:
-        """Up to `limit` records that come next, and where in the file each ends; a line that is no record is {}."""
+        """Up to `limit` of the next records, and the position in the file at which each ends; a broken line is {}."""
         with self._lock:
             start = self._sent
             content = self._read(start, min(self._size - start, _READ))
         records, ends = [], []
         for line in content.splitlines(keepends=True)[:limit]:
-            if line.endswith(b"\n"):  # else it goes on beyond what was read
+            if line.endswith(b"\n"):  # else the line continues beyond the bytes that were read
                 start += len(line)
                 records.append(_parse(line))
                 ends.append(start)
@@ -87,7 +87,7 @@ class Outbox:
                 self._write_head()
 
     def give_up(self) -> None:
-        """Forget what waits: for a file whose records cannot be read back."""
+        """Forget the waiting records, if they cannot be read back."""
         with self._lock:
             self._sent = self._size
 

@@ -13,7 +13,7 @@ NOTE = "mlflow_run.json"
 #: MLflow's tag of a child; not imported from there, which takes seconds.
 _PARENT = "mlflow.parentRunId"
 
-#: The tag that names what a run is, and its value for a whole recipe.
+#: The tag that says which stage a run is, and its value for a whole recipe.
 STAGE, RECIPE = "stage", "recipe"
 
 
@@ -21,11 +21,11 @@ def parent_tag(begin: Mapping[str, Any], tracking_uri: str) -> dict[str, str]:
     """The tag that makes a run a child of the recipe's run, whose folder is directly above its own.
 
     Args:
-        begin: What the logger put first: `folder` and `experiment` of the run.
+        begin: The first record of the logger, with `folder` and `experiment` of the run.
         tracking_uri: The store; a parent must be in the same.
 
     Returns:
-        Empty where there is no such run, or MLflow has not given it an id yet.
+        Empty if there is no such run, or MLflow has not given it an id yet.
     """
     try:
         note = json.loads((Path(begin["folder"]).absolute().parent / NOTE).read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ class Sender(threading.Thread):
     Args:
         tracking_uri: Where to.
         artifact_location: For experiments that are made; None leaves it to MLflow.
-        outbox: What is to be sent.
+        outbox: The records to send.
         key: The run of this process; other runs that the outbox holds are of processes that are gone.
 
     Attributes:
@@ -67,7 +67,7 @@ class Sender(threading.Thread):
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all is sent, MLflow has failed to answer, or the time is over; say where the rest is."""
+        """Wait until all is sent, MLflow fails to answer, or the time is over; then report where the rest waits."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             attempts = self._n_attempts
@@ -97,14 +97,14 @@ class Sender(threading.Thread):
             error: Exception | None = None
             try:
                 self._send_some()
-            except Exception as failure:  # noqa: BLE001  # whatever MLflow raises, training goes on
+            except Exception as failure:  # noqa: BLE001  # no error of MLflow may stop training
                 error = failure
             with self._changed:
                 self._note(error)
                 self._changed.notify_all()
 
     def _note(self, error: Exception | None) -> None:
-        """Remember whether the store answers; say so where that has changed."""
+        """Remember whether the store answers; report a change."""
         self._n_attempts += 1
         if error is None:
             if self._is_down:
@@ -116,7 +116,7 @@ class Sender(threading.Thread):
         if not self._is_down:
             self._is_down = True
             log.warning(
-                "MLflow: %s does not take what is logged (%s). Training goes on; records are kept in %s.",
+                "MLflow: %s does not take what is logged (%s). Training continues; records are kept in %s.",
                 self.tracking_uri,
                 " ".join(str(error).split())[:200] or type(error).__name__,
                 self.outbox.path,
@@ -125,9 +125,9 @@ class Sender(threading.Thread):
     # ---- sending -----------------------------------------------------------------------------------------------------
 
     def _send_some(self) -> None:
-        """Send what comes next; what was taken is confirmed at once."""
+        """Send the next records; each is confirmed once the store has taken it."""
         records, ends = self.outbox.first(_N_RECORDS)
-        if not records:  # waiting for what never comes would keep a core, and the trainer's interpreter, busy
+        if not records:  # waiting forever would keep a core, and the trainer's interpreter, busy
             self.outbox.give_up()
             raise OSError(f"what waited in {self.outbox.path} cannot be read back and is lost")
         numbered = list(zip(records, ends, strict=True))
@@ -143,7 +143,7 @@ class Sender(threading.Thread):
                     self.outbox.confirm(end)
 
     def _adopt(self, records: list[Record]) -> None:
-        """End the runs of an earlier process that did not get to it; what is left of them is sent first."""
+        """End the runs that an earlier process could not end; their remaining records are sent first."""
         self._look_up(records)
         ended = {record["run"] for record in records if record.get("kind") == "end"}
         for key in set(self._begins) - ended - {self._key}:
@@ -151,7 +151,7 @@ class Sender(threading.Thread):
             self.outbox.put({"run": key, "kind": "end", "status": "KILLED", "time_ms": last_ms})
 
     def _look_up(self, records: list[Record]) -> None:
-        """Learn what runs there are: an earlier process may have begun them."""
+        """Learn which runs exist: an earlier process may have begun them."""
         for record in records:
             if record.get("kind") == "begin":
                 self._begins.setdefault(record["run"], record)
@@ -229,7 +229,7 @@ class Sender(threading.Thread):
     def _connected(self) -> Any:
         """The client; mlflow is imported here, in the background, for it takes seconds."""
         if self._client is None:
-            # What it prints about tables and addresses would stand between the lines of the progress.
+            # Otherwise it prints tables and addresses between the lines of the progress.
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             from mlflow.tracking import MlflowClient
 
@@ -239,7 +239,7 @@ class Sender(threading.Thread):
         return self._client
 
     def _run_id(self, key: str) -> str:
-        """The run of a key, begun where there is none."""
+        """The run of a key; it is begun if there is none."""
         if key not in self.run_ids:
             self.run_ids[key] = self._begun(self._begins[key])
             if key == self._key:
@@ -271,6 +271,6 @@ def _already_exists() -> type[Exception]:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an error of MLflow stands for, also where there is no HTTP."""
+    """The HTTP status of an error of MLflow; local stores have one too."""
     status = getattr(error, "get_http_status_code", None)
     return int(status()) if callable(status) else None

@@ -1,8 +1,8 @@
 """Recorded trajectories as MLflow traces: a span per turn and per tool call, with images, timing and credit.
 
 The traces are made from the files that `callbacks.trajectories` wrote, in the thread that sends (`mlflow_sender`).
-MLflow's fluent tracing functions are not used: they export through one global address and swallow what fails, while
-here a failure is reported and what waits is sent again. Ids follow from run, step and place, so nothing is sent twice.
+MLflow's fluent tracing functions are not used: they export through one global address and hide failures, while here a
+failure is reported and waiting traces are sent again. Ids follow from run, step and place, so nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Rec
 
     Raises:
         OSError: The folder is gone, or holds something else.
-        MlflowException: What MLflow raises where it cannot be reached or refuses.
+        MlflowException: MLflow cannot be reached, or refuses.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.tracing.client import TracingClient
@@ -72,7 +72,7 @@ class _Trace:
         self._durations = list(zip(turn_ns, tool_ns, strict=True))
 
     def info(self, experiment_id: str, run_id: str, step: int) -> Any:
-        """What stands in the list of traces; tags can be searched for."""
+        """The entry in the list of traces; tags can be searched for."""
         from mlflow.entities import TraceInfo, TraceLocation, TraceState
         from mlflow.tracing.constant import TraceMetadataKey
 
@@ -101,7 +101,7 @@ class _Trace:
         )
 
     def _asked(self) -> str:
-        """A line for the list of traces: many questions read alike, what was done to the image does not."""
+        """A line for the list of traces: many questions read alike, so the transforms follow."""
         return " · ".join([self.record["question"], *self.record["transforms"]])
 
     def _answered(self) -> str:
@@ -159,7 +159,7 @@ class _Trace:
         results = [self._image(image["file"]) for image in self.record["images"] if image["turn"] == index]
         outputs = {"status": seen["status"], "text": seen["text"], "images": results, "tools": seen["tools"]}
         attributes = {"lane": seen["lane"], "tools": ", ".join(seen["tools"])}
-        name = call.get("name") or CODE_TOOL  # a call that is none has no name
+        name = call.get("name") or CODE_TOOL  # a call that could not be read has no name
         failed = seen["status"] != "ok"
         return self._span(parent + 1, parent, name, "TOOL", time_ns, inputs, outputs, attributes, failed)
 

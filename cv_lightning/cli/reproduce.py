@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console, Group
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cv_lightning.cli.recipe import Recipe, Stage, fingerprint, load_recipe
 from cv_lightning.cli.stage import peak_memory_mb, run_stage
+from cv_lightning.console.command_parser import CommandParser
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.console.versions import versions
@@ -26,18 +27,12 @@ from cv_lightning.errors import ConfigError
 DEFAULT_RECIPE = Path("experiments/tiny/recipe.yaml")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See python -m cv_lightning reproduce --help.")
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` where it cannot be read."""
-    parser = _Parser(
-        prog="python -m cv_lightning reproduce",
-        description="Run a recipe stage by stage: finished stages are skipped, a cut-off one goes on from its "
+    parser = CommandParser(
+        "reproduce",
+        "Run a recipe stage by stage: finished stages are skipped, a cut-off one goes on from its "
         "checkpoint, and a changed config runs again together with what depends on it.",
-        allow_abbrev=False,
     )
     parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="the recipe (default: %(default)s)")
     seeds = parser.add_mutually_exclusive_group()

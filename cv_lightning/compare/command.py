@@ -6,29 +6,23 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cv_lightning.compare.comparison import compare
 from cv_lightning.compare.run import Run, find_runs, read_folder, read_stored
+from cv_lightning.console.command_parser import CommandParser
 from cv_lightning.console.output_files import check_place, write_whole
 from cv_lightning.errors import ConfigError
 from cv_lightning.tracking.stores import Stores
 from cv_lightning.tracking.uri import is_run_id
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See python -m cv_lightning compare --help.")
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` if it is wrong."""
-    parser = _Parser(
-        prog="python -m cv_lightning compare",
-        description="Runs beside each other: differences of their configs, their metrics at the end, and who answers "
+    parser = CommandParser(
+        "compare",
+        "Runs beside each other: differences of their configs, their metrics at the end, and who answers "
         "the same questions better. Runs that differ in their seed alone are one group; every other group is compared "
         "with the first.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a run's folder, a folder with runs below it, or a run id of MLflow"

@@ -11,11 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
 
+from cv_lightning.console.command_parser import CommandParser
 from cv_lightning.console.progress import tracked
 from cv_lightning.conversation import parse_reply
 from cv_lightning.data.rows import ImageSource, load_sample, read_row, row_faults
@@ -24,7 +25,7 @@ from cv_lightning.data.sources.episodes import episode_of
 from cv_lightning.data.sources.file_source import Rows
 from cv_lightning.data.sources.opening import FORMATS
 from cv_lightning.data.sources.records import Record
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import DataError
 from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.types import Sample, Trajectory, Turn
 
@@ -34,11 +35,6 @@ _SHOWN_CHARACTERS = 160
 #: Rows that are decoded at the same time, and so lie decoded in memory, and rows that wait for that.
 _N_THREADS = 4
 _ROWS_AHEAD = 16
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}. See python -m cv_lightning data check --help.")
 
 
 @dataclass
@@ -68,11 +64,10 @@ class Findings:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` where it cannot be read."""
-    parser = _Parser(
-        prog="python -m cv_lightning data check",
-        description="Read a file, a folder, a pattern or a data set of the hub; say what it is, count, show three "
+    parser = CommandParser(
+        "data check",
+        "Read a file, a folder, a pattern or a data set of the hub; say what it is, count, show three "
         "samples, and list every fault with its row. Exits with 1 where there is a fault.",
-        allow_abbrev=False,
     )
     parser.add_argument("path", help="rows.jsonl, data.json, bench.tsv, data/, 'data/test-*.parquet', owner/name:split")
     parser.add_argument("--format", choices=sorted(FORMATS), help="instead of finding it by the columns")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cv_lightning.console.command_parser import CommandParser
 from cv_lightning.console.output_files import check_place, write_whole
 from cv_lightning.console.progress import tracked
 from cv_lightning.errors import ConfigError
@@ -22,10 +23,10 @@ _MOST = 500
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page and print where it is."""
-    parser = argparse.ArgumentParser("python -m cv_lightning view", description=__doc__)
+    parser = CommandParser("view", "Trajectories as one page to read, from a folder or from MLflow.")
     parser.add_argument("run_or_file", help="a trajectories.jsonl, a folder with some below it, or a run id of MLflow")
     parser.add_argument(
-        "--out", type=Path, help="the page (default: trajectories.html beside what was named, or here for a run id)"
+        "--out", type=Path, help="the page (default: trajectories.html in the folder, or here for a run id)"
     )
     parser.add_argument("--most", type=int, default=_MOST, help="only the newest so many (default: %(default)s)")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """Attention of the vision tower over packed images, images of one size at once.
 
-Hugging Face computes packed images one by one where no flash kernel is there: hundreds of small calls in a batch of
-small images. It hands the packed tensors whole to an implementation whose name holds "flash"; this one is plain scaled
-dot products.
+Without a flash kernel, Hugging Face computes packed images one by one: hundreds of small calls in a batch of small
+images. It hands the packed tensors whole to any implementation whose name holds "flash"; this one is plain scaled dot
+products.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def packed_attention(
     cu_seq_lens_q: Tensor,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each of N sequences that lie one behind the other.
+    """Attention within each of N sequences that are packed along one axis of S tokens.
 
     Args:
         module: The attention layer.
@@ -38,20 +38,21 @@ def packed_attention(
         attention_mask: None; the boundaries are the mask.
         scaling: Factor of the dot products.
         cu_seq_lens_q: Boundaries [N + 1] of the sequences.
-        kwargs: What flash kernels would want to know besides.
+        kwargs: Arguments that only flash kernels need.
 
     Returns:
         [1, S, heads, features], and no weights.
     """
+    # [N] tokens of each image: a windowed layer has its windows here, a full layer its images.
     lengths = cu_seq_lens_q.diff().tolist()
     packed = (query_1HSD, key_1HSD, value_1HSD)
-    if len(set(lengths)) == 1:
+    if len(set(lengths)) == 1:  # one batch [N, heads, L, features], without copies
         shape = (len(lengths), lengths[0])
         query, key, value = (torch.unflatten(tensor[0], 1, shape).transpose(0, 1) for tensor in packed)
         attended_NHLD = functional.scaled_dot_product_attention(query, key, value, scale=scaling)
         return attended_NHLD.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
     parts = [torch.split(tensor[0], lengths, dim=1) for tensor in packed]
-    attended: dict[int, Tensor] = {}
+    attended: dict[int, Tensor] = {}  # by place, so that the order of the sequences comes back
     for length in set(lengths):
         members = [index for index, other in enumerate(lengths) if other == length]
         query, key, value = (torch.stack([part[index] for index in members]) for part in parts)

@@ -27,8 +27,8 @@ class Family:
         model: Hugging Face's class of the model with its language head.
         image_mean: Mean of each channel that images are normalised with, if a folder does not say.
         image_std: Standard deviation, likewise.
-        rotary: What its rotary positions are configured with, beside the split that all families have.
-        vision: What the vision tower of a small model is configured with, by its number of layers.
+        rotary: Settings of its rotary positions, beside the split that all families have.
+        vision: Settings of the vision tower of a small model, by its number of layers.
         names_head_dim: Whether its text configuration gives the width of a head.
     """
 
@@ -99,7 +99,7 @@ def positions(core: Any, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Ten
     Args:
         core: The model without its language head.
         input_ids_BT: Token ids [B, T].
-        is_valid_BT: True where a token is no padding [B, T].
+        is_valid_BT: True where a token is not padding [B, T].
         grid_O3: Grids (time, height, width) in patches, one per image placeholder run in reading order [O, 3].
     """
     # Newer versions find the images by types, not by ids: 1 at image tokens.

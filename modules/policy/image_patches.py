@@ -1,7 +1,7 @@
-"""From images to the patches of the vision tower, on the device where they are wanted.
+"""From images to the patches of the vision tower, on its device.
 
 Equal, bit for bit, to Hugging Face's Qwen2-VL image processor, which Qwen2.5-VL and Qwen3-VL share: the same resize to
-the pixel budget, the same rounding to whole values after it, the same float32 steps. What differs is the way: bytes are
+the pixel budget, the same rounding to whole values after it, the same float32 steps. It is faster because bytes are
 moved and cut, floats exist only in the result, and an image that is a tensor on the device never leaves it.
 """
 
@@ -83,7 +83,7 @@ class Patcher:
 
         Args:
             images_N: RGB; a `TensorImage` of the device is read where it is, a Pillow image crosses to it as bytes.
-            device: Where the patches are wanted.
+            device: The device of the patches.
 
         Returns:
             `pixel_values` [patches of all images, C * frames * P * P] float32 and `image_grid_thw` [N, 3], on `device`.
@@ -106,7 +106,7 @@ class Patcher:
         return values, torch.tensor(grids, dtype=torch.long, device=device).view(-1, 3)
 
     def _write_all_on_host(self, images_N: Sequence[Image.Image], rows_N: Sequence[Tensor]) -> None:
-        """A thread for each image where there are many, else for some rows of one."""
+        """A thread for each image if there are many, else for some rows of one."""
         pairs = list(zip(images_N, rows_N, strict=True))
         is_large = sum(rows.numel() for rows in rows_N) >= _MANY_VALUES
         if is_large and len(pairs) >= count_cores() and not any(isinstance(i, ImageFile.ImageFile) for i in images_N):
@@ -168,7 +168,6 @@ class Patcher:
 
 
 def _is_host(device: torch.device) -> bool:
-    """Whether Pillow works where the patches are wanted."""
     return device.type == "cpu"
 
 
@@ -181,7 +180,7 @@ def _groups(images: Sequence[Image.Image]) -> list[list[int]]:
 
 
 def _empty(height: int, width: int, device: torch.device) -> Tensor:
-    """Float32 [height, width]; a large one on a Linux host in huge pages, for to fault in small ones takes longer."""
+    """Float32 [height, width]; a large one on a Linux host uses huge pages, which fault in faster."""
     n_bytes = 4 * height * width
     if not _is_host(device) or n_bytes < _HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(height, width, dtype=torch.float32, device=device)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-#: Columns of room that a full buffer gets more than it needs.
+#: Spare columns of a new buffer.
 _ROOM = 64
 
 

@@ -87,7 +87,7 @@ class Network(nn.Module):
         self.patcher = Patcher(self.image_processor)
         freeze(self.model, frozen)
         self.is_lora = lora is not None
-        # Adapters name the base that they were trained on; where nobody else has it, it is exported with them.
+        # Adapters name the base that they were trained on; if it exists only here, it is exported with them.
         self.has_own_base = build is not None or is_adapter(str(source))
         if lora is not None:
             self.model = add_lora(self.model, lora)
@@ -124,7 +124,7 @@ class Network(nn.Module):
         return torch.device(next(self.model.parameters()).device)
 
     def _banned(self) -> Tensor:
-        """Tokens that are the environment's to write: every special token but the end of the turn."""
+        """Tokens that only the environment writes: every special token but the end of the turn."""
         vocabulary = self.causal.lm_head.out_features
         is_banned_V = torch.zeros(vocabulary, dtype=torch.bool)
         names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}

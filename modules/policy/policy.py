@@ -41,7 +41,7 @@ class Policy(Network):
             temperature: The one at which the tokens were sampled.
 
         Returns:
-            Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 where a
+            Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 if a
             token is not trained. Entropies carry no gradient.
         """
         hidden_BTD = self._scored_hidden_states(batch)
@@ -118,7 +118,7 @@ class Policy(Network):
     def export(self, folder: str | Path) -> None:
         """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor.
 
-        The system prompt and the tools stand beside them: a policy is asked as it was trained.
+        Its system prompt and tools are saved beside them, so that it is asked as it was trained.
 
         With LoRA the folder holds the adapters; a base that was made here, by `build` or by merging the adapters of
         `source`, is written to `folder/base`.

@@ -1,4 +1,4 @@
-"""Where a policy's parts come from and what is done to them before training."""
+"""Loads the parts of a policy and prepares them for training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from modules.policy.families import FAMILIES
 
-#: In the folder of an exported policy: how it was talked to.
+#: In the folder of an exported policy: its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
 
 
@@ -141,7 +141,7 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def store_conversation(folder: Path, prompt: str, toolbox: Toolbox) -> None:
-    """Write how a policy is talked to beside its weights; raises `OSError` where that cannot be done."""
+    """Save system prompt and tools beside the weights; raises `OSError` if that fails."""
     content = json.dumps({"system_prompt": prompt, "toolbox": toolbox.describe()}, indent=1)
     (folder / CONVERSATION_FILE).write_text(f"{content}\n", encoding="utf-8")
 
@@ -152,14 +152,14 @@ def how_to_talk(
     """The system prompt and the tools of a policy.
 
     Args:
-        source: Where it comes from; a folder may say what it was trained with.
+        source: Folder or hub name; a folder may say what the policy was trained with.
         system_prompt: None takes that of the folder, if it says and the tools are the same, or else that of the tools.
         toolbox: None takes that of the folder, if it says, or else "code".
 
     Raises:
         CheckpointError: The file that should say is broken, or names tools that this project does not have: another
             prompt, or other tools, would give another policy.
-        ConfigError: `toolbox` is none.
+        ConfigError: `toolbox` is not a toolbox.
     """
     given = None if toolbox is None else make_toolbox(toolbox)
     if source is None or (system_prompt is not None and given is not None):
@@ -190,11 +190,11 @@ def _stored_conversation(path: Path) -> tuple[str, Toolbox] | None:
         prompt = None
     if not isinstance(prompt, str):
         raise CheckpointError(
-            f'{path}: expected {{"system_prompt": "..."}}. Mend the file, or give system_prompt and toolbox.'
+            f'{path}: expected {{"system_prompt": "..."}}. Fix the file, or give system_prompt and toolbox.'
         )
     if "toolbox" not in content:
         return prompt, CODE_TOOLS
     try:
         return prompt, restore_toolbox(content["toolbox"])
     except ConfigError as error:
-        raise CheckpointError(f"{path}: toolbox: {error}. Mend the file, or give system_prompt and toolbox.") from error
+        raise CheckpointError(f"{path}: toolbox: {error}. Fix the file, or give system_prompt and toolbox.") from error

@@ -15,7 +15,7 @@ from sandbox.lanes.tensor.images import TensorImage
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The distinct images of some sequences and where each stands.
+    """The distinct images of some sequences, and the place of each.
 
     Attributes:
         images_N: Distinct images.
@@ -37,7 +37,7 @@ def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
 def image_bytes(trajectories: Sequence[Trajectory]) -> int:
     """Bytes of host memory that the images of some trajectories take, each image counted once.
 
-    Pillow keeps 4 bytes of an RGB pixel; a tensor on an accelerator takes none until something looks at it.
+    Pillow keeps 4 bytes of an RGB pixel; a tensor on an accelerator takes none until Pillow reads it.
     """
     images = {id(viewed.image): viewed.image for each in trajectories for viewed in each.images}
     n_bytes = 0
@@ -67,7 +67,7 @@ class TokenBatch:
 
     Attributes:
         input_ids_BT: Token ids, [B, T] long.
-        is_valid_BT: True where a token is no padding.
+        is_valid_BT: True where a token is not padding.
         is_trained_BT: True where the policy wrote the token.
         logprobs_BT: Log-probability under the policy that sampled it, 0 elsewhere.
         images: The distinct images and their places.

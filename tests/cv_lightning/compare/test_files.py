@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,15 @@ import yaml
 from cv_lightning.compare.command import main
 from cv_lightning.compare.run import curves_of_results, read_folder
 from cv_lightning.errors import ConfigError
+from cv_lightning.evaluation.answer_log import AnswerRecord
 from cv_lightning.viewer.command import write
+
+
+def answer(item: str, score: float) -> AnswerRecord:
+    texts = dict.fromkeys(("id", "policy", "family", "truth", "answer", "graded_by", "graded_for"), "x")
+    lists: dict[str, Any] = {name: [] for name in ("turns", "outcomes", "tools", "required", "used")}
+    other = {"condition": "upright", "stop_reason": None, "n_calls": 0, "is_restored": True, "crop_iou": None}
+    return AnswerRecord(key=item, item=item, score=score, **texts, **lists, **other)
 
 
 def a_run(folder: Path, lr: float = 0.1, **facts: Any) -> Path:
@@ -62,3 +73,17 @@ def test_parts_of_a_wrong_type_are_named_and_left_out(tmp_path: Path) -> None:
 def test_only_finite_numbers_of_a_table_are_metrics() -> None:
     cells = {"nan": float("nan"), "inf": float("inf"), "bool": True, "huge": 10**400, "text": "1", "accuracy": 1}
     assert curves_of_results({"conditions": {"upright": cells}}) == {"test/accuracy/upright": [(0.0, 1.0)]}
+
+
+def test_answers_are_compared_without_torch_or_mlflow(tmp_path: Path) -> None:
+    runs = [str(a_run(tmp_path / name, lr)) for name, lr in (("a", 0.1), ("b", 0.2))]
+    for run, score in zip(runs, (0.0, 1.0), strict=True):
+        (Path(run) / "answers_0.jsonl").write_text(json.dumps(asdict(answer("1", score))) + "\n", encoding="utf-8")
+    program = (
+        f"import sys\nfrom cv_lightning.compare.command import main\nmain({runs!r})\n"
+        "heavy = {'torch', 'lightning', 'mlflow', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "on the same questions" in done.stdout

@@ -182,6 +182,7 @@ def test_it_is_nonce_and_silence_that_hold_early_replies(
     first = 7
     nonces = iter([first, first if knows_nonce else 123456789] * 2)
     monkeypatch.setattr(client.secrets, "randbits", lambda bits: next(nonces))
+    monkeypatch.setattr(client.Zygote, "pause", lambda zygote, worker: None)  # a worker that is stopped says nothing
     if may_say_more:
         monkeypatch.setattr(client.Zygote, "is_quiet", lambda zygote, worker: True)
     code = EARLY.replace("@NONCE@", str(first)).replace("b'own'", "b'the own'")
