@@ -6,20 +6,27 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Literal, TypeVar, get_args
 
+from PIL import Image
+
 from sandbox.confined.levels import LEVELS, Level
+from sandbox.confined.pool import CLOSED
+from sandbox.effects.outcome import Outcome
 from sandbox.effects.proof import find_credit
-from sandbox.images import check_size
+from sandbox.images import Budget, check_size
 from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
 from sandbox.lanes.models import ModelLane, ModelStep
 from sandbox.lanes.pillow import PillowLane
 from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
+from sandbox.lanes.tool_worker import ToolWorkerLane
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.messages import clean, describe_error, not_lifted
+from sandbox.operations.bounds import fits_in_process
+from sandbox.operations.program import ToolProgram
 from sandbox.requests import check_images, refuse
 from sandbox.threads import count_cores, spread
 from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
@@ -88,7 +95,7 @@ class ToolExecutor:
         self._lock = threading.RLock()
         self._is_closed = False
         self._missing = ""
-        self._pillow = PillowLane()
+        self._pillow, self._tools = PillowLane(), ToolWorkerLane(self._workers, self._limits)
         self._models = ModelLane(self._limits)
         self._confined: CodeLane | None = None
         self._tensors: Lane[Lifted] | None = None
@@ -116,9 +123,9 @@ class ToolExecutor:
         with self._lock:
             self._is_closed = True
             confined, self._confined = self._confined, None
-            if confined is not None:
-                confined.close()
-        self._models.close()
+        for lane in (confined, self._tools, self._models):
+            if lane is not None:
+                lane.close()
 
     def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
         """Run every request; one observation for each, in order.
@@ -132,16 +139,19 @@ class ToolExecutor:
         plans = dict(enumerate(map(self.plan, requests)))
         done = {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
         lifted = {index: plan for index, plan in plans.items() if isinstance(plan, Lifted)}
+        budget = Budget(self._limits)
+        done |= _refused(lifted, budget)
+        lifted = {index: plan for index, plan in lifted.items() if index not in done}
         if self._tensors is not None:
             done |= _run(self._tensors, lifted)
-        for lane in (self._pillow,):
+        for lane in (self._pillow, self._tools):
             chosen = {index: call for index, call in lifted.items() if self._lane_of(call) is lane}
             done |= _run(lane, {index: call for index, call in chosen.items() if index not in done})
         for index in lifted.keys() - done.keys():  # not what reading it had promised: the code itself must tell
             plans[index] = self._confine(requests[index], Unliftable("a call with these arguments"))
         done |= {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
         confined = {index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)}
-        done |= _credited(confined, self._run_confined(confined))
+        done |= self._credited(confined, self._run_confined(confined, budget))
         steps = {
             index: ModelStep(request, request.model, done[index])
             for index, request in enumerate(requests)
@@ -182,7 +192,7 @@ class ToolExecutor:
 
     def _lane_of(self, call: Lifted) -> Lane[Lifted]:
         """The lane of a program that the tensor lane leaves: the one place that chooses it."""
-        return self._pillow
+        return self._pillow if fits_in_process(call.program, call.image.size, self._limits) else self._tools
 
     def _confine(self, request: ToolRequest, reason: Unliftable | None = None) -> Plan:
         """The plan for code that must run as it is written.
@@ -220,47 +230,66 @@ class ToolExecutor:
                 warnings.warn(f"Code that does not lift will be rejected. {error}", RuntimeWarning, stacklevel=2)
             return self._confined is not None
 
-    def _run_confined(self, requests: Mapping[int, ToolRequest]) -> dict[int, Observation]:
+    def _run_confined(self, requests: Mapping[int, ToolRequest], budget: Budget) -> dict[int, Observation]:
         if not requests:
             return {}
         with self._lock:
-            if not self._start() or self._confined is None:
-                text = "The code was not run: the executor is closed."
-                return dict.fromkeys(requests, Observation("rejected", text=text))
-            return _run(self._confined, requests)
+            confined = self._confined if self._start() else None
+        if confined is None:
+            return dict.fromkeys(requests, Observation("rejected", text=CLOSED))
+        return _run(confined, requests, lambda calls: confined.run(calls, budget))
+
+    def _credited(self, requests: Mapping[int, ToolRequest], seen: Mapping[int, Observation]) -> dict[int, Observation]:
+        """Observations of code with what it earns."""
+
+        def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
+            ((_, outcome),) = self._tools.answers([(program, image)])
+            return outcome
+
+        def earning(index: int) -> Observation:
+            request, observation = requests[index], seen[index]
+            if observation.image is None:
+                return observation
+            found = find_credit(
+                request.images, request.image_index, observation.image, observation.claim, run_elsewhere, self._limits
+            )
+            return replace(observation, tools=found.tools, orientation=found.orientation, frame=found.frame, claim="")
+
+        return dict(zip(seen, spread(earning, list(seen)), strict=True))
 
     def leave_to_parent(self) -> None:
         """Let go of the parent's workers, in a forked child."""
         self._lock = threading.RLock()
-        for lane in (self._models, self._pillow, self._tensors, self._confined):
+        for lane in (self._models, self._pillow, self._tools, self._tensors, self._confined):
             if lane is not None:
                 lane.disown()
         self._confined = None
 
 
-def _run(lane: Lane[Call], calls: Mapping[int, Call]) -> dict[int, Observation]:
+def _refused(calls: Mapping[int, Lifted], budget: Budget) -> dict[int, Observation]:
+    """Observations of the programs whose results the budget does not allow."""
+    refused = {}
+    for index, call in calls.items():
+        size = call.program.sizes[-1] if call.program.has_result and call.program.sizes else None
+        if size is not None and (fault := budget.refuse(size)) is not None:
+            refused[index] = Observation("error", text=call.program.text + fault, lane="pillow", level="lifted")
+    return refused
+
+
+def _run(
+    lane: Lane[Call],
+    calls: Mapping[int, Call],
+    run: Callable[[Sequence[Call]], Sequence[Observation | None]] | None = None,
+) -> dict[int, Observation]:
     """The observations of a lane, by index; those of calls that it leaves to another lane are missing."""
     if not calls:
         return {}
     try:
-        observations = lane.run(list(calls.values()))
+        observations = (run or lane.run)(list(calls.values()))
     except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
         text = f"The sandbox failed: {type(error).__name__}: {error}"
         observations = [Observation("crash", text=text, lane=lane.name)] * len(calls)
     return {index: seen for index, seen in zip(calls, observations, strict=True) if seen is not None}
-
-
-def _credited(requests: Mapping[int, ToolRequest], seen: Mapping[int, Observation]) -> dict[int, Observation]:
-    """Observations of code with what it earns."""
-
-    def earning(index: int) -> Observation:
-        request, observation = requests[index], seen[index]
-        if observation.image is None:
-            return observation
-        found = find_credit(request.images, request.image_index, observation.image, observation.claim)
-        return replace(observation, tools=found.tools, orientation=found.orientation, frame=found.frame, claim="")
-
-    return dict(zip(seen, spread(earning, list(seen)), strict=True))
 
 
 def _after_fork() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 from PIL import Image
 
@@ -43,3 +44,28 @@ def check_size(size: tuple[int, int], limits: Limits) -> str | None:
         most = f"the longer side must be less than {limits.aspect:g} times the shorter"
         return f"The result is too thin: {width}x{height} pixels; {most}."
     return None
+
+
+class Budget:
+    """Bytes that the results of one batch may have together; threads may share it.
+
+    Args:
+        limits: Its `batch_mb` is the whole.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._most_mb = limits.batch_mb
+        self._left = limits.batch_mb * 2**20
+        self._lock = threading.Lock()
+
+    def refuse(self, size: tuple[int, int]) -> str | None:
+        """Take the bytes of a result (width, height); if they are not left, what a policy is told instead."""
+        with self._lock:
+            n_bytes = 4 * size[0] * size[1]
+            if n_bytes > self._left:
+                return (
+                    f"The result was dropped: with its {size[0]}x{size[1]} pixels, the results of this batch have more "
+                    f"than the {self._most_mb} MB that `batch_mb` allows. Make a smaller image."
+                )
+            self._left -= n_bytes
+        return None

@@ -28,6 +28,7 @@ class Limits:
         memory_mb: Mebibytes that the code may allocate.
         text_chars: Characters of text that an observation may hold.
         result_megapixels: Megapixels of a result image.
+        batch_mb: Mebibytes of all results of one `execute`, at 4 bytes a pixel; those beyond are refused.
         code_chars: Characters of code.
         aspect: Largest ratio of a result's longer to its shorter side, exclusive.
     """
@@ -36,6 +37,7 @@ class Limits:
     memory_mb: int = 768
     text_chars: int = 8000
     result_megapixels: float = 32
+    batch_mb: int = 1024
     code_chars: int = 2048
     aspect: float = 200
 

@@ -16,10 +16,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from sandbox.confined import wire
+from sandbox.confined.cgroup import Cgroup
+from sandbox.confined.layers import attempt
 from sandbox.confined.levels import LEVELS, Level, level_of
 from sandbox.confined.slots import Slot, Slots
 from sandbox.types import ConfinementError
@@ -55,6 +58,8 @@ class Worker:
         has_hung_up: Whether it has closed its end, as a process does that dies.
         nonce: Number of the request that it is answering.
         left: Bytes of inputs that were given up to it, and that it may hold until it dies.
+        is_paused: Whether it is stopped until its next request.
+        failure: Why the zygote could not make it, an `errno`.
     """
 
     id: int
@@ -66,40 +71,69 @@ class Worker:
     has_hung_up: bool = False
     nonce: int = 0
     left: int = 0
+    is_paused: bool = False
+    failure: int = 0
 
 
 class Zygote:
     """A running zygote and its workers.
 
     Args:
-        memory_mb: Mebibytes that code may allocate.
+        serves: What its workers run: "code" of a policy, or "programs" of our own calls.
+        workers: How many calls run at once.
+        memory_mb: Mebibytes that a worker may allocate.
         capacity: Bytes of a result.
         cpu_s: Seconds of processor time of a worker.
-        without: Layers to leave off ("namespaces", "landlock", "seccomp", "uid", "rlimits", "descriptors"), to see what
-            each one holds.
+        without: Layers to leave off ("namespaces", "landlock", "seccomp", "uid", "rlimits", "data", "descriptors",
+            "null", "cgroup"), to see what each one holds.
+
+    Attributes:
+        layers: Layer -> "" if it holds, else why not.
+        level: The level that they give, None for none.
+        missing: The layers that the next level takes, and why they are missing.
+        title: The level as observations tell it: with "+cgroup" if all workers together are limited too.
 
     Raises:
-        ConfinementError: Where it does not start.
+        ConfinementError: It does not start.
     """
 
-    def __init__(self, memory_mb: int, capacity: int, cpu_s: int, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        serves: Literal["code", "programs"],
+        workers: int,
+        memory_mb: int,
+        capacity: int,
+        cpu_s: int,
+        without: Sequence[str] = (),
+    ) -> None:
         self._capacity = capacity
         self._next_id = 1
         self._workers: dict[int, Worker] = {}
         self._exits: dict[int, int] = {}
         self._dying: list[Worker] = []
         self._inputs, self._outputs = Slots(is_input=True), Slots(is_input=False)
+        mapped_mb = capacity // 2**20 + 700
         settings = {
+            "serves": serves,
             "memory_mb": memory_mb,
-            "mapped_mb": capacity // 2**20 + 700,
+            "mapped_mb": mapped_mb,
             "cpu_s": cpu_s,
             "without": list(without),
         }
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = _start(theirs.fileno(), json.dumps(settings))
-        self.layers = self._report()
+        self._cgroup: Cgroup | None = None
+        total: dict[str, str] = {}
+        if "cgroup" not in without:
+            attempt(total, "cgroup", lambda: self._enter_cgroup(workers, (memory_mb + mapped_mb) * 2**20))
+        self.layers = self._report() | total
         self.level, self.missing = level_of(self.layers)
+        self.title = f"{self.level}+cgroup" if self._cgroup is not None else str(self.level)
+
+    def _enter_cgroup(self, workers: int, memory: int) -> None:
+        """Limit all workers: those that run a call, and as much again for those that are ready or kept."""
+        self._cgroup = Cgroup(self._process.pid, 2 * workers * memory, tasks=4 * workers + 100, cores=workers)
 
     def _report(self) -> dict[str, str]:
         self._control.settimeout(_START_S)
@@ -120,7 +154,7 @@ class Zygote:
         """Check the level.
 
         Raises:
-            ConfinementError: Where it is below `min_level`, with what is missing.
+            ConfinementError: It is below `min_level`; the message says what is missing.
         """
         reached = -1 if self.level is None else LEVELS.index(self.level)
         if reached < LEVELS.index(min_level):
@@ -134,18 +168,24 @@ class Zygote:
         """Ask for a worker; it is confined and ready a little later.
 
         Raises:
-            OSError: Where the zygote is gone.
+            OSError: The zygote is gone, or no descriptor is left.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        worker = Worker(self._next_id, ours)
-        self._workers[worker.id] = worker
-        self._next_id += 1
-        with theirs:
-            socket.send_fds(self._control, [wire.SPAWN.pack(wire.SPAWN_MAGIC, worker.id)], [theirs.fileno()])
+        with Path(os.devnull).open("r+b", buffering=0) as null:  # its own: a shared one carries flags between workers
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            worker = Worker(self._next_id, ours)
+            self._workers[worker.id] = worker
+            self._next_id += 1
+            with theirs:
+                descriptors = [theirs.fileno(), null.fileno()]
+                socket.send_fds(self._control, [wire.SPAWN.pack(wire.SPAWN_MAGIC, worker.id)], descriptors)
         return worker
 
     def await_ready(self, worker: Worker) -> bool:
-        """Wait until the worker has said that it is confined; False where it died instead."""
+        """Wait until the worker is confined and can be ended from here; False if it died instead.
+
+        Raises:
+            OSError: This process or the zygote has no descriptor left for it.
+        """
         if not worker.is_ready:
             worker.channel.settimeout(_NOTICE_S)
             try:
@@ -153,15 +193,26 @@ class Zygote:
             except OSError:
                 worker.is_ready = False
             worker.channel.settimeout(None)
+            self._await_handle(worker)
+        if worker.failure:
+            raise OSError(worker.failure, os.strerror(worker.failure))
         return worker.is_ready
 
-    def send(self, worker: Worker, code: str, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
+    def _await_handle(self, worker: Worker) -> None:
+        """Wait for the handle on a worker's process, or for the news of its end."""
+        deadline = time.monotonic() + _NOTICE_S
+        while worker.pidfd is None and not worker.failure and worker.id not in self._exits:
+            if time.monotonic() > deadline or not self._take_notice(0.1):
+                break
+
+    def send(self, worker: Worker, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
         """Send a request with RGB images.
 
         Raises:
-            OSError: Where the worker is gone, or memory is short.
+            OSError: The worker is gone, or memory is short.
         """
         self._bury()
+        self.resume(worker)
         places, length = wire.layout([image.size for image in images])
         new: list[Slot] = []
         if worker.inputs is None or worker.inputs.length < length:
@@ -181,15 +232,14 @@ class Zygote:
             rest = -end % wire.PAGE  # it may hold pixels that another worker was shown
             worker.inputs.memory[end : end + rest] = bytes(rest)
         worker.nonce = secrets.randbits(64)
-        encoded = code.encode("utf-8", "replace")
-        numbers = (len(images), chosen, len(encoded), text_chars, self._capacity, has_new_inputs, has_new_output)
+        numbers = (len(images), chosen, len(payload), text_chars, self._capacity, has_new_inputs, has_new_output)
         head = wire.REQUEST.pack(wire.REQUEST_MAGIC, worker.nonce, *numbers)
         sizes = b"".join(wire.PLACE.pack(*image.size, place) for place, image in zip(places, images, strict=True))
         descriptors = [slot.descriptor for slot in new]
-        socket.send_fds(worker.channel, [head, sizes, encoded], descriptors, socket.MSG_DONTWAIT)
+        socket.send_fds(worker.channel, [head, sizes, payload], descriptors, socket.MSG_DONTWAIT)
 
     def receive(self, worker: Worker) -> wire.Reply | None:
-        """The worker's reply, which must be there; None where it is none. Descriptors sent along are never taken."""
+        """The worker's reply, which must be there; None if it is not valid. Descriptors sent along are never taken."""
         try:
             message = worker.channel.recv(wire.MAX_MESSAGE, socket.MSG_DONTWAIT)
         except OSError:
@@ -212,8 +262,24 @@ class Zygote:
             worker.inputs.close()
             worker.inputs = None
 
+    def pause(self, worker: Worker) -> None:
+        """Stop a worker that is kept: between its calls it computes nothing."""
+        self._signal(worker, signal.SIGSTOP)
+        worker.is_paused = True
+
+    def resume(self, worker: Worker) -> None:
+        """Let a worker that was stopped continue."""
+        if worker.is_paused:
+            self._signal(worker, signal.SIGCONT)
+            worker.is_paused = False
+
+    def _signal(self, worker: Worker, number: signal.Signals) -> None:
+        if worker.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, number)
+
     def is_quiet(self, worker: Worker) -> bool:
-        """Whether a worker that answered has kept silent since: it may say one thing per request."""
+        """Whether a worker that answered has kept silent since: it may send one message per request."""
         try:
             worker.channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except BlockingIOError:
@@ -223,7 +289,7 @@ class Zygote:
         return False
 
     def exit_status(self, worker: Worker) -> int | None:
-        """The wait status of a worker that has died, None where the zygote has not told within a moment."""
+        """The wait status of a worker that has died, None if the zygote does not tell within a moment."""
         deadline = time.monotonic() + 0.2
         while worker.id not in self._exits and time.monotonic() < deadline and self._take_notice(0.05):
             pass
@@ -231,13 +297,8 @@ class Zygote:
 
     def kill(self, worker: Worker) -> None:
         """End a worker and give back what belongs to it."""
-        deadline = time.monotonic() + _NOTICE_S
-        while worker.pidfd is None and worker.id not in self._exits and time.monotonic() < deadline:
-            if not self._take_notice(0.1):
-                break
-        if worker.pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        self._await_handle(worker)
+        self._signal(worker, signal.SIGKILL)
         self._workers.pop(worker.id, None)
         self._exits.pop(worker.id, None)
         worker.channel.close()
@@ -272,12 +333,15 @@ class Zygote:
                 return False
             _, kind, worker_id, status = wire.NOTICE.unpack(message)
             worker = self._workers.get(worker_id)
-            if kind == wire.FORKED and worker is not None:
-                worker.pidfd = descriptors[0]
-            elif kind == wire.FORKED:
-                os.close(descriptors[0])
-            elif worker is not None:
+            if worker is None:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            elif kind == wire.EXITED:
                 self._exits[worker_id] = status
+            elif kind == wire.FORKED and descriptors:
+                worker.pidfd = descriptors[0]
+            else:  # without a handle it could not be ended; it has not seen code yet, and ends when we hang up
+                worker.failure = status or errno.EMFILE
         return True
 
     def keep_up(self) -> bool:
@@ -289,16 +353,17 @@ class Zygote:
 
     def close(self) -> None:
         """End the zygote and with it every worker."""
-        for worker in list(self._workers.values()):
-            if worker.pidfd is not None:
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        for worker in self._workers.values():
+            with contextlib.suppress(OSError):
+                self._signal(worker, signal.SIGKILL)
         self.forget()
         try:
             self._process.wait(_NOTICE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._cgroup is not None:
+            self._cgroup.close()
 
     def forget(self) -> None:
         """Close this process's handles only; a forked child must not end the workers of its parent."""

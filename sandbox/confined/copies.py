@@ -11,12 +11,12 @@ import mmap
 import weakref
 from collections import defaultdict
 
-from sandbox.confined.slots import rounded
-
 #: Bytes below which the allocator's own memory is as quick, and from which a block is held on large pages.
 _SMALL, _LARGE = 1 << 16, 1 << 21
+#: Bytes of the smallest block.
+_LEAST = 1 << 18
 #: Bytes of all blocks that wait for their next use.
-_MAX_IDLE = 1 << 28
+_MAX_IDLE = 1 << 27
 
 
 class Copies:
@@ -27,24 +27,27 @@ class Copies:
 
     def of(self, memory: memoryview) -> memoryview:
         """A copy of the bytes; its memory is used again when no view of it is left."""
-        n_bytes = len(memory)
-        if n_bytes < _SMALL:
-            return memoryview(bytes(memory))
+        copy = self._room(len(memory))
+        copy[:] = memory
+        return copy
+
+    def _room(self, n_bytes: int) -> memoryview:
+        if n_bytes < _SMALL or not hasattr(mmap, "MAP_PRIVATE"):
+            return memoryview(bytearray(n_bytes))
         block = self._take(rounded(n_bytes))
         array = (ctypes.c_ubyte * n_bytes).from_buffer(block)
         weakref.finalize(array, self._give, block).atexit = False
-        copy = memoryview(array).cast("B")
-        copy[:] = memory
-        return copy
+        return memoryview(array).cast("B")
 
     def _take(self, length: int) -> mmap.mmap:
         # A view may be dropped at any point, also by garbage collection in here: `pop` and `append` are whole steps.
         with contextlib.suppress(IndexError):
             return self._idle[length].pop()
         if length < _LARGE:
-            return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+            populate = getattr(mmap, "MAP_POPULATE", 0)
+            return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate)
         block = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):
             block.madvise(mmap.MADV_HUGEPAGE)
         return block
 
@@ -52,3 +55,9 @@ class Copies:
         idle = sum(length * len(blocks) for length, blocks in [*self._idle.items()])
         if idle + len(block) <= _MAX_IDLE:
             self._idle[len(block)].append(block)
+
+
+def rounded(length: int) -> int:
+    """At most a quarter more, so that images of about one size fit in each other's files."""
+    step = max(_LEAST, 1 << max(0, length.bit_length() - 3))
+    return -(-length // step) * step

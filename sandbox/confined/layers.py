@@ -78,15 +78,24 @@ def prefer_as_victim() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def virtual_size() -> int:
-    """Bytes of address space that this process has mapped."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def memory_in_use() -> tuple[int, int]:
+    """Bytes that this process has mapped, and those of them that are private and writable."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[0]) * resource.getpagesize(), int(fields[5]) * resource.getpagesize()
 
 
-def limit_resources(address_space: int, cpu_s: int, files: int) -> None:
-    """Cap what the process may use; no core dump, no file writes, no locked memory, no queues, no child."""
+def limit_resources(address_space: int, data: int, cpu_s: int, files: int) -> None:
+    """Cap what the process may use; no core dump, no file writes, no locked memory, no child.
+
+    Args:
+        address_space: Bytes of all mappings, shared images among them.
+        data: Bytes of private memory.
+        cpu_s: Seconds of processor time.
+        files: Descriptors.
+    """
     limits = {
         resource.RLIMIT_AS: address_space,
+        resource.RLIMIT_DATA: data,
         resource.RLIMIT_CPU: cpu_s,
         resource.RLIMIT_NOFILE: files,
         resource.RLIMIT_CORE: 0,

@@ -1,98 +1,59 @@
-"""The worker of `sandbox.lanes.plain_process`: as `worker`, with pipes in place of shared memory, for any system."""
+"""The worker of plain processes: as `worker`, with a pipe in place of shared memory, for any system."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import struct
+import signal
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
-#: Before every message: its bytes.
-HEAD = struct.Struct("<Q")
-
-_BOOT = """
-import json, sys, types
-paths, home, memory_mb = sys.argv[1:]
-sys.path[:] = json.loads(paths)
-package = types.ModuleType("sandbox")
-package.__path__ = [home]
-sys.modules["sandbox"] = package
-del sys.argv[1:], sys.orig_argv[:]
-from sandbox.confined.plain_worker import main
-main(int(memory_mb))
-"""
+from sandbox.confined import wire
 
 
-def command(memory_mb: int) -> list[str]:
-    """How to start a worker."""
-    paths = json.dumps([path for path in sys.path if path and Path(path).is_absolute()])
-    home = str(Path(__file__).resolve().parents[1])
-    return [sys.executable, "-s", "-P", "-B", "-X", "utf8", "-c", _BOOT, paths, home, str(memory_mb)]
-
-
-def environment() -> dict[str, str]:
-    """What a worker needs of this environment, and what makes its results repeat."""
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    system = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-    kept = {name: os.environ[name] for name in system if name in os.environ}
-    return {"PYTHONHASHSEED": "0", **single, **kept}
-
-
-def main(memory_mb: int) -> None:
-    """Answer requests on the standard pipes, which the code itself does not get, until they close."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection) -> None:
+    """Answer requests until the pipe closes; the code gets no standard stream and no environment."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends us
     with Path(os.devnull).open("r+b") as nothing:
         for descriptor in (0, 1, 2):
             os.dup2(nothing.fileno(), descriptor)
-    from sandbox.confined import wire, worker
+    from sandbox.confined import programs, worker
 
-    worker.warm()
+    worker.warm(logs_calls=serves == "code")
     _limit(memory_mb)
     os.environ.clear()
     names: dict[str, Any] = {}
-    replies.write(wire.HELLO)
-    replies.flush()
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(wire.HELLO)
         while True:
-            _answer(requests, replies, names)
+            _answer(pipe, names, worker.run if serves == "code" else programs.run)
 
 
-def _answer(requests: BinaryIO, replies: BinaryIO, names: dict[str, Any]) -> None:
+def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
     from PIL import Image
 
-    from sandbox.confined import wire, worker
+    from sandbox.confined import worker
 
-    message = _read(requests, HEAD.unpack(_read(requests, HEAD.size))[0])
-    _, nonce, n_images, chosen, n_code, text_chars, capacity, _, _ = wire.REQUEST.unpack_from(message)
+    message = pipe.recv_bytes()
+    _, nonce, n_images, chosen, n_payload, text_chars, capacity, _, _ = wire.REQUEST.unpack_from(message)
     sizes = [wire.PLACE.unpack_from(message, wire.REQUEST.size + wire.PLACE.size * i)[:2] for i in range(n_images)]
     start = wire.REQUEST.size + wire.PLACE.size * n_images
-    code, start = message[start : start + n_code].decode("utf-8", "replace"), start + n_code
+    payload, start = message[start : start + n_payload], start + n_payload
     images = []
     for size in sizes:
         images.append(wire.view(message[start : start + 4 * size[0] * size[1]], size))
         start += 4 * size[0] * size[1]
-    request = worker.Request(nonce, code, images, chosen, text_chars, capacity)
-    outcome, image, text, claim = worker.run(request, names)
+    outcome, image, text, claim = run(worker.Request(nonce, payload, images, chosen, text_chars, capacity), names)
     worker.forget_call(names)
-    reply = wire.pack_reply(nonce, outcome, (0, 0) if image is None else image.size, text, claim)
-    pixels = b"" if image is None else Image.Image.tobytes(image, "raw", "RGBX")
-    for part in (HEAD.pack(len(reply)), reply, pixels):
-        replies.write(part)
-    replies.flush()
-
-
-def _read(pipe: BinaryIO, length: int) -> bytes:
-    data = pipe.read(length)
-    if len(data) != length:
-        raise EOFError
-    return data
+    pipe.send_bytes(wire.pack_reply(nonce, outcome, (0, 0) if image is None else image.size, text, claim))
+    if image is not None:
+        pipe.send_bytes(Image.Image.tobytes(image, "raw", "RGBX"))
 
 
 def _limit(memory_mb: int) -> None:
-    """Cap the memory beyond what is in use now, where the system can."""
+    """Cap the memory beyond what is in use now, where the system can; the images of a call are part of it."""
     try:
         import resource
     except ImportError:

@@ -23,8 +23,10 @@ _X32_BIT = 0x40000000
 _PROT_EXEC = 4
 #: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
 _FCNTL = (0, 1, 2, 3, 1030)
-#: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+#: TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX; not FIONBIO, which changes what a shared file description says.
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
+#: Clocks of the system and of the calling process; other numbers, negative ones, name processes.
+_N_CLOCKS = 12
 
 Instruction = tuple[int, int, int, int]
 
@@ -45,29 +47,37 @@ def _verdict(number: int, verdict: int) -> list[Instruction]:
     return [_jump(_JUMP_EQUAL, number, 0, 1), _statement(_RETURN, verdict)]
 
 
-def _guarded(number: int, body: Sequence[Instruction]) -> list[Instruction]:
-    """`body`, which returns on every path, for one call."""
-    return [_jump(_JUMP_EQUAL, number, 0, len(body)), *body]
+_DENIED = _statement(_RETURN, DENY)
 
 
-def _without_bit(index: int, bit: int) -> list[Instruction]:
-    return [_argument(index), _jump(_JUMP_SET, bit, 0, 1), _statement(_RETURN, DENY), _statement(_RETURN, ALLOW)]
+def _has_no_bit(index: int, bit: int) -> list[Instruction]:
+    return [_argument(index), _jump(_JUMP_SET, bit, 0, 1), _DENIED]
+
+
+def _is_below(index: int, limit: int) -> list[Instruction]:
+    return [_argument(index), _jump(_JUMP_GREATER_EQUAL, limit, 0, 1), _DENIED]
 
 
 def _is_null(index: int) -> list[Instruction]:
-    return [
-        _argument(index),
-        _jump(_JUMP_EQUAL, 0, 0, 3),
-        _argument(index, high=True),
-        _jump(_JUMP_EQUAL, 0, 0, 1),
-        _statement(_RETURN, ALLOW),
-        _statement(_RETURN, DENY),
-    ]
+    halves = (_argument(index), _argument(index, high=True))
+    return [part for half in halves for part in (half, _jump(_JUMP_EQUAL, 0, 1, 0), _DENIED)]
 
 
 def _is_one_of(index: int, values: Sequence[int]) -> list[Instruction]:
-    tests = [instruction for value in values for instruction in _verdict(value, ALLOW)]
-    return [_argument(index), *tests, _statement(_RETURN, DENY)]
+    tests = [_jump(_JUMP_EQUAL, value, len(values) - place, 0) for place, value in enumerate(values)]
+    return [_argument(index), *tests, _DENIED]
+
+
+#: Conditions on the arguments of a call, by its name: each one denies, or lets the next one look.
+_CONDITIONS: dict[str, list[Instruction]] = {
+    "mmap": _has_no_bit(2, _PROT_EXEC),
+    "mprotect": _has_no_bit(2, _PROT_EXEC),
+    "prlimit64": [*_is_one_of(0, (0,)), *_is_null(2)],
+    "sched_getaffinity": _is_one_of(0, (0,)),
+    "fcntl": _is_one_of(1, _FCNTL),
+    "ioctl": _is_one_of(1, _IOCTL),
+    **dict.fromkeys(("clock_gettime", "clock_getres", "clock_nanosleep"), _is_below(0, _N_CLOCKS)),
+}
 
 
 def assemble(architecture: Architecture) -> bytes:
@@ -81,15 +91,9 @@ def assemble(architecture: Architecture) -> bytes:
     ]
     if architecture.has_x32:
         program += [_jump(_JUMP_GREATER_EQUAL, _X32_BIT, 0, 1), _statement(_RETURN, KILL)]
-    checks = {
-        "mmap": _without_bit(2, _PROT_EXEC),
-        "mprotect": _without_bit(2, _PROT_EXEC),
-        "prlimit64": _is_null(2),
-        "fcntl": _is_one_of(1, _FCNTL),
-        "ioctl": _is_one_of(1, _IOCTL),
-    }
     for name, numbers in CHECKED.items():
-        program += _guarded(numbers[column], checks[name])
+        body = [*_CONDITIONS[name], _statement(_RETURN, ALLOW)]
+        program += [_jump(_JUMP_EQUAL, numbers[column], 0, len(body)), *body]
     for allowed in ALLOWED.values():
         number = allowed[column]
         if number is not None:

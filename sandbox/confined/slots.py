@@ -13,14 +13,16 @@ import mmap
 import os
 from functools import cache
 
+from sandbox.confined.copies import rounded
+
 _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 1, 2, 4, 16
 _ADD_SEALS = 1033
 _POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
-#: Bytes of the smallest file; bytes that are quickly overwritten.
-_LEAST, _SMALL = 1 << 18, 1 << 20
+#: Bytes that are quickly overwritten.
+_SMALL = 1 << 20
 #: Bytes, and number, of all files of a kind that wait for their next worker.
-_MAX_IDLE, _MOST_IDLE = 1 << 28, 32
+_MAX_IDLE, _MOST_IDLE = 1 << 27, 32
 _PAGE = mmap.PAGESIZE
 
 
@@ -145,9 +147,3 @@ class Slots:
         for slot in self._idle:
             slot.close()
         self._idle.clear()
-
-
-def rounded(length: int) -> int:
-    """At most a quarter more, so that images of about one size fit in each other's files."""
-    step = max(_LEAST, 1 << max(0, length.bit_length() - 3))
-    return -(-length // step) * step

@@ -16,17 +16,17 @@ from PIL import Image
 
 Size = tuple[int, int]
 
-#: Trainer to zygote, with the worker's end of its socket: (worker id).
+#: Trainer to zygote, with the worker's end of its socket and a null device of its own: (worker id).
 SPAWN = struct.Struct("<4sQ")
 SPAWN_MAGIC = b"CVs1"
-#: Zygote to trainer: (kind, worker id, status). `FORKED` carries a pidfd; `EXITED` a wait status.
+#: Zygote to trainer: (kind, worker id, status). `FORKED` carries a pidfd; `EXITED` a wait status; `REFUSED` an errno.
 NOTICE = struct.Struct("<4scQi")
 NOTICE_MAGIC = b"CVn1"
-FORKED, EXITED = b"f", b"x"
+FORKED, EXITED, REFUSED = b"f", b"x", b"r"
 #: Worker to trainer, once, before it has seen any request.
 HELLO = b"CVh1"
-#: (magic, nonce, images, chosen index, bytes of code, characters of text, bytes of a result, new inputs, new output);
-#: where the last two are set, a descriptor of the file that is used from now on comes along.
+#: (magic, nonce, images, chosen index, bytes of code or of a program, characters of text, bytes of a result, new
+#: inputs, new output); each of the last two that is set comes with the descriptor of the file used from now on.
 REQUEST = struct.Struct("<4sQIIIIQ??")
 REQUEST_MAGIC = b"CVq1"
 #: Width, height and place in the file of inputs of an image.
@@ -36,13 +36,11 @@ REPLY = struct.Struct("<4sQBIIII")
 REPLY_MAGIC = b"CVr2"
 #: Outcomes of a reply.
 IMAGE, TEXT_ONLY, FAILED, EMPTY = 0, 1, 2, 3
-#: Added to an outcome where variables still hold input images, so that their memory must not be written again.
+#: Added to an outcome if variables still hold input images, so that their memory must not be written again.
 KEEPS = 16
 
-#: Bytes that a message may have.
-MAX_MESSAGE = 1 << 17
-#: Bytes of a claim; a longer one is dropped.
-MAX_CLAIM = 1 << 12
+#: Bytes that a message may have, those of code, a program or text in it, and those of a claim; a longer one is dropped.
+MAX_MESSAGE, MAX_PAYLOAD, MAX_CLAIM = 1 << 17, 1 << 16, 1 << 12
 MAX_IMAGES = 100
 
 #: Bytes; every image of an input begins at a multiple.
@@ -90,12 +88,12 @@ class Reply:
 
 def pack_reply(nonce: int, outcome: int, size: Size, text: str, claim: str) -> bytes:
     """A reply as bytes."""
-    shown, claimed = text.encode("utf-8", "replace")[: MAX_MESSAGE // 2], claim.encode("utf-8", "replace")[:MAX_CLAIM]
+    shown, claimed = text.encode("utf-8", "replace")[:MAX_PAYLOAD], claim.encode("utf-8", "replace")[:MAX_CLAIM]
     return REPLY.pack(REPLY_MAGIC, nonce, outcome, *size, len(shown), len(claimed)) + shown + claimed
 
 
 def read_reply(message: bytes, nonce: int, capacity: int) -> Reply | None:
-    """The reply in a message; None where it is no valid reply to the request with this nonce.
+    """The reply in a message; None if it is not a valid reply to the request with this nonce.
 
     Args:
         message: What the worker sent.

@@ -18,6 +18,7 @@ import random
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +84,15 @@ class Request:
     """A request as it came over the socket, its images mapped."""
 
     nonce: int
-    code: str
+    payload: bytes
     images: list[Image.Image]
     chosen: int
     text_chars: int
     capacity: int
+
+
+#: Runs a request, given the names that live on: its outcome, the result, text, and a claim of how it was made.
+Run = Callable[[Request, dict[str, Any]], tuple[int, Image.Image | None, str, str]]
 
 
 class Memory:
@@ -144,21 +149,21 @@ def _length(descriptor: int) -> int:
     return os.lseek(descriptor, 0, os.SEEK_END)
 
 
-def serve(channel: socket.socket) -> None:
+def serve(channel: socket.socket, run_request: Run) -> None:
     """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
     names: dict[str, Any] = {}
     memory = Memory()
     channel.send(wire.HELLO)
-    while _answer(channel, memory, names):
+    while _answer(channel, memory, names, run_request):
         pass
 
 
-def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any]) -> bool:
-    """Answer one request; False where there is none any more."""
+def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_request: Run) -> bool:
+    """Answer one request; False if the trainer has hung up."""
     request = _receive(channel, memory)
     if request is None:
         return False
-    outcome, image, text, claim = run(request, names)
+    outcome, image, text, claim = run_request(request, names)
     size = (0, 0) if image is None else image.size
     if image is not None:
         memory.write(image)
@@ -189,7 +194,7 @@ class Rehearsal:
 
     def play(self) -> None:
         """Answer the request and forget it."""
-        _answer(self._theirs, Memory(), {})
+        _answer(self._theirs, Memory(), {}, run)
         self._theirs.close()
         self._ours.close()
 
@@ -202,16 +207,16 @@ def _receive(channel: socket.socket, memory: Memory) -> Request | None:
     memory.take(descriptors, has_inputs=has_inputs, has_output=has_output)
     places = [wire.PLACE.unpack_from(message, wire.REQUEST.size + wire.PLACE.size * i) for i in range(n_images)]
     start = wire.REQUEST.size + wire.PLACE.size * n_images
-    code = message[start : start + n_code].decode("utf-8", "replace")
-    return Request(nonce, code, memory.images(places), chosen, text_chars, capacity)
+    return Request(nonce, message[start : start + n_code], memory.images(places), chosen, text_chars, capacity)
 
 
 def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
     """Run the code; (outcome, result, text, claim)."""
+    code = request.payload.decode("utf-8", "replace")
     chosen = request.images[request.chosen]
     untouched = chosen.im
     call_log.LOG.begin(request.images, request.chosen)
-    _set_names(names, request, chosen)
+    _set_names(names, request, chosen, has_draw="draw" in code)
     printed = CappedText(request.text_chars + 1)
     random.seed(0)
     np.random.seed(0)
@@ -219,14 +224,14 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     _ENTROPY.seed(0)
     sys.stdout = sys.stderr = printed
     try:
-        exec(compile(request.code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
+        exec(compile(code, _FILE_NAME, "exec", dont_inherit=True), names)  # noqa: S102 - this process is the cage
         name = _result_name(names, chosen, untouched)
         claim = "" if name is None else call_log.LOG.end(names[name])
         image = None if name is None else _fitting(to_image(names[name], name), request.capacity)
     except ResultError as error:
         return wire.FAILED, None, printed.text() + str(error), ""
     except BaseException as error:  # noqa: BLE001 - also what the code raises to end the process
-        return wire.FAILED, None, printed.text() + _describe(error, request.code), ""
+        return wire.FAILED, None, printed.text() + _describe(error, code), ""
     finally:
         sys.stdout = sys.stderr = sys.__stdout__
     text = printed.text()
@@ -235,12 +240,12 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     return (wire.TEXT_ONLY, None, text, "") if text.strip() else (wire.EMPTY, None, NO_RESULT, "")
 
 
-def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image) -> None:
+def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image, *, has_draw: bool) -> None:
     if not names:
         names.update(_PROVIDED, __name__="__main__", __builtins__=__builtins__)
     names.update({f"image_{index}": image for index, image in enumerate(request.images)})
     names.update(image=chosen, img=chosen, images=request.images)
-    if "draw" in request.code:
+    if has_draw:
         names["draw"] = ImageDraw.Draw(chosen)
 
 
@@ -312,8 +317,8 @@ def _checked_rotate(rotate: Any) -> Any:
     return call
 
 
-def warm() -> None:
-    """Touch what snippets use, so that a forked worker finds it in memory."""
+def warm(*, logs_calls: bool) -> None:
+    """Touch what snippets use, so that a forked worker finds it in memory; if wanted, have library calls logged."""
     Image.init()
     vars(bit_generator)["randbits"] = _ENTROPY.getrandbits  # so that generators without a seed repeat as well
     cv2.setNumThreads(0)
@@ -331,7 +336,8 @@ def warm() -> None:
     np.random.default_rng(0).random(3)
     np.linalg.inv(np.eye(3))
     cv2.rotate = _checked_rotate(cv2.rotate)
-    call_log.install()
+    if logs_calls:
+        call_log.install()
     traceback.extract_stack()
     linecache.clearcache()
     gc.collect()

@@ -7,6 +7,7 @@ hangs up; its workers end with it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import select
@@ -19,80 +20,30 @@ from sandbox.confined import landlock, layers, seccomp, wire
 from sandbox.confined.syscalls import this_architecture
 
 _FILES = 160
-_MODULES = (
-    *(
-        "abc",
-        "array",
-        "base64",
-        "bisect",
-        "cmath",
-        "collections",
-        "colorsys",
-        "contextlib",
-        "copy",
-        "dataclasses",
-        "datetime",
-    ),
-    *(
-        "decimal",
-        "enum",
-        "fractions",
-        "functools",
-        "hashlib",
-        "heapq",
-        "io",
-        "itertools",
-        "json",
-        "math",
-        "numbers",
-        "operator",
-    ),
-    *(
-        "random",
-        "re",
-        "statistics",
-        "string",
-        "struct",
-        "textwrap",
-        "time",
-        "traceback",
-        "types",
-        "typing",
-        "warnings",
-        "zlib",
-    ),
-    *(
-        "PIL.ImageMath",
-        "PIL.ImageMorph",
-        "PIL.ImagePalette",
-        "PIL.ImagePath",
-        "PIL.ImageSequence",
-        "PIL.ImageTransform",
-    ),
-    *(
-        "numpy.fft",
-        "numpy.linalg",
-        "numpy.lib.stride_tricks",
-        "numpy.ma",
-        "numpy.polynomial",
-        "numpy.random",
-        "numpy.typing",
-    ),
-)
+_MODULES = """
+abc array base64 bisect cmath collections colorsys contextlib copy dataclasses datetime decimal enum fractions functools
+hashlib heapq io itertools json math numbers operator random re statistics string struct textwrap time traceback types
+typing warnings zlib
+PIL.ImageMath PIL.ImageMorph PIL.ImagePalette PIL.ImagePath PIL.ImageSequence PIL.ImageTransform
+numpy.fft numpy.linalg numpy.lib.stride_tricks numpy.ma numpy.polynomial numpy.random numpy.typing
+"""
 
 
 class Settings:
     """What the trainer asks for, as JSON in the command line.
 
     Attributes:
+        serves: What workers run: "code" or "programs".
         memory_mb: Mebibytes that code may allocate.
         mapped_mb: Mebibytes of images that a worker may map besides.
         cpu_s: Seconds of processor time of a worker.
-        without: Layers to leave off, to see what each one holds; "descriptors" is the closing of inherited ones.
+        without: Layers to leave off, to see what each one holds; "descriptors" is the closing of inherited ones, "null"
+            a null device of the worker's own.
     """
 
     def __init__(self, text: str) -> None:
         values = json.loads(text)
+        self.serves = str(values["serves"])
         self.memory_mb = int(values["memory_mb"])
         self.mapped_mb = int(values["mapped_mb"])
         self.cpu_s = int(values["cpu_s"])
@@ -105,11 +56,11 @@ def main(descriptor: int, text: str) -> None:
     control = socket.socket(fileno=descriptor)
     held: dict[str, str] = {}
     layers.prefer_as_victim()
-    _import_all()
+    _import_all(settings.serves)
     has_spaces = "namespaces" not in settings.without and layers.attempt(held, "namespaces", layers.unshare)
     if has_spaces:
         _become_first_process(control)
-    baseline = layers.virtual_size()
+    mapped, private = layers.memory_in_use()
     if has_spaces:
         layers.attempt(held, "namespaces", layers.empty_root)
     os.chdir("/")
@@ -120,19 +71,19 @@ def main(descriptor: int, text: str) -> None:
     layers.yield_to_others()
     if "landlock" not in settings.without:
         layers.attempt(held, "landlock", landlock.restrict)
-    zygote = _Zygote(control, settings, baseline)
+    zygote = _Zygote(control, settings, mapped, private)
     held |= zygote.probe()
     control.send(json.dumps(held).encode())
     zygote.serve()
 
 
-def _import_all() -> None:
-    """Import what snippets use while files can still be read; `client` keeps the libraries from starting threads."""
-    for name in _MODULES:
+def _import_all(serves: str) -> None:
+    """Import what workers use while files can still be read; `client` keeps the libraries from starting threads."""
+    for name in (_MODULES if serves == "code" else "sandbox.confined.programs").split():
         __import__(name)
     from sandbox.confined import worker
 
-    worker.warm()
+    worker.warm(logs_calls=serves == "code")
 
 
 def _become_first_process(control: socket.socket) -> None:
@@ -148,10 +99,11 @@ def _become_first_process(control: socket.socket) -> None:
 class _Zygote:
     """Forks workers and tells the trainer of their births and deaths."""
 
-    def __init__(self, control: socket.socket, settings: Settings, baseline: int) -> None:
+    def __init__(self, control: socket.socket, settings: Settings, mapped: int, private: int) -> None:
         self._control = control
         self._settings = settings
-        self._address_space = baseline + (settings.memory_mb + settings.mapped_mb) * 2**20
+        self._address_space = mapped + (settings.memory_mb + settings.mapped_mb) * 2**20
+        self._data = private + settings.memory_mb * 2**20 if "data" not in settings.without else self._address_space
         self._architecture = this_architecture()
         self._filter = seccomp.assemble(self._architecture) if self._architecture else b""
         self._children: dict[int, tuple[int, int]] = {}
@@ -162,7 +114,8 @@ class _Zygote:
         held: dict[str, str] = {}
         settings, architecture = self._settings, self._architecture
         if "rlimits" not in settings.without:
-            layers.attempt(held, "rlimits", lambda: layers.limit_resources(self._address_space, settings.cpu_s, _FILES))
+            limits = (self._address_space, self._data, settings.cpu_s, _FILES)
+            layers.attempt(held, "rlimits", lambda: layers.limit_resources(*limits))
         if "uid" not in settings.without:
             layers.attempt(held, "uid", layers.drop_user)
         layers.die_with_parent()
@@ -202,20 +155,36 @@ class _Zygote:
                     os._exit(0)
 
     def _fork(self, poll: select.poll) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self._control, 64, 1)
+        message, descriptors, _, _ = socket.recv_fds(self._control, 64, 2)
         if not message:
             return False
         _, worker_id = wire.SPAWN.unpack(message)
+        try:
+            self._bear(poll, worker_id, descriptors)
+        except OSError as error:  # no process or descriptor is left
+            reason = error.errno or errno.EMFILE
+            self._control.send(wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.REFUSED, worker_id, reason))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _bear(self, poll: select.poll, worker_id: int, descriptors: list[int]) -> None:
+        if len(descriptors) < 2:
+            raise OSError(errno.EMFILE, "descriptors were lost")
         child = os.fork()
         if child == 0:
-            self._live(descriptors[0])
-        os.close(descriptors[0])
-        watch = os.pidfd_open(child)
+            self._live(*descriptors)
+        try:
+            watch = os.pidfd_open(child)
+        except OSError:  # it waits for a request that nobody sends
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
         self._children[watch] = (child, worker_id)
         poll.register(watch, select.POLLIN)
         notice = wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.FORKED, worker_id, 0)
         socket.send_fds(self._control, [notice], [watch])
-        return True
 
     def _bury(self, poll: select.poll, watch: int) -> None:
         child, worker_id = self._children.pop(watch)
@@ -224,22 +193,37 @@ class _Zygote:
         _, status = os.waitpid(child, 0)
         self._control.send(wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.EXITED, worker_id, status))
 
-    def _live(self, descriptor: int) -> NoReturn:
+    def _live(self, descriptor: int, null: int) -> NoReturn:
         """The life of a worker."""
         try:
+            if "null" not in self._settings.without:
+                for standard in (0, 1, 2):
+                    os.dup2(null, standard, inheritable=False)
             if descriptor != 3:
                 os.dup2(descriptor, 3, inheritable=False)
             if "descriptors" not in self._settings.without:
                 os.closerange(4, 1 << 16)
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=3)
-            from sandbox.confined import worker
-
-            rehearsal = worker.Rehearsal()
-            if self.confine() == self._tried:
-                rehearsal.play()
-                worker.serve(channel)
+            if self._settings.serves == "code":
+                self._serve_code(channel)
+            else:
+                self._serve_programs(channel)
         finally:
             os._exit(0)
+
+    def _serve_code(self, channel: socket.socket) -> None:
+        from sandbox.confined import worker
+
+        rehearsal = worker.Rehearsal()
+        if self.confine() == self._tried:
+            rehearsal.play()
+            worker.serve(channel, worker.run)
+
+    def _serve_programs(self, channel: socket.socket) -> None:
+        from sandbox.confined import programs, worker
+
+        if self.confine() == self._tried:
+            worker.serve(channel, programs.run)
 
 
 def _try_forbidden() -> str:

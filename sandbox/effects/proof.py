@@ -16,14 +16,16 @@ import numpy as np
 from PIL import Image
 
 from sandbox.effects.credit import UNKNOWN, Effects
+from sandbox.effects.outcome import Outcome, run_operation, run_program
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
 from sandbox.geometry import Size
 from sandbox.images import as_rgb
-from sandbox.lanes.pillow import Outcome, run_operation, run_program
 from sandbox.lift.reader import Reading, Unliftable, lift
+from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
+from sandbox.types import Limits
 
 #: Characters and lines of a claim, and what it is written with: calls with literals, nothing else.
 _MAX_CHARS, _MAX_LINES = 4096, 64
@@ -58,6 +60,7 @@ def find_credit(
     result: Image.Image,
     text: str,
     run_elsewhere: RunElsewhere | None = None,
+    limits: Limits | None = None,
 ) -> Effects:
     """What the code that made `result` earns; never raises.
 
@@ -71,29 +74,39 @@ def find_credit(
         result: An RGB image.
         text: The worker's claim; "" if there is none.
         run_elsewhere: For programs that are not bounded by construction; None: they are not run.
+        limits: What a result may be; None for the usual ones.
     """
     try:
-        return _found(images, chosen, result, text, run_elsewhere)
+        return _found(images, chosen, result, text, run_elsewhere, limits or Limits())
     except Exception as error:  # noqa: BLE001 - pixels of one policy must not end the calls of others
         warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
         return UNKNOWN
 
 
 def _found(
-    images: Sequence[Image.Image], chosen: int, result: Image.Image, text: str, run_elsewhere: RunElsewhere | None
+    images: Sequence[Image.Image],
+    chosen: int,
+    result: Image.Image,
+    text: str,
+    run_elsewhere: RunElsewhere | None,
+    limits: Limits,
 ) -> Effects:
     claim = read_claim(text, tuple(image.size for image in images), chosen)
     outcome = None
     if claim is not None:
         source = claim.program.source
-        outcome = _run(claim, as_rgb(images[chosen if source is None else source]), result, run_elsewhere)
+        start = as_rgb(images[chosen if source is None else source])
+        if fits_in_process(claim.program, start.size, limits):
+            outcome = _run(claim, start, result)
+        elif run_elsewhere is not None:
+            outcome = run_elsewhere(claim.program, start)
         if claim.is_whole and outcome is not None and same_pixels(result, outcome.image):
             return outcome.effects if source is None else Effects(outcome.effects.tools)
     after = _pixels(result)
     found = find_effects(_pixels(as_rgb(images[chosen])), after)
     if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None:
         return found
-    return found if outcome.image is None else _continued(outcome.effects, outcome.image.convert("RGB"), result)
+    return _continued(outcome.effects, outcome.image.convert("RGB"), result)
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
@@ -138,17 +151,14 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
     return Claim(read, is_whole)
 
 
-def _run(claim: Claim, source: Image.Image, result: Image.Image, run_elsewhere: RunElsewhere | None) -> Outcome | None:
+def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | None:
     """What the program of a claim gives: `result` itself, if it ends by a resize that gives that."""
-    program = claim.program
-    if not is_bounded(program):
-        return run_elsewhere(program, source) if run_elsewhere is not None else None
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:
         is_result = claim.is_whole and _resizes_to(operation, image, result)
         return result if is_result else run_operation(operation, image)
 
-    return run_program(program, source, finish)
+    return run_program(claim.program, source, finish)
 
 
 def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
@@ -180,25 +190,3 @@ def _bands(image: Image.Image, starts: Sequence[int]) -> Image.Image:
 
 def _pixels(image: Image.Image) -> Pixels:
     return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
-
-
-#: Operations whose time and memory are linear in the pixels of input and output, whatever their arguments.
-_BOUNDED = frozenset(
-    {
-        *("orient", "Image.rotate", "Image.crop", "Image.resize", "Image.convert", "Image.getchannel", "Image.paste"),
-        *("ImageOps.pad", "ImageOps.expand", "ImageOps.autocontrast", "ImageOps.equalize", "ImageOps.invert"),
-        *("ImageOps.posterize", "ImageOps.solarize"),
-        *(f"ImageEnhance.{name}" for name in ("Brightness", "Contrast", "Color", "Sharpness")),
-        *(f"ImageFilter.{name}" for name in ("BLUR", "SMOOTH", "SMOOTH_MORE", "CONTOUR", "FIND_EDGES", "DETAIL")),
-        *(f"ImageFilter.{name}" for name in ("EDGE_ENHANCE", "EDGE_ENHANCE_MORE", "SHARPEN", "EMBOSS", "Kernel")),
-        *(f"ImageFilter.{name}" for name in ("GaussianBlur", "BoxBlur", "UnsharpMask")),
-        *("cv2.threshold", "cv2.Canny", "cv2.bitwise_not", "cv2.convertScaleAbs", "cv2.equalizeHist", "cv2.LUT"),
-        *("cv2.RGB2BGR", "cv2.RGB2GRAY", "cv2.BGR2GRAY", "cv2.GRAY2RGB", "cv2.createCLAHE", "cv2.resize"),
-        *(f"ImageDraw.{name}" for name in ("rectangle", "ellipse", "line")),
-    }
-)
-
-
-def is_bounded(program: ToolProgram) -> bool:
-    """Whether a program may run in this process, where nothing can end it."""
-    return all(operation.name in _BOUNDED for operation in program.operations)

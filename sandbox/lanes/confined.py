@@ -1,45 +1,26 @@
-"""Runs any code in confined workers: deals requests out, keeps deadlines, and makes observations of what comes back."""
+"""Runs any code in confined workers, and makes observations of what comes back."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import select
-import signal
-import time
 import warnings
-from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
 
 from sandbox.confined import wire
-from sandbox.confined.client import Worker, Zygote
-from sandbox.confined.copies import Copies
-from sandbox.confined.levels import Level
-from sandbox.images import as_rgb, check_size
+from sandbox.confined.levels import LEVELS, Level
+from sandbox.confined.pool import Answer, Pool, Task
+from sandbox.images import Budget
 from sandbox.messages import hide_paths
-from sandbox.types import Fresh, Limits, Observation, ToolRequest
+from sandbox.types import Fresh, Limits, Observation, Status, ToolRequest
 
-#: Episodes whose worker is kept, at least; beyond, the one that was used longest ago loses its variables.
-_MAX_EPISODES = 64
-#: Bytes of images that are shown to one call.
-_MAX_SHOWN = 512 * 2**20
-
-
-@dataclass
-class _Job:
-    """A request in the hands of a worker."""
-
-    index: int
-    request: ToolRequest
-    worker: Worker
-    started: float
+#: Seconds of processor time of a worker that serves more than one call.
+LONG_LIFE_S = 3600
 
 
 class ConfinedLane:
-    """A pool of confined workers. Not safe under threads by itself; `ToolExecutor` holds a lock.
+    """Confined workers for code. Threads may share it.
 
     Args:
         workers: How many calls run at once.
@@ -49,7 +30,7 @@ class ConfinedLane:
         without: Layers to leave off, to see what each one holds.
 
     Raises:
-        ConfinementError: Where the machine does not give `min_level`.
+        ConfinementError: The machine does not give `min_level`.
     """
 
     name = "confined"
@@ -57,239 +38,72 @@ class ConfinedLane:
     def __init__(
         self, workers: int, limits: Limits, min_level: Level, fresh: Fresh, without: Sequence[str] = ()
     ) -> None:
-        self._without = without
-        self._n_workers, self._limits, self._min_level, self._fresh = workers, limits, min_level, fresh
-        self._capacity = int(limits.result_megapixels * 4e6)
-        self._ready: deque[Worker] = deque()
-        self._episodes: OrderedDict[str, Worker] = OrderedDict()
-        self._copies = Copies()
-        self._zygote = self._start()
-        self.level: Level = self._zygote.level or "process"
+        cpu_s = math.ceil(limits.wall_s) + 1 if fresh == "call" else LONG_LIFE_S
+        capacity = int(limits.result_megapixels * 4e6)
+
+        from sandbox.confined.client import Zygote
+
+        def start() -> Zygote:
+            zygote = Zygote("code", workers, limits.memory_mb, capacity, cpu_s, without)
+            try:
+                zygote.require(min_level)
+            except Exception:
+                zygote.close()
+                raise
+            return zygote
+
+        self._set_up(Pool(start, workers, limits, n_ready=2 * workers if fresh == "call" else 1), fresh, limits)
         if self.level == "process":
             warnings.warn(
                 "Code runs without confinement: only its resources are limited.", RuntimeWarning, stacklevel=3
             )
 
-    def _start(self) -> Zygote:
-        cpu_s = math.ceil(self._limits.wall_s) + 1 if self._fresh == "call" else 3600
-        zygote = Zygote(self._limits.memory_mb, self._capacity, cpu_s, self._without)
-        try:
-            zygote.require(self._min_level)
-        except Exception:
-            zygote.close()
-            raise
-        return zygote
+    def _set_up(self, pool: Pool[Any], fresh: Fresh, limits: Limits) -> None:
+        self._pool, self._fresh, self._limits = pool, fresh, limits
+
+    @property
+    def level(self) -> Level:
+        """The confinement of workers that are made now."""
+        return next((level for level in reversed(LEVELS) if self._pool.level.startswith(level)), "process")
 
     def has_state(self, episode: str) -> bool:
         """Whether variables of the episode are alive in a worker."""
-        return episode in self._episodes
+        return self._pool.is_kept(episode)
 
     def close(self) -> None:
-        """End every worker."""
-        self._forget()
-        self._zygote.close()
+        """End every worker at once, whatever it runs."""
+        self._pool.close()
 
     def disown(self) -> None:
         """Close this process's handles, in a forked child that must leave its parent's workers alone."""
-        self._forget()
-        self._zygote.disown()
+        self._pool.disown()
 
-    def _forget(self) -> None:
-        self._ready.clear()
-        self._episodes.clear()
-
-    def run(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def run(self, calls: Sequence[ToolRequest], budget: Budget | None = None) -> list[Observation]:
         """Run every request; one observation for each, in order."""
-        if not self._zygote.keep_up():
-            self._restart()
         observations: dict[int, Observation] = {}
-        waiting = deque(enumerate(requests))
-        active: dict[int, _Job] = {}
-        answered: deque[_Job] = deque()
-        try:
-            while waiting or active:
-                self._deal(waiting, active, observations)
-                self._replenish(len(waiting))
-                answered += self._await(active, observations)
-                self._deal(waiting, active, observations, answered)  # workers go on while their replies are read
-                while answered:
-                    job = answered.popleft()
-                    observations[job.index] = self._finish(job)
-        finally:
-            for job in (*active.values(), *answered):
-                self._drop(job.worker, job.request)
-        self._replenish(2 * self._n_workers)
-        return [observations[index] for index in range(len(requests))]
+        with closing(self._pool.run([self._task(call) for call in calls], budget or Budget(self._limits))) as answers:
+            for index, answer in answers:
+                observations[index] = self._observe(calls[index], answer)
+        return [observations[index] for index in range(len(calls))]
 
-    def _restart(self) -> None:
-        self._forget()
-        self._zygote.close()
-        self._zygote = self._start()
-
-    def _deal(
-        self,
-        waiting: deque[tuple[int, ToolRequest]],
-        active: dict[int, _Job],
-        observations: dict[int, Observation],
-        answered: Collection[_Job] = (),
-    ) -> None:
-        """Hand requests to workers until all are busy; the calls of one episode wait for each other."""
-        for _ in range(len(waiting)):
-            if len(active) >= self._n_workers:
-                return
-            index, request = waiting.popleft()
-            others = (*active.values(), *answered)
-            if self._is_kept(request) and any(job.request.episode == request.episode for job in others):
-                waiting.append((index, request))
-                continue
-            if self._shows_too_much(request):
-                text = (
-                    f"The code was not run: the images that it may use are too large, or more than {wire.MAX_IMAGES}."
-                )
-                observations[index] = Observation("rejected", text=text, lane="confined", level=self.level)
-                continue
-            started = time.perf_counter()
-            worker = None
-            try:
-                worker = self._take(request)
-                if worker is not None:
-                    self._send(worker, request)
-                reason = "its process did not start" if worker is None else ""
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-            if worker is None or reason:
-                if worker is not None:
-                    self._drop(worker, request)
-                observations[index] = self._crash(f"The sandbox could not take the code: {reason}.", started)
-                continue
-            active[worker.channel.fileno()] = _Job(index, request, worker, time.perf_counter())
-
-    def _is_kept(self, request: ToolRequest) -> bool:
-        """Whether the worker of a request lives on for its episode."""
-        return self._fresh == "episode" and request.episode != ""
-
-    def _replenish(self, n_needed: int) -> None:
-        """Have workers made ready for the next calls, while no call waits for the processor that this takes."""
-        most = 2 * self._n_workers if self._fresh == "call" else 1
-        with contextlib.suppress(OSError):
-            while len(self._ready) < min(n_needed, most):
-                self._ready.append(self._zygote.spawn())
-
-    def _take(self, request: ToolRequest) -> Worker | None:
-        """A worker that is confined and has never seen another episode's code."""
-        if self._is_kept(request) and request.episode in self._episodes:
-            worker = self._episodes[request.episode]
-            self._episodes.move_to_end(request.episode)
-            if self._zygote.is_quiet(worker):
-                return worker
-            self._drop(worker, request)
-        worker = self._ready.popleft() if self._ready else self._zygote.spawn()
-        if not self._zygote.await_ready(worker):
-            self._zygote.kill(worker)
-            return None
-        if self._is_kept(request):
-            self._episodes[request.episode] = worker
-            if len(self._episodes) > max(_MAX_EPISODES, 2 * self._n_workers):
-                _, oldest = self._episodes.popitem(last=False)
-                self._zygote.kill(oldest)
-        return worker
-
-    def _send(self, worker: Worker, request: ToolRequest) -> None:
-        images, chosen = list(request.images), request.image_index
-        if not self._shows_all(request):
+    def _task(self, request: ToolRequest) -> Task:
+        images, chosen = request.images, request.image_index
+        # A worker gets every image if the code may name others than the chosen one.
+        if self._fresh == "call" and "images" not in request.code and "image_" not in request.code:
             images, chosen = [images[chosen]], 0
-        plain = [as_rgb(image) for image in images]
-        self._zygote.send(worker, request.code, plain, chosen, self._limits.text_chars)
+        keep = request.episode if self._fresh == "episode" else ""
+        return Task(request.code.encode("utf-8", "replace"), images, chosen, keep)
 
-    def _shows_all(self, request: ToolRequest) -> bool:
-        """Whether the worker gets every image: where the code may name others than the chosen one."""
-        return self._fresh == "episode" or "images" in request.code or "image_" in request.code
-
-    def _shows_too_much(self, request: ToolRequest) -> bool:
-        """Whether the images that the code may see are too many, or too large, for a worker."""
-        shown = request.images if self._shows_all(request) else [request.images[request.image_index]]
-        n_bytes = sum(4 * image.width * image.height for image in shown)
-        return len(shown) > wire.MAX_IMAGES or n_bytes > _MAX_SHOWN
-
-    def _await(self, active: dict[int, _Job], observations: dict[int, Observation]) -> list[_Job]:
-        """Wait for a reply or a deadline; the jobs whose replies are there. Those out of time are seen to."""
-        if not active:
-            return []
-        deadline = min(job.started for job in active.values()) + self._limits.wall_s
-        poll = select.poll()
-        for descriptor in active:
-            poll.register(descriptor, select.POLLIN)
-        events = poll.poll(max(0, math.ceil((deadline - time.perf_counter()) * 1000)))
-        answered = [active.pop(descriptor) for descriptor, _ in events]
-        now = time.perf_counter()
-        for descriptor, job in list(active.items()):
-            if now - job.started >= self._limits.wall_s:
-                del active[descriptor]
-                self._drop(job.worker, job.request)
-                text = f"The code ran longer than {self._limits.wall_s:g} s and was stopped."
-                observations[job.index] = Observation(
-                    "timeout", text=text, lane="confined", level=self.level, wall_s=now - job.started
-                )
-        return answered
-
-    def _finish(self, job: _Job) -> Observation:
-        reply = self._zygote.receive(job.worker)
-        if reply is None:
-            text = "The process that ran the code sent what is no reply and was ended."
-            if job.worker.has_hung_up:
-                text = _cause(self._zygote.exit_status(job.worker))
-            self._drop(job.worker, job.request)
-            return self._crash(text, job.started)
-        observation = self._observe(job, reply)
-        if not self._is_kept(job.request) or reply.outcome == wire.FAILED:
-            self._drop(job.worker, job.request)
-        elif reply.keeps:
-            self._zygote.leave_inputs(job.worker)
-        return observation
-
-    def _observe(self, job: _Job, reply: wire.Reply) -> Observation:
-        wall_s = time.perf_counter() - job.started
-        text = hide_paths(reply.text)
-        if reply.outcome != wire.IMAGE:
-            status: Literal["ok", "error"] = "ok" if reply.outcome == wire.TEXT_ONLY else "error"
-            return Observation(status, text=text, lane="confined", level=self.level, wall_s=wall_s)
-        fault = check_size(reply.size, self._limits)
-        if fault is not None:
-            return Observation("error", text=text + fault, lane="confined", level=self.level, wall_s=wall_s)
-        copied = self._copies.of(self._zygote.result(job.worker, reply.size))
+    def _observe(self, request: ToolRequest, answer: Answer) -> Observation:
+        status: Status = answer.status
+        if answer.reply is not None and answer.reply.outcome not in (wire.IMAGE, wire.TEXT_ONLY):
+            status = "error"
         return Observation(
-            "ok",
-            image=wire.view(copied, reply.size),
-            text=text,
-            lane="confined",
-            level=self.level,
-            wall_s=time.perf_counter() - job.started,
-            claim=reply.claim,
+            status,
+            image=answer.image,
+            text=hide_paths(answer.text),
+            lane=self.name,
+            level=answer.level,
+            wall_s=answer.wall_s,
+            claim=answer.reply.claim if answer.reply is not None and answer.image is not None else "",
         )
-
-    def _drop(self, worker: Worker, request: ToolRequest) -> None:
-        """End a worker, and with it the variables of its episode."""
-        if self._episodes.get(request.episode) is worker:
-            del self._episodes[request.episode]
-        with contextlib.suppress(OSError):
-            self._zygote.kill(worker)
-
-    def _crash(self, text: str, started: float) -> Observation:
-        wall_s = time.perf_counter() - started
-        return Observation("crash", text=text, lane="confined", level=self.level, wall_s=wall_s)
-
-
-def _cause(status: int | None) -> str:
-    """How a worker came to its end, in words that help to mend the code."""
-    if status is None or os.WIFEXITED(status):
-        return "The process that ran the code ended without a result."
-    causes = {
-        signal.SIGSYS: "it made a forbidden system call",
-        signal.SIGKILL: "it was killed, perhaps for memory",
-        signal.SIGXCPU: "it used too much processor time",
-        signal.SIGSEGV: "it accessed memory that it does not have",
-        signal.SIGABRT: "a library gave up",
-        signal.SIGFPE: "a library divided by zero",
-    }
-    number = os.WTERMSIG(status)
-    return f"The process that ran the code died: {causes.get(signal.Signals(number), f'signal {number}')}."

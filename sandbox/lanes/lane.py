@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from PIL import Image
 
+from sandbox.images import Budget
 from sandbox.operations.program import ToolProgram
 from sandbox.types import Observation, ToolRequest
 
@@ -67,6 +68,9 @@ class Lane(Protocol[Call]):
 
 class CodeLane(Lane[ToolRequest], Protocol):
     """A lane that runs code, and may keep an episode's variables."""
+
+    def run(self, calls: Sequence[ToolRequest], budget: Budget | None = None) -> Sequence[Observation | None]:
+        """As `Lane.run`; results beyond the budget are refused."""
 
     def has_state(self, episode: str) -> bool:
         """Whether variables of the episode are alive in a worker."""

@@ -21,10 +21,7 @@ from sandbox.messages import RESULT_NAMES
 from sandbox.operations.operation import State
 from sandbox.operations.parameters import is_integer
 from sandbox.operations.program import ToolProgram
-from sandbox.operations.table import OPERATIONS
 
-#: Nanoseconds of estimated work that a program may take in process.
-_MAX_WORK_NS = 1.5e9
 #: Parts of a syntax tree, and parts within parts: what reading costs, and what a worker's stack is sure to hold.
 _MAX_NODES = 1000
 _MAX_DEPTH = 100
@@ -281,16 +278,8 @@ class _Reader:
             source = None if value.source == self._index else value.source
             sizes = tuple(state.size for state in value.states)
             program = ToolProgram(value.operations, source, self.text, binds=self._binds, sizes=sizes)
-            return program if _work_ns(program) <= _MAX_WORK_NS else Unliftable("more work than is done in process")
+            return program
         return ToolProgram(text=self.text, has_result=False, binds=self._binds)
-
-
-def _work_ns(program: ToolProgram) -> float:
-    """Estimated nanoseconds of a program: nothing could stop it in process."""
-    return sum(
-        max(before[0] * before[1], after[0] * after[1]) * OPERATIONS[operation.name].cost(operation.values)
-        for operation, before, after in zip(program.operations, program.sizes[:-1], program.sizes[1:], strict=True)
-    )
 
 
 _EXPRESSIONS: dict[type[ast.expr], Callable[..., Value]] = {

@@ -10,14 +10,11 @@ from PIL import Image
 
 from sandbox.operations.arrays import Table, is_kernel, is_table
 from sandbox.operations.operation import (
+    AROUND,
+    Bound,
     Kind,
     State,
     Values,
-    filter_cost,
-    kernel_cost,
-    search_cost,
-    separable_cost,
-    window_cost,
 )
 from sandbox.operations.outputs import (
     border_frame,
@@ -65,6 +62,10 @@ def _opencv(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
     return Kind(tool, call, template, parameters, **known)
 
 
+def _work(kernel: Table | None, iterations: int) -> int:
+    return (9 if kernel is None else int(kernel.array.size)) * iterations
+
+
 def _colour_code(name: str, modes: tuple[str, ...], mode_after: str, tool: str | None) -> Kind:
     code = getattr(cv2, f"COLOR_{name}")
     return Kind(
@@ -88,12 +89,17 @@ def _denoiser(name: str, *parameters: Parameter, **known: Any) -> Kind:
         lambda image, values: Image.fromarray(function(_array(image), None, **dict(zip(names, values, strict=True)))),
         f"Image.fromarray(cv2.{name}(np.array({{x}}), None, {{args}}))",
         parameters,
-        cost=search_cost,
+        bound=Bound(reason="time grows with both windows, and has other parts where the image is thin"),
         **known,
     )
 
 
 _SIGMA = number(0, 50)
+_MORPHOLOGY = Bound(
+    600,
+    "time grows with the elements of the kernel and the iterations",
+    holds=lambda values, _: _work(values[-2], values[-1]) <= 250,
+)
 _DEPTH = Parameter("ddepth", only(-1, 0))
 _ITERATIONS = Parameter("iterations", integer(1, 20), 1, by_name=True)
 _WINDOWS = (Parameter("templateWindowSize", odd(1, 9), 7), Parameter("searchWindowSize", odd(1, 31), 21))
@@ -118,6 +124,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         frame=opencv_resize_frame,
         acts=opencv_resize_acts,
         is_colour=False,
+        bound=Bound(250),
     ),
     "cv2.GaussianBlur": _opencv(
         "GaussianBlur",
@@ -125,17 +132,17 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("sigmaX", _SIGMA),
         Parameter("sigmaY", _SIGMA, 0, by_name=True),
         tool="blur",
-        cost=separable_cost,
+        bound=Bound(1800),
     ),
-    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur", cost=separable_cost),
-    "cv2.medianBlur": _opencv("medianBlur", Parameter("ksize", odd(3, 9)), tool="median", cost=window_cost),
+    "cv2.blur": _opencv("blur", Parameter("ksize", pair(integer(1, 99))), tool="blur"),
+    "cv2.medianBlur": _opencv("medianBlur", Parameter("ksize", odd(3, 9)), tool="median", bound=Bound(500)),
     "cv2.bilateralFilter": _opencv(
         "bilateralFilter",
         Parameter("d", integer(1, 15)),
         Parameter("sigmaColor", number(0.1, 500)),
         Parameter("sigmaSpace", number(0.1, 500)),
         tool="blur",
-        cost=window_cost,
+        bound=Bound(1000),
     ),
     "cv2.bitwise_not": _opencv("bitwise_not", tool="invert"),
     "cv2.convertScaleAbs": _opencv(
@@ -159,6 +166,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("threshold2", number(0, 1e4)),
         tool="edges",
         after=gray,
+        bound=AROUND,
     ),
     "cv2.RGB2BGR": _colour_code("RGB2BGR", ("RGB",), "RGB", "channel_swap"),
     "cv2.RGB2GRAY": _colour_code("RGB2GRAY", ("RGB",), "L", "grayscale"),
@@ -166,7 +174,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
     "cv2.GRAY2RGB": _colour_code("GRAY2RGB", ("L",), "RGB", None),
     **{f"cv2.{name}": _colour_code(name, ("RGB",), "RGB", None) for name in SPACES},
     **{
-        f"cv2.{name}": _opencv(name, Parameter("kernel", is_kernel), _ITERATIONS, tool=name, cost=kernel_cost)
+        f"cv2.{name}": _opencv(name, Parameter("kernel", is_kernel), _ITERATIONS, tool=name, bound=_MORPHOLOGY)
         for name in ("erode", "dilate")
     },
     "cv2.morphologyEx": _opencv(
@@ -175,10 +183,14 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("kernel", is_kernel),
         _ITERATIONS,
         tool="morphology",
-        cost=lambda values: 2 * kernel_cost(values[1:]),
+        bound=_MORPHOLOGY,
     ),
     "cv2.filter2D": _opencv(
-        "filter2D", _DEPTH, Parameter("kernel", is_kernel), tool="convolve", cost=lambda values: kernel_cost(values[1:])
+        "filter2D",
+        _DEPTH,
+        Parameter("kernel", is_kernel),
+        tool="convolve",
+        bound=Bound(400),
     ),
     "cv2.adaptiveThreshold": _opencv(
         "adaptiveThreshold",
@@ -189,7 +201,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("C", number(-255, 255)),
         tool="threshold",
         modes=("L",),
-        cost=filter_cost,
+        bound=AROUND,
     ),
     "cv2.createCLAHE": Kind(
         "clahe",
@@ -209,7 +221,11 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         after=warped,
         frame=warp_frame,
         is_colour=False,
-        cost=filter_cost,
+        bound=Bound(
+            100,
+            "OpenCV mirrors a far place back step by step, for ever if the image has one pixel",
+            holds=lambda values, _: values[3] in (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE),
+        ),
     ),
     "cv2.copyMakeBorder": _opencv(
         "copyMakeBorder",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from sandbox.geometry import ORIENTATIONS, orient, orientation_frame
-from sandbox.operations.operation import Kind, State, Values, filter_cost, window_cost
+from sandbox.operations.operation import AROUND, MOVE, Bound, Kind, State, Values
 from sandbox.operations.outputs import (
     borders,
     converted,
@@ -95,7 +96,11 @@ def _filter(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
 
     arguments = "({args})" if parameters else ""
     return Kind(
-        tool, call, f"{{x}}.filter(ImageFilter.{name}{arguments})", parameters, **{"cost": filter_cost, **known}
+        tool,
+        call,
+        f"{{x}}.filter(ImageFilter.{name}{arguments})",
+        parameters,
+        **{"bound": AROUND, **known},
     )
 
 
@@ -108,7 +113,8 @@ def _drawing(name: str, *parameters: Parameter) -> Kind:
         getattr(ImageDraw.Draw(copy), name)(**dict(zip(names, values, strict=True)))
         return copy
 
-    return Kind("draw", call, f"{{x}} = {{x}}.copy()\nImageDraw.Draw({{x}}).{name}({{args}})", parameters)
+    template = f"{{x}} = {{x}}.copy()\nImageDraw.Draw({{x}}).{name}({{args}})"
+    return Kind("draw", call, template, parameters, bound=_DRAWN)
 
 
 def _pasted(image: Image.Image, values: Values) -> Image.Image:
@@ -118,6 +124,20 @@ def _pasted(image: Image.Image, values: Values) -> Image.Image:
     return canvas
 
 
+def _is_near(values: Values, size: tuple[int, int]) -> bool:
+    """Whether a shape lies within twice the image's longer side."""
+    return bool(max(map(abs, values[0])) <= 2 * max(size))
+
+
+def _rows_resized(values: Values, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Pillow resizes the rows first, all that the box has."""
+    box = values[2]
+    rows = size[1] if box is None else min(size[1], math.ceil(box[3]) - math.floor(box[1]) + 8)
+    return ((values[0][0], rows),)
+
+
+_DRAWN = Bound(250, "Pillow walks along the whole shape, also where it leaves the image", holds=_is_near)
+_QUICKSELECT = Bound(reason="finding a rank takes time that depends on the pixels, up to the square of the window")
 _METHOD = Parameter("method", RESAMPLING, 3)
 _SIGMA = number(0, 50)
 
@@ -131,6 +151,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         after=turned,
         frame=lambda values, size: orientation_frame(values[0], size),
         is_colour=False,
+        bound=MOVE,
     ),
     "Image.rotate": _pillow_method(
         "rotate",
@@ -146,7 +167,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         is_colour=False,
     ),
     "Image.crop": _pillow_method(
-        "crop", Parameter("box", is_box), tool="crop", after=cropped, frame=crop_frame, is_colour=False
+        "crop", Parameter("box", is_box), tool="crop", after=cropped, frame=crop_frame, is_colour=False, bound=MOVE
     ),
     "Image.resize": _pillow_method(
         "resize",
@@ -159,6 +180,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         frame=resize_frame,
         acts=resize_acts,
         is_colour=False,
+        bound=Bound(40, between=_rows_resized),
     ),
     "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
     "ImageOps.pad": _image_ops(
@@ -224,17 +246,17 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="unsharp",
     ),
     "ImageFilter.MedianFilter": _filter(
-        "MedianFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost
+        "MedianFilter", Parameter("size", odd(1, 9), 3), tool="median", bound=_QUICKSELECT
     ),
-    "ImageFilter.MinFilter": _filter("MinFilter", Parameter("size", odd(1, 9), 3), tool="erode", cost=window_cost),
-    "ImageFilter.MaxFilter": _filter("MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate", cost=window_cost),
-    "ImageFilter.ModeFilter": _filter("ModeFilter", Parameter("size", odd(1, 9), 3), tool="median", cost=window_cost),
+    "ImageFilter.MinFilter": _filter("MinFilter", Parameter("size", odd(1, 9), 3), tool="erode", bound=Bound(2000)),
+    "ImageFilter.MaxFilter": _filter("MaxFilter", Parameter("size", odd(1, 9), 3), tool="dilate", bound=Bound(2000)),
+    "ImageFilter.ModeFilter": _filter("ModeFilter", Parameter("size", odd(1, 9), 3), tool="median", bound=Bound(1500)),
     "ImageFilter.RankFilter": _filter(
         "RankFilter",
         Parameter("size", odd(1, 9)),
         Parameter("rank", integer(0, 80)),
         tool="median",
-        cost=window_cost,
+        bound=_QUICKSELECT,
     ),
     "ImageFilter.Kernel": _filter(
         "Kernel",
@@ -250,6 +272,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="channel",
         after=lambda _, state: State(state.size, "L"),
         modes=("RGB",),
+        bound=MOVE,
     ),
     "Image.transform": _pillow_method(
         "transform",
@@ -263,7 +286,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         after=resized,
         frame=transform_frame,
         is_colour=False,
-        cost=filter_cost,
+        bound=Bound(80),
     ),
     "Image.paste": Kind(
         "pad",
@@ -277,6 +300,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         after=resized,
         frame=paste_frame,
         is_colour=False,
+        bound=MOVE,
     ),
     **{
         f"ImageDraw.{name}": _drawing(

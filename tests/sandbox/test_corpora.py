@@ -57,7 +57,7 @@ def lane(request: pytest.FixtureRequest) -> Iterator[ConfinedLane]:
 
 def settle(lane: ConfinedLane) -> int:
     """Processes of the lane once those that were ended are gone; ready workers are all that stays."""
-    root = lane._zygote._process.pid
+    root = lane._pool._workers._process.pid
     deadline = time.monotonic() + 5
     while (n := len(descendants(root))) > 6 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sandbox.effects.credit import Credit
-from sandbox.lanes.pillow import Outcome
+from sandbox.effects.outcome import Outcome
 from sandbox.lanes.tensor.images import TensorImage, stacked, to_tensor
 from sandbox.lanes.tensor.table import TENSOR_OPERATIONS, why_declined
 from sandbox.operations.operation import Operation, State

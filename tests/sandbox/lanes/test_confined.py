@@ -59,7 +59,8 @@ def test_idiom_is_the_same_in_both_lanes(idiom: Idiom, quick: ToolExecutor) -> N
     shown = [noise(17, 12), noise(15, 19, 1)]
     confined = run(quick, snippet_of(idiom), *shown, episode=idiom.__name__)
     lifted = run(ToolExecutor(lane="pillow"), snippet_of(idiom), *shown)
-    assert (confined.status, confined.lane, lifted.lane) == ("ok", "confined", "pillow"), confined
+    assert (confined.status, confined.lane) == ("ok", "confined"), confined
+    assert lifted.lane in ("pillow", "tool_worker")
     assert confined.text == lifted.text
     assert confined.image is not None
     assert lifted.image is not None
@@ -374,7 +375,7 @@ def test_a_zygote_that_was_killed_is_started_again() -> None:
     need()
     with ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=5)) as executor:
         run(executor, "result = image")
-        process = executor._confined._zygote._process
+        process = executor._confined._pool._workers._process
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         time.sleep(0.2)
@@ -426,7 +427,7 @@ from PIL import Image
 from sandbox import Limits, ToolExecutor, ToolRequest
 executor = ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=60))
 executor.execute([ToolRequest("result = image", [Image.new("RGB", (4, 4))])])
-print(executor._confined._zygote._process.pid, flush=True)
+print(executor._confined._pool._workers._process.pid, flush=True)
 {end}
 """
 
@@ -550,7 +551,7 @@ def test_a_level_that_is_not_there_is_refused_with_what_is_missing() -> None:
     need()
     from sandbox.confined.client import Zygote
 
-    zygote = Zygote(64, 1 << 20, 5, without=("namespaces", "landlock"))
+    zygote = Zygote("code", 1, 64, 1 << 20, 5, without=("namespaces", "landlock"))
     try:
         with pytest.raises(ConfinementError, match=r"level 'full'.*gives 'syscall'; missing: landlock"):
             zygote.require("full")

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Literal
 
 import pytest
@@ -86,6 +87,7 @@ def test_variables_live_on_in_an_episode_until_an_error(executor: ToolExecutor) 
 
 def test_time_is_limited_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
+    resource_tracker.ensure_running()  # multiprocessing's own, which lives as long as we do
     before, limits = descendants(os.getpid()), Limits(wall_s=0.4)
     with unconfined(limits) as executor:
         start = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from PIL import Image
 
-from sandbox.lanes.pillow import run_program
+from sandbox.effects.outcome import run_program
 from sandbox.lift.reader import Unliftable, lift
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram, print_program

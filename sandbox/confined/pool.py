@@ -1,0 +1,417 @@
+"""Deals tasks to worker processes, keeps deadlines and budgets, and hands back what each worker answered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Pipe, wait
+from typing import Any, Generic, Protocol, TypeVar
+
+from PIL import Image
+
+from sandbox.confined import wire
+from sandbox.confined.copies import Copies
+from sandbox.images import Budget, check_size
+from sandbox.types import Limits, Status
+
+#: Kept workers, at least; beyond, the one that was used longest ago is ended.
+_MAX_KEPT = 64
+#: Bytes of images that are shown to one task.
+_MAX_SHOWN = 512 * 2**20
+
+CLOSED = "The code was not run: the executor is closed."
+
+
+class Worker(Protocol):
+    """A worker as the pool sees it: something to wait on, and whether it has closed its end."""
+
+    @property
+    def channel(self) -> Any:
+        """What becomes readable when it answers."""
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether it has closed its end, as a process does that dies."""
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Workers(Protocol[W]):
+    """Makes, feeds and ends workers: the zygote of the confined lane, or plain processes."""
+
+    title: str
+
+    def spawn(self) -> W:
+        """Start a worker; it is ready a little later. Raises OSError if none can be made."""
+
+    def await_ready(self, worker: W) -> bool:
+        """Wait until it can serve; False if it died instead."""
+
+    def send(self, worker: W, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
+        """Send a request with RGB images. Raises OSError if the worker is gone, or memory is short."""
+
+    def receive(self, worker: W) -> wire.Reply | None:
+        """The reply, which must be there; None if it is not valid."""
+
+    def result(self, worker: W, size: wire.Size) -> memoryview:
+        """The pixels of a result; the worker may write to them later, so look at a copy only."""
+
+    def leave_inputs(self, worker: W) -> None:
+        """Give up the memory of its inputs, which its variables still hold."""
+
+    def is_quiet(self, worker: W) -> bool:
+        """Whether it has sent nothing since its reply."""
+
+    def pause(self, worker: W) -> None:
+        """Stop it until its next request."""
+
+    def exit_status(self, worker: W) -> int | None:
+        """The wait status of a worker that died; None if that is not known."""
+
+    def kill(self, worker: W) -> None:
+        """End it and give back what belongs to it."""
+
+    def keep_up(self) -> bool:
+        """Whether more workers can be made."""
+
+    def close(self) -> None:
+        """End all workers."""
+
+    def disown(self) -> None:
+        """Let go of all workers, in a forked child."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is asked to do.
+
+    Attributes:
+        payload: Code, or an encoded program.
+        images: RGB images that it is shown.
+        chosen: Index of the image that it works on.
+        keep: Name of the worker that runs it and lives on; "" for one that ends with it.
+        wall_s: Seconds that it may take; None for those of the limits.
+    """
+
+    payload: bytes
+    images: Sequence[Image.Image]
+    chosen: int = 0
+    keep: str = ""
+    wall_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a task.
+
+    Attributes:
+        status: "ok" if the worker answered; else why it did not.
+        level: Its confinement.
+        text: What it said, or what happened to it.
+        reply: Its checked reply.
+        pixels: Pixels of its result, 4 bytes each; this process's own copy.
+        wall_s: Seconds from the start of the task.
+    """
+
+    status: Status
+    level: str
+    text: str = ""
+    reply: wire.Reply | None = None
+    pixels: memoryview | None = None
+    wall_s: float = 0.0
+
+    @property
+    def image(self) -> Image.Image | None:
+        """The result."""
+        return None if self.pixels is None or self.reply is None else wire.view(self.pixels, self.reply.size)
+
+
+@dataclass
+class _Job(Generic[W]):
+    index: int
+    task: Task
+    worker: W
+    started: float
+    deadline: float
+
+
+class Pool(Generic[W]):
+    """A pool of workers, which threads may share: their batches follow each other.
+
+    Args:
+        start: Starts what makes workers; called again if that has died.
+        workers: How many tasks run at once.
+        limits: What one task may use.
+        n_ready: Workers that wait for the next task, at most.
+        reuses: Whether a worker that answered serves whatever comes next: only those that run no code of a policy.
+
+    Attributes:
+        copies: Where results are copied to.
+    """
+
+    def __init__(
+        self, start: Callable[[], Workers[W]], workers: int, limits: Limits, n_ready: int = 0, *, reuses: bool = False
+    ) -> None:
+        self._start, self._n_workers, self._limits = start, workers, limits
+        self._n_ready, self._reuses = n_ready, reuses
+        self._lock = threading.Lock()
+        self._ready: deque[W] = deque()
+        self._kept: OrderedDict[str, W] = OrderedDict()
+        self.copies = Copies()
+        self._is_closed = False
+        self._woken, self._wake = Pipe(duplex=False)
+        self._workers: Workers[W] = start()
+
+    @property
+    def level(self) -> str:
+        """The confinement of workers that are made now."""
+        return self._workers.title
+
+    def is_kept(self, name: str) -> bool:
+        """Whether a worker lives on under this name."""
+        return name in self._kept
+
+    def close(self) -> None:
+        """End every worker at once, whatever it runs; tasks of other threads are then answered as rejected."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._wake.send_bytes(b"x")
+        with self._lock:
+            self._workers.close()
+            self._forget()
+
+    def disown(self) -> None:
+        """Close this process's handles, in a forked child that must leave its parent's workers alone."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._workers.disown()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._ready.clear()
+        self._kept.clear()
+        if self._is_closed:
+            self._woken.close()
+            self._wake.close()
+
+    def run(self, tasks: Sequence[Task], budget: Budget) -> Generator[tuple[int, Answer], None, None]:
+        """Run every task; index and answer of each as they come. Those of one kept worker run in order."""
+        with self._lock:
+            if not self._is_closed and not self._workers.keep_up():
+                self._ready.clear()
+                self._kept.clear()
+                self._workers.close()
+                self._workers = self._start()
+            batch = _Batch(self, tasks, budget)
+            try:
+                yield from batch.answers()
+            finally:
+                batch.abandon()
+                if not self._is_closed:
+                    self._replenish(self._n_ready)
+
+    def take(self, name: str) -> W | None:
+        """A worker that is ready and has never seen what another one must not see; None if it died.
+
+        Raises:
+            OSError: No worker can be made.
+        """
+        if name and (kept := self._kept.get(name)) is not None:
+            self._kept.move_to_end(name)
+            if self._workers.is_quiet(kept):
+                return kept
+            self.drop(kept, name)
+        worker = self._ready.popleft() if self._ready else self._workers.spawn()
+        try:
+            is_ready = self._workers.await_ready(worker)
+        except OSError:
+            self.drop(worker)
+            raise
+        if not is_ready:
+            self.drop(worker)
+            return None
+        if name:
+            self._kept[name] = worker
+            if len(self._kept) > max(_MAX_KEPT, 2 * self._n_workers):
+                self._workers.kill(self._kept.popitem(last=False)[1])
+        return worker
+
+    def give_back(self, worker: W, name: str, *, has_failed: bool, keeps_inputs: bool) -> None:
+        """Decide what becomes of a worker that answered."""
+        if keeps_inputs:
+            self._workers.leave_inputs(worker)
+        if self._reuses:
+            self._ready.appendleft(worker)
+        elif name and not has_failed:
+            self._workers.pause(worker)
+        else:
+            self.drop(worker, name)
+
+    def drop(self, worker: W, name: str = "") -> None:
+        """End a worker, and with it whatever it kept under its name."""
+        if self._kept.get(name) is worker:
+            del self._kept[name]
+        with contextlib.suppress(OSError):
+            self._workers.kill(worker)
+
+    def _replenish(self, n_needed: int) -> None:
+        """Have workers made ready for the next tasks, while no task waits for the processor that this takes."""
+        with contextlib.suppress(OSError):
+            while len(self._ready) < min(n_needed, self._n_ready):
+                self._ready.append(self._workers.spawn())
+
+
+class _Batch(Generic[W]):
+    """The tasks of one call of `Pool.run`, which holds the pool's lock."""
+
+    def __init__(self, pool: Pool[W], tasks: Sequence[Task], budget: Budget) -> None:
+        self._pool, self._budget = pool, budget
+        self._waiting = deque(enumerate(tasks))
+        self._active: dict[Any, _Job[W]] = {}
+        self._answered: deque[_Job[W]] = deque()
+
+    def answers(self) -> Iterator[tuple[int, Answer]]:
+        """Index and answer of each task, as they come."""
+        pool = self._pool
+        while self._waiting or self._active:
+            if pool._is_closed:
+                yield from self._reject()
+                return
+            yield from self._deal()
+            pool._replenish(len(self._waiting))
+            yield from self._await()
+            yield from self._deal()  # workers continue while their replies are read
+            while self._answered:
+                job = self._answered.popleft()
+                yield job.index, self._finish(job)
+
+    def abandon(self) -> None:
+        """End the workers of tasks that nobody waits for any more."""
+        for job in (*self._active.values(), *self._answered):
+            self._pool.drop(job.worker, job.task.keep)
+
+    def _reject(self) -> Iterator[tuple[int, Answer]]:
+        indices = [job.index for job in self._active.values()] + [index for index, _ in self._waiting]
+        self._waiting.clear()
+        for index in indices:
+            yield index, Answer("rejected", self._pool.level, CLOSED)
+
+    def _deal(self) -> Iterator[tuple[int, Answer]]:
+        """Hand tasks to workers until all are busy."""
+        for _ in range(len(self._waiting)):
+            if len(self._active) >= self._pool._n_workers:
+                return
+            index, task = self._waiting.popleft()
+            busy = {job.task.keep for job in (*self._active.values(), *self._answered)}
+            if task.keep and task.keep in busy:
+                self._waiting.append((index, task))
+                continue
+            if (fault := _unfit(task)) is not None:
+                yield index, Answer("rejected", self._pool.level, fault)
+                continue
+            started = time.perf_counter()
+            try:
+                worker = self._begin(index, task)
+            except OSError as error:
+                yield index, self._crash(f"The sandbox could not take the code: {error.strerror}.", started)
+            else:
+                if worker is None:
+                    text = "The sandbox could not take the code: its process did not start."
+                    yield index, self._crash(text, started)
+
+    def _begin(self, index: int, task: Task) -> W | None:
+        worker = self._pool.take(task.keep)
+        if worker is None:
+            return None
+        try:
+            limits = self._pool._limits
+            self._pool._workers.send(worker, task.payload, task.images, task.chosen, limits.text_chars)
+        except OSError:
+            self._pool.drop(worker, task.keep)
+            raise
+        started = time.perf_counter()
+        deadline = started + (limits.wall_s if task.wall_s is None else task.wall_s)
+        self._active[worker.channel] = _Job(index, task, worker, started, deadline)
+        return worker
+
+    def _await(self) -> Iterator[tuple[int, Answer]]:
+        """Wait for a reply, a deadline, or the end of the pool."""
+        if not self._active:
+            return
+        timeout = min(job.deadline for job in self._active.values()) - time.perf_counter()
+        for channel in wait([*self._active, self._pool._woken], max(0.0, timeout)):
+            if channel in self._active:
+                self._answered.append(self._active.pop(channel))
+        now = time.perf_counter()
+        for channel, job in list(self._active.items()):
+            if now >= job.deadline:
+                del self._active[channel]
+                self._pool.drop(job.worker, job.task.keep)
+                text = f"The code ran longer than {job.deadline - job.started:g} s and was stopped."
+                yield job.index, Answer("timeout", self._pool.level, text, wall_s=now - job.started)
+
+    def _finish(self, job: _Job[W]) -> Answer:
+        try:
+            return self._read(job)
+        except Exception as error:  # noqa: BLE001 - one answer that cannot be read must not end the batch
+            self._pool.drop(job.worker, job.task.keep)
+            return self._crash(f"The sandbox could not read the result: {error}.", job.started)
+
+    def _read(self, job: _Job[W]) -> Answer:
+        workers = self._pool._workers
+        reply = workers.receive(job.worker)
+        if reply is None:
+            text = "The process that ran the code sent an invalid reply and was ended."
+            if job.worker.has_hung_up:
+                text = _cause(workers.exit_status(job.worker))
+            self._pool.drop(job.worker, job.task.keep)
+            return self._crash(text, job.started)
+        wall_s = time.perf_counter() - job.started
+        answer = Answer("ok", self._pool.level, reply.text, reply, wall_s=wall_s)
+        if reply.outcome == wire.IMAGE:
+            fault = check_size(reply.size, self._pool._limits) or self._budget.refuse(reply.size)
+            if fault is not None:
+                answer = replace(answer, status="error", text=reply.text + fault)
+            else:
+                pixels = self._pool.copies.of(workers.result(job.worker, reply.size))
+                answer = replace(answer, pixels=pixels, wall_s=time.perf_counter() - job.started)
+        has_failed = reply.outcome == wire.FAILED
+        self._pool.give_back(job.worker, job.task.keep, has_failed=has_failed, keeps_inputs=reply.keeps)
+        return answer
+
+    def _crash(self, text: str, started: float) -> Answer:
+        return Answer("crash", self._pool.level, text, wall_s=time.perf_counter() - started)
+
+
+def _unfit(task: Task) -> str | None:
+    """Why no worker can be shown a task."""
+    n_bytes = sum(4 * image.width * image.height for image in task.images)
+    if len(task.images) > wire.MAX_IMAGES or n_bytes > _MAX_SHOWN:
+        return f"The code was not run: the images that it may use are too large, or more than {wire.MAX_IMAGES}."
+    if len(task.payload) > wire.MAX_PAYLOAD:
+        return f"The code was not run: it has more than {wire.MAX_PAYLOAD} bytes."
+    return None
+
+
+def _cause(status: int | None) -> str:
+    """How a worker came to its end, in words that help to fix the code."""
+    if status is None or not os.WIFSIGNALED(status):
+        return "The process that ran the code ended without a result."
+    causes = {
+        "SIGSYS": "it made a forbidden system call",
+        "SIGKILL": "it was killed, perhaps for memory",
+        "SIGXCPU": "it used too much processor time",
+        "SIGSEGV": "it accessed memory that it does not have",
+        "SIGABRT": "a library gave up",
+        "SIGFPE": "a library divided by zero",
+    }
+    name = signal.Signals(os.WTERMSIG(status)).name
+    return f"The process that ran the code died: {causes.get(name, name)}."

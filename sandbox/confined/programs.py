@@ -1,0 +1,82 @@
+"""Programs as bytes, and what came of them: how the trainer and a tool worker talk. JSON, checked, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from sandbox.confined import wire
+from sandbox.effects.credit import Effects
+from sandbox.effects.outcome import run_program
+from sandbox.geometry import Affine
+from sandbox.operations.arrays import Table
+from sandbox.operations.operation import Operation
+from sandbox.operations.program import ToolProgram
+
+if TYPE_CHECKING:
+    from sandbox.confined.worker import Request
+
+#: The classes that a program is made of, beside plain values and tuples.
+_CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table)}
+
+
+def encode(program: ToolProgram) -> bytes:
+    """A program as bytes, without the text that it prints."""
+    return json.dumps(_plain(replace(program, text="")), separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    name = type(value).__name__
+    if name in _CLASSES:
+        return {name: [_plain(getattr(value, field.name)) for field in fields(value)]}
+    return value
+
+
+def decode(data: bytes) -> ToolProgram:
+    """The program that was encoded."""
+    program: ToolProgram = _read(json.loads(data))
+    return program
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_read, value))
+    if isinstance(value, dict):
+        ((name, values),) = value.items()
+        return _CLASSES[name](*map(_read, values))
+    return value
+
+
+def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
+    """Run the program of a request, in a tool worker: (outcome, result, text for `read_effects`, no claim)."""
+    outcome = run_program(decode(request.payload), request.images[request.chosen])
+    if outcome is None:
+        return wire.EMPTY, None, "", ""
+    earned = outcome.effects
+    frame = earned.frame and [getattr(earned.frame, field.name) for field in fields(Affine)]
+    text = json.dumps([earned.tools, earned.orientation, frame])
+    return wire.IMAGE, outcome.image.convert("RGB"), text, ""
+
+
+def read_effects(text: str) -> Effects:
+    """What a program earns, as a tool worker told it.
+
+    Raises:
+        ValueError: The text is not one that `run` writes.
+    """
+    try:
+        tools, orientation, frame = json.loads(text)
+        if frame is not None and len(frame) != len(fields(Affine)):
+            raise TypeError(f"expected six numbers, got {frame!r}")
+        return Effects(
+            tuple(map(str, tools)),
+            None if orientation is None else str(orientation),
+            None if frame is None else Affine(*map(float, frame)),
+        )
+    except TypeError as error:
+        raise ValueError(f"a tool worker answered {text[:200]!r}") from error

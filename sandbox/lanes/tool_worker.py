@@ -1,0 +1,131 @@
+"""Runs lifted programs in a warm process of ours that can be ended: those that may take long, or much memory.
+
+A tool worker runs our own calls with checked values, never a policy's text, so it serves call after call. A program
+reaches it as data. The process is confined as a worker for code is, if the system can confine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from sandbox.confined.pool import CLOSED, Answer, Pool, Task
+from sandbox.confined.programs import encode, read_effects
+from sandbox.effects.outcome import Outcome
+from sandbox.images import Budget
+from sandbox.lanes.confined import LONG_LIFE_S
+from sandbox.lanes.lane import Lifted
+from sandbox.lanes.pillow import observed
+from sandbox.lanes.plain_process import PlainWorkers, lacks_confinement
+from sandbox.operations.program import ToolProgram
+from sandbox.types import ConfinementError, Limits, Observation
+
+
+class ToolWorkerLane:
+    """Tool workers, which threads may share; the processes start with the first call.
+
+    Args:
+        workers: How many programs run at once.
+        limits: What one program may use.
+    """
+
+    name = "tool_worker"
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self._workers, self._limits = workers, limits
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._pool: Pool[Any] | None = None
+
+    def run(self, calls: Sequence[Lifted], budget: Budget | None = None) -> list[Observation | None]:
+        """The observation of each program, in order; None for one that fails, which its code must explain."""
+        answers = self.answers([(call.program, call.image) for call in calls], budget)
+        return [_observe(call, *found) for call, found in zip(calls, answers, strict=True)]
+
+    def answers(
+        self,
+        programs: Sequence[tuple[ToolProgram, Image.Image]],
+        budget: Budget | None = None,
+        wall_s: float | None = None,
+    ) -> list[tuple[Answer, Outcome | None]]:
+        """Run programs on images.
+
+        Args:
+            programs: Each with the RGB image that it starts from.
+            budget: Bytes of all results; None for those of the limits.
+            wall_s: Seconds that each may take; None for those of the limits.
+
+        Returns:
+            For each, in order, how it ended, and its outcome if no operation failed.
+        """
+        tasks = [Task(encode(program), [image], wall_s=wall_s) for program, image in programs]
+        found: dict[int, tuple[Answer, Outcome | None]] = {}
+        if (pool := self._started()) is None:
+            return [(Answer("rejected", "none", CLOSED), None)] * len(tasks)
+        with closing(pool.run(tasks, budget or Budget(self._limits))) as answers:
+            for place, answer in answers:
+                found[place] = _read(answer)
+        return [found[place] for place in range(len(tasks))]
+
+    def _started(self) -> Pool[Any] | None:
+        """The pool, started if need be; None if the lane is closed."""
+        with self._lock:
+            if self._pool is None and not self._is_closed:
+                self._pool = self._confined() or self._plain()
+            return self._pool
+
+    def _confined(self) -> Pool[Any] | None:
+        if lacks_confinement():
+            return None
+        from sandbox.confined.client import Zygote
+
+        memory_mb, capacity = self._limits.memory_mb, int(self._limits.result_megapixels * 4e6)
+
+        def start() -> Zygote:
+            return Zygote("programs", self._workers, memory_mb, capacity, LONG_LIFE_S)
+
+        try:
+            return Pool(start, self._workers, self._limits, reuses=True)
+        except (ConfinementError, OSError, AttributeError):
+            return None
+
+    def _plain(self) -> Pool[Any]:
+        return Pool(lambda: PlainWorkers("programs", self._limits), self._workers, self._limits, reuses=True)
+
+    def close(self) -> None:
+        """End every worker at once, whatever it runs."""
+        with self._lock:
+            self._is_closed = True
+            pool = self._pool
+        if pool is not None:
+            pool.close()
+
+    def disown(self) -> None:
+        """Forget the parent's processes, in a forked child, which starts its own."""
+        self._lock = threading.Lock()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.disown()
+
+
+def _read(answer: Answer) -> tuple[Answer, Outcome | None]:
+    if answer.image is None:
+        return answer, None
+    try:
+        return answer, Outcome(answer.image, read_effects(answer.text))
+    except ValueError as error:
+        return replace(answer, status="crash", text=str(error)), None
+
+
+def _observe(call: Lifted, answer: Answer, outcome: Outcome | None) -> Observation | None:
+    if outcome is not None:
+        return replace(observed(call.program, outcome, ToolWorkerLane.name), wall_s=answer.wall_s)
+    if answer.status == "ok":
+        return None
+    text = call.program.text + answer.text
+    return Observation(answer.status, text=text, lane=ToolWorkerLane.name, level="lifted", wall_s=answer.wall_s)

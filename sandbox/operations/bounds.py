@@ -1,0 +1,41 @@
+"""Which programs run in the trainer: those whose time and memory are bounded whatever their arguments."""
+
+from __future__ import annotations
+
+from sandbox.geometry import Size
+from sandbox.images import check_size
+from sandbox.operations.program import ToolProgram
+from sandbox.operations.table import OPERATIONS
+from sandbox.types import Limits
+
+#: Nanoseconds that a program may take in process: nothing there could stop it.
+MAX_NS = 250e6
+#: Nanoseconds of any call, beside what its pixels cost.
+CALL_NS = 5e6
+#: Nanoseconds per pixel to see what an operation changed.
+CREDIT_NS = 10.0
+
+
+def fits_in_process(program: ToolProgram, size: Size, limits: Limits) -> bool:
+    """Whether a program is sure to end soon, with all its images within the limits of a result.
+
+    Args:
+        program: A program that was read.
+        size: Size of the image that it starts from.
+        limits: What a result may be.
+    """
+    spent, before, n_seen = 0.0, size, 0
+    for place, operation in enumerate(program.operations, 1):
+        known = program.sizes[place] if place < len(program.sizes) else None
+        after = before if known is None else known
+        bound = OPERATIONS[operation.name].bound
+        between = bound.between(operation.values, before)
+        sizes = (before, after, *between)
+        if not bound.holds(operation.values, before) or any(check_size(one, limits) for one in sizes):
+            return False
+        pixels = sum(width * height for width, height in sizes)
+        n_seen += OPERATIONS[operation.name].is_colour
+        spent += CALL_NS + (bound.ns + CREDIT_NS * OPERATIONS[operation.name].is_colour) * pixels
+        before = after
+    # If colours changed more than once, the rest runs again to see what of that is left.
+    return spent * (2 if n_seen > 1 else 1) + CREDIT_NS * before[0] * before[1] <= MAX_NS
