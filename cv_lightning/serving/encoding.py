@@ -41,11 +41,10 @@ To call one, write a JSON object with its name and arguments within <tool_call><
 
 
 class ChatEncoder:
-    """Writes the conversations of clients as tokens, so that they are those of our own rollouts.
+    """Writes the conversations of clients as tokens: the same as those of our own rollouts.
 
-    A client sends back as text what was sampled as ids, and text can be cut into tokens in more than one way; so the
-    ids of replies are remembered, and a conversation goes on from the very tokens that were sampled. It may be used
-    from many threads.
+    A client sends a reply back as text, and text can be cut into tokens in more than one way. So the ids of replies are
+    remembered, and a conversation continues from the very tokens that were sampled. Many threads may use it.
 
     Args:
         conversation: The policy's.
@@ -67,14 +66,14 @@ class ChatEncoder:
                 tokens = self._encode(request)
             except ConversationError as error:
                 raise BadRequest(str(error), "messages") from error
-        limit = self.conversation.max_context_tokens
-        if len(tokens) >= limit:
-            raise BadRequest(
-                f"This model's maximum context length is {limit} tokens. The messages have {len(tokens)}.",
-                "messages",
-                "context_length_exceeded",
-            )
+        if len(tokens) >= self.conversation.max_context_tokens:
+            raise self._too_long(str(len(tokens)))
         return tokens
+
+    def _too_long(self, n_tokens: str) -> BadRequest:
+        limit = self.conversation.max_context_tokens
+        message = f"This model's maximum context length is {limit} tokens. The messages have {n_tokens}."
+        return BadRequest(message, "messages", "context_length_exceeded")
 
     def remember(self, tokens: TokenSequence, text: str, ids: Sequence[int]) -> None:
         """Remember the ids of the reply `text` to a conversation."""
@@ -123,12 +122,7 @@ class ChatEncoder:
         text, image = observation
         viewed = None if image is None else ViewedImage(image)
         if not self.conversation.append_observation(tokens, text, viewed):
-            limit = self.conversation.max_context_tokens
-            raise BadRequest(
-                f"This model's maximum context length is {limit} tokens. The messages have more.",
-                "messages",
-                "context_length_exceeded",
-            )
+            raise self._too_long("more")
 
     def _reply(self, tokens: TokenSequence, text: str) -> list[int]:
         known = self._ids.get(_key(tokens, text))
