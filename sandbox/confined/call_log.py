@@ -239,8 +239,8 @@ def _literal(value: Any) -> str:
             raise _OpaqueError
         return f"np.array({value.tolist()!r}, dtype={_TYPES[value.dtype.type]})"
     kind = value if isinstance(value, type) else type(value)
-    if value in _TYPES:
-        return _TYPES[value]
+    if value is kind and kind in _TYPES:
+        return _TYPES[kind]
     if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
         return f"ImageFilter.{kind.__name__}"
     if kind is ImageFilter.Kernel:
