@@ -1,4 +1,4 @@
-"""What an evaluation needs of a policy, whether its weights are here or behind a server."""
+"""The interface of a policy in an evaluation, whether its weights are here or behind a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Solver(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What decides the answers (weights or model name, prompt, sampling), as a short text.
+        """A short text of all that decides the answers: weights or model name, prompt, sampling.
 
         Answers that were recorded under the same fingerprint are not asked for again.
         """
@@ -26,7 +26,7 @@ class Solver(ABC):
         """
 
     def usage(self) -> dict[str, float]:
-        """What answering has cost so far (requests, tokens, money), by name; empty if nothing is counted."""
+        """Cost of the answers so far (requests, tokens, money), by name; empty if nothing is counted."""
         return {}
 
     def close(self) -> None:  # noqa: B027 - a solver that holds nothing open has nothing to close

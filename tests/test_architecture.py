@@ -36,6 +36,8 @@ ONLY_IN = {
     "kornia": ("sandbox/lanes/tensor/", "cv_lightning/data/corruption.py"),
     "peft": ("modules/policy/",),
     "transformers": ("modules/policy/",),
+    "openai": ("cv_lightning/endpoint/",),
+    "fastapi": ("cv_lightning/serving/", "cv_lightning/chat/page/"),
 }
 
 #: Files that must not import torch, so that what does not need it does not wait for it; the tensor lane may.

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("question", nargs="?", help="without one, questions are asked for")
     add("--image", type=Path, help="what to talk about")
-    add("--interactive", action="store_true", help="go on asking after the question of the command line")
+    add("--interactive", action="store_true", help="ask for more questions after the one of the command line")
     add_policy_options(options)
     add("--temperature", type=float, default=0.0, help="of the sampling; 0 takes the most probable token")
     add("--seed", type=int, default=0, help="of the sampling: the same question gets the same answer")
@@ -46,10 +46,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Answer questions until there are no more; 1 where the one of the command line got no answer.
+    """Answer questions until there are no more; returns 1 if the question of the command line got no answer.
 
     Raises:
-        ConfigError: An option that cannot be.
+        ConfigError: An option has a wrong value.
         CVLightningError: The policy cannot be loaded, or the question cannot be asked.
     """
     options = parser().parse_args(arguments)
@@ -94,7 +94,7 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
     """Load what answers; gives a function that begins a conversation with it, and ends the tool's workers.
 
     Raises:
-        CVLightningError: The policy, its device or the lane is not to be had.
+        CVLightningError: The policy, its device or the lane is not available.
     """
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
     policy = load_policy(options)
@@ -104,7 +104,7 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
 
 @contextlib.contextmanager
 def open_executor(lane: LaneName, device: torch.device | None) -> Iterator[ToolExecutor]:
-    """The executor of a lane, with the policy where that is on an accelerator; its workers end with the block."""
+    """The executor of a lane, on the policy's accelerator if it has one; its workers end with the block."""
     on_device: Any = None
     if device is not None and device.type != "cpu" and lane in ("auto", "kornia"):
         on_device = str(device)

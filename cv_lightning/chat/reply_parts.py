@@ -29,7 +29,7 @@ class Part:
 
     Attributes:
         kind: "thought", "code" (of a call), "call" (one without readable code, as written), "answer", or "text" beside.
-        text: What stands there, without tags and without space around it.
+        text: The words, without tags and without space around them.
     """
 
     kind: Kind

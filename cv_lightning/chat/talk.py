@@ -131,7 +131,7 @@ class Talk:
             watcher.on_turn(trajectory)
 
     def _tokens(self, trajectory: Trajectory, n_new: int) -> TokenSequence:
-        """The conversation up to where the policy speaks: a copy, for the answer may break off."""
+        """The conversation up to where the policy speaks: a copy, since the answer may be broken off."""
         if not self.trajectories:
             return self._conversation.start(trajectory.sample)
         tokens = self.trajectories[-1].tokens.copy()

@@ -37,7 +37,7 @@ def load_photo(path: Path, option: str) -> Image.Image:
     """The image at a path as RGB pixels; `option` is what the user calls it.
 
     Raises:
-        ConfigError: There is none, it is no image, or it is too large.
+        ConfigError: There is no file, it is no image, or it is too large.
     """
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
@@ -45,7 +45,9 @@ def load_photo(path: Path, option: str) -> Image.Image:
     try:
         return open_image(path, option)
     except DataError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
+        if error.__cause__ is None:
+            remedy = str(error).partition(": image ")[2]
+        elif isinstance(error.__cause__, Image.DecompressionBombError):
             remedy = f"has more than {MAX_MEGAPIXELS} megapixels ({error.__cause__}). Reduce it."
         else:
             remedy = f"is no image, or it is broken ({error.__cause__}). Convert it to PNG or JPEG."
@@ -60,7 +62,7 @@ class Stop:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Take Ctrl-C over, in the main thread (Python allows it nowhere else)."""
+        """Take over Ctrl-C, in the main thread only: Python allows it nowhere else."""
         self.is_set = False
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -82,7 +84,7 @@ class Reader:
 
     Args:
         console: Where to.
-        stop: Whether the answer is not wanted any more.
+        stop: Whether the answer is no longer wanted.
         folder: Where images are saved.
         show: How images are shown beside.
         n_given: Images that were there before the answer.
@@ -261,7 +263,7 @@ class TerminalChat:
         return sum(earlier[-1].tokens.is_trained) if earlier else 0
 
     def save(self) -> Path | None:
-        """Write the conversation for `python -m cv_lightning view`; returns its page, None where nothing was said.
+        """Write the conversation for `python -m cv_lightning view`; returns its page, None if nothing was said.
 
         Raises:
             DataError: It cannot be written.

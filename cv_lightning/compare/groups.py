@@ -41,7 +41,7 @@ class RunGroup:
 
     @property
     def metrics(self) -> set[str]:
-        """What any of the runs logged."""
+        """Names of the metrics that any of the runs logged."""
         return {name for run in self.runs for name in run.curves}
 
     @property

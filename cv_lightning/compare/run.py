@@ -1,4 +1,4 @@
-"""A run as it is compared: its config, what it logged over time, and its answers; read from its folder or MLflow."""
+"""A run to compare: its config, its metrics over time and its answers, read from its folder or MLflow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Run:
     """One run.
 
     Attributes:
-        name: Its stage, or what it calls itself.
+        name: Of its stage, or the name in its config.
         source: The folder or run id that it was read from.
         config: The resolved config, flat: `model.reward.format` -> 0.1.
         facts: Commit, data fingerprint, machine and packages, flat, as far as they were recorded.

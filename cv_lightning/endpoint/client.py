@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cv_lightning.endpoint.keys import check_url
-from cv_lightning.endpoint.meter import EndpointError, Meter, RequestError, Usage
+from cv_lightning.endpoint.meter import EndpointError, RequestError, RequestMeter, Usage
 from cv_lightning.endpoint.reply_cache import ReplyCache
 from cv_lightning.errors import ConfigError
 
@@ -57,7 +57,7 @@ class Endpoint:
         extra: More keys of the request ("reasoning_effort"); null takes a key out ("temperature").
 
     Raises:
-        ConfigError: A value that cannot be.
+        ConfigError: A value is out of range.
     """
 
     url: str
@@ -88,7 +88,7 @@ class Endpoint:
             )
         if limit is not None and not self.input_price and not self.output_price:
             raise ConfigError("Endpoint: max_cost needs input_price and output_price, per million tokens.")
-        self._meter = Meter(rate, (self.input_price, self.output_price), limit)
+        self._meter = RequestMeter(rate, (self.input_price, self.output_price), limit)
         self._lock = threading.Lock()
         self._client: tuple[int, Client] | None = None  # of a process: a fork must not share connections
         self._name = self.model
@@ -164,7 +164,7 @@ class Endpoint:
 
 
 def read_reply(content: Mapping[str, Any]) -> ChatReply:
-    """The reply of a chat completion; raises `ValueError` if it is none."""
+    """The reply of a chat completion; raises `ValueError` for any other content."""
     try:
         choice = content["choices"][0]
         message = choice["message"]

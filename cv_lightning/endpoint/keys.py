@@ -14,7 +14,7 @@ def check_url(url: str, name: str) -> None:
 
 
 def read_key(variable: str | None) -> str | None:
-    """The API key in an environment variable, None if there is none.
+    """The API key in an environment variable, None if it holds none.
 
     Raises:
         ConfigError: It holds characters that no HTTP header may hold; the message does not show it.

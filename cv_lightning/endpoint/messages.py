@@ -30,7 +30,7 @@ _NONE = "You are a helpful assistant. Give the final answer within <answer></ans
 
 
 def default_prompt(mode: ToolMode, toolbox: Toolbox) -> str:
-    """What the system turn says where the config does not."""
+    """The system turn if the config gives none."""
     if mode == "text":
         return toolbox.system_prompt
     return _NATIVE.format(means=toolbox.means, article=toolbox.article) if mode == "native" else _NONE
@@ -45,7 +45,7 @@ class ImageEncoding:
 
     Attributes:
         max_pixels: Larger images are reduced to this many pixels; the tool still works on the whole image.
-        max_kilobytes: A PNG that is larger travels as JPEG, reduced further where that does not do.
+        max_kilobytes: A larger PNG is sent as JPEG, reduced further if need be.
         format: "png" loses nothing; "jpeg" is smaller.
     """
 

@@ -52,7 +52,7 @@ class Usage:
     cost: float = 0.0
 
 
-class Meter:
+class RequestMeter:
     """Counts, spaces and ends the requests of one endpoint; many threads may use it.
 
     Args:

@@ -16,7 +16,7 @@ import httpx2
 import openai
 
 from cv_lightning.endpoint.keys import read_key
-from cv_lightning.endpoint.meter import EndpointError, Meter, RequestError
+from cv_lightning.endpoint.meter import EndpointError, RequestError, RequestMeter
 
 if TYPE_CHECKING:
     from cv_lightning.endpoint.client import Endpoint
@@ -37,7 +37,7 @@ class Client(openai.OpenAI):
         check: Raises `ValueError` for a JSON object that is no chat completion; the request is then repeated.
     """
 
-    def __init__(self, endpoint: Endpoint, meter: Meter, check: Callable[[Mapping[str, Any]], object]) -> None:
+    def __init__(self, endpoint: Endpoint, meter: RequestMeter, check: Callable[[Mapping[str, Any]], object]) -> None:
         super().__init__(
             base_url=endpoint.url,
             api_key="-",  # each request is given its own, so that a changed environment variable is obeyed
@@ -79,7 +79,7 @@ class Client(openai.OpenAI):
 class _Http(openai.DefaultHttpxClient):
     """Sends one request, within its time and its turn."""
 
-    def __init__(self, endpoint: Endpoint, meter: Meter, check: Callable[[Mapping[str, Any]], object]) -> None:
+    def __init__(self, endpoint: Endpoint, meter: RequestMeter, check: Callable[[Mapping[str, Any]], object]) -> None:
         super().__init__(follow_redirects=False)  # a redirect would carry the key to another host
         self._endpoint = endpoint
         self._meter = meter
@@ -134,7 +134,7 @@ def _read(response: httpx2.Response, deadline: float) -> bytes:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object of a reply; raises `ValueError` if it is none."""
+    """The JSON object of a reply; raises `ValueError` for anything else."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

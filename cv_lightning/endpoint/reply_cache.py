@@ -15,7 +15,7 @@ from typing import Any
 class ReplyCache:
     """Replies on disk, one file each, written at once or not at all.
 
-    A disk that is full costs the cache and not the run: it is said once, and nothing is kept from there on.
+    A full disk costs the cache, not the run: one warning, and nothing is kept after it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +26,7 @@ class ReplyCache:
         return self.folder / digest[:2] / f"{digest}.json"
 
     def get(self, digest: str) -> dict[str, Any] | None:
-        """The reply to a request, None where there is none that can be read."""
+        """The reply to a request, None if no file of it can be read."""
         try:
             content = json.loads(self._path(digest).read_bytes())
         except (OSError, ValueError, RecursionError):
@@ -48,7 +48,7 @@ class ReplyCache:
             with contextlib.suppress(OSError):
                 part.unlink()
             warnings.warn(
-                f"{self.folder}: replies cannot be kept ({error.strerror}); the run goes on without. Make room, or "
+                f"{self.folder}: replies cannot be kept ({error.strerror}); the run continues without. Make room, or "
                 "give another folder as the endpoint's cache.",
                 UserWarning,
                 stacklevel=2,

@@ -37,19 +37,19 @@ class EndpointSolver(Solver):
         tools: "native": the tool is offered by `tools` of the request. "text": by the system prompt, in the format that
             our policies are trained on. "none": not at all.
         system_prompt: Text of the system turn; None takes the one of `tools`, "" sends none.
-        max_turns: Turns of the model; at the last one a tool call is not executed any more.
+        max_turns: Turns of the model; a tool call in the last one is not executed.
         max_new_tokens: Longest turn, sent as `max_tokens`.
         temperature: 0 takes the most probable token.
-        seed: Sent where the temperature is not 0.
-        at_once: Questions that are under way at the same time.
-        give_up_after: So many questions in a row that failed end the run; what was answered is safe.
+        seed: Sent if the temperature is not 0.
+        at_once: Questions under way at the same time.
+        give_up_after: The run ends after so many failed questions in a row; earlier answers are safe.
         images: How images travel.
         lane: Which lane of the executor runs the tool.
         limits: What one tool call may use.
         toolbox: Which tools it has: "code", "named", or a `cv_lightning.tools.Toolbox`.
 
     Raises:
-        ConfigError: A value that cannot be.
+        ConfigError: A value is out of range.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class EndpointSolver(Solver):
             if self._n_failed_in_a_row >= self.give_up_after and self._stop is None:
                 self._stop = EndpointError(
                     f"{self.endpoint.url}: {self._n_failed_in_a_row} questions in a row failed, the last with: {error}."
-                    " The answers before them are safe. Mend it and run the same command again: it goes on from there."
+                    " The answers before them are safe. Fix it and run the same command again: it continues from there."
                 )
 
     def _play(self, sample: Sample) -> Trajectory:

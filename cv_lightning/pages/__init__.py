@@ -1,1 +1,1 @@
-"""What the HTML pages share: one shell, one stylesheet, figures, tables. It imports no other package of ours."""
+"""Shared by all HTML pages: one shell, one stylesheet, figures, tables. It imports no other package of ours."""

@@ -33,7 +33,7 @@ class RunningReply(Protocol):
         """The reply as it is now, None if nothing is new; does not wait. Raises `BadRequest` if it failed."""
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for the reply."""
 
 
 class Backend(Protocol):

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=8000, help="0 takes a free one")
     add("--name", help="what clients call the model (default: the folder's name and a digest of the weights)")
     add_policy_options(options)
-    add("--max-batch", type=int, default=16, help="replies that are generated at the same time")
+    add("--max-batch", type=int, default=16, help="replies generated at the same time")
     add("--max-waiting", type=int, default=256, help="requests that may wait; more get 429")
     add("--max-request-mb", type=int, default=32, help="longest request")
     add(
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def command_line(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser for the command `name` whose help says the defaults."""
+    """A parser for the command `name` whose help gives the defaults."""
     return argparse.ArgumentParser(
         prog=f"python -m cv_lightning {name}",
         description=description,
@@ -47,7 +47,7 @@ def command_line(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_policy_options(options: argparse.ArgumentParser) -> None:
-    """What `load_policy` reads."""
+    """Add the options that `load_policy` reads."""
     add = options.add_argument
     add("--policy", required=True, help="folder that a stage exported, or a hub name")
     add("--system-prompt", help="system turn (default: as the folder says, or else the one that describes the tool)")
@@ -56,14 +56,14 @@ def add_policy_options(options: argparse.ArgumentParser) -> None:
     add("--max-context-tokens", type=int, default=32768, help="longest conversation")
     add("--max-new-tokens", type=int, default=1024, help="longest reply")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
-    add("--device", default="auto", help='as torch names it; "auto" takes an accelerator where there is one')
+    add("--device", default="auto", help='as torch names it; "auto" takes an accelerator if there is one')
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C.
 
     Raises:
-        ConfigError: An option that cannot be, an address that is taken, or one that others reach and no key.
+        ConfigError: An option has a wrong value, the address is taken, or others can reach it and there is no key.
     """
     options = parser().parse_args(arguments)
     for name in ("max_context_tokens", "max_new_tokens", "max_batch", "max_waiting", "max_request_mb"):
@@ -125,7 +125,7 @@ def load_policy(options: argparse.Namespace) -> Policy:
 
 
 def stored_pixels(source: str) -> dict[str, int]:
-    """The pixel budget that an exported policy was used with, as far as its folder says."""
+    """The pixel budget in the folder of an exported policy; empty if the folder has none."""
     try:
         content: Any = json.loads((Path(source) / "preprocessor_config.json").read_text(encoding="utf-8"))
         size = content["size"]

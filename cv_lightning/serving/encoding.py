@@ -41,11 +41,10 @@ To call one, write a JSON object with its name and arguments within <tool_call><
 
 
 class ChatEncoder:
-    """Writes the conversations of clients as tokens, so that they are those of our own rollouts.
+    """Writes the conversations of clients as tokens: the same as those of our own rollouts.
 
-    A client sends back as text what was sampled as ids, and text can be cut into tokens in more than one way; so the
-    ids of replies are remembered, and a conversation goes on from the very tokens that were sampled. It may be used
-    from many threads.
+    A client sends a reply back as text, and text can be cut into tokens in more than one way. So the ids of replies are
+    remembered, and a conversation continues from the very tokens that were sampled. Many threads may use it.
 
     Args:
         conversation: The policy's.

@@ -51,7 +51,7 @@ class Job:
         self._news: queue.SimpleQueue[int | Completion | BadRequest] = queue.SimpleQueue()
 
     def add(self, news: int | Completion | BadRequest) -> None:
-        """One more token, the whole reply, or why there is none; from the thread that generates."""
+        """One more token, the whole reply, or its error; from the thread that generates."""
         self._news.put(news)
         self._notify()
 
@@ -71,7 +71,7 @@ class Job:
         return ReplySoFar(self._encoder.decode(self._ids), len(self._ids), None) if len(self._ids) > n_read else None
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for the reply."""
         self.is_cancelled = True
 
 

@@ -83,7 +83,7 @@ class _Images:
         self._pixels = 0
 
     def add(self, value: Any) -> Image.Image:
-        """Decode one image; raises `ValueError` if it is none, or one too many."""
+        """Decode one image; raises `ValueError` if it cannot be read, or is one too many."""
         self._count += 1
         if self._count > MAX_IMAGES:
             raise ValueError(f"more than {MAX_IMAGES} images")
@@ -117,7 +117,7 @@ class _Checked(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Part(_Checked):
+class MessagePart(_Checked):
     """A text or an image of a message."""
 
     type: Literal["text", "refusal", "image_url"]
@@ -132,7 +132,7 @@ class Part(_Checked):
         return image if image is not None else self.text or self.refusal
 
     @model_validator(mode="after")
-    def _holds_its_type(self) -> Part:
+    def _holds_its_type(self) -> MessagePart:
         if self.type not in self.model_fields_set or (self.type != "image_url" and self.image_url is not None):
             raise ValueError(f"expected a part of type {self.type!r} to hold {self.type!r}")
         return self
@@ -143,7 +143,7 @@ class _Function(_Checked):
     arguments: str
 
 
-class _Call(_Checked):
+class _FunctionCall(_Checked):
     function: _Function
 
 
@@ -151,8 +151,8 @@ class Message(_Checked):
     """One message; a text counts as one part."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: list[Part] = Field(default=None, validate_default=True)
-    tool_calls: list[_Call] | None = None
+    content: list[MessagePart] = Field(default=None, validate_default=True)
+    tool_calls: list[_FunctionCall] | None = None
 
     @property
     def text(self) -> str:
@@ -181,7 +181,7 @@ class Message(_Checked):
 
     @field_validator("content")
     @classmethod
-    def _images_of_users_only(cls, value: list[Part], info: ValidationInfo) -> list[Part]:
+    def _images_of_users_only(cls, value: list[MessagePart], info: ValidationInfo) -> list[MessagePart]:
         if info.data.get("role") not in ("user", "tool") and any(part.image_url is not None for part in value):
             raise ValueError("expected text parts; only the user and a tool may send images")
         return value
@@ -199,7 +199,7 @@ class _StreamOptions(_Checked):
 
 
 class ChatRequest(_Checked):
-    """A request that was found right; null counts as absent.
+    """A valid request; null counts as absent.
 
     Attributes:
         model: The model's name.
@@ -269,7 +269,7 @@ def read_request(body: bytes) -> ChatRequest:
     """Read the JSON of a request.
 
     Raises:
-        BadRequest: It is none, or asks for what this server does not have.
+        BadRequest: It is not valid, or asks for something that this server does not do.
     """
     try:
         return ChatRequest.model_validate_json(body, context=_Images())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 import sys
@@ -79,7 +80,7 @@ class WebServer:
         self._server = _Server(config, on_stop)
 
     def serve(self) -> None:
-        """Serve until `stop`; in the main thread, until SIGINT too, which then raises `KeyboardInterrupt`."""
+        """Serve until `stop`; in the main thread also until SIGINT, which then raises `KeyboardInterrupt`."""
         try:
             self._server.run(sockets=[self._socket])
         finally:
@@ -87,10 +88,9 @@ class WebServer:
 
     def serve_until_interrupted(self) -> None:
         """Serve until Ctrl-C."""
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             self.serve()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+        print("stopped", file=sys.stderr)
 
     def stop(self) -> None:
         """End `serve` from another thread."""

@@ -89,7 +89,7 @@ class Stores:
         return found
 
     def _read(self, uri: str, read: Callable[[Any], Any]) -> Any:
-        """What `read` returns; None, and a warning, if nobody named the store and it cannot be read."""
+        """The result of `read`; None, and a warning, if a store cannot be read that the user did not name."""
         try:
             with _one_line_errors(uri):
                 if uri not in self._clients:
@@ -192,12 +192,12 @@ def _client(uri: str) -> Any:
 
 @contextmanager
 def _one_line_errors(uri: str, part: str = "") -> Iterator[None]:
-    """Turn what MLflow raises into one line."""
+    """Turn any error of MLflow into one line."""
     try:
         yield
     except CVLightningError:
         raise
-    except Exception as error:  # MLflow passes on whatever its databases raise
+    except Exception as error:  # MLflow passes on the errors of its databases
         cause = " ".join(str(error).split())[:200] or type(error).__name__
         remedy = "Is the server up, and the file a database of MLflow?"
         raise DataError(f"MLflow: {part or uri} cannot be read ({cause}). {remedy}") from error

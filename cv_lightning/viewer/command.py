@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = CommandParser("view", "Trajectories as one page to read, from a folder or from MLflow.")
     parser.add_argument("run_or_file", help="a trajectories.jsonl, a folder with some below it, or a run id of MLflow")
     parser.add_argument(
-        "--out", type=Path, help="the page (default: trajectories.html beside what was named, or here for a run id)"
+        "--out", type=Path, help="the page (default: trajectories.html in the folder, or here for a run id)"
     )
     parser.add_argument("--most", type=int, default=_MOST, help="only the newest so many (default: %(default)s)")
     parser.add_argument(

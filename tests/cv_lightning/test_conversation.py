@@ -176,6 +176,21 @@ def test_two_images_a_call_and_an_answer(talk: Conversation) -> None:
     assert tokens.logprobs == [0.0] * len(tokens)
 
 
+def test_images_are_where_the_question_has_their_places(talk: Conversation) -> None:
+    trajectory = recorded((ANSWER, None), images=3, question="<image> is Monday, <image> is <image>")
+    tokens = talk.encode(trajectory)
+    expected = spelled(
+        talk,
+        (HEAD + "[img*2]", False),
+        (" is Monday, ", False),
+        ("[img*4]", False),
+        (" is ", False),
+        ("[img*6]" + OPEN, False),
+        (ANSWER + "<|im_end|>", True),
+    )
+    assert (tokens.ids, tokens.is_trained) == expected
+
+
 def test_error_has_no_image(talk: Conversation) -> None:
     fault = "NameError: name 'imge' is not defined"
     tokens = talk.encode(recorded((BROKEN, Observation("error", None, fault)), (ANSWER, None)))

@@ -71,7 +71,7 @@ class Answer:
 
     Args:
         room: Its conversation.
-        question: What is asked.
+        question: The question.
         images: New images that it is about.
     """
 
@@ -102,11 +102,11 @@ class Answer:
             self._note()
 
     def is_stopped(self) -> bool:
-        """Whether nobody wants it any more."""
+        """Whether nobody wants it."""
         return self._is_stopped
 
     def stop(self) -> None:
-        """Nobody wants it any more."""
+        """Nobody wants it."""
         self._is_stopped = True
 
     def begin(self) -> None:
@@ -122,7 +122,7 @@ class Answer:
             self._note()
 
     def news(self, seen: int, timeout_s: float) -> tuple[int, dict[str, Any]] | None:
-        """What is there now, if it is newer than version `seen`; None where nothing new comes within `timeout_s`."""
+        """The current version and its content, None if no version after `seen` comes within `timeout_s`."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._version > seen, timeout_s):
                 return None
@@ -177,7 +177,7 @@ class Rooms:
 
         Args:
             room_id: Its conversation; None begins one.
-            question: What is asked.
+            question: The question.
             images: New images that it is about.
 
         Raises:
@@ -205,7 +205,7 @@ class Rooms:
             return room.answer
 
     def stop(self, room_id: str) -> None:
-        """End the answer of a conversation; raises `BadRequest` where that is not there."""
+        """End the answer of a conversation; raises `BadRequest` if there is no such conversation."""
         with self._changed:
             answer = self._find(room_id).answer
         if answer is not None:

@@ -76,10 +76,25 @@ class ParquetRecords(Records):
                 meta = file.metadata.row_group(group)
                 stop = start + meta.num_rows
                 size = max(1, meta.num_rows * _BLOCK_BYTES // max(1, meta.total_byte_size))
-                for part, first in enumerate(range(start, stop, size)):
-                    self._blocks.append(_Block(first, min(first + size, stop), number, group, part, size))
+                self._blocks += _parts_of(number, group, start, stop, size)
                 start = stop
         return start
+
+    def _split(self, block: _Block) -> None:
+        """Read the row group of a block in smaller parts.
+
+        pyarrow has no batches of more than 2 GiB of nested bytes, and the footer, which counts values of a dictionary
+        once, does not say how large they get.
+        """
+        if block.rows_per_part == 1:
+            raise DataError(f"{self.where(block.start)}: the row is larger than 2 GiB. Remove it.")
+        own = [one for one in self._blocks if (one.file, one.group) == (block.file, block.group)]
+        first, size = self._blocks.index(own[0]), max(1, min(block.rows_per_part, own[-1].stop - own[0].start) // 8)
+        parts = _parts_of(block.file, block.group, own[0].start, own[-1].stop, size)
+        self._blocks[first : first + len(own)] = parts
+        self._open = None
+        self._kept.clear()
+        self.__dict__.pop("_starts", None)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -101,7 +116,11 @@ class ParquetRecords(Records):
         """The row at `index`; raises `DataError` where its pages are broken."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         if number not in self._kept:
-            self._kept[number] = self._read_block(number)
+            try:
+                self._kept[number] = self._read_block(number)
+            except NotImplementedError:
+                self._split(self._blocks[number])
+                return self.read(index)
             while len(self._kept) > _KEPT_BLOCKS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
@@ -150,6 +169,12 @@ class ParquetRecords(Records):
                     pending = pending[block.rows_per_part :]
             if pending:
                 yield pending
+
+
+def _parts_of(file: int, group: int, start: int, stop: int, size: int) -> list[_Block]:
+    """The blocks of a row group, `size` rows each."""
+    places = enumerate(range(start, stop, size))
+    return [_Block(first, min(first + size, stop), file, group, part, size) for part, first in places]
 
 
 def _opened(path: Path) -> Any:

@@ -93,3 +93,19 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | N
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"--image .*photo.png: {words}"):
         load_photo(path, "--image")
+
+
+def test_a_photo_is_upright_as_its_exif_tag_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.radial_gradient("L").convert("RGB").crop((0, 0, 90, 60))
+    stored.save(tmp_path / "photo.png", exif=exif)
+    read = load_photo(tmp_path / "photo.png", "--image")
+    assert read.size == (60, 90)
+    assert read.tobytes() == stored.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+def test_an_image_that_is_a_line_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (603, 3)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="has 603 x 3 pixels; expected sides that differ by a factor of 200"):
+        load_photo(tmp_path / "a.png", "--image")

@@ -619,6 +619,17 @@ def test_a_wrong_setting_of_the_solver_is_named(wrong: dict[str, Any]) -> None:
         EndpointSolver(Endpoint("http://127.0.0.1/v1"), **wrong)
 
 
+def test_images_are_between_the_words_of_a_question() -> None:
+    images = tuple(Image.new("RGB", (8, 6), color) for color in ("red", "green", "blue"))
+    asked = Sample("s", "<image> is Monday, <image> is Friday", images, "x")
+    content = Dialogue(asked, "native", "", ImageEncoding()).messages[0]["content"]
+    assert [part["type"] for part in content] == ["image_url", "image_url", "text", "image_url", "text"]
+    assert [part["text"] for part in content if part["type"] == "text"] == [" is Monday, ", " is Friday"]
+    assert [part["image_url"]["url"] for part in content if part["type"] == "image_url"] == [
+        ImageEncoding().data_url(image) for image in images
+    ]
+
+
 def test_markup_in_a_question_stays_plain() -> None:
     dialogue = Dialogue(sample(), "native", "", ImageEncoding())
     assert dialogue.messages[0]["content"][-1]["text"] == "What is < tool_call> here, in a?"

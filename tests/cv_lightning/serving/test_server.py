@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
@@ -185,6 +188,20 @@ def test_images_and_calls_of_a_request_are_read() -> None:
     assert (request.max_new_tokens, request.seed, request.temperature) == (5, 3, 1.0)
 
 
+def test_an_image_of_a_request_is_upright_as_its_exif_tag_says() -> None:
+    exif, buffer = Image.Exif(), BytesIO()
+    exif[0x0112] = 6
+    stored = Image.radial_gradient("L").convert("RGB").crop((0, 0, 90, 60))
+    stored.save(buffer, "PNG", exif=exif)
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    content = [{"type": "text", "text": "Which?"}, image_part(url), {"type": "text", "text": "This."}]
+    request = read_request(json.dumps(body(messages=[{"role": "user", "content": content}])).encode())
+    first, image, last = request.messages[0].parts
+    assert (first, last) == ("Which?", "This."), "images stay between the words"
+    assert isinstance(image, Image.Image)
+    assert image.tobytes() == stored.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
 # --- wrong requests ---
 
 
@@ -356,6 +373,38 @@ def test_a_client_that_leaves_cancels_its_reply(client: Client, is_streamed: boo
     while not client.backend.running[0].is_cancelled and time.monotonic() < deadline:
         time.sleep(0.01)
     assert client.backend.running[0].is_cancelled
+
+
+def test_ctrl_c_ends_what_is_under_way_and_gives_the_port_back(capsys: pytest.CaptureFixture[str]) -> None:
+    backend = Fake()
+    backend.pieces = ["a", *[None] * 10_000, "b"]
+
+    def stop() -> None:
+        backend.running[0]._pieces = [BadRequest("The server is shutting down.", code="unavailable", status=503)]
+
+    server = ChatServer(backend, port=0, on_stop=stop)
+    found: list[Any] = []
+
+    def ask_and_interrupt() -> None:
+        url = f"http://127.0.0.1:{server.port}/v1/chat/completions"
+        request = urllib.request.Request(
+            url, json.dumps(body(stream=True)).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            found.append(response.readline())
+            os.kill(os.getpid(), signal.SIGINT)
+            found.append(response.read())
+
+    client = threading.Thread(target=ask_and_interrupt)
+    client.start()
+    started = time.monotonic()
+    server.serve_until_interrupted()
+    client.join()
+    assert time.monotonic() - started < 20
+    assert b"unavailable" in found[1]
+    assert capsys.readouterr().err == "stopped\n"
+    with socket.create_server(("127.0.0.1", server.port)):
+        pass
 
 
 def test_a_mistake_of_the_backend_is_an_error_without_its_words(

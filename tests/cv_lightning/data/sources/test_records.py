@@ -213,3 +213,42 @@ def test_memory_does_not_grow_with_the_file(split: str, tmp_path: Path) -> None:
     assert total_mb >= 195
     assert opened_mb < 20
     assert 8 <= read_mb < 90, "eight blocks, and not nothing: then memory was not measured"
+
+
+class Limited:
+    """A Parquet file whose batches may not have more than so many rows, as pyarrow's not more than 2 GiB of bytes."""
+
+    def __init__(self, file: Any, limit: int) -> None:
+        self.file = file
+        self.limit = limit
+
+    def __enter__(self) -> Limited:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def iter_batches(self, batch_size: int, row_groups: list[int]) -> Any:
+        if batch_size > self.limit:
+            raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+        return self.file.iter_batches(batch_size=batch_size, row_groups=row_groups)
+
+
+@pytest.mark.parametrize("limit", [1, 6])
+def test_a_row_group_of_more_bytes_than_a_batch_may_have_is_read_in_parts(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"question": str(n), "images": [{"bytes": b"same" * 100, "path": str(n)}]} for n in range(100)]
+    for number in range(2):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{number}.parquet", row_group_size=50)
+    source = open_records(str(tmp_path))
+    opened = parquet._opened
+    monkeypatch.setattr(parquet, "_opened", lambda path: Limited(opened(path), limit))
+    for index in (170, 3, 60, 199, 0, 99, 100):
+        assert source.read(index) == rows[index % 100], index
+    assert [source.read(index) for index in range(200)] == rows * 2
+    monkeypatch.setattr(parquet, "_opened", opened)
+    again = open_records(str(tmp_path / "1.parquet"))
+    monkeypatch.setattr(parquet, "_opened", lambda path: Limited(opened(path), 0))
+    with pytest.raises(DataError, match=r"1\.parquet, row 50: the row is larger than 2 GiB"):
+        again.read(50)
