@@ -43,7 +43,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
             *("solarize", "expand", "pad"),  # the calls that others make are logged themselves
         ),
     ),
-    "np": (np, ("array", "asarray", "ascontiguousarray", "copy", "pad")),
+    "np": (np, ("array", "asarray", "ascontiguousarray", "copy")),
     "cv2": (
         cv2,
         (
@@ -239,11 +239,11 @@ def _literal(value: Any) -> str:
     kind = value if isinstance(value, type) else type(value)
     if value in _TYPES:
         return _TYPES[value]
-    if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
-        return f"ImageFilter.{kind.__name__}"
     if kind is ImageFilter.Kernel:
         size, scale, offset, kernel = value.filterargs
         return f"ImageFilter.Kernel({size!r}, {tuple(kernel)!r}, {scale!r}, {offset!r})"
+    if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
+        return f"ImageFilter.{kind.__name__}"
     if kind in _FILTERS and value is not kind:
         return f"ImageFilter.{kind.__name__}({', '.join(repr(getattr(value, name)) for name in _FILTERS[kind])})"
     raise _OpaqueError
@@ -369,6 +369,19 @@ def _note_enhanced(arguments: tuple[Any, ...], keywords: dict[str, Any], result:
     LOG.define(result, f"ImageEnhance.{type(enhancer).__name__}({image}).enhance({', '.join(texts)})", reads)
 
 
+def _note_padded(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+    """`np.pad` of rows and columns is a border of OpenCV's."""
+    names = {"mode": "constant", **dict(zip(("array", "pad_width", "mode"), arguments, strict=False)), **keywords}
+    array, widths, mode = names["array"], tuple(map(tuple, names["pad_width"])), names["mode"]
+    value, kind = names.get("constant_values", 0), {"constant": 0, "edge": 1}.get(mode)
+    if kind is None or len(widths) != array.ndim or widths[2:] not in ((), ((0, 0),)):
+        return
+    reads: set[str] = set()
+    sides = ", ".join(str(int(width)) for pair in widths[:2] for width in pair)
+    text = f"cv2.copyMakeBorder({LOG.text(array, reads)}, {sides}, {kind}, value={(int(value),) * 3})"
+    LOG.define(result, text, reads)
+
+
 def _note_nothing(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
     """For calls that are no step of a program, and whose own calls are none."""
 
@@ -378,6 +391,7 @@ def install() -> None:
     for module_name, (module, names) in _FUNCTIONS.items():
         for name in names:
             setattr(module, name, _logged(getattr(module, name), _note(f"{module_name}.{name}")))
+    np.pad = _logged(np.pad, _note_padded)
     for name in _IMAGE_METHODS:
         setattr(Image.Image, name, _logged(getattr(Image.Image, name), _note(f".{name}")))
     Image.Image.point = _logged(Image.Image.point, _note_point, _prepare_point)  # type: ignore[method-assign]
