@@ -174,13 +174,21 @@ def _best_iou(trajectory: Trajectory) -> float:
 
 
 def iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes (x1, y1, x2, y2); 0 if one is empty."""
+    """Intersection over union of two boxes (x1, y1, x2, y2); 0 if they share nothing."""
+    shared = overlap(first, second)
+    return shared / (area(first) + area(second) - shared) if shared > 0 else 0.0
+
+
+def area(box: Box) -> float:
+    """Square pixels of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def overlap(first: Box, second: Box) -> float:
+    """Square pixels that two boxes share."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return width * height / (sum(areas) - width * height)
+    return max(0.0, width) * max(0.0, height)
 
 
 def _answers_once(text: str) -> bool:

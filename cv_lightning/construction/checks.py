@@ -1,4 +1,4 @@
-"""What an episode must be to be kept: held against its metadata and its pixels, never against what its turns claim.
+"""Checks of an episode against its metadata and its pixels, never against what its turns claim.
 
 Every rejection has a name of `REASONS`; the first one that applies counts.
 """
@@ -10,34 +10,34 @@ from dataclasses import dataclass
 
 from cv_lightning.construction.plan import Plan, Step
 from cv_lightning.conversation import escape_markup
+from cv_lightning.data.oracle import is_upright
 from cv_lightning.errors import ConfigError
-from cv_lightning.evidence import gather_effects, iou, last_orientation, required_orientation
+from cv_lightning.evidence import area, gather_effects, iou, last_orientation, overlap, required_orientation
 from cv_lightning.grading.benchmarks import grade
-from cv_lightning.types import IMAGE, Box, Trajectory, Turn, ViewedImage
-from sandbox import orient
+from cv_lightning.types import IMAGE, Trajectory, Turn, ViewedImage
 
-#: Why an episode is rejected.
+#: Reasons to reject an episode.
 REASONS: dict[str, str] = {
     "format": "a turn that does not reason first and then give exactly one call or answer",
-    "markup": "a turn or a question that holds markup of the conversation: it would not load back as it is",
+    "markup": "a turn or a question that holds markup of the conversation: it would load back differently",
     "too_long": "a turn, or the whole, longer than allowed",
     "no_reasoning": "reasoning shorter than allowed",
-    "mentions_metadata": "a turn that speaks of what only the teacher was told",
+    "mentions_metadata": "a turn that mentions what only the teacher was told",
     "answer_leaked": "the answer, before the image was looked at as the plan says",
-    "answered_early": "an answer where a call was due",
-    "no_answer": "a call where the answer was due",
-    "call_failed": "a call that did not run, or gave no image",
-    "fault_worked": "a call that was to fail and did not, or failed without a message",
-    "unchanged": "a call that gave the image that it was made from",
+    "answered_early": "an answer instead of a call",
+    "no_answer": "a call instead of the answer",
+    "call_failed": "a call that failed, or gave no image",
+    "fault_worked": "a call that should fail and did not, or failed without a message",
+    "unchanged": "a call that did not change its image",
     "wrong_image": "a call that worked on another image than the last one",
     "not_restored": "the image is not as it was before its transforms, by its net orientation or by its pixels",
-    "unknown_frame": "nobody can tell where the result lies in the question's image",
+    "unknown_frame": "a result whose place in the question's image is unknown",
     "crop_misses_box": "a crop that does not contain the box",
     "crop_too_wide": "a last crop whose overlap with the box is too small",
     "crops_do_not_shrink": "a crop that is not inside the one before",
     "wrong_tools": "other tools had an effect than the metadata requires",
     "wrong_answer": "an answer that the sample's rule does not call right",
-    "rule_not_published": "an answer rule that the published RL schema cannot name",
+    "rule_not_published": "an answer rule without a name in the published RL schema",
     "request_failed": "the teacher's server refused the request",
 }
 
@@ -47,7 +47,7 @@ _METADATA = re.compile(
     re.IGNORECASE,
 )
 _COMMENT = re.compile(r"#.*")
-#: A shorter answer may be said without being given away, unless it is a code of letters and digits.
+#: A shorter answer may occur without being given away, unless it is a code of letters and digits.
 _MIN_LEAK = 4
 _CODE = re.compile(r"(?=.*[a-z])(?=.*\d)", re.IGNORECASE)
 _THINK = re.compile(r"\A\s*<think>(.*?)</think>", re.DOTALL)
@@ -56,7 +56,7 @@ _SPECIAL = re.compile(r"<\|[a-z_]+\||</?tool_response>")
 
 @dataclass(frozen=True)
 class Checks:
-    """What is demanded.
+    """Requirements on an episode.
 
     Attributes:
         min_containment: Share of the box that every crop must show.
@@ -86,7 +86,7 @@ class Checks:
             )
 
     def turn_fault(self, plan: Plan, trajectory: Trajectory, step: Step) -> str | None:
-        """Why the last turn is rejected, a name of `REASONS`; None where it is as it should be."""
+        """The reason to reject the last turn, a name of `REASONS`; None if there is none."""
         turn = trajectory.turns[-1]
         if (fault := self._text_fault(turn)) is not None:
             return fault
@@ -145,7 +145,7 @@ class Checks:
         return None
 
     def episode_fault(self, plan: Plan, trajectory: Trajectory) -> str | None:
-        """Why a whole episode is rejected, None where it is kept."""
+        """The reason to reject a whole episode, None if it is kept."""
         evidence = gather_effects(trajectory)
         if not evidence.is_well_formed:
             return "format"
@@ -164,7 +164,7 @@ class Checks:
 
 
 def leaks(turn: Turn, answer: str) -> bool:
-    """Whether a turn's reasoning, description or comments say an answer; numbers of code are no words."""
+    """Whether a turn's reasoning, description or comments give the answer away; numbers in code do not count."""
     thought, call = _THINK.match(turn.text), turn.reply.call
     said = [] if thought is None else [thought.group(1)]
     if call is not None:
@@ -177,25 +177,11 @@ def leaks(turn: Turn, answer: str) -> bool:
 
 
 def _orientation_fault(plan: Plan, trajectory: Trajectory, step: Step) -> str | None:
-    """The call must have turned the image as its step says; after the last turn it stands upright, to the pixel."""
+    """The call must turn the image as its step says; after the last turn it is upright, to the pixel."""
     observation = trajectory.turns[-1].observation
     if observation is None or observation.image is None or observation.orientation != step.tool:
         return "not_restored"
     turns = [each for each in plan.steps if each.tool not in ("crop", "answer") and not each.is_fault]
     if step is not turns[-1]:
         return None
-    upright = orient(plan.sample.images[0], required_orientation(plan.sample))
-    is_same = observation.image.size == upright.size and observation.image.tobytes() == upright.tobytes()
-    return None if is_same else "not_restored"
-
-
-def area(box: Box) -> float:
-    """Square pixels of a box."""
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def overlap(first: Box, second: Box) -> float:
-    """Square pixels that two boxes share."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return max(0.0, width) * max(0.0, height)
+    return None if is_upright(observation.image, plan.sample) else "not_restored"

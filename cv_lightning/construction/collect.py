@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,15 @@ from cv_lightning.conversation import escape_markup
 from cv_lightning.errors import DataError
 from cv_lightning.types import IMAGE, Trajectory
 
-#: Rows of a Parquet row group: what a reader decodes at once.
+#: Rows of a Parquet row group, which a reader decodes at once.
 _ROWS_OF_A_GROUP = 100
 
-#: What `data_source` says in RL rows.
+#: The value of `data_source` in RL rows.
 DATA_SOURCE = "cv_lightning"
 
 _BOX = pa.list_(pa.float64())
 _TEXTS = pa.list_(pa.string())
-#: The published columns, and where the row came from.
+#: The published columns, and the provenance.
 RL_SCHEMA = pa.schema(
     {
         "data_source": pa.string(),
@@ -77,7 +79,7 @@ def episode_record(plan: Plan, trajectory: Trajectory, provenance: Mapping[str, 
 
 
 def question_record(plan: Plan, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What an RL row holds, its images as files below `folder` until the Parquet file is written."""
+    """The content of an RL row; its images are files below `folder` until the Parquet file is written."""
     sample = plan.sample
     return {
         "question": sample.question,
@@ -116,83 +118,67 @@ def _digest(texts: Any, images: Sequence[Image.Image]) -> str:
 
 
 def write_images(images: Sequence[Image.Image], index: int, folder: Path) -> list[str]:
-    """Write images without loss, each whole or not at all.
+    """Write RGB images as PNG below `folder`, each whole or not at all, and return their paths relative to it.
 
     Args:
-        images: RGB images of one row.
-        index: The row's place in the build.
-        folder: They go to `images/` below it, a thousand rows in each of its folders.
-
-    Returns:
-        Their paths, relative to `folder`.
+        images: The images of one row.
+        index: The row's place in the build; a folder takes the images of a thousand rows.
+        folder: The folder of the build.
 
     Raises:
         DataError: The disk is full, or cannot be written.
     """
-    names = []
-    for number, image in enumerate(images):
-        name = f"images/{index // 1000:04d}/{index}_{number}.png"
-        path = folder / name
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    names = [f"images/{index // 1000:04d}/{index}_{number}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        with whole(folder / name) as part:
             image.save(part, format="PNG")
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise cannot_write(path, error) from error
-        names.append(name)
     return names
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which then takes its place; raises `DataError` if it cannot be written."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """What a full disk, or a place that cannot be written to, is told as."""
+    """The error for a full disk, or a place that cannot be written to."""
     remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "correct the place"
     return DataError(
-        f"{path}: cannot be written ({error.strerror or error}). What was built before is safe: {remedy} and run the "
-        "same command again, it goes on from there."
+        f"{path}: cannot be written ({error.strerror or error}). Finished rows are safe: {remedy} and run the same "
+        "command again, it continues."
     )
 
 
 def write_rows(records: Iterator[Mapping[str, Any]], path: Path) -> None:
-    """Write SFT rows as JSON Lines, the whole file or none of it; raises `DataError` where it cannot be written."""
-    part = path.with_suffix(".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+    """Write SFT rows as JSON Lines, the whole file or nothing; raises `DataError` if it cannot be written."""
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def write_questions(records: Iterator[Mapping[str, Any]], path: Path, split: str) -> None:
-    """Write RL rows as Parquet in the published schema, the whole file or none of it.
+    """Write RL rows as Parquet in the published schema, the whole file or nothing.
 
     Args:
-        records: As `question_record` made them; images are read from below the folder of `path`.
+        records: From `question_record`; images are read from below the folder of `path`.
         path: The file.
-        split: What `extra_info.split` says.
+        split: The value of `extra_info.split`.
 
     Raises:
-        DataError: It cannot be written, or an image is gone.
+        DataError: The file cannot be written, or an image is gone.
     """
-    part = path.with_suffix(".part")
-    try:
-        with pq.ParquetWriter(part, RL_SCHEMA) as writer:
-            rows: list[dict[str, Any]] = []
-            for record in records:
-                rows.append(_question_row(record, path.parent, split))
-                if len(rows) == _ROWS_OF_A_GROUP:
-                    writer.write_table(pa.Table.from_pylist(rows, RL_SCHEMA))
-                    rows = []
-            if rows:
-                writer.write_table(pa.Table.from_pylist(rows, RL_SCHEMA))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+    rows = (_question_row(record, path.parent, split) for record in records)
+    with whole(path) as part, pq.ParquetWriter(part, RL_SCHEMA) as writer:
+        while group := list(islice(rows, _ROWS_OF_A_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, RL_SCHEMA))
 
 
 def _question_row(record: Mapping[str, Any], folder: Path, split: str) -> dict[str, Any]:

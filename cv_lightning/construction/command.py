@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cv_lightning.cli.compose import compose_command_line
 from cv_lightning.cli.config_errors import explain
 from cv_lightning.console.quiet import is_quiet
-from cv_lightning.construction.build import Build, run_build
+from cv_lightning.construction.build import run_build
 from cv_lightning.construction.journal import Item
 from cv_lightning.construction.maker import Maker
-from cv_lightning.construction.settings import deciding
+from cv_lightning.construction.settings import Build, deciding
 from cv_lightning.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def make_parser() -> ArgumentParser:
     """The options: those of `Build`, and `--config`."""
     parser = ArgumentParser(
         prog="python -m cv_lightning data build",
-        description="Build SFT episodes or RL questions; a build that was cut off goes on.",
+        description="Build SFT episodes or RL questions; a build that was interrupted continues.",
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file; options after it take precedence")
@@ -46,10 +46,10 @@ def _parsed(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
 
 
 def make_maker(config: Mapping[str, Any]) -> Maker:
-    """What makes the rows of a config in plain values: a worker process begins with this."""
+    """The maker of a config in plain values: a worker process starts with this."""
     parser = make_parser()
     build = Build(**_values(parser.instantiate_classes(parser.parse_object(copy.deepcopy(dict(config))))))
-    return build.maker(deciding(config))
+    return Maker(build, deciding(config))
 
 
 def _shown(items: Iterator[Item], n_done: int, n: int) -> Iterable[Item]:
@@ -70,7 +70,7 @@ def _shown(items: Iterator[Item], n_done: int, n: int) -> Iterable[Item]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build, and print the yield; ends with 1 where an index was given up or left undone."""
+    """Build, and print the yield; returns 1 if an index was given up or left undone."""
     parser, parsed = _parsed(arguments)
     config: dict[str, Any] = json.loads(parser.dump(parsed, format="json", skip_none=False))
     config.pop("config", None)
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
         report = run_build(build, config, make_maker, _shown)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
-            f"interrupted: what was built is in {build.folder}; the same command goes on from there"
+            f"interrupted: finished rows are in {build.folder}; the same command continues"
         ) from interrupt
     console.print(report.table())
     for line in report.explanations():

@@ -1,4 +1,4 @@
-"""What a build has done, one line for each index, so that a build that was cut off goes on and does nothing twice."""
+"""The finished items of a build, one line for each index: an interrupted build continues and does nothing twice."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cv_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class Item:
-    """What came of one index.
+    """The result of one index.
 
     Attributes:
         index: Its place in the build.
         kind: Its kind.
-        record: The row; None where no attempt was kept.
-        rejected: Why each attempt before was rejected, in order.
-        seconds: Time that it took.
+        record: The row; None if no attempt was kept.
+        rejected: The reason of each rejected attempt, in order.
+        seconds: Time for all attempts.
     """
 
     index: int
@@ -36,11 +36,11 @@ class Item:
 
 
 class Journal:
-    """Lines of a file that only grows; the last line of an index counts. One build at a time may hold it.
+    """A file that only grows; the last line of an index counts. One process at a time may hold it.
 
     Args:
         folder: The folder of the build.
-        settings: What decides the rows, in plain values; a folder holds rows of one build only.
+        settings: The settings that decide the rows, in plain values.
 
     Raises:
         ConfigError: The folder holds another build, or another process is building there.
@@ -76,7 +76,7 @@ class Journal:
                 self._places[index] = end
             else:
                 warnings.warn(
-                    f"{self.path}, line {number + 1}: damaged; what it said is done again.", UserWarning, stacklevel=3
+                    f"{self.path}, line {number + 1}: damaged; its index is done again.", UserWarning, stacklevel=3
                 )
             end += len(line)
         self._file.truncate(end)
@@ -99,7 +99,7 @@ class Journal:
         return len(self._places)
 
     def append(self, item: Item) -> None:
-        """Remember an item; raises `DataError` where the disk is full."""
+        """Note an item; raises `DataError` if the disk is full."""
         place = self._write(asdict(item))
         self._places[item.index] = place
 
@@ -145,8 +145,8 @@ def _check_settings(folder: Path, found: Any, settings: Mapping[str, Any]) -> No
         return
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{folder / 'build.journal'}: its first line is damaged, so nobody can tell what was built there. Give "
-            "another out, or delete the folder."
+            f"{folder / 'build.journal'}: its first line is damaged, so its settings are unknown. Give another out, "
+            "or delete the folder."
         )
     differing = list(_differing(found, expected))
     raise ConfigError(

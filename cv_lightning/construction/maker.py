@@ -1,30 +1,27 @@
-"""Makes the row of any index: plans, constructs, checks, tries again. One for each process, shared by its threads."""
+"""Makes the rows of a build, one maker for each process."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing import parent_process
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cv_lightning.console.versions import versions
-from cv_lightning.construction.checks import Checks
 from cv_lightning.construction.collect import episode_record, question_record
 from cv_lightning.construction.episode import construct
 from cv_lightning.construction.journal import Item
-from cv_lightning.construction.plan import Plan, Planner
-from cv_lightning.construction.teacher import Teacher
+from cv_lightning.construction.plan import Plan
+from cv_lightning.construction.settings import Build
 from cv_lightning.endpoint.meter import RequestError
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Trajectory
 from sandbox import ToolExecutor
-from sandbox.executor import LaneName
-
-What = Literal["sft", "rl"]
 
 #: Packages that draw, run and write episodes.
 DRAWN_WITH = ("cv-lightning", "pillow", "numpy", "opencv-python-headless")
@@ -35,46 +32,27 @@ class Interrupted(Exception):
 
 
 class Maker:
-    """Makes rows.
+    """Makes the row of any index: plans, constructs, checks, tries again. Threads of a process share it.
 
     Args:
-        what: "sft": episodes. "rl": questions, each of which the teacher solved as its metadata says.
-        planner: Draws metadata.
-        teacher: Writes the turns.
-        checks: What is demanded.
-        folder: Images go below it.
-        settings: Hash of the build's settings, for the provenance.
-        max_attempts: Plans of one index, at most.
-        lane: Which lane of the executor runs the calls.
+        build: The config.
+        settings: Its settings that decide the rows; their hash goes into the provenance.
     """
 
-    def __init__(
-        self,
-        what: What,
-        planner: Planner,
-        teacher: Teacher,
-        checks: Checks,
-        folder: Path,
-        settings: str,
-        max_attempts: int,
-        lane: LaneName,
-    ) -> None:
-        self._what = what
-        self._planner, self._teacher, self._checks = planner, teacher, checks
-        self._folder = folder
-        self._max_attempts = max_attempts
+    def __init__(self, build: Build, settings: Mapping[str, Any]) -> None:
+        self._build = build
         self._provenance = {
-            "seed": planner.seed,
-            "teacher": teacher.identity(),
-            "settings": settings,
+            "seed": build.planner.seed,
+            "teacher": build.teacher.identity(),
+            "settings": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
             "versions": versions(DRAWN_WITH),
         }
-        self._executor = ToolExecutor(lane=lane, workers=1 if not teacher.is_remote else None)
+        self._executor = ToolExecutor(lane=build.lane, workers=None if build.teacher.is_remote else 1)
         self._lock = threading.Lock()  # a source of recorded rows reads one row at a time
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Have every thread end after the attempt that it is at."""
+        """End every thread after its current attempt."""
         self._is_stopped = True
 
     def close(self) -> None:
@@ -82,37 +60,39 @@ class Maker:
         self._executor.close()
 
     def usage(self) -> dict[str, float]:
-        """What the teacher cost."""
-        return self._teacher.usage()
+        """Requests, tokens and cost of the teacher."""
+        return self._build.teacher.usage()
 
     def make(self, index: int) -> Item:
         """The item of an index.
 
         Raises:
-            RequestError: The teacher's server failed this one; another time it may not.
-            EndpointError: It fails them all.
+            RequestError: The teacher's server failed this index; it may not fail the next time.
+            EndpointError: It refuses all requests.
             DataError: The disk is full, or a source has no good row.
         """
         started = time.perf_counter()
         rejected: list[str] = []
         record = None
-        while record is None and len(rejected) < self._max_attempts:
+        while record is None and len(rejected) < self._build.max_attempts:
             if self._is_stopped:
                 raise Interrupted
             with self._lock:
-                plan = self._planner.plan(index, len(rejected))
+                plan = self._build.planner.plan(index, len(rejected))
             fault, trajectory = self._attempt(plan)
             if fault is not None or trajectory is None:
                 rejected.append(fault or "request_failed")
                 continue
             record = self._record(plan, trajectory)
-        return Item(index, self._planner.kind_of(index), record, rejected, round(time.perf_counter() - started, 4))
+        return Item(
+            index, self._build.planner.kind_of(index), record, rejected, round(time.perf_counter() - started, 4)
+        )
 
     def _attempt(self, plan: Plan) -> tuple[str | None, Trajectory | None]:
-        if self._what == "rl" and plan.sample.rule not in ("match", "choice"):
+        if self._build.kind == "rl" and plan.sample.rule not in ("match", "choice"):
             return "rule_not_published", None
         try:
-            made = construct(plan, self._teacher, self._executor, self._checks)
+            made = construct(plan, self._build.teacher, self._executor, self._build.checks)
         except RequestError as error:
             if error.is_passing:
                 raise
@@ -120,16 +100,16 @@ class Maker:
         return made.fault, made.trajectory
 
     def _record(self, plan: Plan, trajectory: Trajectory) -> dict[str, Any]:
-        if self._what == "rl":
-            return question_record(plan, self._provenance, self._folder)
-        return episode_record(plan, trajectory, self._provenance, self._folder)
+        if self._build.kind == "rl":
+            return question_record(plan, self._provenance, self._build.folder)
+        return episode_record(plan, trajectory, self._provenance, self._build.folder)
 
 
 _maker: Maker | None = None
 
 
 def start_worker(make_maker: Callable[[Mapping[str, Any]], Maker], settings: Mapping[str, Any]) -> None:
-    """Prepare a worker process: Ctrl-C is its parent's to handle, and it does not outlive its parent."""
+    """Prepare a worker process: its parent handles Ctrl-C, and it ends with its parent."""
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

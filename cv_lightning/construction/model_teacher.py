@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server writes reasoning and code, told the metadata of the turn it is at."""
+"""A model behind an OpenAI-compatible server writes reasoning and code; it is told the metadata of its turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import Trajectory
 
-#: What the teacher is told beside the tools.
+#: The system turn before the tools.
 INSTRUCTIONS = """You write training data: one turn at a time of a conversation in which an assistant answers a \
 question about an image with the help of tools. After each user turn you find metadata in <metadata></metadata>: what \
 was done to the image, and what this turn has to do. Write exactly this one turn, as an assistant would who has only \
@@ -32,7 +32,7 @@ _DOINGS = {
 
 
 class ModelTeacher(Teacher):
-    """Asks a model for every turn; what it writes is executed and checked like any other.
+    """Asks a model for every turn; its calls are executed and checked like any other.
 
     The answer is told in the last turn only, so that no reasoning before it can give it away.
 
@@ -40,7 +40,7 @@ class ModelTeacher(Teacher):
         endpoint: The model.
         temperature: Of the sampling.
         max_new_tokens: Longest turn, sent as `max_tokens`.
-        seed: Sent along; another attempt at an index has another one.
+        seed: Sent with each request; each attempt at an index has its own.
         images: How images travel; boxes are in pixels of the whole image, so the limit should not reduce it.
         instructions: The system turn before the tools; None: `INSTRUCTIONS`.
         toolbox: "code" or "named".
@@ -71,7 +71,7 @@ class ModelTeacher(Teacher):
         self._seed = seed
 
     def identity(self) -> dict[str, Any]:
-        """The model and how it is asked; nothing is sent for it."""
+        """The model and its settings; sends no request."""
         return {
             "name": "model",
             "url": self.endpoint.url,
@@ -96,13 +96,13 @@ class ModelTeacher(Teacher):
         # Beside the last turn's own words: a server may refuse two turns of the user in a row.
         note = f"\n<metadata>\n{json.dumps(turn_metadata(plan, trajectory, step), ensure_ascii=False)}\n</metadata>"
         dialogue.messages[-1]["content"].append({"type": "text", "text": note})
-        # Turns of one attempt share a seed; what was asked once comes from the cache, also after a cut.
+        # Turns of one attempt share a seed, so a repeated request comes from the cache, also after an interruption.
         settings = {**self._settings, "seed": (self._seed + plan.attempt) % 2**31}
         return self.endpoint.chat(dialogue.messages, settings).text
 
 
 def turn_metadata(plan: Plan, trajectory: Trajectory, step: Step) -> dict[str, Any]:
-    """What the teacher is told about the turn it is to write, in plain values."""
+    """The metadata that the teacher gets for its turn, in plain values."""
     view = trajectory.images[-1]
     told: dict[str, Any] = {
         "kind": plan.kind,

@@ -1,4 +1,4 @@
-"""What an episode is to show, drawn before a word of it is written: its kind, question, transforms, boxes and steps.
+"""Plans an episode before a word of it is written: its kind, question, transforms, boxes and steps.
 
 The kinds are those of the SFT data of arXiv 2512.03746: one tool, several tools, several crops that shrink, recovery
 from an error, no tool.
@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Two transforms that no single tool undoes.
 _PAIRS = tuple((turn, flip) for turn in ("rotate_90", "rotate_270") for flip in ("flip_horizontal", "flip_vertical"))
 
-#: An index that gives nothing is replaced by one this far on, which no build reaches by counting.
+#: An index without a usable sample is replaced by one this far away, which no build reaches by counting.
 _STRIDE = 2**40
 #: Samples that are drawn for one that a kind can be made of.
 _MAX_DRAWS = 200
@@ -38,8 +38,8 @@ class Step:
 
     Attributes:
         tool: An orientation, "crop", or "answer".
-        box: What a crop is to show, in pixels of the question's image.
-        is_fault: True where the call is to fail, so that the next one mends it.
+        box: The region to crop, in pixels of the question's image.
+        is_fault: True if the call should fail, so that the next one corrects it.
     """
 
     tool: str
@@ -53,11 +53,11 @@ class Plan:
 
     Attributes:
         index: Its place in the build.
-        attempt: How many plans of this index were tried before.
+        attempt: Number of earlier plans of this index.
         kind: See `KINDS`.
         sample: The question; its transforms and box are those of its image.
-        steps: What its turns do, the answer last.
-        source: Which source it is from.
+        steps: The tasks of its turns, the answer last.
+        source: The class of its source.
         sample_index: Its index there.
     """
 
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The tools that are to work, in order."""
+        """The tools that should succeed, in order."""
         return tuple(step.tool for step in self.steps if not step.is_fault and step.tool != "answer")
 
     def metadata(self) -> dict[str, Any]:
@@ -97,12 +97,12 @@ class Planner:
 
     Attributes:
         sources: Where samples come from.
-        source_weights: How often each source is drawn from; None: all equally often.
-        shares: How often each kind of `KINDS` is drawn.
-        turn_weights: How often each orientation is what was done to an image.
+        source_weights: Weight of each source; None: all equal.
+        shares: Weight of each kind of `KINDS`.
+        turn_weights: Weight of each orientation done to an image.
         max_crops: Most crops of "several_crops"; at least 2 are made.
         first_index: Sample index to start from, so that two builds share no sample.
-        split: Which split of the sources is drawn from.
+        split: The split of the sources.
         seed: Seed of the plans.
     """
 
@@ -147,8 +147,8 @@ class Planner:
         """The plan of an index.
 
         Raises:
-            ConfigError: Of many samples none can be made into an episode of this kind.
-            DataError: A source has no row that can be used.
+            ConfigError: None of many samples fits this kind.
+            DataError: A source has no usable row.
         """
         kind = self.kind_of(index)
         rng = generator(self.seed, self.split, index + (attempt + 1) * _STRIDE, _STREAM)
@@ -168,10 +168,10 @@ class Planner:
         )
 
     def _sample(self, source: SampleSource, at: int, kind: Kind, rng: np.random.Generator) -> Sample | None:
-        """A sample with what is done to its image, None where the kind asks for another."""
+        """A sample with transforms for its image; None if the kind needs another sample."""
         upright = source.sample(self.split, at, ())
         needs_crop = "crop" in upright.transforms
-        if needs_crop and upright.box is None:
+        if not upright.images or (needs_crop and upright.box is None):
             return None
         if kind == "error_handling":
             kind = "several_tools" if rng.random() < 0.5 else "single_tool"

@@ -1,27 +1,89 @@
-"""What decides the rows of a build: a folder holds those of one build only."""
+"""The config of `data build`, and which of its settings decide the rows: a folder holds the rows of one build only."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from cv_lightning.construction.checks import Checks
 from cv_lightning.construction.plan import Planner
+from cv_lightning.construction.teacher import OracleTeacher, Teacher
 from cv_lightning.data.source import SampleSource, Split
+from cv_lightning.errors import ConfigError
+from sandbox.executor import LaneName
+
+What = Literal["sft", "rl"]
 
 #: Settings that decide nothing about a row.
 _FREE = ("out", "n", "workers", "give_up_after")
 
-#: Settings of a server that decide what it says; the others only say how it is reached.
+#: Settings of a server that decide its replies; the others only say how it is reached.
 _SAID_BY = ("model", "extra")
 
-#: Rows of a source that ends, evenly spread, by which a build knows it again.
+#: Rows by which a build recognises a source of recorded rows, evenly spread.
 _N_KNOWN = 16
+
+#: File of the rows, by what is built.
+ROWS = {"sft": "episodes.jsonl", "rl": "questions.parquet"}
+
+
+class Build:
+    """The config of `data build`.
+
+    Args:
+        planner: Draws the metadata: sources, shares of the kinds, seed.
+        out: Folder of the rows, their images and the yield report.
+        n: Indices to build. A row is a function of the seed and its index, so more can be built later.
+        kind: "sft": episodes in the schema of CodeVision-SFT. "rl": questions in that of CodeVision-RL.
+        teacher: Writes the turns; None: the oracle. A question of "rl" is kept if the teacher solves it.
+        checks: Requirements on an episode.
+        workers: Indices at the same time: in processes, or in threads if the teacher is a server.
+        max_attempts: Plans of one index before it is given up.
+        give_up_after: Indices in a row that the teacher's server fails before the run ends.
+        lane: The lane of the executor that runs the calls.
+
+    Raises:
+        ConfigError: A value outside of its range.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        out: str,
+        n: int = 1000,
+        kind: What = "sft",
+        teacher: Teacher | None = None,
+        checks: Checks | None = None,
+        workers: int = 2,
+        max_attempts: int = 5,
+        give_up_after: int = 20,
+        lane: LaneName = "auto",
+    ) -> None:
+        if min(n, workers, max_attempts, give_up_after) < 1:
+            raise ConfigError(
+                "expected n, workers, max_attempts, give_up_after >= 1 but got "
+                f"{n}, {workers}, {max_attempts}, {give_up_after}"
+            )
+        if kind == "rl" and planner.shares.get("error_handling", 0) > 0:
+            raise ConfigError(
+                "planner.shares: error_handling is a kind of episode, not of question. Set its share to 0 for kind: rl."
+            )
+        self.planner, self.folder, self.n, self.kind = planner, Path(out).expanduser(), n, kind
+        self.teacher = teacher or OracleTeacher()
+        self.checks = checks or Checks()
+        self.workers, self.max_attempts, self.give_up_after, self.lane = workers, max_attempts, give_up_after, lane
+
+    @property
+    def rows(self) -> Path:
+        """The file of rows."""
+        return self.folder / ROWS[self.kind]
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide the rows of a config in plain values."""
+    """The settings of a config that decide its rows, in plain values."""
     settings = copy.deepcopy({name: value for name, value in config.items() if name not in _FREE})
     arguments = (settings.get("teacher") or {}).get("init_args") or {}
     if isinstance(arguments.get("endpoint"), dict):
@@ -30,7 +92,7 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source_digests(planner: Planner) -> list[str]:
-    """What some rows of each source hold, and how many there are; "" for a world that never ends."""
+    """A digest of the size and some rows of each source; "" for a world, which has no end."""
     return [_digest_of(source, planner.split) for source in planner.sources]
 
 

@@ -1,14 +1,11 @@
-"""Who writes the turns of an episode: the oracle, which knows what to do and varies its words.
-
-Or a model: see `model_teacher`.
-"""
+"""Teachers write the turns of an episode: the oracle, here, or a model (`model_teacher`)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +18,7 @@ from cv_lightning.data.oracle import (
     TURNS,
     UPRIGHT_REASONS,
     WrittenCall,
+    pick,
     write_code,
 )
 from cv_lightning.data.source import check_seed, generator
@@ -30,9 +28,7 @@ from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import Box, Trajectory
 from sandbox import inverse
 
-T = TypeVar("T")
-
-#: Why a region is cut out, short wordings first.
+#: Reasons to crop, short wordings first.
 CROP_REASONS = (
     "Too small.",
     "The text that matters is too small to read.",
@@ -43,7 +39,7 @@ CLOSER_REASONS = (
     "Closer, but not close enough.",
     "It is larger now but still hard to read: go on.",
 )
-#: Why the answer can be given after a crop.
+#: Reasons to answer after a crop.
 CLOSE_REASONS = ("Readable.", "Now it can be read.", "The cut-out shows the place in question, it can be read now.")
 
 #: Ways of cutting out a region (x1, y1, x2, y2).
@@ -63,9 +59,9 @@ BROKEN_CROPS = (
 class Teacher(ABC):
     """Writes the next turn of an episode."""
 
-    #: True where the time goes into waiting for a server: threads are enough then.
+    #: True if it waits for a server: threads are enough then.
     is_remote = False
-    #: The tools that it writes calls of.
+    #: The tools that it calls.
     toolbox: ToolboxName = "code"
 
     @abstractmethod
@@ -74,30 +70,30 @@ class Teacher(ABC):
 
         Args:
             plan: The metadata.
-            trajectory: The turns so far, with what came of them.
-            step: What this turn is to do.
+            trajectory: The turns so far, with their observations.
+            step: The task of this turn.
 
         Raises:
-            EndpointError: A server that no other request will go better with.
+            EndpointError: The server refuses all requests.
             RequestError: A request that failed.
         """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What decides its words, in plain values: it stands in the provenance of every episode."""
+        """The settings that decide its words, in plain values, for the provenance of every episode."""
 
     def usage(self) -> dict[str, float]:
-        """What it cost so far."""
+        """Its cost so far."""
         return {}
 
 
 @dataclass
 class OracleTeacher(Teacher):
-    """Does what the metadata says, in one of several wordings and spellings.
+    """Does what the metadata says, in varying wordings and spellings.
 
     Attributes:
-        n_wordings: Wordings of a reason that are used, shortest first.
-        n_spellings: Spellings of a call that are used.
+        n_wordings: Wordings of a reason, shortest first.
+        n_spellings: Spellings of a call.
         seed: Seed of the choice.
         toolbox: "code" or "named".
     """
@@ -140,17 +136,17 @@ class OracleTeacher(Teacher):
         return format_tool_call(reason, name, {**arguments, "image_index": source})
 
     def _reason(self, rng: np.random.Generator, reasons: Sequence[str]) -> str:
-        return _pick(rng, reasons[: self.n_wordings])
+        return pick(rng, reasons[: self.n_wordings])
 
     def _call(self, rng: np.random.Generator, step: Step, trajectory: Trajectory) -> WrittenCall:
         if step.box is None:
             calls = BROKEN_CALLS[self.toolbox] if step.is_fault else TURNS[self.toolbox][step.tool][: self.n_spellings]
-            return _pick(rng, calls)
+            return pick(rng, calls)
         x1, y1, x2, y2 = box_in_view(trajectory, step.box)
         if self.toolbox == "named":
             return "crop", {"bbox": [x2, y1, x1, y2] if step.is_fault else [x1, y1, x2, y2]}
         codes = BROKEN_CROPS if step.is_fault else CROPS[: self.n_spellings]
-        return write_code(_pick(rng, codes).format(x1=x1, y1=y1, x2=x2, y2=y2))
+        return write_code(pick(rng, codes).format(x1=x1, y1=y1, x2=x2, y2=y2))
 
 
 def _reasons(step: Step, trajectory: Trajectory) -> Sequence[str]:
@@ -161,17 +157,13 @@ def _reasons(step: Step, trajectory: Trajectory) -> Sequence[str]:
 
 
 def box_in_view(trajectory: Trajectory, box: Box) -> tuple[int, int, int, int]:
-    """Where a box of the question's image lies in the last image, in whole pixels.
+    """A box of the question's image in whole pixels of the last image.
 
     Raises:
-        ValueError: Nobody knows where the last image lies.
+        ValueError: The last image has no frame.
     """
     view = trajectory.images[-1]
     if view.frame is None:
         raise ValueError("Expected an image with a known frame")
     x1, y1, x2, y2 = (round(edge) for edge in view.frame.inverse().box(box))
     return max(0, x1), max(0, y1), min(view.image.width, x2), min(view.image.height, y2)
-
-
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.integers(len(options)))]

@@ -1,4 +1,4 @@
-"""How much of what was tried was kept, and why the rest was not."""
+"""The share of attempts that was kept, and the reasons to reject the others."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class KindYield:
 
     Attributes:
         kept: Rows.
-        given_up: Indices of which no attempt was kept.
-        rejected: Attempts by the reason of their rejection.
+        given_up: Indices without a kept attempt.
+        rejected: Rejected attempts by reason.
     """
 
     kept: int = 0
@@ -30,16 +30,16 @@ class KindYield:
 
     @property
     def attempts(self) -> int:
-        """Episodes that were begun."""
+        """Kept and rejected episodes."""
         return self.kept + self.rejected.total()
 
     @property
     def share(self) -> float | None:
-        """Kept of begun; None where nothing was."""
+        """Kept of all attempts; None without any."""
         return self.kept / self.attempts if self.attempts else None
 
     def add(self, other: KindYield) -> None:
-        """Count another one in."""
+        """Add the counts of another kind."""
         self.kept += other.kept
         self.given_up += other.given_up
         self.rejected += other.rejected
@@ -60,10 +60,10 @@ class YieldReport:
     """The yield of a build, by kind.
 
     Attributes:
-        wanted: Rows that were asked for.
-        kinds: By name of the kind, those that have any.
-        seconds: Time that all attempts took, of all workers and all runs together.
-        run: What the run that just ended adds: its wall time, its memory, what a server cost.
+        wanted: The number of rows to build.
+        kinds: Kinds with any attempt, by name.
+        seconds: Time of all attempts, over all workers and runs.
+        run: Of the last run: wall time, memory, cost of a server.
     """
 
     wanted: int
@@ -91,7 +91,7 @@ class YieldReport:
         return total
 
     def plain(self) -> dict[str, Any]:
-        """In plain values, as it is stored."""
+        """In plain values, as stored."""
         return {
             "wanted": self.wanted,
             **self.total.plain(),
@@ -101,7 +101,7 @@ class YieldReport:
         }
 
     def table(self) -> Table:
-        """To be printed."""
+        """A table for the terminal."""
         table = Table("kind", *(("tried", "kept", "yield", "given up")), "rejected", title_justify="left")
         for name, counted in [*self.kinds.items(), ("all", self.total)]:
             share = "-" if counted.share is None else f"{100 * counted.share:.1f} %"

@@ -1,7 +1,7 @@
 """SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
 
-Wordings and spellings vary for the same effect, so that the policy learns what to do and not one string. An episode
-whose first call was wrong shows the mistake but does not train it.
+Wordings and spellings vary for the same effect, so the policy learns an action and not one string. An episode whose
+first call was wrong shows the mistake but does not train it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from cv_lightning.conversation import format_answer, format_tool_call, parse_reply
 from cv_lightning.data.source import SampleSource, Split, check_seed, check_weights, choose, generator
@@ -129,7 +130,7 @@ class EpisodeBuilder:
     """Writes the SFT episode of any index of a source.
 
     Attributes:
-        source: Where samples come from.
+        source: The source of the samples.
         mix: How often each kind of `KINDS` is written: kind -> weight.
         turn_weights: How often each transform is undone in "turn" and "mend".
         n_wordings: Wordings of a reason that are used, shortest first.
@@ -155,11 +156,7 @@ class EpisodeBuilder:
             raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; None where it does not check.
-
-        That is where what was executed does not give the upright image, or the answer needs a crop, which this oracle
-        does not write.
-        """
+        """The episode at `index`; None if its calls do not give the upright image, or if the answer needs a crop."""
         rng = generator(self.seed, split, index, stream=1)
         kind = choose(rng, self.mix)
         transforms = () if kind == "read" else (choose(rng, self.turn_weights),)
@@ -174,23 +171,23 @@ class EpisodeBuilder:
 
     def _mistake(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         if rng.random() < 0.5:
-            call = _pick(rng, BROKEN_CALLS[self.toolbox])
+            call = pick(rng, BROKEN_CALLS[self.toolbox])
         else:
             wrong = [name for name in SPELLINGS if name != required_orientation(trajectory.sample)]
-            call = _pick(rng, TURNS[self.toolbox][_pick(rng, wrong)][: self.n_spellings])
-        reason = _pick(rng, REASONS[_pick(rng, list(REASONS))][: self.n_wordings])
+            call = pick(rng, TURNS[self.toolbox][pick(rng, wrong)][: self.n_spellings])
+        reason = pick(rng, REASONS[pick(rng, list(REASONS))][: self.n_wordings])
         self._call(trajectory, reason, call, 0, executor, is_trained=False)
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
-        """Undo what is wrong with the question's image; after a mistake, say first what came of it."""
+        """Turn the question's image upright; after a mistake, comment on its result first."""
         source = 0
         for needed in undoing_steps(trajectory.sample):
-            reason = _pick(rng, REASONS[inverse(needed)][: self.n_wordings])
+            reason = pick(rng, REASONS[inverse(needed)][: self.n_wordings])
             if trajectory.turns and source == 0:
                 failed = trajectory.turns[-1].observation
                 is_error = failed is None or failed.status != "ok"
-                reason = f"{_pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
-            call = _pick(rng, TURNS[self.toolbox][needed][: self.n_spellings])
+                reason = f"{pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
+            call = pick(rng, TURNS[self.toolbox][needed][: self.n_spellings])
             self._call(trajectory, reason, call, source, executor, is_trained=True)
             source = len(trajectory.images) - 1
 
@@ -206,22 +203,32 @@ class EpisodeBuilder:
     ) -> None:
         name, arguments = written
         text = format_tool_call(reason, name, {**arguments, "image_index": image_index})
-        reply = parse_reply(text, make_toolbox(self.toolbox))
-        observation, call = refusal(reply), reply.call
-        if call is not None and call.fault is None:
-            (observation,) = executor.execute([request_of(trajectory, call)])
-        trajectory.turns.append(Turn(text, reply, observation, is_trained))
-        if call is not None and observation.image is not None:
-            trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))
+        take_written_turn(trajectory, text, self.toolbox, executor, is_trained=is_trained)
 
     def _answer(self, trajectory: Trajectory, rng: np.random.Generator) -> None:
-        text = format_answer(_pick(rng, UPRIGHT_REASONS[: self.n_wordings]), trajectory.sample.answer)
+        text = format_answer(pick(rng, UPRIGHT_REASONS[: self.n_wordings]), trajectory.sample.answer)
         trajectory.turns.append(Turn(text, parse_reply(text)))
         trajectory.stop_reason = StopReason.ANSWERED
 
 
+def take_written_turn(
+    trajectory: Trajectory, text: str, toolbox: ToolboxName, executor: Executor, *, is_trained: bool
+) -> Turn:
+    """Append a turn that a teacher wrote, with the observation of its call and the image of that."""
+    reply = parse_reply(text, make_toolbox(toolbox))
+    turn, call = Turn(text, reply, is_trained=is_trained), reply.call
+    if call is not None:
+        turn.observation = refusal(reply)
+        if call.fault is None:
+            (turn.observation,) = executor.execute([request_of(trajectory, call)])
+    trajectory.turns.append(turn)
+    if call is not None and turn.observation is not None and turn.observation.image is not None:
+        trajectory.images.append(view_result(trajectory, call, turn.observation, len(trajectory.turns) - 1))
+    return turn
+
+
 def undoing_steps(sample: Sample) -> list[str]:
-    """The turns that make the image upright: one where one does it, else each transform undone, the last one first."""
+    """The turns that make the image upright: one if one is enough, else each transform undone, the last one first."""
     needed = required_orientation(sample)
     if needed == "identity":
         return []
@@ -236,14 +243,19 @@ def _checks(trajectory: Trajectory) -> bool:
         return False
     if not trajectory.sample.images:
         return True
-    needed = required_orientation(trajectory.sample)
-    upright = orient(trajectory.sample.images[0], needed)
     last = trajectory.images[-1].image if trajectory.n_calls else trajectory.sample.images[0]
-    is_same = last.size == upright.size and last.tobytes() == upright.tobytes()
-    return is_same and last_orientation(trajectory) == needed
+    is_turned_back = last_orientation(trajectory) == required_orientation(trajectory.sample)
+    return is_turned_back and is_upright(last, trajectory.sample)
 
 
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+def is_upright(image: Image.Image, sample: Sample) -> bool:
+    """Whether an image is the sample's first one with its transforms undone, to the pixel."""
+    upright = orient(sample.images[0], required_orientation(sample))
+    return image.size == upright.size and image.tobytes() == upright.tobytes()
+
+
+def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of the options, each as likely as the others."""
     return options[int(rng.integers(len(options)))]
 
 

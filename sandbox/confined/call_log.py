@@ -67,6 +67,8 @@ _FILTERS: dict[type, tuple[str, ...]] = {
     ImageFilter.ModeFilter: ("size",),
     ImageFilter.RankFilter: ("size", "rank"),
 }
+#: OpenCV's border of each mode of `np.pad`.
+_BORDERS = {"constant": 0, "edge": 1, "symmetric": 2, "reflect": 4}
 _TYPES: dict[Any, str] = {
     kind: f"np.{kind.__name__}" for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
 }
@@ -370,16 +372,13 @@ def _note_enhanced(arguments: tuple[Any, ...], keywords: dict[str, Any], result:
 
 
 def _note_padded(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-    """`np.pad` of rows and columns is a border of OpenCV's."""
-    names = {"mode": "constant", **dict(zip(("array", "pad_width", "mode"), arguments, strict=False)), **keywords}
-    array, widths, mode = names["array"], tuple(map(tuple, names["pad_width"])), names["mode"]
-    value, kind = names.get("constant_values", 0), {"constant": 0, "edge": 1}.get(mode)
-    if kind is None or len(widths) != array.ndim or widths[2:] not in ((), ((0, 0),)):
-        return
-    reads: set[str] = set()
-    sides = ", ".join(str(int(width)) for pair in widths[:2] for width in pair)
-    text = f"cv2.copyMakeBorder({LOG.text(array, reads)}, {sides}, {kind}, value={(int(value),) * 3})"
-    LOG.define(result, text, reads)
+    """`np.pad` of an image, as OpenCV's border, which gives the same."""
+    array, widths = arguments[:2]
+    mode = arguments[2] if len(arguments) > 2 else keywords.get("mode", "constant")
+    sides = np.broadcast_to(widths, (array.ndim, 2)).tolist()
+    value = keywords.get("constant_values", 0)
+    if type(value) is int and not any(map(any, sides[2:])):
+        LOG.note("cv2.copyMakeBorder", (array, *sides[0], *sides[1], _BORDERS[mode]), {"value": (value,) * 3}, result)
 
 
 def _note_nothing(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:

@@ -18,11 +18,10 @@ import yaml
 from PIL import Image
 
 from cv_lightning.__main__ import main
-from cv_lightning.construction.build import Build
 from cv_lightning.construction.checks import Checks
 from cv_lightning.construction.command import make_parser
 from cv_lightning.construction.episode import construct
-from cv_lightning.construction.settings import deciding
+from cv_lightning.construction.settings import Build, deciding
 from cv_lightning.construction.teacher import OracleTeacher
 from cv_lightning.data.sources import FileSource, RecordedEpisodes
 from cv_lightning.types import Trajectory
@@ -39,7 +38,7 @@ def config(folder: Path, **changes: Any) -> Path:
     shares = {"single_tool": 2, "several_tools": 2, "several_crops": 1, "error_handling": 2, "no_tool": 1}
     if changes.get("kind") == "rl":
         del shares["error_handling"]
-    values = {"out": str(folder / "out"), "n": 20, "workers": 1, "lane": "pillow"}
+    values = {"out": str(folder / "out"), "n": 20, "workers": 1}
     values |= {"planner": {"seed": 3, "sources": SOURCES, "shares": shares}} | changes
     path = folder / "build.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -85,7 +84,7 @@ def test_episodes_load_back_equal(built: Path) -> None:
     parsed = parser.instantiate_classes(parser.parse_args(["--config", str(built / "build.yaml")]))
     planner = Build(**{name: value for name, value in vars(parsed).items() if name != "config"}).planner
     recorded = RecordedEpisodes(str(built / "out/episodes.jsonl"), strict=True)
-    with ToolExecutor(lane="pillow") as executor:
+    with ToolExecutor() as executor:
         expected = [construct(planner.plan(i), OracleTeacher(), executor, Checks()).trajectory for i in range(20)]
         loaded = [recorded.episode("train", index, executor) for index in range(20)]
     by_id = {episode.sample.id: content(episode) for episode in loaded if episode is not None}
@@ -158,7 +157,7 @@ def test_a_build_that_was_cut_off_ends_as_an_uncut_one(
     _, said = process.communicate(timeout=60)
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on from there" in said
+        assert "the same command continues" in said
         assert 7 <= len(rows(cut)) < 40
     else:
         with journal.open("ab") as file:

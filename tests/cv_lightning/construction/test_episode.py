@@ -31,7 +31,7 @@ SOURCES = [PLATES, PAGES]
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[ToolExecutor]:
-    with ToolExecutor(lane="pillow") as executor:
+    with ToolExecutor() as executor:
         yield executor
 
 
