@@ -50,7 +50,7 @@ def same_place(values: Values, size: Size) -> Affine | None:
 
 
 def always(values: Values, size: Size) -> bool:
-    """It acts on every image."""
+    """Whatever the values are."""
     return True
 
 
@@ -92,7 +92,6 @@ class Kind:
         parameters: In order.
         after: (values, state before) -> state after.
         frame: (values, size before) -> result pixels to pixels before.
-        acts: False where the values are known to change nothing, given the size before.
         modes: Modes that the call takes.
         is_colour: True where only pixel values change, so that the effect is looked for in them.
         bound: What a call costs at most.
@@ -104,7 +103,6 @@ class Kind:
     parameters: tuple[Parameter, ...] = ()
     after: Callable[[Values, State], State] = same_state
     frame: Callable[[Values, Size], Affine | None] = same_place
-    acts: Callable[[Values, Size], bool] = always
     modes: tuple[str, ...] = ("RGB", "L")
     is_colour: bool = True
     bound: Bound = POINT

@@ -75,12 +75,6 @@ def resize_frame(values: Values, size: Size) -> Affine:
     return Affine((box[2] - box[0]) / width, 0.0, box[0], 0.0, (box[3] - box[1]) / height, box[1])
 
 
-def resize_acts(values: Values, size: Size) -> bool:
-    """Whether a resize changes the size or cuts."""
-    box = values[2] if len(values) == 4 else None
-    return bool(values[0] != size or (box is not None and tuple(box) != (0, 0, *size)))
-
-
 def contained_size(size: Size, within: Size) -> Size:
     """The size of `ImageOps.contain`: as large as fits `within` at the same aspect."""
     width, height = size
@@ -155,11 +149,6 @@ def opencv_resize_frame(values: Values, size: Size) -> Affine:
     if wanted is None:
         return Affine(1 / across, 0.0, 0.0, 0.0, 1 / down, 0.0)
     return Affine(size[0] / wanted[0], 0.0, 0.0, 0.0, size[1] / wanted[1], 0.0)
-
-
-def opencv_resize_acts(values: Values, size: Size) -> bool:
-    """Whether `cv2.resize` changes the size."""
-    return opencv_resized(values, State(size)).size != size
 
 
 def warped(values: Values, state: State) -> State:

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from sandbox.geometry import ORIENTATIONS, orient, orientation_frame
 from sandbox.operations.operation import AROUND, MOVE, Bound, Kind, State, Values
 from sandbox.operations.outputs import (
-    borders,
     converted,
     crop_frame,
     cropped,
@@ -19,7 +18,6 @@ from sandbox.operations.outputs import (
     expanded,
     pad_frame,
     paste_frame,
-    resize_acts,
     resize_frame,
     resized,
     rotated,
@@ -84,7 +82,7 @@ def _enhancer(name: str, tool: str) -> Kind:
         return result
 
     factor = (Parameter("factor", number(-1000, 1000)),)
-    return Kind(tool, call, f"ImageEnhance.{name}({{x}}).enhance({{args}})", factor, acts=lambda v, _: v[0] != 1)
+    return Kind(tool, call, f"ImageEnhance.{name}({{x}}).enhance({{args}})", factor)
 
 
 def _filter(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
@@ -178,7 +176,6 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="resize",
         after=resized,
         frame=resize_frame,
-        acts=resize_acts,
         is_colour=False,
         bound=Bound(40, between=_rows_resized),
     ),
@@ -192,7 +189,6 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="pad",
         after=resized,
         frame=pad_frame,
-        acts=lambda values, size: bool(values[0] != size),
         is_colour=False,
     ),
     "ImageOps.expand": _image_ops(
@@ -202,7 +198,6 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="pad",
         after=expanded,
         frame=expand_frame,
-        acts=lambda values, _: any(borders(values[0])),
         is_colour=False,
     ),
     "ImageOps.autocontrast": _image_ops(
