@@ -241,11 +241,11 @@ def _literal(value: Any) -> str:
     kind = value if isinstance(value, type) else type(value)
     if value in _TYPES:
         return _TYPES[value]
-    if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
-        return f"ImageFilter.{kind.__name__}"
     if kind is ImageFilter.Kernel:
         size, scale, offset, kernel = value.filterargs
         return f"ImageFilter.Kernel({size!r}, {tuple(kernel)!r}, {scale!r}, {offset!r})"
+    if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
+        return f"ImageFilter.{kind.__name__}"
     if kind in _FILTERS and value is not kind:
         return f"ImageFilter.{kind.__name__}({', '.join(repr(getattr(value, name)) for name in _FILTERS[kind])})"
     raise _OpaqueError

@@ -113,18 +113,6 @@ def expanded(values: Values, state: State) -> State:
     return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
 
 
-def expand_frame(values: Values, size: Size) -> Affine:
-    """Frame of an added border."""
-    left, top, _, _ = borders(values[0])
-    return Affine(c=-left, f=-top)
-
-
-def paste_frame(values: Values, size: Size) -> Affine:
-    """Frame of an image on a canvas."""
-    left, top = values[2]
-    return Affine(c=-left, f=-top)
-
-
 def transform_frame(values: Values, size: Size) -> Affine | None:
     """Frame of `Image.transform` by an affine map or of a box; None for other maps."""
     (width, height), method, data = values[:3]
@@ -151,11 +139,6 @@ def opencv_resize_frame(values: Values, size: Size) -> Affine:
     return Affine(size[0] / wanted[0], 0.0, 0.0, 0.0, size[1] / wanted[1], 0.0)
 
 
-def warped(values: Values, state: State) -> State:
-    """State after a call whose second value is the size."""
-    return State(values[1], state.mode)
-
-
 def warp_frame(values: Values, size: Size) -> Affine | None:
     """Frame of `cv2.warpAffine`, whose matrix maps pixel centres to pixel centres."""
     (a, b, c), (d, e, f) = values[0].array.astype(float).tolist()
@@ -171,18 +154,3 @@ def bordered(values: Values, state: State) -> State:
     """State after `cv2.copyMakeBorder`."""
     top, bottom, left, right = values[:4]
     return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
-
-
-def border_frame(values: Values, size: Size) -> Affine:
-    """Frame of `cv2.copyMakeBorder`."""
-    return Affine(c=-values[2], f=-values[0])
-
-
-def gray(values: Values, state: State) -> State:
-    """One channel is left."""
-    return State(state.size, "L")
-
-
-def converted(values: Values, state: State) -> State:
-    """State after a conversion to the mode that is the first value."""
-    return State(state.size, values[0])
