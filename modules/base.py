@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from cv_lightning.errors import CheckpointError
+from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
@@ -78,9 +78,15 @@ class PolicyModule(LightningModule):
     # ---- optimisation ------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make the trained weights float32 before a checkpoint is loaded into them."""
-        if stage == "fit":
-            self.policy.prepare_training()
+        """Make the trained weights float32 before a checkpoint is loaded into them; `fit` needs them so."""
+        if stage != "fit":
+            return
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ConfigError(
+                f"trainer.precision: expected 32-true or bf16-mixed but got {self.trainer.precision}. Leave it out and "
+                "set policy.dtype: bfloat16, which computes in bfloat16 over float32 weights."
+            )
+        self.policy.prepare_training()
 
     def configure_optimizers(self) -> Any:
         """One optimizer, one schedule over `trainer.max_steps`."""

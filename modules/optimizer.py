@@ -140,7 +140,7 @@ def _check_precision(trained: list[tuple[str, nn.Parameter]], config: OptimizerC
         raise ConfigError(
             f"optimizer.{argument}: expected at least {SMALLEST_HALF_PRECISION_LR:g} for weights in {dtype} but got "
             f"{rate:g}: most would never move, because a step is lost in rounding ({name} and {len(half) - 1} others). "
-            "Leave out trainer.precision; policy.dtype: bfloat16 computes in bfloat16 and keeps float32 weights."
+            "Call `Policy.prepare_training` first: it makes the weights float32 and still computes in policy.dtype."
         )
 
 

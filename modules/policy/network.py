@@ -83,7 +83,8 @@ class Network(nn.Module):
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
             self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
-            self.model.to(self.dtype)
+            for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
+                parameter.data = parameter.data.to(self.dtype)
         else:
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention)
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)

@@ -67,6 +67,7 @@ def rounded_masters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 def _masters(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     for module in model.modules():
         for name, parameter in module._parameters.items():
-            is_own = isinstance(parameter, nn.Parameter)  # not a copy: this use is the outermost
-            if is_own and parameter.requires_grad and parameter.dtype == torch.float32:
+            if not isinstance(parameter, nn.Parameter):  # a copy: another use is open
+                continue
+            if parameter.requires_grad and parameter.dtype == torch.float32:
                 yield module, name, parameter
