@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from sandbox import Limits, Observation, ToolRequest
 from sandbox.confined.cgroup import Cgroup
 from sandbox.confined.client import Zygote
+from sandbox.confined.syscalls import ALLOWED, CHECKED, KILLED
 from sandbox.lanes.confined import ConfinedLane
 from tests.sandbox.attack_site import descendants
 from tests.sandbox.confined.test_layers import observe_all, reached
@@ -146,6 +148,29 @@ def test_one_answer_that_cannot_be_read_does_not_end_the_batch(monkeypatch: pyte
         assert "of the test" in seen[1].text
     finally:
         lane.close()
+
+
+#: Tries every call number that is in no table, with arguments of zero and of ones; EPERM is 1.
+ALL_CALLS = """import ctypes
+library = ctypes.CDLL(None, use_errno=True)
+for number in range(1024):
+    for value in (0, -1):
+        if number not in @KNOWN@:
+            answer = library.syscall(number, *[ctypes.c_long(value)] * 6)
+            if (answer, ctypes.get_errno()) != (-1, 1):
+                print('REACHED', number)
+print('tried')
+"""
+
+
+@pytest.mark.parametrize("without", [("namespaces", "landlock"), ()], ids=["syscall", "full"])
+def test_no_call_beyond_the_tables_does_anything(without: tuple[str, ...]) -> None:
+    need("full")
+    column = 0 if platform.machine() == "x86_64" else 1
+    known = {numbers[column] for table in (ALLOWED, CHECKED, KILLED) for numbers in table.values()} - {None}
+    known |= {335, 336}  # uretprobe and uprobe: kernels let them pass every filter, and end who calls them elsewhere
+    (seen,) = observe_all([ALL_CALLS.replace("@KNOWN@", repr(known))], without)
+    assert (seen.status, seen.text.split()) == ("ok", ["tried"]), seen
 
 
 @pytest.fixture
