@@ -20,34 +20,42 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageFilter
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file is the package of the same name
 
 from sandbox import Limits, ToolExecutor, ToolRequest  # noqa: E402
 from sandbox.lanes.confined import ConfinedLane  # noqa: E402
+from sandbox.lanes.lane import Lifted  # noqa: E402
+from sandbox.lanes.tool_worker import ToolWorkerLane  # noqa: E402
 from sandbox.lift.reader import Unliftable, lift  # noqa: E402
+from sandbox.operations.program import ToolProgram  # noqa: E402
 
 CODE = "result = image.rotate(90, expand=True)"
+#: A call without a bound, which leaves the trainer by itself.
+MEDIAN = "result = image.filter(ImageFilter.MedianFilter(3))"
 #: Name: (size, rounds, calls of a burst).
 SIZES = {"224 px": ((224, 224), 100, 10), "1 MP": ((1024, 1024), 30, 5), "12 MP": ((4096, 3072), 8, 2)}
 LIMITS = Limits(wall_s=30)
 
 #: These make one call after a rest in which forked workers become ready, as they do while a policy writes a turn.
 RESTED = {"raw, after a rest", "confined, episode, rested", "confined, fresh worker"}
+#: The raw call that a way is compared with, if that is not "raw".
+COMPARED = dict.fromkeys(RESTED, "raw, after a rest") | {"median, tool worker": "median, raw"}
 #: Cold calls are slow, and need fewer rounds.
 MOST_COLD = 10
 
 #: The same call in a new interpreter, the image passed as PNG: what a sandbox without a warm process pays.
 COLD = """
 import io, sys
-from PIL import Image
+from PIL import Image, ImageFilter
 import cv2, numpy as np
 image = Image.open(io.BytesIO(sys.stdin.buffer.read())).convert("RGB")
 result = image.rotate(90, expand=True)
@@ -124,6 +132,7 @@ def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
         ToolExecutor(lane="pillow", limits=LIMITS) as lifted,
         ToolExecutor(lane="confined", workers=1, limits=LIMITS, fresh="episode") as kept,
         ToolExecutor(lane="confined", workers=1, limits=LIMITS, fresh="call") as fresh,
+        closing(ToolWorkerLane(1, LIMITS)) as tools,
     ):
         for name, (size, rounds, burst) in SIZES.items():
             image = noise(size)
@@ -132,10 +141,21 @@ def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
                 lift.cache_clear()
                 once(lifted, image)
 
+            def in_tool_worker(image: Image.Image = image) -> None:
+                program = lift(CODE, (image.size,))
+                if not isinstance(program, ToolProgram):
+                    raise RuntimeError(str(program))
+                (seen,) = tools.run([Lifted(ToolRequest(CODE, [image]), program)])
+                if seen is None or seen.status != "ok":
+                    raise RuntimeError(str(seen))
+
             ways: dict[str, Callable[[], object]] = {
                 "raw": lambda image=image: image.rotate(90, expand=True),  # type: ignore[misc]
                 "lifted, code read anew": unread,
                 "lifted, code seen before": lambda image=image: once(lifted, image),  # type: ignore[misc]
+                "tool worker": in_tool_worker,
+                "median, raw": lambda image=image: image.filter(ImageFilter.MedianFilter(3)),  # type: ignore[misc]
+                "median, tool worker": lambda image=image: once(lifted, image, MEDIAN),  # type: ignore[misc]
                 "confined, episode worker": lambda image=image: once(kept, image),  # type: ignore[misc]
                 "raw, after a rest": lambda image=image: image.rotate(90, expand=True),  # type: ignore[misc]
                 "confined, episode, rested": lambda image=image: once(kept, image),  # type: ignore[misc]
@@ -242,7 +262,7 @@ def show(report: dict[str, Any]) -> None:
         decile_heads = f"{'decile':>10}{'x raw':>8}{'+ ms':>8}"
         out(f"{size:<28}{'median ms':>10}{'IQR':>9}{'x raw':>9}{'+ ms':>9}{'cold /':>9}{decile_heads}\n")
         for name, row in rows.items():
-            unconfined = rows["raw, after a rest" if name in RESTED else "raw"]
+            unconfined = rows[COMPARED.get(name, "raw")]
             median, raw, raw_decile = row["median_ms"], unconfined["median_ms"], unconfined["decile_ms"]
             ratios = f"{median / raw:>9.2f}{median - raw:>9.3f}{subprocess_ms / median:>9.1f}"
             decile = row["decile_ms"]

@@ -99,6 +99,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
 
 
+#: Lightning's numbers of batches, by stage.
+_TOTALS = {"validate": "num_val_batches", "test": "num_test_batches", "predict": "num_predict_batches"}
+
+
 class _Display(Protocol):
     interval_s: float
 
@@ -196,46 +200,27 @@ class StageProgress(ProgressBar):
         """Show the end."""
         self._end()
 
-    # ---- evaluation --------------------------------------------------------------------------------------------------
+    # ---- evaluation: validate, test, predict -------------------------------------------------------------------------
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, unless this is the sanity check."""
-        if not trainer.sanity_checking:
-            self._begin("validate", "batches", _total(trainer.num_val_batches))
+        stage = trainer.state.stage
+        if stage is not None and not trainer.sanity_checking:
+            self._begin(stage.value, "batches", _total(getattr(trainer, _TOTALS[stage.value])))
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def _count_batch(self, *_: Any, **__: Any) -> None:
         """Count."""
-        if not trainer.sanity_checking:
+        if not self.trainer.sanity_checking:
             self._advance()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _end_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the end."""
         if not trainer.sanity_checking:
             self._end()
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin("test", "batches", _total(trainer.num_test_batches))
-
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Count."""
-        self._advance()
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the end."""
-        self._end()
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self._begin("predict", "batches", _total(trainer.num_predict_batches))
-
-    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Count."""
-        self._advance()
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the end."""
-        self._end()
+    on_validation_start = on_test_start = on_predict_start = _start_evaluation
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _count_batch
+    on_validation_end = on_test_end = on_predict_end = _end_evaluation
 
     # ---- all ---------------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class Conversation:
         return [start, *[pad] * self.count_image_tokens(image.size), end]
 
     def start(self, sample: Sample) -> TokenSequence:
-        """The prompt of a sample, up to the point where the policy speaks.
+        """The prompt of a sample, up to the policy's turn.
 
         Raises:
             ConversationError: The prompt alone is longer than `max_context_tokens`.
@@ -156,7 +156,7 @@ class Conversation:
         return [*ids, self.end_of_turn_id]
 
     def opening(self) -> list[int]:
-        """What leads from the end of a turn to where the policy speaks."""
+        """The tokens from the end of a turn to the policy's words."""
         return [*self._encode("\n"), self._start_id, *self._encode("assistant\n")]
 
     def decode_reply(self, ids: Sequence[int]) -> str:
@@ -168,7 +168,7 @@ class Conversation:
         """Append a tool response and open the next assistant turn.
 
         Returns:
-            False, with `tokens` untouched, where the whole of it would not fit.
+            False, with `tokens` untouched, if it would not fit as a whole.
         """
         ids = [*self._encode("\n"), self._start_id, *self._encode("user\n")]
         if image is None:
@@ -193,7 +193,7 @@ class Conversation:
         A turn that was cut off before its end is ended; what was sampled stays as it is.
 
         Returns:
-            False, with `tokens` untouched, where the whole of it would not fit.
+            False, with `tokens` untouched, if it would not fit as a whole.
         """
         opening = self.opening()
         is_open = tokens.ids[-len(opening) :] == opening  # nothing was said in the last turn

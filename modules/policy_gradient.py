@@ -60,16 +60,10 @@ class PolicyGradientConfig:
     std_epsilon: float = 1e-4
 
     def __post_init__(self) -> None:
-        choices: tuple[tuple[str, object], ...] = (
-            ("advantage", Advantage),
-            ("ratio", Ratio),
-            ("aggregation", Aggregation),
-        )
-        for name, kind in choices:
-            if getattr(self, name) not in get_args(kind):
-                raise ConfigError(
-                    f"Expected {name} to be one of {', '.join(get_args(kind))} but got {getattr(self, name)!r}"
-                )
+        for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("aggregation", Aggregation)):
+            choices: tuple[str, ...] = get_args(kind)
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"Expected {name} to be one of {', '.join(choices)} but got {getattr(self, name)!r}")
         if not 0 <= self.clip_low < 1:
             raise ConfigError(f"Expected clip_low in [0, 1) but got clip_low={self.clip_low}; the paper uses 0.2")
         if self.clip_high < 0:

@@ -171,7 +171,7 @@ class Planner:
         """A sample with transforms for its image; None if the kind needs another sample."""
         upright = source.sample(self.split, at, ())
         needs_crop = "crop" in upright.transforms
-        if needs_crop and upright.box is None:
+        if not upright.images or (needs_crop and upright.box is None):
             return None
         if kind == "error_handling":
             kind = "several_tools" if rng.random() < 0.5 else "single_tool"

@@ -1,4 +1,4 @@
-"""Questions and recorded episodes: where they come from, and how they reach a module.
+"""Questions and recorded episodes: their sources, and how they reach a module.
 
 `worlds/` draws questions, `sources/` reads published ones, `oracle` and `orientation` prepare them, and the data
 modules batch them. Names are imported when they are first used: `data check` needs no torch.

@@ -44,8 +44,8 @@ class Findings:
     Attributes:
         n_rows: Rows looked at.
         n_good: Rows that become a sample.
-        faults: Every fault: file, row, what is wrong, what helps.
-        notices: What was read, but not as it may have been meant.
+        faults: Every fault: file, row, cause, remedy.
+        notices: Rows that are usable but may not be read as they are meant.
         families: Good rows by family.
         transforms: Good rows by what was done to the image.
         n_boxes: Good rows with a box.
@@ -63,11 +63,11 @@ class Findings:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; raises `ConfigError` where it cannot be read."""
+    """Read the command line; raises `ConfigError` if it cannot be read."""
     parser = CommandParser(
         "data check",
         "Read a file, a folder, a pattern or a data set of the hub; say what it is, count, show three "
-        "samples, and list every fault with its row. Exits with 1 where there is a fault.",
+        "samples, and list every fault with its row. Exits with 1 if there is a fault.",
     )
     parser.add_argument("path", help="rows.jsonl, data.json, bench.tsv, data/, 'data/test-*.parquet', owner/name:split")
     parser.add_argument("--format", choices=sorted(FORMATS), help="instead of finding it by the columns")
@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check what the command line names; 1 where there is a fault."""
+    """Check the data that the command line names; 1 if there is a fault."""
     options = parse(arguments)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     start = time.perf_counter()
@@ -102,13 +102,13 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise DataError(
-            f"--report {path}: cannot be written ({error.strerror}). What was found stands above; make room, or name "
-            "another file."
+            f"--report {path}: cannot be written ({error.strerror}). The findings are printed above; make room, or "
+            "name another file."
         ) from error
 
 
 def check(rows: Rows, places: Iterable[int], n_samples: int = 3) -> Findings:
-    """Read the rows at `places`, images included, and collect what is there and what is wrong."""
+    """Read the rows at `places`, images included, and collect counts and faults."""
     findings = Findings()
     first_place: dict[str, str] = {}
     with ThreadPoolExecutor(_N_THREADS) as pool:  # decoding an image lets other threads run
@@ -126,7 +126,7 @@ def check(rows: Rows, places: Iterable[int], n_samples: int = 3) -> Findings:
 
 @dataclass
 class _Looked:
-    """What one row came to; the pixels are let go."""
+    """The findings of one row, without its pixels."""
 
     where: str
     sample: Sample | None = None
@@ -197,7 +197,7 @@ def _turn_fault(turn: Turn) -> str | None:
 
 
 def _image_notices(source: ImageSource) -> Iterator[str]:
-    """What becomes of an image that is not simply RGB."""
+    """How an image that is not plain RGB is used."""
     if isinstance(source, Image.Image):
         return
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:

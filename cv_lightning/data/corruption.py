@@ -1,9 +1,9 @@
 """Natural corruptions of images at five severities, seeded, on tensors of any device.
 
 Kinds and figures are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
-and Perturbations" (arXiv 1903.12261), where blur radii are in pixels and were chosen for images of 224 pixels. Results
-are rounded to whole values; the original cuts them off. Random numbers are drawn on the CPU, so that an image, a name,
-a severity and a seed give the same corruption on every device and in every batch.
+and Perturbations" (arXiv 1903.12261); its blur radii are in pixels, for images of 224 pixels. Results are rounded; the
+original truncates. Random numbers are drawn on the CPU, so an image, a name, a severity and a seed give the same
+corruption on every device and in every batch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def corrupt(
         `corrupt_image` makes of it with its seed.
 
     Raises:
-        ConfigError: The name or the severity is none of those.
+        ConfigError: Unknown name or severity.
         ValueError: The tensor is no batch of uint8 RGB images, or there are not as many seeds as images.
     """
     import torch
@@ -94,7 +94,7 @@ def corrupt_image(image: Image.Image, name: str, severity: int, seed: int) -> Im
     """Corrupt one Pillow image; see `corrupt`.
 
     Raises:
-        ConfigError: The name or the severity is none of those.
+        ConfigError: Unknown name or severity.
     """
     return corrupt([image], name, severity, [seed])[0]
 

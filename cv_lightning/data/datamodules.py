@@ -26,15 +26,15 @@ _MAX_ATTEMPTS = 100
 
 
 class BatchStream(Generic[Item]):
-    """Endless batches of consecutive indices that knows where it stopped (Lightning stores and restores its state).
+    """Endless batches of consecutive indices with a position (Lightning stores and restores its state).
 
-    The position counts the indices of all processes and moves by the same amount on each, so that the one state that a
-    checkpoint holds (that of process 0) serves all of them, and any number of them.
+    The position counts the indices of all processes and moves by the same amount on each, so the one state in a
+    checkpoint (of process 0) serves any number of processes.
 
     Args:
-        make: Index -> item, or None where the index gives nothing.
+        make: Index -> item, or None if the index gives nothing.
         batch_size: Items of a batch of one process.
-        first_index: Where the stream starts.
+        first_index: First index of the stream.
         rank: This process takes every `world_size`-th index, from `rank` on.
         world_size: Number of processes.
     """
@@ -78,12 +78,12 @@ class BatchStream(Generic[Item]):
         return {"next": self._next}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from a stored index."""
+        """Continue from a stored index."""
         self._next = state_dict["next"]
 
 
 class EvaluationSet(Dataset[Sample]):
-    """Held-out samples; every one stands in each orientation, so that drops against upright are paired."""
+    """Held-out samples; each in every orientation, so drops against upright are paired."""
 
     def __init__(self, source: SampleSource, split: Split, n_per_orientation: int) -> None:
         self._source = source
@@ -104,7 +104,7 @@ class PromptDataModule(LightningDataModule):
     """RL: batches of samples.
 
     Args:
-        source: Where samples come from.
+        source: The source of the samples.
         batch_size: Prompts of a training batch, per process.
         eval_batch_size: Samples of an evaluation batch.
         n_validation_per_orientation: Validation samples in each of the six orientations.

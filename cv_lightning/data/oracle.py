@@ -1,7 +1,7 @@
 """SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
 
-Wordings and spellings vary for the same effect, so that the policy learns what to do and not one string. An episode
-whose first call was wrong shows the mistake but does not train it.
+Wordings and spellings vary for the same effect, so the policy learns an action and not one string. An episode whose
+first call was wrong shows the mistake but does not train it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class EpisodeBuilder:
     """Writes the SFT episode of any index of a source.
 
     Attributes:
-        source: Where samples come from.
+        source: The source of the samples.
         mix: How often each kind of `KINDS` is written: kind -> weight.
         turn_weights: How often each transform is undone in "turn" and "mend".
         n_wordings: Wordings of a reason that are used, shortest first.
@@ -156,11 +156,7 @@ class EpisodeBuilder:
             raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; None where it does not check.
-
-        That is where what was executed does not give the upright image, or the answer needs a crop, which this oracle
-        does not write.
-        """
+        """The episode at `index`; None if its calls do not give the upright image, or if the answer needs a crop."""
         rng = generator(self.seed, split, index, stream=1)
         kind = choose(rng, self.mix)
         transforms = () if kind == "read" else (choose(rng, self.turn_weights),)
@@ -183,7 +179,7 @@ class EpisodeBuilder:
         self._call(trajectory, reason, call, 0, executor, is_trained=False)
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
-        """Undo what is wrong with the question's image; after a mistake, say first what came of it."""
+        """Turn the question's image upright; after a mistake, comment on its result first."""
         source = 0
         for needed in undoing_steps(trajectory.sample):
             reason = pick(rng, REASONS[inverse(needed)][: self.n_wordings])
@@ -232,7 +228,7 @@ def take_written_turn(
 
 
 def undoing_steps(sample: Sample) -> list[str]:
-    """The turns that make the image upright: one where one does it, else each transform undone, the last one first."""
+    """The turns that make the image upright: one if one is enough, else each transform undone, the last one first."""
     needed = required_orientation(sample)
     if needed == "identity":
         return []

@@ -1,4 +1,4 @@
-"""Rows of recorded data: each becomes a `Sample`, or a `DataError` with the row, what is wrong and what helps."""
+"""Rows of recorded data: each becomes a `Sample`, or a `DataError` with row, cause and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sandbox.images import as_rgb
 
 T = TypeVar("T")
 
-#: Where the pixels of an image are: a file, its encoded bytes, or an image.
+#: The pixels of an image: a file, its encoded bytes, or an image.
 ImageSource = Path | bytes | Image.Image
 
 FIELDS = ("id", "question", "images", "answer", "transforms", "box", "family", "alternatives", "rule")
@@ -30,19 +30,19 @@ MAX_MEGAPIXELS = 100
 #: The image processors of the Qwen-VL family take no image whose sides differ by more.
 MAX_ASPECT = 200
 
-#: A row without these is right too, so that nobody would notice a misspelt one. Other unknown fields are left alone.
+#: Optional fields that nobody would miss if they were misspelt. Other unknown fields are left alone.
 _EASILY_LOST = ("transforms", "box")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row whose text is right; its images are opened when they are used.
+    """A row whose text was checked; its images are opened when they are used.
 
     Attributes:
         where: File and line, for messages.
         id: Unique within its source.
         question: The text shown to the policy.
-        images: Where the pixels are.
+        images: Files, bytes or images.
         answer: The right answer.
         transforms: What was done to the first image.
         box: The region that holds the answer, in pixels of the first image as it is given.
@@ -89,7 +89,7 @@ def read_row(fields: Mapping[str, Any], where: str, folder: Path | None = None) 
 
 
 def row_faults(fields: Mapping[str, Any], where: str, folder: Path | None = None) -> list[str]:
-    """Every fault of a row, its pixels included; empty where it becomes a `Sample`."""
+    """Every fault of a row, its pixels included; empty if it becomes a `Sample`."""
     faults: list[DataError] = []
     row = _read(fields, where, folder, faults)
     if row is not None:

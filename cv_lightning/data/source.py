@@ -32,7 +32,7 @@ class SampleSource(ABC):
 
     @abstractmethod
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index`; `transforms` sets what is done to its image."""
+        """The sample at `index`; `transforms` sets its transforms."""
 
     def size(self, split: Split) -> int | None:
         """Number of different samples of a split; None if they never end."""
@@ -56,7 +56,7 @@ def choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
 
 
 def choose_transforms(rng: np.random.Generator, weights: Mapping[str, float]) -> tuple[str, ...]:
-    """Draw what is done to an image: nothing for "none", else the transform."""
+    """Draw the transforms of an image: none for "none", else one."""
     name = choose(rng, weights)
     return () if name == "none" else (name,)
 

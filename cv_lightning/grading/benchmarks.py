@@ -1,4 +1,4 @@
-"""How much credit an answer gets: by the rule that its benchmark published, then by a judge where one is configured.
+"""How much credit an answer gets: by the rule that its benchmark published, then by a judge, if there is one.
 
 The protocol of arXiv 2512.03746: rules first, the judge second, and only for answers that the rules do not call right.
 A score is in [0, 1]; the accuracy of a benchmark is the mean of its scores, as its authors report it.
@@ -19,7 +19,7 @@ from cv_lightning.types import Sample
 #: (prediction, right answers, what follows the colon of the rule's name) -> credit in [0, 1].
 Rule = Callable[[str, Sequence[str], str], float]
 
-#: From here on a partial score counts as a right answer, where only right or wrong is asked for.
+#: From here on a partial score counts as a right answer, if only right or wrong is asked for.
 RIGHT_FROM = 0.5
 
 _LIST_ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]+?))\s*(?:,|$)""")
@@ -30,7 +30,7 @@ class Grade:
     """What an answer is worth.
 
     Attributes:
-        score: Credit in [0, 1]; None where the judge failed: such an answer is left out, never counted as wrong.
+        score: Credit in [0, 1]; None if the judge failed: such an answer is left out, never counted as wrong.
         by: "rule" or "judge".
         rule: The sample's rule; "match/sentence" also names the comparison that held (see `rules.comparison`).
     """
@@ -41,10 +41,10 @@ class Grade:
 
 
 def grade(sample: Sample, prediction: str | None, judge: AnswerJudge | None = None) -> Grade:
-    """Grade an answer by the sample's rule; the judge is asked where that gives less than full credit.
+    """Grade an answer by the sample's rule; the judge is asked if that gives less than full credit.
 
     Raises:
-        DataError: The sample names a rule that there is not.
+        DataError: The sample names an unknown rule.
     """
     rule, argument = find_rule(sample)
     name, truths = sample.rule.partition(":")[0], (sample.answer, *sample.alternatives)
@@ -62,7 +62,7 @@ def grade(sample: Sample, prediction: str | None, judge: AnswerJudge | None = No
 
 
 def find_rule(sample: Sample) -> tuple[Rule, str]:
-    """The rule of a sample, and its argument; raises `DataError` where there is no rule of that name."""
+    """The rule of a sample, and its argument; raises `DataError` if there is no rule of that name."""
     name, _, argument = sample.rule.partition(":")
     if name not in RULES:
         raise DataError(f"Sample {sample.id!r}: there is no answer rule {name!r}. {did_you_mean(name, RULES)}")
@@ -82,7 +82,7 @@ def _anls(prediction: str, truths: Sequence[str], _: str) -> float:
 
 
 def _contains(prediction: str, truths: Sequence[str], _: str) -> float:
-    """OCRBench: a truth stands in the prediction, whatever the case."""
+    """OCRBench: the prediction contains a truth, whatever the case."""
     text = prediction.casefold().strip().replace("\n", " ")
     return float(any(truth.casefold().strip().replace("\n", " ") in text for truth in truths if truth.strip()))
 
@@ -94,7 +94,7 @@ def _contains_formula(prediction: str, truths: Sequence[str], _: str) -> float:
 
 
 def _chartqapro(prediction: str, truths: Sequence[str], years: str) -> float:
-    """ChartQAPro: item by item, 5 % for numbers, ANLS for texts, exact where `years` (comma-separated) says "year".
+    """ChartQAPro: item by item, 5 % for numbers, ANLS for texts, exact if `years` (comma-separated) says "year".
 
     As the authors' published script computes it. That script also means to compare "Fact Checking" and "Multi Choice"
     exactly, but does not hand that on; so neither is done here, and numbers compare with published ones.

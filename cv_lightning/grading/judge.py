@@ -57,7 +57,7 @@ class Judge:
         object.__setattr__(self, "_endpoint", endpoint)
 
     def __call__(self, question: str, prediction: str, truth: str) -> bool | None:
-        """Whether the prediction means the truth; None where the server failed or its reply was neither yes nor no."""
+        """Whether the prediction means the truth; None if the server failed or its reply was neither yes nor no."""
         key = (question, prediction, truth)
         for _ in range(self.attempts):
             if key in self._known:

@@ -1,4 +1,4 @@
-"""Is the answer right: rules first, a judge only where one is configured and the rules say no.
+"""Is the answer right: rules first, then the judge, if there is one and the rules say no.
 
 Rules, in order: equal after normalisation; equal as numbers within 1e-4; the same choice letter. Benchmarks with rules
 of their own have theirs here too: relaxed accuracy (ChartQA, arXiv 2203.10244) and ANLS (DocVQA, arXiv 1907.00490).
@@ -49,7 +49,7 @@ def parse_number(text: str) -> float | None:
 def choice_letter(text: str) -> tuple[str, str] | None:
     """The letter and the text of a choice ("B", "(b)", "B. a cat", "The answer is B"), or None.
 
-    A text that names several choices is none of them.
+    A text that names several choices is none.
     """
     match = _CHOICE.fullmatch(_LEAD.sub("", normalise(text)))
     if match is None or _CHOICE_INSIDE.search(match.group(3)):
@@ -114,7 +114,7 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def anls(prediction: str | None, truths: list[str], threshold: float = 0.5) -> float:
-    """Normalised Levenshtein similarity to the nearest truth, in [0, 1]; 0 where it is below `threshold`.
+    """Normalised Levenshtein similarity to the nearest truth, in [0, 1]; 0 below `threshold`.
 
     Case and surrounding spaces do not count. The metric of a data set is the mean over its questions.
     """

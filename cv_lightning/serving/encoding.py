@@ -66,14 +66,14 @@ class ChatEncoder:
                 tokens = self._encode(request)
             except ConversationError as error:
                 raise BadRequest(str(error), "messages") from error
-        limit = self.conversation.max_context_tokens
-        if len(tokens) >= limit:
-            raise BadRequest(
-                f"This model's maximum context length is {limit} tokens. The messages have {len(tokens)}.",
-                "messages",
-                "context_length_exceeded",
-            )
+        if len(tokens) >= self.conversation.max_context_tokens:
+            raise self._too_long(str(len(tokens)))
         return tokens
+
+    def _too_long(self, n_tokens: str) -> BadRequest:
+        limit = self.conversation.max_context_tokens
+        message = f"This model's maximum context length is {limit} tokens. The messages have {n_tokens}."
+        return BadRequest(message, "messages", "context_length_exceeded")
 
     def remember(self, tokens: TokenSequence, text: str, ids: Sequence[int]) -> None:
         """Remember the ids of the reply `text` to a conversation."""
@@ -122,12 +122,7 @@ class ChatEncoder:
         text, image = observation
         viewed = None if image is None else ViewedImage(image)
         if not self.conversation.append_observation(tokens, text, viewed):
-            limit = self.conversation.max_context_tokens
-            raise BadRequest(
-                f"This model's maximum context length is {limit} tokens. The messages have more.",
-                "messages",
-                "context_length_exceeded",
-            )
+            raise self._too_long("more")
 
     def _reply(self, tokens: TokenSequence, text: str) -> list[int]:
         known = self._ids.get(_key(tokens, text))

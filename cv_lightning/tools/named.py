@@ -13,7 +13,7 @@ from typing import Any
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
-from cv_lightning.tools.parameters import Choice, Integer, Number, Region, ToolParameter, shown
+from cv_lightning.tools.parameters import ToolParameter, choice, integer, number, region, shown
 from cv_lightning.tools.toolbox import Toolbox, function_schema, read_checked
 from cv_lightning.types import Reply, ToolCall
 
@@ -34,7 +34,7 @@ class NamedTool:
 
 
 def _factor(description: str) -> dict[str, ToolParameter]:
-    return {"factor": Number(description, low=0, high=10)}
+    return {"factor": number(description, low=0, high=10)}
 
 
 def _enhancer(name: str) -> Callable[..., str]:
@@ -48,22 +48,22 @@ NAMED_TOOLS: dict[str, NamedTool] = {
     "crop": NamedTool(
         "Cut out a box.",
         lambda bbox: f"image.crop({bbox!r})",
-        {"bbox": Region("[x1, y1, x2, y2] in pixels of the image")},
+        {"bbox": region("[x1, y1, x2, y2] in pixels of the image")},
     ),
     "rotate": NamedTool(
         "Turn the image counter-clockwise.",
         lambda angle: f"image.rotate({angle!r}, expand=True)",
-        {"angle": Number("degrees", low=-360, high=360)},
+        {"angle": number("degrees", low=-360, high=360)},
     ),
     "flip": NamedTool(
         "Mirror the image.",
         lambda direction: _FLIPS[direction],
-        {"direction": Choice("horizontal swaps left and right", options=tuple(_FLIPS))},
+        {"direction": choice("horizontal swaps left and right", options=tuple(_FLIPS))},
     ),
     "resize": NamedTool(
         "Enlarge or reduce the image.",
         lambda scale: f"image.resize((round(image.width * {scale!r}), round(image.height * {scale!r})))",
-        {"scale": Number("factor of both sides", low=0.1, high=8)},
+        {"scale": number("factor of both sides", low=0.1, high=8)},
     ),
     "contrast": NamedTool("Change the contrast.", _enhancer("Contrast"), _factor("0 is gray, 1 leaves it as it is")),
     "brightness": NamedTool(
@@ -76,7 +76,7 @@ NAMED_TOOLS: dict[str, NamedTool] = {
     "autocontrast": NamedTool(
         "Stretch the contrast to the whole range.",
         lambda cutoff: f"ImageOps.autocontrast(image, cutoff={cutoff!r})",
-        {"cutoff": Number("percent of the darkest and lightest pixels to ignore", default=0, low=0, high=49)},
+        {"cutoff": number("percent of the darkest and lightest pixels to ignore", default=0, low=0, high=49)},
     ),
     "equalize": NamedTool("Spread the brightness evenly.", lambda: "ImageOps.equalize(image)"),
     "threshold": NamedTool(
@@ -84,25 +84,25 @@ NAMED_TOOLS: dict[str, NamedTool] = {
         lambda level: (
             f'Image.fromarray(cv2.threshold(np.array(image.convert("L")), {level!r}, 255, cv2.THRESH_BINARY)[1])'
         ),
-        {"level": Integer(default=128, low=0, high=255)},
+        {"level": integer(default=128, low=0, high=255)},
     ),
     "blur": NamedTool(
         "Blur.",
         lambda radius: f"image.filter(ImageFilter.GaussianBlur({radius!r}))",
-        {"radius": Number("pixels", default=2, low=0, high=50)},
+        {"radius": number("pixels", default=2, low=0, high=50)},
     ),
     "median": NamedTool(
         "Take out specks.",
         lambda size: f"image.filter(ImageFilter.MedianFilter({size!r}))",
-        {"size": Choice("side of the window in pixels", default=3, options=(3, 5, 7, 9))},
+        {"size": choice("side of the window in pixels", default=3, options=(3, 5, 7, 9))},
     ),
     "edges": NamedTool("Show the edges.", lambda: "image.filter(ImageFilter.FIND_EDGES)"),
     "pad": NamedTool(
         "Add a border.",
         lambda border, color: f"ImageOps.expand(image, border={border!r}, fill={color!r})",
         {
-            "border": Integer("width in pixels", low=1, high=1024),
-            "color": Choice(default="white", options=("white", "black", "gray")),
+            "border": integer("width in pixels", low=1, high=1024),
+            "color": choice(default="white", options=("white", "black", "gray")),
         },
     ),
 }
@@ -116,7 +116,7 @@ class NamedTools(Toolbox):
         models: Tools that are models, offered beside them.
 
     Raises:
-        ConfigError: A name that is not known, or stands twice.
+        ConfigError: A name is unknown or repeated.
     """
 
     kind = "named"

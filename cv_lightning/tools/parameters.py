@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,42 +18,28 @@ class ArgumentError(Exception):
 
 
 @dataclass(frozen=True)
-class ToolParameter(ABC):
-    """One parameter of a tool.
+class ToolParameter:
+    """One parameter of a tool; the functions below make them.
 
     Attributes:
-        description: What it means, for the policy.
-        default: The value where the call gives none; `...` where it must give one.
+        description: Its meaning, for the policy.
+        default: The value if the call gives none; `...` if it must give one.
+        kind: Type and range in JSON Schema's words.
+        allowed: Type and range in words.
+        read: JSON value -> the value as code takes it. Raises TypeError for another type, ValueError out of range.
     """
 
-    description: str = ""
-    default: Any = ...
-
-    @abstractmethod
-    def kind(self) -> dict[str, Any]:
-        """Type and range in JSON Schema's words."""
-
-    @abstractmethod
-    def allowed(self) -> str:
-        """Type and range in words."""
-
-    @abstractmethod
-    def read(self, value: Any) -> Any:
-        """The value as code takes it: numbers, texts of a fixed set, tuples of numbers.
-
-        Raises:
-            TypeError: It is of another type.
-            ValueError: It is out of range.
-        """
+    description: str
+    default: Any
+    kind: Mapping[str, Any]
+    allowed: str
+    read: Callable[[Any], Any]
 
     def schema(self) -> dict[str, Any]:
         """The parameter in JSON Schema's words."""
-        schema = self.kind()
-        if self.description:
-            schema["description"] = self.description
-        if self.default is not ...:
-            schema["default"] = self.default
-        return schema
+        description = {"description": self.description} if self.description else {}
+        default = {} if self.default is ... else {"default": self.default}
+        return {**self.kind, **description, **default}
 
 
 def shown(value: Any) -> str:
@@ -67,124 +51,76 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError
+    return value
 
 
-@dataclass(frozen=True)
-class Number(ToolParameter):
-    """A number in [low, high]."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-    def kind(self) -> dict[str, Any]:
-        """Type and range."""
-        return {"type": "number", "minimum": self.low, "maximum": self.high}
-
-    def allowed(self) -> str:
-        """Type and range."""
-        return f"a number from {self.low} to {self.high}"
-
-    def read(self, value: Any) -> Any:
-        """An int or a finite float."""
-        if not _is_number(value):
-            raise TypeError
-        if not self.low <= value <= self.high:
-            raise ValueError
-        return value
+def _integer(value: Any) -> int:
+    """3.0 is an integer, as in JSON Schema."""
+    if isinstance(_number(value), float) and not value.is_integer():
+        raise TypeError
+    return int(value)
 
 
-@dataclass(frozen=True)
-class Integer(ToolParameter):
-    """An integer in [low, high]; 3.0 is one, as in JSON Schema."""
-
-    low: int = 0
-    high: int = 0
-
-    def kind(self) -> dict[str, Any]:
-        """Type and range."""
-        return {"type": "integer", "minimum": self.low, "maximum": self.high}
-
-    def allowed(self) -> str:
-        """Type and range."""
-        return f"an integer from {self.low} to {self.high}"
-
-    def read(self, value: Any) -> Any:
-        """An int."""
-        if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
-            raise TypeError
-        if not self.low <= value <= self.high:
-            raise ValueError
-        return int(value)
+def _ranged(value: Any, low: float, high: float) -> Any:
+    if not low <= value <= high:
+        raise ValueError
+    return value
 
 
-@dataclass(frozen=True)
-class ImageIndex(ToolParameter):
-    """An image of the trajectory; how many there are is the executor's to know, and its to say."""
-
-    def kind(self) -> dict[str, Any]:
-        """Type."""
-        return {"type": "integer"}
-
-    def allowed(self) -> str:
-        """Type."""
-        return "an integer"
-
-    def read(self, value: Any) -> Any:
-        """An int; "0" and 0.0 mean one too."""
-        if isinstance(value, str) and _DIGITS.fullmatch(value):
-            return int(value)
-        if not _is_number(value) or (isinstance(value, float) and not value.is_integer()):
-            raise TypeError
-        return int(value)
+def number(description: str = "", default: Any = ..., *, low: float, high: float) -> ToolParameter:
+    """A number in [low, high]; code gets the int or float as it was written."""
+    kind = {"type": "number", "minimum": low, "maximum": high}
+    allowed = f"a number from {low} to {high}"
+    return ToolParameter(description, default, kind, allowed, lambda value: _ranged(_number(value), low, high))
 
 
-@dataclass(frozen=True)
-class Choice(ToolParameter):
-    """One of a few texts or integers."""
+def integer(description: str = "", default: Any = ..., *, low: int, high: int) -> ToolParameter:
+    """An integer in [low, high]."""
+    kind = {"type": "integer", "minimum": low, "maximum": high}
+    allowed = f"an integer from {low} to {high}"
+    return ToolParameter(description, default, kind, allowed, lambda value: int(_ranged(_integer(value), low, high)))
 
-    options: tuple[str | int, ...] = ()
 
-    def kind(self) -> dict[str, Any]:
-        """Type and options."""
-        return {"type": "string" if isinstance(self.options[0], str) else "integer", "enum": list(self.options)}
+def image_index(description: str = "", default: Any = ...) -> ToolParameter:
+    """An image of the trajectory; "0" and 0.0 are read too. The executor checks how many images there are."""
 
-    def allowed(self) -> str:
-        """Options."""
-        return f"one of {', '.join(map(repr, self.options))}"
+    def read(value: Any) -> int:
+        return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else _integer(value)
 
-    def read(self, value: Any) -> Any:
-        """One of the options themselves, so that no text of a policy gets into code."""
-        for option in self.options:
+    return ToolParameter(description, default, {"type": "integer"}, "an integer", read)
+
+
+def choice(description: str = "", default: Any = ..., *, options: Sequence[str | int]) -> ToolParameter:
+    """One of a few texts or integers; code gets the option itself, so no text of a policy gets into code."""
+
+    def read(value: Any) -> Any:
+        for option in options:
             if value == option and not isinstance(value, bool):
                 return option
-        raise ValueError if isinstance(value, type(self.options[0])) else TypeError
+        raise ValueError if isinstance(value, type(options[0])) else TypeError
+
+    kind = {"type": "string" if isinstance(options[0], str) else "integer", "enum": list(options)}
+    return ToolParameter(description, default, kind, f"one of {', '.join(map(repr, options))}", read)
 
 
-@dataclass(frozen=True)
-class Region(ToolParameter):
-    """A box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, each in [0, high]."""
+def region(description: str = "", *, high: int = 100_000) -> ToolParameter:
+    """A box [x1, y1, x2, y2] with x1 < x2 and y1 < y2, each in [0, high]; code gets a tuple."""
 
-    high: int = 100_000
-
-    def kind(self) -> dict[str, Any]:
-        """Type, length and range."""
-        of_each = {"type": "number", "minimum": 0, "maximum": self.high}
-        return {"type": "array", "items": of_each, "minItems": 4, "maxItems": 4}
-
-    def allowed(self) -> str:
-        """Type and range."""
-        return f"[x1, y1, x2, y2], numbers from 0 to {self.high} with x1 < x2 and y1 < y2"
-
-    def read(self, value: Any) -> Any:
-        """A tuple of four numbers."""
-        if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+    def read(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != 4:
             raise TypeError
-        x1, y1, x2, y2 = value
-        if not all(0 <= part <= self.high for part in value) or x1 >= x2 or y1 >= y2:
+        x1, y1, x2, y2 = map(_number, value)
+        if not all(0 <= part <= high for part in value) or x1 >= x2 or y1 >= y2:
             raise ValueError
         return x1, y1, x2, y2
+
+    of_each = {"type": "number", "minimum": 0, "maximum": high}
+    kind = {"type": "array", "items": of_each, "minItems": 4, "maxItems": 4}
+    allowed = f"[x1, y1, x2, y2], numbers from 0 to {high} with x1 < x2 and y1 < y2"
+    return ToolParameter(description, ..., kind, allowed, read)
 
 
 def read_arguments(parameters: Mapping[str, ToolParameter], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,12 +144,12 @@ def read_arguments(parameters: Mapping[str, ToolParameter], given: Mapping[str, 
     for name, parameter in parameters.items():
         value = given.get(name, parameter.default)
         if value is ...:
-            raise ArgumentError(f"TypeError: {name} is missing; it must be {parameter.allowed()}.")
+            raise ArgumentError(f"TypeError: {name} is missing; it must be {parameter.allowed}.")
         try:
             values[name] = parameter.read(value)
         except (TypeError, ValueError) as error:
             kind = type(error).__name__
-            raise ArgumentError(f"{kind}: {name} must be {parameter.allowed()}, not {shown(value)}.") from None
+            raise ArgumentError(f"{kind}: {name} must be {parameter.allowed}, not {shown(value)}.") from None
     return values
 
 

@@ -21,9 +21,9 @@ _MAX_CODES = 32
 
 
 class ReadCodes(ModelTool):
-    """Finds QR codes and says where they are and what they hold, however the image stands.
+    """Finds QR codes and says where they are and what they hold, in any orientation.
 
-    OpenCV overlooks codes beside others and small ones: what is found is painted over, and the rest is looked at again,
+    OpenCV overlooks codes beside others and small ones: each one found is painted over, and the rest is searched again,
     also enlarged.
     """
 

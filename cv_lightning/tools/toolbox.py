@@ -1,4 +1,4 @@
-"""What a policy is offered and how a call that it wrote is read."""
+"""The tools that a policy is offered, and how its calls are read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
-from cv_lightning.tools.parameters import ArgumentError, ImageIndex, ToolParameter, object_schema, read_arguments
+from cv_lightning.tools.parameters import ArgumentError, ToolParameter, image_index, object_schema, read_arguments
 from cv_lightning.tools.reply_text import SHAPE, decode_arguments, decode_payload
 from cv_lightning.types import Reply, ToolCall
 from sandbox import ModelCall
 
 #: Which image a call works on, in words and as a parameter.
 WHICH_IMAGE = "0-based, over the images of the question and then each result"
-IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": ImageIndex(WHICH_IMAGE, default=0)}
+IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": image_index(WHICH_IMAGE, default=0)}
 
 #: How configs name a toolbox: all tools of a kind, without models.
 ToolboxName = Literal["code", "named"]
@@ -49,7 +49,7 @@ class Toolbox(ABC):
         ConfigError: Two tools have one name.
     """
 
-    #: What configs call it.
+    #: Its name in configs.
     kind: ClassVar[ToolboxName]
     #: What the policy looks at images through.
     means: ClassVar[str]
@@ -81,19 +81,19 @@ class Toolbox(ABC):
         return [schema["function"]["name"] for schema in self.schemas]
 
     def describe(self) -> dict[str, Any]:
-        """What decides how calls are read, in plain values: it goes with an exported policy."""
+        """The tools in plain values: part of an exported policy."""
         return {"kind": self.kind, "tools": self.names}
 
     @property
     def article(self) -> str:
-        """The word before "tool": "the" where there is one, "a" where there are more."""
+        """The word before "tool": "the" if there is one, else "a"."""
         return "the" if len(self.schemas) == 1 else "a"
 
     @property
     def system_prompt(self) -> str:
         """Tells a pre-trained model, in the words of Qwen's chat template, what it may do.
 
-        A model trained from nothing can do with a shorter one.
+        A model trained from scratch needs a shorter one.
         """
         schemas = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in self.schemas)
         return _PROMPT.format(means=self.means, article=self.article, schemas=schemas, example=self.example)
@@ -145,7 +145,7 @@ def read_checked(
         make: The call on the first image, from checked values.
 
     Returns:
-        The call, or one that cannot be run where the schema does not allow the arguments.
+        The call, or one that cannot be run if the schema does not allow the arguments.
     """
     try:
         values = read_arguments({**parameters, **IMAGE_INDEX}, arguments)

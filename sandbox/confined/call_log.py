@@ -43,7 +43,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
             *("solarize", "expand", "pad"),  # the calls that others make are logged themselves
         ),
     ),
-    "np": (np, ("array", "asarray", "ascontiguousarray", "copy", "pad")),
+    "np": (np, ("array", "asarray", "ascontiguousarray", "copy")),
     "cv2": (
         cv2,
         (
@@ -67,6 +67,8 @@ _FILTERS: dict[type, tuple[str, ...]] = {
     ImageFilter.ModeFilter: ("size",),
     ImageFilter.RankFilter: ("size", "rank"),
 }
+#: OpenCV's border of each mode of `np.pad`.
+_BORDERS = {"constant": 0, "edge": 1, "symmetric": 2, "reflect": 4}
 _TYPES: dict[Any, str] = {
     kind: f"np.{kind.__name__}" for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
 }
@@ -237,13 +239,13 @@ def _literal(value: Any) -> str:
             raise _OpaqueError
         return f"np.array({value.tolist()!r}, dtype={_TYPES[value.dtype.type]})"
     kind = value if isinstance(value, type) else type(value)
-    if value in _TYPES:
-        return _TYPES[value]
-    if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
-        return f"ImageFilter.{kind.__name__}"
+    if value is kind and kind in _TYPES:
+        return _TYPES[kind]
     if kind is ImageFilter.Kernel:
         size, scale, offset, kernel = value.filterargs
         return f"ImageFilter.Kernel({size!r}, {tuple(kernel)!r}, {scale!r}, {offset!r})"
+    if issubclass(kind, ImageFilter.BuiltinFilter) and kind.__module__ == "PIL.ImageFilter":
+        return f"ImageFilter.{kind.__name__}"
     if kind in _FILTERS and value is not kind:
         return f"ImageFilter.{kind.__name__}({', '.join(repr(getattr(value, name)) for name in _FILTERS[kind])})"
     raise _OpaqueError
@@ -369,6 +371,16 @@ def _note_enhanced(arguments: tuple[Any, ...], keywords: dict[str, Any], result:
     LOG.define(result, f"ImageEnhance.{type(enhancer).__name__}({image}).enhance({', '.join(texts)})", reads)
 
 
+def _note_padded(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
+    """`np.pad` of an image, as OpenCV's border, which gives the same."""
+    array, widths = arguments[:2]
+    mode = arguments[2] if len(arguments) > 2 else keywords.get("mode", "constant")
+    sides = np.broadcast_to(widths, (array.ndim, 2)).tolist()
+    value = keywords.get("constant_values", 0)
+    if type(value) is int and not any(map(any, sides[2:])):
+        LOG.note("cv2.copyMakeBorder", (array, *sides[0], *sides[1], _BORDERS[mode]), {"value": (value,) * 3}, result)
+
+
 def _note_nothing(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
     """For calls that are no step of a program, and whose own calls are none."""
 
@@ -378,6 +390,7 @@ def install() -> None:
     for module_name, (module, names) in _FUNCTIONS.items():
         for name in names:
             setattr(module, name, _logged(getattr(module, name), _note(f"{module_name}.{name}")))
+    np.pad = _logged(np.pad, _note_padded)
     for name in _IMAGE_METHODS:
         setattr(Image.Image, name, _logged(getattr(Image.Image, name), _note(f".{name}")))
     Image.Image.point = _logged(Image.Image.point, _note_point, _prepare_point)  # type: ignore[method-assign]

@@ -51,7 +51,7 @@ class Worker:
     Attributes:
         id: Number that the zygote knows it by.
         channel: Packet socket to it.
-        inputs: Memory file for images that it is shown; None until the first request, and where it keeps the last one.
+        inputs: Memory file for images that it is shown; None until the first request, and if it keeps the last one.
         output: Memory file for results, of fixed size.
         pidfd: Handle on the process, None until the zygote has sent it.
         is_ready: Whether it has said that it is confined.
@@ -248,7 +248,7 @@ class Zygote:
         return wire.read_reply(message, worker.nonce, self._capacity)
 
     def result(self, worker: Worker, size: wire.Size) -> memoryview:
-        """The pixels of a result; a worker that is alive may go on writing to them, so look at a copy only."""
+        """The pixels of a result; a worker that is alive may still write to them, so look at a copy only."""
         n_bytes = 4 * size[0] * size[1]
         if worker.output is None:
             raise OSError("the worker has no output")
@@ -322,7 +322,7 @@ class Zygote:
                 _release(worker)
 
     def _take_notice(self, timeout_s: float) -> bool:
-        """Read what the zygote says, waiting at most so long for something; False where it is gone."""
+        """Read what the zygote says, waiting at most so long for something; False if it is gone."""
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         timeout_ms = int(timeout_s * 1000)
@@ -345,7 +345,7 @@ class Zygote:
         return True
 
     def keep_up(self) -> bool:
-        """Read the zygote's notices without waiting; False where it is gone."""
+        """Read the zygote's notices without waiting; False if it is gone."""
         try:
             return self._take_notice(0)
         except OSError:
@@ -376,7 +376,7 @@ class Zygote:
         self._outputs.close()
 
     def disown(self) -> None:
-        """`forget` in a forked child, where the process is not ours to wait for."""
+        """`forget` in a forked child, which cannot wait for the process."""
         self.forget()
         self._process.returncode = 0
 

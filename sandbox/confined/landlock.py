@@ -14,7 +14,7 @@ _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 
 
 def version() -> int:
-    """Version of the kernel's Landlock interface, 0 where it has none."""
+    """Version of the kernel's Landlock interface, 0 if it has none."""
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG)))
 
@@ -32,7 +32,7 @@ def restrict() -> int:
     """Deny this process every right that Landlock handles; `no_new_privs` must be set. Returns the interface's version.
 
     Raises:
-        OSError: Where the kernel has no Landlock or refuses.
+        OSError: The kernel has no Landlock or refuses.
     """
     interface = version()
     libc = ctypes.CDLL(None, use_errno=True)

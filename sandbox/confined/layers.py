@@ -52,7 +52,7 @@ def die_with_parent() -> None:
 
 
 def unshare() -> None:
-    """Enter new namespaces, of processes for children only; through a user namespace where not root."""
+    """Enter new namespaces, of processes for children only; through a user namespace if not root."""
     user, group = os.geteuid(), os.getegid()
     try:
         _call("unshare", _SPACES)
@@ -118,12 +118,12 @@ def renounce() -> None:
         if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break
     _leaves_for_nobody()
-    for name in ("prctl", "capset"):  # what is looked up here need not be in every worker
+    for name in ("prctl", "capset"):  # looked up once, for all workers
         getattr(libc, name)
 
 
 def drop_user() -> None:
-    """Become nobody, without groups and capabilities; where not root, only drop capabilities."""
+    """Become nobody, without groups and capabilities; if not root, only drop capabilities."""
     if _leaves_for_nobody():
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)

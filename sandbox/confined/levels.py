@@ -19,10 +19,10 @@ LAYERS: dict[Level, tuple[str, ...]] = {
 
 
 def level_of(layers: dict[str, str]) -> tuple[Level | None, list[str]]:
-    """The highest level that the layers give, and what is missing for the next one.
+    """The highest level that the layers give, and the layers that the next one lacks.
 
     Args:
-        layers: Layer -> "" where it holds, else why not.
+        layers: Layer -> "" if it holds, else why not.
     """
     reached: Level | None = None
     for level in LEVELS:

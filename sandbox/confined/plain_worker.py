@@ -53,7 +53,7 @@ def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
 
 
 def _limit(memory_mb: int) -> None:
-    """Cap the memory beyond what is in use now, where the system can; the images of a call are part of it."""
+    """Cap the memory beyond that in use now, if the system can; the images of a call are part of it."""
     try:
         import resource
     except ImportError:

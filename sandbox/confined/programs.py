@@ -71,6 +71,8 @@ def read_effects(text: str) -> Effects:
     """
     try:
         tools, orientation, frame = json.loads(text)
+        if frame is not None and len(frame) != len(fields(Affine)):
+            raise TypeError(f"expected six numbers, got {frame!r}")
         return Effects(
             tuple(map(str, tools)),
             None if orientation is None else str(orientation),

@@ -21,7 +21,7 @@ def to_image(value: Any, name: str) -> Image.Image:
         name: The name that holds it, for messages.
 
     Raises:
-        ResultError: Where it is none of these.
+        ResultError: It is neither.
     """
     if isinstance(value, Image.Image):
         return _from_pillow(value)

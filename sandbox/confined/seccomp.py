@@ -116,7 +116,7 @@ def load(program: bytes, architecture: Architecture) -> None:
     """Put the calling process, all its threads, under the filter for good.
 
     Raises:
-        OSError: Where the kernel refuses.
+        OSError: The kernel refuses.
     """
     buffer = ctypes.create_string_buffer(program, len(program))
     loaded = _Program(len(program) // 8, ctypes.addressof(buffer))

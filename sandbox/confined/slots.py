@@ -51,7 +51,7 @@ class Slot:
         is_input: Whether nobody but this mapping may write.
 
     Raises:
-        OSError: Where the machine has no memory or descriptor left.
+        OSError: The machine has no memory or descriptor left.
     """
 
     def __init__(self, length: int, *, is_input: bool) -> None:
@@ -84,7 +84,7 @@ class Slot:
         self.extent = min(self.extent, length)
 
     def blank(self) -> bool:
-        """Overwrite everything that a worker wrote; False where it wrote to other places than its replies told."""
+        """Overwrite everything that a worker wrote; False if it wrote elsewhere than its replies said."""
         used = min(self.length, -(-max(self.extent, self.populated) // _PAGE) * _PAGE)
         if used > 8 * self.extent + _SMALL:
             return False
@@ -119,7 +119,7 @@ class Slots:
         """A file for at least `length` bytes, without anything of an earlier use beyond them.
 
         Raises:
-            OSError: Where the machine has no memory or descriptor left.
+            OSError: The machine has no memory or descriptor left.
         """
         fitting = [slot for slot in self._idle if length <= slot.length <= 4 * length + _SMALL]
         if not fitting:

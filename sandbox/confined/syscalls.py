@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-#: What a snippet that only computes needs: (x86_64, aarch64), None where there is none. The busiest come first.
+#: Calls of a snippet that only computes: (x86_64, aarch64), None if there is no such call. The busiest come first.
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "futex": (202, 98),
     "munmap": (11, 215),
@@ -123,7 +123,7 @@ ARCHITECTURES = {
 
 
 def this_architecture() -> Architecture | None:
-    """The architecture that this interpreter runs on; None where there is no table for it."""
+    """The architecture that this interpreter runs on; None if there is no table for it."""
     return ARCHITECTURES.get(
         {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
     )

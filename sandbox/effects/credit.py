@@ -41,6 +41,7 @@ class Credit:
     def __init__(self, size: Size) -> None:
         self.tools: list[tuple[str, bool]] = []
         self._source, self._size = size, size
+        self._n_changes = 0
         self._orientation: str | None = "identity"
         self._frame: Affine | None = Affine()
         self._seen: Box | None = (0, 0, *size)
@@ -50,6 +51,7 @@ class Credit:
         before, self._size = self._size, after
         if before == after and not is_changed():
             return
+        self._n_changes += 1
         kind = OPERATIONS[operation.name]
         place = kind.frame(operation.values, before)
         self._frame = place.then(self._frame) if place is not None and self._frame is not None else None
@@ -80,7 +82,8 @@ class Credit:
             is_source: Looks whether the result is the source.
             is_colourless: Looks whether the result is the same without the colour operations.
         """
-        if self._size == self._source and is_source():
+        is_back = self._n_changes > 1 and self._size == self._source and is_source()
+        if is_back or not self._n_changes:
             return NO_EFFECT
         without_colour = self.needs_colourless and is_colourless()
         hidden = self._hidden()

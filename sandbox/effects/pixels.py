@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 #: (H, W): one number for each pixel; its highest byte means nothing.
@@ -72,12 +72,13 @@ def same_pixels(one: Image.Image, other: Image.Image | None) -> bool:
     if other is None or one.size != other.size:
         return False
     width, height = one.size
-    rows = max(1, (1 << 16) // max(width, 1))
-    middle = height // 2  # most images that differ do so here
-    spans = [(middle, middle + 1), *((top, min(top + rows, height)) for top in range(0, height, rows))]
-    return all(_colours_of(one, *span) == _colours_of(other, *span) for span in spans)
+    middle = [(width // 3, height // 2), (width // 2, height // 3), (width // 5, height // 4)]
+    if one.mode == other.mode and min(width, height) and any(one.getpixel(at) != other.getpixel(at) for at in middle):
+        return False  # as most images that differ: at once
+    row = (0, height // 2, width, height // 2 + 1)
+    return _is_equal(one.crop(row), other.crop(row)) and _is_equal(one, other)
 
 
-def _colours_of(image: Image.Image, top: int, bottom: int) -> bytes:
-    part = image.crop((0, top, image.width, bottom))
-    return (part if part.mode == "RGB" else part.convert("RGB")).tobytes()
+def _is_equal(one: Image.Image, other: Image.Image) -> bool:
+    in_rgb = [image if image.mode == "RGB" else image.convert("RGB") for image in (one, other)]
+    return ImageChops.difference(*in_rgb).getbbox() is None

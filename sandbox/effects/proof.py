@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from sandbox.effects.credit import UNKNOWN, Effects
 from sandbox.effects.outcome import Outcome, run_operation, run_program
@@ -34,8 +34,8 @@ _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async
 _TARGET = re.compile(r"(v\d+) = ")
 #: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
 _MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
-#: Places at which the gray of a result must follow that of the image to which a claim leads, and the correlation.
-_N_PLACES, _ENOUGH = 4096, 0.95
+#: Correlation with the image to which a claim leads from which on a result still shows what that shows.
+_ENOUGH = 0.95
 
 #: Runs a program on an image in a process that can be ended; None if it was.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
@@ -65,8 +65,8 @@ def find_credit(
     """What the code that made `result` earns; never raises.
 
     A claim that is proven decides. Else the pixels are compared with those of the chosen image. If that tells nothing,
-    and the claim leads to an image of which only the colours are others, its effects count and that change with them:
-    arithmetic on arrays is not logged.
+    the claim may lead to an image of which the result is, at every pixel, one table per channel, since arithmetic on
+    arrays is not logged. Such tables at its end give the result, so its effects and the change of colour count.
 
     Args:
         images: Of the request.
@@ -104,24 +104,37 @@ def _found(
             return outcome.effects if source is None else Effects(outcome.effects.tools)
     after = _pixels(result)
     found = find_effects(_pixels(as_rgb(images[chosen])), after)
-    if found != UNKNOWN or claim is None or claim.program.source is not None or outcome is None:
+    is_on_the_way = claim is not None and claim.program.operations and claim.program.source is None
+    if found != UNKNOWN or not is_on_the_way or outcome is None or outcome.image is None:
         return found
     return _continued(outcome.effects, outcome.image.convert("RGB"), result)
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
-    """The effects of a program and what was done to its image beyond it, if that left every pixel in its place."""
-    if end.size != result.size:
+    """The effects of a program and of the tables that make the result of its image; unknown if there are none."""
+    if end.size != result.size or not _is_by_tables(end, result):
         return UNKNOWN
-    before, after = _pixels(end), _pixels(result)
-    ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * before.shape[:2]).astype(int).T
-    grays = np.stack([shown[ys, xs, :3].sum(axis=1) for shown in (before, after)]).astype(float)
-    if grays.std(axis=1).min() < 1 or abs(np.corrcoef(grays)[0, 1]) < _ENOUGH:
-        return UNKNOWN
-    rest = find_effects(before, after)
+    rest = find_effects(_pixels(end), _pixels(result))
     if rest.orientation != "identity":
         return UNKNOWN
     return Effects(tuple(dict.fromkeys((*effects.tools, *rest.tools))), effects.orientation, effects.frame)
+
+
+def _is_by_tables(before: Image.Image, after: Image.Image) -> bool:
+    """Whether each channel is a table of the same channel before, exact at every pixel, that leaves most of it to see.
+
+    Without the second condition one flat colour would be a table of any image.
+    """
+    for values, shown in zip(before.split(), after.split(), strict=True):
+        old, new = np.asarray(values), np.asarray(shown)
+        table = np.zeros(256, np.uint8)
+        table[old] = new
+        if (table[old] != new).any():
+            return False
+        grays = np.stack([old.ravel(), new.ravel()]).astype(np.float32)
+        if grays.std(axis=1).min() < 1 or float(np.asarray(np.corrcoef(grays))[0, 1]) < _ENOUGH:
+            return False
+    return True
 
 
 def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
@@ -162,30 +175,24 @@ def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | No
 
 
 def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
-    """Whether a resize gives a large result, as far as can be seen in some of its columns.
+    """Whether a resize gives a large result, as far as bands of columns at places that nobody can foresee tell.
 
-    Pillow resizes first across, then down, each column by itself, so that the second half of the work is done for
-    these columns only.
+    Pillow rounds the box of a band, so that values may differ by one; where they differ by more, nothing is said.
     """
     if operation.name != "Image.resize" or result.width * result.height < _MANY_PIXELS or image.mode != "RGB":
         return False
     size, method, box, gap = operation.values
-    left, top, right, bottom = box or (0, 0, *image.size)
-    is_small_part = 2 * (bottom - top) < image.height
-    if size != result.size or method == Image.Resampling.NEAREST or gap is not None or is_small_part:
+    if size != result.size or method == Image.Resampling.NEAREST or gap is not None:
         return False
-    across = image.resize((size[0], image.height), method, (left, 0, right, image.height))
-    starts = np.random.default_rng().integers(0, size[0] - _BAND, _N_BANDS).tolist()
-    down = _bands(across, starts).resize((_N_BANDS * _BAND, size[1]), method, (0, top, _N_BANDS * _BAND, bottom))
-    return same_pixels(down, _bands(result, starts))
-
-
-def _bands(image: Image.Image, starts: Sequence[int]) -> Image.Image:
-    """Columns of an image side by side."""
-    strip = Image.new("RGB", (len(starts) * _BAND, image.height))
-    for place, start in enumerate(starts):
-        strip.paste(image.crop((start, 0, start + _BAND, image.height)), (place * _BAND, 0))
-    return strip
+    left, top, right, bottom = box or (0, 0, *image.size)
+    step = (right - left) / size[0]
+    for start in np.random.default_rng().integers(0, size[0] - _BAND, _N_BANDS).tolist():
+        source = (left + start * step, top, left + (start + _BAND) * step, bottom)
+        band = image.resize((_BAND, size[1]), method, source)
+        shown = result.crop((start, 0, start + _BAND, size[1]))
+        if np.asarray(ImageChops.difference(band, shown)).max() > 1:
+            return False
+    return True
 
 
 def _pixels(image: Image.Image) -> Pixels:

@@ -28,7 +28,7 @@ from sandbox.types import ConfinementError, Fresh, Limits
 _START_S = 60.0
 NOT_COVERED = (
     "Code runs in plain processes: it can read and write this user's files, reach the network and start processes; "
-    "only its time, and where the system has rlimits its memory, is limited."
+    "only its time is limited, and its memory if the system has rlimits."
 )
 
 

@@ -8,23 +8,20 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sandbox.geometry import Affine
 from sandbox.operations.arrays import Table, is_kernel, is_table
 from sandbox.operations.operation import (
     AROUND,
     Bound,
     Kind,
     State,
-    Values,
+    called,
 )
 from sandbox.operations.outputs import (
-    border_frame,
     bordered,
-    gray,
-    opencv_resize_acts,
     opencv_resize_frame,
     opencv_resized,
     warp_frame,
-    warped,
 )
 from sandbox.operations.parameters import (
     AUTO_KERNEL,
@@ -51,15 +48,14 @@ def _plain(value: Any) -> Any:
 
 def _opencv(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
     function: Any = getattr(cv2, name)
-    names = [parameter.name for parameter in parameters]
 
-    def call(image: Image.Image, values: Values) -> Image.Image:
-        result = function(_array(image), **dict(zip(names, map(_plain, values), strict=True)))
+    def call(image: Image.Image, **values: Any) -> Image.Image:
+        result = function(_array(image), **{key: _plain(value) for key, value in values.items()})
         return Image.fromarray(result[1] if name == "threshold" else result)
 
     picked = "[1]" if name == "threshold" else ""
     template = f"Image.fromarray(cv2.{name}(np.array({{x}}), {{args}}){picked})"
-    return Kind(tool, call, template, parameters, **known)
+    return called(tool, call, template, *parameters, **known)
 
 
 def _work(kernel: Table | None, iterations: int) -> int:
@@ -77,18 +73,13 @@ def _colour_code(name: str, modes: tuple[str, ...], mode_after: str, tool: str |
     )
 
 
-def _equalized_locally(image: Image.Image, values: Values) -> Image.Image:
-    return Image.fromarray(cv2.createCLAHE(clipLimit=values[0], tileGridSize=values[1]).apply(_array(image)))
-
-
 def _denoiser(name: str, *parameters: Parameter, **known: Any) -> Kind:
     function: Any = getattr(cv2, name)
-    names = [parameter.name for parameter in parameters]
-    return Kind(
+    return called(
         "denoise",
-        lambda image, values: Image.fromarray(function(_array(image), None, **dict(zip(names, values, strict=True)))),
+        lambda image, **values: Image.fromarray(function(_array(image), None, **values)),
         f"Image.fromarray(cv2.{name}(np.array({{x}}), None, {{args}}))",
-        parameters,
+        *parameters,
         bound=Bound(reason="time grows with both windows, and has other parts where the image is thin"),
         **known,
     )
@@ -122,8 +113,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         tool="resize",
         after=opencv_resized,
         frame=opencv_resize_frame,
-        acts=opencv_resize_acts,
-        is_colour=False,
         bound=Bound(250),
     ),
     "cv2.GaussianBlur": _opencv(
@@ -150,7 +139,6 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("alpha", number(-1000, 1000), 1, by_name=True),
         Parameter("beta", number(-1000, 1000), 0, by_name=True),
         tool="contrast",
-        acts=lambda values, _: bool(tuple(values) != (1, 0)),
     ),
     "cv2.equalizeHist": _opencv("equalizeHist", tool="equalize", modes=("L",)),
     "cv2.threshold": _opencv(
@@ -165,7 +153,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("threshold1", number(0, 1e4)),
         Parameter("threshold2", number(0, 1e4)),
         tool="edges",
-        after=gray,
+        after=lambda _, state: State(state.size, "L"),
         bound=AROUND,
     ),
     "cv2.RGB2BGR": _colour_code("RGB2BGR", ("RGB",), "RGB", "channel_swap"),
@@ -203,11 +191,12 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         modes=("L",),
         bound=AROUND,
     ),
-    "cv2.createCLAHE": Kind(
+    "cv2.createCLAHE": called(
         "clahe",
-        _equalized_locally,
+        lambda image, **values: Image.fromarray(cv2.createCLAHE(**values).apply(_array(image))),
         "Image.fromarray(cv2.createCLAHE({args}).apply(np.array({x})))",
-        (Parameter("clipLimit", number(0, 1000), 40.0), Parameter("tileGridSize", pair(integer(1, 32)), (8, 8))),
+        Parameter("clipLimit", number(0, 1000), 40.0),
+        Parameter("tileGridSize", pair(integer(1, 32)), (8, 8)),
         modes=("L",),
     ),
     "cv2.warpAffine": _opencv(
@@ -218,9 +207,8 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("borderMode", only(0, 1, 2, 4), cv2.BORDER_CONSTANT, by_name=True),
         Parameter("borderValue", is_scalar, 0, by_name=True),
         tool="affine",
-        after=warped,
+        after=lambda values, state: State(values[1], state.mode),
         frame=warp_frame,
-        is_colour=False,
         bound=Bound(
             100,
             "OpenCV mirrors a far place back step by step, for ever if the image has one pixel",
@@ -234,9 +222,7 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         Parameter("value", is_scalar, 0, by_name=True),
         tool="pad",
         after=bordered,
-        frame=border_frame,
-        acts=lambda values, _: any(values[:4]),
-        is_colour=False,
+        frame=lambda values, _: Affine(c=-values[2], f=-values[0]),
     ),
     "cv2.LUT": _opencv("LUT", Parameter("lut", is_table(256, dtypes=("uint8",))), tool="levels"),
     "cv2.fastNlMeansDenoisingColored": _denoiser(

@@ -1,4 +1,4 @@
-"""What is known of an operation before it runs: the state and the place of its pixels after it, and what it costs.
+"""Operations, and the facts about each kind of operation before it runs: state, frame and bound.
 
 Sizes are (width, height) in pixels.
 """
@@ -33,7 +33,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of an image before it exists: its size and its mode ("RGB" or "L")."""
+    """Size and mode ("RGB" or "L") of an image that need not exist yet."""
 
     size: Size
     mode: str = "RGB"
@@ -50,7 +50,7 @@ def same_place(values: Values, size: Size) -> Affine | None:
 
 
 def always(values: Values, size: Size) -> bool:
-    """It acts on every image."""
+    """It does for all values."""
     return True
 
 
@@ -82,20 +82,18 @@ MOVE, POINT, AROUND = Bound(8), Bound(30), Bound(120)
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of an operation.
+    """One row of the table of operations.
 
     Attributes:
-        tool: Its canonical tool name; None for one that is no tool of its own.
-        call: Makes the call: (image, values) -> image.
+        tool: Its canonical tool name; None if it is no tool.
+        call: (image, values) -> image.
         template: How it is written; `{x}` is the image, `{args}` the arguments, `{0}` the first value. One of several
             lines is statements that change `{x}`.
-        parameters: In order.
+        parameters: Its parameters, in order.
         after: (values, state before) -> state after.
         frame: (values, size before) -> result pixels to pixels before.
-        acts: False where the values are known to change nothing, given the size before.
         modes: Modes that the call takes.
-        is_colour: True where only pixel values change, so that the effect is looked for in them.
-        bound: What a call costs at most.
+        bound: The most that a call costs.
     """
 
     tool: str | None
@@ -104,7 +102,21 @@ class Kind:
     parameters: tuple[Parameter, ...] = ()
     after: Callable[[Values, State], State] = same_state
     frame: Callable[[Values, Size], Affine | None] = same_place
-    acts: Callable[[Values, Size], bool] = always
     modes: tuple[str, ...] = ("RGB", "L")
-    is_colour: bool = True
     bound: Bound = POINT
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether every pixel stays in its place, so that only values change."""
+        return self.frame is same_place
+
+
+def called(tool: str | None, function: Any, template: str, *parameters: Parameter, **known: Any) -> Kind:
+    """An operation that is a call of `function` with the image and the parameters by their names."""
+    names = [parameter.name for parameter in parameters]
+
+    def call(image: Image.Image, values: Values) -> Image.Image:
+        result: Image.Image = function(image, **dict(zip(names, values, strict=True)))
+        return result
+
+    return Kind(tool, call, template, parameters, **known)

@@ -75,12 +75,6 @@ def resize_frame(values: Values, size: Size) -> Affine:
     return Affine((box[2] - box[0]) / width, 0.0, box[0], 0.0, (box[3] - box[1]) / height, box[1])
 
 
-def resize_acts(values: Values, size: Size) -> bool:
-    """Whether a resize changes the size or cuts."""
-    box = values[2] if len(values) == 4 else None
-    return bool(values[0] != size or (box is not None and tuple(box) != (0, 0, *size)))
-
-
 def contained_size(size: Size, within: Size) -> Size:
     """The size of `ImageOps.contain`: as large as fits `within` at the same aspect."""
     width, height = size
@@ -119,18 +113,6 @@ def expanded(values: Values, state: State) -> State:
     return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
 
 
-def expand_frame(values: Values, size: Size) -> Affine:
-    """Frame of an added border."""
-    left, top, _, _ = borders(values[0])
-    return Affine(c=-left, f=-top)
-
-
-def paste_frame(values: Values, size: Size) -> Affine:
-    """Frame of an image on a canvas."""
-    left, top = values[2]
-    return Affine(c=-left, f=-top)
-
-
 def transform_frame(values: Values, size: Size) -> Affine | None:
     """Frame of `Image.transform` by an affine map or of a box; None for other maps."""
     (width, height), method, data = values[:3]
@@ -157,16 +139,6 @@ def opencv_resize_frame(values: Values, size: Size) -> Affine:
     return Affine(size[0] / wanted[0], 0.0, 0.0, 0.0, size[1] / wanted[1], 0.0)
 
 
-def opencv_resize_acts(values: Values, size: Size) -> bool:
-    """Whether `cv2.resize` changes the size."""
-    return opencv_resized(values, State(size)).size != size
-
-
-def warped(values: Values, state: State) -> State:
-    """State after a call whose second value is the size."""
-    return State(values[1], state.mode)
-
-
 def warp_frame(values: Values, size: Size) -> Affine | None:
     """Frame of `cv2.warpAffine`, whose matrix maps pixel centres to pixel centres."""
     (a, b, c), (d, e, f) = values[0].array.astype(float).tolist()
@@ -182,18 +154,3 @@ def bordered(values: Values, state: State) -> State:
     """State after `cv2.copyMakeBorder`."""
     top, bottom, left, right = values[:4]
     return State((state.size[0] + left + right, state.size[1] + top + bottom), state.mode)
-
-
-def border_frame(values: Values, size: Size) -> Affine:
-    """Frame of `cv2.copyMakeBorder`."""
-    return Affine(c=-values[2], f=-values[0])
-
-
-def gray(values: Values, state: State) -> State:
-    """One channel is left."""
-    return State(state.size, "L")
-
-
-def converted(values: Values, state: State) -> State:
-    """State after a conversion to the mode that is the first value."""
-    return State(state.size, values[0])

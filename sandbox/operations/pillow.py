@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from sandbox.geometry import ORIENTATIONS, orient, orientation_frame
-from sandbox.operations.operation import AROUND, MOVE, Bound, Kind, State, Values
+from sandbox.geometry import ORIENTATIONS, Affine, Size, orient, orientation_frame
+from sandbox.operations.operation import AROUND, MOVE, Bound, Kind, State, Values, called
 from sandbox.operations.outputs import (
     borders,
-    converted,
     crop_frame,
     cropped,
-    expand_frame,
     expanded,
     pad_frame,
-    paste_frame,
-    resize_acts,
     resize_frame,
     resized,
     rotated,
@@ -51,74 +46,40 @@ from sandbox.operations.parameters import (
 )
 
 
-def _method(name: str, parameters: tuple[Parameter, ...]) -> Callable[[Image.Image, Values], Image.Image]:
-    names = [parameter.name for parameter in parameters]
-
-    def call(image: Image.Image, values: Values) -> Image.Image:
-        result: Image.Image = getattr(image, name)(**dict(zip(names, values, strict=True)))
-        return result
-
-    return call
-
-
 def _pillow_method(name: str, *parameters: Parameter, tool: str | None, **known: Any) -> Kind:
-    return Kind(tool, _method(name, parameters), f"{{x}}.{name}({{args}})", parameters, **known)
+    return called(tool, getattr(Image.Image, name), f"{{x}}.{name}({{args}})", *parameters, **known)
 
 
 def _image_ops(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
-    function: Any = getattr(ImageOps, name)
-    names = [parameter.name for parameter in parameters]
-
-    def call(image: Image.Image, values: Values) -> Image.Image:
-        result: Image.Image = function(image, **dict(zip(names, values, strict=True)))
-        return result
-
-    return Kind(tool, call, f"ImageOps.{name}({{x}}, {{args}})", parameters, **known)
+    return called(tool, getattr(ImageOps, name), f"ImageOps.{name}({{x}}, {{args}})", *parameters, **known)
 
 
 def _enhancer(name: str, tool: str) -> Kind:
     enhancer: Any = getattr(ImageEnhance, name)
-
-    def call(image: Image.Image, values: Values) -> Image.Image:
-        result: Image.Image = enhancer(image).enhance(values[0])
-        return result
-
-    factor = (Parameter("factor", number(-1000, 1000)),)
-    return Kind(tool, call, f"ImageEnhance.{name}({{x}}).enhance({{args}})", factor, acts=lambda v, _: v[0] != 1)
+    factor = Parameter("factor", number(-1000, 1000))
+    template = f"ImageEnhance.{name}({{x}}).enhance({{args}})"
+    return called(tool, lambda image, factor: enhancer(image).enhance(factor), template, factor)
 
 
-def _filter(name: str, *parameters: Parameter, tool: str, **known: Any) -> Kind:
+def _filter(name: str, *parameters: Parameter, tool: str, bound: Bound = AROUND) -> Kind:
     kernel: Any = getattr(ImageFilter, name)
-    names = [parameter.name for parameter in parameters]
-
-    def call(image: Image.Image, values: Values) -> Image.Image:
-        return image.filter(kernel(**dict(zip(names, values, strict=True))))
-
-    arguments = "({args})" if parameters else ""
-    return Kind(
-        tool,
-        call,
-        f"{{x}}.filter(ImageFilter.{name}{arguments})",
-        parameters,
-        **{"bound": AROUND, **known},
-    )
+    template = f"{{x}}.filter(ImageFilter.{name}{'({args})' if parameters else ''})"
+    return called(tool, lambda image, **values: image.filter(kernel(**values)), template, *parameters, bound=bound)
 
 
 def _drawing(name: str, *parameters: Parameter) -> Kind:
     """A shape of `ImageDraw`, on a copy."""
-    names = [parameter.name for parameter in parameters]
 
-    def call(image: Image.Image, values: Values) -> Image.Image:
+    def draw(image: Image.Image, **values: Any) -> Image.Image:
         copy = image.copy()
-        getattr(ImageDraw.Draw(copy), name)(**dict(zip(names, values, strict=True)))
+        getattr(ImageDraw.Draw(copy), name)(**values)
         return copy
 
     template = f"{{x}} = {{x}}.copy()\nImageDraw.Draw({{x}}).{name}({{args}})"
-    return Kind("draw", call, template, parameters, bound=_DRAWN)
+    return called("draw", draw, template, *parameters, bound=_DRAWN)
 
 
-def _pasted(image: Image.Image, values: Values) -> Image.Image:
-    size, color, box = values
+def _pasted(image: Image.Image, size: Size, color: Any, box: tuple[int, int]) -> Image.Image:
     canvas = Image.new(image.mode, size, color)
     canvas.paste(image, box)
     return canvas
@@ -150,7 +111,6 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         (Parameter("method", only(*ORIENTATIONS)),),
         after=turned,
         frame=lambda values, size: orientation_frame(values[0], size),
-        is_colour=False,
         bound=MOVE,
     ),
     "Image.rotate": _pillow_method(
@@ -164,10 +124,9 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="rotate",
         after=rotated,
         frame=lambda values, size: rotation(values, size)[1],
-        is_colour=False,
     ),
     "Image.crop": _pillow_method(
-        "crop", Parameter("box", is_box), tool="crop", after=cropped, frame=crop_frame, is_colour=False, bound=MOVE
+        "crop", Parameter("box", is_box), tool="crop", after=cropped, frame=crop_frame, bound=MOVE
     ),
     "Image.resize": _pillow_method(
         "resize",
@@ -178,11 +137,14 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="resize",
         after=resized,
         frame=resize_frame,
-        acts=resize_acts,
-        is_colour=False,
         bound=Bound(40, between=_rows_resized),
     ),
-    "Image.convert": _pillow_method("convert", Parameter("mode", only("L", "RGB")), tool=None, after=converted),
+    "Image.convert": _pillow_method(
+        "convert",
+        Parameter("mode", only("L", "RGB")),
+        tool=None,
+        after=lambda values, state: State(state.size, values[0]),
+    ),
     "ImageOps.pad": _image_ops(
         "pad",
         Parameter("size", is_size),
@@ -192,8 +154,6 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="pad",
         after=resized,
         frame=pad_frame,
-        acts=lambda values, size: bool(values[0] != size),
-        is_colour=False,
     ),
     "ImageOps.expand": _image_ops(
         "expand",
@@ -201,9 +161,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         Parameter("fill", is_colour, 0),
         tool="pad",
         after=expanded,
-        frame=expand_frame,
-        acts=lambda values, _: any(borders(values[0])),
-        is_colour=False,
+        frame=lambda values, _: Affine(c=-borders(values[0])[0], f=-borders(values[0])[1]),
     ),
     "ImageOps.autocontrast": _image_ops(
         "autocontrast",
@@ -285,21 +243,17 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="perspective",
         after=resized,
         frame=transform_frame,
-        is_colour=False,
         bound=Bound(80),
     ),
-    "Image.paste": Kind(
+    "Image.paste": called(
         "pad",
         _pasted,
         "canvas = Image.new({x}.mode, {0}, {1})\ncanvas.paste({x}, {2})\n{x} = canvas",
-        (
-            Parameter("size", is_size),
-            Parameter("color", is_colour, 0),
-            Parameter("box", pair(integer(-(10**5), 10**5)), (0, 0)),
-        ),
+        Parameter("size", is_size),
+        Parameter("color", is_colour, 0),
+        Parameter("box", pair(integer(-(10**5), 10**5)), (0, 0)),
         after=resized,
-        frame=paste_frame,
-        is_colour=False,
+        frame=lambda values, _: Affine(c=-values[2][0], f=-values[2][1]),
         bound=MOVE,
     ),
     **{

@@ -138,6 +138,13 @@ _FROM_SYSCALLS = [(f"syscall {name}", _syscall(*call)) for name, call in _CALLS.
 
 _OTHERS = [
     ("32-bit gate", "import ctypes\nc = b'\\xb8\\x05\\0\\0\\0\\xcd\\x80\\xc3'\nb = ctypes.create_string_buffer(c)\nctypes.CFUNCTYPE(int)(ctypes.addressof(b))()\nprint('REACHED')"),
+    ("other processes", "import ctypes, os\nl = ctypes.CDLL(None)\nt = bytes(16)\nfor pid in range(1, 400):\n    if pid != os.getpid() and l.syscall(228, ctypes.c_long((~pid << 3) | 2), t) == 0: print('REACHED', pid)"),
+    ("other processes", "import ctypes, os\nl = ctypes.CDLL(None)\nt = bytes(16)\nfor pid in range(1, 400):\n    if pid != os.getpid() and l.syscall(229, ctypes.c_long((~pid << 3) | 6), t) == 0: print('REACHED', pid)"),
+    ("other processes", "import os\nfor pid in range(1, 400):\n    try:\n        if pid != os.getpid(): print('REACHED', os.sched_getaffinity(pid))\n    except OSError:\n        pass"),
+    ("other processes", "import ctypes, os\nl = ctypes.CDLL(None)\nt = bytes(16)\nfor pid in range(1, 400):\n    if pid != os.getpid() and l.syscall(302, pid, 7, 0, t) == 0: print('REACHED', pid)"),
+    ("other processes", "import time\nfor clock in (-6, -14, -22, (~1 << 3) | 2, 1 << 31):\n    try:\n        print('REACHED', time.clock_gettime(clock))\n    except (OSError, OverflowError):\n        pass"),
+    ("shared state", "import fcntl\nfor fd in (0, 1, 2):\n    try:\n        fcntl.ioctl(fd, 0x5421, b'\\x01\\0\\0\\0')\n        print('REACHED')\n    except OSError:\n        pass"),
+    ("shared state", "import fcntl\nfor fd in (0, 1, 2, 3):\n    try:\n        fcntl.fcntl(fd, 4, 0x800)\n        print('REACHED')\n    except OSError:\n        pass"),
     ("executable memory", "import mmap\nm = mmap.mmap(-1, 4096, prot=7)\nprint('REACHED')"),
     ("executable memory", "import mmap\nm = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON, prot=mmap.PROT_EXEC)\nprint('REACHED')"),
     ("descriptors", "import os\nfound = []\nfor i in range(200):\n    try:\n        os.fstat(i)\n        found.append(i)\n    except OSError:\n        pass\nprint('REACHED' if [i for i in found if i > 8] else found)"),

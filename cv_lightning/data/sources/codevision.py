@@ -19,7 +19,7 @@ from cv_lightning.types import IMAGE
 
 
 def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
-    """The fields of a row; raises `DataError` where a part has another shape than published."""
+    """The fields of a row; raises `DataError` if a part has another shape than published."""
     extra = _mapping(record, "extra_info", where)
     reward = _mapping(record, "reward_model", where)
     index = extra.get("index")

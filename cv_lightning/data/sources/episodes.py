@@ -36,8 +36,8 @@ class RecordedEpisodes:
 
     Args:
         train: File, folder, pattern or hub name of the conversations (see `open_records`).
-        evaluation: Where the samples of validation and test come from; None: the same conversations cannot serve
-            for that, and those splits are empty.
+        evaluation: The source of validation and test samples; None: those splits are empty, since the same
+            conversations cannot serve for them.
         folder: Relative image paths start here; None: beside the file.
         seed: Seed of the order.
         strict: Raise at the first bad row instead of skipping it with a warning.
@@ -58,7 +58,7 @@ class RecordedEpisodes:
         self.toolbox = make_toolbox(toolbox)
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; raises `DataError` where no row can be used."""
+        """The episode at `index`; raises `DataError` if no row can be used."""
         return self.rows.first_good(split, index, self._read)
 
     def _read(self, rows: Rows, place: int) -> Trajectory:
@@ -70,7 +70,7 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
 
     Args:
         record: The row. Beside the published columns, `trained` may say for each turn of the policy whether it is to be
-            imitated; a mistake that is mended later is not.
+            imitated; a mistake that is corrected later is not.
         where: File and row, for messages.
         folder: Relative image paths start here.
         toolbox: The tools that it calls.

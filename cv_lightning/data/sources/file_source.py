@@ -39,7 +39,7 @@ class FileSource(SampleSource):
         weights: How often each orientation is chosen, as in `PlateWorld`; None leaves images as they are recorded.
         seed: Seed of the order and of the orientations.
         strict: Raise at the first bad row. Otherwise each bad row is skipped with one warning, and the next good one
-            stands in for it.
+            replaces it.
 
     Raises:
         ConfigError: Nothing is given, something does not exist, or two splits are the same.
@@ -70,7 +70,7 @@ class FileSource(SampleSource):
         self._rows = {split: Rows(name, format, folder, f"FileSource.{split}") for split, name in names.items()}
 
     def size(self, split: Split) -> int:
-        """Rows of a split, bad ones included; 0 where it was not given."""
+        """Rows of a split, bad ones included; 0 if it was not given."""
         return len(self._rows[split]) if split in self._rows else 0
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
@@ -86,7 +86,7 @@ class FileSource(SampleSource):
         return sample if transforms is None else transform_sample(restore_sample(sample), transforms)
 
     def _places(self, rows: Rows, split: Split, index: int) -> Iterator[int]:
-        """Where the row of `index` is, then those that stand in for it, should it be bad."""
+        """The place of row `index`, then those that replace it if it is bad."""
         n_rows = len(rows)
         turn, start = divmod(index, n_rows)
         order = _order(rows.records, self._seed, turn) if split == "train" else range(n_rows)
@@ -132,8 +132,8 @@ class Rows:
     Args:
         name: See `open_records`.
         format: A name of `opening.FORMATS`, or None.
-        folder: Where relative image paths start, None: where the records say.
-        where: The argument that names it, for messages.
+        folder: Start of relative image paths; None: the folder of the records.
+        where: Its argument, for messages.
     """
 
     def __init__(self, name: str, format: str | None = None, folder: str | None = None, where: str = "") -> None:

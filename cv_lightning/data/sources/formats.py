@@ -1,4 +1,4 @@
-"""The formats that are known: what tells them apart, and what their records mean."""
+"""The known formats: how they are recognised, and the meaning of their records."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Format:
     """A published form of data.
 
     Attributes:
-        name: What a config calls it.
-        title: What it is, for people.
-        columns: Sets of columns; a file is of this format where it has all of one set.
-        fields: (record, where, image folder) -> the fields that `rows.read_row` takes. What is missing or wrong may be
-            left to that.
+        name: Its name in configs.
+        title: Its name for people.
+        columns: Sets of columns; a file is of this format if it has all of one set.
+        fields: (record, where, image folder) -> the fields that `rows.read_row` takes. It
+            checks them.
     """
 
     name: str
@@ -104,7 +104,7 @@ def decode_image(text: Any, where: str) -> bytes:
     """An image from base64 text in any lines, or from a data URI.
 
     Raises:
-        DataError: It is none.
+        DataError: It is not base64.
     """
     try:
         if not isinstance(text, str) or not text:

@@ -2,7 +2,7 @@
 
 Parquet: `dataset`, `question`, `question_type`, `answer` (list), `image`. JSON: `dataset_name`, `id`, `question`,
 `answers` (list or text), `type`, `image_path`. TSV: `index`, `image` (base64), `question`, `answer` (a list, written
-out), `category`. An answer is right where it contains one of the truths; formulas are compared without spaces.
+out), `category`. An answer is right if it contains one of the truths; formulas are compared without spaces.
 """
 
 from __future__ import annotations

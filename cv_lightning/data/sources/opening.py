@@ -133,7 +133,7 @@ class HubRecords(Records):
     """A data set of the hub, through `datasets`: downloaded once, then read from disk row by row, images undecoded.
 
     Args:
-        name: `owner/name`, `owner/name:split` or `owner/name:config:split`; the split is "test" where none is given.
+        name: `owner/name`, `owner/name:split` or `owner/name:config:split`; the split is "test" if none is given.
 
     Raises:
         ConfigError: `datasets` is not installed, or the data set cannot be loaded.

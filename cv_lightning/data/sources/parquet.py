@@ -1,6 +1,6 @@
 """Records of Parquet files, read in blocks of a bounded size: 6 GB of them open at once.
 
-Only the footers are read on opening. A block is a row group or, where that is large, a part of one; a few blocks are
+Only the footers are read on opening. A block is a row group or, if that is large, a part of one; a few blocks are
 kept. Parts of one row group are cheap in their order only, since its pages are read from the start.
 """
 
@@ -113,7 +113,7 @@ class ParquetRecords(Records):
         return f"{self.paths[number]}, row {index - self._first_rows[number]}"
 
     def read(self, index: int) -> Record:
-        """The row at `index`; raises `DataError` where its pages are broken."""
+        """The row at `index`; raises `DataError` if its pages are broken."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         if number not in self._kept:
             try:

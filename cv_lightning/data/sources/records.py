@@ -1,6 +1,6 @@
 """Records of files that are larger than memory: any one by its place, without holding the others.
 
-A record is what a file gives: a mapping of columns to values. What it means is for an adapter to say (`formats.py`).
+A record is what a file gives: a mapping of columns to values. Adapters interpret it (`formats.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Record = Mapping[str, Any]
 #: Characters of a JSON file that are read at a time.
 _CHUNK = 1 << 20
 
-#: What may stand between two values of an array.
+#: Between two values of an array.
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 #: Characters of an image cell that may be the index of another row: an image has more.
@@ -52,14 +52,14 @@ class Records(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Record:
-        """The record at `index`; raises `DataError` where it cannot be read."""
+        """The record at `index`; raises `DataError` if it cannot be read."""
 
     @abstractmethod
     def where(self, index: int) -> str:
         """File and place of a record, for messages."""
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of the first records that can be read; empty where there are none."""
+        """The columns of the first records that can be read; empty if there are none."""
         found: dict[str, None] = {}
         for index in range(min(len(self), 20)):
             try:
@@ -74,7 +74,7 @@ class Records(ABC):
 
 
 class TextRecords(Records):
-    """Records that lie in one text file, one after the other; only their places are held in memory.
+    """The records of one text file; only their places are held in memory.
 
     Args:
         path: The file.
@@ -93,7 +93,7 @@ class TextRecords(Records):
 
     @abstractmethod
     def _parse(self, text: str) -> Any:
-        """A record from its text; raises ValueError where it is none."""
+        """A record from its text; raises ValueError if it is not one."""
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -103,7 +103,7 @@ class TextRecords(Records):
         return f"{self.path}, {self.unit} {self._spans[index][2]}"
 
     def read(self, index: int) -> Record:
-        """The record at `index`; raises `DataError` where it is no object."""
+        """The record at `index`; raises `DataError` if it is not an object."""
         start, length, _ = self._spans[index]
         with self.path.open("rb") as file:
             file.seek(start)
@@ -178,7 +178,7 @@ class JsonArrayRecords(TextRecords):
 
 
 def _end_of_value(decoder: json.JSONDecoder, text: str, at: int) -> int | None:
-    """Where the JSON value at `at` ends; None where it is not all there."""
+    """Where the JSON value at `at` ends; None if it is not complete."""
     try:
         end = decoder.raw_decode(text, at)[1]
     except (ValueError, RecursionError):
@@ -200,7 +200,7 @@ class TableRecords(TextRecords):
             for line in lines:
                 length += len(line)
                 quotes += line.count(b'"')
-                if quotes % 2:  # the line break stands inside of a quoted cell
+                if quotes % 2:  # the line break is inside a quoted cell
                     continue
                 if number < 0:
                     self._header = self._cells(lines_text(self.path, start, length))
@@ -220,7 +220,7 @@ class TableRecords(TextRecords):
     def _parse(self, text: str) -> Any:
         cells = self._cells(text)
         if len(cells) != len(self._header):
-            raise ValueError(f"{len(cells)} cells where the header has {len(self._header)}")
+            raise ValueError(f"{len(cells)} cells but the header has {len(self._header)}")
         record = dict(zip(self._header, cells, strict=True))
         image = record.get("image", "")
         if "index" in record and 0 < len(image) <= _LONGEST_REFERENCE and image in self._place_of_index:
@@ -262,7 +262,7 @@ class JoinedRecords(Records):
         return self._ends[-1]
 
     def read(self, index: int) -> Record:
-        """The record at `index`; raises `DataError` where it cannot be read."""
+        """The record at `index`; raises `DataError` if it cannot be read."""
         part, place = self._part(index)
         return part.read(place)
 

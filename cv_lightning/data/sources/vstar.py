@@ -36,7 +36,7 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
 
 
 def _box(image: Path) -> list[float] | None:
-    """The box that spans the objects of an image; None where nothing says where they are."""
+    """The box that spans the objects of an image; None without such a file."""
     try:
         boxes = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))["bbox"]
         edges = [(x, y, x + width, y + height) for x, y, width, height in boxes]

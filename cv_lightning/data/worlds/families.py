@@ -1,4 +1,4 @@
-"""What a world can show: each family lays out a page, draws it, and knows question, answer and box exactly."""
+"""The families of a world: each lays out a page, draws it, and knows question, answer and box exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Draft:
-    """A drawn page: what is asked of it."""
+    """A drawn page with its question."""
 
     page: Page
     question: str
@@ -46,7 +46,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Paper:
-    """What every family starts from."""
+    """The settings that all families share."""
 
     size: tuple[int, int]
     scale: int
@@ -62,7 +62,7 @@ Family = Callable[[Paper, np.random.Generator], Draft]
 
 
 def labels(paper: Paper, rng: np.random.Generator) -> Draft:
-    """Many small signs with a name and a code each, on a photograph or a wall: which code stands below a name?"""
+    """Many small signs with a name and a code each, on a photograph or a wall: which code is below a name?"""
     page = paper.page(_color(rng, 120, 230))
     if rng.random() < 0.5:
         page.photo(int(rng.integers(len(PHOTOS))), float(rng.uniform(0.5, 1.0)))

@@ -92,7 +92,7 @@ class FamilyWorld(SampleSource):
         )
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index`; `transforms` forces its orientation, a "crop" in it says nothing new."""
+        """The sample at `index`; `transforms` forces its orientation, a "crop" in it is ignored."""
         rng = generator(self.seed, split, index)
         family = choose(rng, self.families)
         chosen = choose_transforms(rng, self.weights)
@@ -116,7 +116,7 @@ class FamilyWorld(SampleSource):
         )
 
     def draw(self, split: Split, index: int, family: str, *, hides_target: bool = False) -> Draft:
-        """The upright page of an index; `hides_target` leaves out what holds the answer."""
+        """The upright page of an index; `hides_target` leaves out the answer."""
         paper = Paper((self.width, self.height), self.scale, self.sizes, hides_target)
         return FAMILIES[family](paper, generator(self.seed, split, index, _STREAMS[family]))
 
@@ -125,9 +125,8 @@ class FamilyWorld(SampleSource):
 class MVToolProcedural(FamilyWorld):
     """MVTool-procedural: 1,000 fixed test items with the metadata of MVToolBench (arXiv 2512.03746).
 
-    What they are, to the pixel, is fixed by `published.publication().version`; an item that is drawn otherwise on this
-    machine gives a warning. `scale` renders the same items larger. Families and orientations take turns, so that each
-    combination has its share.
+    `published.publication().version` fixes their pixels; an item drawn otherwise on this machine gives a warning.
+    `scale` renders the same items larger. Families and orientations take turns, so each combination has its share.
     """
 
     seed: int = 251203746
@@ -154,7 +153,7 @@ class MVToolProcedural(FamilyWorld):
         return item_digest(*self._item(index), self.scale)
 
     def _item(self, index: int) -> tuple[Sample, tuple[str, ...]]:
-        """Item `index` upright, and what is done to it."""
+        """Item `index` upright, and its transforms."""
         if not 0 <= index < N_ITEMS:
             raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of test")
         family = list(FAMILIES)[index % len(FAMILIES)]

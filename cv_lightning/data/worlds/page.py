@@ -34,7 +34,7 @@ class Page:
         size: Width and height in logical pixels.
         scale: Pixels of the image for each logical pixel.
         background: Color of the page.
-        hides_target: Leave out what holds the answer; everything else stays the same.
+        hides_target: Leave out the answer; everything else is the same.
     """
 
     def __init__(self, size: tuple[int, int], scale: int, background: Color, *, hides_target: bool = False) -> None:
@@ -76,7 +76,7 @@ class Page:
         self._draw.line([(x * self.scale, y * self.scale) for x, y in (start, end)], fill=fill, width=self.scale)
 
     def photo(self, number: int, strength: float) -> None:
-        """Lay a photograph over the page, faded to its color where `strength` is below 1."""
+        """Lay a photograph over the page, faded to its color if `strength` is below 1."""
         photo = load_photo(number).resize(self.image.size, Image.Resampling.BILINEAR)
         self.image.paste(Image.blend(self.image, photo, strength))
 
@@ -128,6 +128,6 @@ def _package_file(package: str, name: str) -> Path:
 
 
 def grain(rng: np.random.Generator, size: tuple[int, int], scale: int, deviation: float) -> np.ndarray:
-    """Noise of one value for each logical pixel, [H, W, 3] at the scale, so that every scale has the same."""
+    """Noise of one value for each logical pixel, [H, W, 3] at the scale, the same at every scale."""
     noise = rng.normal(0.0, deviation, (size[1], size[0], 3)).astype(np.float32)
     return noise.repeat(scale, 0).repeat(scale, 1)

@@ -1,4 +1,4 @@
-"""The items of MVTool-procedural as they were published: a digest of each, and a word where one is drawn otherwise.
+"""The items of MVTool-procedural as they were published: a digest of each, and a warning if one is drawn otherwise.
 
 Fonts, photographs, the text renderer and the decoder of photographs are those of installed packages. Another version of
 one of them may draw other pixels, and other font metrics lay out other pages.
@@ -20,13 +20,13 @@ from PIL import features
 from cv_lightning.console.versions import versions
 from cv_lightning.types import Sample
 
-#: Where the digests lie.
+#: The file of the digests.
 PUBLISHED = Path(__file__).with_name("mvtool_procedural.json")
 
 
 @dataclass(frozen=True)
 class ItemDigest:
-    """What an item is, in two parts.
+    """The content of an item, in two parts.
 
     Attributes:
         facts: Of id, question, answer, family, transforms, box and size; the same at every scale.
@@ -86,7 +86,7 @@ def drawn_with() -> dict[str, str]:
 
 
 def check_item(index: int, here: ItemDigest) -> None:
-    """Warn, once in a process for each kind of difference, where an item is not the published one."""
+    """Warn, once in a process for each kind of difference, if an item is not the published one."""
     published = publication().items[index]
     if here.facts != published.facts:
         _warn("has another layout, question or box than")
@@ -105,7 +105,7 @@ def _warn(how: str) -> None:
     cause = f"Here draws {', '.join(others)}" if others else "No version of what draws it differs, perhaps a file does"
     warnings.warn(
         f"An item of MVTool-procedural {how} in its version {known.version[:12]}: results cannot be compared with "
-        f"those of others. {cause}. Install the published versions, or say with every result what drew the items; "
+        f"those of others. {cause}. Install the published versions, or report these with every result; "
         "`python -m cv_lightning.data.worlds.published` counts the items that differ.",
         UserWarning,
         stacklevel=2,
@@ -121,7 +121,7 @@ def draw_all() -> Publication:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare all items with the published ones; `--write` publishes those of here. 1 where some differ."""
+    """Compare all items with the published ones; `--write` publishes those of here. 1 if some differ."""
     here = draw_all()
     if "--write" in arguments:
         items = [f"{item.facts} {item.pixels}" for item in here.items]

@@ -173,6 +173,19 @@ def test_a_connection_serves_several_requests(client: Client) -> None:
     connection.close()
 
 
+def test_a_reply_is_not_held_back_for_an_acknowledgement(client: Client) -> None:
+    """Head and body are two writes: without TCP_NODELAY the second waits 40 ms for the client's acknowledgement."""
+    connection = http.client.HTTPConnection("127.0.0.1", client.server.port, timeout=10)
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - started)
+    connection.close()
+    assert min(seconds[1:]) < 0.03
+
+
 def test_images_and_calls_of_a_request_are_read() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages = [

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from cv_lightning.tools import ModelTool
-from cv_lightning.tools.parameters import Choice, ToolParameter
+from cv_lightning.tools.parameters import ToolParameter, choice
 from sandbox import ModelResult
 
 
@@ -16,7 +16,7 @@ class Size(ModelTool):
 
     name = "size"
     description = "Say how large the image is."
-    parameters: ClassVar[dict[str, ToolParameter]] = {"unit": Choice(default="pixels", options=("pixels", "rows"))}
+    parameters: ClassVar[dict[str, ToolParameter]] = {"unit": choice(default="pixels", options=("pixels", "rows"))}
 
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
         return ModelResult(f"{image.width} x {image.height} {arguments['unit']}")

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -49,6 +49,8 @@ EXECUTABLE = "import mmap\nmmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_E
 MEMORY_FILE = "import os\nos.close(os.memfd_create('x'))\nprint('REACHED')"
 #: More than code and images may have together under LIMITS.
 ALLOCATE = "a = np.empty(int(1.2 * 950 * 2**20), np.uint8)\nprint('REACHED')"
+#: More than code may have, and less than code and images together.
+ALLOCATE_PRIVATE = "a = np.empty(int(1.5 * 128 * 2**20), np.uint8)\nprint('REACHED')"
 WRITE_FILE = "import os\nfd = os.open('@FOLDER@/made', os.O_CREAT | os.O_WRONLY)\nos.write(fd, b'x')\nprint('REACHED')"
 PARENT = "import os\nprint('REACHED' if os.path.exists(f'/proc/@TRAINER@') else 'else')"
 #: Its own files of images can be read from a place in them; the zygote's sockets cannot (29 is ESPIPE).
@@ -67,6 +69,7 @@ CONTROLS = [
     Control("namespaces", ("seccomp", "landlock"), CONNECT),
     Control("namespaces", ("seccomp", "landlock"), PARENT),
     Control("rlimits", (), ALLOCATE),
+    Control("data", (), ALLOCATE_PRIVATE),
     Control("rlimits", ("seccomp", "landlock", "namespaces"), WRITE_FILE),
     Control("uid", ("seccomp", "landlock", "namespaces"), READ.replace("@FILE@", "@ROOT_FILE@"), takes_root=True),
     Control("descriptors", (), INHERITED),
@@ -110,11 +113,16 @@ def place() -> Iterator[Place]:
 
 
 def observe(code: str, without: tuple[str, ...]) -> Observation:
+    return observe_all([code], without)[0]
+
+
+def observe_all(codes: Sequence[str], without: tuple[str, ...]) -> list[Observation]:
+    """What each code gives, in workers of one zygote."""
     with warnings.catch_warnings(), patch.object(client.Zygote, "require"):  # else it is refused, as it should be
         warnings.simplefilter("ignore", RuntimeWarning)  # it says that there is no confinement
         lane = ConfinedLane(1, LIMITS, "process", "call", without=without)
     try:
-        return lane.run([ToolRequest(code, [IMAGE])])[0]
+        return lane.run([ToolRequest(code, [IMAGE]) for code in codes])
     finally:
         lane.close()
 
