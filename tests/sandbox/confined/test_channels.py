@@ -141,7 +141,7 @@ def test_a_zygote_that_dies_during_a_batch_does_not_cost_the_rest_of_it() -> Non
         seen = lane.run([ToolRequest(code, [IMAGE])] * 10)
         assert lane._pool._workers._process.pid != zygote
         statuses = [observation.status for observation in seen]
-        assert statuses.count("ok") >= 6, seen  # not those that ran, or were handed to a worker that was dying
+        assert statuses.count("ok") >= 4, seen  # two ran, and four were ready and died too
         assert set(statuses) <= {"ok", "crash"}
     finally:
         lane.close()
