@@ -184,14 +184,14 @@ def quieten() -> None:
 
 @contextlib.contextmanager
 def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
-    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to go on."""
+    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to continue."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
         if error.code != 1:  # --help and --print_config end with 0
             raise
-        went_on = f"interrupted; go on with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
+        went_on = f"interrupted; continue with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
         raise KeyboardInterrupt(went_on) from error
     finally:
         interrupt.release()
