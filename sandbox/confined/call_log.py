@@ -239,8 +239,8 @@ def _literal(value: Any) -> str:
             raise _OpaqueError
         return f"np.array({value.tolist()!r}, dtype={_TYPES[value.dtype.type]})"
     kind = value if isinstance(value, type) else type(value)
-    if value in _TYPES:
-        return _TYPES[value]
+    if value is kind and kind in _TYPES:
+        return _TYPES[kind]
     if kind is ImageFilter.Kernel:
         size, scale, offset, kernel = value.filterargs
         return f"ImageFilter.Kernel({size!r}, {tuple(kernel)!r}, {scale!r}, {offset!r})"

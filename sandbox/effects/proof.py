@@ -34,8 +34,8 @@ _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async
 _TARGET = re.compile(r"(v\d+) = ")
 #: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
 _MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
-#: Places at which the gray of a result must follow that of the image to which a claim leads, and the correlation.
-_N_PLACES, _ENOUGH = 4096, 0.95
+#: Correlation with the image to which a claim leads from which on a result still shows what that shows.
+_ENOUGH = 0.95
 
 #: Runs a program on an image in a process that can be ended; None if it was.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
@@ -65,8 +65,8 @@ def find_credit(
     """What the code that made `result` earns; never raises.
 
     A claim that is proven decides. Else the pixels are compared with those of the chosen image. If that tells nothing,
-    and the claim leads to an image of which only the colours are others, its effects count and that change with them:
-    arithmetic on arrays is not logged.
+    the claim may lead to an image of which the result is, at every pixel, one table per channel, since arithmetic on
+    arrays is not logged. Such tables at its end give the result, so its effects and the change of colour count.
 
     Args:
         images: Of the request.
@@ -111,18 +111,30 @@ def _found(
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
-    """The effects of a program and what was done to its image beyond it, if that left every pixel in its place."""
-    if end.size != result.size:
+    """The effects of a program and of the tables that make the result of its image; unknown if there are none."""
+    if end.size != result.size or not _is_by_tables(end, result):
         return UNKNOWN
-    before, after = _pixels(end), _pixels(result)
-    ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * before.shape[:2]).astype(int).T
-    grays = np.stack([shown[ys, xs, :3].sum(axis=1) for shown in (before, after)]).astype(float)
-    if grays.std(axis=1).min() < 1 or abs(np.corrcoef(grays)[0, 1]) < _ENOUGH:
-        return UNKNOWN
-    rest = find_effects(before, after)
+    rest = find_effects(_pixels(end), _pixels(result))
     if rest.orientation != "identity":
         return UNKNOWN
     return Effects(tuple(dict.fromkeys((*effects.tools, *rest.tools))), effects.orientation, effects.frame)
+
+
+def _is_by_tables(before: Image.Image, after: Image.Image) -> bool:
+    """Whether each channel is a table of the same channel before, exact at every pixel, that leaves most of it to see.
+
+    Without the second condition one flat colour would be a table of any image.
+    """
+    for values, shown in zip(before.split(), after.split(), strict=True):
+        old, new = np.asarray(values), np.asarray(shown)
+        table = np.zeros(256, np.uint8)
+        table[old] = new
+        if (table[old] != new).any():
+            return False
+        grays = np.stack([old.ravel(), new.ravel()]).astype(np.float32)
+        if grays.std(axis=1).min() < 1 or float(np.asarray(np.corrcoef(grays))[0, 1]) < _ENOUGH:
+            return False
+    return True
 
 
 def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
 from sandbox import Affine, Limits, ToolExecutor, ToolRequest, orient, orientation_frame
 from sandbox.effects.credit import NO_EFFECT, UNKNOWN, Effects
@@ -127,6 +127,21 @@ def test_a_claim_that_leads_halfway_helps_the_search() -> None:
     )
     assert unread == found
     assert credit(noise(160, 106), CROP + "result = v1") == UNKNOWN
+
+
+def test_a_claim_that_leads_to_something_alike_earns_nothing() -> None:
+    cut = china().crop((80, 42, 240, 148))
+    one_pixel_off = Image.fromarray((np.asarray(cut).astype(float) * 0.7 + 20).astype(np.uint8))
+    one_pixel_off.putpixel((9, 9), (255, 255, 255))
+    for alike in (cut.filter(ImageFilter.GaussianBlur(1)), china().crop((81, 42, 241, 148)), one_pixel_off):
+        grays = np.stack([np.asarray(image.convert("L")).ravel() for image in (cut, alike)])
+        assert np.corrcoef(grays)[0, 1] > 0.9
+        assert "color" not in (found := credit(alike, CROP + "v2 = v1.unknown()\nresult = v2")).tools
+        assert found in (UNKNOWN, credit(alike, ""))
+
+
+def test_a_flat_result_is_no_table_of_anything() -> None:
+    assert credit(Image.new("RGB", (160, 106), (9, 9, 9)), CROP + "result = v1.unknown()") == UNKNOWN
 
 
 FORGED = """
