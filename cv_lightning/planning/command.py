@@ -81,14 +81,14 @@ def read(arguments: Sequence[str]) -> Parsed:
     from cv_lightning.cli.compose import config_files
     from cv_lightning.cli.lightning_cli import ConfigReader, run_command
 
-    if not config_files(arguments):
+    if not arguments or not config_files(arguments):
         raise ConfigError("plan: expected --config FILE but got none. See python -m cv_lightning plan --help.")
     config = run_command(["fit", *arguments], ConfigReader).config["fit"].as_dict()
     model = config["model"]["init_args"]
     policy = model.get("policy") or {}
     if "init_args" not in policy:
         raise ConfigError(f"model: expected a module with a policy but got {config['model']['class_path']}.")
-    return Parsed(model, policy["init_args"], config["data"]["init_args"], config["trainer"])
+    return Parsed(model, policy["init_args"], (config.get("data") or {}).get("init_args", {}), config["trainer"])
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def forward_flops(size: ModelSize, work: Workload, images: int | None = None) ->
 
 def update_flops(size: ModelSize, work: Workload) -> float:
     """FLOPs of a sequence's forward and backward pass."""
-    forward = forward_flops(size, work)
+    text, forward = size.text, forward_flops(size, work)
     total = sum(forward.values())
     attention = {"vision": "vision attention", "language": "attention"}
     has_gradient = False
@@ -67,6 +67,10 @@ def update_flops(size: ModelSize, work: Workload) -> float:
         total += share * forward[name]  # gradients of weights
         # Gradients of what comes in; the patches themselves need none.
         passes = (has_gradient or part.n_trained > 0) and name != "patches"
+        if name == "language" and size.is_lora and not has_gradient:
+            # Nothing before the first layer is trained: its queries, keys and values hand no gradient on.
+            width = (text.num_attention_heads + 2 * text.num_key_value_heads) * size.head_dim
+            total -= 2.0 * text.hidden_size * width * work.tokens
         has_gradient = has_gradient or part.n_trained > 0
         if not passes:
             continue

@@ -69,25 +69,26 @@ def memory(size: ModelSize, work: Workload) -> Memory:
 
 def activation_bytes(size: ModelSize, work: Workload) -> int:
     """Bytes that a forward pass keeps for the backward pass, and one layer that is computed again."""
-    n_tokens = work.rows * work.tokens
-    layers, hidden = size.text.num_hidden_layers, size.text.hidden_size * size.compute_bytes
-    per_token = layers * hidden + size.layer_bytes_per_token()
-    if not work.gradient_checkpointing:
-        per_token = layers * size.layer_bytes_per_token()
-    return int(n_tokens * per_token) + _vision_bytes(size, work, work.rows * work.images)
+    layers, hidden = size.text.num_hidden_layers, size.text.hidden_size
+    last_norm = (4 + 2 * size.compute_bytes) * hidden
+    per_token = layers * size.layer_bytes_per_token()
+    if work.gradient_checkpointing:
+        per_token = layers * hidden * size.compute_bytes + size.layer_bytes_per_token()
+    return int(work.rows * work.tokens * (per_token + last_norm)) + _vision_bytes(size, work, work.rows * work.images)
 
 
 def _vision_bytes(size: ModelSize, work: Workload, images: int) -> int:
-    """Bytes of the vision tower: kept if it is trained, else one block at a time; and the float32 pixels."""
-    vision = size.vision
+    """Bytes of the vision tower: kept if it is trained, else one block at a time; of pixels and mergers."""
+    vision, n_bytes = size.vision, size.compute_bytes
     block = size.block_bytes_per_patch()
+    pixels = n_bytes * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    mergers = (1 + len(getattr(vision, "deepstack_visual_indexes", ()))) * (4 + 4 * n_bytes) * vision.hidden_size
     kept = vision.depth * block
     if not (size.parts["vision"].n_trained or size.parts["patches"].n_trained):
         kept = block
     elif work.gradient_checkpointing:
-        kept = vision.depth * vision.hidden_size * size.compute_bytes + block
-    pixels = 4 * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    return int(images * work.patches * (kept + pixels))
+        kept = vision.depth * vision.hidden_size * n_bytes + block
+    return int(images * work.patches * (kept + pixels + mergers))
 
 
 def logit_bytes(size: ModelSize, work: Workload) -> int:

@@ -146,13 +146,13 @@ def as_text(plan: Plan) -> str:
     """The plan as a table and a few lines."""
     memory_, size = plan.memory, plan.size
     lines = [f"shapes: {plan.origin}"]
-    lines += [f"parameters: {size.n / 1e9:.2f} billion, {size.n_trained / 1e9:.2f} of them trained", ""]
+    lines += [f"parameters: {size.n:,}, {size.n_trained:,} of them trained", ""]
     lines += ["GB on each device, at most"]
     lines += [f"  {name:<24}{n_bytes / 1e9:>8.2f}" for name, n_bytes in memory_.parts.items() if n_bytes]
     lines += ["", "of them at once, and seconds of a step"]
     for name, n_bytes in memory_.phases.items():
         seconds = plan.seconds.get(name)
-        took = "" if seconds is None else f"{seconds:>12,.0f} s{plan.flops[name] / 1e15:>12,.1f} PFLOP"
+        took = "" if seconds is None else f"{seconds:>12,.3g} s{plan.flops[name] / 1e15:>12,.3g} PFLOP"
         lines.append(f"  {name:<24}{n_bytes / 1e9:>8.2f} GB{took}")
     lines += ["", *_assumptions(plan), ""]
     verdict = "fits" if plan.fits else "does not fit"
@@ -173,10 +173,10 @@ def _assumptions(plan: Plan) -> Iterator[str]:
         f"({work.sampled:,} trained; {work.images} images of {work.patches:,} patches): {of_all * work.tokens:,} tokens"
     )
     yield (
-        f"time: {total:,.0f} s a step at {device.utilisation:.0%} of {device.flops_per_s / 1e12:g} TFLOP/s"
+        f"time: {total:,.3g} s a step at {device.utilisation:.0%} of {device.flops_per_s / 1e12:g} TFLOP/s"
         + (f", sampling at {device.bytes_per_s / 1e12:g} TB/s (a bound from below)" if work.group_size else "")
         + (
-            f"; {total * work.max_steps / work.optimizer_steps / 3600:,.1f} h for {work.max_steps} optimizer steps"
+            f"; {total * work.max_steps / work.optimizer_steps / 3600:,.3g} h for {work.max_steps} optimizer steps"
             if work.max_steps
             else ""
         )

@@ -30,7 +30,9 @@ WORK = Workload(
 )
 
 
-def workload_of(policy: Policy, n_sampled: int = 200, image: tuple[int, int] = (112, 112)) -> tuple[Workload, TokenBatch]:
+def workload_of(
+    policy: Policy, n_sampled: int = 200, image: tuple[int, int] = (112, 112)
+) -> tuple[Workload, TokenBatch]:
     """A sequence with an image, and what it is in numbers."""
     sequence = policy.conversation.start(Sample("a", "Read the text.", (noise(*image),), "x"))
     sequence.append([20] * n_sampled, is_trained=True)
