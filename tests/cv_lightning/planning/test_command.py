@@ -81,4 +81,5 @@ def test_errors_are_one_line(options: list[str], message: str, capsys: pytest.Ca
     arguments = [str(EXPERIMENTS / each) if each.endswith(".yaml") else each for each in options]
     assert main(["plan", *arguments]) in {1, 2}
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and message in lines[0], lines
+    assert len(lines) == 1, lines
+    assert message in lines[0]
