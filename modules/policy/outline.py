@@ -23,8 +23,9 @@ from modules.policy.precision import hold_masters
 from modules.policy.pretrained import add_lora, freeze, how_to_talk, is_adapter, looks_local
 from modules.policy.tiny import TinyConfig, build_tiny
 
-#: Shapes of the models that `experiments/` names, from https://huggingface.co/<name>/raw/main/config.json (2025-11).
-#: What they leave out is the default of the family's configuration.
+#: Shapes of the models that `experiments/` names: the values of https://huggingface.co/<name>/raw/main/config.json, as
+#: they are quoted publicly. The totals are those that the hub shows (see the tests). What is left out is a default of
+#: the family's configuration.
 PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Qwen/Qwen2.5-VL-7B-Instruct": (
         "qwen2_5_vl",

@@ -51,7 +51,7 @@ def test_adapters_have_the_shapes_of_their_base(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "n"),
-    # The totals of the repositories' safetensors files, as the hub shows them.
+    # The totals that the hub shows for the safetensors files.
     [("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656), ("Qwen/Qwen3-VL-8B-Instruct", 8_767_123_696)],
 )
 def test_published_shapes(source: str, n: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
