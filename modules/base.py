@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from cv_lightning.errors import CheckpointError
+from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
@@ -77,17 +77,28 @@ class PolicyModule(LightningModule):
 
     # ---- optimisation ------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Make the trained weights float32 before a checkpoint is loaded into them; `fit` needs them so."""
+        if stage != "fit":
+            return
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ConfigError(
+                f"trainer.precision: expected 32-true or bf16-mixed but got {self.trainer.precision}. Leave it out and "
+                "set policy.dtype: bfloat16, which computes in bfloat16 over float32 weights."
+            )
+        self.policy.prepare_training()
+
     def configure_optimizers(self) -> Any:
         """One optimizer, one schedule over `trainer.max_steps`."""
         optimizer, scheduler = make_optimizer(self.policy, self.optimizer_config, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def global_sum(self, value: Tensor) -> Tensor:
-        """Sum of a scalar over all ranks: the divisor of a mean must not depend on how a batch was split."""
+        """Sum of a tensor over all ranks: the divisor of a mean must not depend on how a batch was split."""
         if self.trainer.world_size == 1:
             return value
         gathered: Any = self.all_gather(value)
-        total: Tensor = gathered.sum()
+        total: Tensor = gathered.sum(0)
         return total
 
     def global_max(self, value: int) -> int:
@@ -96,6 +107,15 @@ class PolicyModule(LightningModule):
             return value
         gathered: Any = self.all_gather(torch.tensor(value, device=self.device))
         return int(gathered.max())
+
+    def of_all_ranks(self, values_M: Tensor) -> Tensor:
+        """Numbers of all ranks in one vector; none is negative, and ranks may have different numbers of them."""
+        if self.trainer.world_size == 1:
+            return values_M
+        padded = torch.nn.functional.pad(values_M, (0, self.global_max(len(values_M)) - len(values_M)), value=-1.0)
+        gathered: Any = self.all_gather(padded)
+        values: Tensor = gathered[gathered != -1.0]
+        return values
 
     def apply_gradients(self) -> dict[str, Tensor | float]:
         """Clip, step, step the schedule, clear; returns the norm before clipping and the learning rate."""

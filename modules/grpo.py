@@ -8,6 +8,7 @@ entropy bonus) are left out of the computation but not out of the mean; both lea
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +26,11 @@ from modules.policy.policy import Policy
 from modules.policy.token_batch import TokenBatch, by_length, image_bytes
 from modules.policy_gradient import (
     PolicyGradientConfig,
+    PolicyGradientLoss,
     group_advantages,
     has_spread,
     loss_divisor,
+    moves_policy,
     policy_gradient_loss,
 )
 
@@ -185,10 +188,10 @@ class GRPOModule(PolicyModule):
         config = self.gradient_config
         divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
         divisor = self.global_sum(divisor.to(self.device)) / self.trainer.world_size
-        needs_all = self._compares or config.entropy_coefficient > 0
-        moving = [s for s in sequences if needs_all or s.advantage != 0]
-        parts = by_length([sequence.tokens for sequence in moving], self.micro_batch_size) if moving else []
-        micro_batches = [[moving[index] for index in part] for part in parts]
+        moves = moves_policy(torch.tensor([sequence.advantage for sequence in sequences]), config).tolist()
+        computed = [s for s, is_moving in zip(sequences, moves, strict=True) if is_moving or self._compares]
+        parts = by_length([sequence.tokens for sequence in computed], self.micro_batch_size) if computed else []
+        micro_batches = [[computed[index] for index in part] for part in parts]
         micro_batches += [[idle]] * (self.global_max(len(micro_batches)) - len(micro_batches))
         return [self._micro_batch(each) for each in micro_batches], divisor
 
@@ -212,27 +215,34 @@ class GRPOModule(PolicyModule):
         """One optimizer step per minibatch and epoch.
 
         Returns:
-            `rl/...`, means over the micro-batches, and the metrics of the last optimizer step. The loss is the mean
-            over the optimizer steps, because the losses of micro-batches are parts of a sum.
+            `rl/...`, and the metrics of the last optimizer step. The loss is the mean over the optimizer steps, because
+            the losses of micro-batches are parts of a sum.
         """
-        collected: dict[str, list[Tensor]] = {}
+        results: list[PolicyGradientLoss] = []
         of_optimizer: dict[str, Tensor | float] = {}
+        n_first = len(prepared[0][0])
         for _ in range(self.epochs):
             for micro_batches, divisor in prepared:
-                for micro_batch in micro_batches:
-                    metrics = self._backward(micro_batch, divisor)
-                    for name, value in metrics.items():
-                        collected.setdefault(name, []).append(value)
+                with self.policy.rounded():
+                    results += [self._backward(micro_batch, divisor) for micro_batch in micro_batches]
                 of_optimizer = self.apply_gradients()
-        metrics = {name: torch.stack(values).mean() for name, values in collected.items()}
-        if collected:
-            metrics["loss"] = torch.stack(collected["loss"]).sum() / (self.epochs * len(prepared))
+        if not results:
+            return {}, of_optimizer
+        metrics = self._token_means(results)
+        metrics["rl/loss"] = torch.stack([result.loss for result in results]).sum() / (self.epochs * len(prepared))
         # Only before the first step do the policy that sampled and the one that is trained agree.
-        if "logprob_gap" in collected:
-            metrics["logprob_gap"] = collected["logprob_gap"][0]
-        return {f"rl/{name}": value for name, value in metrics.items()}, of_optimizer
+        first = [result.gaps_M for result in results[:n_first]]
+        gaps_M = self.of_all_ranks(torch.cat(first)) if first else torch.empty(0)
+        return metrics | gap_metrics(gaps_M), of_optimizer
 
-    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor) -> dict[str, Tensor]:
+    def _token_means(self, results: Sequence[PolicyGradientLoss]) -> dict[str, Tensor]:
+        """`rl/...` over the tokens of all micro-batches and ranks."""
+        names = list(results[0].totals)
+        totals_K2 = torch.stack([torch.stack([result.totals[name] for name in names]) for result in results]).sum(0)
+        totals = zip(names, self.global_sum(totals_K2), strict=True)
+        return {f"rl/{name}": total / number for name, (total, number) in totals if number > 0}
+
+    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor) -> PolicyGradientLoss:
         logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature)
         result = policy_gradient_loss(
             self.gradient_config,
@@ -246,7 +256,18 @@ class GRPOModule(PolicyModule):
             entropy_BT=entropy_BT,
         )
         self.manual_backward(result.loss)
-        return {"loss": result.loss.detach(), **result.metrics}
+        return replace(result, loss=result.loss.detach())
+
+
+def gap_metrics(gaps_M: Tensor) -> dict[str, Tensor]:
+    """Largest, mean and 99.9th percentile (nearest rank) of the gaps of M tokens; nothing if there are none."""
+    if not len(gaps_M):
+        return {}
+    return {
+        "rl/logprob_gap": gaps_M.max(),
+        "rl/logprob_gap_mean": gaps_M.mean(),
+        "rl/logprob_gap_p999": gaps_M.kthvalue(math.ceil(0.999 * len(gaps_M))).values,
+    }
 
 
 def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> dict[str, Tensor | float]:

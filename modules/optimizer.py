@@ -14,6 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cv_lightning.errors import ConfigError
 
+#: Below it, an optimizer that holds weights in half precision is refused.
+SMALLEST_HALF_PRECISION_LR = 1e-4
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -108,11 +111,12 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
     """The optimizer of a module's trainable parameters and its schedule, stepped once per optimizer step.
 
     Raises:
-        ConfigError: Nothing is trainable.
+        ConfigError: Nothing is trainable, or weights in half precision at a learning rate that cannot move them.
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not trained:
         raise ConfigError("Every part of the policy is frozen: nothing would be trained. Look at policy.frozen.")
+    _check_precision(trained, config)
     optimizer: Optimizer
     if config.name == "muon":
         # Embeddings and the output head are tables of vectors, not maps between hidden spaces.
@@ -125,6 +129,19 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
         parameters = [parameter for _, parameter in trained]
         optimizer = AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     return optimizer, LambdaLR(optimizer, lambda step: lr_ratio(step, config, total_steps))
+
+
+def _check_precision(trained: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
+    rates = {"lr": config.lr} if config.rest_lr is None else {"lr": config.lr, "rest_lr": config.rest_lr}
+    argument, rate = min(rates.items(), key=lambda item: item[1])
+    half = [(name, p.dtype) for name, p in trained if p.dtype in (torch.bfloat16, torch.float16)]
+    if half and rate < SMALLEST_HALF_PRECISION_LR:
+        name, dtype = half[0]
+        raise ConfigError(
+            f"optimizer.{argument}: expected at least {SMALLEST_HALF_PRECISION_LR:g} for weights in {dtype} but got "
+            f"{rate:g}: most would never move, because a step is lost in rounding ({name} and {len(half) - 1} others). "
+            "Call `Policy.prepare_training` first: it makes the weights float32 and still computes in policy.dtype."
+        )
 
 
 def lr_ratio(step: int, config: OptimizerConfig, total_steps: int) -> float:

@@ -28,6 +28,9 @@ SPREAD_TOLERANCE = 1e-6
 #: Largest |difference of log-probabilities| that is exponentiated: one stray token must not make the loss infinite.
 _MAX_LOG_RATIO = 20.0
 
+#: Largest estimate of the divergence at a token, in nats.
+MAX_KL = 10.0
+
 
 @dataclass(frozen=True)
 class PolicyGradientConfig:
@@ -88,13 +91,16 @@ class PolicyGradientLoss:
 
     Attributes:
         loss: Scalar to call `backward` on.
-        metrics: Detached scalars over the trained tokens of these sequences: "clip_fraction", "dual_clip_fraction",
-            "ratio" (its mean), "logprob_gap" (max |new - old log-probability|), with a reference "kl", with entropies
-            "entropy".
+        totals: Of each metric its sum over trained tokens and their number, [2], detached. A sequence of weight n
+            counts n times, so totals of micro-batches and ranks add up. "clip_fraction", "dual_clip_fraction", "ratio"
+            and, with entropies, "entropy" are over the sequences that move the policy (see `moves_policy`); with a
+            reference, "kl" is over all.
+        gaps_M: |new - old log-probability| of each trained token of the sequences that move the policy, once each.
     """
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    totals: dict[str, Tensor]
+    gaps_M: Tensor
 
 
 def has_spread(rewards_PG: Tensor) -> Tensor:
@@ -184,11 +190,17 @@ def clipped_surrogate(
 def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_trained_BT: Tensor) -> Tensor:
     """The k3 estimate of KL(policy || reference) per token [B, T]: `exp(d) - d - 1` with d = reference - policy.
 
-    Never negative. Differentiable with respect to `logprobs_BT`; 0 if a token is not trained.
+    Never negative, and clamped to [-10, 10] as in verl's "low_var_kl", with which the paper's model was trained: beyond
+    d = 2.61 or -11 a token has no gradient. Differentiable with respect to `logprobs_BT`; 0 if a token is not trained.
     """
     difference_BT = torch.where(is_trained_BT, reference_logprobs_BT - logprobs_BT, 0.0)
     difference_BT = difference_BT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    return difference_BT.expm1() - difference_BT
+    return (difference_BT.expm1() - difference_BT).clamp(-MAX_KL, MAX_KL)
+
+
+def moves_policy(advantages_B: Tensor, config: PolicyGradientConfig) -> Tensor:
+    """Which sequences have a gradient, bool [B]: those with an advantage, or all if KL or entropy are paid."""
+    return (advantages_B != 0) | (config.kl_coefficient > 0 or config.entropy_coefficient > 0)
 
 
 def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
@@ -250,7 +262,6 @@ def policy_gradient_loss(
     loss_BT, is_clipped_BT, is_bound_BT = clipped_surrogate(
         ratio_BT, advantages_B, config.clip_low, config.clip_high, config.dual_clip
     )
-    gap_BT = torch.where(is_trained_BT, logprobs_BT - old_logprobs_BT, 0.0).detach().abs()
     measured = {"clip_fraction": is_clipped_BT.float(), "dual_clip_fraction": is_bound_BT.float(), "ratio": ratio_BT}
     if reference_logprobs_BT is not None:
         measured["kl"] = kl_to_reference(logprobs_BT, reference_logprobs_BT, is_trained_BT)
@@ -264,13 +275,18 @@ def policy_gradient_loss(
         loss_BT = loss_BT - config.entropy_coefficient * measured["entropy"]
     elif config.entropy_coefficient > 0:
         raise ValueError(f"Expected entropy_BT because entropy_coefficient={config.entropy_coefficient}; 0 needs none")
-    n_tokens = (is_trained_BT.sum(-1) * weight_B).sum()
-    metrics = {
-        name: aggregate(value_BT.detach(), is_trained_BT, weight_B, n_tokens, "token_mean")
+    moving_B = weight_B * moves_policy(advantages_B, config)
+    totals = {
+        name: _total(value_BT.detach(), is_trained_BT, weight_B if name == "kl" else moving_B)
         for name, value_BT in measured.items()
     }
-    metrics["logprob_gap"] = gap_BT.max() if gap_BT.numel() else gap_BT.sum()
-    return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), metrics)
+    gaps_M = (logprobs_BT - old_logprobs_BT).detach().abs()[is_trained_BT & (moving_B > 0)[:, None]]
+    return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), totals, gaps_M)
+
+
+def _total(values_BT: Tensor, is_trained_BT: Tensor, weight_B: Tensor) -> Tensor:
+    sum_B, n_B = torch.where(is_trained_BT, values_BT, 0.0).sum(-1), is_trained_BT.sum(-1)
+    return torch.stack([(sum_B * weight_B).sum(), (n_B * weight_B).sum()])
 
 
 def _check_shapes(logprobs_BT: Tensor, *others: Tensor | None) -> None:

@@ -39,11 +39,12 @@ class SFTModule(PolicyModule):
         n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
         divisor = self.global_sum(n_trained) / self.trainer.world_size
         total = torch.zeros((), device=self.device)
-        for part in by_length(sequences, self.micro_batch_size):
-            logprobs_BT, _ = self.policy(self.policy.collate([sequences[index] for index in part]))
-            loss = -logprobs_BT.sum() / divisor
-            self.manual_backward(loss)
-            total += loss.detach()
+        with self.policy.rounded():
+            for part in by_length(sequences, self.micro_batch_size):
+                logprobs_BT, _ = self.policy(self.policy.collate([sequences[index] for index in part]))
+                loss = -logprobs_BT.sum() / divisor
+                self.manual_backward(loss)
+                total += loss.detach()
         own = self.apply_gradients() | {"train/tokens": float(sum(map(len, sequences)))}
         return {"metrics": self.measured(own, {"train/loss": total})}
 

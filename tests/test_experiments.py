@@ -75,8 +75,8 @@ def composed(*paths: Path) -> Any:
 
 def shrunk(config: Any) -> list[str]:
     """Overrides that keep a config's structure and leave little to compute."""
-    values: dict[str, Any] = {f"{POLICY}.dtype": "float32", "model.init_args.rollout.max_new_tokens": 4}
-    values["model.init_args.rollout.max_turns"] = 2
+    rollout = "model.init_args.rollout"
+    values: dict[str, Any] = {f"{rollout}.max_new_tokens": 4, f"{rollout}.max_turns": 2}
     if OmegaConf.select(config, f"{POLICY}.build") is not None:
         values |= {f"{POLICY}.build.{key}": value for key, value in SIZE.items()}
     if "group_size" in config.model.init_args:

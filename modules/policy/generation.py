@@ -51,8 +51,9 @@ class GenerationSession:
         """
         if not contexts:
             return []
-        hidden_BD = self._extend(contexts) if self._is_started else self._start(contexts)
-        return self._decode(contexts, hidden_BD)
+        with self.network.rounded():
+            hidden_BD = self._extend(contexts) if self._is_started else self._start(contexts)
+            return self._decode(contexts, hidden_BD)
 
     def _start(self, contexts: Sequence[TokenSequence]) -> Tensor:
         """Feed each distinct prompt once, then give every context a row; returns hidden states [B, D]."""

@@ -7,6 +7,7 @@ and its features are handed to all its placeholders: the gradient sums through t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.families import image_processor, positions, repeated
 from modules.policy.image_patches import Patcher
+from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
     LinearPatchEmbedding,
     add_lora,
@@ -44,7 +46,8 @@ class Network(nn.Module):
         build: Instead of `source`: the size of a new, small model (see `modules.policy.tiny.TinyConfig`).
         lora: Arguments of `peft.LoraConfig`; None trains the model itself. The reference policy is then "adapters off".
         frozen: Parts that are not trained: "vision" (the tower), "projector" (its merger), "language".
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: What the network computes in: "float32", "bfloat16", or "float16" if nothing is trained. Weights are held
+            in it too, but for those that `fit` trains: their masters are float32 (see `modules.policy.precision`).
         gradient_checkpointing: Recompute activations in the backward pass.
         attention: Hugging Face's name of the attention implementation ("sdpa", "flash_attention_2", ...).
         min_pixels: Smaller images are enlarged to this many pixels.
@@ -76,13 +79,14 @@ class Network(nn.Module):
             raise ConfigError(
                 "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
             )
-        torch_dtype = getattr(torch, dtype)
+        self.dtype: torch.dtype = getattr(torch, dtype)
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
             self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
-            self.model.to(torch_dtype)
+            for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
+                parameter.data = parameter.data.to(self.dtype)
         else:
-            self.model, self.tokenizer = load_model(str(source), torch_dtype, attention)
+            self.model, self.tokenizer = load_model(str(source), self.dtype, attention)
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
         self.patcher = Patcher(self.image_processor)
         freeze(self.model, frozen)
@@ -122,6 +126,14 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return torch.device(next(self.model.parameters()).device)
+
+    def prepare_training(self) -> None:
+        """Give every trained parameter a float32 master; raises `ConfigError` if the policy cannot be trained."""
+        hold_masters(self.model, self.dtype)
+
+    def rounded(self) -> AbstractContextManager[None]:
+        """Compute in `dtype`; open it around forward and backward pass, see `modules.policy.precision`."""
+        return rounded_masters(self.model, self.dtype)
 
     def _banned(self) -> Tensor:
         """Tokens that only the environment writes: every special token but the end of the turn."""

@@ -44,6 +44,10 @@ class Policy(Network):
             Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 if a
             token is not trained. Entropies carry no gradient.
         """
+        with self.rounded():
+            return self._token_logprobs(batch, temperature)
+
+    def _token_logprobs(self, batch: TokenBatch, temperature: float) -> tuple[Tensor, Tensor]:
         hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
@@ -116,7 +120,7 @@ class Policy(Network):
         return GenerationSession(self, sampling, on_tokens)
 
     def export(self, folder: str | Path) -> None:
-        """Write what `transformers` (and `peft`, for adapters) load: weights, config, tokenizer, image processor.
+        """Write what `transformers` (and `peft`, for adapters) load: weights in `dtype`, config, tokenizer, processor.
 
         Its system prompt and tools are saved beside them, so that it is asked as it was trained.
 
@@ -125,7 +129,7 @@ class Policy(Network):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with quiet_progress():
+        with quiet_progress(), torch.no_grad(), self.rounded():
             if self.is_lora and self.has_own_base:
                 self._export_base(folder / "base")
             self.model.save_pretrained(folder)

@@ -74,7 +74,7 @@ def loss_metrics() -> set[str]:
         reference_logprobs_BT=logprobs_BT,
         entropy_BT=logprobs_BT,
     )
-    return {"loss", *result.metrics}
+    return {"loss", *result.totals}
 
 
 def test_table_lists_the_rates_of_the_evaluation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,14 +95,16 @@ def episodes(n: int = 6) -> tuple[Trajectory, ...]:
     return tuple(found)
 
 
-def train(module: PolicyModule, batches: Sequence[Sequence[Any]], **changes: Any) -> Trainer:
+def train(
+    module: PolicyModule, batches: Sequence[Sequence[Any]], resume: Path | None = None, **changes: Any
+) -> Trainer:
     """Fit on the batches, in their order, on the CPU."""
     arguments: dict[str, Any] = {"max_epochs": 1, "max_steps": -1, "num_sanity_val_steps": 0, "accelerator": "cpu"}
     arguments |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1}
     arguments |= {"enable_model_summary": False, **changes}
     trainer = Trainer(**arguments)
     loader: Any = DataLoader(list(batches), batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
-    trainer.fit(module, loader)
+    trainer.fit(module, loader, ckpt_path=resume, weights_only=False if resume else None)
     return trainer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from cv_lightning.rewards import TERMS
-from cv_lightning.types import Group, RewardBreakdown, Sample
+from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample
 from modules import base
 from modules.grpo import GRPOModule
 from modules.optimizer import OptimizerConfig
@@ -74,3 +75,41 @@ def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: py
     )
     assert torch.equal(saved.weights(0), saved.weights(1))
     assert not torch.equal(saved.weights(0), before)
+
+
+class SaveMetrics(Callback):
+    """Rank 0 writes what was logged in the last step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps({name: float(value) for name, value in trainer.callback_metrics.items()}))
+
+
+class CorruptedElsewhere(GRPOModule):
+    """The sampler of the last rank reports one log-probability of its longest sequence wrongly, by 5 nats."""
+
+    def roll_out(self, *args: Any) -> Rollouts:
+        rollouts = super().roll_out(*args)
+        if self.global_rank == 1:
+            longest = max((t.tokens for t in rollouts.trajectories), key=len)
+            longest.logprobs[longest.is_trained.index(True)] -= 5.0
+        return rollouts
+
+
+def test_gap_of_one_rank_is_seen_and_metrics_are_over_the_tokens_of_both(tmp_path: Path) -> None:
+    """Of two ranks one has more tokens to learn from; means are those of all tokens together."""
+    questions = [Sample(str(i), "Read.", (noise(84, 56, i),), "K") for i in range(2)]
+    module = CorruptedElsewhere(
+        small_policy(),
+        group_size=4,
+        micro_batch_size=1,
+        rollout=RolloutConfig(max_turns=1, max_new_tokens=5, lane="pillow"),
+    )
+    saved = SaveMetrics(tmp_path / "metrics.json")
+    train(module, [questions[:1], questions[1:]], callbacks=[saved], **TWO_RANKS)
+    logged = json.loads(saved.path.read_text())
+    assert logged["rl/logprob_gap"] == pytest.approx(5, abs=1e-3)
+    assert 5 / 40 <= logged["rl/logprob_gap_mean"] < 5 / 8, "of 40 tokens at most on both ranks"

@@ -16,7 +16,7 @@ from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, Trajectory
 from modules import base
 from modules.base import StepOutput
-from modules.grpo import GRPOModule, distinct_sequences
+from modules.grpo import GRPOModule, distinct_sequences, gap_metrics
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
 from modules.policy_gradient import PolicyGradientConfig
@@ -105,7 +105,7 @@ def plain_gradient(policy: Policy, module: Watched, kl_coefficient: float) -> di
         with torch.no_grad():
             base_logprobs = reference.token_logprobs(batch)[0][batch.is_trained_BT]
         difference = base_logprobs - logprobs
-        k3 = difference.exp() - difference - 1
+        k3 = (difference.exp() - difference - 1).clamp(max=10)  # the large adapters of one family go beyond
         loss = loss + (-advantage * (logprobs - old).exp() + kl_coefficient * k3).sum() / n_tokens
     policy.zero_grad()
     loss.backward()
@@ -174,6 +174,66 @@ def test_kl_is_measured_where_nothing_is_paid_for_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(GRPOModule, "roll_out", step_begins)
     train_steps(5, epochs=2, policy_gradient=NO_KL, measure_kl_every=2)
     assert measured == [True, False, True, False, True], "every other training step, whatever its optimizer steps"
+
+
+class Corrupted(GRPOModule):
+    """Its sampler reports one log-probability of its longest sequence wrongly, by 5 nats."""
+
+    def roll_out(self, *args: Any) -> Rollouts:
+        rollouts = super().roll_out(*args)
+        longest = max((t.tokens for t in rollouts.trajectories), key=len)
+        longest.logprobs[longest.is_trained.index(True)] -= 5.0
+        return rollouts
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, 1, 3])
+def test_gap_is_seen_in_the_longest_sequence(micro_batch_size: int) -> None:
+    module = Corrupted(small_policy(), group_size=4, rollout=ROLLOUT, micro_batch_size=micro_batch_size)
+    trainer = train(module, [samples()])
+    gap, mean, p999 = (float(trainer.callback_metrics[f"rl/logprob_gap{end}"]) for end in ("", "_mean", "_p999"))
+    assert gap == p999 == pytest.approx(5, abs=1e-3), "fewer than a thousand tokens: the percentile is the largest"
+    assert 5 / 200 < mean < 5 / 10
+
+
+def test_gap_metrics_by_hand() -> None:
+    gaps = torch.arange(2000.0)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
+    found = {name: float(value) for name, value in gap_metrics(gaps).items()}
+    assert found == {"rl/logprob_gap": 1999, "rl/logprob_gap_mean": 999.5, "rl/logprob_gap_p999": 1997}
+    assert math.isnan(float(gap_metrics(torch.tensor([0.0, math.nan]))["rl/logprob_gap"])), "Health must see it"
+    assert gap_metrics(torch.empty(0)) == {}
+
+
+def test_metrics_have_one_population_in_measured_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups without spread are computed if a KL is measured; only the KL is over them."""
+
+    def first_group_only(group: Group, *_: Any) -> list[RewardBreakdown]:
+        return by_length(group) if group.sample.id == "0" else [paid(1.0)] * len(group.trajectories)
+
+    monkeypatch.setattr(base, "score", first_group_only)
+    names = [f"rl/{name}" for name in ("entropy", "ratio", "clip_fraction", "logprob_gap_mean", "logprob_gap")]
+    found, entropies = [], []
+    for every in (0, 1):
+        module = Watched(
+            small_policy(), group_size=4, micro_batch_size=3, policy_gradient=NO_KL, measure_kl_every=every
+        )
+        trainer = train(module, [samples()])
+        assert ("rl/kl" in trainer.callback_metrics) == (every == 1)
+        found.append([float(trainer.callback_metrics[name]) for name in names])
+        moving = [
+            trajectory
+            for trajectory, advantage in zip(module.rolled_out.trajectories, advantages_of(module), strict=True)
+            if advantage
+        ]
+        assert 0 < len(moving) < len(module.rolled_out.trajectories)
+        batch = module.policy.collate([trajectory.tokens for trajectory in moving])
+        with torch.no_grad():
+            entropies.append(float(module.policy.token_logprobs(batch)[1][batch.is_trained_BT].mean()))
+    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-6)
+    assert found[0][0] == pytest.approx(entropies[0], rel=1e-5)
+    with torch.no_grad():
+        everything = module.policy.collate([trajectory.tokens for trajectory in module.rolled_out.trajectories])
+        of_all = float(module.policy.token_logprobs(everything)[1][everything.is_trained_BT].mean())
+    assert of_all != pytest.approx(entropies[1], rel=1e-4), "the test can tell the populations apart"
 
 
 def test_what_cannot_move_the_policy_is_left_out_of_the_work_and_not_of_the_mean() -> None:

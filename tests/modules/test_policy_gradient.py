@@ -139,6 +139,16 @@ def test_kl_by_hand_and_its_gradient() -> None:
     assert_close(new.grad, table([[1 - 0.5, 1 - 2, 0]]))  # the derivative is 1 - exp(d)
 
 
+def test_kl_is_clamped_and_has_no_gradient_beyond() -> None:
+    """exp(d) - d - 1 at d = 2.5, 2.7, 20, -10, -12, by hand."""
+    new = torch.zeros(1, 5).double().requires_grad_()
+    reference = table([[2.5, 2.7, 20, -10, -12]])
+    kl = kl_to_reference(new, reference, torch.ones(1, 5, dtype=torch.bool))
+    assert_close(kl, table([[math.exp(2.5) - 3.5, 10, 10, math.exp(-10) + 9, 10]]))
+    kl.sum().backward()
+    assert_close(new.grad, table([[1 - math.exp(2.5), 0, 0, 1 - math.exp(-10), 0]]))
+
+
 def test_kl_estimate_is_unbiased_under_the_policy() -> None:
     policy, reference = torch.tensor([0.7, 0.2, 0.1]).double(), torch.tensor([0.3, 0.3, 0.4]).double()
     estimate = kl_to_reference(policy.log()[None], reference.log()[None], torch.ones(1, 3, dtype=torch.bool))
@@ -207,10 +217,26 @@ def test_loss_by_hand(aggregation: Any, expected: float) -> None:
         divisor=loss_divisor(is_trained, torch.ones(2), config),
     )
     assert_close(result.loss, torch.tensor(expected).double())
-    assert result.metrics["logprob_gap"] == pytest.approx(0.1)
-    assert result.metrics["ratio"] == pytest.approx((1 + math.exp(0.1) + 1) / 3)
-    assert result.metrics["clip_fraction"] == 0
-    assert "kl" not in result.metrics
+    assert result.gaps_M.tolist() == pytest.approx([0, 0.1, 0])
+    assert result.totals["ratio"].tolist() == pytest.approx([1 + math.exp(0.1) + 1, 3])
+    assert result.totals["clip_fraction"].tolist() == [0, 3]
+    assert "kl" not in result.totals
+
+
+def test_metrics_are_of_the_sequences_that_move_the_policy() -> None:
+    tensors = batch()
+    tensors["advantages_B"] = torch.tensor([1.0, 0.0, -1.0, 2.0]).double()
+    tensors["weight_B"] = torch.tensor([3.0, 1.0, 1.0, 0.0]).double()
+    entropies = tensors["logprobs_BT"].neg()
+    n_B = tensors["is_trained_BT"].sum(-1)
+    sum_B = torch.where(tensors["is_trained_BT"], entropies, 0.0).sum(-1)
+    for coefficient, moves in ((0.0, [3.0, 0.0, 1.0, 0.0]), (0.1, [3.0, 1.0, 1.0, 0.0])):
+        config = PolicyGradientConfig(kl_coefficient=coefficient)
+        result = policy_gradient_loss(config, **tensors, entropy_BT=entropies, divisor=divisor_of(tensors, config))
+        moving_B = torch.tensor(moves).double()
+        assert_close(result.totals["entropy"], torch.stack([(sum_B * moving_B).sum(), (n_B * moving_B).sum()]))
+        assert result.totals["kl"][1] == (n_B * tensors["weight_B"]).sum(), "over all, whatever moves"
+        assert len(result.gaps_M) == n_B[moving_B > 0].sum()
 
 
 def test_kl_and_entropy_enter_the_loss_with_their_coefficients() -> None:
@@ -219,8 +245,9 @@ def test_kl_and_entropy_enter_the_loss_with_their_coefficients() -> None:
     config = PolicyGradientConfig(kl_coefficient=0.5, entropy_coefficient=0.25)
     entropies = torch.full_like(tensors["logprobs_BT"], 2.0)
     result = policy_gradient_loss(config, **tensors, entropy_BT=entropies, divisor=divisor_of(tensors, config))
-    assert result.metrics["entropy"] == pytest.approx(2.0)
-    assert result.loss.item() == pytest.approx(0.5 * result.metrics["kl"].item() - 0.25 * 2.0)
+    means = {name: float(total / number) for name, (total, number) in result.totals.items()}
+    assert means["entropy"] == pytest.approx(2.0)
+    assert result.loss.item() == pytest.approx(0.5 * means["kl"] - 0.25 * 2.0)
 
 
 def test_on_policy_gradient_is_the_policy_gradient() -> None:
@@ -252,10 +279,10 @@ def test_a_weight_gives_the_metrics_of_computing_it_many_times(seed: int, counts
     once = batch(seed=seed)
     repeated = part_of(once, torch.arange(4).repeat_interleave(torch.tensor(counts)))
     once["weight_B"] = torch.tensor(counts).double()
-    metrics_once = policy_gradient_loss(config, **once, divisor=torch.tensor(1.0)).metrics
-    metrics_many = policy_gradient_loss(config, **repeated, divisor=torch.tensor(1.0)).metrics
-    for name, value in metrics_once.items():
-        assert value.item() == pytest.approx(metrics_many[name].item()), name
+    totals_once = policy_gradient_loss(config, **once, divisor=torch.tensor(1.0)).totals
+    totals_many = policy_gradient_loss(config, **repeated, divisor=torch.tensor(1.0)).totals
+    for name, value in totals_once.items():
+        assert value.tolist() == pytest.approx(totals_many[name].tolist()), name
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

@@ -14,6 +14,7 @@ import yaml
 from callbacks.config_tags import config_tags
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.mlflow.parent import NOTE, parent_tag
+from cv_lightning.cli.compose import compose
 from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.cli.reproduce import logged
 
@@ -112,8 +113,7 @@ def test_every_recipe_of_ours_marks_its_run() -> None:
     ],
 )
 def test_tags_of_our_configs(config: str, expected: dict[str, str]) -> None:
-    content = yaml.safe_load((ROOT / config).read_text(encoding="utf-8"))
-    assert config_tags(content, Path("runs/tiny/rl")) == expected
+    assert config_tags(compose([ROOT / config]), Path("runs/tiny/rl")) == expected
 
 
 def test_a_config_without_any_of_it_has_its_stage_alone() -> None:
