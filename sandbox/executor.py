@@ -22,7 +22,7 @@ from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
 from sandbox.lanes.models import ModelLane, ModelStep
 from sandbox.lanes.pillow import PillowLane
 from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
-from sandbox.lanes.tool_worker import ToolWorkerLane
+from sandbox.lanes.tool_worker import ProofTime, ToolWorkerLane
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.messages import clean, describe_error, not_lifted
 from sandbox.operations.bounds import fits_in_process
@@ -241,15 +241,16 @@ class ToolExecutor:
 
     def _credited(self, requests: Mapping[int, ToolRequest], seen: Mapping[int, Observation]) -> dict[int, Observation]:
         """Observations of code with what it earns."""
-
-        def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
-            ((_, outcome),) = self._tools.answers([(program, image)])
-            return outcome
+        proof_time = ProofTime(self._limits.wall_s)
 
         def earning(index: int) -> Observation:
             request, observation = requests[index], seen[index]
             if observation.image is None:
                 return observation
+
+            def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
+                return proof_time.run(self._tools, program, image, observation.wall_s)
+
             found = find_credit(
                 request.images, request.image_index, observation.image, observation.claim, run_elsewhere, self._limits
             )

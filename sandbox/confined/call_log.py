@@ -15,6 +15,7 @@ import ctypes
 import enum
 import functools
 import gc
+import types
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -316,7 +317,28 @@ def _logged(function: Any, note: Callable[..., None], prepare: Callable[..., Any
                 note(arguments, keywords, result)
         return result
 
-    return call
+    return _Builtin(function, call) if isinstance(function, types.BuiltinFunctionType) else call
+
+
+class _Builtin:
+    """A wrapper that looks like the function of C that it calls, and as an attribute of a class does not bind."""
+
+    def __init__(self, function: Any, call: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._call = call
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self._call(*arguments, **keywords)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        return types.BuiltinFunctionType
+
+    def __repr__(self) -> str:
+        return repr(self.__dict__["__wrapped__"])
+
+    def __reduce__(self) -> str:
+        return str(self.__dict__["__name__"])
 
 
 def _without_this_file(trace: TracebackType | None) -> TracebackType | None:

@@ -205,11 +205,7 @@ class Pool(Generic[W]):
     def run(self, tasks: Sequence[Task], budget: Budget) -> Generator[tuple[int, Answer], None, None]:
         """Run every task; index and answer of each as they come. Those of one kept worker run in order."""
         with self._lock:
-            if not self._is_closed and not self._workers.keep_up():
-                self._ready.clear()
-                self._kept.clear()
-                self._workers.close()
-                self._workers = self._start()
+            self.revive()
             batch = _Batch(self, tasks, budget)
             try:
                 yield from batch.answers()
@@ -217,6 +213,14 @@ class Pool(Generic[W]):
                 batch.abandon()
                 if not self._is_closed:
                     self._replenish(self._n_ready)
+
+    def revive(self) -> None:
+        """Start what makes workers again if it has died; no task may be active."""
+        if not self._is_closed and not self._workers.keep_up():
+            self._ready.clear()
+            self._kept.clear()
+            self._workers.close()
+            self._workers = self._start()
 
     def take(self, name: str) -> W | None:
         """A worker that is ready and has never seen what another one must not see; None if it died.
@@ -318,19 +322,27 @@ class _Batch(Generic[W]):
                 yield index, Answer("rejected", self._pool.level, fault)
                 continue
             started = time.perf_counter()
-            try:
-                worker = self._begin(index, task)
-            except OSError as error:
-                yield index, self._crash(f"The sandbox could not take the code: {error.strerror}.", started)
-            else:
-                if worker is None:
-                    text = "The sandbox could not take the code: its process did not start."
-                    yield index, self._crash(text, started)
+            fault = self._begin(index, task)
+            if fault and not self._pool._workers.keep_up():
+                if self._active or self._answered:  # they must have ended before workers can be made again
+                    self._waiting.appendleft((index, task))
+                    return
+                self._pool.revive()
+                fault = self._begin(index, task)
+            if fault:
+                yield index, self._crash(f"The sandbox could not take the code: {fault}.", started)
 
-    def _begin(self, index: int, task: Task) -> W | None:
+    def _begin(self, index: int, task: Task) -> str:
+        """Hand a task to a worker; why that cannot be, or ""."""
+        try:
+            return "" if self._give(index, task) else "its process did not start"
+        except OSError as error:
+            return error.strerror or str(error)
+
+    def _give(self, index: int, task: Task) -> bool:
         worker = self._pool.take(task.keep)
         if worker is None:
-            return None
+            return False
         try:
             limits = self._pool._limits
             self._pool._workers.send(worker, task.payload, task.images, task.chosen, limits.text_chars)
@@ -340,7 +352,7 @@ class _Batch(Generic[W]):
         started = time.perf_counter()
         deadline = started + (limits.wall_s if task.wall_s is None else task.wall_s)
         self._active[worker.channel] = _Job(index, task, worker, started, deadline)
-        return worker
+        return True
 
     def _await(self) -> Iterator[tuple[int, Answer]]:
         """Wait for a reply, a deadline, or the end of the pool."""

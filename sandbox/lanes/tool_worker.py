@@ -25,6 +25,35 @@ from sandbox.lanes.plain_process import PlainWorkers, lacks_confinement
 from sandbox.operations.program import ToolProgram
 from sandbox.types import ConfinementError, Limits, Observation
 
+#: Seconds that a claim may run beyond those of its call, while the batch has any left.
+_EXTRA_S = 0.25
+
+
+class ProofTime:
+    """Seconds for the claims of one batch, which threads may share.
+
+    A claim may run for twice the time that its call took, which the trainer measured, and the batch has `spare_s`
+    besides: whatever is claimed, proofs cost little more than the calls did.
+
+    Args:
+        spare_s: Seconds.
+    """
+
+    def __init__(self, spare_s: float) -> None:
+        self._most_s = self._left = spare_s
+        self._lock = threading.Lock()
+
+    def run(self, lane: ToolWorkerLane, program: ToolProgram, image: Image.Image, call_s: float) -> Outcome | None:
+        """The outcome of a claim; None if there is none in time. `call_s` are the seconds of the call."""
+        with self._lock:
+            extra = min(self._left, _EXTRA_S)
+            self._left -= extra
+        wall_s = min(2 * call_s + extra, self._most_s)
+        ((answer, outcome),) = lane.answers([(program, image)], wall_s=wall_s)
+        with self._lock:
+            self._left += min(extra, max(0.0, wall_s - answer.wall_s))
+        return outcome
+
 
 class ToolWorkerLane:
     """Tool workers, which threads may share; the processes start with the first call.

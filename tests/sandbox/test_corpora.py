@@ -16,6 +16,7 @@ from PIL import Image
 from sandbox import Limits, Observation, ToolRequest
 from sandbox.lanes.confined import ConfinedLane
 from sandbox.messages import clean
+from tests.sandbox import attack_classes
 from tests.sandbox.attack_site import CANARY, Site, check_probes, descendants
 from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.machine import lane_of, noise
@@ -96,6 +97,26 @@ def test_our_own_attacks_reach_nothing(family: str, code: str, lane: ConfinedLan
     assert not [line for line in observation.text.splitlines() if line.startswith("REACHED")], (family, observation)
     assert observation.wall_s < 3
     check_others(lane, beside)
+
+
+@pytest.mark.parametrize("lane", [SLOW_FULL, "syscall"], indirect=True)
+@pytest.mark.parametrize("family", sorted({family for family, _ in attack_classes.ATTACKS}))
+def test_attacks_made_by_class_reach_nothing(family: str, lane: ConfinedLane, site: Site) -> None:
+    codes = [code for kind, code in attack_classes.ATTACKS if kind == family]
+    requests = [ToolRequest(site.fill(code), [IMAGE], episode="attack") for code in codes]
+    for code, observation in zip(codes, lane.run(requests), strict=True):
+        assert site.complaints(observation) == [], code
+        assert "REACHED" not in observation.text.split(), (code, observation)
+        assert observation.wall_s < 3, code
+        shown = clean(observation.text, LIMITS.text_chars)
+        assert not any(token in shown for token in ("<|", "\x1b", "\ud800", "<tool_call>", "</tool_response>")), code
+    check_others(lane, lane.run([CHECK])[0])
+
+
+def test_there_are_enough_attacks() -> None:
+    assert len({code for _, code in attack_classes.ATTACKS}) >= 350
+    for _, code in attack_classes.ATTACKS:
+        compile(code, "attack", "exec")
 
 
 @pytest.mark.parametrize("entry", BENIGN, ids=lambda entry: entry["id"])

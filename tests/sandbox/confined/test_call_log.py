@@ -78,6 +78,11 @@ SHOWN = {
     "image.point()": "TypeError: Image.point() missing 1 required positional argument: 'lut'\n  line 1: image.point()",
     "a = np.zeros((2, 2))\na.copy(1, 2)": "TypeError: copy() takes from 0 to 1 positional arguments but 2 were given\n"
     "  line 2: a.copy(1, 2)",
+    "class Steps:\n    shrink, load = cv2.resize, np.array\nprint(Steps().shrink(Steps().load(image), (5, 4)).shape)"
+    "": "(4, 5, 3)",
+    "import copy, types\nprint(cv2.resize, isinstance(np.array, types.BuiltinFunctionType), "
+    "copy.deepcopy(cv2.resize) is cv2.resize)": "<built-in function resize> True True",
+    "import pickle\nprint(pickle.loads(pickle.dumps(np.asarray)) is np.asarray)": "True",
     "import weakref, gc\nr = weakref.ref(image.rotate(5))\nprint(r())": "None",
     "print(sum(len(np.array(image)[y:, x]) for y in range(20) for x in range(30)))": "6300",
 }

@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,22 @@ def test_few_descriptors_are_an_observation() -> None:
     failed = [text for status, text in seen if status != "ok"]
     assert failed
     assert all(text == "The sandbox could not take the code: Too many open files." for text in failed), failed
+
+
+def test_a_zygote_that_dies_during_a_batch_does_not_cost_the_rest_of_it() -> None:
+    need()
+    lane = ConfinedLane(2, LIMITS, "syscall", "call")
+    try:
+        code = "import time\ntime.sleep(0.2)\nprint('done')"
+        zygote = lane._pool._workers._process.pid
+        threading.Timer(0.3, os.kill, (zygote, signal.SIGKILL)).start()
+        seen = lane.run([ToolRequest(code, [IMAGE])] * 10)
+        assert lane._pool._workers._process.pid != zygote
+        statuses = [observation.status for observation in seen]
+        assert statuses.count("ok") >= 6, seen  # not those that ran, or were handed to a worker that was dying
+        assert set(statuses) <= {"ok", "crash"}
+    finally:
+        lane.close()
 
 
 def test_one_answer_that_cannot_be_read_does_not_end_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,10 +145,8 @@ def test_a_flat_result_is_no_table_of_anything() -> None:
 
 
 FORGED = """
-import gc
-for log in gc.get_objects():
-    if type(log).__name__ == "CallLog":
-        log.end = lambda result: {claim}
+from sandbox.confined import call_log
+call_log.LOG.end = lambda result: {claim}
 """
 
 
@@ -160,7 +158,6 @@ def test_a_forged_log_earns_what_the_pixels_earn(confined: ToolExecutor) -> None
         "'v1 = image.rotate(180)\\nresult = v1'",
         "'x' * 9000",
         "'\\udcff'",
-        "5",
     ):
         (stays,) = confined.execute([ToolRequest(FORGED.format(claim=claim) + "result = image", [china()])])
         assert (stays.status, stays.tools, stays.orientation) == ("ok", (), "identity")
@@ -178,6 +175,28 @@ def test_credit_is_unchanged_by_what_is_written(words: str, confined: ToolExecut
     seen = confined.execute([ToolRequest(code, [china()]) for code in (plain, said)])
     assert seen[0].tools == seen[1].tools == ("crop", "contrast")
     assert seen[0].frame == seen[1].frame
+
+
+ENDLESS = (
+    "v1 = image.resize((1, 1))\nv2 = np.array(v1)\nM = np.array([[1.0, 0, 7.5], [0, 1, -3]])\n"
+    "v3 = cv2.warpAffine(v2, M, (9, 9), flags=2, borderMode=4)\nresult = v3"
+)
+
+
+def test_endless_claims_cost_the_trainer_one_deadline_in_all() -> None:
+    need()
+    claim = read_claim(ENDLESS, (china().size,), 0)
+    assert claim is not None
+    assert claim.is_whole
+    forged = ToolRequest(FORGED.format(claim=repr(ENDLESS)) + "result = Image.new('RGB', (9, 9))", [china()])
+    honest = ToolRequest("def f(): return image.filter(ImageFilter.MedianFilter(3))\nresult = f()", [china()])
+    with ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=1)) as executor:
+        executor.execute([honest])
+        started = time.perf_counter()
+        seen = executor.execute([forged] * 12)
+        assert time.perf_counter() - started < 5  # each would have taken a second
+        assert {(each.status, each.tools) for each in seen} == {("ok", ())}
+        assert executor.execute([honest])[0].tools == ("median",)
 
 
 INVISIBLE = [
