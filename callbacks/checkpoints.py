@@ -97,7 +97,7 @@ class LastCheckpoint(Checkpoint):
         """Say how to resume after SIGTERM, and end the process with 143: with Lightning's 0 it seems finished."""
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
             exception.code = 128 + signal.SIGTERM
-            print(f"terminated; go on with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
+            print(f"terminated; continue with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the steps after the last save."""

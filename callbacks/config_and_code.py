@@ -115,7 +115,7 @@ def run_facts(root: Path, datamodule: Any = None) -> dict[str, Any]:
 
     Args:
         root: The checkout; its git facts are None without git.
-        datamodule: Where the data come from.
+        datamodule: The source of the data.
     """
     return {
         "command": without_passwords(shlex.join(sys.orig_argv)),

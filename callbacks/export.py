@@ -13,14 +13,14 @@ class ExportPolicy(Callback):
     """Calls `pl_module.policy.export(folder)` when `fit` has finished; an interrupted `fit` exports nothing.
 
     Args:
-        folder: Where the policy is written; None writes to `<default_root_dir>/policy`.
+        folder: Of the policy; None writes to `<default_root_dir>/policy`.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look before training whether there will be something to export.
+        """Check before training that there will be something to export.
 
         Raises:
             ConfigError: The module holds no `policy` that can be exported.

@@ -1,4 +1,4 @@
-"""How far a stage is and how long it still takes: a bar in a terminal, a line every few seconds elsewhere."""
+"""Progress and remaining time of a stage: a bar in a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _BAR_INTERVAL_S = 0.25
 
 
 class Meter:
-    """How much of something is done, and when the rest will be.
+    """Progress of some work, and its remaining time.
 
     Args:
         title: Name of the work.

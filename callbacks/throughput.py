@@ -1,4 +1,4 @@
-"""How fast a run is and where its time goes."""
+"""The speed of a run and the shares of its time."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ _LIGHTNING = "cv_lightning.cli.lightning_cli"
 COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("cv_lightning.cli.reproduce", "run a recipe from nothing to a report; the tiny one by default"),
     "fit": (_LIGHTNING, "train a module on data, both named by a config"),
+    "plan": ("cv_lightning.planning.command", "say what memory and time a config takes, without weights or a GPU"),
     "validate": (_LIGHTNING, "evaluate on the validation data"),
     "test": (_LIGHTNING, "evaluate on the test data, by orientation"),
     "predict": (_LIGHTNING, "answer the questions of the prediction data"),

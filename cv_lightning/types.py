@@ -185,7 +185,7 @@ class TokenSequence:
 
     Attributes:
         ids: Token ids, image placeholders expanded.
-        is_trained: True where the policy wrote the token; same length as `ids`.
+        is_trained: True if the policy wrote the token; same length as `ids`.
         logprobs: Log-probability under the policy that sampled it, 0.0 if `is_trained` is False.
         images: The images in the order of their placeholders in `ids`.
     """
@@ -217,7 +217,7 @@ class Trajectory:
 
     Attributes:
         sample: The question.
-        turns: What the policy said, with the results.
+        turns: The policy's turns, with the results of their calls.
         images: Every image it has seen: those of the question, then the results.
         tokens: The conversation as tokens.
         stop_reason: Why it ended; None while it continues.

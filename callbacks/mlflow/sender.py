@@ -31,7 +31,7 @@ class Sender(threading.Thread):
     """Sends the records of an outbox, in order; repeats what failed, drops what MLflow refuses.
 
     Args:
-        tracking_uri: Where to.
+        tracking_uri: Of the MLflow server.
         artifact_location: For experiments that are made; None leaves it to MLflow.
         outbox: The records to send.
         key: The run of this process; other runs that the outbox holds are of processes that are gone.
@@ -67,7 +67,7 @@ class Sender(threading.Thread):
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all is sent, MLflow fails to answer, or the time is over; then report where the rest waits."""
+        """Wait until all is sent, MLflow fails to answer, or the time is over; then name the file of the rest."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             attempts = self._n_attempts

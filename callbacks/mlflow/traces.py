@@ -25,7 +25,7 @@ def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Rec
     """Send all trajectories of a folder.
 
     Args:
-        tracking_uri: Where to.
+        tracking_uri: Of the MLflow server.
         experiment_id: MLflow's experiment of the run.
         run_id: The run that the traces belong to.
         request: What `BackgroundMLflowLogger.log_traces` put: `path`, the folder, `step`, and `time_ms`.
@@ -147,7 +147,7 @@ class _Trace:
             now += turn_ns + tool_ns
 
     def _message(self, role: str, text: str, turn: int) -> dict[str, Any]:
-        """What the environment said, with the images of a turn (-1: the question's), as MLflow's chat view reads it."""
+        """The environment's turn, with the images of a turn (-1: the question's), as MLflow's chat view reads it."""
         files = [image["file"] for image in self.record["images"] if image["turn"] == turn]
         images = [{"type": "image_url", "image_url": {"url": self._image(file)}} for file in files]
         return {"role": role, "content": [{"type": "text", "text": text}, *images]}

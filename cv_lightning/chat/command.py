@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from cv_lightning.chat.talk import AnswerLimits, Talk
 from cv_lightning.chat.terminal import TerminalChat, load_photo
@@ -20,19 +20,16 @@ from cv_lightning.serving.command import add_policy_options, command_line, load_
 from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import LaneName
 
-if TYPE_CHECKING:
-    import torch
-
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = command_line(
-        "chat", "Talk with a policy about an image: its reasoning, its code, what came of it, its answer."
+        "chat", "Talk with a policy about an image; shows its reasoning, its code, the results and its answer."
     )
     add = options.add_argument
-    add("question", nargs="?", help="without one, questions are asked for")
-    add("--image", type=Path, help="what to talk about")
-    add("--interactive", action="store_true", help="ask for more questions after the one of the command line")
+    add("question", nargs="?", help="if left out, questions are read from the terminal")
+    add("--image", type=Path, help="the image that the question is about")
+    add("--interactive", action="store_true", help="read more questions after that of the command line")
     add_policy_options(options)
     add("--temperature", type=float, default=0.0, help="of the sampling; 0 takes the most probable token")
     add("--seed", type=int, default=0, help="of the sampling: the same question gets the same answer")
@@ -41,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder of images and conversations (default: runs/chat/<date and time>)")
     add("--serve", action="store_true", help="a page in the browser instead, for this machine only")
     add("--port", type=int, default=8766, help="of the page; 0 takes a free one")
-    add("--show", choices=SHOWS, default="auto", help="images in the terminal; auto: if it knows 24-bit colours")
+    add("--show", choices=SHOWS, default="auto", help="images in the terminal; auto: if it has 24-bit colours")
     return options
 
 
@@ -91,29 +88,21 @@ def _check(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
-    """Load what answers; gives a function that begins a conversation with it, and ends the tool's workers.
+    """Load the policy and its executor, which ends with the block; yields a function that begins a conversation.
 
     Raises:
         CVLightningError: The policy, its device or the lane is not available.
     """
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
     policy = load_policy(options)
-    with open_executor(options.lane, policy.device) as executor:
-        yield lambda: Talk(policy, executor, limits)
-
-
-@contextlib.contextmanager
-def open_executor(lane: LaneName, device: torch.device | None) -> Iterator[ToolExecutor]:
-    """The executor of a lane, on the policy's accelerator if it has one; its workers end with the block."""
-    on_device: Any = None
-    if device is not None and device.type != "cpu" and lane in ("auto", "kornia"):
-        on_device = str(device)
+    is_on_device = policy.device is not None and policy.device.type != "cpu" and options.lane in ("auto", "kornia")
+    on_device: Any = str(policy.device) if is_on_device else None
     try:
-        executor = ToolExecutor(lane=lane, device=on_device)
+        executor = ToolExecutor(lane=options.lane, device=on_device)
     except (ValueError, ConfinementError) as error:
-        raise ConfigError(f"--lane {lane}: {error}") from error
+        raise ConfigError(f"--lane {options.lane}: {error}") from error
     with executor:
-        yield executor
+        yield lambda: Talk(policy, executor, limits)
 
 
 def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:

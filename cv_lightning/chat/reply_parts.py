@@ -13,13 +13,13 @@ _OPENING = re.compile(r"<(think|tool_call|answer)>")
 _TAGS = tuple(f"<{slash}{name}>" for name in _KINDS for slash in ("", "/"))
 
 _CODE = re.compile(r'"code"\s*:\s*"')
-#: As much of a JSON string as is whole: no half escapes.
+#: The complete part of a JSON string: no cut-off escape.
 _STRING = re.compile(r'(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
-#: What could move a cursor, ring, retitle a window or turn text around; lone surrogates have no UTF-8.
+#: Characters that move a cursor, ring, retitle a window or reverse text; lone surrogates have no UTF-8.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -41,8 +41,8 @@ def read_parts(text: str, is_whole: bool = True) -> list[Part]:
 
     Args:
         text: The reply, or its beginning.
-        is_whole: False for a beginning. What may still change is then left out: of a longer beginning the parts are
-            the same, the last one grown, and others after them.
+        is_whole: False for a beginning. Text that may still change is then left out, so a longer beginning only
+            extends the last part or adds parts.
     """
     if not is_whole:
         text = _stable(text)
@@ -81,7 +81,7 @@ def _stable(text: str) -> str:
 
 
 def _code(payload: str) -> str:
-    """The code of a call as far as it is written: its JSON need not be whole."""
+    """The code of a call so far; its JSON may be incomplete."""
     key = _CODE.search(payload)
     if key is None:
         return ""

@@ -18,13 +18,13 @@ from sandbox import Affine
 
 
 class Watcher(Protocol):
-    """Whoever reads along, and may stop the answer."""
+    """Follows an answer while it is written, and may stop it."""
 
     def on_text(self, text: str) -> None:
         """The turn that is being written: all of its text so far."""
 
     def on_turn(self, trajectory: Trajectory) -> None:
-        """The answer has grown by a turn and by what came of its call."""
+        """Called after each turn, with the result of its call."""
 
     def is_stopped(self) -> bool:
         """Whether the answer is no longer wanted."""
@@ -32,10 +32,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """How answers are sought.
+    """Sampling and length of an answer.
 
     Attributes:
-        sampling: How tokens are drawn; each question uses the same seed, so that the same one has the same answer.
+        sampling: How tokens are drawn; each question uses the same seed, so a repeated one gets the same answer.
         max_turns: Turns of the policy for one question; a tool call in the last one is not executed.
     """
 
@@ -47,12 +47,12 @@ class Talk:
     """A conversation of questions about images, and its answers; what was sampled is never decoded and encoded again.
 
     Args:
-        policy: Who speaks.
+        policy: Writes the answers.
         executor: Runs the policy's code.
-        limits: How answers are sought.
+        limits: Of each answer.
 
     Attributes:
-        trajectories: One for each question that was answered, if only in part. Its images are all that the policy has
+        trajectories: One for each question with at least part of an answer. Its images are all that the policy has
             seen; those of earlier questions and their answers count as given (`turn` is -1).
     """
 
@@ -70,11 +70,10 @@ class Talk:
         Args:
             question: The question.
             images: New images that it is about; an earlier one need not be given again.
-            watcher: Reads along.
+            watcher: Follows the answer.
 
         Returns:
-            What was said and done. It has no turns if it was stopped before a word was said; the conversation is then
-            unchanged.
+            The answer. It has no turns if it was stopped before the first one; the conversation is then unchanged.
 
         Raises:
             ConversationError: The question is empty or has no image, or the conversation has no room for it.
@@ -90,14 +89,14 @@ class Talk:
 
         Args:
             trajectory: The answer.
-            name: Keeps an image and says what it is called.
+            name: Keeps an image and returns its name.
         """
         place = next((n for n, one in enumerate(self.trajectories) if one is trajectory), len(self.trajectories))
         n_seen = len(self.trajectories[place - 1].images) if place > 0 else 0
         return describe(trajectory, name) | {"kind": "chat", "first_image": n_seen}
 
     def _begin(self, question: str, images: Sequence[Image.Image]) -> Trajectory:
-        # A terminal may hand over bytes that are no text, and a tokenizer takes none.
+        # A terminal may pass bytes that are not UTF-8, which a tokenizer refuses.
         question = question.encode("utf-8", "replace").decode().strip()
         if not question:
             raise ConversationError("The question is empty. Ask something about the image.")
@@ -131,7 +130,7 @@ class Talk:
             watcher.on_turn(trajectory)
 
     def _tokens(self, trajectory: Trajectory, n_new: int) -> TokenSequence:
-        """The conversation up to where the policy speaks: a copy, since the answer may be broken off."""
+        """The tokens before the answer: a copy, since the answer may be stopped."""
         if not self.trajectories:
             return self._conversation.start(trajectory.sample)
         tokens = self.trajectories[-1].tokens.copy()
@@ -145,7 +144,7 @@ class Talk:
         return tokens
 
 
-#: Why there is no answer, for whoever asked.
+#: Why there is no answer, for the user.
 NO_ANSWER = {
     StopReason.NO_ACTION: "it neither called the tool nor answered",
     StopReason.MAX_TURNS: "it still called the tool in its last turn; more turns may help",

@@ -34,7 +34,7 @@ _HEADS = {"code": "  ", "call": "  ", "answer": "answer: "}
 
 
 def load_photo(path: Path, option: str) -> Image.Image:
-    """The image at a path as RGB pixels; `option` is what the user calls it.
+    """The image at a path as RGB pixels; `option` names it in errors.
 
     Raises:
         ConfigError: There is no file, it is no image, or it is too large.
@@ -55,7 +55,7 @@ def load_photo(path: Path, option: str) -> Image.Image:
 
 
 class Stop:
-    """Ctrl-C: the first ends the answer after the token, or the call, that is under way; the second ends everything."""
+    """Ctrl-C: the first ends the answer after the current token or call; the second ends everything."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -79,16 +79,16 @@ class Stop:
         self.is_set = True
 
 
-class Reader:
-    """Shows an answer as it comes: letter by letter in a terminal, turn by turn elsewhere.
+class AnswerPrinter:
+    """Prints an answer as it comes: letter by letter in a terminal, turn by turn elsewhere.
 
     Args:
-        console: Where to.
-        stop: Whether the answer is no longer wanted.
-        folder: Where images are saved.
-        show: How images are shown beside.
+        console: Prints it.
+        stop: Whether Ctrl-C was pressed.
+        folder: For the images.
+        show: How images are shown.
         n_given: Images that were there before the answer.
-        is_quiet: Whether only the answer itself is wanted.
+        is_quiet: Print only the answer itself.
     """
 
     def __init__(self, console: Console, stop: Stop, folder: Path, show: Show, n_given: int, is_quiet: bool) -> None:
@@ -105,21 +105,21 @@ class Reader:
         self.wait()
 
     def wait(self) -> None:
-        """Say that something is under way until the first word comes."""
+        """Show a spinner until the first word comes."""
         if self._is_live:
             self._waiting.start()
 
     def end_wait(self) -> None:
-        """Stop saying so."""
+        """Remove the spinner."""
         self._waiting.stop()
 
     def on_text(self, text: str) -> None:
-        """Show what is new of a turn."""
+        """Print the new text of a turn."""
         if self._is_live:
             self._show(read_parts(text, is_whole=False))
 
     def on_turn(self, trajectory: Trajectory) -> None:
-        """Show the rest of a turn, what came of its call, and its image."""
+        """Print the rest of a turn, the result of its call, and its image."""
         turn = trajectory.turns[-1]
         self.end_wait()
         if not self._is_quiet:
@@ -187,10 +187,10 @@ class TerminalChat:
 
     Args:
         new_talk: Begins a conversation.
-        folder: Where images and saved conversations are written; made when there is something.
+        folder: For images and saved conversations; created when first needed.
         show: How images are shown.
         is_quiet: Whether only answers are printed.
-        console: Where to; by default standard output.
+        console: By default standard output.
     """
 
     def __init__(
@@ -227,18 +227,20 @@ class TerminalChat:
         n_given = len(self._talk.trajectories[-1].images) if self._talk.trajectories else 0
         started = time.perf_counter()
         with self.stop.watching():
-            reader = Reader(self._console, self.stop, self.folder, self._show, n_given + len(images), self._is_quiet)
+            printer = AnswerPrinter(
+                self._console, self.stop, self.folder, self._show, n_given + len(images), self._is_quiet
+            )
             try:
-                trajectory = self._talk.ask(question, images, reader)
+                trajectory = self._talk.ask(question, images, printer)
             finally:
-                reader.end_wait()
+                printer.end_wait()
         self._is_new_image = self._is_new_image and not trajectory.turns
         self._conclude(trajectory, time.perf_counter() - started)
         return trajectory.answer is not None
 
     @property
     def folder(self) -> Path:
-        """Where this conversation is written."""
+        """The folder of this conversation."""
         return self._folder / f"conversation_{self._n_conversations + 1}"
 
     def _conclude(self, trajectory: Trajectory, seconds: float) -> None:

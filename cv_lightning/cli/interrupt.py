@@ -16,9 +16,9 @@ from cv_lightning.cli.checkpoints import save_whole
 
 
 def resume_checkpoint(stage_folder: Path) -> Path | None:
-    """The newest checkpoint that training in `stage_folder` can go on from: `last*.ckpt`, else any; None without one.
+    """The newest checkpoint from which training in `stage_folder` can continue: `last*.ckpt`, else any, or None.
 
-    The newest, because ModelCheckpoint counts up (`last-v1.ckpt`) where it finds a file that it did not write itself.
+    The newest, because ModelCheckpoint counts up (`last-v1.ckpt`) if it finds a file that it did not write itself.
     """
     folder = stage_folder / "checkpoints"
     for pattern in ("last*.ckpt", "*.ckpt"):
@@ -55,7 +55,7 @@ class CheckpointOnInterrupt(Callback):
         self.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give Ctrl-C back where training breaks off: Lightning calls no teardown then."""
+        """Give Ctrl-C back if training fails: Lightning calls no teardown then."""
         self.release()
 
     def release(self) -> None:
@@ -65,7 +65,7 @@ class CheckpointOnInterrupt(Callback):
             self._previous = None
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save, where that was asked for; raises `TrainingError` where it cannot be written."""
+        """Save, if asked to; raises `TrainingError` if it cannot be written."""
         if self._is_requested:
             path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             save_whole(trainer, path)
@@ -76,7 +76,7 @@ class CheckpointOnInterrupt(Callback):
         self._stop_if_saved()
 
     def on_train_end(self, *_: Any) -> None:
-        """Stop also where there is no next step."""
+        """Stop also after the last step."""
         self._stop_if_saved()
 
     def _stop_if_saved(self) -> None:

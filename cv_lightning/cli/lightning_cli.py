@@ -109,6 +109,19 @@ class CLI(LightningCLI):
             raise _Refused(f"trainer: {' '.join(str(_innermost(error)).split())}") from error
 
 
+class ConfigReader(CLI):
+    """Parses and checks a command line as `CLI` does, and builds and runs nothing."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
 def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
@@ -121,11 +134,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def run_command(arguments: Sequence[str]) -> CLI:
+def run_command(arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     """Run one subcommand and return the CLI with its trainer, model and data.
 
     Args:
         arguments: The command line after `python -m cv_lightning`.
+        kind: `ConfigReader` only reads the config.
 
     Raises:
         ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
@@ -136,7 +150,7 @@ def run_command(arguments: Sequence[str]) -> CLI:
     given = [f"--config={yaml.safe_dump(config, sort_keys=False)}"] if config else []
     interrupt = CheckpointOnInterrupt()
     with _located(arguments), _plain_interrupt(interrupt):
-        return CLI(
+        return kind(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
@@ -184,14 +198,14 @@ def quieten() -> None:
 
 @contextlib.contextmanager
 def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
-    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to go on."""
+    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to continue."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as error:
         if error.code != 1:  # --help and --print_config end with 0
             raise
-        went_on = f"interrupted; go on with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
+        went_on = f"interrupted; continue with --ckpt_path {interrupt.saved}" if interrupt.saved else "interrupted"
         raise KeyboardInterrupt(went_on) from error
     finally:
         interrupt.release()

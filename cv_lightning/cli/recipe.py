@@ -33,7 +33,7 @@ class Stage:
         name: Its folder below the run folder.
         configs: Files of a config that also runs alone with `fit` and `test`; later files win.
         after: Stages whose results it reads.
-        on_request: True for a stage that runs only where it is named.
+        on_request: True for a stage that runs only if it is named.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Recipe:
     report_loggers: tuple[Mapping[str, Any], ...] = ()
 
     def selected(self, names: Sequence[str]) -> tuple[Stage, ...]:
-        """The named stages and all that they depend on, in order; where `names` is empty all but those on request."""
+        """The named stages and all that they depend on, in order; if `names` is empty all but those on request."""
         known = {stage.name: stage for stage in self.stages}
         wanted: set[str] = set()
         pending = list(names) or [stage.name for stage in self.stages if not stage.on_request]

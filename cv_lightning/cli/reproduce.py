@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 
 from cv_lightning.cli.recipe import Recipe, Stage, fingerprint, load_recipe
 from cv_lightning.cli.stage import peak_memory_mb, run_stage
@@ -23,15 +22,17 @@ from cv_lightning.console.quiet import is_quiet
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.console.versions import versions
 from cv_lightning.errors import ConfigError
+from cv_lightning.pages.tables import show_table
+from cv_lightning.reports.stage_tables import stage_tables
 
 DEFAULT_RECIPE = Path("experiments/tiny/recipe.yaml")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; raises `ConfigError` where it cannot be read."""
+    """Read the command line; raises `ConfigError` if it cannot be read."""
     parser = CommandParser(
         "reproduce",
-        "Run a recipe stage by stage: finished stages are skipped, a cut-off one goes on from its "
+        "Run a recipe stage by stage: finished stages are skipped, a cut-off one continues from its "
         "checkpoint, and a changed config runs again together with what depends on it.",
     )
     parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="the recipe (default: %(default)s)")
@@ -79,8 +80,9 @@ def main(arguments: Sequence[str]) -> int:
             files += write(report, folder)
     except KeyboardInterrupt:
         command = shlex.join(["python", "-m", "cv_lightning", "reproduce", *arguments])
-        raise KeyboardInterrupt(f"\ninterrupted; the same command goes on from here: {command}") from None
-    console.print(tables(report))
+        raise KeyboardInterrupt(f"\ninterrupted; the same command continues from here: {command}") from None
+    for table in stage_tables(report):
+        show_table(table, console)
     console.print(f"report: {files[0]}\npage:   {files[1]}", soft_wrap=True)
     return 0
 
@@ -140,7 +142,7 @@ def aggregate(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _fold(entries: Sequence[Any], combine: Any) -> Any:
-    """Combine numbers that stand at the same place of equally built nested dictionaries."""
+    """Combine the numbers at the same keys of equally built nested dictionaries."""
     if isinstance(entries[0], Mapping):
         return {key: _fold([entry[key] for entry in entries], combine) for key in entries[0]}
     return combine(entries)
@@ -160,7 +162,7 @@ def logged(recipe: Recipe, folder: Path) -> Iterator[list[Path]]:
     """Open the recipe's loggers while its stages run; in the end they take the files that were put into the list.
 
     A logger that knows tags begins its run at once, so that runs of the stages can be shown below it, and one that can
-    resume goes on with the run of an earlier call.
+    resume continues the run of an earlier call.
 
     Raises:
         ConfigError: A class that cannot be imported or does not take files.
@@ -197,46 +199,3 @@ def _open_loggers(recipe: Recipe, folder: Path) -> list[Any]:
             raise ConfigError(f"{recipe.path}: report_loggers: {entry['class_path']}: {error}") from error
         loggers.append(logger)
     return loggers
-
-
-def tables(report: Mapping[str, Any]) -> Group:
-    """Stages down; accuracy by orientation across, and below it the use of tools. Several seeds: mean (minimum)."""
-    seeds = ", ".join(map(str, report["seeds"]))
-    orientations = list(dict.fromkeys(name for entry in report["stages"].values() for name in entry["accuracy"]))
-    accuracy = _table(f"Accuracy by orientation, % (seed {seeds})", [*orientations, "mean"])
-    tools = _table(
-        "Use of tools, %",
-        ["called on\nupright", "called on\nturned", "restored", "turns", "minutes"],
-    )
-    for name, entry in report["stages"].items():
-        least = entry.get("min", {"accuracy": {}, "mean": None})
-        cells = [_percent(entry["accuracy"].get(key), least["accuracy"].get(key)) for key in orientations]
-        accuracy.add_row(name, *cells, _percent(entry["mean"], least["mean"]))
-        tools.add_row(
-            name,
-            _percent(entry["tool_rate"].get("upright")),
-            _percent(_mean_turned(entry["tool_rate"])),
-            _percent(_mean_turned(entry["restored_rate"])),
-            f"{entry['mean_turns']:.2f}",
-            f"{entry['seconds'] / 60:.1f}",
-        )
-    return Group(accuracy, tools)
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title)
-    table.add_column("stage", overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _percent(rate: float | None, least: float | None = None) -> str:
-    if rate is None:
-        return "-"
-    return f"{100 * rate:.1f}" + (f"\n({100 * least:.1f})" if least is not None else "")
-
-
-def _mean_turned(rates: Mapping[str, float]) -> float | None:
-    turned = [rate for name, rate in rates.items() if name != "upright"]
-    return sum(turned) / len(turned) if turned else None

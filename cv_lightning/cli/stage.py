@@ -20,7 +20,7 @@ from cv_lightning.cli.recipe import Stage
 from cv_lightning.errors import ConfigError
 from cv_lightning.reports import metrics_log
 
-#: What a stage reports of its test, and the metric whose `mean` stands beside the table.
+#: Metrics of its test that a stage reports, and the metric whose `mean` is shown beside the table.
 _TABLES = ("accuracy", "tool_rate", "restored_rate")
 
 
@@ -42,7 +42,7 @@ class Progress:
 
     @staticmethod
     def load(folder: Path) -> Progress | None:
-        """What `stage.json` says; None where there is none that can be read."""
+        """The content of `stage.json`; None if it cannot be read."""
         try:
             return Progress(**json.loads((folder / "stage.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -70,7 +70,7 @@ def run_stage(
 
     Raises:
         ConfigError: The config cannot be used, or its test reports no accuracy.
-        KeyboardInterrupt: Ctrl-C; the next call goes on from the checkpoint.
+        KeyboardInterrupt: Ctrl-C; the next call continues from the checkpoint.
     """
     progress = _opened(folder, fingerprint, say)
     if progress.status == "finished":
@@ -92,7 +92,7 @@ def run_stage(
 
 
 def _opened(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Progress:
-    """The progress to go on from; what belongs to another config is removed, what is not ours is moved aside."""
+    """The progress to continue from; that of another config is removed, foreign files are moved aside."""
     progress = Progress.load(folder)
     if progress is not None and progress.fingerprint == fingerprint:
         return progress

@@ -34,7 +34,7 @@ class Comparison:
         conditions: Cell -> condition -> its number in each group.
         paired: Each group but the first against the first, on the same questions.
         answer_tools: Tool -> share of the questions in which it had an effect, in each group that has answers.
-        notes: What a reader must know, in words.
+        notes: Warnings for the reader.
     """
 
     groups: list[RunGroup]

@@ -49,12 +49,12 @@ class Run:
         source: The folder or run id that it was read from.
         config: The resolved config, flat: `model.reward.format` -> 0.1.
         facts: Commit, data fingerprint, machine and packages, flat, as far as they were recorded.
-        curves: What it logged.
+        curves: Metric -> points.
         minutes: (step, minutes of training until then); empty if no step was timed.
         started: When its training or its test began, as text that sorts; empty if unknown.
         answers: Its answers to the items of an evaluation.
         evaluated_by: The evaluation that the answers are from, if it was a run of its own.
-        faults: What could not be read, in words.
+        faults: Unreadable files and parts, in words.
     """
 
     name: str

@@ -10,7 +10,7 @@ from cv_lightning.compare.answers import PairedTable
 from cv_lightning.compare.comparison import Comparison
 from cv_lightning.compare.summary import Metric, Value
 from cv_lightning.evaluation.table import MEAN
-from cv_lightning.pages.tables import Table
+from cv_lightning.pages.tables import TextTable
 
 #: Cells that are shares, shown in percent.
 SHARES = {"accuracy", "drop", "restored_rate", "tool_rate", "error_rate", "right_after_error"}
@@ -18,7 +18,7 @@ SHARES = {"accuracy", "drop", "restored_rate", "tool_rate", "error_rate", "right
 MEANING_OF_P = "p: are these policies equally good on such questions? Whether training repeats it, the seeds say."
 
 
-def runs(comparison: Comparison) -> Table:
+def runs(comparison: Comparison) -> TextTable:
     """Every run, with its seed, its length and its place."""
     rows = [
         [
@@ -33,22 +33,22 @@ def runs(comparison: Comparison) -> Table:
         for group in comparison.groups
         for run in group.runs
     ]
-    return Table("Runs", ["", "seed", "steps", "minutes", "answers", "commit", "from"], rows, is_prose=True)
+    return TextTable("Runs", ["", "seed", "steps", "minutes", "answers", "commit", "from"], rows, is_prose=True)
 
 
-def differing(comparison: Comparison, most_lacked: int = 0) -> Table:
+def differing(comparison: Comparison, most_lacked: int = 0) -> TextTable:
     """Keys that all groups have, then the first few that some lack, since their classes are others."""
     lacked = lacking(comparison).rows
     rows = [*_cells({key: cells for key, cells in comparison.differing.items() if all(cells)}), *lacked[:most_lacked]]
     n_more = len(lacked) - most_lacked
     note = f"and {n_more} more keys that only some have: see --html or --json" if n_more > 0 else ""
-    return Table("What differs", _head(comparison), rows, note, is_prose=True)
+    return TextTable("What differs", _head(comparison), rows, note, is_prose=True)
 
 
-def lacking(comparison: Comparison) -> Table:
+def lacking(comparison: Comparison) -> TextTable:
     """Keys that only some groups have."""
     rows = _cells({key: cells for key, cells in comparison.differing.items() if not all(cells)})
-    return Table("Keys that only some have", _head(comparison), rows, is_prose=True)
+    return TextTable("Keys that only some have", _head(comparison), rows, is_prose=True)
 
 
 def _cells(differing: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -59,11 +59,11 @@ def _short_class(value: str) -> str:
     return value.rpartition(".")[2] if re.fullmatch(r"[a-z_]\w*(\.\w+)*\.[A-Z]\w*", value) else value
 
 
-def metrics(comparison: Comparison, names: Sequence[str], *, with_runs: bool = False) -> Table:
+def metrics(comparison: Comparison, names: Sequence[str], *, with_runs: bool = False) -> TextTable:
     """Metrics at the end and at their best; with the number of each run if asked for."""
     rows = [[name, *(metric_text(cell, with_runs) for cell in comparison.metrics[name])] for name in names]
     title = "Metrics: at the end (95 % interval over seeds); best, at its step"
-    return Table(title, _head(comparison), rows)
+    return TextTable(title, _head(comparison), rows)
 
 
 def metric_text(metric: Metric | None, with_runs: bool = False) -> str:
@@ -85,7 +85,7 @@ def _interval(interval: tuple[float, float] | None, scale: float = 1.0) -> str:
     return f" ({low} to {high})"
 
 
-def paired(table: PairedTable) -> Table:
+def paired(table: PairedTable) -> TextTable:
     """Two groups on the same questions; the columns that matter come first, since a phone shows only these."""
     head = ["", "difference", "p", "p, Holm", "seeds\nahead", table.first, table.second]
     rows = [
@@ -107,10 +107,10 @@ def paired(table: PairedTable) -> Table:
     ]
     title = f"{table.second} against {table.first} on the same questions, % right ({table.n_shared:,} pairs of answers)"
     head += [f"only\n{table.first}", f"only\n{table.second}", "n", "test"]
-    return Table(title, head, rows, MEANING_OF_P)
+    return TextTable(title, head, rows, MEANING_OF_P)
 
 
-def paired_narrow(table: PairedTable) -> Table:
+def paired_narrow(table: PairedTable) -> TextTable:
     """The same in five columns."""
     rows = [
         [condition, difference, f"{only_first} : {only_second}", p_holm or p, seeds]
@@ -118,7 +118,7 @@ def paired_narrow(table: PairedTable) -> Table:
     ]
     tests = ", ".join(dict.fromkeys(row.test for row in table.rows))
     note = f"one alone: {table.first} : {table.second}. Tests: {tests}; by condition adjusted (Holm).\n{MEANING_OF_P}"
-    return Table(paired(table).title, ["", "difference", "one alone\nis right", "p", "seeds\nahead"], rows, note)
+    return TextTable(paired(table).title, ["", "difference", "one alone\nis right", "p", "seeds\nahead"], rows, note)
 
 
 def p_text(p: float) -> str:
@@ -126,30 +126,30 @@ def p_text(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
-def accuracies(comparison: Comparison) -> Table:
+def accuracies(comparison: Comparison) -> TextTable:
     """Accuracy by condition."""
     return _by_condition(comparison, "accuracy", "Robustness: accuracy on held-out questions, % (95 % interval)")
 
 
-def means(comparison: Comparison) -> Table:
+def means(comparison: Comparison) -> TextTable:
     """The other cells of a test, mean over the orientations."""
     rows = [
         [_titled(cell), *(_value_text(value, cell) for value in of_cell[MEAN])]
         for cell, of_cell in comparison.conditions.items()
         if MEAN in of_cell and cell != "accuracy"
     ]
-    return Table("The same tests, mean over the orientations", _head(comparison), rows)
+    return TextTable("The same tests, mean over the orientations", _head(comparison), rows)
 
 
-def other_cells(comparison: Comparison) -> list[Table]:
+def other_cells(comparison: Comparison) -> list[TextTable]:
     """The other cells of a test, by condition."""
     return [_by_condition(comparison, cell, _titled(cell)) for cell in comparison.conditions if cell != "accuracy"]
 
 
-def _by_condition(comparison: Comparison, cell: str, title: str) -> Table:
+def _by_condition(comparison: Comparison, cell: str, title: str) -> TextTable:
     of_cell = comparison.conditions.get(cell, {})
     rows = [[label, *(_value_text(value, cell) for value in values)] for label, values in of_cell.items()]
-    return Table(title, _head(comparison), rows)
+    return TextTable(title, _head(comparison), rows)
 
 
 def _titled(cell: str) -> str:
@@ -164,7 +164,7 @@ def _value_text(value: Value | None, cell: str) -> str:
     return f"{value.mean:.2f}" + _interval(value.interval)
 
 
-def reward_terms(comparison: Comparison) -> Table:
+def reward_terms(comparison: Comparison) -> TextTable:
     """Weighted terms at the end of training, and their share of the variance within groups."""
     terms, shares = comparison.under("reward/"), comparison.under("components/share/")
     none: list[Metric | None] = [None] * len(comparison.groups)
@@ -172,7 +172,7 @@ def reward_terms(comparison: Comparison) -> Table:
         [term, *(_term_text(*pair) for pair in zip(cells, shares.get(term, none), strict=True))]
         for term, cells in terms.items()
     ]
-    return Table("Reward terms at the end, and their share of the variance within groups", _head(comparison), rows)
+    return TextTable("Reward terms at the end, and their share of the variance within groups", _head(comparison), rows)
 
 
 def _term_text(term: Metric | None, share: Metric | None) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from cv_lightning.compare import tables
 from cv_lightning.compare.comparison import Comparison
 from cv_lightning.compare.sparklines import sparklines
-from cv_lightning.pages.tables import Table, for_terminal, show_table, wide_console
+from cv_lightning.pages.tables import TextTable, for_terminal, show_table, wide_console
 
 #: Rows of keys that not every group has.
 _MOST_LACKED = 8
@@ -31,7 +31,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
-def _tables(comparison: Comparison, width: int) -> Iterator[Table]:
+def _tables(comparison: Comparison, width: int) -> Iterator[TextTable]:
     yield tables.runs(comparison)
     yield tables.differing(comparison, _MOST_LACKED)
     yield tables.metrics(comparison, comparison.shown)
@@ -47,7 +47,7 @@ def _tables(comparison: Comparison, width: int) -> Iterator[Table]:
     yield _curves(comparison, max(_LENGTHS[0], min(_LENGTHS[1], (width - _BESIDE_CURVES) // 2)))
 
 
-def _bars(histogram: tables.Histogram, names: list[str]) -> Table:
+def _bars(histogram: tables.Histogram, names: list[str]) -> TextTable:
     largest = max(share for shares in histogram.shares.values() for share in shares if share is not None)
     rows = [
         [
@@ -56,10 +56,10 @@ def _bars(histogram: tables.Histogram, names: list[str]) -> Table:
         ]
         for tool, shares in histogram.shares.items()
     ]
-    return Table(f"{histogram.title}: {histogram.label}", ["", *names], rows)
+    return TextTable(f"{histogram.title}: {histogram.label}", ["", *names], rows)
 
 
-def _curves(comparison: Comparison, length: int) -> Table:
+def _curves(comparison: Comparison, length: int) -> TextTable:
     rows: list[list[str]] = []
     ends = {False: 0.0, True: 0.0}
     for name in comparison.shown:
@@ -73,4 +73,4 @@ def _curves(comparison: Comparison, length: int) -> Table:
             rows.append(["" if place else name, group, line, lines[True].get(group, "")])
     over_time = f"over {ends[True]:.1f} minutes" if ends[True] else ""
     head = ["", "", f"over {ends[False]:,.0f} steps", over_time]
-    return Table("Curves, means over the seeds, each metric on a scale of its own", head, rows, is_prose=True)
+    return TextTable("Curves, means over the seeds, each metric on a scale of its own", head, rows, is_prose=True)

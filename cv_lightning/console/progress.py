@@ -18,9 +18,9 @@ def tracked(items: Sequence[Item], title: str, every_s: float = 10.0) -> Iterato
     """The items, one after the other, while standard error says how far it is.
 
     Args:
-        items: What is gone through.
-        title: What is done with them.
-        every_s: Seconds between two lines where standard error is no terminal.
+        items: The work.
+        title: Its name.
+        every_s: Seconds between two lines if standard error is no terminal.
     """
     console = Console(stderr=True)
     if is_quiet():

@@ -15,7 +15,7 @@ def closest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """`Did you mean 'a' or 'b'?`, or where nothing is close, what there is to choose from; empty without any."""
+    """`Did you mean 'a' or 'b'?`, or, if nothing is close, all choices; empty without any."""
     names = sorted(valid)
     close = closest(name, names)
     if close:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cv_lightning.construction.collect import whole, write_questions, write_rows
 from cv_lightning.construction.journal import Item, Journal
-from cv_lightning.construction.maker import Maker, make_in_worker, start_worker
+from cv_lightning.construction.maker import RowMaker, make_in_worker, start_worker
 from cv_lightning.construction.settings import Build, deciding, source_digests
 from cv_lightning.construction.yield_report import YieldReport
 from cv_lightning.endpoint.meter import EndpointError, RequestError
@@ -27,7 +27,7 @@ from cv_lightning.errors import CVLightningError, DataError
 def run_build(
     build: Build,
     config: Mapping[str, Any],
-    make_maker: Callable[[Mapping[str, Any]], Maker],
+    make_maker: Callable[[Mapping[str, Any]], RowMaker],
     shown: Callable[[Iterator[Item], int, int], Iterable[Item]] = lambda items, _done, _n: items,
 ) -> YieldReport:
     """Build the missing rows, and write rows and report.
@@ -96,7 +96,10 @@ def _is_whole(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _pool(
-    build: Build, config: Mapping[str, Any], make_maker: Callable[[Mapping[str, Any]], Maker], usage: dict[str, float]
+    build: Build,
+    config: Mapping[str, Any],
+    make_maker: Callable[[Mapping[str, Any]], RowMaker],
+    usage: dict[str, float],
 ) -> Iterator[tuple[Executor, Callable[[int], Item]]]:
     if build.workers > 1 and not build.teacher.is_remote:
         arguments = (make_maker, config)
@@ -106,7 +109,7 @@ def _pool(
         finally:
             processes.shutdown(wait=True, cancel_futures=True)
         return
-    maker = make_maker(config) if not build.teacher.is_remote else Maker(build, deciding(config))
+    maker = make_maker(config) if not build.teacher.is_remote else RowMaker(build, deciding(config))
     threads = ThreadPoolExecutor(build.workers)
     try:
         yield threads, maker.make

@@ -17,7 +17,7 @@ from cv_lightning.cli.config_errors import explain
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.construction.build import run_build
 from cv_lightning.construction.journal import Item
-from cv_lightning.construction.maker import Maker
+from cv_lightning.construction.maker import RowMaker
 from cv_lightning.construction.settings import Build, deciding
 from cv_lightning.errors import ConfigError
 
@@ -45,11 +45,11 @@ def _parsed(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
         raise ConfigError(f"{fault} See python -m cv_lightning data build --help.") from error
 
 
-def make_maker(config: Mapping[str, Any]) -> Maker:
+def make_maker(config: Mapping[str, Any]) -> RowMaker:
     """The maker of a config in plain values: a worker process starts with this."""
     parser = make_parser()
     build = Build(**_values(parser.instantiate_classes(parser.parse_object(copy.deepcopy(dict(config))))))
-    return Maker(build, deciding(config))
+    return RowMaker(build, deciding(config))
 
 
 def _shown(items: Iterator[Item], n_done: int, n: int) -> Iterable[Item]:

@@ -116,7 +116,7 @@ class Journal:
                     yield Item(**json.loads(file.readline()))
 
     def _write(self, content: Mapping[str, Any]) -> int:
-        """Append a line and return where it begins."""
+        """Append a line and return its offset."""
         try:
             place = self._file.seek(0, 2)
             self._file.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")

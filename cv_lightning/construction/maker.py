@@ -31,7 +31,7 @@ class Interrupted(Exception):
     """The build was told to stop; the index is left undone."""
 
 
-class Maker:
+class RowMaker:
     """Makes the row of any index: plans, constructs, checks, tries again. Threads of a process share it.
 
     Args:
@@ -105,10 +105,10 @@ class Maker:
         return episode_record(plan, trajectory, self._provenance, self._build.folder)
 
 
-_maker: Maker | None = None
+_maker: RowMaker | None = None
 
 
-def start_worker(make_maker: Callable[[Mapping[str, Any]], Maker], settings: Mapping[str, Any]) -> None:
+def start_worker(make_maker: Callable[[Mapping[str, Any]], RowMaker], settings: Mapping[str, Any]) -> None:
     """Prepare a worker process: its parent handles Ctrl-C, and it ends with its parent."""
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -96,7 +96,7 @@ class Planner:
     """Draws the plan of any index.
 
     Attributes:
-        sources: Where samples come from.
+        sources: Of the samples.
         source_weights: Weight of each source; None: all equal.
         shares: Weight of each kind of `KINDS`.
         turn_weights: Weight of each orientation done to an image.

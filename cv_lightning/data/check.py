@@ -1,4 +1,4 @@
-"""`python -m cv_lightning data check PATH`: what a file is, how much it holds, and every fault with its row."""
+"""`python -m cv_lightning data check PATH`: the format of a file, its counts, and every fault with its row."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from cv_lightning.types import Sample, Trajectory, Turn
 #: Characters of a text that the list of samples shows.
 _SHOWN_CHARACTERS = 160
 
-#: Rows that are decoded at the same time, and so lie decoded in memory, and rows that wait for that.
+#: Rows that are decoded, and in memory, at the same time, and rows that wait for it.
 _N_THREADS = 4
 _ROWS_AHEAD = 16
 
 
 @dataclass
 class Findings:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         n_rows: Rows looked at.
         n_good: Rows that become a sample.
         faults: Every fault: file, row, cause, remedy.
-        notices: Rows that are usable but may not be read as they are meant.
+        notices: Usable rows whose meaning may be lost.
         families: Good rows by family.
-        transforms: Good rows by what was done to the image.
+        transforms: Good rows by transform of the image.
         n_boxes: Good rows with a box.
         samples: The first good samples, without their pixels, and the sizes of their images.
     """
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` if it cannot be read."""
     parser = CommandParser(
         "data check",
-        "Read a file, a folder, a pattern or a data set of the hub; say what it is, count, show three "
+        "Read a file, a folder, a pattern or a data set of the hub; name its format, count, show three "
         "samples, and list every fault with its row. Exits with 1 if there is a fault.",
     )
     parser.add_argument("path", help="rows.jsonl, data.json, bench.tsv, data/, 'data/test-*.parquet', owner/name:split")
@@ -171,7 +171,7 @@ def _look(rows: Rows, record: Record, where: str) -> _Looked:
 def _count(findings: Findings, sample: Sample, where: str, first_place: dict[str, str]) -> None:
     if sample.id in first_place:
         findings.faults.append(
-            f"{where}: the id {sample.id!r} is that of {first_place[sample.id]} too. Give every row an id of its own."
+            f"{where}: the id {sample.id!r} is that of {first_place[sample.id]} too. Give every row another id."
         )
     first_place.setdefault(sample.id, where)
     findings.n_good += 1

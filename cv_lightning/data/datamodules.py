@@ -17,7 +17,7 @@ from sandbox import ToolExecutor
 
 Item = TypeVar("Item")
 
-#: What is done to the images of an evaluation, in the order of the report.
+#: Transforms of the images of an evaluation, in the order of the report.
 EVALUATED = tuple(() if name == "none" else (name,) for name in ORIENTATION_WEIGHTS)
 
 #: An index that gives nothing is replaced by one this far on, which no run reaches by counting.
@@ -70,7 +70,7 @@ class BatchStream(Generic[Item]):
                 return item
         raise DataError(
             f"Index {index} and {_MAX_ATTEMPTS - 1} others in its place gave no item that checks. Look at the source: "
-            "do its rows say truly what was done to their images, and are there any that need no crop?"
+            "are the recorded transforms of its rows true, and are there rows that need no crop?"
         )
 
     def state_dict(self) -> dict[str, int]:

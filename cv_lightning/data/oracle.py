@@ -27,7 +27,7 @@ from sandbox import inverse, orient
 
 T = TypeVar("T")
 
-#: What is wrong with an image, by what was done to it: short wordings first.
+#: Faults of an image in words, by its transform: short wordings first.
 REASONS: dict[str, tuple[str, ...]] = {
     "rotate_90": ("Turned left.", "It lies on its left side.", "The text runs upwards, it was turned to the left."),
     "rotate_180": ("Upside down.", "It stands on its head.", "The text is upside down, it was turned by 180 degrees."),
@@ -260,7 +260,7 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 
 def wordings(toolbox: ToolboxName = "code") -> Iterator[str]:
-    """Text of every turn that the oracle can write, without the answers: what a new tokenizer is trained on."""
+    """Text of every turn that the oracle can write, without the answers, to train a new tokenizer."""
     yield from ("system\n", "user\n", "assistant\n", PlateWorld().question)
     for reason in (*UPRIGHT_REASONS, *MENDING_REASONS, *ERROR_REASONS):
         yield format_answer(reason, "")

@@ -1,4 +1,4 @@
-"""What is done to a sample's image, with its boxes kept true."""
+"""Transforms of a sample's image; its box moves with them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
         names: Orientations of `TRANSFORMS`, in order, appended to those that the sample has.
 
     Raises:
-        DataError: A name is unknown, or "crop": that one says what an answer needs and cannot be done to an image.
+        DataError: A name is unknown, or "crop", which an answer needs and which cannot be applied to an image.
     """
     check_transforms(names, f"Sample {sample.id!r}")
     if "crop" in names:
@@ -50,7 +50,7 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
 
 
 def restore_sample(sample: Sample) -> Sample:
-    """Undo the orientations of a sample, last one first; a "crop" stays, since it says what the answer needs."""
+    """Undo the orientations of a sample, last one first; a "crop" stays: the answer still needs it."""
     turns = [inverse(name) for name in reversed(sample.transforms) if name != "crop"]
     needs = tuple(name for name in sample.transforms if name == "crop")
     return replace(transform_sample(sample, turns), transforms=needs) if turns else sample

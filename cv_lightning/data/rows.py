@@ -30,7 +30,7 @@ MAX_MEGAPIXELS = 100
 #: The image processors of the Qwen-VL family take no image whose sides differ by more.
 MAX_ASPECT = 200
 
-#: Optional fields that nobody would miss if they were misspelt. Other unknown fields are left alone.
+#: Optional fields whose misspelling would go unnoticed. Other unknown fields are ignored.
 _EASILY_LOST = ("transforms", "box")
 
 
@@ -44,7 +44,7 @@ class Row:
         question: The text shown to the policy.
         images: Files, bytes or images.
         answer: The right answer.
-        transforms: What was done to the first image.
+        transforms: Applied to the first image, in order.
         box: The region that holds the answer, in pixels of the first image as it is given.
         family: The kind of task.
         alternatives: Other answers that are right too.
@@ -139,7 +139,7 @@ def _read(fields: Mapping[str, Any], where: str, folder: Path | None, faults: li
 
 
 def _image_faults(row: Row) -> list[DataError]:
-    """What a row says of images that it does not have."""
+    """Faults of a row that refers to images that it does not have."""
     n_places, n_images = row.question.count(IMAGE), len(row.images)
     if n_places > n_images:
         held = f"{n_images or 'no'} image{'s' * (n_images != 1)}"
@@ -204,7 +204,7 @@ def _decoded(source: ImageSource, name: str, where: str) -> Image.Image:
             f"{where}: image {name} cannot be read, it is too large ({error}); at most {MAX_MEGAPIXELS} megapixels are "
             "decoded. Reduce the image (and its box with it) or remove the row."
         ) from error
-    except Exception as error:  # a decoder raises what it likes for bytes that it does not understand
+    except Exception as error:  # a decoder raises any error for broken bytes
         message = f"{where}: image {name} cannot be read, it is truncated or no image ({error})."
         raise DataError(f"{message} Replace the image or remove the row.") from error
 

@@ -21,7 +21,7 @@ Split = Literal["train", "validation", "test"]
 #: The second word of every generator's key; two splits never share a stream.
 SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
-#: What was done to an image, as a weighted choice: "none" and the five orientations of the paper, equally often.
+#: Transforms of an image as a weighted choice: "none" and the five orientations of the paper, equally often.
 ORIENTATION_WEIGHTS = dict.fromkeys(
     ("none", "rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical"), 1.0
 )

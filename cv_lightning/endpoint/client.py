@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What a model said.
+    """The reply of a model.
 
     Attributes:
         text: Its words, "" if it only called tools.
@@ -99,7 +99,7 @@ class Endpoint:
 
     @property
     def usage(self) -> Usage:
-        """What was asked so far, and what it cost."""
+        """The requests so far, and their cost."""
         return self._meter.usage
 
     def model_name(self) -> str:

@@ -8,7 +8,7 @@ from cv_lightning.errors import ConfigError
 
 
 def check_url(url: str, name: str) -> None:
-    """Raise `ConfigError` for an address that is not http or https; `name` is what the user calls it."""
+    """Raise `ConfigError` for an address that is not http or https; `name` names it in the error."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{name}: expected an address that starts with http:// or https:// but got {url!r}")
 

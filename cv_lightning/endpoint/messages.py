@@ -127,10 +127,10 @@ class Dialogue:
         return {"type": "image_url", "image_url": {"url": self._encoding.data_url(image)}}
 
     def append_reply(self, chat: ChatReply) -> tuple[str, Reply]:
-        """Append what the model said.
+        """Append the model's reply.
 
         Returns:
-            The turn as text in our own format, and what it says. Where the format was not asked for in words ("native",
+            The turn as text in our own format, and what it says. If the format was not asked for in words ("native",
             "none"), a reply without tags is the answer.
         """
         message: dict[str, Any] = {"role": "assistant", "content": chat.text}

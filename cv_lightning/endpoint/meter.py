@@ -1,4 +1,4 @@
-"""What an endpoint may still send, and what it has cost."""
+"""The requests that an endpoint may still send, and their cost so far."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RequestError(Exception):
 
 @dataclass
 class Usage:
-    """What was asked and what it cost.
+    """Requests and their cost.
 
     Attributes:
         requests: Requests that the server answered.
@@ -101,7 +101,7 @@ class RequestMeter:
             self.usage.from_cache += 1
 
     def count(self, content: Mapping[str, Any]) -> None:
-        """Count a reply; what a server reports in another form than OpenAI's counts as no tokens."""
+        """Count a reply; usage in another form than OpenAI's counts as no tokens."""
         given = content.get("usage")
         n_input, n_output = (_tokens(given, name) for name in ("prompt_tokens", "completion_tokens"))
         with self._lock:

@@ -32,7 +32,7 @@ class Client(openai.OpenAI):
     """Sends JSON and receives JSON objects.
 
     Args:
-        endpoint: Where to, how often, and how long to wait.
+        endpoint: Address, retries and time limits.
         meter: Spaces and counts the requests.
         check: Raises `ValueError` for a JSON object that is no chat completion; the request is then repeated.
     """
@@ -159,7 +159,7 @@ def _fault(text: str) -> tuple[str, str]:
 
 
 def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) -> RequestError | EndpointError:
-    """What a refusal means: for this request, or for all."""
+    """The error of a refused request: `RequestError` for it alone, `EndpointError` for all."""
     status = error.status_code
     code, message = _fault(error.response.text)
     said = _without(f"HTTP {status}: {message or error.response.reason_phrase}", key)

@@ -1,4 +1,4 @@
-"""Replies of servers on disk: what was paid for once is not asked again."""
+"""Replies of servers on disk: no request is paid for twice."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from cv_lightning.evaluation.conditions import UPRIGHT
 from cv_lightning.evaluation.table import CELLS, MEAN, Cells, EvaluationTable
 from cv_lightning.pages.figures import bars, curves
 from cv_lightning.pages.shell import render
-from cv_lightning.pages.tables import Table, show_table, wide_console
+from cv_lightning.pages.tables import TextTable, show_table, wide_console
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def _facts(facts: Mapping[str, Any]) -> str:
     return asked + (f", {left_out} not answered" if left_out else "") + spent
 
 
-def _results(table: EvaluationTable, facts: Mapping[str, Any]) -> Table:
+def _results(table: EvaluationTable, facts: Mapping[str, Any]) -> TextTable:
     columns = [column for column in _COLUMNS if any(cells[column.cell] is not None for cells in table.rows.values())]
     rows = [[label, *(_text(cells, column) for column in columns)] for label, cells in table.rows.items()]
-    return Table(f"{facts['policy']}: {_facts(facts)}", ["", *(column.heading for column in columns)], rows)
+    return TextTable(f"{facts['policy']}: {_facts(facts)}", ["", *(column.heading for column in columns)], rows)
 
 
 def _text(cells: Cells, column: _Column) -> str:
@@ -138,9 +138,9 @@ def _emergent(table: EvaluationTable) -> dict[str, str]:
     return {label: ", ".join(some) for label, some in counts.items() if some}
 
 
-def _families(table: EvaluationTable, labels: list[str]) -> Table:
+def _families(table: EvaluationTable, labels: list[str]) -> TextTable:
     rows = [
         [family, *(f"{100 * shares[label]:.1f}" if label in shares else "" for label in labels)]
         for family, shares in table.families.items()
     ]
-    return Table("Accuracy by family", ["accuracy, %", *labels], rows)
+    return TextTable("Accuracy by family", ["accuracy, %", *labels], rows)

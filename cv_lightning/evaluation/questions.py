@@ -67,7 +67,7 @@ class RobustnessDataModule(LightningDataModule):
     """Questions of any source under orientations and corruptions, for `test`.
 
     Args:
-        source: Where questions come from.
+        source: Of the questions.
         orientations: Rows of the table: "upright", "rot90", "rot180", "rot270", "hflip", "vflip"; "recorded" leaves
             images as their rows give them (MVToolBench, whose rows name their transforms).
         corruptions: More rows: names of `cv_lightning.data.corruption.CORRUPTIONS`, each at each severity.

@@ -27,7 +27,7 @@ _LIST_ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]+?))\s*(?:,|$)""")
 
 @dataclass(frozen=True)
 class Grade:
-    """What an answer is worth.
+    """The score of an answer.
 
     Attributes:
         score: Credit in [0, 1]; None if the judge failed: such an answer is left out, never counted as wrong.

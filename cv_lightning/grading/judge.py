@@ -1,4 +1,4 @@
-"""A language model that decides what the rules cannot."""
+"""A language model that grades answers the rules cannot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ wrong. Reply with one word: yes or no."""
 
 @dataclass(frozen=True)
 class Judge:
-    """A language model behind an OpenAI-compatible server that decides what the rules cannot.
+    """A language model behind an OpenAI-compatible server that grades answers the rules cannot.
 
     Attributes:
         url: Base address, e.g. "http://127.0.0.1:8000/v1".

@@ -14,7 +14,7 @@ _FILE_WIDTH = 160
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table; cells may hold line breaks.
 
     Attributes:
@@ -38,7 +38,7 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=max(console.width, _FILE_WIDTH))
 
 
-def show_table(table: Table, console: Console) -> None:
+def show_table(table: TextTable, console: Console) -> None:
     """Print a table. Its title and note are above and below it, since inside they would be broken at its width."""
     console.print(Text(table.title, style="bold"))
     console.print(for_terminal(table))
@@ -46,7 +46,7 @@ def show_table(table: Table, console: Console) -> None:
         console.print(Text(table.note, style="dim"))
 
 
-def for_terminal(table: Table) -> TerminalTable:
+def for_terminal(table: TextTable) -> TerminalTable:
     """The table as rich draws it; markup in its texts is text."""
     shown = TerminalTable()
     for place, heading in enumerate(table.head):

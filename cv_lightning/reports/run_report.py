@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -14,6 +13,7 @@ from cv_lightning.errors import DataError
 from cv_lightning.pages.figures import bars, curves
 from cv_lightning.pages.shell import render
 from cv_lightning.reports.metrics_log import Points, merge, read_curves
+from cv_lightning.reports.stage_tables import stage_tables
 from cv_lightning.rewards import TERMS
 
 #: Stages of the tiny recipe keep their colours, whichever of them were run.
@@ -60,7 +60,8 @@ def write_report(run_folder: Path) -> Path:
         facts=_facts(report),
         colors=colors,
         accuracy_bars=bars(accuracy, colors) if accuracy else None,
-        **_tables(stages),
+        tables=stage_tables(report),
+        has_least=any("min" in entry for entry in stages.values()),
         learned=learned,
         not_learned=not_learned,
         losses={
@@ -115,38 +116,3 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
     if report.get("peak_memory_mb"):
         facts.append(f"peak memory {report['peak_memory_mb'] / 1024:.1f} GiB")
     return facts
-
-
-def _tables(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracy by orientation, and the use of tools; columns as in `reproduce.tables`."""
-    orientations = list(dict.fromkeys(name for entry in stages.values() for name in entry.get("accuracy") or {}))
-    accuracy, tools = [], []
-    for name, entry in stages.items():
-        shares, least = entry.get("accuracy") or {}, entry.get("min") or {}
-        least_shares = least.get("accuracy") or {}
-        cells = [_percent(shares.get(key), least_shares.get(key)) for key in orientations]
-        accuracy.append([name, *cells, _percent(entry.get("mean"), least.get("mean"))])
-        called, restored = (entry.get(rate) or {} for rate in ("tool_rate", "restored_rate"))
-        tools.append(
-            [
-                name,
-                _percent(called.get("upright")),
-                _percent(_mean_turned(called)),
-                _percent(_mean_turned(restored)),
-                f"{entry['mean_turns']:.2f}" if "mean_turns" in entry else "-",
-                f"{entry['seconds'] / 60:.1f}" if "seconds" in entry else "-",
-            ]
-        )
-    has_least = any("min" in entry for entry in stages.values())
-    return {"orientations": orientations, "accuracy": accuracy, "tools": tools, "has_least": has_least}
-
-
-def _percent(share: float | None, least: float | None = None) -> str:
-    if share is None:
-        return "-"
-    return f"{100 * share:.1f}" + (f" ({100 * least:.1f})" if least is not None else "")
-
-
-def _mean_turned(shares: Mapping[str, float]) -> float | None:
-    turned = [share for name, share in shares.items() if name != "upright"]
-    return fmean(turned) if turned else None

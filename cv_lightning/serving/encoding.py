@@ -138,7 +138,7 @@ def plain(text: str) -> str:
 
 
 def _tool_section(tools: Sequence[Mapping[str, Any]]) -> str:
-    """What a client's own system message lacks: the tools that it offers beside it, in Qwen's words."""
+    """The tools that a client offers beside its own system message, in Qwen's words."""
     if not tools:
         return ""
     return _TOOL_SECTION.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))

@@ -1,4 +1,4 @@
-"""A policy as the backend of a chat server: what is asked at the same time is generated in one batch."""
+"""A policy as the backend of a chat server: simultaneous requests are generated in one batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cv_lightning.rollout import Completion, Sampling, SamplingPolicy
-from cv_lightning.serving.backend import ReplySoFar
 from cv_lightning.serving.encoding import ChatEncoder
 from cv_lightning.serving.request import BadRequest, ChatRequest
 from cv_lightning.types import TokenSequence
@@ -20,14 +19,29 @@ from cv_lightning.types import TokenSequence
 _LOG = logging.getLogger(__name__)
 
 
-class Job:
-    """A reply in the queue; see `cv_lightning.serving.backend.RunningReply`.
+@dataclass(frozen=True)
+class ReplySoFar:
+    """A reply, perhaps incomplete.
+
+    Attributes:
+        text: All of it so far.
+        n_output: Its tokens so far.
+        end: "stop", "length", or None while it is being written.
+    """
+
+    text: str
+    n_output: int
+    end: str | None
+
+
+class QueuedReply:
+    """A reply that waits or is being written.
 
     Args:
         tokens: The conversation.
         sampling: How the reply is drawn.
         encoder: Decodes it, and remembers its ids.
-        request: What the client asked.
+        request: The client's request.
         notify: Called when there is something new.
     """
 
@@ -51,12 +65,12 @@ class Job:
         self._news: queue.SimpleQueue[int | Completion | BadRequest] = queue.SimpleQueue()
 
     def add(self, news: int | Completion | BadRequest) -> None:
-        """One more token, the whole reply, or its error; from the thread that generates."""
+        """Take one more token, the whole reply, or its error, from the thread that generates."""
         self._news.put(news)
         self._notify()
 
     def read(self) -> ReplySoFar | None:
-        """The reply as it is now, None if nothing is new."""
+        """The reply as it is now, None if nothing is new; does not wait. Raises `BadRequest` if it failed."""
         n_read = len(self._ids)
         while not self._news.empty():
             news = self._news.get()
@@ -109,22 +123,26 @@ class PolicyBackend:
         self.batching = batching or Batching()
         self.encoder = ChatEncoder(policy.conversation)
         self.batch_sizes: deque[int] = deque(maxlen=1000)
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[QueuedReply] = deque()
         self._changed = threading.Condition()
-        self._running: Sequence[Job] = ()
+        self._running: Sequence[QueuedReply] = ()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
-    def start(self, request: ChatRequest, notify: Callable[[], None]) -> Job:
-        """Put a reply into the queue; raises `BadRequest` if it cannot be written or finds no place."""
+    def start(self, request: ChatRequest, notify: Callable[[], None]) -> QueuedReply:
+        """Put a reply into the queue; `notify` is called, from any thread, whenever it has something new.
+
+        Raises:
+            BadRequest: The request cannot be encoded, or the queue is full or closed.
+        """
         tokens = self.encoder.encode(request)
         seed = 0
         if request.temperature > 0:
             seed = random.getrandbits(62) if request.seed is None else request.seed
         n_tokens = min(request.max_new_tokens or self.max_new_tokens, self.max_new_tokens)
         sampling = Sampling(request.temperature, n_tokens, seed)
-        job = Job(tokens, sampling, self.encoder, request, notify)
+        job = QueuedReply(tokens, sampling, self.encoder, request, notify)
         with self._changed:
             if len(self._waiting) >= self.batching.max_waiting:
                 raise BadRequest("Too many requests are waiting.", code="rate_limit_exceeded", status=429)
@@ -149,8 +167,8 @@ class PolicyBackend:
         for job in self._waiting:
             job.add(_shutting_down())
 
-    def _next_batch(self) -> list[Job]:
-        """The first that waits and those that can be drawn with it; empty once the backend is closed."""
+    def _next_batch(self) -> list[QueuedReply]:
+        """The first waiting reply and those that can be drawn with it; empty once the backend is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             deadline = time.monotonic() + self.batching.window_s
@@ -167,7 +185,7 @@ class PolicyBackend:
             self._running = jobs
         return jobs
 
-    def _generate(self, jobs: Sequence[Job]) -> None:
+    def _generate(self, jobs: Sequence[QueuedReply]) -> None:
         wanted = [job for job in jobs if not job.is_cancelled]
         if not wanted:
             return
@@ -176,9 +194,9 @@ class PolicyBackend:
             session = self.policy.open_session(wanted[0].sampling, lambda ids_B: self._hand_on(wanted, ids_B))
             for job, completion in zip(wanted, session.sample([job.tokens for job in wanted]), strict=True):
                 job.add(_shutting_down() if job.is_cancelled else completion)
-        except Exception:  # noqa: BLE001 - whatever it is, the clients are told and the server continues
+        except Exception:  # noqa: BLE001 - the clients get an error and the server continues
             if len(wanted) > 1 and not any(job.is_streamed for job in wanted):
-                # One that does not fit in memory, or is broken, must not take the others with it.
+                # A reply that does not fit in memory, or is broken, must not fail the others.
                 _release_memory()
                 for job in wanted:
                     self._generate([job])
@@ -188,7 +206,7 @@ class PolicyBackend:
                 job.add(BadRequest("The reply could not be generated.", code="generation_failed", status=500))
             _release_memory()
 
-    def _hand_on(self, jobs: Sequence[Job], ids_B: Sequence[int | None]) -> bool:
+    def _hand_on(self, jobs: Sequence[QueuedReply], ids_B: Sequence[int | None]) -> bool:
         """Hand tokens to whoever reads along; False once nobody waits for any reply."""
         end_id = self.policy.conversation.end_of_turn_id
         for job, token in zip(jobs, ids_B, strict=True):
@@ -201,7 +219,7 @@ def _is_seeded(request: ChatRequest) -> bool:
     return request.temperature > 0 and request.seed is not None
 
 
-def _fits(job: Job, first: Job) -> bool:
+def _fits(job: QueuedReply, first: QueuedReply) -> bool:
     """Whether two replies can be drawn by one session."""
     settings = [(one.sampling.temperature, one.sampling.max_new_tokens) for one in (job, first)]
     return settings[0] == settings[1] and not job.is_alone and not first.is_alone

@@ -71,7 +71,7 @@ def count_pixels(encoded: bytes) -> int:
             return image.width * image.height
     except Image.DecompressionBombError:  # Pillow opens none that is so large
         return sys.maxsize
-    except Exception:  # noqa: BLE001 - decoding says what is wrong with it
+    except Exception:  # noqa: BLE001 - decoding reports the error
         return 0
 
 

@@ -1,8 +1,7 @@
 """An OpenAI-compatible server for chat completions: /v1/models and /v1/chat/completions, streamed or not.
 
-It speaks HTTP and JSON; a `Backend` writes the replies. Tool calls go back to the client as `tool_calls`: no code that
-a model wrote is executed here. Whatever a client sends ends in an answer, an error in OpenAI's form, or a closed
-connection.
+A `PolicyBackend` writes the replies. Tool calls go back to the client as `tool_calls`: no code that a model wrote is
+executed here. Every request ends in an answer, an error in OpenAI's form, or a closed connection.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from cv_lightning.serving.backend import Backend, ReplySoFar, RunningReply
+from cv_lightning.serving.policy_backend import PolicyBackend, QueuedReply, ReplySoFar
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.web_server import (
     ServerLimits,
@@ -38,12 +37,12 @@ class ChatServer(WebServer):
     """Serves a backend.
 
     Args:
-        backend: Who writes the replies.
+        backend: Writes the replies.
         host: Address to listen at.
         port: 0 takes a free one; see `port`.
         key: What clients must send as bearer token, None for nothing.
-        limits: What a client may use.
-        on_stop: Ends what is under way before the server waits for it.
+        limits: Limits of a client.
+        on_stop: Cancels running replies before the server waits for them.
 
     Raises:
         OSError: The address is taken, or not allowed.
@@ -51,7 +50,7 @@ class ChatServer(WebServer):
 
     def __init__(
         self,
-        backend: Backend,
+        backend: PolicyBackend,
         host: str = "127.0.0.1",
         port: int = 8000,
         key: str | None = None,
@@ -101,7 +100,7 @@ class ChatServer(WebServer):
             return Stream(self._events(asked, reply, first, pieces), "text/event-stream", reply.cancel)
         return JSONResponse(self._completion(asked, reply, await unless_gone(request, _last(pieces))))
 
-    def _completion(self, asked: ChatRequest, reply: RunningReply, whole: ReplySoFar) -> dict[str, Any]:
+    def _completion(self, asked: ChatRequest, reply: QueuedReply, whole: ReplySoFar) -> dict[str, Any]:
         content, calls = _split(asked, whole.text)
         message: dict[str, Any] = {"role": "assistant", "content": content or None if calls else content}
         if calls:
@@ -111,7 +110,7 @@ class ChatServer(WebServer):
         return self._frame("chat.completion", [choice]) | {"usage": _usage(reply, whole)}
 
     async def _events(
-        self, asked: ChatRequest, reply: RunningReply, piece: ReplySoFar, pieces: AsyncGenerator[ReplySoFar, None]
+        self, asked: ChatRequest, reply: QueuedReply, piece: ReplySoFar, pieces: AsyncGenerator[ReplySoFar, None]
     ) -> AsyncGenerator[str, None]:
         frame = self._frame("chat.completion.chunk", [])
         yield _chunk(frame, {"role": "assistant", "content": ""})
@@ -151,7 +150,7 @@ def _wake(loop: asyncio.AbstractEventLoop, is_new: asyncio.Event) -> None:
         loop.call_soon_threadsafe(is_new.set)
 
 
-async def _pieces(reply: RunningReply, is_new: asyncio.Event) -> AsyncGenerator[ReplySoFar, None]:
+async def _pieces(reply: QueuedReply, is_new: asyncio.Event) -> AsyncGenerator[ReplySoFar, None]:
     """The reply whenever it has grown, until it is whole; whoever stops reading cancels it."""
     try:
         is_whole = False
@@ -187,6 +186,6 @@ def _event(content: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-def _usage(reply: RunningReply, piece: ReplySoFar) -> dict[str, int]:
+def _usage(reply: QueuedReply, piece: ReplySoFar) -> dict[str, int]:
     total = reply.n_input + piece.n_output
     return {"prompt_tokens": reply.n_input, "completion_tokens": piece.n_output, "total_tokens": total}

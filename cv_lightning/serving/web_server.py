@@ -25,13 +25,13 @@ from cv_lightning.serving.request import BadRequest
 
 T = TypeVar("T")
 
-#: How long a server that ends waits for replies that are under way, in seconds.
+#: Seconds that a stopping server waits for running replies.
 _GRACE_S = 5
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What a client may use.
+    """Limits of a client.
 
     Attributes:
         request_megabytes: Longest body of a request.
@@ -45,14 +45,14 @@ class ServerLimits:
 
 
 class WebServer:
-    """Serves an app at an address that is taken at once.
+    """Serves an app; listens from the constructor on.
 
     Args:
         app: See `new_app`.
         host: Address to listen at.
         port: 0 takes a free one; see `port`.
-        limits: What a client may use.
-        on_stop: Called, in a thread, before the server waits for replies that are under way.
+        limits: Limits of a client.
+        on_stop: Called, in a thread, before the server waits for running replies.
 
     Raises:
         OSError: The address is taken, or not allowed.
@@ -73,7 +73,7 @@ class WebServer:
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="error",  # what is no HTTP is the client's affair
+            log_level="error",  # invalid HTTP is the client's fault
             access_log=False,
             server_header=False,
             timeout_keep_alive=math.ceil(limits.read_s),
@@ -147,7 +147,7 @@ class _LimitedProtocol(H11Protocol):
 
 
 def new_app(limits: ServerLimits) -> FastAPI:
-    """An app without pages of its own whose errors have OpenAI's form."""
+    """An app without routes; its errors have OpenAI's form."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.limits = limits
 
@@ -168,7 +168,7 @@ def new_app(limits: ServerLimits) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def apologise(request: Request, error: Exception) -> Response:
-        """What the client is told; uvicorn logs the traceback."""
+        """Answer without details; uvicorn logs the traceback."""
         mistake = BadRequest("The server made a mistake; its log says more.", code="internal", status=500)
         return JSONResponse(error_object(mistake), 500)
 
@@ -192,7 +192,7 @@ async def read_body(request: Request) -> bytes:
     if length is None:
         raise BadRequest("Content-Length is missing.", code="length_required", status=411)
     limit = request.app.state.limits.request_megabytes
-    if int(length) > limit << 20:  # uvicorn reads what is left of it and forgets it, so that the client hears why
+    if int(length) > limit << 20:  # uvicorn reads and drops the rest, so the client gets this answer
         raise BadRequest(f"The request is larger than {limit} MB.", code="request_too_large", status=413)
     # A page in a browser can send other types to this address without asking anybody.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

@@ -23,9 +23,9 @@ class NamedTool:
     """One named tool.
 
     Attributes:
-        description: What it does, for the policy.
+        description: Its effect, for the policy.
         write: The Pillow call that it is, from the checked arguments, on `image`.
-        parameters: What it takes beside an image, by name.
+        parameters: Of a call, beside the image, by name.
     """
 
     description: str

@@ -140,7 +140,7 @@ def read_checked(
 
     Args:
         name: The tool.
-        parameters: What it takes beside an image.
+        parameters: Of a call, beside the image.
         arguments: As the policy wrote them.
         make: The call on the first image, from checked values.
 

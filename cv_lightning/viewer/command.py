@@ -22,7 +22,7 @@ _MOST = 500
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page and print where it is."""
+    """Write the page and print its path."""
     parser = CommandParser("view", "Trajectories as one page to read, from a folder or from MLflow.")
     parser.add_argument("run_or_file", help="a trajectories.jsonl, a folder with some below it, or a run id of MLflow")
     parser.add_argument(

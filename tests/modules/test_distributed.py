@@ -52,6 +52,19 @@ def test_sft_on_two_ranks_is_sft_on_one(tmp_path: Path) -> None:
         torch.testing.assert_close(saved.weights(rank), expected, atol=2e-5, rtol=0)
 
 
+def test_masters_of_two_ranks_move_together(tmp_path: Path) -> None:
+    """In bfloat16 gradients reach float32 masters through the copies, and ranks exchange those of the masters."""
+    alone = SFTModule(small_policy(dtype="bfloat16"), optimizer=OptimizerConfig(lr=1e-6))
+    before = torch.cat([value.flatten() for value in alone.state_dict().values()]).float()
+    saved = SaveWeights(tmp_path)
+    halves = [episodes(4)[0::2], episodes(4)[1::2]]
+    train(alone, halves, callbacks=[saved], **TWO_RANKS)
+    first, second = saved.weights(0), saved.weights(1)
+    assert first.dtype == torch.float32
+    assert torch.equal(first, second)
+    assert (first != before).float().mean() > 0.5
+
+
 def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def score(group: Group, *_: Any) -> list[RewardBreakdown]:
         """Only odd samples have a spread: one of the ranks has nothing to learn from."""

@@ -28,10 +28,10 @@ _CLOSED = "The server is shutting down."
 
 @dataclass(frozen=True)
 class RoomLimits:
-    """What conversations may hold.
+    """Limits of the conversations.
 
     Attributes:
-        conversations: As many are remembered; the one that was silent for longest makes room.
+        conversations: Most that are kept; the one that was silent for longest is dropped first.
         idle_s: A conversation that was silent for so many seconds is forgotten.
         image_megapixels: Largest image of a question.
         talk_megapixels: All images of a conversation, results of calls among them.
@@ -56,7 +56,7 @@ class Room:
     talk: Talk
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     used: float = field(default_factory=time.monotonic)
-    answer: Answer | None = None
+    answer: RunningAnswer | None = None
     images: dict[str, Stored] = field(default_factory=dict)
 
     def megapixels(self) -> float:
@@ -66,7 +66,7 @@ class Room:
         return sum(viewed.image.width * viewed.image.height for viewed in images) / 1e6
 
 
-class Answer:
+class RunningAnswer:
     """An answer that is being written: the worker fills it (it is the conversation's watcher), a connection reads it.
 
     Args:
@@ -89,34 +89,34 @@ class Answer:
         self._message = ""
 
     def on_text(self, text: str) -> None:
-        """Take what was written of a turn."""
+        """Take the text of a turn so far."""
         with self._changed:
             self._parts = read_parts(text, is_whole=False)
             self._note()
 
     def on_turn(self, trajectory: Trajectory) -> None:
-        """Take a turn that is whole, and what came of it."""
+        """Take a complete turn and its result."""
         record = self.room.talk.record(trajectory, self._keep)
         with self._changed:
             self._parts, self._record = [], record
             self._note()
 
     def is_stopped(self) -> bool:
-        """Whether nobody wants it."""
+        """Whether it was stopped."""
         return self._is_stopped
 
     def stop(self) -> None:
-        """Nobody wants it."""
+        """Stop it after the current token or call."""
         self._is_stopped = True
 
     def begin(self) -> None:
-        """Its turn has come."""
+        """Its writing begins."""
         with self._changed:
             self._state, self._started = "writing", time.perf_counter()
             self._note()
 
     def end(self, state: str, message: str = "") -> None:
-        """It is whole, or failed for a reason."""
+        """It is complete, or failed; `message` says why."""
         with self._changed:
             self._state, self._message, self._parts = state, message, []
             self._note()
@@ -159,20 +159,20 @@ class Rooms:
 
     Args:
         new_talk: Begins a conversation.
-        limits: What they may hold.
+        limits: Of the conversations.
     """
 
     def __init__(self, new_talk: Callable[[], Talk], limits: RoomLimits | None = None) -> None:
         self.limits = limits or RoomLimits()
         self._new_talk = new_talk
         self._rooms: dict[str, Room] = {}
-        self._waiting: deque[Answer] = deque()
+        self._waiting: deque[RunningAnswer] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
         self._thread.start()
 
-    def ask(self, room_id: str | None, question: str, images: list[Image.Image]) -> Answer:
+    def ask(self, room_id: str | None, question: str, images: list[Image.Image]) -> RunningAnswer:
         """Put a question into the queue.
 
         Args:
@@ -198,7 +198,7 @@ class Rooms:
                 )
             self._rooms[room.id] = room
             room.used = time.monotonic()
-            room.answer = Answer(room, question, images)
+            room.answer = RunningAnswer(room, question, images)
             self._make_room(room)
             self._waiting.append(room.answer)
             self._changed.notify_all()
@@ -211,7 +211,7 @@ class Rooms:
         if answer is not None:
             answer.stop()
 
-    def ahead(self, answer: Answer) -> int:
+    def ahead(self, answer: RunningAnswer) -> int:
         """How many questions are answered before this one."""
         with self._changed:
             waiting = [*self._waiting]
@@ -223,7 +223,7 @@ class Rooms:
             return len(self._rooms)
 
     def close(self) -> None:
-        """Stop every answer, and end the thread after the token or the call that is under way."""
+        """Stop every answer; the thread ends after the current token or call."""
         with self._changed:
             self._is_closed = True
             for room in self._rooms.values():
@@ -266,13 +266,13 @@ class Rooms:
             answer.begin()
             state, message = self._write(answer)
             with self._changed:
-                answer.room.answer = None  # before its end is told: the next question may follow at once
+                answer.room.answer = None  # before the end is announced: the next question may follow at once
                 answer.room.used = time.monotonic()
             answer.end(state, message)
         for answer in self._waiting:
             answer.end("failed", _CLOSED)
 
-    def _next(self) -> Answer | None:
+    def _next(self) -> RunningAnswer | None:
         with self._changed:
             while not self._waiting and not self._is_closed:
                 # Silent conversations are forgotten although nobody asks anything.
@@ -280,13 +280,13 @@ class Rooms:
                 self._forget_silent()
             return None if self._is_closed else self._waiting.popleft()
 
-    def _write(self, answer: Answer) -> tuple[str, str]:
+    def _write(self, answer: RunningAnswer) -> tuple[str, str]:
         """Write an answer; returns how it ended: its state and a line about it."""
         try:
             trajectory = answer.room.talk.ask(answer.question, answer.images, answer)
         except ConversationError as error:
             return "failed", str(error)
-        except Exception:  # noqa: BLE001 - whatever it is, the page is told and the next question is answered
+        except Exception:  # noqa: BLE001 - the page gets an error and the next question is answered
             _LOG.exception("an answer failed")
             return "failed", "The answer could not be written; the terminal says why."
         return "done", answer.summary(trajectory)

@@ -20,17 +20,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cv_lightning.chat.page.rooms import Answer, Rooms
+from cv_lightning.chat.page.rooms import Rooms, RunningAnswer
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
 from cv_lightning.pages.shell import asset, render
 from cv_lightning.serving.request import BadRequest, count_pixels, decode_data_url, refusal_of
 from cv_lightning.serving.web_server import ServerLimits, Stream, WebServer, error_object, new_app, read_body
 
-#: Seconds between two looks at an answer: words come smoothly, and not a message for each token.
+#: Seconds between two lines of an answer: smooth, but not a line for each token.
 _BEAT_S = 0.05
 
-#: How often a page that waits is told so.
+#: Seconds between two lines while a question waits.
 _POLL_S = 0.5
 
 _HEADERS = {
@@ -55,7 +55,7 @@ class _Question(BaseModel):
     image: Any = None
 
 
-class _Stop(BaseModel):
+class _StopRequest(BaseModel):
     model_config = ConfigDict(strict=True)
 
     conversation: str
@@ -66,9 +66,9 @@ class PageServer(WebServer):
 
     Args:
         rooms: The conversations; closed when the server stops.
-        title: What answers, in words.
+        title: Shown on the page.
         port: 0 takes a free one; see `port`.
-        limits: What a client may use.
+        limits: Limits of a client.
 
     Raises:
         OSError: The port is taken, or not allowed.
@@ -90,7 +90,7 @@ class PageServer(WebServer):
 
     async def _stop(self, body: Annotated[bytes, Depends(read_body)]) -> dict[str, str]:
         try:
-            self._rooms.stop(_Stop.model_validate_json(body).conversation)
+            self._rooms.stop(_StopRequest.model_validate_json(body).conversation)
         except ValidationError as error:
             raise refusal_of(error) from error
         return {}
@@ -99,7 +99,7 @@ class PageServer(WebServer):
         answer = await run_in_threadpool(self._begin, body)
         return Stream(self._lines(answer), "application/x-ndjson", on_end=answer.stop)
 
-    def _begin(self, body: bytes) -> Answer:
+    def _begin(self, body: bytes) -> RunningAnswer:
         limits = self._rooms.limits
         try:
             asked = _Question.model_validate_json(body)
@@ -115,7 +115,7 @@ class PageServer(WebServer):
             raise BadRequest("The first question needs an image.", "image")
         return self._rooms.ask(asked.conversation, question, images)
 
-    async def _lines(self, answer: Answer) -> AsyncGenerator[str, None]:
+    async def _lines(self, answer: RunningAnswer) -> AsyncGenerator[str, None]:
         """A line of JSON whenever there is something new, until the answer has ended."""
         yield _line({"conversation": answer.room.id})
         version, n_turns = 0, -1
@@ -149,7 +149,7 @@ def _file(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
 
 
 class _OwnPageOnly:
-    """Refuses what other pages send, and tells the browser what it must not do with a reply."""
+    """Refuses requests of other pages, and sends the browser restrictive headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -166,7 +166,7 @@ class _OwnPageOnly:
 
 
 def _refusal(headers: Headers, port: int, is_call: bool) -> BadRequest | None:
-    """Why a request is refused, None if it may come from the page or from the user's own hand."""
+    """Why a request is refused; None if it may come from the page or the user."""
     names = ("127.0.0.1", "localhost")
     hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
     host = headers.get("host", "").lower()

@@ -2,7 +2,7 @@
 
 `Question`, `Answer` and `Year` are lists with an entry per turn of a conversation, `Question Type` and `Paragraph` are
 texts, `image` holds encoded bytes. As in the authors' script the last turn is asked, with the turns before it in the
-question, and `Year` says where a number must be exact.
+question, and `Year` says which numbers must be exact.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `prompt` = `[{"role": "user", "content": "<image> ..."}]`, `images` = `[{"bytes", "path"}]`, `data_source`,
 `reward_model.ground_truth` and `extra_info` = `{"answer", "bbox", "dataset_name", "index", "question", "split",
-"transform"}`. `bbox` is in pixels of the image as it is given; `transform` names what was done to it. Rows of
+"transform"}`. `bbox` is in pixels of the image as it is given; `transform` names its transforms. Rows of
 verl without `images`, `extra_info` or `transform` are read too.
 """
 

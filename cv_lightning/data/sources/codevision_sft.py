@@ -3,8 +3,8 @@
 `{"conversations": [{"from": .., "value": ..}], "images": [..]}` with the authors human, gpt and tool (LLaMA-Factory:
 function_call and observation too), or `{"messages": [{"role": .., "content": text or parts}]}` with user, assistant
 (`tool_calls` too) and tool. The first question asks; its `<image>` places take the first images, those of the tool
-turns the rest. The answer is between the answer tags of the last turn. A row that was built here also says what was
-done to its image (`transforms`), where the answer is (`box`), its `id` and `family`; the published rows do not.
+turns the rest. The answer is between the answer tags of the last turn. A row that was built here also has
+`transforms`, `box`, `id` and `family`; the published rows do not.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_turns(record: Record, where: str) -> RecordedTurns:
         for image in own:
             n_places += 1
             images += [image] if image is not None else [column.pop(0)] if column else []
-        if author == "call":  # reasoning may be a turn of its own before it
+        if author == "call":  # its reasoning may be a separate turn before it
             before = f"{turns.pop()[1]}\n" if turns and turns[-1][0] == "gpt" else ""
             author, text = "gpt", before + text
         turns.append((author, text))

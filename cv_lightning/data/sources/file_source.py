@@ -93,7 +93,7 @@ class FileSource(SampleSource):
         return (int(order[(start + offset) % n_rows]) for offset in range(n_rows))
 
     def first_good(self, split: Split, index: int, read: Callable[[Rows, int], T]) -> T:
-        """What `read` makes of the row at `index`, or of the first after it that is not bad.
+        """The result of `read` for the row at `index`, or for the first good one after it.
 
         Raises:
             ConfigError: The split was not given.
@@ -127,13 +127,13 @@ class FileSource(SampleSource):
 
 
 class Rows:
-    """Records and what they mean: the rows of one split.
+    """Records in a known format: the rows of one split.
 
     Args:
         name: See `open_records`.
         format: A name of `opening.FORMATS`, or None.
         folder: Start of relative image paths; None: the folder of the records.
-        where: Its argument, for messages.
+        where: The argument that names it, for messages.
     """
 
     def __init__(self, name: str, format: str | None = None, folder: str | None = None, where: str = "") -> None:
@@ -151,7 +151,7 @@ class Rows:
         return len(self.records)
 
     def fields(self, index: int) -> dict[str, object]:
-        """What the record at `index` means, as `rows.read_row` takes it; raises `DataError`."""
+        """The fields of the record at `index`, for `rows.read_row`; raises `DataError`."""
         return self.format.fields(self.records.read(index), self.records.where(index), self.folder)
 
     def row(self, index: int) -> Row:

@@ -27,8 +27,7 @@ class Format:
         name: Its name in configs.
         title: Its name for people.
         columns: Sets of columns; a file is of this format if it has all of one set.
-        fields: (record, where, image folder) -> the fields that `rows.read_row` takes. It
-            checks them.
+        fields: (record, where, image folder) -> the unchecked fields for `rows.read_row`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From what a user names - a file, a folder, a pattern, a name on the hub - to records and their format."""
+"""Opens a file, a folder, a pattern or a hub name: its records and their format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cv_lightning.data.sources.records import (
 )
 from cv_lightning.errors import ConfigError, DataError
 
-#: Known formats by name. The first that fits a file is its format, so the more particular stand before the others.
+#: Known formats by name. The first that fits a file is its format, so the more particular come first.
 FORMATS: dict[str, Format] = {
     one.FORMAT.name: one.FORMAT for one in (codevision, codevision_sft, chartqapro, vstar, hrbench, ocrbench, plain)
 }
@@ -101,8 +101,8 @@ def find_format(records: Records, name: str, wanted: str | None = None) -> Forma
     """The format of records.
 
     Args:
-        records: What was opened.
-        name: What the user calls it, for messages.
+        records: The records.
+        name: Names them in messages.
         wanted: A name of `FORMATS` to take without looking; None finds it by the columns.
 
     Raises:
@@ -155,7 +155,7 @@ class HubRecords(Records):
             rows = datasets.load_dataset(repository, rest[0] if len(rest) > 1 else None, split=split)
         except Exception as error:  # the hub client raises whatever its transport does
             raise ConfigError(f"{name}: cannot be loaded from the hub: {str(error).splitlines()[0]}") from error
-        # As they are stored: `datasets` itself would decode the images, and a broken one would be an error of its own.
+        # As they are stored: `datasets` would decode the images and raise its own error for a broken one.
         self._rows = rows.with_format("arrow")
 
     def __len__(self) -> int:

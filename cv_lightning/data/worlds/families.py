@@ -176,7 +176,7 @@ def form(paper: Paper, rng: np.random.Generator) -> Draft:
 
 
 def chart(paper: Paper, rng: np.random.Generator) -> Draft:
-    """Bars with their values above them, or to be read at the axis, where every bar ends on a grid line."""
+    """Bars with their values above them, or to be read at the axis; then every bar ends on a grid line."""
     page = paper.page(_color(rng, 240, 256))
     size, font = paper.sizes.large[0], _pick(rng, ("DejaVuSans", "DejaVuSerif"))
     ink, (width, height) = _color(rng, 0, 70), paper.size

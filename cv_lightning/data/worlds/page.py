@@ -67,7 +67,7 @@ class Page:
         self.box = cut[0] * self.scale, cut[1] * self.scale, cut[2] * self.scale, cut[3] * self.scale
 
     def rectangle(self, box: Box, fill: Color | None = None, outline: Color | None = None) -> None:
-        """Draw a rectangle whose last row and column stand before `box[2:]`."""
+        """Draw a rectangle whose last row and column are before `box[2:]`."""
         x1, y1, x2, y2 = (edge * self.scale for edge in box)
         self._draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=fill, outline=outline, width=self.scale)
 

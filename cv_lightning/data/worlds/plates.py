@@ -94,7 +94,7 @@ class PlateWorld(SampleSource):
             )
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index` of a split; `transforms` forces what is done to its image."""
+        """The sample at `index` of a split; `transforms` sets its transforms."""
         rng = generator(self.seed, split, index)
         if transforms is None:
             transforms = choose_transforms(rng, self.weights)

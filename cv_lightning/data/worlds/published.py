@@ -60,7 +60,7 @@ def item_digest(upright: Sample, transforms: Sequence[str], scale: int) -> ItemD
 
     Args:
         upright: The item before anything was done to its image.
-        transforms: What is done to it.
+        transforms: Applied to it, in order.
         scale: Pixels of the image for each logical pixel.
     """
     image, box = upright.images[0], upright.box or ()
@@ -79,7 +79,7 @@ def publication() -> Publication:
 
 
 def drawn_with() -> dict[str, str]:
-    """The packages and libraries that decide what an item looks like, with their versions here."""
+    """Versions of the packages and libraries that decide an item's pixels."""
     packages = versions(("pillow", "matplotlib", "scikit-learn", "numpy"))
     libraries = {"FreeType": "freetype2", "libjpeg-turbo": "libjpeg_turbo"}
     return packages | {name: str(features.version(feature)) for name, feature in libraries.items()}

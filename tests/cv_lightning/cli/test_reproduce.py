@@ -100,7 +100,7 @@ def test_ctrl_c_stops_between_steps_and_the_same_command_goes_on(
     replace(recipe / "sft.yaml", "init_args:\n    policy", "init_args:\n    interrupt_at: 2\n    policy")
     assert reproduce() == 130
     captured = capsys.readouterr()
-    assert "the same command goes on from here: python -m cv_lightning reproduce" in captured.err
+    assert "the same command continues from here: python -m cv_lightning reproduce" in captured.err
     progress = Progress.load(Path("runs/fake/sft"))
     assert progress is not None
     assert progress.status == "training"
@@ -286,7 +286,7 @@ def test_ctrl_c_from_a_terminal_ends_in_130_and_resumes(recipe: Path, tmp_path: 
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "Traceback" not in error
-    assert "goes on from here" in error
+    assert "continues from here" in error
     last = max(checkpoints.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert 2 <= torch.load(last, weights_only=False)["global_step"] < 30
 

@@ -6,12 +6,12 @@ import io
 
 from rich.console import Console
 
-from cv_lightning.pages.tables import Table, show_table
+from cv_lightning.pages.tables import TextTable, show_table
 
 
 def test_markup_is_text_and_cells_have_lines() -> None:
     console = Console(file=io.StringIO(), width=80)
-    show_table(Table("[red]title", ["", "[b]head"], [["[i]row", "1\n(0 to 2)"]], "[note]"), console)
+    show_table(TextTable("[red]title", ["", "[b]head"], [["[i]row", "1\n(0 to 2)"]], "[note]"), console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("[red]title", "[b]head", "[i]row", "(0 to 2)", "[note]"):
         assert text in printed

@@ -65,7 +65,7 @@ def test_page_shows_what_was_logged_and_loads_nothing(tmp_path: Path) -> None:
     log(tmp_path / "base", "epoch,step,train/loss\n0,0,2.5\n0,10,0.5\n")
     log(tmp_path / "rl", "step,reward/total,reward/usage,rl/kl\n0,1.0,0.0,0.001\n1,1.5,0.0,0.002\n")
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "95.5 (87.5)" in page
+    assert "95.5\n(87.5)" in page
     assert page.count("<svg") == 4  # accuracy, reward/total, rl/kl, the loss of base
     assert "Reward term: usage" not in page  # it never left 0
     assert "rollout/tool_rate" in re.findall(r"Not logged: (.*?)\.</p>", page)[0]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cv_lightning.conversation import format_call
-from cv_lightning.serving.backend import ReplySoFar
+from cv_lightning.serving.policy_backend import ReplySoFar
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.server import ChatServer
 from cv_lightning.serving.web_server import ServerLimits

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cv_lightning.chat.page.rooms import Answer, RoomLimits, Rooms
+from cv_lightning.chat.page.rooms import RoomLimits, Rooms, RunningAnswer
 from cv_lightning.chat.talk import AnswerLimits, Talk, Watcher
 from cv_lightning.conversation import parse_reply
 from cv_lightning.rollout import Sampling
@@ -56,7 +56,7 @@ def rooms() -> Iterator[Rooms]:
     rooms.close()
 
 
-def end_of(answer: Answer) -> dict[str, Any]:
+def end_of(answer: RunningAnswer) -> dict[str, Any]:
     """The last news of an answer."""
     version, news = 0, {"state": "waiting"}
     while news["state"] in ("waiting", "writing"):
@@ -66,7 +66,7 @@ def end_of(answer: Answer) -> dict[str, Any]:
     return news
 
 
-def begun(rooms: Rooms, question: str = "What?", **image: int) -> Answer:
+def begun(rooms: Rooms, question: str = "What?", **image: int) -> RunningAnswer:
     """An answer whose first words are there."""
     answer = rooms.ask(None, question, [photo(**image)])
     version = 0

@@ -82,7 +82,7 @@ def test_a_table_row_with_missing_cells_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("a\tb\n1\t2\n3\n", encoding="utf-8")
     table = TableRecords(tmp_path / "a.tsv")
     assert table.read(0) == {"a": "1", "b": "2"}
-    with pytest.raises(DataError, match=r"a\.tsv, row 1: .*1 cells where the header has 2"):
+    with pytest.raises(DataError, match=r"a\.tsv, row 1: .*1 cells .* 2"):
         table.read(1)
 
 

@@ -1,0 +1,230 @@
+"""`python -m cv_lightning plan`: memory and time of a training config, on the meta device. See docs/planning.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cv_lightning.console.command_parser import CommandParser
+from cv_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cv_lightning.planning.compute import Device
+    from cv_lightning.planning.model_size import ModelSize
+    from cv_lightning.planning.workload import Workload
+
+#: Peak of an H100 SXM in bfloat16, if neither option nor config says.
+_PEAK_TFLOPS = 989.0
+
+
+def parser() -> CommandParser:
+    """The options of the command; all others are those of `fit`."""
+    options = CommandParser("plan", "Memory and time of a training config. It takes the options of `fit`, and:")
+    add = options.add_argument
+    add("--devices", type=int, help="devices of the run (default: trainer.devices)")
+    add("--memory", type=float, default=80, help="memory of a device in GB (10^9 bytes; default: %(default)s)")
+    add("--mfu", type=float, default=0.4, help="share of the peak FLOPs that is reached (default: %(default)s)")
+    add("--peak-tflops", type=float, help="peak of a device (default: of callbacks.Throughput, or else an H100's)")
+    add("--bandwidth", type=float, default=3.35, help="memory bandwidth in TB/s (default: %(default)s, an H100's)")
+    add("--tokens", type=int, help="tokens of a sequence (default: max_context_tokens, the most)")
+    add("--images", type=int, help="images of a sequence (default: one in each turn, as far as they fit)")
+    add("--json", action="store_true", help="print JSON")
+    return options
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a config says, as `fit` reads it.
+
+    Attributes:
+        model: `init_args` of the module.
+        policy: `init_args` of its policy.
+        data: `init_args` of the data module.
+        trainer: Arguments of the trainer.
+    """
+
+    model: dict[str, Any]
+    policy: dict[str, Any]
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the plan; 0 if it fits, else 1.
+
+    Raises:
+        ConfigError: `fit` would refuse the config, an option has a wrong value, or the config trains no policy.
+        CheckpointError: Nobody says which shapes the model has.
+    """
+    options, rest = parser().parse_known_args(list(arguments))
+    for name in ("devices", "memory", "mfu", "peak_tflops", "bandwidth", "tokens", "images"):
+        value = getattr(options, name)
+        if value is not None and (value <= 0 or (name == "mfu" and value > 1)):
+            limit = "more than 0 and at most 1" if name == "mfu" else "more than 0"
+            raise ConfigError(f"--{name.replace('_', '-')}: expected {limit} but got {value}")
+    parsed = read(rest)
+    from cv_lightning.planning.report import as_json, as_text, make_plan
+
+    size, origin = measured(parsed, rest)
+    work = workload(parsed, size, options)
+    result = make_plan(size, work, device(parsed, options), options.memory * 1e9, origin)
+    print(json.dumps(as_json(result), indent=1) if options.json else as_text(result))
+    return 0 if result.fits else 1
+
+
+def read(arguments: Sequence[str]) -> Parsed:
+    """Read a config as `fit` does, and build nothing; raises `ConfigError` as `fit` does, or if it has no policy."""
+    from cv_lightning.cli.compose import config_files
+    from cv_lightning.cli.lightning_cli import ConfigReader, run_command
+
+    if not arguments or not config_files(arguments):
+        raise ConfigError("plan: expected --config FILE but got none. See python -m cv_lightning plan --help.")
+    config = run_command(["fit", *arguments], ConfigReader).config["fit"].as_dict()
+    model = config["model"]["init_args"]
+    policy = model.get("policy") or {}
+    if "init_args" not in policy:
+        raise ConfigError(f"model: expected a module with a policy but got {config['model']['class_path']}.")
+    return Parsed(model, policy["init_args"], (config.get("data") or {}).get("init_args", {}), config["trainer"])
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
+
+
+def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
+    """The model of a config in numbers, and where its shapes come from in words."""
+    from cv_lightning.planning.model_size import measure
+    from modules.policy.outline import outline
+    from modules.policy.tiny import TinyConfig
+
+    start, exporters = starting_point(parsed.policy, arguments)
+    build = start["build"]
+    given = {**parsed.policy, "source": start["source"], "build": None if build is None else TinyConfig(**build)}
+    made = outline(**given)
+    origin = "".join(f"{path}, which is not there yet, comes from {config}; " for path, config in exporters)
+    size = measure(made.model, made.config, made.dtype.itemsize, made.is_lora, _optimizer_bytes(made.model, parsed))
+    return size, f"{origin}{made.origin}"
+
+
+def starting_point(policy: Mapping[str, Any], arguments: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The `source` and `build` whose shapes a policy has: those of the stage that exports it, if it is not there yet.
+
+    Returns:
+        The two, and for each folder that is not there yet the config beside the given ones that exports it.
+    """
+    from modules.policy.pretrained import looks_local
+
+    start = {"source": policy.get("source"), "build": policy.get("build")}
+    found: list[tuple[str, str]] = []
+    while (source := start["source"]) is not None and looks_local(source) and not Path(source).exists():
+        exporter = next((each for each in _neighbours(arguments) if each[1] == str(Path(source))), None)
+        if exporter is None or any(path == source for path, _ in found):
+            break
+        file, _, stage = exporter
+        found.append((source, file))
+        start = {"source": stage.get("source"), "build": stage.get("build")}
+    return start, found
+
+
+def _neighbours(arguments: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Configs beside the given ones: file, folder of the policy that it exports, arguments of its policy."""
+    from cv_lightning.cli.compose import command_line_options, compose, config_files, find_file
+
+    overrides = {key: value for key, value in command_line_options(arguments) if key == "run_folder"}
+    for folder in dict.fromkeys(find_file(Path(file)).parent for file in config_files(arguments)):
+        for file in sorted(folder.glob("*.yaml")):
+            try:
+                config = compose([file], overrides)
+                exported = Path(config["trainer"]["default_root_dir"]) / "policy"
+                yield file.name, str(exported), config["model"]["init_args"]["policy"]["init_args"]
+            except (ConfigError, LookupError, TypeError):  # blocks that complete other configs
+                continue
+
+
+def _optimizer_bytes(model: Any, parsed: Parsed) -> int:
+    """Bytes that the optimizer of `fit` holds after its first step, which is made on the meta device."""
+    import torch
+
+    from modules.optimizer import OptimizerConfig, make_optimizer
+
+    optimizer, _ = make_optimizer(model, OptimizerConfig(**(parsed.model.get("optimizer") or {})), 1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizers = getattr(optimizer, "parts", [optimizer])
+    tensors = (value for part in optimizers for state in part.state.values() for value in state.values())
+    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, torch.Tensor))
+
+
+# ---- the work --------------------------------------------------------------------------------------------------------
+
+
+def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Workload:
+    """What the config asks of a device in a training step."""
+    from cv_lightning.planning.workload import Workload, patches_of_image
+
+    model, policy = parsed.model, parsed.policy
+    rollout, gradient = model.get("rollout") or {}, model.get("policy_gradient") or {}
+    group_size = model.get("group_size", 0)
+    devices = options.devices or _number(parsed.trainer.get("devices"))
+    epochs = model.get("epochs", 1)
+    tokens = min(options.tokens or policy["max_context_tokens"], policy["max_context_tokens"])
+    turns = rollout.get("max_turns", 4)
+    steps = parsed.trainer.get("max_steps", -1)
+    work = Workload(
+        devices=devices,
+        strategy=_name(parsed.trainer.get("strategy", "auto")),
+        batch_size=parsed.data.get("batch_size", 64),
+        group_size=group_size,
+        micro_batch_size=model.get("micro_batch_size", 0),
+        epochs=epochs,
+        optimizer_steps=epochs * model.get("minibatches", 1),
+        has_reference=bool(group_size and (gradient.get("kl_coefficient", 0.001) or model.get("measure_kl_every"))),
+        gradient_checkpointing=policy["gradient_checkpointing"],
+        tokens=tokens,
+        sampled=turns * rollout.get("max_new_tokens", 1024),
+        images=options.images or turns,
+        patches=patches_of_image(_source(parsed.data), policy["max_pixels"], size),
+        max_steps=steps if steps and steps > 0 else None,
+        optimizer=(model.get("optimizer") or {}).get("name", "adamw"),
+        has_accelerator=parsed.trainer.get("accelerator") != "cpu",
+    )
+    return work.with_tokens(tokens, size)
+
+
+def _number(devices: Any) -> int:
+    """Devices of a trainer's argument; "auto" and -1 count as one."""
+    if isinstance(devices, list):
+        return len(devices)
+    return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
+
+
+def _name(strategy: Any) -> str:
+    """Name of a strategy that is given by name or by class_path."""
+    return str(strategy["class_path"].rpartition(".")[2] if isinstance(strategy, dict) else strategy)
+
+
+def _source(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the source that the training data comes from."""
+    builder = data.get("builder") or {}
+    for holder in (data, builder, builder.get("init_args") or {}):
+        if isinstance(source := holder.get("source"), dict):
+            return dict(source.get("init_args") or {})
+    return {}
+
+
+def device(parsed: Parsed, options: argparse.Namespace) -> Device:
+    """How fast the device is: by the options, or by the config's `Throughput`, or an H100."""
+    from cv_lightning.planning.compute import Device
+
+    stated = [
+        each["init_args"].get("peak_tflops")
+        for each in parsed.trainer.get("callbacks") or []
+        if isinstance(each, dict) and each.get("class_path", "").endswith("Throughput")
+    ]
+    tflops = options.peak_tflops or next(filter(None, stated), _PEAK_TFLOPS)
+    return Device(tflops * 1e12, options.bandwidth * 1e12, options.mfu)

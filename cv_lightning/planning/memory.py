@@ -1,0 +1,115 @@
+"""Bytes on a device, by part and by phase of a training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cv_lightning.planning.model_size import ModelSize
+from cv_lightning.planning.workload import LARGE_VOCABULARY, LOGIT_ROWS, Workload
+
+#: Float32 copies of a block of logits that exist at once: masked, log-softmax, its exponential, a product.
+LOGIT_COPIES = 4
+#: What an accelerator's context, the communication library and fragmentation take, as a share of its memory.
+RESERVED = 0.06
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on a device.
+
+    Attributes:
+        parts: Largest size of each part, by name.
+        phases: Bytes of all parts that are there at once, by phase: "rollout", "score", "update", "optimizer step".
+        of_batch: Bytes of them that depend on batches and lengths, likewise.
+    """
+
+    parts: dict[str, int]
+    phases: dict[str, int]
+    of_batch: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """Bytes in the phase that takes most."""
+        return max(self.phases.values())
+
+    @property
+    def states(self) -> int:
+        """Bytes of what does not depend on batches and lengths."""
+        names = ("weights", "masters", "optimizer states", "gradients", "gradient buckets", "reference")
+        return sum(self.parts[name] for name in names)
+
+
+def memory(size: ModelSize, work: Workload) -> Memory:
+    """Bytes that a training step takes on each device; every device holds everything."""
+    is_rounded = size.master_bytes > size.n_trained * size.compute_bytes
+    parts = {
+        "weights": size.frozen_bytes + (size.n_trained * size.compute_bytes if is_rounded else 0),
+        "masters": size.master_bytes,
+        "optimizer states": size.optimizer_bytes,
+        "gradients": size.master_bytes,
+        "gradient buckets": size.master_bytes if work.exchanges_gradients else 0,
+        "reference": size.n * size.compute_bytes if work.has_reference and not size.is_lora else 0,
+        "KV cache": work.sequences * work.tokens * size.cache_bytes_per_token if work.group_size else 0,
+        "activations": activation_bytes(size, work),
+        "logits": logit_bytes(size, work),
+        "activations, rollout": rollout_bytes(size, work) if work.group_size else 0,
+        "optimizer's copies": size.master_bytes if work.optimizer == "adamw" and work.has_accelerator else 0,
+    }
+    of_batch = {"update": parts["activations"] + parts["logits"]}
+    if work.has_reference:
+        of_batch["score"] = work.rows * work.tokens * size.layer_bytes_per_token() + parts["logits"]
+    if work.group_size:
+        of_batch["rollout"] = parts["KV cache"] + parts["activations, rollout"]
+    held = sum(parts[name] for name in ("masters", "optimizer states", "gradient buckets", "reference"))
+    phases = {name: held + parts["weights"] + n_bytes for name, n_bytes in of_batch.items()}
+    phases["update"] += parts["gradients"]
+    phases["optimizer step"] = held + size.frozen_bytes + parts["gradients"] + parts["optimizer's copies"]
+    return Memory(parts, phases, of_batch)
+
+
+def activation_bytes(size: ModelSize, work: Workload) -> int:
+    """Bytes that a forward pass keeps for the backward pass, and one layer that is computed again."""
+    layers, hidden = size.text.num_hidden_layers, size.text.hidden_size
+    last_norm = (4 + 2 * size.compute_bytes) * hidden
+    per_token = layers * size.layer_bytes_per_token()
+    if work.gradient_checkpointing:
+        per_token = layers * hidden * size.compute_bytes + size.layer_bytes_per_token()
+    return int(work.rows * work.tokens * (per_token + last_norm)) + _vision_bytes(size, work, work.rows * work.images)
+
+
+def _vision_bytes(size: ModelSize, work: Workload, images: int) -> int:
+    """Bytes of the vision tower: kept if it is trained, else one block at a time; of pixels and mergers."""
+    vision, n_bytes = size.vision, size.compute_bytes
+    block = size.block_bytes_per_patch()
+    pixels = n_bytes * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    mergers = (1 + len(getattr(vision, "deepstack_visual_indexes", ()))) * (4 + 4 * n_bytes) * vision.hidden_size
+    kept = vision.depth * block
+    if not (size.parts["vision"].n_trained or size.parts["patches"].n_trained):
+        kept = block
+    elif work.gradient_checkpointing:
+        kept = vision.depth * vision.hidden_size * n_bytes + block
+    return int(images * work.patches * (kept + pixels + mergers))
+
+
+def logit_bytes(size: ModelSize, work: Workload) -> int:
+    """Bytes of logits and of what the loss makes of them."""
+    rows = work.rows * work.sampled
+    at_once = LOGIT_COPIES * min(rows, LOGIT_ROWS)
+    if size.text.vocab_size <= LARGE_VOCABULARY:
+        at_once += rows  # the log-softmax of all rows is kept
+    return int(4 * size.text.vocab_size * at_once)
+
+
+def rollout_bytes(size: ModelSize, work: Workload) -> int:
+    """Bytes beside the cache when all rows read an image at once: the most that a rollout computes in one pass.
+
+    Rows of different lengths need a mask, for which keys and values of a layer are repeated for every head.
+    """
+    text = size.text
+    new = work.patches // size.vision.spatial_merge_size**2
+    repeats = text.num_attention_heads != text.num_key_value_heads
+    repeated = 2 * text.num_attention_heads * size.head_dim * size.compute_bytes * work.tokens * repeats
+    mask = (1 + size.compute_bytes) * new * work.tokens
+    images = _vision_bytes(size, work, 1)
+    logits = 4 * LOGIT_COPIES * text.vocab_size
+    return int(work.sequences * (repeated + mask + new * size.layer_bytes_per_token() + images + logits))

@@ -1,0 +1,149 @@
+"""A policy without weights: the network of a config on the meta device, with the parts that `fit` would train.
+
+It has every parameter with its shape, type and `requires_grad`, so that counts are exact, and takes no memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from cv_lightning.data.oracle import wordings
+from cv_lightning.errors import CheckpointError
+from modules.policy.families import FAMILIES
+from modules.policy.precision import hold_masters
+from modules.policy.pretrained import add_lora, freeze, how_to_talk, is_adapter, looks_local
+from modules.policy.tiny import TinyConfig, build_tiny
+
+#: Shapes of the models that `experiments/` names: the values of https://huggingface.co/<name>/raw/main/config.json, as
+#: they are quoted publicly. The totals are those that the hub shows (see the tests). What is left out is a default of
+#: the family's configuration.
+PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "Qwen/Qwen2.5-VL-7B-Instruct": (
+        "qwen2_5_vl",
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+        },
+        {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584},
+    ),
+    "Qwen/Qwen3-VL-8B-Instruct": (
+        "qwen3_vl",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+        },
+        {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "out_hidden_size": 4096},
+    ),
+}
+PUBLISHED["Qwen/Qwen3-VL-8B-Thinking"] = PUBLISHED["Qwen/Qwen3-VL-8B-Instruct"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A network on the meta device.
+
+    Attributes:
+        model: The Hugging Face model, with adapters if the config has them; trained parameters are float32 masters.
+        config: Its Hugging Face configuration.
+        dtype: What it computes in.
+        is_lora: Whether it is trained through adapters.
+        origin: Where the shapes come from, in words.
+    """
+
+    model: nn.Module
+    config: Any
+    dtype: torch.dtype
+    is_lora: bool
+    origin: str
+
+
+def outline(
+    source: str | None = None,
+    build: TinyConfig | None = None,
+    lora: Mapping[str, Any] | None = None,
+    frozen: Sequence[str] = (),
+    dtype: str = "float32",
+    **others: Any,
+) -> Outline:
+    """The network that a `Policy` of the same arguments would train.
+
+    Args:
+        source: As `Policy` takes it; no weights are read. A model of `PUBLISHED` needs no hub.
+        build: As `Policy` takes it.
+        lora: As `Policy` takes it.
+        frozen: As `Policy` takes it.
+        dtype: As `Policy` takes it.
+        others: Other arguments of `Policy`; "system_prompt" and "toolbox" decide the vocabulary of a new model.
+
+    Raises:
+        CheckpointError: Nobody says which shapes `source` has.
+        ConfigError: `Policy` would refuse the arguments.
+    """
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    with torch.device("meta"):
+        if build is not None:
+            tools = how_to_talk(source, others.get("system_prompt"), others.get("toolbox"))[1]
+            model, origin = build_tiny(build, wordings(tools.kind))[0], f"policy.build, a new {build.family}"
+        else:
+            config, origin = model_config(str(source))
+            model = FAMILIES[config.model_type].model(config)
+        config = model.config
+        model.to(torch_dtype)
+        freeze(model, frozen)
+        if lora is not None:
+            model = add_lora(model, dict(lora))
+    hold_masters(model, torch_dtype)
+    return Outline(model, config, torch_dtype, lora is not None, origin)
+
+
+def model_config(source: str) -> tuple[Any, str]:
+    """The Hugging Face configuration of a folder or hub name, and where it comes from in words.
+
+    Raises:
+        CheckpointError: It is nowhere, or of another kind of model.
+    """
+    folder = Path(source)
+    if is_adapter(source):
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return model_config(str(folder / "base") if (folder / "base").is_dir() else str(base))
+    if looks_local(source) and not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"policy.source: {source!r} holds no config.json, and no config beside this one exports a policy there. "
+            "Run the stage before this one, or give the model that it starts from: "
+            "--model.policy.source Qwen/Qwen3-VL-8B-Instruct"
+        )
+    try:
+        # A published shape never changes, and a hub that cannot be reached takes half a minute to say so.
+        config = AutoConfig.from_pretrained(source, local_files_only=source in PUBLISHED)
+    except (OSError, ValueError) as error:
+        if source not in PUBLISHED:
+            raise CheckpointError(
+                f"policy.source: the config.json of {source!r} cannot be read: {str(error).splitlines()[0]} "
+                f"Give a local folder; without the hub the shapes of {', '.join(PUBLISHED)} are known."
+            ) from error
+        kind, text, vision = copy.deepcopy(PUBLISHED[source])
+        config = FAMILIES[kind].config(text_config=text, vision_config=vision)
+        return config, f"{source}, known without a download"
+    if config.model_type not in FAMILIES:
+        raise CheckpointError(
+            f"policy.source: {source!r} is a {config.model_type!r} model; expected one of {', '.join(FAMILIES)}."
+        )
+    return config, f"config.json of {source}"

@@ -1,0 +1,145 @@
+"""Bytes that a plan counts, against those that torch holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from cv_lightning.planning.memory import activation_bytes, logit_bytes, memory
+from cv_lightning.planning.model_size import ModelSize, measure
+from cv_lightning.rollout import Sampling
+from modules.optimizer import OptimizerConfig, make_optimizer
+from modules.policy.policy import Policy
+from tests.cv_lightning.planning.works import WORK, workload_of
+from tests.modules.helpers import FAMILIES, LORA, sampled_conversations, small_policy
+
+#: How far what is kept for the backward pass may be from what is counted, as a factor.
+ACTIVATIONS_WITHIN = 1.2
+
+
+def size_of(policy: Policy, optimizer_bytes: int = 0) -> ModelSize:
+    bytes_of = torch.finfo(next(policy.model.parameters()).dtype).bits // 8
+    return measure(policy.model, policy.causal.config, bytes_of, policy.is_lora, optimizer_bytes)
+
+
+def storage_bytes(tensors: Any) -> int:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def stepped(policy: Policy, config: OptimizerConfig) -> Any:
+    """The optimizer after a real step on sampled conversations."""
+    optimizer, _ = make_optimizer(policy, config, 1)
+    with policy.rounded():
+        (-policy.token_logprobs(policy.collate(sampled_conversations(policy)))[0].sum()).backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("dtype", "changes"),
+    [
+        ("float32", {}),
+        ("bfloat16", {}),
+        ("bfloat16", {"frozen": ["vision", "projector"]}),
+        ("bfloat16", {"lora": LORA}),
+    ],
+)
+def test_states_are_those_that_torch_holds_after_a_step(
+    dtype: str, changes: dict[str, Any], optimizer: str, planned: Any
+) -> None:
+    policy = small_policy(dtype=dtype, **changes)
+    policy.prepare_training()
+    stepped_optimizer = stepped(policy, OptimizerConfig(optimizer, lr=1e-3))
+    parts = planned({"dtype": dtype, **changes}, optimizer)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    held = [p for p in policy.model.parameters() if not p.requires_grad]
+    rounded = 2 * sum(p.numel() for p in trained) if dtype == "bfloat16" else 0
+    moments = [
+        value
+        for part in getattr(stepped_optimizer, "parts", [stepped_optimizer])
+        for state in part.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    assert parts["weights"] == pytest.approx(storage_bytes(held) + rounded, rel=0.05)
+    assert parts["masters"] == pytest.approx(storage_bytes(trained), rel=0.05)
+    assert parts["gradients"] == pytest.approx(storage_bytes(p.grad for p in trained if p.grad is not None), rel=0.05)
+    assert parts["optimizer states"] == pytest.approx(storage_bytes(moments), rel=0.05)
+
+
+def kept_bytes(policy: Policy, forward: Callable[[], object]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, parameters and their rounded copies not among them."""
+    kept: dict[int, Any] = {}
+    with policy.rounded():
+        own = {
+            p.untyped_storage().data_ptr() for m in policy.modules() for p in m._parameters.values() if p is not None
+        }
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # its address is not given again
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            forward()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_are_those_that_torch_keeps(family: str, dtype: str, gradient_checkpointing: bool) -> None:
+    policy = small_policy(family, dtype=dtype, gradient_checkpointing=gradient_checkpointing).train()
+    size, (work, batch) = size_of(policy), workload_of(policy)
+    policy.prepare_training()
+    counted = activation_bytes(size, replace(work, gradient_checkpointing=gradient_checkpointing))
+    if gradient_checkpointing:  # what one layer keeps while it is computed again is there in the backward pass only
+        counted -= work.tokens * size.layer_bytes_per_token() + work.patches * size.block_bytes_per_patch()
+    measured = kept_bytes(policy, lambda: policy._scored_hidden_states(batch))
+    assert counted / ACTIVATIONS_WITHIN <= measured <= counted * ACTIVATIONS_WITHIN
+
+
+def test_logits_are_those_that_the_loss_keeps() -> None:
+    policy = small_policy(dtype="bfloat16").train()
+    size, (work, batch) = size_of(policy), workload_of(policy)
+    policy.prepare_training()
+    hidden_MD = torch.randn(work.sampled, size.text.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    targets_M = batch.input_ids_BT[0, : work.sampled]
+    kept = kept_bytes(policy, lambda: policy._score(hidden_MD, targets_M, 1.0))
+    rows = 4 * size.text.vocab_size * work.sampled
+    assert rows <= kept < logit_bytes(size, work) <= 5 * rows
+
+
+def test_cache_is_that_of_a_session() -> None:
+    policy = small_policy()
+    contexts = sampled_conversations(policy)
+    session: Any = policy.open_session(Sampling(1.0, 4, seed=1))
+    session.sample(contexts[:3])
+    n_bytes = sum(t.numel() * t.element_size() for layer in session._cache.layers for t in (layer.keys, layer.values))
+    length = session._cache.get_seq_length()
+    work = replace(WORK, batch_size=1, group_size=3, tokens=length)
+    assert memory(size_of(policy), work).parts["KV cache"] == n_bytes
+
+
+def test_phases_hold_what_is_there_at_once() -> None:
+    size = size_of(small_policy(), optimizer_bytes=1000)
+    work = replace(WORK, devices=2, group_size=4, has_reference=True, has_accelerator=True)
+    found = memory(size, work)
+    parts = found.parts
+    held = parts["masters"] + 1000 + parts["gradient buckets"] + parts["reference"]
+    assert parts["weights"] == 0  # float32 masters are computed with
+    assert parts["gradient buckets"] == parts["gradients"] == parts["reference"] == 4 * size.n
+    assert found.phases["update"] == held + parts["gradients"] + parts["activations"] + parts["logits"]
+    assert found.phases["rollout"] == held + parts["KV cache"] + parts["activations, rollout"]
+    assert found.phases["optimizer step"] == held + parts["gradients"] + parts["optimizer's copies"]
+    assert found.states == held + parts["gradients"]
+    alone = memory(size, replace(WORK, devices=1))
+    assert set(alone.phases) == {"update", "optimizer step"}
+    assert not alone.parts["gradient buckets"]

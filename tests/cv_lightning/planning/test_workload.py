@@ -1,0 +1,32 @@
+"""What a config asks of a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cv_lightning.planning.workload import patches_of_image
+from tests.cv_lightning.planning.test_memory import size_of
+from tests.cv_lightning.planning.works import WORK
+from tests.modules.helpers import small_policy
+
+
+def test_sequences_and_rows() -> None:
+    assert WORK.sequences == 1
+    work = replace(WORK, batch_size=8, group_size=4, micro_batch_size=0, epochs=2, optimizer_steps=4)
+    assert work.sequences == 32
+    assert work.rows == 16  # two minibatches in each of two passes
+    assert replace(work, micro_batch_size=5).rows == 5
+    assert replace(work, micro_batch_size=50).rows == 16
+
+
+def test_images_and_sampled_tokens_fit_into_a_sequence() -> None:
+    size = size_of(small_policy())
+    work = replace(WORK, tokens=100, images=9, patches=64, sampled=500).with_tokens(100, size)
+    assert (work.images, work.sampled) == (3, 52)  # an image has 16 tokens
+
+
+def test_images_are_as_large_as_their_source_says() -> None:
+    size = size_of(small_policy())
+    assert patches_of_image({"width": 112, "height": 56}, 10**6, size) == 8 * 4
+    assert patches_of_image({"width": 112, "height": 112}, 28 * 28 * 2, size) == 2 * 4
+    assert patches_of_image({"train": "rows.jsonl"}, 28 * 28 * 5, size) == 5 * 4
