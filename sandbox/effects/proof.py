@@ -34,6 +34,9 @@ _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async
 _TARGET = re.compile(r"(v\d+) = ")
 #: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
 _MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
+#: Operations that may be one of the eight orientations, and the rows of a result that are compared at once.
+_TURNS = {"Image.transpose", "Image.rotate", "ImageOps.mirror", "ImageOps.flip", "cv2.rotate", "cv2.flip"}
+_STRIP = 64
 #: Correlation with the image to which a claim leads from which on a result still shows what that shows.
 _ENOUGH = 0.95
 
@@ -165,13 +168,31 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
 
 
 def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | None:
-    """What the program of a claim gives: `result` itself, if it ends by a resize that gives that."""
+    """What the program of a claim gives: `result` itself, if it ends by a turn or a resize that gives that.
+
+    Pages of new memory are what a turn costs most, so it is compared without making its image.
+    """
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:
-        is_result = claim.is_whole and _resizes_to(operation, image, result)
+        tells = _turns_to if operation.name in _TURNS else _resizes_to
+        is_result = claim.is_whole and image.mode == "RGB" and tells(operation, image, result)
         return result if is_result else run_operation(operation, image)
 
     return run_program(claim.program, source, finish)
+
+
+def _turns_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
+    """Whether one of the eight orientations gives the result, exactly."""
+    frame = OPERATIONS[operation.name].frame(operation.values, image.size)
+    turn = orientation_of(frame, result.size) if frame is not None else None
+    if frame is None or turn is None or (orient(Image.new("1", image.size), turn).size != result.size):
+        return False
+    for top in range(0, result.height, _STRIP):
+        strip = (0, top, result.width, min(top + _STRIP, result.height))
+        left, upper, right, lower = (round(edge) for edge in frame.box(strip))
+        if not same_pixels(orient(image.crop((left, upper, right, lower)), turn), result.crop(strip)):
+            return False
+    return True
 
 
 def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
@@ -179,7 +200,7 @@ def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -
 
     Pillow rounds the box of a band, so that values may differ by one; where they differ by more, nothing is said.
     """
-    if operation.name != "Image.resize" or result.width * result.height < _MANY_PIXELS or image.mode != "RGB":
+    if operation.name != "Image.resize" or result.width * result.height < _MANY_PIXELS:
         return False
     size, method, box, gap = operation.values
     if size != result.size or method == Image.Resampling.NEAREST or gap is not None:
