@@ -19,7 +19,7 @@ from sandbox.effects.credit import UNKNOWN, Effects
 from sandbox.effects.outcome import Outcome, run_operation, run_program
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
-from sandbox.geometry import Size
+from sandbox.geometry import Size, orient, orientation_frame
 from sandbox.images import as_rgb
 from sandbox.lift.reader import Reading, Unliftable, lift
 from sandbox.operations.bounds import fits_in_process
@@ -34,9 +34,8 @@ _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async
 _TARGET = re.compile(r"(v\d+) = ")
 #: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
 _MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
-#: Operations that may be one of the eight orientations, and the rows of a result that are compared at once.
-_TURNS = {"Image.transpose", "Image.rotate", "ImageOps.mirror", "ImageOps.flip", "cv2.rotate", "cv2.flip"}
-_STRIP = 64
+#: Rows of a turned result that are compared at once.
+_STRIP = 128
 #: Correlation with the image to which a claim leads from which on a result still shows what that shows.
 _ENOUGH = 0.95
 
@@ -99,7 +98,8 @@ def _found(
     if claim is not None:
         source = claim.program.source
         start = as_rgb(images[chosen if source is None else source])
-        if fits_in_process(claim.program, start.size, limits):
+        is_turn = [operation.name for operation in claim.program.operations] == ["orient"]  # it is not run
+        if is_turn or fits_in_process(claim.program, start.size, limits):
             outcome = _run(claim, start, result)
         elif run_elsewhere is not None:
             outcome = run_elsewhere(claim.program, start)
@@ -174,7 +174,7 @@ def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | No
     """
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:
-        tells = _turns_to if operation.name in _TURNS else _resizes_to
+        tells = _turns_to if operation.name == "orient" else _resizes_to
         is_result = claim.is_whole and image.mode == "RGB" and tells(operation, image, result)
         return result if is_result else run_operation(operation, image)
 
@@ -183,9 +183,9 @@ def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | No
 
 def _turns_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
     """Whether one of the eight orientations gives the result, exactly."""
-    frame = OPERATIONS[operation.name].frame(operation.values, image.size)
-    turn = orientation_of(frame, result.size) if frame is not None else None
-    if frame is None or turn is None or (orient(Image.new("1", image.size), turn).size != result.size):
+    turn = operation.values[0]
+    frame = orientation_frame(turn, image.size)
+    if frame.box((0, 0, *result.size)) != (0, 0, *image.size):
         return False
     for top in range(0, result.height, _STRIP):
         strip = (0, top, result.width, min(top + _STRIP, result.height))
