@@ -60,7 +60,8 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
     earned = outcome.effects
     frame = earned.frame and [getattr(earned.frame, field.name) for field in fields(Affine)]
     text = json.dumps([earned.tools, earned.orientation, frame])
-    return wire.IMAGE, outcome.image.convert("RGB"), text, ""
+    image = outcome.image
+    return wire.IMAGE, image if image.mode == "RGB" else image.convert("RGB"), text, ""
 
 
 def read_effects(text: str) -> Effects:

@@ -138,10 +138,10 @@ def test_a_zygote_that_dies_during_a_batch_does_not_cost_the_rest_of_it() -> Non
         code = "import time\ntime.sleep(0.2)\nprint('done')"
         zygote = lane._pool._workers._process.pid
         threading.Timer(0.3, os.kill, (zygote, signal.SIGKILL)).start()
-        seen = lane.run([ToolRequest(code, [IMAGE])] * 10)
+        seen = lane.run([ToolRequest(code, [IMAGE])] * 16)
         assert lane._pool._workers._process.pid != zygote
         statuses = [observation.status for observation in seen]
-        assert statuses.count("ok") >= 4, seen  # two ran, and four were ready and died too
+        assert statuses[-1] == "ok" and statuses.count("ok") >= 4, seen  # those that ran or were ready died too
         assert set(statuses) <= {"ok", "crash"}
     finally:
         lane.close()
