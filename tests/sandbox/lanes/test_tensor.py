@@ -355,7 +355,7 @@ def test_documented_tolerances_are_those_that_are_asserted() -> None:
 
 
 def test_documented_reasons_are_those_that_are_given() -> None:
-    assert sorted(rows_of("What it declines", 2)) == sorted(
+    assert sorted(rows_of("Calls it declines", 2)) == sorted(
         [name, reason] for reasons in (DECLINED, PARTLY_DECLINED) for name, reason in reasons.items()
     )
 
