@@ -58,10 +58,13 @@ class Budget:
         self._left = limits.batch_mb * 2**20
         self._lock = threading.Lock()
 
-    def refuse(self, size: tuple[int, int]) -> str | None:
-        """Take the bytes of a result (width, height); if they are not left, what a policy is told instead."""
+    def refuse(self, size: tuple[int, int], held: tuple[int, int] = (0, 0)) -> str | None:
+        """Take the bytes of a result (width, height); if they are not left, what a policy is told instead.
+
+        Those of an image `held` for it were taken before.
+        """
         with self._lock:
-            n_bytes = 4 * size[0] * size[1]
+            n_bytes = max(0, 4 * (size[0] * size[1] - held[0] * held[1]))
             if n_bytes > self._left:
                 return (
                     f"The result was dropped: with its {size[0]}x{size[1]} pixels, the results of this batch have more "

@@ -238,7 +238,7 @@ class Zygote:
         descriptors = [slot.descriptor for slot in new]
         socket.send_fds(worker.channel, [head, sizes, payload], descriptors, socket.MSG_DONTWAIT)
 
-    def receive(self, worker: Worker) -> wire.Reply | None:
+    def receive(self, worker: Worker) -> wire.WorkerReply | None:
         """The worker's reply, which must be there; None if it is not valid. Descriptors sent along are never taken."""
         try:
             message = worker.channel.recv(wire.MAX_MESSAGE, socket.MSG_DONTWAIT)

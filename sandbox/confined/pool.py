@@ -57,7 +57,7 @@ class Workers(Protocol[W]):
     def send(self, worker: W, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
         """Send a request with RGB images. Raises OSError if the worker is gone, or memory is short."""
 
-    def receive(self, worker: W) -> wire.Reply | None:
+    def receive(self, worker: W) -> wire.WorkerReply | None:
         """The reply, which must be there; None if it is not valid."""
 
     def result(self, worker: W, size: wire.Size) -> memoryview:
@@ -116,20 +116,20 @@ class Answer:
         level: Its confinement.
         text: What it said, or what happened to it.
         reply: Its checked reply.
-        pixels: Pixels of its result, 4 bytes each; this process's own copy.
+        pixels: Pixels of its result, or of the image before the call that it left; this process's own copy.
         wall_s: Seconds from the start of the task.
     """
 
     status: Status
     level: str
     text: str = ""
-    reply: wire.Reply | None = None
+    reply: wire.WorkerReply | None = None
     pixels: memoryview | None = None
     wall_s: float = 0.0
 
     @property
     def image(self) -> Image.Image | None:
-        """The result."""
+        """The result, or the image before the call that is left."""
         return None if self.pixels is None or self.reply is None else wire.view(self.pixels, self.reply.size)
 
 
@@ -388,8 +388,9 @@ class _Batch(Generic[W]):
             return self._crash(text, job.started)
         wall_s = time.perf_counter() - job.started
         answer = Answer("ok", self._pool.level, reply.text, reply, wall_s=wall_s)
-        if reply.outcome == wire.IMAGE:
-            fault = check_size(reply.size, self._pool._limits) or self._budget.refuse(reply.size)
+        if reply.outcome in (wire.IMAGE, wire.UNFINISHED) and min(reply.size):
+            fault = None if reply.rest else check_size(reply.size, self._pool._limits)
+            fault = fault or self._budget.refuse(reply.size)
             if fault is not None:
                 answer = replace(answer, status="error", text=reply.text + fault)
             else:

@@ -6,8 +6,6 @@ import json
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from sandbox.confined import wire
 from sandbox.effects.credit import Effects
 from sandbox.effects.outcome import run_program
@@ -52,16 +50,16 @@ def _read(value: Any) -> Any:
     return value
 
 
-def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
-    """Run the program of a request, in a tool worker: (outcome, result, text for `read_effects`, no claim)."""
+def run(request: Request, names: dict[str, Any]) -> wire.Made:
+    """Run the program of a request, in a tool worker; its text is for `read_effects`."""
     outcome = run_program(decode(request.payload), request.images[request.chosen])
     if outcome is None:
-        return wire.EMPTY, None, "", ""
+        return wire.Made(wire.EMPTY)
     earned = outcome.effects
     frame = earned.frame and [getattr(earned.frame, field.name) for field in fields(Affine)]
     text = json.dumps([earned.tools, earned.orientation, frame])
     image = outcome.image
-    return wire.IMAGE, image if image.mode == "RGB" else image.convert("RGB"), text, ""
+    return wire.Made(wire.IMAGE, image if image.mode == "RGB" else image.convert("RGB"), text)
 
 
 def read_effects(text: str) -> Effects:

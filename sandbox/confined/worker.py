@@ -28,7 +28,7 @@ import PIL
 from numpy.random import bit_generator
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
 
-from sandbox.confined import call_log, wire
+from sandbox.confined import call_log, postponed, wire, wrappers
 from sandbox.confined.results import ResultError, to_image
 from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of, too_large
 
@@ -91,8 +91,8 @@ class Request:
     capacity: int
 
 
-#: Runs a request, given the names that live on: its outcome, the result, text, and a claim of how it was made.
-Run = Callable[[Request, dict[str, Any]], tuple[int, Image.Image | None, str, str]]
+#: Runs a request, given the names that live on.
+Run = Callable[[Request, dict[str, Any]], wire.Made]
 
 
 class Memory:
@@ -163,15 +163,18 @@ def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_r
     request = _receive(channel, memory)
     if request is None:
         return False
-    outcome, image, text, claim = run_request(request, names)
-    size = (0, 0) if image is None else image.size
-    if image is not None:
-        memory.write(image)
-    del image, request.images[:]
+    made = run_request(request, names)
+    if made.image is not None:
+        memory.write(made.image)
+    nonce = request.nonce
+    del request.images[:]
     forget_call(names)
+    message = wire.pack_reply(nonce, made)
+    del made
+    postponed.end()
     if memory.holds_images():
-        outcome |= wire.KEEPS
-    channel.send(wire.pack_reply(request.nonce, outcome, size, text, claim))
+        message = wire.keeping(message)
+    channel.send(message)
     return True
 
 
@@ -210,12 +213,13 @@ def _receive(channel: socket.socket, memory: Memory) -> Request | None:
     return Request(nonce, message[start : start + n_code], memory.images(places), chosen, text_chars, capacity)
 
 
-def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
-    """Run the code; (outcome, result, text, claim)."""
+def run(request: Request, names: dict[str, Any]) -> wire.Made:
+    """Run the code."""
     code = request.payload.decode("utf-8", "replace")
     chosen = request.images[request.chosen]
     untouched = chosen.im
     call_log.LOG.begin(request.images, request.chosen)
+    postponed.begin(request.images)
     _set_names(names, request, chosen, has_draw="draw" in code)
     printed = CappedText(request.text_chars + 1)
     random.seed(0)
@@ -229,15 +233,15 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
         claim = "" if name is None else call_log.LOG.end(names[name])
         image = None if name is None else _fitting(to_image(names[name], name), request.capacity)
     except ResultError as error:
-        return wire.FAILED, None, printed.text() + str(error), ""
+        return wire.Made(wire.FAILED, text=printed.text() + str(error))
     except BaseException as error:  # noqa: BLE001 - also what the code raises to end the process
-        return wire.FAILED, None, printed.text() + _describe(error, code), ""
+        return wire.Made(wire.FAILED, text=printed.text() + _describe(error, code))
     finally:
         sys.stdout = sys.stderr = sys.__stdout__
     text = printed.text()
     if image is not None:
-        return wire.IMAGE, image, text, claim
-    return (wire.TEXT_ONLY, None, text, "") if text.strip() else (wire.EMPTY, None, NO_RESULT, "")
+        return postponed.hand_over(image, text, claim, untouched)
+    return wire.Made(wire.TEXT_ONLY, text=text) if text.strip() else wire.Made(wire.EMPTY, text=NO_RESULT)
 
 
 def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image, *, has_draw: bool) -> None:
@@ -337,7 +341,7 @@ def warm(*, logs_calls: bool) -> None:
     np.linalg.inv(np.eye(3))
     cv2.rotate = _checked_rotate(cv2.rotate)
     if logs_calls:
-        call_log.install()
+        wrappers.install()
     traceback.extract_stack()
     linecache.clearcache()
     gc.collect()

@@ -52,7 +52,7 @@ def kept(limits: Limits = LIMITS) -> ConfinedLane:
 COMPUTES_ON = """import os, sys, time
 from sandbox.confined import wire
 nonce = sys._getframe(2).f_locals["request"].nonce
-os.write(3, wire.pack_reply(nonce, wire.TEXT_ONLY, (0, 0), "done", ""))
+os.write(3, wire.pack_reply(nonce, wire.Made(wire.TEXT_ONLY, text="done")))
 while True: pass
 """
 
