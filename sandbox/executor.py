@@ -251,6 +251,9 @@ class ToolExecutor:
             def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
                 return proof_time.run(self._tools, program, image, observation.wall_s)
 
+            def run_here(prove: Callable[[], Outcome | None]) -> Outcome | None:
+                return proof_time.run_here(prove, observation.wall_s)
+
             found = find_credit(
                 request.images,
                 request.image_index,
@@ -259,6 +262,7 @@ class ToolExecutor:
                 run_elsewhere,
                 self._limits,
                 observation.last,
+                run_here,
             )
             plain = replace(observation, claim="", last=None)
             return replace(plain, tools=found.tools, orientation=found.orientation, frame=found.frame)

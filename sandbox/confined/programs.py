@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sandbox.confined import wire
@@ -17,13 +18,14 @@ from sandbox.operations.program import ToolProgram
 if TYPE_CHECKING:
     from sandbox.confined.worker import Request
 
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
 #: The classes that a program is made of, beside plain values and tuples.
 _CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table)}
 
 
 def encode(program: ToolProgram) -> bytes:
     """A program as bytes, without the text that it prints."""
-    return json.dumps(_plain(replace(program, text="")), separators=(",", ":")).encode()
+    return _dumps(_plain(replace(program, text="") if program.text else program)).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -35,6 +37,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@lru_cache(256)
 def decode(data: bytes) -> ToolProgram:
     """The program that was encoded."""
     program: ToolProgram = _read(json.loads(data))
@@ -62,6 +65,7 @@ def run(request: Request, names: dict[str, Any]) -> wire.Made:
     return wire.Made(wire.IMAGE, image if image.mode == "RGB" else image.convert("RGB"), text)
 
 
+@lru_cache(256)
 def read_effects(text: str) -> Effects:
     """What a program earns, as a tool worker told it.
 

@@ -95,7 +95,7 @@ class Request:
 Run = Callable[[Request, dict[str, Any]], wire.Made]
 
 
-class Memory:
+class SharedFiles:
     """The memory files that this worker shares with the trainer: one of inputs, one for results."""
 
     def __init__(self) -> None:
@@ -152,13 +152,13 @@ def _length(descriptor: int) -> int:
 def serve(channel: socket.socket, run_request: Run) -> None:
     """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
     names: dict[str, Any] = {}
-    memory = Memory()
+    memory = SharedFiles()
     channel.send(wire.HELLO)
     while _answer(channel, memory, names, run_request):
         pass
 
 
-def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_request: Run) -> bool:
+def _answer(channel: socket.socket, memory: SharedFiles, names: dict[str, Any], run_request: Run) -> bool:
     """Answer one request; False if the trainer has hung up."""
     request = _receive(channel, memory)
     if request is None:
@@ -181,7 +181,7 @@ def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_r
 class Rehearsal:
     """A request of our own, sent before confinement and answered within.
 
-    Memory pages that every call writes to become this process's before time counts.
+    SharedFiles pages that every call writes to become this process's before time counts.
     """
 
     def __init__(self) -> None:
@@ -197,12 +197,12 @@ class Rehearsal:
 
     def play(self) -> None:
         """Answer the request and forget it."""
-        _answer(self._theirs, Memory(), {}, run)
+        _answer(self._theirs, SharedFiles(), {}, run)
         self._theirs.close()
         self._ours.close()
 
 
-def _receive(channel: socket.socket, memory: Memory) -> Request | None:
+def _receive(channel: socket.socket, memory: SharedFiles) -> Request | None:
     message, descriptors, _, _ = socket.recv_fds(channel, wire.MAX_MESSAGE, 2)
     if not message:
         return None

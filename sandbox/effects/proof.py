@@ -38,6 +38,8 @@ _STRIP = 128
 #: Correlation with the image to which a claim leads from which on a result still shows what that shows.
 _ENOUGH = 0.95
 
+#: Runs the proof of a claim that is bounded, if there is time for it.
+RunHere = Callable[[Callable[[], Outcome | None]], Outcome | None]
 #: Runs a program on an image in a process that can be ended; None if it was.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
 
@@ -63,6 +65,7 @@ def find_credit(
     run_elsewhere: RunElsewhere | None = None,
     limits: Limits | None = None,
     last: LastCall | None = None,
+    run_here: RunHere | None = None,
 ) -> Effects:
     """What the code that made `result` earns; never raises.
 
@@ -78,9 +81,10 @@ def find_credit(
         run_elsewhere: For programs that are not bounded by construction; None: they are not run.
         limits: What a result may be; None for the usual ones.
         last: The last call, if it was the trainer that ran it.
+        run_here: Runs proofs that are bounded; None: they are run.
     """
     try:
-        return _found(images, chosen, result, text, run_elsewhere, limits or Limits(), last)
+        return _found(images, chosen, result, text, run_elsewhere, limits or Limits(), last, run_here or _run_at_once)
     except Exception as error:  # noqa: BLE001 - pixels of one policy must not end the calls of others
         warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
         return UNKNOWN
@@ -94,6 +98,7 @@ def _found(
     run_elsewhere: RunElsewhere | None,
     limits: Limits,
     last: LastCall | None,
+    run_here: RunHere,
 ) -> Effects:
     claim = read_claim(text, tuple(image.size for image in images), chosen)
     outcome = None
@@ -102,7 +107,7 @@ def _found(
         start = as_rgb(images[chosen if source is None else source])
         is_turn = [operation.name for operation in claim.program.operations] == ["orient"]  # it is not run
         if is_turn or fits_in_process(claim.program, start.size, limits):
-            outcome = _run(claim, start, result, last)
+            outcome = run_here(lambda: _run(claim, start, result, last))
         elif run_elsewhere is not None:
             outcome = run_elsewhere(claim.program, start)
         if claim.is_whole and outcome is not None and same_pixels(result, outcome.image):
@@ -113,6 +118,10 @@ def _found(
     if found != UNKNOWN or not is_on_the_way or outcome is None or outcome.image is None:
         return found
     return _continued(outcome.effects, outcome.image.convert("RGB"), result)
+
+
+def _run_at_once(prove: Callable[[], Outcome | None]) -> Outcome | None:
+    return prove()
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:

@@ -13,8 +13,9 @@ from typing import Any
 
 from sandbox.confined import wire
 from sandbox.confined.levels import LEVELS, Level
-from sandbox.confined.pool import Answer, Pool, Task
+from sandbox.confined.pool import Pool
 from sandbox.confined.postponed import can_be_left
+from sandbox.confined.tasks import Answer, Task
 from sandbox.effects.outcome import run_operation
 from sandbox.geometry import Size
 from sandbox.images import Budget, as_rgb, check_size
@@ -112,20 +113,21 @@ class ConfinedLane:
         return Task(request.code.encode("utf-8", "replace"), images, chosen, keep)
 
     def _finish(self, request: ToolRequest, answer: Answer, budget: Budget) -> Observation:
-        """Run the call that a worker left to the trainer."""
+        """Run the call that a worker left to the trainer; never raises for what the worker says."""
         seen = self._observe(answer)
         if answer.reply is None or seen.status != "ok":
             return seen
-        before = request.images[request.image_index] if answer.image is None else answer.image
-        operation, after = _read_rest(answer.reply.rest, before.size) or (None, (0, 0))
-        if operation is None:
-            return replace(seen, status="crash", image=None, text="The process that ran the code left no valid call.")
-        held = (0, 0) if answer.image is None else answer.image.size
-        fault = check_size(after, self._limits) or budget.refuse(after, held)
-        if fault is not None:
-            return replace(seen, status="error", image=None, text=seen.text + fault)
+        before = as_rgb(request.images[request.image_index]) if answer.image is None else answer.image
         started = time.perf_counter()
-        image = run_operation(operation, as_rgb(before))
+        try:
+            operation, after = _read_rest(answer.reply.rest, before.size)
+            held = (0, 0) if answer.image is None else answer.image.size
+            fault = check_size(after, self._limits) or budget.refuse(after, held)
+            if fault is not None:
+                return replace(seen, status="error", image=None, text=seen.text + fault)
+            image = run_operation(operation, before)
+        except Exception:  # noqa: BLE001 - a worker may say anything; whatever fails here is its own crash
+            return replace(seen, status="crash", image=None, text="The process that ran the code left no valid call.")
         wall_s = seen.wall_s + time.perf_counter() - started
         return replace(seen, image=image, claim=answer.reply.claim, last=LastCall(operation, before), wall_s=wall_s)
 
@@ -144,12 +146,16 @@ class ConfinedLane:
         )
 
 
-def _read_rest(text: str, before: Size) -> tuple[Operation, Size] | None:
-    """The call that a worker left, and the size of its result; None if the trainer runs no such call for it."""
-    if len(text) > _MAX_REST or not _REST.fullmatch(text):
-        return None
-    read = lift(text, (before,))
-    if not isinstance(read, ToolProgram) or len(read.operations) != 1 or not read.has_result or read.text:
-        return None
-    after = read.sizes[-1]
-    return (read.operations[0], after) if can_be_left(read.operations[0], before, after) else None
+def _read_rest(text: str, before: Size) -> tuple[Operation, Size]:
+    """The call that a worker left, and the size of its result.
+
+    Raises:
+        ValueError: The trainer runs no such call for it.
+    """
+    read = lift(text, (before,)) if len(text) <= _MAX_REST and _REST.fullmatch(text) else None
+    if not isinstance(read, ToolProgram) or len(read.operations) != 1 or read.text:
+        raise ValueError(f"expected one call of resize or transpose, got {text[:_MAX_REST]!r}")
+    (operation,), after = read.operations, read.sizes[-1]
+    if not can_be_left(operation, before, after):
+        raise ValueError(f"{operation.name} is not bounded for images of {before} and {after}")
+    return operation, after
