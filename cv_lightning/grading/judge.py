@@ -83,7 +83,7 @@ class Judge:
                 self._known[key] = _VERDICTS[words]
                 return self._known[key]
             warnings.warn(
-                f"{self.url}: the judge said {words[:60]!r}, neither yes nor no; after {self.attempts} attempts such an "
+                f"{self.url}: the judge said {words[:60]!r}, neither yes nor no; after {self.attempts} attempts the "
                 f"answer counts as wrong. If the judge reasons first, raise its max_tokens ({self.max_tokens}).",
                 UserWarning,
                 stacklevel=2,
