@@ -1,8 +1,8 @@
 """Indices of robustness over the changed conditions of an evaluation.
 
 After OCR-Robust (arXiv 2606.26041), whose abstract names Relative Corruption Retention (RCR), Worst-Case Retention
-(WCR) and a composite Corruption Robustness Index (CRI). Its formulas could not be looked up, so ours are defined here and
-may differ. A is the accuracy upright, A_c that under a changed condition c:
+(WCR) and a composite Corruption Robustness Index (CRI). Its formulas could not be looked up: these are ours, and may
+differ. A is the accuracy upright, A_c that under a changed condition c:
 
     worst_accuracy    min_c A_c
     relative_accuracy mean_c A_c / A                            after RCR
