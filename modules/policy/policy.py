@@ -7,6 +7,9 @@ are computed only where they are needed.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from cv_lightning.endpoint.messages import default_prompt
 from cv_lightning.rollout import OnTokens, Sampling
 from modules.policy.generation import GenerationSession
 from modules.policy.network import Network
@@ -125,6 +129,21 @@ class Policy(Network):
     def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> GenerationSession:
         """Start sampling: see `GenerationSession.sample`."""
         return GenerationSession(self, sampling, on_tokens)
+
+    @contextmanager
+    def without_tools(self) -> Iterator[None]:
+        """Inside, the policy cannot begin a tool call: the token is banned, and the default prompt offers no tool."""
+        kept = self.conversation
+        if kept.system_prompt == kept.toolbox.system_prompt:
+            self.conversation = replace(kept, system_prompt=default_prompt("none", kept.toolbox))
+        was_banned_V = self.is_banned_V
+        self.is_banned_V = was_banned_V.clone()
+        if (call_id := self.tokenizer.get_vocab().get("<tool_call>")) is not None:
+            self.is_banned_V[call_id] = True
+        try:
+            yield
+        finally:
+            self.conversation, self.is_banned_V = kept, was_banned_V
 
     def export(self, folder: str | Path) -> None:
         """Write what `transformers` (and `peft`, for adapters) load: weights in `dtype`, config, tokenizer, processor.
