@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from typing import Any
 
 from PIL import Image
 
 from sandbox.messages import too_large
 from sandbox.types import Limits
+
+
+def view(buffer: Any, size: tuple[int, int]) -> Image.Image:
+    """A read-only RGB image over 4-byte pixels in a buffer, without a copy."""
+    return Image.fromarrow(Image.frombuffer("RGBX", size, buffer, "raw", "RGBX", 0, 1), "RGB", size)
+
+
+def copy_into(buffer: Any, image: Image.Image) -> None:
+    """Write an RGB image into a buffer, as 4-byte pixels."""
+    image.load()
+    view(buffer, image.size).im.paste(image.im, (0, 0, *image.size))
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -25,6 +25,7 @@ from sandbox.confined.launch import start
 from sandbox.confined.layers import attempt
 from sandbox.confined.levels import LEVELS, Level, level_of
 from sandbox.confined.slots import Slot, Slots
+from sandbox.images import copy_into
 from sandbox.types import ConfinementError
 
 _START_S = 60.0
@@ -219,7 +220,7 @@ class Zygote:
         worker.inputs.reserve(length)
         for place, image in zip(places, images, strict=True):
             end = place + 4 * image.width * image.height
-            wire.copy_into(worker.inputs.memory[place:end], image)
+            copy_into(worker.inputs.memory[place:end], image)
             rest = -end % wire.PAGE  # it may hold pixels that another worker was shown
             worker.inputs.memory[end : end + rest] = bytes(rest)
         worker.nonce = secrets.randbits(64)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sandbox.confined import wire
+from sandbox.images import view
 
 
 def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection) -> None:
@@ -43,7 +44,7 @@ def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
     payload, start = message[start : start + n_payload], start + n_payload
     images = []
     for size in sizes:
-        images.append(wire.view(message[start : start + 4 * size[0] * size[1]], size))
+        images.append(view(message[start : start + 4 * size[0] * size[1]], size))
         start += 4 * size[0] * size[1]
     made = run(worker.Request(nonce, payload, images, chosen, text_chars, capacity), names)
     worker.forget_call(names)

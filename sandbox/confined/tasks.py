@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from sandbox.confined import wire
+from sandbox.images import view
 from sandbox.types import Status
 
 
@@ -116,4 +117,4 @@ class Answer:
     @property
     def image(self) -> Image.Image | None:
         """The result, or the image before the call that is left."""
-        return None if self.pixels is None or self.reply is None else wire.view(self.pixels, self.reply.size)
+        return None if self.pixels is None or self.reply is None else view(self.pixels, self.reply.size)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
@@ -46,22 +44,6 @@ MAX_IMAGES = 100
 
 #: Bytes; every image of an input begins at a multiple.
 PAGE = 4096
-
-
-def view(buffer: Any, size: Size) -> Image.Image:
-    """A read-only RGB image over 4-byte pixels in a buffer, without a copy."""
-    return Image.fromarrow(Image.frombuffer("RGBX", size, buffer, "raw", "RGBX", 0, 1), "RGB", size)
-
-
-def pixels(buffer: Any, size: Size) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The same pixels as an array of shape (H, W, 4), without a copy; the last channel means nothing."""
-    return np.frombuffer(buffer, np.uint8, 4 * size[0] * size[1]).reshape(size[1], size[0], 4)
-
-
-def copy_into(buffer: Any, image: Image.Image) -> None:
-    """Write an RGB image into a buffer, as 4-byte pixels."""
-    image.load()
-    view(buffer, image.size).im.paste(image.im, (0, 0, *image.size))
 
 
 def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:

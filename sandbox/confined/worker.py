@@ -30,6 +30,7 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFil
 
 from sandbox.confined import call_log, postponed, wire, wrappers
 from sandbox.confined.results import ResultError, to_image
+from sandbox.images import copy_into, view
 from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of, too_large
 
 _FILE_NAME = "<code>"
@@ -124,9 +125,7 @@ class SharedFiles:
                 self.inputs.madvise(_POPULATE_READ, 0, end)
             self._populated = end
         bytes_ = memoryview(self.inputs)
-        return [
-            wire.view(bytes_[place : place + 4 * width * height], (width, height)) for width, height, place in places
-        ]
+        return [view(bytes_[place : place + 4 * width * height], (width, height)) for width, height, place in places]
 
     def holds_images(self) -> bool:
         """Whether an image of the inputs is still held by something."""
@@ -142,7 +141,7 @@ class SharedFiles:
             with contextlib.suppress(OSError):
                 self._results.madvise(_POPULATE_WRITE, 0, n_bytes)
             self._written = n_bytes
-        wire.copy_into(memoryview(self._results)[:n_bytes], image)
+        copy_into(memoryview(self._results)[:n_bytes], image)
 
 
 def _length(descriptor: int) -> int:

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from sandbox.confined.wire import copy_into
 from sandbox.effects.credit import UNKNOWN, Effects
 from sandbox.effects.outcome import Outcome, run_operation, run_program
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
 from sandbox.geometry import Size, orient, orientation_frame
-from sandbox.images import as_rgb
+from sandbox.images import as_rgb, copy_into
 from sandbox.lift.reader import Reading, Unliftable, lift
 from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.operation import Operation
