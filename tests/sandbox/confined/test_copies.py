@@ -11,6 +11,7 @@ from PIL import Image
 
 from sandbox.confined import copies
 from sandbox.confined.copies import Copies
+from sandbox.images import view
 
 
 def address(copy: memoryview) -> int:
