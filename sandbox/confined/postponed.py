@@ -68,7 +68,8 @@ _made: weakref.WeakSet[Postponed] = weakref.WeakSet()
 def can_be_left(operation: Operation, before: Size, after: Size) -> bool:
     """Whether the trainer runs such a call for a worker: only what is bounded by construction."""
     is_known = operation.name in ("orient", "Image.resize")
-    return is_known and fits_in_process(ToolProgram((operation,), sizes=(before, after)), before, Limits())
+    program = ToolProgram((operation,), sizes=(before, after))
+    return is_known and fits_in_process(program, before, Limits(), is_credited=False)
 
 
 def begin(images: Sequence[Image.Image]) -> None:
