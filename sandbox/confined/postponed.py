@@ -80,7 +80,7 @@ def begin(images: Sequence[Image.Image]) -> None:
 
 def end() -> None:
     """Let go of the images that the call was shown, of which variables may hold results to come."""
-    for pending in _made:
+    for pending in _made if _made else ():
         if _is_input(pending.source):
             pending.source = pending.source.copy()
     _inputs.clear()
