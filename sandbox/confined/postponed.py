@@ -22,7 +22,7 @@ from sandbox.operations.program import ToolProgram
 from sandbox.types import Limits
 
 #: Pixels of a result from which on a second run costs more than the way around it.
-_LEAST = 1 << 16
+_LEAST = 1 << 14
 #: What `Image.rotate` calls `transpose` for.
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
