@@ -152,7 +152,7 @@ class Dialogue:
         message = {key: value for key, value in (chat.message or {}).items() if value not in (None, [], {})}
         content = message.get("content")
         is_given = isinstance(content, str | list)
-        message |= {"role": "assistant", "content": content if is_given else None if chat.calls else chat.text}
+        message |= {"role": "assistant", "content": content if is_given else chat.text or (None if chat.calls else "")}
         if chat.calls:
             self._open_ids = self._ids_of(chat)
             given = message.get("tool_calls") or [{}] * len(chat.calls)
