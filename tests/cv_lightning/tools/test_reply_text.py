@@ -89,7 +89,8 @@ def test_a_mutated_turn_runs_only_what_was_written(reply: tuple[str, int], chang
 
 
 @pytest.mark.slow
-@settings(max_examples=2_000, suppress_health_check=[*HealthCheck], deadline=None)
+@pytest.mark.timeout(3600)
+@settings(max_examples=2_000, suppress_health_check=[*HealthCheck])
 @given(replies(), st.integers(0, 2**32))
 def test_a_hundred_thousand_mutated_turns(reply: tuple[str, int], seed: int) -> None:
     """Fifty mutations of each turn: to draw each of them by Hypothesis would take an hour."""
