@@ -321,9 +321,18 @@ def test_hrbench(name: str, write: Write) -> None:
     assert sample.family == "single"
 
 
-@pytest.mark.parametrize("image", ["", "this is no base64!"])
-def test_hrbench_images_that_are_no_base64_name_the_row(image: str, write: Write) -> None:
-    path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": image}])
+def test_multiple_choice_without_images_alone_and_beside_others(write: Write) -> None:
+    text_only = {name: value for name, value in HRBENCH.items() if name != "image"}
+    for rows in ([HRBENCH, HRBENCH | {"image": ""}], [text_only, text_only]):
+        path = write("mcq.tsv", rows)
+        assert Rows(path).format.name == "hrbench"
+        sample = FileSource(test=path, strict=True).sample("test", 1)
+        assert (sample.images, sample.answer) == ((), "C")
+        assert sample.question.endswith("(C) a bird\n(D) nothing")
+
+
+def test_hrbench_images_that_are_no_base64_name_the_row(write: Write) -> None:
+    path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": "this is no base64!"}])
     with pytest.raises(DataError, match=r"hr\.tsv, row 1: the image is no base64"):
         FileSource(test=path, strict=True).sample("test", 1)
 
