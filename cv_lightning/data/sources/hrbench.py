@@ -46,6 +46,4 @@ def _images(cell: Any, where: str) -> list[Any]:
     return unwrap_images(cell, where)
 
 
-FORMAT = Format(
-    "hrbench", "HR-Bench or multiple choice", [columns("index", "question", "answer", "A", "B")], fields
-)
+FORMAT = Format("hrbench", "HR-Bench or multiple choice", [columns("index", "question", "answer", "A", "B")], fields)
