@@ -28,8 +28,8 @@ from pydantic_core import PydanticCustomError
 
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
-from cv_lightning.types import IMAGE, interleave
 from cv_lightning.tools.reply_text import join_calls
+from cv_lightning.types import IMAGE, interleave
 
 #: Images of one request, and their pixels together: 600 MB in memory.
 MAX_IMAGES = 64
