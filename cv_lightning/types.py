@@ -227,6 +227,7 @@ class Trajectory:
         tokens: The conversation as tokens.
         stop_reason: Why it ended; None while it continues.
         episode: Its name in the executor, which keeps state by episode: no two trajectories share one.
+        adapted: How its requests departed from their settings because a server refused them as they were.
     """
 
     sample: Sample
@@ -235,6 +236,7 @@ class Trajectory:
     tokens: TokenSequence = field(default_factory=TokenSequence)
     stop_reason: StopReason | None = None
     episode: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+    adapted: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:
