@@ -65,7 +65,7 @@ class Adaptation:
             else message
             for message in body["messages"]
         ]
-        adapted["messages"] = messages if self.tool_images == "tool" else _move_images(messages, self.tool_images)
+        adapted["messages"] = _place_images(messages, self.tool_images)
         return adapted
 
     def notes(self, body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -124,8 +124,11 @@ def _shows_results(messages: Sequence[Mapping[str, Any]]) -> bool:
     return any(message["role"] == "tool" and isinstance(message["content"], list) for message in messages)
 
 
-def _move_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
-    """Images of tool results in a turn of the user behind all results of a turn; the tool's turns keep their texts."""
+def _place_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
+    """Messages with the images of tool results in their place: the tool's turn, or behind all results of a reply.
+
+    A tool's turn keeps its text. Servers refuse empty ones, so that the size of the image stands in for it.
+    """
     moved: list[Mapping[str, Any]] = []
     shown: list[Mapping[str, Any]] = []
 
@@ -139,9 +142,13 @@ def _move_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> li
         if message["role"] != "tool":
             show()
         elif isinstance(message["content"], list):
-            *rest, text = message["content"]
-            shown.extend(rest)
-            message = {**message, "content": text["text"]}
+            *images, last = message["content"]
+            if place == "tool":
+                message = {**message, "content": images + [last] * (last["text"] != "")}
+            else:
+                shown.extend(images)
+                sizes = "".join(part.get("text", "") for part in images).strip()
+                message = {**message, "content": last["text"] or sizes}
         moved.append(message)
     show()
     return moved

@@ -135,6 +135,7 @@ def test_calls_of_a_turn_are_executed_in_order_each_under_its_id(server: Server)
     assert [turn.text.startswith("I look.") for turn in trajectory.turns] == [True, False, False, False]
     first, second, third, shown = server.requests[1]["messages"][3:]
     assert [message["tool_call_id"] for message in (first, second, third)] == ["a", "b", "c"]
+    assert (first["content"], second["content"]) == ("image 1: 30 x 40", "image 2: 8 x 6")
     assert third["content"].startswith("line 1: "), "a call that fails is answered with words"
     assert [part["text"] for part in shown["content"] if part["type"] == "text"] == [
         "image 1: 30 x 40\n",
@@ -264,6 +265,9 @@ def test_images_are_where_the_option_says(server: Server, option: str, taken: li
     trajectory = one(solve(server, endpoint={"tool_images": option}))
     assert where(server.requests[1]) == taken
     assert trajectory.adapted == (), "what was asked for is no adaptation"
+    contents = [message["content"] for message in server.requests[1]["messages"]]
+    texts = [part["text"] for content in contents if isinstance(content, list) for part in content if "text" in part]
+    assert all(texts), "servers refuse empty texts"
 
 
 def test_several_images_follow_all_results(server: Server) -> None:
