@@ -100,7 +100,7 @@ class _Trace:
         }
         metadata = {TraceMetadataKey.SOURCE_RUN: run_id, "mlflow.trace_schema.version": "3"}
         if "group" in record:
-            metadata[TraceMetadataKey.TRACE_SESSION] = f"{run_id[:8]}-step-{step}-group-{record['group']}"
+            metadata[TraceMetadataKey.TRACE_SESSION] = f"s{step}-g{record['group']}-{run_id[:8]}"
         return TraceInfo(
             trace_id=self.trace_id,
             trace_location=TraceLocation.from_experiment_id(experiment_id),

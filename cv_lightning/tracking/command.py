@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"{policy}: holds no exported policy ({_EXPORTED} is missing). Name one with --policy.")
     uri, run_id = _run_of(options.run, options.tracking_uri)
     version = register(policy, options.name, uri, run_id)
-    print(f'registered {options.name} version {version}: mlflow.pyfunc.load_model("models:/{options.name}/{version}")')
+    print(f"registered: models:/{options.name}/{version} in {uri} (docs/metrics.md says how to load it)")
     return 0
 
 
@@ -89,19 +90,21 @@ def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         package = version_of("cv-lightning")
-        # Not `mlflow.pyfunc.log_model`: it resumes the run and ends it anew.
-        info = Model.log(
-            artifact_path=None,
-            name=ARTIFACT,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            step=_tested_at(client, run),
-            registered_model_name=name,
-            python_model=str(Path(__file__).with_name("registered_policy.py")),
-            artifacts={ARTIFACT: str(policy.resolve())},
-            signature=SIGNATURE,
-            pip_requirements=[f"cv-lightning=={package}"] if package is not None else [],
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*input example")  # it would be answered here, with all weights
+            # Not `mlflow.pyfunc.log_model`: it resumes the run and ends it anew.
+            info = Model.log(
+                artifact_path=None,
+                name=ARTIFACT,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                step=_tested_at(client, run),
+                registered_model_name=name,
+                python_model=str(Path(__file__).with_name("registered_policy.py")),
+                artifacts={ARTIFACT: str(policy.resolve())},
+                signature=SIGNATURE,
+                pip_requirements=[f"cv-lightning=={package}"] if package is not None else [],
+            )
         return int(info.registered_model_version)
 
 

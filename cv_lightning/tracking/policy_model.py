@@ -7,7 +7,6 @@ import json
 import threading
 from typing import Any
 
-import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
@@ -56,31 +55,29 @@ class PolicyModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
         self._lock = threading.Lock()  # a server predicts in several threads
 
     def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+    ) -> list[dict[str, str | None]]:
         """Answer each row's question.
 
         Args:
             context: Of MLflow.
-            model_input: `question` and `image`, see `SIGNATURE`.
+            model_input: A data frame of `question` and `image`, see `SIGNATURE`.
             params: `temperature` (0 takes the most probable token), `max_new_tokens` of a turn, `max_turns`, `seed`.
 
         Returns:
-            In the same order `answer` (None if none was given), `stop_reason` and `turns`.
+            By row, in order, `answer` (None if none was given), `stop_reason` and `turns`.
 
         Raises:
             DataError: A row's image cannot be read.
             ConversationError: A question does not fit into the context.
         """
-        given = SIGNATURE.params
-        settings = {spec.name: spec.default for spec in given} | (params or {})
+        settings = {spec.name: spec.default for spec in SIGNATURE.params} | (params or {})
         sampling = Sampling(settings["temperature"], settings["max_new_tokens"], settings["seed"])
         rows = zip(model_input["question"], model_input["image"], strict=True)
         samples = [_sample(index, *row) for index, row in enumerate(rows)]
         with self._lock:
             groups = roll_out(samples, self._policy, self._executor, sampling, max_turns=settings["max_turns"])
-        answers = [_answer(group.trajectories[0]) for group in groups]
-        return pd.DataFrame(answers, columns=SIGNATURE.outputs.input_names())
+        return [_answer(group.trajectories[0]) for group in groups]
 
 
 def _sample(index: int, question: str, image: str) -> Sample:
