@@ -1,16 +1,17 @@
-"""Operations on pixel values: tables, blends, histograms, gray."""
+"""Operations on single values, exact: tables, blends, histograms, gray. Most tables are made by the library's own call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from kornia import enhance
 from PIL import Image
 from torch import Tensor
 
-from sandbox.lanes.tensor.filters import KERNELS, convolve
 from sandbox.operations.operation import Values
 from sandbox.operations.table import OPERATIONS
 
@@ -54,8 +55,8 @@ def invert(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
 
 def posterize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`ImageOps.posterize`."""
-    masks = [256 - 2 ** (8 - bits) for (bits,) in values]
-    return images_NCHW & _each(images_NCHW, masks, torch.uint8)
+    bits = torch.tensor([bits for (bits,) in values], device=images_NCHW.device)
+    return (enhance.posterize(images_NCHW.float() / 255, bits) * 255).round().to(torch.uint8)
 
 
 def _each(images_NCHW: Tensor, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -101,11 +102,6 @@ def contrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     n_pixels = gray[0].numel()
     means = _each(images_NCHW, [int(total / n_pixels + 0.5) for total in sums], torch.uint8)
     return blend(means.expand_as(images_NCHW), images_NCHW, values)
-
-
-def sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageEnhance.Sharpness`."""
-    return blend(convolve(images_NCHW, KERNELS["SMOOTH"]), images_NCHW, values)
 
 
 def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -194,3 +190,60 @@ def equalize_hist(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
         table = np.rint(np.maximum(sums, 0).astype(np.float32) * scale)
         tables.append([np.clip(table, 0, 255).astype(np.uint8)])
     return _with_tables(images_NCHW, tables)
+
+
+#: Red, green and blue in 15 bits, as `cv2.cvtColor` weighs them.
+_GRAY = (9798, 19235, 3735)
+
+
+def swap_channels(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_RGB2BGR`."""
+    return images_NCHW.flip(1)
+
+
+def rgb_to_gray(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_RGB2GRAY`."""
+    return gray_of(images_NCHW, _GRAY, 15)
+
+
+def bgr_to_gray(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_BGR2GRAY`."""
+    return gray_of(images_NCHW, (_GRAY[2], _GRAY[1], _GRAY[0]), 15)
+
+
+def gray_to_rgb(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_GRAY2RGB`."""
+    return images_NCHW.repeat(1, 3, 1, 1)
+
+
+def threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.threshold`, by the library's table; Otsu's limit comes from the histogram."""
+    counts = histograms(images_NCHW) if any(kind >= cv2.THRESH_OTSU for _, _, kind in values) else None
+    tables = []
+    for place, (limit, most, kind) in enumerate(values):
+        if counts is not None and kind >= cv2.THRESH_OTSU:
+            limit, kind = otsu_limit(counts[place, 0].tolist()), kind - cv2.THRESH_OTSU
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        tables.append(np.asarray(OPERATIONS["cv2.threshold"].call(ramp, (limit, most, kind)))[0])
+    return apply_tables(images_NCHW, torch.from_numpy(np.stack(tables))[:, None])
+
+
+def otsu_limit(counts: Sequence[int]) -> int:
+    """The limit that parts a histogram into classes that differ most (Otsu 1979), in OpenCV's float64 steps."""
+    scale = 1.0 / sum(counts)
+    mean = sum(value * float(count) for value, count in enumerate(counts)) * scale
+    low_mean = low_share = best = 0.0
+    limit, epsilon = 0, float(np.finfo(np.float32).eps)
+    for value, count in enumerate(counts):
+        share = count * scale
+        low_mean *= low_share
+        low_share += share
+        high_share = 1.0 - low_share
+        if min(low_share, high_share) < epsilon or max(low_share, high_share) > 1.0 - epsilon:
+            continue
+        low_mean = (low_mean + value * share) / low_share
+        high_mean = (mean - low_share * low_mean) / high_share
+        between = low_share * high_share * (low_mean - high_mean) * (low_mean - high_mean)
+        if between > best:
+            best, limit = between, value
+    return limit
