@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
@@ -106,6 +107,17 @@ class EndpointSolver(Solver):
             "images": asdict(self.images),
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def without_tools(self) -> EndpointSolver:
+        """The same model, sampled alike, asked once in the mode "none".
+
+        A system prompt of your own is sent as it is, except in the mode "text", in which it is what offers the tools.
+        """
+        alone = copy.copy(self)
+        is_own = self.mode != "text" and self.system_prompt != default_prompt(self.mode, self.toolbox)
+        alone.mode, alone.max_turns, alone._executor = "none", 1, None
+        alone.system_prompt = self.system_prompt if is_own else default_prompt("none", self.toolbox)
+        return alone
 
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
         """Ask about samples at the same time; a question that fails is left out, with a warning.

@@ -27,12 +27,13 @@ from PIL import Image
 from cv_lightning.conversation import format_answer, format_call
 from cv_lightning.endpoint import solver as endpoint_solver
 from cv_lightning.endpoint.client import Endpoint
-from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
+from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, default_prompt
 from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.endpoint.openai_client import retry_after
 from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import ConfigError
 from cv_lightning.grading.judge import Judge
+from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory
 
 SETTINGS = {"temperature": 0, "max_tokens": 8}
@@ -419,6 +420,8 @@ def test_large_images_are_reduced_in_pixels_and_in_bytes() -> None:
 
 # --- trajectories ---
 
+NONE_PROMPT = default_prompt("none", CODE_TOOLS)
+
 
 def sample(name: str = "a") -> Sample:
     return Sample(name, f"What is <tool_call> here, in {name}?", (noise(40, 30),), "x", ("rotate_90",))
@@ -474,6 +477,26 @@ def test_without_the_tool_the_whole_reply_is_the_answer(server: Server) -> None:
     trajectory = one(solve(server, tools="none"))
     assert (trajectory.answer, trajectory.stop_reason) == ("a bus", StopReason.ANSWERED)
     assert "tools" not in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("tools", "system_prompt", "sent"),
+    [("native", None, NONE_PROMPT), ("native", "Be brief.", "Be brief."), ("text", "Call <tool_call>.", NONE_PROMPT)],
+)
+def test_a_model_is_asked_once_without_its_tools(
+    server: Server, tools: Any, system_prompt: str | None, sent: str
+) -> None:
+    solver = EndpointSolver(server.endpoint(), tools=tools, system_prompt=system_prompt, lane="pillow")
+    alone = solver.without_tools()
+    server.replies = [says(completion("a bus"))]
+    trajectory = one(alone.solve([sample()]))
+    alone.close()
+    assert (trajectory.answer, len(trajectory.turns)) == ("a bus", 1)
+    (request,) = server.requests
+    assert "tools" not in request
+    assert request["messages"][0] == {"role": "system", "content": sent}
+    assert (solver.mode, solver.max_turns) == (tools, 4)
+    assert alone.fingerprint() != solver.fingerprint()
 
 
 @pytest.mark.parametrize(
