@@ -13,6 +13,7 @@ from cv_lightning.types import Group, Sample
 from modules.policy.policy import Policy
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
+from sandbox.types import Exactness
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class RolloutConfig:
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
         device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
             if that is on an accelerator.
+        exactness: Of tool calls that run as tensors: "exact", or "close", see `sandbox.ToolExecutor`.
         limits: What one tool call may use.
     """
 
@@ -40,6 +42,7 @@ class RolloutConfig:
     lane: LaneName = "auto"
     limits: Limits = field(default_factory=Limits)
     device: str | None = None
+    exactness: Exactness = "exact"
 
     def __post_init__(self) -> None:
         if self.sequences_at_once < 0:
@@ -50,7 +53,7 @@ class RolloutConfig:
         device = self.device
         if device is None and self.lane in ("auto", "kornia") and policy_device.type != "cpu":
             device = str(policy_device)
-        return ToolExecutor(lane=self.lane, limits=self.limits, device=device)
+        return ToolExecutor(lane=self.lane, limits=self.limits, device=device, exactness=self.exactness)
 
 
 class Roller:

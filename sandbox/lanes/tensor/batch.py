@@ -17,11 +17,11 @@ from sandbox.effects.outcome import Outcome
 from sandbox.images import check_size
 from sandbox.lanes.tensor.images import TensorImage, stacked, to_tensor
 from sandbox.lanes.tensor.opencv import NotBoundedError
-from sandbox.lanes.tensor.table import Exactness, TensorKind, kind_of
+from sandbox.lanes.tensor.table import TensorKind, kind_of
 from sandbox.operations.operation import Operation, State
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
-from sandbox.types import Limits
+from sandbox.types import Exactness, Limits
 
 #: Pixels of a batch that are worked on at once; 64-bit temporaries of three channels take 24 bytes of each.
 _MAX_PIXELS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -329,7 +329,9 @@ def _changed(before: Tensor, after: Tensor, steps: Sequence[Step]) -> Tensor:
     """Whether each image certainly changed, [N]: by more, and at more places, than the lane's own differences."""
     if not any(step.margin or step.far for step in steps):
         return (before != after).flatten(1).any(1)
-    margins, shares = (torch.tensor(each, device=before.device) for each in zip(*((s.margin, s.far) for s in steps)))
+    margins, shares = (
+        torch.tensor(each, device=before.device) for each in zip(*((s.margin, s.far) for s in steps), strict=True)
+    )
     difference = (before.to(torch.int16) - after.to(torch.int16)).abs().flatten(1)
     return (difference > margins[:, None]).float().mean(1) > shares
 

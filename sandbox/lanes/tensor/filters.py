@@ -43,10 +43,10 @@ def to_bytes(values_NCHW: Tensor) -> Tensor:
     return values_NCHW.round().clamp_(0, 255).to(torch.uint8)
 
 
-def _correlated(images_NCHW: Tensor, weights: np.ndarray[Any, Any]) -> Tensor:
+def correlated(images_NCHW: Tensor, weights: np.ndarray[Any, Any]) -> Tensor:
     """Sums where the kernel fits the image, float32 [N, C, H - kH + 1, W - kW + 1]."""
     kernel = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).to(images_NCHW.device)
-    sums = filters.filter2d(images_NCHW.float(), kernel[None], padding="valid")
+    sums: Tensor = filters.filter2d(images_NCHW.float(), kernel[None], padding="valid")
     return sums.round_() if bool((weights == np.round(weights)).all()) else sums
 
 
@@ -57,7 +57,7 @@ def convolve(images_NCHW: Tensor, kernel: Any) -> Tensor:
     result = images_NCHW.clone()
     if height < side or width < side:
         return result
-    sums = _correlated(images_NCHW, np.array(numbers, dtype=np.float64).reshape(side, side)[::-1])
+    sums = correlated(images_NCHW, np.array(numbers, dtype=np.float64).reshape(side, side)[::-1])
     reach = side // 2
     inner = (sums / divisor + (offset + 0.5)).floor_().clamp_(0, 255).to(torch.uint8)
     result[:, :, reach : height - reach, reach : width - reach] = inner
@@ -96,12 +96,12 @@ def _around(side: int) -> Margins:
 def _box_line(images_NCHW: Tensor, radius: float, axis: int) -> Tensor:
     """One pass of Pillow's box along an axis; its two outermost pixels count by the fraction of the radius."""
     reach = int(radius)
-    inner = 1 / (radius * 2 + 1)
-    weights = np.full(2 * reach + 3, inner)
-    weights[[0, -1]] = (1 - (2 * reach + 1) * inner) / 2
+    inner = int((1 << 24) / (radius * 2 + 1))
+    weights = np.full(2 * reach + 3, inner / (1 << 24))
+    weights[[0, -1]] = ((1 << 24) - (2 * reach + 1) * inner) // 2 / (1 << 24)
     margin: Margins = (reach + 1, reach + 1)
     padded = bordered(images_NCHW, margin if axis == 2 else (0, 0), margin if axis == 3 else (0, 0), "edge")
-    sums = _correlated(padded, weights[:, None] if axis == 2 else weights[None])
+    sums = correlated(padded, weights[:, None] if axis == 2 else weights[None])
     return sums.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -159,7 +159,8 @@ def median_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     side = values[0][0]
 
     def median(strip: Tensor) -> Tensor:
-        return filters.median_blur(strip.float(), side, "replicate").to(torch.uint8)
+        middle: Tensor = filters.median_blur(strip.float(), side, "replicate")
+        return middle.to(torch.uint8)
 
     return images_NCHW.clone() if side == 1 else in_strips(images_NCHW, side // 2, 2 * side * side, median)
 
@@ -243,7 +244,7 @@ def correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`cv2.filter2D`."""
     weights = values[0][1].array
     padded = bordered(images_NCHW, _around(weights.shape[0]), _around(weights.shape[1]), "reflect")
-    return to_bytes(_correlated(padded, weights))
+    return to_bytes(correlated(padded, weights))
 
 
 def sum_of_weights(kernel: Table | None) -> float:
@@ -265,7 +266,7 @@ def blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 def box_sums(padded_NCHW: Tensor, sides: tuple[int, int]) -> Tensor:
     """Sums over boxes of (height, width), whole numbers, where they fit."""
-    return _correlated(_correlated(padded_NCHW, np.ones((sides[0], 1))), np.ones((1, sides[1])))
+    return correlated(correlated(padded_NCHW, np.ones((sides[0], 1))), np.ones((1, sides[1])))
 
 
 def gaussian_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
@@ -274,8 +275,8 @@ def gaussian_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     sigma_y = sigma_y if sigma_y > 0 else sigma_x
     side_x, side_y = side_x or round(sigma_x * 6 + 1) | 1, side_y or round(sigma_y * 6 + 1) | 1
     padded = bordered(images_NCHW, _around(side_y), _around(side_x), "reflect")
-    across = _correlated(padded, _fixed_gaussian(side_x, sigma_x)[None])
-    sums = _correlated(across, _fixed_gaussian(side_y, sigma_y)[:, None])
+    across = correlated(padded, _fixed_gaussian(side_x, sigma_x)[None])
+    sums = correlated(across, _fixed_gaussian(side_y, sigma_y)[:, None])
     return ((sums + (1 << 15)) / (1 << 16)).floor_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 import kornia
 import torch
 
+from sandbox.geometry import Size
 from sandbox.lanes.lane import Lifted
 from sandbox.lanes.pillow import observed
 from sandbox.lanes.tensor.batch import ProgramBatches, Steps
 from sandbox.lanes.tensor.selfcheck import broken_operations
-from sandbox.lanes.tensor.table import Exactness
 from sandbox.lanes.tensor.thresholds import Thresholds
-from sandbox.types import Limits, Observation
+from sandbox.operations.table import OPERATIONS
+from sandbox.types import Exactness, Limits, Observation
 
 
 class TensorLane:
@@ -86,16 +87,19 @@ class TensorLane:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _cheaper(self, calls: Sequence[Lifted], plans: dict[int, Steps]) -> list[int]:
-        """Those places whose group of equal chains on images of one size is cheaper on the device."""
-        groups: dict[tuple[object, ...], list[int]] = {}
+        """Those places whose group of equal chains on images of one size is cheaper on the device.
+
+        The operation that may cost the most, by its bound, decides for a chain.
+        """
+        groups: dict[tuple[tuple[str, ...], Size], list[int]] = {}
         for place, steps in plans.items():
             names = tuple(step.operation.name for step in steps)
             if names:
                 groups.setdefault((names, calls[place].image.size), []).append(place)
         chosen = []
-        for (names, (width, height)), group in groups.items():  # type: ignore[misc]
+        for (names, (width, height)), group in groups.items():
             try:
-                threshold = max(map(self._thresholds.of, names))  # type: ignore[arg-type]
+                threshold = self._thresholds.of(max(names, key=lambda name: OPERATIONS[name].bound.ns))
             except Exception as error:  # noqa: BLE001 - an accelerator that fails must not end a training step
                 self._batches.warn("measure its costs", error)
                 continue

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sandbox.geometry import Affine
-from sandbox.lanes.tensor.resampling import Box, resample_images
+from sandbox.lanes.tensor.resampling import Box, is_vertical_first, resample_images
 from sandbox.operations.operation import Values
 from sandbox.operations.outputs import borders, contained_size, rounded_box
 from sandbox.operations.table import OPERATIONS
@@ -128,20 +128,20 @@ def declines_interpolation(values: Values, size: tuple[int, int]) -> str | None:
         return "a filter that torch does not have"
     if min(*values[0], *size) < 2:
         return "torch fails on a line of pixels"
-    return "a box between pixels" if any(not float(edge).is_integer() for edge in box or ()) else None
+    return None if box is None else "a box, beyond whose edges Pillow looks"
 
 
 def interpolate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`Image.resize` by torch, whose weights of bytes have 16 bits; Kornia's `resize` blurs before it picks."""
-    size, method, box, _ = values[0]
-    if box is not None:
-        left, top, right, bottom = map(int, box)
-        images_NCHW = images_NCHW[:, :, top:bottom, left:right]
+    size, method = values[0][:2]
     mode = _INTERPOLATIONS[3 if method is None else method]
-    if images_NCHW.device.type == "cpu":
-        return torch.nn.functional.interpolate(images_NCHW, size[::-1], mode=mode, antialias=True)
-    floats = torch.nn.functional.interpolate(images_NCHW.float(), size[::-1], mode=mode, antialias=True)
-    return floats.round_().clamp_(0, 255).to(torch.uint8)
+    height, width = images_NCHW.shape[2:]
+    first = (size[1], width) if is_vertical_first((width, height), size) else (height, size[0])
+    for sides in (first, size[::-1]):
+        pixels = images_NCHW if images_NCHW.device.type == "cpu" else images_NCHW.float()
+        pixels = torch.nn.functional.interpolate(pixels, sides, mode=mode, antialias=True)
+        images_NCHW = pixels.round().clamp(0, 255).to(torch.uint8) if pixels.is_floating_point() else pixels
+    return images_NCHW
 
 
 def scaled(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""OpenCV's algorithms of which Kornia has another definition, written on tensors: what Kornia lacks is named in each."""
+"""OpenCV's algorithms of which Kornia has another definition, on tensors: each names what Kornia lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,12 +28,12 @@ class NotBoundedError(RuntimeError):
 
 
 @lru_cache(maxsize=256)
-def _resize_matrix(before: int, after: int, factor: float, kind: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _resize_matrix(before: int, after: int, factor: float, kind: int) -> Any:
     """OpenCV's own weights [after, before] of one axis: it resizes an identity."""
     identity = np.eye(before, dtype=np.float32)
     if factor:
-        return cv2.resize(identity, None, fx=1, fy=factor, interpolation=kind)  # type: ignore[return-value]
-    return cv2.resize(identity, (before, after), interpolation=kind)  # type: ignore[return-value]
+        return cv2.resize(identity, None, fx=1, fy=factor, interpolation=kind)
+    return cv2.resize(identity, (before, after), interpolation=kind)
 
 
 def resize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
@@ -79,9 +80,9 @@ def adaptive_threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         line = torch.from_numpy(cv2.getGaussianKernel(side, 0, cv2.CV_32F).T.copy()).to(images_NCHW.device)
         means = filters.filter2d_separable(padded.float(), line, line, padding="valid")
     level = int(np.floor(shift) if kind == cv2.THRESH_BINARY_INV else np.ceil(shift))
-    is_above = images_NCHW.to(torch.int16) - to_bytes(means).to(torch.int16) > -level
+    is_above: Tensor = images_NCHW.to(torch.int16) - to_bytes(means).to(torch.int16) > -level
     value = int(np.clip(np.rint(most), 0, 255))
-    return (is_above ^ (kind == cv2.THRESH_BINARY_INV)).to(torch.uint8) * value
+    return torch.where(is_above == (kind == cv2.THRESH_BINARY), value, 0).to(torch.uint8)
 
 
 def clahe(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
@@ -98,9 +99,7 @@ def clahe(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     xs = _tile_places(width, tile_w, across, image.device)
     rows = []
     for upper, weight_y in ((ys[0], 1 - ys[2]), (ys[1], ys[2])):
-        looked_up = [
-            _looked_up(images_NCHW, tables, upper[:, None] * across + column) for column in (xs[0], xs[1])
-        ]
+        looked_up = [_looked_up(images_NCHW, tables, upper[:, None] * across + column) for column in (xs[0], xs[1])]
         rows.append((looked_up[0] * (1 - xs[2]) + looked_up[1] * xs[2]) * weight_y[:, None])
     return to_bytes(rows[0] + rows[1])
 
@@ -118,7 +117,7 @@ def _clahe_tables(tiles_TP: Tensor, limit: float) -> Tensor:
         step = (256 // residual.clamp(min=1)).clamp(min=1)
         places = torch.arange(256, device=counts.device)
         counts = counts + ((places % step == 0) & (places // step < residual)).long()
-    return to_bytes(counts.cumsum(1) * np.float32(255 / n_pixels))
+    return to_bytes(counts.cumsum(1) * float(np.float32(255 / n_pixels)))
 
 
 def _tile_places(size: int, tile: int, n_tiles: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,7 +146,7 @@ def canny(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         NotBoundedError: Edges are too long to be followed in `MAX_ROUNDS` rounds.
     """
     low, high = (int(np.floor(value)) for value in sorted(values[0]))
-    n, channels, height, width = images_NCHW.shape
+    n, _, height, width = images_NCHW.shape
     padded = bordered(images_NCHW, (1, 1), (1, 1), "edge").float()
     gradients = filters.spatial_gradient(padded, normalized=False)[..., 1:-1, 1:-1].round_().int()
     size = gradients.abs().sum(2)

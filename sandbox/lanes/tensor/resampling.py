@@ -69,6 +69,12 @@ def _product(images_NCHW: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
     return (matrix @ images_NCHW.double() + (1 << (_PRECISION_BITS - 1))).to(torch.int64)
 
 
+def is_vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Pillow's own rule, of sizes (width, height); the order matters, for values are rounded in between."""
+    (width, height), (wide, high) = before, after
+    return height - high > 0 and height - high > (width - wide) * 2
+
+
 def resample_images(images_NCHW: Tensor, size: tuple[int, int], resample: int, box: Box | None = None) -> Tensor:
     """Resize as Pillow does, bit for bit.
 
@@ -85,11 +91,9 @@ def resample_images(images_NCHW: Tensor, size: tuple[int, int], resample: int, b
     left, top, right, bottom = box or (0.0, 0.0, float(width), float(height))
     is_horizontal = size[0] != width or left != 0 or right != size[0]
     is_vertical = size[1] != height or top != 0 or bottom != size[1]
-    # Pillow's own rule; the order matters, for values are rounded in between.
-    is_vertical_first = height - size[1] > 0 and height - size[1] > (width - size[0]) * 2
     horizontal, vertical = (3, left, right, size[0], is_horizontal), (2, top, bottom, size[1], is_vertical)
     for axis, first, last, out_size, is_needed in (
-        (vertical, horizontal) if is_vertical_first else (horizontal, vertical)
+        (vertical, horizontal) if is_vertical_first((width, height), size) else (horizontal, vertical)
     ):
         if is_needed:
             images_NCHW = _pass(images_NCHW, axis, first, last, out_size, resample)

@@ -15,10 +15,11 @@ from PIL import Image
 from sandbox.geometry import Size
 from sandbox.lanes.tensor.batch import check_device, precise
 from sandbox.lanes.tensor.images import to_pillow
-from sandbox.lanes.tensor.table import CLOSE, EXACT, Exactness, TensorKind, kind_of, operations_of
+from sandbox.lanes.tensor.table import CLOSE, EXACT, TensorKind, kind_of, operations_of
 from sandbox.operations.arrays import Table
 from sandbox.operations.operation import State, Values
 from sandbox.operations.table import OPERATIONS
+from sandbox.types import Exactness
 
 _TABLE = Table(tuple((7 * value + 3) % 256 for value in range(256)), "uint8")
 _CROSS = Table(((0, 1, 0), (1, 1, 1), (0, 1, 0)), "uint8")

@@ -18,7 +18,8 @@ _HUE = 90 / math.pi
 
 def _from_hsv(values: Tensor) -> Tensor:
     hue, saturation, value = values.unbind(1)
-    return color.hsv_to_rgb(torch.stack([hue / _HUE, saturation / 255, value / 255], 1)) * 255
+    rgb: Tensor = color.hsv_to_rgb(torch.stack([hue / _HUE, saturation / 255, value / 255], 1))
+    return rgb
 
 
 def _to_hsv(values: Tensor) -> Tensor:
@@ -28,7 +29,8 @@ def _to_hsv(values: Tensor) -> Tensor:
 
 def _from_hls(values: Tensor) -> Tensor:
     hue, lightness, saturation = values.unbind(1)
-    return color.hls_to_rgb(torch.stack([hue / _HUE, lightness / 255, saturation / 255], 1)) * 255
+    rgb: Tensor = color.hls_to_rgb(torch.stack([hue / _HUE, lightness / 255, saturation / 255], 1))
+    return rgb
 
 
 def _to_hls(values: Tensor) -> Tensor:
@@ -43,7 +45,8 @@ def _from_lab(values: Tensor) -> Tensor:
     roots = torch.stack([y + (green_red - 128) / 500, y, y - (blue_yellow - 128) / 200], 1)
     xyz = torch.where(roots > 6 / 29, roots**3, (roots - 4 / 29) / 7.787)
     white = torch.tensor([0.950456, 1.0, 1.088754], device=values.device)[:, None, None]
-    return color.linear_rgb_to_rgb(color.xyz_to_rgb(xyz * white).clamp_(0, 1)) * 255
+    rgb: Tensor = color.linear_rgb_to_rgb(color.xyz_to_rgb(xyz * white).clamp_(0, 1))
+    return rgb
 
 
 def _to_lab(values: Tensor) -> Tensor:
@@ -54,7 +57,8 @@ def _to_lab(values: Tensor) -> Tensor:
 def _from_ycrcb(values: Tensor) -> Tensor:
     """OpenCV's differences are centered on 128, Kornia's on half of 255."""
     y, cr, cb = values.unbind(1)
-    return color.ycbcr_to_rgb(torch.stack([y, cb - 0.5, cr - 0.5], 1) / 255) * 255
+    rgb: Tensor = color.ycbcr_to_rgb(torch.stack([y, cb - 0.5, cr - 0.5], 1) / 255)
+    return rgb
 
 
 def _to_ycrcb(values: Tensor) -> Tensor:
@@ -64,7 +68,8 @@ def _to_ycrcb(values: Tensor) -> Tensor:
 
 def _from_yuv(values: Tensor) -> Tensor:
     y, u, v = values.unbind(1)
-    return color.yuv_to_rgb(torch.stack([y, u - 128, v - 128], 1) / 255) * 255
+    rgb: Tensor = color.yuv_to_rgb(torch.stack([y, u - 128, v - 128], 1) / 255)
+    return rgb
 
 
 def _to_yuv(values: Tensor) -> Tensor:
@@ -84,7 +89,7 @@ def conversion(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
         values = images_NCHW.float()
         if after in _INTO:
             return to_bytes(_INTO[after](values.flip(1) if before == "BGR" else values))
-        rgb = to_bytes(_OUT_OF[before](values))
+        rgb = to_bytes(_OUT_OF[before](values) * 255)
         return rgb.flip(1) if after == "BGR" else rgb
 
     return call

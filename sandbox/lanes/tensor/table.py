@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from sandbox.lanes.tensor import filters, moving, opencv, spaces, values, warps
@@ -19,9 +17,7 @@ from sandbox.operations.opencv import SPACES
 from sandbox.operations.operation import State, Values
 from sandbox.operations.outputs import contained_size, rotation, transform_frame
 from sandbox.operations.table import OPERATIONS
-
-#: How near the CPU lane's pixels the lane's are: bit for bit, or within what the table states.
-Exactness = Literal["exact", "close"]
+from sandbox.types import Exactness
 
 
 def _never(values: Values, state: State) -> str | None:
@@ -102,8 +98,8 @@ def _declines_close_rotate(values: Values, state: State) -> str | None:
 
 
 def _declines_rotate(values: Values, state: State) -> str | None:
-    is_sampled = values[1] != 0 and values[0] % 90 != 0
-    return INEXACT if is_sampled or values[3] or values[4] else _declines_close_rotate(values, state)
+    is_sampled = values[1] != 0 and (values[0] % 90 != 0 or values[3] or values[4])
+    return INEXACT if is_sampled else _declines_close_rotate(values, state)
 
 
 def _declines_transform(values: Values, state: State) -> str | None:
@@ -144,7 +140,7 @@ def _once(values: Values) -> float:
 
 def _kernel_growth(name: str) -> Callable[[Values], float]:
     _, divisor, _, numbers = filters.KERNELS[name]
-    return lambda values: sum(map(abs, numbers)) / divisor
+    return lambda values: float(sum(map(abs, numbers)) / divisor)
 
 
 def _blend_growth(values: Values) -> float:
@@ -191,8 +187,6 @@ EXACT: dict[str, TensorKind] = {
     **_rows(
         values,
         {
-            "ImageOps.autocontrast": "autocontrast",
-            "ImageOps.equalize": "equalize",
             "cv2.equalizeHist": "equalize_hist",
             "cv2.threshold": "threshold",
             "cv2.LUT": "look_up",
@@ -201,6 +195,10 @@ EXACT: dict[str, TensorKind] = {
     ),
     "ImageOps.posterize": TensorKind(values.posterize, "kornia.enhance.posterize", is_per_image=True),
     "ImageOps.solarize": TensorKind(values.by_library("ImageOps.solarize"), is_per_image=True),
+    **{
+        name: TensorKind(values.by_histogram(name), is_per_image=True)
+        for name in ("ImageOps.autocontrast", "ImageOps.equalize")
+    },
     "ImageEnhance.Brightness": TensorKind(
         values.by_library("ImageEnhance.Brightness"), is_per_image=True, growth=lambda values: abs(values[0])
     ),
@@ -271,7 +269,7 @@ CLOSE: dict[str, TensorKind] = {
         filters.custom_kernel, "kornia.filters.filter2d", declines=_declines_custom, most=1
     ),
     "ImageFilter.BoxBlur": TensorKind(filters.box_blur, "kornia.filters.filter2d", most=1, growth=_once),
-    "ImageFilter.GaussianBlur": TensorKind(filters.pillow_gaussian, "kornia.filters.filter2d", most=1, growth=_once),
+    "ImageFilter.GaussianBlur": TensorKind(filters.pillow_gaussian, "kornia.filters.filter2d", most=2, growth=_once),
     "ImageFilter.UnsharpMask": TensorKind(
         filters.unsharp_mask, "kornia.filters.filter2d", declines=_declines_unsharp, most=2, far=lambda values: 0.02
     ),
@@ -289,8 +287,7 @@ CLOSE: dict[str, TensorKind] = {
     ),
     "cv2.createCLAHE": TensorKind(opencv.clahe, most=1),
     **{
-        f"cv2.{name}": TensorKind(spaces.conversion(name), "kornia.color", is_per_image=True, most=2)
-        for name in SPACES
+        f"cv2.{name}": TensorKind(spaces.conversion(name), "kornia.color", is_per_image=True, most=2) for name in SPACES
     },
 }
 

@@ -1,4 +1,4 @@
-"""Operations on single values, exact: tables, blends, histograms, gray. Most tables are made by the library's own call."""
+"""Operations on single values, exact: tables (most by the library's own call), blends, histograms, gray."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from torch import Tensor
 
 from sandbox.operations.operation import Values
 from sandbox.operations.table import OPERATIONS
-
-Table = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def apply_tables(images_NCHW: Tensor, tables_NCV: Tensor) -> Tensor:
@@ -56,7 +54,8 @@ def invert(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
 def posterize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`ImageOps.posterize`."""
     bits = torch.tensor([bits for (bits,) in values], device=images_NCHW.device)
-    return (enhance.posterize(images_NCHW.float() / 255, bits) * 255).round().to(torch.uint8)
+    fewer: Tensor = enhance.posterize(images_NCHW.float() / 255, bits)
+    return (fewer * 255).round().to(torch.uint8)
 
 
 def _each(images_NCHW: Tensor, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -114,66 +113,41 @@ def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
     return array
 
 
-def _with_tables(images_NCHW: Tensor, tables: Sequence[Sequence[Table]]) -> Tensor:
+def _with_tables(images_NCHW: Tensor, tables: Sequence[Any]) -> Tensor:
     return apply_tables(images_NCHW, torch.from_numpy(np.array(tables, dtype=np.uint8)))
 
 
-def autocontrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageOps.autocontrast`."""
-    counts = {
-        is_toned: histograms(luma(images_NCHW) if is_toned else images_NCHW)
-        for is_toned in {bool(each[3]) for each in values}
-    }
-    n_channels = images_NCHW.shape[1]
-    tables = []
-    for place, (cutoff, ignore, _, is_toned) in enumerate(values):
-        rows = [_stretched(row.copy(), cutoff, ignore) for row in counts[bool(is_toned)][place]]
-        tables.append(rows if len(rows) == n_channels else rows * n_channels)
-    return _with_tables(images_NCHW, tables)
+class _Counted(Image.Image):
+    """All 256 values, which says that they are there `counts_CV` times: a library call makes its table of it."""
+
+    def __init__(self, counts_CV: Any, gray_1V: Any) -> None:
+        super().__init__()
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        self.im = Image.merge("RGB", [ramp] * 3).im if len(counts_CV) == 3 else ramp.im
+        self._mode, self._size = self.im.mode, self.im.size
+        self._counts, self._gray = counts_CV, gray_1V
+
+    def histogram(self, mask: Any = None, extrema: Any = None) -> list[int]:
+        counts: list[int] = self._counts.reshape(-1).tolist()
+        return counts
+
+    def convert(self, mode: str | None = None, *_: Any, **__: Any) -> Image.Image:
+        return _Counted(self._gray, self._gray)
 
 
-def _stretched(counts: np.ndarray[Any, np.dtype[np.int64]], cutoff: float, ignore: int | None) -> Table:
-    """The table that maps the darkest value left by the cutoff to 0 and the lightest to 255."""
-    if ignore is not None:
-        counts[ignore] = 0
-    if cutoff:
-        total = int(counts.sum())
-        for order in (1, -1):
-            _cut_off(counts[::order], int(total * cutoff // 100))
-    used = np.flatnonzero(counts)
-    # Of an empty histogram Pillow's searches end at their last places, 255 and 0.
-    low, high = (int(used[0]), int(used[-1])) if len(used) else (255, 0)
-    if high <= low:
-        return np.arange(256, dtype=np.uint8)
-    scale = 255.0 / (high - low)
-    offset = -low * scale
-    table: Table = np.clip(np.trunc(np.arange(256) * scale + offset), 0, 255).astype(np.uint8)
-    return table
+def by_histogram(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
+    """`ImageOps.autocontrast` or `equalize`, by the table that Pillow's own call makes of the histogram."""
 
+    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+        counts_NCV = histograms(images_NCHW)
+        gray_N1V = histograms(luma(images_NCHW)) if name == "ImageOps.autocontrast" else counts_NCV
+        tables = [
+            np.asarray(OPERATIONS[name].call(_Counted(counts, gray), each)).reshape(256, -1).T
+            for counts, gray, each in zip(counts_NCV, gray_N1V, values, strict=True)
+        ]
+        return _with_tables(images_NCHW, tables)
 
-def _cut_off(counts: np.ndarray[Any, np.dtype[np.int64]], cut: int) -> None:
-    """Remove `cut` pixels from the counts, lowest values first."""
-    for value in range(256):
-        taken = min(cut, int(counts[value]))
-        counts[value] -= taken
-        cut -= taken
-        if cut <= 0:
-            return
-
-
-def equalize(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`ImageOps.equalize`."""
-    return _with_tables(images_NCHW, [[_equalized(row) for row in rows] for rows in histograms(images_NCHW)])
-
-
-def _equalized(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Table:
-    used = counts[counts > 0]
-    step = int(used.sum() - used[-1]) // 255
-    if len(used) <= 1 or not step:
-        return np.arange(256, dtype=np.uint8)
-    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    table: Table = np.minimum((step // 2 + before) // step, 255).astype(np.uint8)
-    return table
+    return call
 
 
 def equalize_hist(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,14 +44,14 @@ def transform(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     if method == Image.Transform.PERSPECTIVE:
         a, b, c, d, e, f, g, h = data
         depth = g * xs + h * ys + 1
-        return _sampled(
-            images_NCHW, (d * xs + e * ys + f) / depth, (a * xs + b * ys + c) / depth, resample, fillcolor
-        )
-    (x1, y1, x2, y2, x3, y3, x4, y4), (width, height) = data, size
-    u, v = xs / width, ys / height
-    columns = x1 + (x4 - x1) * u + (x2 - x1) * v + (x3 - x2 - x4 + x1) * u * v
-    rows = y1 + (y4 - y1) * u + (y2 - y1) * v + (y3 - y2 - y4 + y1) * u * v
-    return _sampled(images_NCHW, rows, columns, resample, fillcolor)
+        return _sampled(images_NCHW, (d * xs + e * ys + f) / depth, (a * xs + b * ys + c) / depth, resample, fillcolor)
+    across, down = 1.0 / size[0], 1.0 / size[1]
+
+    def bent(nw: float, sw: float, se: float, ne: float) -> Tensor:  # in Pillow's order: places may lie on a border
+        turn = (se - sw - ne + nw) * across * down
+        return torch.as_tensor(nw + (ne - nw) * across * xs + (sw - nw) * down * ys + turn * xs * ys)
+
+    return _sampled(images_NCHW, bent(*data[1::2]), bent(*data[::2]), resample, fillcolor)
 
 
 def is_beyond_fixed_point(frame: Affine, size: Size) -> bool:
@@ -89,7 +90,9 @@ def _nearest(images_NCHW: Tensor, size: Size, frame: Affine, fill_C1: Tensor) ->
     xs = torch.arange(size[0], device=images_NCHW.device)
     ys = torch.arange(size[1], device=images_NCHW.device)[:, None]
     columns, rows = (a2 + ys * a1 + xs * a0) >> 16, (a5 + ys * a4 + xs * a3) >> 16
-    return torch.where(_is_inside(images_NCHW, rows, columns), _gathered(images_NCHW, rows, columns), fill_C1[..., None])
+    return torch.where(
+        _is_inside(images_NCHW, rows, columns), _gathered(images_NCHW, rows, columns), fill_C1[..., None]
+    )
 
 
 def _is_inside(images_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -130,7 +133,8 @@ def _remapped(images_NCHW: Tensor, rows: Tensor, columns: Tensor, mode: str, pad
         places.clamp(-8.0, side + 8.0).float().expand(n, *places.shape)
         for places, side in ((columns, width), (rows, height))
     ]
-    return remap(images_NCHW, maps[0], maps[1], mode=mode, padding_mode=padding, align_corners=True)
+    sampled: Tensor = remap(images_NCHW, maps[0], maps[1], mode=mode, padding_mode=padding, align_corners=True)
+    return sampled
 
 
 def _cubic(images_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -172,7 +176,7 @@ def warp(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return sampled.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _inverted(matrix: Table) -> list[list[float]]:
+def _inverted(matrix: Table) -> Any:
     """Rows of the 3 x 3 matrix from the result's pixels to the image's."""
     if len(matrix.rows) == 3:
         return cv2.invert(matrix.array.astype(np.float64))[1].tolist()
