@@ -145,7 +145,7 @@ def _kernel_growth(name: str) -> Callable[[Values], float]:
 
 def _blend_growth(values: Values) -> float:
     """Of a blend of an image with an average of its values."""
-    return abs(values[0]) + abs(1 - values[0])
+    return float(abs(values[0]) + abs(1 - values[0]))
 
 
 def _overshoot(values: Values) -> float:
