@@ -128,7 +128,7 @@ class GRPOModule(PolicyModule):
         config = self.gradient_config
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
         sequences = distinct_sequences(rollouts.trajectories, advantages_PG.flatten().tolist())
-        idle = replace(sequences[0], weight=0)
+        idle = replace(min(sequences, key=lambda sequence: len(sequence.tokens)), weight=0)
         prepared = [self._prepare(part, idle) for part in self._split(sequences)]
         scored = time.perf_counter()
         of_update, of_optimizer = self._update(prepared)
@@ -144,6 +144,7 @@ class GRPOModule(PolicyModule):
 
     def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
         """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
+        self._roller.refresh()
         temperature = self.rollout_config.temperature
         rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         for attempt in range(1, self.max_resamples + 1):
@@ -224,7 +225,10 @@ class GRPOModule(PolicyModule):
         for _ in range(self.epochs):
             for micro_batches, divisor in prepared:
                 with self.policy.rounded():
-                    results += [self._backward(micro_batch, divisor) for micro_batch in micro_batches]
+                    results += [
+                        self._backward(micro_batch, divisor, is_last=micro_batch is micro_batches[-1])
+                        for micro_batch in micro_batches
+                    ]
                 of_optimizer = self.apply_gradients()
         if not results:
             return {}, of_optimizer
@@ -242,7 +246,7 @@ class GRPOModule(PolicyModule):
         totals = zip(names, self.global_sum(totals_K2), strict=True)
         return {f"rl/{name}": total / number for name, (total, number) in totals if number > 0}
 
-    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor) -> PolicyGradientLoss:
+    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor, is_last: bool) -> PolicyGradientLoss:
         logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature)
         result = policy_gradient_loss(
             self.gradient_config,
@@ -255,7 +259,7 @@ class GRPOModule(PolicyModule):
             reference_logprobs_BT=micro_batch.reference_logprobs_BT,
             entropy_BT=entropy_BT,
         )
-        self.manual_backward(result.loss)
+        self.backward_part(result.loss, is_last)
         return replace(result, loss=result.loss.detach())
 
 

@@ -10,6 +10,8 @@ import torch
 from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.types import Group, Sample
 from modules.policy.policy import Policy
+from modules.samplers.itself import Itself
+from modules.samplers.sampler import Sampler
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
 
@@ -51,26 +53,31 @@ class Roller:
     Args:
         policy: The policy.
         config: How trajectories are sampled.
+        sampler: Who speaks for it; None: the policy itself.
     """
 
-    def __init__(self, policy: Policy, config: RolloutConfig) -> None:
+    def __init__(self, policy: Policy, config: RolloutConfig, sampler: Sampler | None = None) -> None:
         self.policy = policy
         self.config = config
+        self.sampler = Itself() if sampler is None else sampler
+        self.sampler.attach(policy)
         self._executor: ToolExecutor | None = None
 
+    def refresh(self) -> None:
+        """Let the sampler take over the policy's weights; on all ranks together."""
+        self.sampler.refresh()
+
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> list[Group]:
-        """Sample `group_size` trajectories of each sample, with the policy in evaluation mode."""
+        """Sample `group_size` trajectories of each sample."""
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
-        was_training = self.policy.training
-        self.policy.eval()
         sampling = Sampling(temperature, self.config.max_new_tokens, seed)
-        groups = roll_out(samples, self.policy, self._executor, sampling, group_size, self.config.max_turns)
-        self.policy.train(was_training)
-        return groups
+        with self.sampler.speaking() as policy:
+            return roll_out(samples, policy, self._executor, sampling, group_size, self.config.max_turns)
 
     def close(self) -> None:
-        """End the tool's workers."""
+        """End the tool's workers, and give back what the sampler holds."""
+        self.sampler.close()
         if self._executor is not None:
             self._executor.close()
             self._executor = None
