@@ -66,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"No command {name!r}. {did_you_mean(name, COMMANDS)} See python -m cv_lightning --help.")
     module = COMMANDS[name][0]
     command: Callable[[Sequence[str]], int] = importlib.import_module(module).main
+    if name == "fit":
+        importlib.import_module("cv_lightning.planning.command").check_before_fit(arguments[1:])
     # LightningCLI has subcommands and needs their name.
     return command(arguments if module == _LIGHTNING else arguments[len(words) :])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample, Trajectory
 
 
@@ -24,6 +25,14 @@ class Solver(ABC):
 
         Whatever a policy says is data in the trajectory and raises nothing.
         """
+
+    def without_tools(self) -> Solver:
+        """The same policy as a solver that answers at once: it is offered no tool, and none is executed.
+
+        Raises:
+            ConfigError: The policy cannot be asked so.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be asked without tools: leave compare_without_tools off.")
 
     def usage(self) -> dict[str, float]:
         """Cost of the answers so far (requests, tokens, money), by name; empty if nothing is counted."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,16 @@ from torch import Tensor, nn
 
 from cv_lightning.console.versions import versions
 from cv_lightning.errors import CheckpointError, ConfigError, ConversationError, CVLightningError
-from cv_lightning.evaluation.answer_log import AnswerLog, AnswerRecord, grading_key, make_record, of_keys, record_key
+from cv_lightning.evaluation.asking import Asker
 from cv_lightning.evaluation.page import print_table, write_page
 from cv_lightning.evaluation.questions import EvaluationItem
 from cv_lightning.evaluation.table import make_table, write_results
-from cv_lightning.grading.benchmarks import Grade, find_rule, grade
+from cv_lightning.grading.benchmarks import find_rule
 from cv_lightning.grading.judge import Judge
 from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, Trajectory
 from modules.policy.policy import Policy
 from modules.rollouts import Roller, RolloutConfig
-
-#: Requests to a judge that are under way at the same time.
-_JUDGED_AT_ONCE = 16
 
 
 class LocalSolver(nn.Module, Solver):
@@ -39,14 +36,16 @@ class LocalSolver(nn.Module, Solver):
         policy: The policy.
         rollout: How trajectories are sampled; `evaluation_temperature` is the one that counts.
         seed: Seed of the sampling, if the temperature is not 0.
+        tools: Whether it may call tools; if not, it answers in one turn and cannot begin a call.
     """
 
-    def __init__(self, policy: Policy, rollout: RolloutConfig | None = None, seed: int = 0) -> None:
+    def __init__(self, policy: Policy, rollout: RolloutConfig | None = None, seed: int = 0, tools: bool = True) -> None:
         super().__init__()
         self.policy = policy
         self.rollout_config = rollout or RolloutConfig()
         self.seed = seed
-        self._roller = Roller(policy, self.rollout_config)
+        self.tools = tools
+        self._roller = Roller(policy, self.rollout_config if tools else replace(self.rollout_config, max_turns=1))
 
     def fingerprint(self) -> str:
         """A hash of the weights and of everything else that decides the answers."""
@@ -61,13 +60,16 @@ class LocalSolver(nn.Module, Solver):
             "seed": self.seed if config.evaluation_temperature > 0 else None,
             "tools": [config.lane, asdict(config.limits), self.policy.conversation.toolbox.describe()],
         }
+        if not self.tools:
+            settings |= {"turns": [1, config.max_new_tokens], "tools": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
         """Roll out samples; one whose prompt does not fit is left out, with a warning."""
-        fitting = [index for index, sample in enumerate(samples) if self._fits(sample)]
         temperature = self.rollout_config.evaluation_temperature
-        groups = self._roller.roll_out([samples[index] for index in fitting], 1, temperature, self.seed)
+        with nullcontext() if self.tools else self.policy.without_tools():
+            fitting = [index for index, sample in enumerate(samples) if self._fits(sample)]
+            groups = self._roller.roll_out([samples[index] for index in fitting], 1, temperature, self.seed)
         solved: list[Trajectory | None] = [None] * len(samples)
         for index, group in zip(fitting, groups, strict=True):
             solved[index] = group.trajectories[0]
@@ -80,6 +82,10 @@ class LocalSolver(nn.Module, Solver):
             warnings.warn(f"Left out a question. {error}", UserWarning, stacklevel=2)
             return False
         return True
+
+    def without_tools(self) -> LocalSolver:
+        """The same weights, which answer in one turn and cannot begin a call."""
+        return LocalSolver(self.policy, self.rollout_config, self.seed, tools=False)
 
     def close(self) -> None:
         """End the tool's workers."""
@@ -118,21 +124,26 @@ class RobustnessTest(LightningModule):
         judge: Asked about answers that the rules do not call right; None leaves it at the rules.
         rule: A name of `grading.RULES` to compare by, instead of each sample's own.
         name: Name of the policy in the tables; None takes its fingerprint.
+        compare_without_tools: Ask every question a second time without tools, for the cells `tool_gain`, `tool_harm`
+            and `tool_effect`; these answers are saved in the folder `without_tools`.
     """
 
     def __init__(
-        self, solver: Solver, judge: Judge | None = None, rule: str | None = None, name: str | None = None
+        self,
+        solver: Solver,
+        judge: Judge | None = None,
+        rule: str | None = None,
+        name: str | None = None,
+        compare_without_tools: bool = False,
     ) -> None:
         super().__init__()
         self.solver = solver
         self.judge = judge
         self.rule = rule
         self.name = name
-        self.policy_fingerprint = ""
-        self._log_file: AnswerLog | None = None
-        self._keys: list[str] = []
+        self.compare_without_tools = compare_without_tools
+        self._askers: list[Asker] = []
         self._labels: dict[str, None] = {}
-        self._n_asked = 0
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint: only exported policies are tested."""
@@ -153,89 +164,44 @@ class RobustnessTest(LightningModule):
     def on_test_start(self) -> None:
         """Open the log of answers, which may hold earlier answers of this policy."""
         self.trainer.test_loop.verbose = False  # the table says it better than a list of all its cells
-        self.policy_fingerprint = self.solver.fingerprint()
-        self._log_file = AnswerLog(self.folder, self.global_rank)
-        self._keys, self._labels, self._n_asked = [], {}, 0
+        solvers = {self.folder: self.solver}
+        if self.compare_without_tools:
+            solvers[self.folder / "without_tools"] = self.solver.without_tools()
+        self._askers = [Asker(solver, folder, self.global_rank, self.judge) for folder, solver in solvers.items()]
+        self._labels = {}
 
     def test_step(self, batch: list[EvaluationItem], batch_idx: int) -> None:
-        """Ask the questions that the log does not answer, and log the answers."""
-        log = self._log_file
-        if log is None or not all(isinstance(item, EvaluationItem) for item in batch):
+        """Ask the questions that the logs do not answer, and log the answers."""
+        if not all(isinstance(item, EvaluationItem) for item in batch):
             raise ConfigError("RobustnessTest: data must be a cv_lightning.evaluation.RobustnessDataModule.")
         if self.rule is not None:
             batch = [replace(item, base=replace(item.base, rule=self.rule)) for item in batch]
         for item in batch:
             find_rule(item.base)  # before anything is asked
-        keys = [record_key(item.base, item.condition.label, self.policy_fingerprint) for item in batch]
-        items = dict(zip(keys, batch, strict=True))
-        known = {key: item for key, item in items.items() if key in log.records}
-        log.append(self._ask({key: item for key, item in items.items() if key not in known}))
-        log.append(self._grade_again(known, log))
-        self._keys += keys
+        for asker in self._askers:
+            asker.ask(batch)
         self._labels |= dict.fromkeys(item.condition.label for item in batch)
-
-    def _ask(self, items: dict[str, EvaluationItem]) -> list[AnswerRecord]:
-        if not items:
-            return []
-        self._n_asked += len(items)
-        solved = self.solver.solve([item.sample() for item in items.values()])
-        pairs = zip(items.items(), solved, strict=True)
-        answered = [(key, item, trajectory) for (key, item), trajectory in pairs if trajectory is not None]
-        grades = self._grades([(item.base, trajectory.answer) for _, item, trajectory in answered])
-        return [
-            make_record(
-                key, item.condition.label, self.policy_fingerprint, trajectory, of_answer, self._grading_key(item.base)
-            )
-            for (key, item, trajectory), of_answer in zip(answered, grades, strict=True)
-        ]
-
-    def _grade_again(self, items: dict[str, EvaluationItem], log: AnswerLog) -> list[AnswerRecord]:
-        """Grade earlier answers again if the rule, the truth or the judge changed, or if the judge failed."""
-        changed = []
-        for key, item in items.items():
-            record = log.records[key]
-            if record.graded_for != self._grading_key(item.base) or record.score is None:
-                changed.append((record, item.base))
-        grades = self._grades([(base, record.answer) for record, base in changed])
-        return [
-            replace(
-                record,
-                score=of_answer.score,
-                graded_by=of_answer.by,
-                rule=of_answer.rule,
-                graded_for=self._grading_key(base),
-                truth=base.answer,
-            )
-            for (record, base), of_answer in zip(changed, grades, strict=True)
-        ]
-
-    def _grades(self, answers: Sequence[tuple[Sample, str | None]]) -> list[Grade]:
-        # A judge is a server: it is asked about the answers of a batch at once.
-        with ThreadPoolExecutor(max_workers=_JUDGED_AT_ONCE if self.judge is not None else 1) as pool:
-            return list(pool.map(lambda pair: grade(pair[0], pair[1], self.judge), answers))
-
-    def _grading_key(self, base: Sample) -> str:
-        judge = "" if self.judge is None else f"{getattr(self.judge, 'url', '')} {getattr(self.judge, 'model', '')}"
-        return grading_key(base, judge)
 
     def on_test_epoch_end(self) -> None:
         """Make the table of all ranks' answers, write it, log it, show it."""
-        log = self._log_file
-        if log is None:
-            return
-        keys, labels, n_asked, usage = self._of_all_ranks()
-        records = of_keys(log.read_all() if self.trainer.world_size > 1 else log.records, keys)
-        table = make_table(records, labels)
+        labels, keys, n_asked, usage = self._of_all_ranks()
+        is_shared = self.trainer.world_size > 1
+        records, *alone = (
+            asker.records(of_asker, is_shared) for asker, of_asker in zip(self._askers, keys, strict=True)
+        )
+        table = make_table(records, labels, without_tools=alone[0] if alone else ())
         metrics = table.metrics() | {f"usage/{name}": value for name, value in usage.items()}
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, rank_zero_only=True)
         if not self.trainer.is_global_zero:
             return
+        fingerprint = self._askers[0].fingerprint
+        n_answers = sum(map(len, (records, *alone)))
         facts = {
-            "policy": self.name or self.policy_fingerprint,
-            "fingerprint": self.policy_fingerprint,
-            "questions": len(set(keys)),
+            "policy": self.name or fingerprint,
+            "fingerprint": fingerprint,
+            "questions": len(set(keys[0])),
             "asked_now": n_asked,
-            "not_answered": len(set(keys)) - len(records),
+            "not_answered": sum(len(set(of_asker)) for of_asker in keys) - n_answers,
             "usage": usage,
             "versions": versions(),
         }
@@ -248,21 +214,24 @@ class RobustnessTest(LightningModule):
             ) from error
         print_table(table, facts, paths[-1])
         for logger in self.trainer.loggers:
-            for path in [*paths, *sorted(self.folder.glob("answers_*.jsonl"))]:
-                if hasattr(logger, "log_artifact"):
+            if hasattr(logger, "log_artifact"):
+                for path in [*paths, *sorted(self.folder.glob("answers_*.jsonl"))]:
                     logger.log_artifact(path)
 
-    def _of_all_ranks(self) -> tuple[list[str], list[str], int, dict[str, float]]:
-        """Keys, labels, the number of questions asked now, and what the solver used for them."""
-        usage = self.solver.usage()
+    def _of_all_ranks(self) -> tuple[list[str], list[list[str]], int, dict[str, float]]:
+        """Labels, the keys of each asker, the number of questions asked now, and what the solver used for them."""
+        keys = [asker.keys for asker in self._askers]
+        n_asked, usage = sum(asker.n_asked for asker in self._askers), self.solver.usage()
         if self.trainer.world_size == 1:
-            return self._keys, list(self._labels), self._n_asked, usage
+            return list(self._labels), keys, n_asked, usage
         gathered: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(gathered, (self._keys, list(self._labels), self._n_asked, usage))
-        labels = dict.fromkeys(label for _, labels, *_ in gathered for label in labels)
+        torch.distributed.all_gather_object(gathered, (list(self._labels), keys, n_asked, usage))
+        labels = dict.fromkeys(label for of_rank, *_ in gathered for label in of_rank)
         total = {name: sum(of_rank[name] for *_, of_rank in gathered) for name in usage}
-        return [key for keys, *_ in gathered for key in keys], list(labels), sum(n for _, _, n, _ in gathered), total
+        all_keys = [[key for _, of_rank, *_ in gathered for key in of_rank[place]] for place in range(len(keys))]
+        return list(labels), all_keys, sum(n for *_, n, _ in gathered), total
 
     def teardown(self, stage: str) -> None:
-        """Close the solver."""
-        self.solver.close()
+        """Close the solvers."""
+        for solver in {id(one): one for one in (self.solver, *(asker.solver for asker in self._askers))}.values():
+            solver.close()

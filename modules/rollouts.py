@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.types import Group, Sample
 from modules.policy.policy import Policy
@@ -23,6 +24,8 @@ class RolloutConfig:
     Attributes:
         max_turns: Assistant turns of a trajectory.
         max_new_tokens: Longest turn, in tokens.
+        sequences_at_once: Trajectories whose keys and values are held at once, rounded to whole groups; 0 samples all
+            of a batch together, which is fastest.
         temperature: Softmax temperature in training.
         evaluation_temperature: The same in validation and test; 0 takes the most probable token.
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
@@ -33,11 +36,16 @@ class RolloutConfig:
 
     max_turns: int = 4
     max_new_tokens: int = 1024
+    sequences_at_once: int = 0
     temperature: float = 1.0
     evaluation_temperature: float = 0.0
     lane: LaneName = "auto"
     limits: Limits = field(default_factory=Limits)
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sequences_at_once < 0:
+            raise ConfigError(f"rollout.sequences_at_once: expected 0 or more but got {self.sequences_at_once}")
 
     def open_executor(self, policy_device: torch.device) -> ToolExecutor:
         """Start an executor of these settings, for a policy on `policy_device`."""
@@ -71,9 +79,16 @@ class Roller:
         """Sample `group_size` trajectories of each sample."""
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
-        sampling = Sampling(temperature, self.config.max_new_tokens, seed)
+        at_once = max(1, (self.config.sequences_at_once or len(samples) * group_size) // group_size)
+        groups: list[Group] = []
         with self.sampler.speaking() as policy:
-            return roll_out(samples, policy, self._executor, sampling, group_size, self.config.max_turns)
+            for start in range(0, len(samples), at_once):
+                # The multiplier keeps the seeds of parts away from those of other steps and ranks.
+                part_seed = (seed + start * 0x9E3779B97F4A7C15) % 2**63
+                sampling = Sampling(temperature, self.config.max_new_tokens, part_seed)
+                part = samples[start : start + at_once]
+                groups += roll_out(part, policy, self._executor, sampling, group_size, self.config.max_turns)
+        return groups
 
     def close(self) -> None:
         """End the tool's workers, and give back what the sampler holds."""

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -52,7 +52,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI with one more key, `run_folder`, that configs build their paths from.
+    """LightningCLI with two more keys: `run_folder`, that configs build their paths from, and `memory_check`.
 
     Args:
         composed: The config in `args`, for errors.
@@ -64,10 +64,16 @@ class CLI(LightningCLI):
         super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `run_folder`; the usage line leaves the options to the list below it."""
+        """Add the keys; the usage line leaves the options to the list below it."""
         parser.usage = "%(prog)s --config FILE [--config FILE ...] [--KEY VALUE ...]"
         parser.add_argument(
             "--run_folder", type=str, default="runs", help="Where the run writes; configs refer to it as ${run_folder}."
+        )
+        parser.add_argument(
+            "--memory_check",
+            type=Literal["refuse", "off"],
+            default="refuse",
+            help="Whether fit refuses a config whose step takes more memory than a GPU has; see plan.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 CONFIDENCE = 0.95
 
 #: Values that the bootstrap draws at a time: 64 MB with their indices.
-_RESAMPLED_VALUES = 1 << 22
+RESAMPLED_VALUES = 1 << 22
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
@@ -29,7 +29,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, n_resamples: int 
         data,
         np.mean,
         n_resamples=n_resamples,
-        batch=max(1, _RESAMPLED_VALUES // len(values)),
+        batch=max(1, RESAMPLED_VALUES // len(values)),
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from cv_lightning.data.corruption import CORRUPTIONS, SEVERITIES
 from cv_lightning.evaluation.conditions import UPRIGHT
+from cv_lightning.evaluation.robustness import INDICES, Index
 from cv_lightning.evaluation.table import CELLS, MEAN, Cells, EvaluationTable
 from cv_lightning.pages.figures import bars, curves
 from cv_lightning.pages.shell import render
@@ -44,6 +45,14 @@ _COLUMNS = (
     _Column("exact\ntools", "exact_tools", _SHARE),
 )
 
+_TOOL_COLUMNS = (
+    _Column("with tools", "accuracy", _SHARE, has_interval=True),
+    _Column("without", "alone", _SHARE),
+    _Column("gain", "tool_gain", _SHARE),
+    _Column("harm", "tool_harm", _SHARE),
+    _Column("gain - harm", "tool_effect", _SHARE, has_interval=True),
+)
+
 #: Bars of the second figure -> cell, colour.
 _TOOL_BARS = {"a tool was called": ("tool_rate", 3), "the last view is upright": ("restored_rate", 2)}
 
@@ -51,7 +60,9 @@ _TOOL_BARS = {"a tool was called": ("tool_rate", 3), "the last view is upright":
 def print_table(table: EvaluationTable, facts: Mapping[str, Any], path: Path) -> None:
     """Print the table; shares in percent, intervals below the values, blank if nothing was counted."""
     console = wide_console()
-    show_table(_results(table, facts), console)
+    for one in (_results(table, facts), _effects(table), _indices(table)):
+        if one.rows:
+            show_table(one, console)
     for label, tools in _emergent(table).items():
         console.print(f"tools that nothing requires, {label}: {tools}", soft_wrap=True, markup=False)
     console.print(f"page: {path}", soft_wrap=True, markup=False)
@@ -69,24 +80,28 @@ def write_page(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -
         "evaluation/results.html",
         title=f"Robustness of {name}",
         policy=name,
-        facts=_facts(facts),
+        facts=_facts(facts, table),
         accuracy_bars=bars({name: accuracy}, {name: 1}, {name: intervals}) if accuracy else None,
         tool_colors=tool_colors,
         tool_bars=bars(tools, tool_colors, y_label="questions, %") if labels else None,
         results=_results(table, facts),
+        effects=_effects(table),
+        robustness=_indices(table),
+        formulas=INDICES,
         severities=_severities(table),
         emergent=_emergent(table),
         families=_families(table, labels),
         cells=CELLS,
-        headings={column.cell: column.heading for column in _COLUMNS},
+        headings={column.cell: column.heading for column in (*_TOOL_COLUMNS, *_COLUMNS)},
     )
     path = folder / "results.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    asked = f"{facts['questions']} questions times conditions, {facts['asked_now']} asked in this run"
+def _facts(facts: Mapping[str, Any], table: EvaluationTable) -> str:
+    twice = ", each with and without tools" if _effects(table).rows else ""
+    asked = f"{facts['questions']} questions times conditions{twice}, {facts['asked_now']} asked in this run"
     left_out, usage = facts["not_answered"], facts.get("usage")
     spent = ""
     if usage:
@@ -97,9 +112,21 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _results(table: EvaluationTable, facts: Mapping[str, Any]) -> TextTable:
-    columns = [column for column in _COLUMNS if any(cells[column.cell] is not None for cells in table.rows.values())]
+    return _of_columns(f"{facts['policy']}: {_facts(facts, table)}", _COLUMNS, table)
+
+
+def _effects(table: EvaluationTable) -> TextTable:
+    """Without rows if the policy was not asked without tools."""
+    is_compared = any(cells["alone"] is not None for cells in table.rows.values())
+    title = "The same questions with and without tools, %"
+    return _of_columns(title, _TOOL_COLUMNS, table) if is_compared else TextTable(title, [], [])
+
+
+def _of_columns(title: str, columns: Sequence[_Column], table: EvaluationTable) -> TextTable:
+    """The columns in which anything was counted."""
+    columns = [column for column in columns if any(cells[column.cell] is not None for cells in table.rows.values())]
     rows = [[label, *(_text(cells, column) for column in columns)] for label, cells in table.rows.items()]
-    return TextTable(f"{facts['policy']}: {_facts(facts)}", ["", *(column.heading for column in columns)], rows)
+    return TextTable(title, ["", *(column.heading for column in columns)], rows)
 
 
 def _text(cells: Cells, column: _Column) -> str:
@@ -114,6 +141,24 @@ def _text(cells: Cells, column: _Column) -> str:
 def _interval(cells: Cells, cell: str) -> tuple[float, float] | None:
     low, high = cells[f"{cell}_low"], cells[f"{cell}_high"]
     return None if low is None or high is None else (low, high)
+
+
+def _indices(table: EvaluationTable) -> TextTable:
+    rows = [
+        [
+            f"{len(one.conditions)} {group}",
+            one.worst,
+            *(_index(one.indices[name]) if name in one.indices else "" for name in INDICES),
+        ]
+        for group, one in table.robustness.items()
+    ]
+    headings = ["", "worst", *(name.replace("_", "\n") for name in INDICES)]
+    return TextTable("Robustness over the changed conditions, %", headings, rows)
+
+
+def _index(index: Index) -> str:
+    value, interval = f"{100 * index.value:.1f}", f"({100 * index.low:.1f} to {100 * index.high:.1f})"
+    return f"{value}\n{interval}" if index.low < index.high else value
 
 
 def _severities(table: EvaluationTable) -> dict[str, Markup]:

@@ -6,13 +6,14 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cv_lightning.evaluation.answer_log import AnswerRecord
 from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS, UPRIGHT
 from cv_lightning.evaluation.intervals import accuracy_interval, bootstrap_interval
+from cv_lightning.evaluation.robustness import Robustness, robustness
 
 #: The row of unweighted means over the orientations (the paper's "average").
 MEAN = "mean"
@@ -38,7 +39,16 @@ CELLS: dict[str, str] = {
     "required_recall": "share of the required tools that were used, over the questions that require one",
     "crop_iou": "best overlap of a crop with the box, over the questions that require a crop",
     "exact_tools": "questions with exactly the required turns and crop, and no other",
+    "alone": "mean credit of the same policy without tools, over the questions judged with and without",
+    "tool_gain": "credit that tools won: the share of questions that they turned right",
+    "tool_harm": "credit that tools lost: the share of questions that they turned wrong",
+    "tool_effect": "gain minus harm",
+    "tool_effect_low": "lower end of its 95 % bootstrap interval, resampled in pairs",
+    "tool_effect_high": "upper end of it",
 }
+
+#: Ends of intervals, which have no mean over the orientations.
+_ENDS = tuple(cell for cell in CELLS if cell.endswith(("_low", "_high")))
 
 #: None: nothing was counted.
 Cells = dict[str, float | None]
@@ -52,43 +62,58 @@ class EvaluationTable:
         rows: Condition -> cell of `CELLS` -> value; the last row is `MEAN` if there are two orientations or more.
         families: Family -> condition -> accuracy, if there are two families or more.
         emergent: Condition -> tool that no task requires -> questions with it.
+        robustness: "orientations" and "corruptions" -> indices over them.
     """
 
     rows: dict[str, Cells]
     families: dict[str, dict[str, float]]
     emergent: dict[str, dict[str, int]]
+    robustness: dict[str, Robustness] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Every cell that has a value as `<cell>/<condition>`."""
-        return {
+        """Every cell that has a value as `<cell>/<condition>`, every index as `<index>/<group>`."""
+        cells = {
             f"{cell}/{label}": value
             for cell in CELLS
             for label, cells in self.rows.items()
             if (value := cells[cell]) is not None
         }
+        indices = {
+            f"{name}/{group}": index.value
+            for group, one in self.robustness.items()
+            for name, index in one.indices.items()
+        }
+        return cells | indices
 
 
-def make_table(records: Iterable[AnswerRecord], labels: Sequence[str], seed: int = 0) -> EvaluationTable:
+def make_table(
+    records: Iterable[AnswerRecord],
+    labels: Sequence[str],
+    seed: int = 0,
+    without_tools: Iterable[AnswerRecord] = (),
+) -> EvaluationTable:
     """The table of some answers.
 
     Args:
         records: Answers of one policy, each question at most once per condition.
         labels: The conditions, in the order of the rows; those without an answer have no row.
         seed: Seed of the bootstrap.
+        without_tools: Answers of the same policy without tools.
     """
     of_label: dict[str, list[AnswerRecord]] = {label: [] for label in labels}
     for record in records:
         of_label.setdefault(record.condition, []).append(record)
     of_label = {label: some for label, some in of_label.items() if some}
     reference = {record.item: record for record in of_label.get(UPRIGHT, ())}
-    rows = {label: _cells(some, reference, seed) for label, some in of_label.items()}
+    alone = {(record.item, record.condition): record for record in without_tools}
+    rows = {label: _cells(some, reference, seed) | _tool_cells(some, alone, seed) for label, some in of_label.items()}
     orientations = [label for label in ORIENTATION_CONDITIONS if label in rows]
     if len(orientations) > 1:
         rows[MEAN] = {cell: _mean([rows[label][cell] for label in orientations]) for cell in CELLS}
-        rows[MEAN] |= dict.fromkeys(("accuracy_low", "accuracy_high", "drop_low", "drop_high"))
+        rows[MEAN] |= dict.fromkeys(_ENDS)
         rows[MEAN]["n"] = float(sum(len(of_label[label]) for label in orientations))
     emergent = {label: _count_emergent(some) for label, some in of_label.items()}
-    return EvaluationTable(rows, _families(of_label), emergent)
+    return EvaluationTable(rows, _families(of_label), emergent, robustness(of_label, seed))
 
 
 def _cells(records: Sequence[AnswerRecord], reference: Mapping[str, AnswerRecord], seed: int) -> Cells:
@@ -118,6 +143,22 @@ def _cells(records: Sequence[AnswerRecord], reference: Mapping[str, AnswerRecord
         "required_recall": _mean([record.required_recall for record in records]),
         "crop_iou": _mean([record.crop_iou for record in records]),
         "exact_tools": _share(records, lambda record: record.has_exact_tools),
+    }
+
+
+def _tool_cells(records: Sequence[AnswerRecord], alone: Mapping[tuple[str, str], AnswerRecord], seed: int) -> Cells:
+    """What tools changed, over the questions that were judged with and without them."""
+    pairs = [(alone[key].score, r.score) for r in records if (key := (r.item, r.condition)) in alone]
+    judged = [(before, now) for before, now in pairs if before is not None and now is not None]
+    effects = [now - before for before, now in judged]
+    low, high = bootstrap_interval(effects, seed=seed) if effects else (None, None)
+    return {
+        "alone": _mean([before for before, _ in judged]),
+        "tool_gain": _mean([max(0.0, effect) for effect in effects]),
+        "tool_harm": _mean([max(0.0, -effect) for effect in effects]),
+        "tool_effect": _mean(effects),
+        "tool_effect_low": low,
+        "tool_effect_high": high,
     }
 
 
@@ -157,7 +198,13 @@ def _count_emergent(records: Sequence[AnswerRecord]) -> dict[str, int]:
 def write_results(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write `results.json`, with `facts` about the run beside the table, and `results.csv`; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"conditions": table.rows, "families": table.families, "emergent_tools": table.emergent, **facts}
+    content = {
+        "conditions": table.rows,
+        "robustness": {group: asdict(one) for group, one in table.robustness.items()},
+        "families": table.families,
+        "emergent_tools": table.emergent,
+        **facts,
+    }
     json_path, csv_path = folder / "results.json", folder / "results.csv"
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     with csv_path.open("w", encoding="utf-8", newline="") as file:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cv_lightning.console.command_parser import CommandParser
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from cv_lightning.planning.compute import Device
     from cv_lightning.planning.model_size import ModelSize
+    from cv_lightning.planning.report import Plan
     from cv_lightning.planning.workload import Workload
 
 #: Peak of an H100 SXM in bfloat16, if neither option nor config says.
@@ -45,12 +46,14 @@ class Parsed:
         policy: `init_args` of its policy.
         data: `init_args` of the data module.
         trainer: Arguments of the trainer.
+        memory_check: What `fit` does if a step does not fit.
     """
 
     model: dict[str, Any]
     policy: dict[str, Any]
     data: dict[str, Any]
     trainer: dict[str, Any]
+    memory_check: str = "refuse"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,14 +69,59 @@ def main(arguments: Sequence[str]) -> int:
         if value is not None and (value <= 0 or (name == "mfu" and value > 1)):
             limit = "more than 0 and at most 1" if name == "mfu" else "more than 0"
             raise ConfigError(f"--{name.replace('_', '-')}: expected {limit} but got {value}")
-    parsed = read(rest)
-    from cv_lightning.planning.report import as_json, as_text, make_plan
+    from cv_lightning.planning.report import as_json, as_text
 
-    size, origin = measured(parsed, rest)
-    work = workload(parsed, size, options)
-    result = make_plan(size, work, device(parsed, options), options.memory * 1e9, origin)
+    result = plan(read(rest), rest, options)
     print(json.dumps(as_json(result), indent=1) if options.json else as_text(result))
     return 0 if result.fits else 1
+
+
+def plan(parsed: Parsed, arguments: Sequence[str], options: argparse.Namespace) -> Plan:
+    """The plan of a config that was read from `arguments`."""
+    from cv_lightning.planning.report import make_plan
+
+    size, origin = measured(parsed, arguments)
+    work = workload(parsed, size, options)
+    return make_plan(size, work, device(parsed, options), options.memory * 1e9, origin)
+
+
+def check_before_fit(arguments: Sequence[str]) -> None:
+    """Refuse a config that cannot fit this machine's GPUs, before anything is loaded; without a GPU nothing is checked.
+
+    Args:
+        arguments: Those of `fit`.
+
+    Raises:
+        ConfigError: A step takes more memory than a device has; the message says what to change.
+    """
+    n_bytes = device_memory()
+    if n_bytes is None:
+        return
+    try:
+        parsed = read(arguments)
+    except ConfigError:  # `fit` says it, or it trains something else
+        return
+    if parsed.memory_check == "off" or parsed.trainer.get("accelerator") == "cpu":
+        return
+    try:
+        found = plan(parsed, arguments, parser().parse_args(["--memory", str(n_bytes / 1e9)]))
+    except CheckpointError:  # shapes that nobody knows before they are downloaded
+        return
+    if not found.fits:
+        raise ConfigError(
+            f"memory: a step of this config takes up to {found.memory.peak / 1e9:.1f} GB on each device, and "
+            f"{found.limit / 1e9:.1f} of {found.capacity / 1e9:.1f} GB can be used. {'; '.join(found.advice)}. "
+            "See python -m cv_lightning plan. To train all the same: --memory_check off."
+        )
+
+
+def device_memory() -> float | None:
+    """Bytes of the smallest GPU that this process sees; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return float(min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())))
 
 
 def read(arguments: Sequence[str]) -> Parsed:
@@ -88,7 +136,8 @@ def read(arguments: Sequence[str]) -> Parsed:
     policy = model.get("policy") or {}
     if "init_args" not in policy:
         raise ConfigError(f"model: expected a module with a policy but got {config['model']['class_path']}.")
-    return Parsed(model, policy["init_args"], (config.get("data") or {}).get("init_args", {}), config["trainer"])
+    data = (config.get("data") or {}).get("init_args", {})
+    return Parsed(model, policy["init_args"], data, config["trainer"], config["memory_check"])
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------
@@ -170,7 +219,7 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
     model, policy = parsed.model, parsed.policy
     rollout, gradient = model.get("rollout") or {}, model.get("policy_gradient") or {}
     group_size = model.get("group_size", 0)
-    devices = options.devices or _number(parsed.trainer.get("devices"))
+    devices = options.devices or _number(parsed.trainer.get("devices")) * parsed.trainer.get("num_nodes", 1)
     epochs = model.get("epochs", 1)
     tokens = min(options.tokens or policy["max_context_tokens"], policy["max_context_tokens"])
     turns = rollout.get("max_turns", 4)
@@ -178,8 +227,12 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
     work = Workload(
         devices=devices,
         strategy=_name(parsed.trainer.get("strategy", "auto")),
+        shards=_shards(parsed.trainer.get("strategy"), devices, is_given=options.devices is None),
+        has_replica=bool(group_size) and _name(model.get("sampler")) == "Replica",
+        keeps_whole_gradients=False,
         batch_size=parsed.data.get("batch_size", 64),
         group_size=group_size,
+        sequences_at_once=rollout.get("sequences_at_once", 0),
         micro_batch_size=model.get("micro_batch_size", 0),
         epochs=epochs,
         optimizer_steps=epochs * model.get("minibatches", 1),
@@ -203,9 +256,17 @@ def _number(devices: Any) -> int:
     return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
 
 
-def _name(strategy: Any) -> str:
-    """Name of a strategy that is given by name or by class_path."""
-    return str(strategy["class_path"].rpartition(".")[2] if isinstance(strategy, dict) else strategy)
+def _name(given: Any) -> str:
+    """Name of a class that is given by name or by class_path."""
+    return str(given["class_path"].rpartition(".")[2] if isinstance(given, dict) else given)
+
+
+def _shards(strategy: Any, devices: int, is_given: bool) -> int:
+    """Devices that share the weights: all, or as many as a `ModelParallelStrategy` says if the config gives them."""
+    if not _name(strategy).endswith("ModelParallelStrategy"):
+        return 1
+    size = (strategy.get("init_args") or {}).get("data_parallel_size") if isinstance(strategy, dict) else None
+    return int(size) if is_given and isinstance(size, int) else devices
 
 
 def _source(data: Mapping[str, Any]) -> dict[str, Any]:

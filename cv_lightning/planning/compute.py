@@ -6,6 +6,7 @@ tokens, nothing for norms and activations. Layers that are computed again count 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cv_lightning.planning.model_size import PARTS, ModelSize
@@ -99,8 +100,9 @@ def step_flops(size: ModelSize, work: Workload) -> dict[str, float]:
 def step_seconds(size: ModelSize, work: Workload, device: Device) -> dict[str, float]:
     """Seconds of each phase; see `step_flops`.
 
-    Sampling is bound by memory: every token of a row reads all weights of the language model, once for all rows, and on
-    average half of what the cache holds in the end. That is a bound from below.
+    Sampling is bound by memory: every token of a row reads all weights of the language model, once for all rows that
+    are sampled together, and on average half of what the cache holds in the end. That is a bound from below: what
+    devices exchange is not counted.
     """
     seconds = {
         phase: flops / (device.flops_per_s * device.utilisation) for phase, flops in step_flops(size, work).items()
@@ -108,5 +110,6 @@ def step_seconds(size: ModelSize, work: Workload, device: Device) -> dict[str, f
     if work.group_size:
         weights = size.compute_bytes * sum(size.parts[name].n_products for name in ("language", "head"))
         cache = work.sequences * work.tokens * size.cache_bytes_per_token / 2
-        seconds["rollout"] = max(seconds["rollout"], work.sampled * (weights + cache) / device.bytes_per_s)
+        passes = math.ceil(work.sequences / work.sampled_together)
+        seconds["rollout"] = max(seconds["rollout"], work.sampled * (passes * weights + cache) / device.bytes_per_s)
     return seconds

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cv_lightning.planning.model_size import ModelSize
-from cv_lightning.planning.workload import LARGE_VOCABULARY, LOGIT_ROWS, Workload
+from cv_lightning.planning.workload import LARGE_VOCABULARY, LARGE_VOCABULARY_ROWS, LOGIT_ROWS, Workload
 
 #: Float32 copies of a block of logits that exist at once: masked, log-softmax, its exponential, a product.
 LOGIT_COPIES = 4
@@ -35,36 +36,57 @@ class Memory:
     @property
     def states(self) -> int:
         """Bytes of what does not depend on batches and lengths."""
-        names = ("weights", "masters", "optimizer states", "gradients", "gradient buckets", "reference")
-        return sum(self.parts[name] for name in names)
+        return sum(self.parts[name] for name in (*_STATES, "weights", "gradients"))
 
 
 def memory(size: ModelSize, work: Workload) -> Memory:
-    """Bytes that a training step takes on each device; every device holds everything."""
-    is_rounded = size.master_bytes > size.n_trained * size.compute_bytes
+    """Bytes that a training step takes on each device."""
+    share = _shares(work.shards)
+    is_rounded = size.master_bytes > size.n_trained * size.compute_bytes and not work.is_sharded
     parts = {
-        "weights": size.frozen_bytes + (size.n_trained * size.compute_bytes if is_rounded else 0),
-        "masters": size.master_bytes,
-        "optimizer states": size.optimizer_bytes,
-        "gradients": size.master_bytes,
-        "gradient buckets": size.master_bytes if work.exchanges_gradients else 0,
-        "reference": size.n * size.compute_bytes if work.has_reference and not size.is_lora else 0,
-        "KV cache": work.sequences * work.tokens * size.cache_bytes_per_token if work.group_size else 0,
+        "weights": share(size.frozen_bytes) + (size.n_trained * size.compute_bytes if is_rounded else 0),
+        "masters": share(size.master_bytes),
+        "optimizer states": share(size.optimizer_bytes),
+        "gradients": size.master_bytes if work.keeps_whole_gradients else share(size.master_bytes),
+        "gradient buckets": size.master_bytes if work.has_buckets else 0,
+        "gathered layers": gathered_bytes(size) if work.is_sharded else 0,
+        "reference": share(size.n * size.compute_bytes) if work.has_reference and not size.is_lora else 0,
+        "replica": size.n * size.compute_bytes if work.has_replica else 0,
+        "KV cache": work.sampled_together * work.tokens * size.cache_bytes_per_token,
         "activations": activation_bytes(size, work),
         "logits": logit_bytes(size, work),
         "activations, rollout": rollout_bytes(size, work) if work.group_size else 0,
-        "optimizer's copies": size.master_bytes if work.optimizer == "adamw" and work.has_accelerator else 0,
+        "optimizer's copies": share(size.master_bytes) if work.optimizer == "adamw" and work.has_accelerator else 0,
     }
-    of_batch = {"update": parts["activations"] + parts["logits"]}
+    of_batch = {"update": parts["activations"] + parts["logits"] + parts["gathered layers"]}
     if work.has_reference:
-        of_batch["score"] = work.rows * work.tokens * size.layer_bytes_per_token() + parts["logits"]
+        of_layers = work.rows * work.tokens * size.layer_bytes_per_token()
+        of_batch["score"] = of_layers + parts["logits"] + parts["gathered layers"]
     if work.group_size:
         of_batch["rollout"] = parts["KV cache"] + parts["activations, rollout"]
-    held = sum(parts[name] for name in ("masters", "optimizer states", "gradient buckets", "reference"))
+    held = sum(parts[name] for name in _STATES)
     phases = {name: held + parts["weights"] + n_bytes for name, n_bytes in of_batch.items()}
     phases["update"] += parts["gradients"]
-    phases["optimizer step"] = held + size.frozen_bytes + parts["gradients"] + parts["optimizer's copies"]
+    phases["optimizer step"] = held + share(size.frozen_bytes) + parts["gradients"] + parts["optimizer's copies"]
     return Memory(parts, phases, of_batch)
+
+
+#: What a step holds from its beginning to its end.
+_STATES = ("masters", "optimizer states", "gradient buckets", "reference", "replica")
+
+
+def _shares(shards: int) -> Callable[[int], int]:
+    """Bytes of a device's share. FSDP2 splits the first axis of each tensor; the remainder of the rows is left out."""
+    return lambda n_bytes: -(-n_bytes // shards)
+
+
+def gathered_bytes(size: ModelSize) -> int:
+    """Bytes of whole layers on a device: the root's, one layer in use and the next; gradients of the root and a layer.
+
+    A gradient is there in the dtype of the computation and, while ranks sum it, in float32.
+    """
+    weights = size.root + 2 * size.largest_layer
+    return size.compute_bytes * weights + (size.compute_bytes + 4) * (size.root + size.largest_layer)
 
 
 def activation_bytes(size: ModelSize, work: Workload) -> int:
@@ -94,9 +116,10 @@ def _vision_bytes(size: ModelSize, work: Workload, images: int) -> int:
 def logit_bytes(size: ModelSize, work: Workload) -> int:
     """Bytes of logits and of what the loss makes of them."""
     rows = work.rows * work.sampled
-    at_once = LOGIT_COPIES * min(rows, LOGIT_ROWS)
-    if size.text.vocab_size <= LARGE_VOCABULARY:
-        at_once += rows  # the log-softmax of all rows is kept
+    if size.text.vocab_size > LARGE_VOCABULARY:
+        at_once = LOGIT_COPIES * min(rows, LARGE_VOCABULARY_ROWS)
+    else:
+        at_once = LOGIT_COPIES * min(rows, LOGIT_ROWS) + rows  # the log-softmax of all rows is kept
     return int(4 * size.text.vocab_size * at_once)
 
 
@@ -112,4 +135,4 @@ def rollout_bytes(size: ModelSize, work: Workload) -> int:
     mask = (1 + size.compute_bytes) * new * work.tokens
     images = _vision_bytes(size, work, 1)
     logits = 4 * LOGIT_COPIES * text.vocab_size
-    return int(work.sequences * (repeated + mask + new * size.layer_bytes_per_token() + images + logits))
+    return int(work.sampled_together * (repeated + mask + new * size.layer_bytes_per_token() + images + logits))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+#: A parameter's name up to the number of its decoder layer or vision block: what FSDP2 gathers at once.
+_LAYER = re.compile(r".*\.(layers|blocks)\.\d+\.")
 #: Parts in the order in which data passes them.
 PARTS = ("patches", "vision", "projector", "language", "head")
 
@@ -39,6 +42,8 @@ class ModelSize:
         compute_bytes: Bytes of a number in the dtype that the network computes in.
         is_lora: Whether it is trained through adapters.
         optimizer_bytes: Bytes of the optimizer's states.
+        largest_layer: Parameters of the largest decoder layer or vision block.
+        root: Parameters outside of all layers and blocks.
         text: Hugging Face's configuration of the language model.
         vision: Hugging Face's configuration of the vision tower.
     """
@@ -49,6 +54,8 @@ class ModelSize:
     compute_bytes: int
     is_lora: bool
     optimizer_bytes: int
+    largest_layer: int
+    root: int
     text: Any
     vision: Any
 
@@ -110,11 +117,14 @@ def measure(model: nn.Module, config: Any, compute_bytes: int, is_lora: bool, op
     parts = {name: PartSize() for name in PARTS}
     in_products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)}
     frozen_bytes = master_bytes = 0
+    of_layers: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         is_product, n = id(parameter) in in_products, parameter.numel()
         is_tied = is_product and "embed_tokens" in name  # listed once, and multiplied with by the head only
         part = parts["head" if is_tied else part_of(name)]
         part.n += n
+        layer = _LAYER.match(name)
+        of_layers[layer[0] if layer else ""] = of_layers.get(layer[0] if layer else "", 0) + n
         part.n_products += n * is_product
         if parameter.requires_grad:
             part.n_trained += n
@@ -123,7 +133,9 @@ def measure(model: nn.Module, config: Any, compute_bytes: int, is_lora: bool, op
         else:
             frozen_bytes += n * parameter.element_size()
     shapes = (config.text_config, config.vision_config)
-    return ModelSize(parts, frozen_bytes, master_bytes, compute_bytes, is_lora, optimizer_bytes, *shapes)
+    root = of_layers.pop("", 0)
+    largest = max(of_layers.values(), default=0)
+    return ModelSize(parts, frozen_bytes, master_bytes, compute_bytes, is_lora, optimizer_bytes, largest, root, *shapes)
 
 
 def part_of(name: str) -> str:

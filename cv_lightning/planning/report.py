@@ -76,22 +76,25 @@ def _advice(size: ModelSize, work: Workload, limit: float) -> Iterator[str]:
     now = memory(size, work)
     if now.peak <= limit:
         return
-    copy = size.n * size.compute_bytes
-    is_sharded = now.states > limit
-    if is_sharded:
+    also = ""
+    if now.states > limit and not work.is_sharded:
+        also = "and then also "
+        copy = size.n * size.compute_bytes / 1e9
         yield (
             f"needs sharding: weights, optimizer states and gradients take {now.states / 1e9:.1f} GB on each device, "
-            f"whatever the batch. Without it: policy.lora (the weights then take {copy / 1e9:.1f} GB, and no reference "
+            f"whatever the batch. Without it: policy.lora (the weights then take {copy:.1f} GB, and no reference "
             "is held), or more of policy.frozen"
         )
+        if work.devices == 1:
+            return
+        work = work.sharded()
+        states = memory(size, work).states / 1e9
+        yield f"add --config experiments/sharded.yaml: over {work.devices} devices they take {states:.1f} GB on each"
 
     def excess(work: Workload) -> float:
-        """Bytes over the limit; what must be sharded anyway does not count, but for a copy to compute with."""
-        found = memory(size, work)
-        phases = [copy + n_bytes for n_bytes in found.of_batch.values()] if is_sharded else found.phases.values()
-        return sum(max(0.0, n_bytes - limit) for n_bytes in phases)
+        """Bytes over the limit, summed over the phases."""
+        return sum(max(0.0, n_bytes - limit) for n_bytes in memory(size, work).phases.values())
 
-    also = "and then also " if is_sharded else ""
     for name, change in _CHANGES.items():
         before = work
         while (after := change(work, size)) != work and excess(after) < excess(work):
@@ -106,7 +109,7 @@ def _value(name: str, work: Workload) -> Any:
     return {
         "policy.gradient_checkpointing": "true",
         "model.micro_batch_size": work.micro_batch_size,
-        "data.batch_size": f"{work.batch_size} (per process)",
+        "model.rollout.sequences_at_once": work.sequences_at_once,
         "policy.max_context_tokens": work.tokens,
     }[name]
 
@@ -115,7 +118,9 @@ def _value(name: str, work: Workload) -> Any:
 _CHANGES: dict[str, Callable[[Workload, ModelSize], Workload]] = {
     "policy.gradient_checkpointing": lambda work, _: replace(work, gradient_checkpointing=True),
     "model.micro_batch_size": lambda work, _: replace(work, micro_batch_size=max(1, work.rows // 2)),
-    "data.batch_size": lambda work, _: replace(work, batch_size=max(1, work.batch_size // 2)),
+    "model.rollout.sequences_at_once": lambda work, _: replace(
+        work, sequences_at_once=max(work.group_size, work.sampled_together // 2)
+    ),
     "policy.max_context_tokens": lambda work, size: work.with_tokens(max(1024, work.tokens // 2), size),
 }
 
@@ -165,7 +170,9 @@ def as_text(plan: Plan) -> str:
 
 def _assumptions(plan: Plan) -> Iterator[str]:
     work, device = plan.work, plan.device
-    if not work.strategy.startswith(("auto", "ddp", "DDP", "SingleDevice")):
+    if work.is_sharded:
+        yield f"strategy: {work.shards} devices hold a share of the weights each, and one layer at a time as a whole"
+    elif not work.strategy.startswith(("auto", "ddp", "DDP", "SingleDevice")):
         yield f"strategy: {work.strategy} is counted as DDP is, with everything on each device"
     total, of_all = sum(plan.seconds.values()), work.devices * work.sequences
     yield (

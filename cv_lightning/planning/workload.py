@@ -8,9 +8,10 @@ from typing import Any
 
 from cv_lightning.planning.model_size import ModelSize
 
-#: Rows of logits that a policy computes at a time, and the vocabulary from which on it computes them again in the
-#: backward pass (see `modules.policy.policy`).
+#: Rows of logits that a policy computes at a time, those of a large vocabulary, and the vocabulary from which on it
+#: computes them again in the backward pass (see `modules.policy.policy`).
 LOGIT_ROWS = 4096
+LARGE_VOCABULARY_ROWS = 1024
 LARGE_VOCABULARY = 8192
 
 
@@ -21,8 +22,12 @@ class Workload:
     Attributes:
         devices: Devices of the run.
         strategy: Lightning's name of the strategy.
+        shards: Devices that hold a share of every weight each; 1 if each holds all of them.
+        has_replica: Whether rollouts are sampled by a whole copy beside the shards.
+        keeps_whole_gradients: Whether sharded gradients are summed over micro-batches before ranks exchange them.
         batch_size: Prompts, or recorded conversations.
         group_size: Trajectories of each prompt; 0 if nothing is rolled out (SFT).
+        sequences_at_once: Trajectories that are sampled together; 0 for all of a step.
         micro_batch_size: Sequences of a forward pass.
         epochs: Passes of the update over the sequences.
         optimizer_steps: Optimizer steps of a training step.
@@ -39,8 +44,12 @@ class Workload:
 
     devices: int
     strategy: str
+    shards: int
+    has_replica: bool
+    keeps_whole_gradients: bool
     batch_size: int
     group_size: int
+    sequences_at_once: int
     micro_batch_size: int
     epochs: int
     optimizer_steps: int
@@ -56,13 +65,29 @@ class Workload:
 
     @property
     def sequences(self) -> int:
-        """Sequences of a step; in RL all of them are sampled together."""
+        """Sequences of a step."""
         return self.batch_size * max(1, self.group_size)
 
     @property
-    def exchanges_gradients(self) -> bool:
+    def sampled_together(self) -> int:
+        """Trajectories whose keys and values are held at once: whole groups."""
+        if not self.group_size or not self.sequences_at_once:
+            return self.batch_size * self.group_size
+        return min(self.batch_size, max(1, self.sequences_at_once // self.group_size)) * self.group_size
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a device holds a share of the weights."""
+        return self.shards > 1
+
+    @property
+    def has_buckets(self) -> bool:
         """Whether DDP copies gradients into buckets of the same size."""
-        return self.devices > 1
+        return self.devices > 1 and not self.is_sharded
+
+    def sharded(self) -> Workload:
+        """The same step with a share of the weights on each device, as `experiments/sharded.yaml` makes it."""
+        return replace(self, shards=self.devices, has_replica=self.group_size > 0, keeps_whole_gradients=False)
 
     @property
     def rows(self) -> int:

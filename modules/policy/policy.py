@@ -7,6 +7,9 @@ are computed only where they are needed.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from cv_lightning.endpoint.messages import default_prompt
 from cv_lightning.rollout import OnTokens, Sampling
 from modules.policy.generation import GenerationSession
 from modules.policy.network import Network
@@ -23,8 +27,10 @@ from modules.policy.sharded_export import adapter_tensors, export_model
 from modules.policy.shards import any_process, is_first_process, reshard
 from modules.policy.token_batch import TokenBatch
 
-#: Rows of logits that are computed at a time.
+#: Rows of logits that are computed at a time, and those of a large vocabulary: 1,024 x 152k float32 take 0.6 GB, and
+#: four copies of them exist at once.
 _LOGIT_ROWS = 4096
+_LARGE_VOCABULARY_ROWS = 1024
 #: Beyond this many tokens logits are recomputed in the backward pass.
 _LARGE_VOCABULARY = 8192
 
@@ -56,17 +62,22 @@ class Policy(Network):
         is_target_BT = batch.is_trained_BT[:, 1:]
         hidden_MD = hidden_BTD[:, :-1][is_target_BT]
         targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
+        n_rows = _LARGE_VOCABULARY_ROWS if self._has_large_vocabulary else _LOGIT_ROWS
         scores = [
-            self._score(hidden_MD[start : start + _LOGIT_ROWS], targets_M[start : start + _LOGIT_ROWS], temperature)
-            for start in range(0, max(1, len(targets_M)), _LOGIT_ROWS)
+            self._score(hidden_MD[start : start + n_rows], targets_M[start : start + n_rows], temperature)
+            for start in range(0, max(1, len(targets_M)), n_rows)
         ]
         zeros_BT = torch.zeros_like(batch.logprobs_BT)
         index_BT = functional.pad(is_target_BT, (1, 0))
         logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*scores, strict=True))
         return zeros_BT.masked_scatter(index_BT, logprobs_M), zeros_BT.masked_scatter(index_BT, entropy_M)
 
+    @property
+    def _has_large_vocabulary(self) -> bool:
+        return bool(self.causal.lm_head.out_features > _LARGE_VOCABULARY)
+
     def _score(self, hidden_KD: Tensor, targets_K: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        if self.training and torch.is_grad_enabled() and self.causal.lm_head.out_features > _LARGE_VOCABULARY:
+        if self.training and torch.is_grad_enabled() and self._has_large_vocabulary:
             # [K, V] float32 logits of a large vocabulary are recomputed in the backward pass, not kept.
             scores: tuple[Tensor, Tensor] = checkpoint(
                 self._score_rows, hidden_KD, targets_K, temperature, use_reentrant=False
@@ -157,6 +168,21 @@ class Policy(Network):
     def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> GenerationSession:
         """Start sampling: see `GenerationSession.sample`."""
         return GenerationSession(self, sampling, on_tokens)
+
+    @contextmanager
+    def without_tools(self) -> Iterator[None]:
+        """Inside, the policy cannot begin a tool call: the token is banned, and the default prompt offers no tool."""
+        kept = self.conversation
+        if kept.system_prompt == kept.toolbox.system_prompt:
+            self.conversation = replace(kept, system_prompt=default_prompt("none", kept.toolbox))
+        was_banned_V = self.is_banned_V
+        self.is_banned_V = was_banned_V.clone()
+        if (call_id := self.tokenizer.get_vocab().get("<tool_call>")) is not None:
+            self.is_banned_V[call_id] = True
+        try:
+            yield
+        finally:
+            self.conversation, self.is_banned_V = kept, was_banned_V
 
     def export(self, folder: str | Path) -> None:
         """Write what `transformers` (and `peft`, for adapters) load: weights in `dtype`, config, tokenizer, processor.

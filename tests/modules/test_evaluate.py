@@ -13,6 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import Trainer
@@ -28,6 +30,7 @@ from cv_lightning.evaluation.questions import RobustnessDataModule
 from cv_lightning.evidence import required_orientation
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.solver import Solver
+from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
 from modules import evaluate as evaluate_module
 from modules.evaluate import LocalSolver, RobustnessTest, weights_digest
@@ -152,6 +155,77 @@ def evaluate_all(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     return solver.asked
 
 
+class Squinter(Reader):
+    """Reads some turned plates without tools, and one fewer upright."""
+
+    def play(self, sample: Sample) -> Trajectory | None:
+        trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
+        is_read = sample.id.endswith(("0", "1")) if sample.transforms else not sample.id.endswith("0")
+        self.say(trajectory, format_answer("Read.", sample.answer if is_read else "?"))
+        return trajectory
+
+
+class Both(Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        self.alone = Squinter("squinter")
+
+    def without_tools(self) -> Solver:
+        return self.alone
+
+
+def test_gain_and_harm_of_tools_over_the_same_questions(tmp_path: Path) -> None:
+    solver = Both()
+    metrics = evaluate(RobustnessTest(solver, compare_without_tools=True), tmp_path)
+    assert sorted(solver.asked) == sorted(solver.alone.asked)
+    assert solver.is_closed
+    assert solver.alone.is_closed
+    # five questions: quarter turns are undone and read, mirrored plates are not; without tools two of five
+    assert (metrics["test/tool_gain/rot90"], metrics["test/tool_harm/rot90"]) == pytest.approx((0.6, 0.0))
+    assert (metrics["test/tool_gain/hflip"], metrics["test/tool_harm/hflip"]) == pytest.approx((0.0, 0.4))
+    assert (metrics["test/tool_gain/upright"], metrics["test/alone/upright"]) == pytest.approx((0.2, 0.8))
+    assert metrics["test/accuracy/mean"] - metrics["test/alone/mean"] == pytest.approx(metrics["test/tool_effect/mean"])
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert (content["questions"], content["asked_now"], content["not_answered"]) == (30, 60, 0)
+    again = Both()
+    assert evaluate(RobustnessTest(again, compare_without_tools=True), tmp_path) == metrics
+    assert again.asked == again.alone.asked == []
+
+
+def test_a_solver_that_always_has_its_tools_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    solver = Reader()
+    with pytest.raises(ConfigError, match="Reader cannot be asked without tools"):
+        evaluate(RobustnessTest(solver, compare_without_tools=True), tmp_path)
+    assert solver.asked == []
+
+
+def test_a_policy_without_tools_cannot_begin_a_call() -> None:
+    policy = small_policy()
+    policy.causal.lm_head.weight.data.zero_()  # every token that is not banned is equally probable
+    only_calls_V = torch.ones_like(policy.is_banned_V)
+    only_calls_V[[policy.tokenizer.get_vocab()["<tool_call>"], policy.conversation.end_of_turn_id]] = False
+    policy.is_banned_V = only_calls_V
+    rollout = RolloutConfig(max_turns=3, max_new_tokens=3, lane="pillow", evaluation_temperature=1.0)
+    solver = LocalSolver(policy, rollout)
+    alone = solver.without_tools()
+    samples = [PlateWorld().sample("test", index, ()) for index in range(4)]
+    turns = [[turn.text for turn in trajectory.turns] for trajectory in solver.solve(samples) if trajectory]
+    assert any("<tool_call>" in text for texts in turns for text in texts)
+    assert [[turn.text for turn in trajectory.turns] for trajectory in alone.solve(samples) if trajectory] == [[""]] * 4
+    assert policy.is_banned_V is only_calls_V, "it is given back as it was"
+    assert alone.fingerprint() != solver.fingerprint()
+
+
+def test_only_a_prompt_that_offers_tools_is_replaced() -> None:
+    for prompt, is_kept in ((CODE_TOOLS.system_prompt, False), ("Read.", True)):
+        policy = small_policy(system_prompt=prompt)
+        with policy.without_tools():
+            inside = policy.conversation.system_prompt
+        assert (inside == prompt) is is_kept
+        assert "<tools>" not in inside
+        assert policy.conversation.system_prompt == prompt
+
+
 def test_another_policy_condition_or_world_is_asked(tmp_path: Path) -> None:
     evaluate(RobustnessTest(Reader()), tmp_path)
     other = Reader("another")
@@ -200,6 +274,26 @@ def test_rows_with_what_was_done_to_them_are_asked_as_they_are(tmp_path: Path) -
     assert metrics["test/exact_tools/recorded"] == 0.5
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert content["families"] == {"flip_horizontal": {"recorded": 0.0}, "rotate_90": {"recorded": 1.0}}
+
+
+def test_rotbench_is_asked_as_recorded_and_counted_by_rotation(tmp_path: Path) -> None:
+    class Upright(Reader):
+        def play(self, sample: Sample) -> Trajectory | None:
+            trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
+            self.say(trajectory, format_answer("It stands upright.", "0 degrees"))
+            return trajectory
+
+    picture = BytesIO()
+    PlateWorld().sample("test", 0, ()).images[0].save(picture, "PNG")
+    rows = [{"image": {"bytes": picture.getvalue(), "path": None}, "image_name": f"{n}.jpg"} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "large.parquet")
+    source = FileSource(test=str(tmp_path / "large.parquet"))
+    metrics = evaluate(RobustnessTest(Upright()), tmp_path, source=source, n_questions=None, orientations=["recorded"])
+    assert (metrics["test/n/recorded"], metrics["test/accuracy/recorded"]) == (12, 0.25)
+    families = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["families"]
+    assert families == {f"rotated by {d}": {"recorded": float(d == 0)} for d in (0, 180, 270, 90)}
+    with pytest.raises(ConfigError, match=r"RotBench asks about what was done.*\[recorded\]"):
+        evaluate(RobustnessTest(Upright()), tmp_path, source=source, n_questions=1)
 
 
 def test_bad_images_are_named_and_the_rest_is_asked(tmp_path: Path) -> None:

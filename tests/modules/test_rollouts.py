@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from cv_lightning.errors import ConfigError
+from cv_lightning.rollout import Sampling
 from cv_lightning.types import Group, Reply, Sample, Trajectory, Turn
 from modules.rollouts import Roller, RolloutConfig, waited_for_tools
 from sandbox import ToolRequest
@@ -30,6 +34,32 @@ def test_the_longest_trajectory_waited_for_every_batch() -> None:
     long, short = ([Turn("", Reply(), tools_s=seconds) for seconds in of_one] for of_one in waits)
     assert waited_for_tools([Group(sample, [Trajectory(sample, short), Trajectory(sample, long)])]) == 0.75
     assert waited_for_tools([]) == 0.0
+
+
+def test_a_batch_is_sampled_in_parts_of_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = small_policy()
+    opened: list[Sampling] = []
+    rows: list[int] = []
+    open_session = policy.open_session
+
+    def spy(sampling: Sampling) -> Any:
+        opened.append(sampling)
+        session = open_session(sampling)
+        sample = session.sample
+        monkeypatch.setattr(session, "sample", lambda contexts: (rows.append(len(contexts)), sample(contexts))[1])
+        return session
+
+    monkeypatch.setattr(policy, "open_session", spy)
+    samples = [Sample(str(index), "Read.", (noise(),), "A") for index in range(5)]
+    roller = Roller(policy, RolloutConfig(max_turns=1, max_new_tokens=2, lane="pillow", sequences_at_once=5))
+    groups = roller.roll_out(samples, 2, 1.0, seed=3)
+    roller.close()
+    assert [group.sample.id for group in groups] == ["0", "1", "2", "3", "4"]
+    assert rows == [4, 4, 2]
+    assert opened[0].seed == 3
+    assert len({sampling.seed for sampling in opened}) == 3
+    with pytest.raises(ConfigError, match=r"rollout\.sequences_at_once: expected 0 or more but got -1"):
+        RolloutConfig(sequences_at_once=-1)
 
 
 def test_a_roller_keeps_the_mode_of_its_policy_and_closes_what_it_opened() -> None:

@@ -14,6 +14,7 @@ from scipy import stats
 
 from cv_lightning.evaluation.answer_log import AnswerRecord
 from cv_lightning.evaluation.page import print_table, write_page
+from cv_lightning.evaluation.robustness import INDICES
 from cv_lightning.evaluation.table import CELLS, MEAN, make_table, write_results
 
 FACTS = {"policy": "<tiny>", "questions": 6, "asked_now": 4, "not_answered": 1}
@@ -90,7 +91,41 @@ def test_one_metric_for_each_cell_with_a_value(records: list[AnswerRecord]) -> N
     assert metrics["accuracy/mean"] == pytest.approx(2 / 3)
     assert metrics["drop/rot90"] == 0.5
     assert "crop_iou/rot90" not in metrics
-    assert {name.split("/")[0] for name in metrics} == set(CELLS) - {"crop_iou"}
+    compared = {"alone", "tool_gain", "tool_harm", "tool_effect", "tool_effect_low", "tool_effect_high"}
+    assert {name.split("/")[0] for name in metrics} == set(CELLS) - {"crop_iou"} - compared | set(INDICES)
+    assert metrics["worst_accuracy/orientations"] == pytest.approx(2 / 3)
+
+
+def test_gain_and_harm_by_hand(records: list[AnswerRecord]) -> None:
+    scores = {"a": (0.0, 1.0), "b": (1.0, 0.5), "c": (0.0, 0.0), "d": (None, 0.0)}
+    alone = [
+        record(item, label, score, key="other")
+        for item, both in scores.items()
+        for label, score in zip(("upright", "rot90"), both, strict=True)
+    ]
+    table = make_table(records, ["upright", "rot90"], without_tools=alone)
+    upright, turned = table.rows["upright"], table.rows["rot90"]
+    assert upright["alone"] == pytest.approx(1 / 3)
+    assert (upright["tool_gain"], upright["tool_harm"]) == (pytest.approx(1 / 3), 0), "a was wrong without tools"
+    # rot90: a 1 to 1, b 0.5 to 0, c not judged with tools, d 0 to 1
+    assert turned["alone"] == pytest.approx(0.5)
+    assert (turned["tool_gain"], turned["tool_harm"]) == (pytest.approx(1 / 3), pytest.approx(1 / 6))
+    assert turned["tool_effect"] == pytest.approx(1 / 6)
+    assert turned["tool_effect_low"] < 1 / 6 < turned["tool_effect_high"]
+    mean = table.rows[MEAN]
+    assert (mean["tool_gain"], mean["tool_effect_low"]) == (pytest.approx(1 / 3), None)
+
+
+def test_gain_and_harm_are_on_the_page_only_if_they_were_measured(
+    records: list[AnswerRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for without_tools, is_shown in ((), False), ([record("a", "upright", 0.0)], True):
+        table = make_table(records, ["upright", "rot90"], without_tools=without_tools)
+        page = write_page(table, FACTS, tmp_path).read_text(encoding="utf-8")
+        print_table(table, FACTS, tmp_path)
+        assert ("<h2>With and without tools</h2>" in page) is is_shown
+        assert ("same questions with and without tools" in capsys.readouterr().out) is is_shown
+        assert "<h2>Robustness</h2>" in page
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))

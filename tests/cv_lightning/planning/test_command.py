@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from cv_lightning.__main__ import main
+from cv_lightning.errors import ConfigError
+from cv_lightning.planning import command
 from cv_lightning.planning.command import main as plan
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -63,6 +65,29 @@ def test_text_and_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Qwen/Qwen3-VL-8B-Instruct, known without a download" in text
     assert "parameters: 8,767,123,696" in text
     assert "\ndoes not fit: " in text
+
+
+def test_fit_refuses_what_cannot_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(command, "device_memory", lambda: 24e9)
+    config = ["fit", "--config", str(EXPERIMENTS / "qwen2_5_vl_7b/sft.yaml")]
+    assert main(config) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "of 24.0 GB can be used" in line
+    assert "--memory_check off" in line
+    refused = [
+        each for each in ([], ["--memory_check", "off"], ["--trainer.accelerator", "cpu"]) if refuses(config + each)
+    ]
+    assert refused == [[]]
+    monkeypatch.setattr(command, "device_memory", lambda: 250e9)
+    assert not refuses(config)
+
+
+def refuses(arguments: list[str]) -> bool:
+    try:
+        command.check_before_fit(arguments[1:])
+    except ConfigError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize(

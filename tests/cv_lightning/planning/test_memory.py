@@ -128,6 +128,29 @@ def test_cache_is_that_of_a_session() -> None:
     assert memory(size_of(policy), work).parts["KV cache"] == n_bytes
 
 
+def test_shares_a_replica_and_gathered_layers() -> None:
+    policy = small_policy(dtype="bfloat16")
+    policy.prepare_training()
+    size = replace(size_of(policy, optimizer_bytes=8000), compute_bytes=2)
+    work = replace(WORK, devices=4, batch_size=4, group_size=2, has_reference=True).sharded()
+    parts = memory(size, work).parts
+    assert parts["masters"] == parts["gradients"] == size.n
+    assert parts["optimizer states"] == 2000
+    assert not parts["weights"]
+    assert not parts["gradient buckets"]
+    assert parts["reference"] == -(-2 * size.n // 4)
+    assert parts["replica"] == 2 * size.n
+    layers = [*policy.core.language_model.layers, *policy.core.visual.blocks]
+    of_layers = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    assert size.largest_layer == max(of_layers)
+    assert size.root == size.n - sum(of_layers)
+    assert parts["gathered layers"] == 2 * (size.root + 2 * max(of_layers)) + 6 * (size.root + max(of_layers))
+    whole = memory(size, replace(work, keeps_whole_gradients=True)).parts
+    assert whole["gradients"] == 4 * size.n
+    halved = memory(size, replace(work, sequences_at_once=5)).parts
+    assert 2 * halved["KV cache"] == parts["KV cache"]
+
+
 def test_phases_hold_what_is_there_at_once() -> None:
     size = size_of(small_policy(), optimizer_bytes=1000)
     work = replace(WORK, devices=2, group_size=4, has_reference=True, has_accelerator=True)

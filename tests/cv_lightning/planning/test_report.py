@@ -36,10 +36,10 @@ def test_the_cheapest_value_that_helps_is_named() -> None:
     assert advice_at(work, one_row)[1:] == ["change model.micro_batch_size to 1"]
 
 
-def test_a_rollout_that_is_too_large_asks_for_fewer_prompts() -> None:
+def test_a_rollout_that_is_too_large_is_sampled_in_parts() -> None:
     work = replace(WORK, batch_size=8, group_size=8, gradient_checkpointing=True)
-    half = memory(SIZE, replace(work, batch_size=4)).peak
-    assert advice_at(work, half) == ["change data.batch_size to 4 (per process)"]
+    half = memory(SIZE, replace(work, sequences_at_once=32)).peak
+    assert advice_at(work, half) == ["change model.rollout.sequences_at_once to 32"]
 
 
 def test_states_that_do_not_fit_need_sharding() -> None:
@@ -47,6 +47,17 @@ def test_states_that_do_not_fit_need_sharding() -> None:
     advice = advice_at(WORK, states - 1)
     assert advice[0].startswith("needs sharding: ")
     assert "policy.lora" in advice[0]
+
+
+def test_states_that_fit_as_shares_name_the_block_that_shares_them() -> None:
+    size = replace(SIZE, optimizer_bytes=40_000_000)
+    work = replace(WORK, devices=4, group_size=8, has_reference=True)
+    shared = memory(size, work.sharded()).peak
+    advice = make_plan(size, work, DEVICE, shared / (1 - RESERVED), "here").advice
+    assert "experiments/sharded.yaml" in advice[1]
+    assert len(advice) == 2
+    text = as_text(make_plan(size, work.sharded(), DEVICE, 80e9, "here"))
+    assert "strategy: 4 devices hold a share" in text
 
 
 def test_what_no_value_mends_is_said() -> None:

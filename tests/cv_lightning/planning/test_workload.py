@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from cv_lightning.planning.workload import patches_of_image
 from tests.cv_lightning.planning.test_memory import size_of
 from tests.cv_lightning.planning.works import WORK
@@ -17,6 +19,11 @@ def test_sequences_and_rows() -> None:
     assert work.rows == 16  # two minibatches in each of two passes
     assert replace(work, micro_batch_size=5).rows == 5
     assert replace(work, micro_batch_size=50).rows == 16
+
+
+@pytest.mark.parametrize(("at_once", "together"), [(0, 32), (32, 32), (15, 12), (1, 4), (100, 32)])
+def test_whole_groups_are_sampled_together(at_once: int, together: int) -> None:
+    assert replace(WORK, batch_size=8, group_size=4, sequences_at_once=at_once).sampled_together == together
 
 
 def test_images_and_sampled_tokens_fit_into_a_sequence() -> None:

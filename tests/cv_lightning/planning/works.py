@@ -13,8 +13,12 @@ from tests.modules.helpers import noise
 WORK = Workload(
     devices=1,
     strategy="auto",
+    shards=1,
+    has_replica=False,
+    keeps_whole_gradients=False,
     batch_size=1,
     group_size=0,
+    sequences_at_once=0,
     micro_batch_size=1,
     epochs=1,
     optimizer_steps=1,

@@ -202,7 +202,7 @@ def test_logits_in_chunks_and_recomputed_are_the_same(full: Conversations, monke
     expected = policy.token_logprobs(batch)
     expected[0].sum().backward()
     expected_gradients = gradients(policy)
-    monkeypatch.setattr(policy_file, "_LOGIT_ROWS", 7)
+    monkeypatch.setattr(policy_file, "_LARGE_VOCABULARY_ROWS", 7)
     monkeypatch.setattr(policy_file, "_LARGE_VOCABULARY", 1)
     policy.zero_grad()
     policy.train()
