@@ -18,7 +18,7 @@ from cv_lightning.types import TokenSequence
 
 
 class Spoken:
-    """A policy: `say` gets a conversation and a seed of its own. A letter is a token, and token n has log-probability -n."""
+    """A policy: `say` gets a conversation and its seed. A letter is a token; token n has log-probability -n."""
 
     def __init__(self, conversation: Conversation, say: Callable[[TokenSequence, int], str]) -> None:
         self.conversation = conversation
