@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cv_lightning.data.sources import FileSource, Rows
+from cv_lightning.data.sources import FORMATS, FileSource, Rows
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.grading.benchmarks import grade
 from cv_lightning.types import Sample
@@ -321,9 +321,18 @@ def test_hrbench(name: str, write: Write) -> None:
     assert sample.family == "single"
 
 
-@pytest.mark.parametrize("image", ["", "this is no base64!"])
-def test_hrbench_images_that_are_no_base64_name_the_row(image: str, write: Write) -> None:
-    path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": image}])
+def test_multiple_choice_without_images_alone_and_beside_others(write: Write) -> None:
+    text_only = {name: value for name, value in HRBENCH.items() if name != "image"}
+    for rows in ([HRBENCH, HRBENCH | {"image": ""}], [text_only, text_only]):
+        path = write("mcq.tsv", rows)
+        assert Rows(path).format.name == "hrbench"
+        sample = FileSource(test=path, strict=True).sample("test", 1)
+        assert (sample.images, sample.answer) == ((), "C")
+        assert sample.question.endswith("(C) a bird\n(D) nothing")
+
+
+def test_hrbench_images_that_are_no_base64_name_the_row(write: Write) -> None:
+    path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": "this is no base64!"}])
     with pytest.raises(DataError, match=r"hr\.tsv, row 1: the image is no base64"):
         FileSource(test=path, strict=True).sample("test", 1)
 
@@ -655,3 +664,49 @@ def test_vtcbench(write: Write, tmp_path: Path, more: dict[str, str]) -> None:
     assert choice.question == "What is the proportion for Europe?\n(A) 23\n(B) 21\n(C) 27\n(D) 25"
     assert [grade(choice, answer).score for answer in ("D", "25", "It is D.", "A")] == [1, 1, 1, 0]
     assert [grade(free, answer).score for answer in ("光陽", "光")] == [1, 0]
+
+
+URI = "data:image/png;charset=binary;base64," + base64.encodebytes(png()).decode()
+
+#: A row of each format whose image cell is a data URI in lines.
+DATA_URIS = {
+    "ocrbench.json": {
+        "dataset_name": "d",
+        "id": 1,
+        "question": "?",
+        "answers": ["x"],
+        "type": "t",
+        "image_path": URI,
+    },
+    "ocrbench.parquet": {"dataset": "d", "question": "?", "question_type": "t", "answer": ["x"], "image": URI},
+    "chartqapro.parquet": {
+        "Question": ["?"],
+        "Answer": ["x"],
+        "Question Type": "Factoid",
+        "Year": ["NO"],
+        "Paragraph": "",
+        "image": URI,
+    },
+    "vstar.jsonl": {"image": URI, "text": "?\n(A) x\n(B) y", "label": "A", "category": "c", "question_id": 1},
+    "hrbench.parquet": {"index": 0, "image": URI, "question": "?", "A": "x", "B": "y", "answer": "A"},
+    "vtcbench.parquet": VTCBENCH[1] | {"image": URI},
+    "tirbench.json": TIRBENCH[0] | {"image_1": URI},
+    "rotbench.parquet": {"image": URI, "image_name": "a.jpg"},
+    "codevision.parquet": CODEVISION | {"images": [URI]},
+    "codevision_sft.json": {
+        "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "<answer>x</answer>"}],
+        "images": [URI],
+    },
+    "plain.jsonl": {"question": "?", "images": URI, "answer": "x"},
+}
+
+
+@pytest.mark.parametrize("name", DATA_URIS)
+def test_a_data_uri_is_an_image_in_every_format(name: str, write: Write) -> None:
+    path = write(name, [DATA_URIS[name]])
+    assert Rows(path).format.name == name.partition(".")[0]
+    assert is_image(FileSource(test=path, strict=True).sample("test", 0))
+
+
+def test_every_format_has_such_a_row() -> None:
+    assert {name.partition(".")[0] for name in DATA_URIS} == set(FORMATS)
