@@ -28,6 +28,8 @@ _BRIDGE = "I look at the result."
 #: Settings that a server may not know, and their newer names; None leaves them out.
 _SETTINGS: Mapping[str, str | None] = {"temperature": None, "seed": None, "max_tokens": "max_completion_tokens"}
 
+#: 500: llama.cpp, if the chat template raises. A server that is busy (429, 503) refuses no form.
+_REFUSALS = (400, 422, 500)
 _REFUSED = re.compile(
     r"unsupported|(?:not|n't) (?:be )?support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|deprecated"
     r"|extra inputs|remove",
@@ -78,7 +80,7 @@ class Adaptation:
 
     def after(self, error: RequestError, body: Mapping[str, Any]) -> Adaptation | None:
         """The changes that a refusal of `body` asks for; None if it asks for none that were not tried."""
-        if error.status is None or error.is_too_long:
+        if error.status not in _REFUSALS or error.is_too_long:
             return None
         if _REFUSED.search(f"{error.code} {error}"):
             settings = {key for key in _SETTINGS.keys() & body.keys() if _names(error, key)}

@@ -359,6 +359,13 @@ def test_a_wrong_value_is_no_unknown_setting(server: Server, message: str) -> No
     assert len(server.requests) == 1
 
 
+def test_a_busy_server_refuses_no_form(server: Server) -> None:
+    server.replies = [says(completion(None, [call(TURN)])), says(error("Try again after 2 s, role: user"), 503)]
+    with pytest.warns(UserWarning, match="Try again after"):
+        assert solve(server, endpoint={"attempts": 2}) == [None]
+    assert len(server.requests) == 3
+
+
 def test_what_did_not_help_is_not_kept(server: Server) -> None:
     refusal = error("'temperature' is not supported", "unsupported_parameter")
     server.replies = [says(refusal, 400), says(error("no"), 400), says(completion())]
