@@ -421,7 +421,8 @@ def test_executor_in_a_child_process(method: str) -> None:
 
 
 ORPHANS = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.path.insert(0, {root!r})
 from PIL import Image
 from sandbox import Limits, ToolExecutor, ToolRequest
