@@ -91,7 +91,8 @@ def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         package = version_of("cv-lightning")
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*input example")  # it would be answered here, with all weights
+            # An example of an input would be answered here, with all weights; the signature is given.
+            warnings.filterwarnings("ignore", "(?s).*(input example|infer signature)")
             # Not `mlflow.pyfunc.log_model`: it resumes the run and ends it anew.
             info = Model.log(
                 artifact_path=None,
