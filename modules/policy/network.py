@@ -36,6 +36,7 @@ from modules.policy.pretrained import (
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
+from modules.policy.vocabulary import environment_ids
 
 Part = Literal["vision", "projector", "language"]
 
@@ -60,8 +61,8 @@ class Network(nn.Module):
         toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
             those that `source` was trained with, if its folder says, or else "code".
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. The adapters of a
-            `source` are merged at once, into a whole model.
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new ones or
+            those of a `source`, each process loads the model whole and keeps its part.
     """
 
     #: Whether each process holds a part of every parameter.
@@ -97,7 +98,7 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and not is_adapter(str(source))
+            deferred = deferred and lora is None and not is_adapter(str(source))
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
@@ -164,10 +165,7 @@ class Network(nn.Module):
         """Tokens that only the environment writes: every special token but the end of the turn."""
         vocabulary = self.causal.lm_head.out_features
         is_banned_V = torch.zeros(vocabulary, dtype=torch.bool)
-        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        names |= {"<tool_response>", "</tool_response>"} & set(self.tokenizer.get_vocab())
-        ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names} | {self.pad_id}
-        for token_id in ids - {self.conversation.end_of_turn_id}:
+        for token_id in environment_ids(self.tokenizer, self.conversation.end_of_turn_id, self.pad_id):
             is_banned_V[token_id] = True
         is_banned_V[len(self.tokenizer) :] = True  # rows of the head that pad the vocabulary have no token
         return is_banned_V

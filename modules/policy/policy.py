@@ -93,7 +93,7 @@ class Policy(Network):
 
     def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
         encoded, grid_O3 = None, None
-        idle = self._idle_images(bool(batch.images.images_N)) if self.is_sharded else None
+        idle = self._idle_images(bool(batch.images.images_N))
         if batch.images.images_N:
             encoded, grid_N3 = self.encode_images(batch.images.images_N)
             grid_O3 = grid_N3[batch.images.occurrences]
@@ -106,7 +106,8 @@ class Policy(Network):
     def _idle_images(self, has_images: bool) -> Tensor | None:
         """0, made by the vision tower, if another process encodes images and this one has none; else None.
 
-        Each block of a sharded tower is gathered by all processes together, and so are its gradients.
+        Each block of a sharded tower is gathered by all processes together, and gradients are exchanged by all, by DDP
+        too.
         """
         if not any_process(has_images, self.device) or has_images:
             return None

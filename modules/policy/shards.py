@@ -32,6 +32,8 @@ def store(tensor: Tensor, values: Tensor) -> None:
 
 def any_process(value: bool, device: torch.device) -> bool:
     """Whether a value is true on any process; all ask together."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return value
     flag = torch.tensor(value, dtype=torch.int32, device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag)
