@@ -61,8 +61,8 @@ class Network(nn.Module):
         toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
             those that `source` was trained with, if its folder says, or else "code".
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new ones or
-            those of a `source`, each process loads the model whole and keeps its part.
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new
+            ones or those of a `source`, each process loads the model whole and keeps its part.
     """
 
     #: Whether each process holds a part of every parameter.

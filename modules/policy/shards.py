@@ -32,11 +32,14 @@ def store(tensor: Tensor, values: Tensor) -> None:
 
 def any_process(value: bool, device: torch.device) -> bool:
     """Whether a value is true on any process; all ask together."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return value
     flag = torch.tensor(value, dtype=torch.int32, device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag)
+
+
+def is_one_of_several() -> bool:
+    """Whether the run has other processes."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def is_first_process() -> bool:
