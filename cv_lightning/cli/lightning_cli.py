@@ -180,6 +180,7 @@ _HARMLESS = (
     "The '.*_dataloader' does not have many workers",
     "Experiment logs directory .* exists and is not empty",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "`is_gradient_checkpointing` is deprecated",  # PEFT asks for it
     "You have overridden `transfer_batch_to_device` in `LightningModule` but have passed in a `LightningDataModule`",
 )
 
@@ -189,6 +190,7 @@ def ignore_harmless() -> None:
     for beginning in _HARMLESS:
         warnings.filterwarnings("ignore", beginning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a faster kernel for CPUs that nobody asked for
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

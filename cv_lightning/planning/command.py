@@ -147,6 +147,7 @@ def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
     """The model of a config in numbers, and where its shapes come from in words."""
     from cv_lightning.planning.model_size import measure
     from modules.policy.outline import outline
+    from modules.policy.quantized import BYTES_PER_WEIGHT
     from modules.policy.tiny import TinyConfig
 
     start, exporters = starting_point(parsed.policy, arguments)
@@ -154,7 +155,9 @@ def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
     given = {**parsed.policy, "source": start["source"], "build": None if build is None else TinyConfig(**build)}
     made = outline(**given)
     origin = "".join(f"{path}, which is not there yet, comes from {config}; " for path, config in exporters)
-    size = measure(made.model, made.config, made.dtype.itemsize, made.is_lora, _optimizer_bytes(made.model, parsed))
+    of_optimizer = _optimizer_bytes(made.model, parsed)
+    of_quantized = BYTES_PER_WEIGHT if parsed.policy.get("quantization") else None
+    size = measure(made.model, made.config, made.dtype.itemsize, made.is_lora, of_optimizer, of_quantized)
     return size, f"{origin}{made.origin}"
 
 
@@ -262,8 +265,8 @@ def _name(given: Any) -> str:
 
 
 def _shards(strategy: Any, devices: int, is_given: bool) -> int:
-    """Devices that share the weights: all, or as many as a `ModelParallelStrategy` says if the config gives them."""
-    if not _name(strategy).endswith("ModelParallelStrategy"):
+    """Devices that share the weights: all, or as many as a `ModelParallelStrategy` says if the config gives it."""
+    if not _name(strategy).endswith(("ModelParallelStrategy", "ShardedStrategy")):
         return 1
     size = (strategy.get("init_args") or {}).get("data_parallel_size") if isinstance(strategy, dict) else None
     return int(size) if is_given and isinstance(size, int) else devices

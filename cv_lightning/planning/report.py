@@ -119,7 +119,7 @@ _CHANGES: dict[str, Callable[[Workload, ModelSize], Workload]] = {
     "policy.gradient_checkpointing": lambda work, _: replace(work, gradient_checkpointing=True),
     "model.micro_batch_size": lambda work, _: replace(work, micro_batch_size=max(1, work.rows // 2)),
     "model.rollout.sequences_at_once": lambda work, _: replace(
-        work, sequences_at_once=max(work.group_size, work.sampled_together // 2)
+        work, sequences_at_once=max(1, work.sampled_together // 2) if work.group_size else 0
     ),
     "policy.max_context_tokens": lambda work, size: work.with_tokens(max(1024, work.tokens // 2), size),
 }

@@ -70,10 +70,11 @@ class Workload:
 
     @property
     def sampled_together(self) -> int:
-        """Trajectories whose keys and values are held at once: whole groups."""
-        if not self.group_size or not self.sequences_at_once:
+        """Trajectories whose keys and values are held at once: whole groups, unless one alone is larger."""
+        at_once = self.sequences_at_once
+        if not self.group_size or not at_once or at_once >= self.batch_size * self.group_size:
             return self.batch_size * self.group_size
-        return min(self.batch_size, max(1, self.sequences_at_once // self.group_size)) * self.group_size
+        return min(at_once, max(1, at_once // self.group_size) * self.group_size)
 
     @property
     def is_sharded(self) -> bool:

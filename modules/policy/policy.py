@@ -22,6 +22,7 @@ from cv_lightning.rollout import OnTokens, Sampling
 from modules.policy.generation import GenerationSession
 from modules.policy.network import Network
 from modules.policy.pretrained import quiet_progress, store_conversation
+from modules.policy.quantized import dequantized
 from modules.policy.token_batch import TokenBatch
 
 #: Rows of logits that are computed at a time, and those of a large vocabulary: 1,024 x 152k float32 take 0.6 GB, and
@@ -165,7 +166,7 @@ class Policy(Network):
 
     def _export_base(self, folder: Path) -> None:
         """Write the model under the adapters, which changes while they are off, and let the adapters name it."""
-        base = copy.deepcopy(self.model).unload()
+        base = dequantized(copy.deepcopy(self.model).unload(), self.dtype)
         base.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         for config in self.model.peft_config.values():

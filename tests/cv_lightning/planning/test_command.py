@@ -67,6 +67,17 @@ def test_text_and_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\ndoes not fit: " in text
 
 
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+@pytest.mark.parametrize("model", ["qwen2_5_vl_7b", "qwen3_vl_8b"])
+@pytest.mark.parametrize("card", [24, 48, 80])
+def test_adapters_fit_their_card(model: str, stage: str, card: int, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--config", str(EXPERIMENTS / f"codevision/{stage}.yaml")]
+    block = ["--config", str(EXPERIMENTS / f"lora/{card}gb.yaml")]
+    result = planned(capsys, f"{model}/{stage}.yaml", *data, *block, "--memory", str(card))
+    assert result["fits"], result["advice"]
+    assert result["peak_bytes"] > 0.4e9 * card, "a smaller block would do"
+
+
 def test_fit_refuses_what_cannot_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "device_memory", lambda: 24e9)
     config = ["fit", "--config", str(EXPERIMENTS / "qwen2_5_vl_7b/sft.yaml")]
