@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -17,6 +18,9 @@ from callbacks.rollouts import RolloutCallback
 from cv_lightning.cli.checkpoints import save_whole
 from cv_lightning.errors import ConfigError, TrainingError
 from cv_lightning.types import Rollouts, StopReason, Trajectory
+
+#: Largest healthy difference of two log-probabilities in float32, in nats.
+_EXACT_GAP = 0.1
 
 #: Weight of the newest step in the running tool rate.
 _NEWEST = 0.2
@@ -63,6 +67,13 @@ _ALARMS = (
         False,
         "sampling and training disagree about the same tokens by more than {limit:g} nats. Check that both use one "
         "dtype, one temperature and the same images",
+    ),
+    _Alarm(
+        "max_logprob_gap_mean",
+        "rl/logprob_gap_mean",
+        False,
+        "sampling and training disagree by more than {limit:g} nats per token, more than rounding explains. Check that "
+        "both use one temperature, the same images and the newest weights, or set sampler_correction",
     ),
     _Alarm(
         "min_entropy",
@@ -134,7 +145,9 @@ class Health(RolloutCallback):
         min_tool_rate: Smallest healthy `rollout/tool_rate`.
         min_tool_rate_of_best: The same, by the best running tool rate so far.
         max_zero_variance: Largest healthy `rl/zero_variance_groups`.
-        max_logprob_gap: Largest healthy `rl/logprob_gap`, in nats: 1e-3 is enough in float32, bfloat16 needs more.
+        max_logprob_gap: Largest healthy `rl/logprob_gap`, in nats. "by_precision" is 0.1 if the policy samples by
+            itself in float32, and no limit otherwise: the largest of many rounding errors grows with their number.
+        max_logprob_gap_mean: Largest healthy `rl/logprob_gap_mean`, in nats, which does not.
         min_entropy: Smallest healthy `rl/entropy`, in nats per token.
         max_entropy: Largest healthy `rl/entropy`, in nats per token.
         max_kl: Largest healthy `rl/kl`, in nats per token.
@@ -156,7 +169,8 @@ class Health(RolloutCallback):
         min_tool_rate: float | None = 0.02,
         min_tool_rate_of_best: float | None = 0.25,
         max_zero_variance: float | None = 0.95,
-        max_logprob_gap: float | None = 0.1,
+        max_logprob_gap: float | Literal["by_precision"] | None = "by_precision",
+        max_logprob_gap_mean: float | None = 0.05,
         min_entropy: float | None = 1e-4,
         max_entropy: float | None = 5.0,
         max_kl: float | None = 1.0,
@@ -169,6 +183,8 @@ class Health(RolloutCallback):
         action: Literal["warn", "stop"] = "warn",
     ) -> None:
         given = locals()
+        self._is_gap_by_precision = max_logprob_gap == "by_precision"
+        given["max_logprob_gap"] = _EXACT_GAP if self._is_gap_by_precision else max_logprob_gap
         self.limits: dict[str, float | None] = {alarm.argument: given[alarm.argument] for alarm in _ALARMS}
         for alarm in _ALARMS:
             _check(alarm, self.limits[alarm.argument])
@@ -207,6 +223,13 @@ class Health(RolloutCallback):
         return metrics
 
     # ---- watching ----------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the limit of the largest gap if sampling and training round differently."""
+        dtype = getattr(getattr(pl_module, "policy", None), "dtype", torch.float32)
+        is_exact = dtype == torch.float32 and getattr(pl_module, "sampler_correction", None) is None
+        if self._is_gap_by_precision:
+            self.limits["max_logprob_gap"] = _EXACT_GAP if is_exact else None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -37,6 +37,16 @@ IMAGE = "<image>"
 TRANSFORMS = ("rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical", "crop")
 
 
+def interleave(text: str, images: Sequence[Image.Image]) -> tuple[str | Image.Image, ...]:
+    """Texts and images in order: an image at each `IMAGE` of the text, those without a place first."""
+    texts = text.split(IMAGE, len(images))
+    n_first = len(images) - len(texts) + 1
+    parts: list[str | Image.Image] = [*images[:n_first], texts[0]]
+    for image, words in zip(images[n_first:], texts[1:], strict=True):
+        parts += [image, words]
+    return tuple(part for part in parts if part != "")
+
+
 @dataclass(frozen=True)
 class Sample:
     """One question about one or more images.
@@ -69,12 +79,7 @@ class Sample:
     @cached_property
     def parts(self) -> tuple[str | Image.Image, ...]:
         """Texts and images in the order in which the policy sees them."""
-        texts = self.question.split(IMAGE, len(self.images))
-        n_first = len(self.images) - len(texts) + 1
-        parts: list[str | Image.Image] = [*self.images[:n_first], texts[0]]
-        for image, text in zip(self.images[n_first:], texts[1:], strict=True):
-            parts += [image, text]
-        return tuple(part for part in parts if part != "")
+        return interleave(self.question, self.images)
 
     @cached_property
     def required_tools(self) -> frozenset[str]:
@@ -222,6 +227,7 @@ class Trajectory:
         tokens: The conversation as tokens.
         stop_reason: Why it ended; None while it continues.
         episode: Its name in the executor, which keeps state by episode: no two trajectories share one.
+        adapted: How its requests departed from their settings because a server refused them as they were.
     """
 
     sample: Sample
@@ -230,6 +236,7 @@ class Trajectory:
     tokens: TokenSequence = field(default_factory=TokenSequence)
     stop_reason: StopReason | None = None
     episode: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+    adapted: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str | None:

@@ -195,13 +195,13 @@ class RobustnessTest(LightningModule):
         if not self.trainer.is_global_zero:
             return
         fingerprint = self._askers[0].fingerprint
-        n_questions = sum(len(set(of_asker)) for of_asker in keys)
+        n_answers = sum(map(len, (records, *alone)))
         facts = {
             "policy": self.name or fingerprint,
             "fingerprint": fingerprint,
-            "questions": n_questions,
+            "questions": len(set(keys[0])),
             "asked_now": n_asked,
-            "not_answered": n_questions - sum(map(len, (records, *alone))),
+            "not_answered": sum(len(set(of_asker)) for of_asker in keys) - n_answers,
             "usage": usage,
             "versions": versions(),
         }

@@ -13,14 +13,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
-from cv_lightning.types import RewardBreakdown, Rollouts, Sample, TokenSequence, Trajectory
+from cv_lightning.types import RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
 from modules.base import PolicyModule, StepOutput
 from modules.policy.policy import Policy
 from modules.policy.token_batch import TokenBatch, by_length, image_bytes
@@ -33,6 +33,10 @@ from modules.policy_gradient import (
     moves_policy,
     policy_gradient_loss,
 )
+from modules.sampler_correction import SamplerCorrection, check_choice
+
+#: What is learned from a rollout that was cut off: see `GRPOModule`.
+Truncated = Literal["all", "whole_replies", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class _MicroBatch:
     advantages_B: Tensor
     weight_B: Tensor
     reference_logprobs_BT: Tensor | None
+    old_logprobs_BT: Tensor | None
 
 
 class GRPOModule(PolicyModule):
@@ -65,6 +70,12 @@ class GRPOModule(PolicyModule):
         policy: The policy.
         group_size: Trajectories of each prompt, G.
         policy_gradient: Which policy gradient.
+        sampler_correction: How tokens are weighted if the sampler's log-probabilities differ from the trainer's, as
+            those of another precision or an engine do; None takes the sampler's as the trainer's. With more than one
+            optimizer step it costs a forward pass.
+        truncated: What is learned from rollouts that were cut off (`max_tokens`, `context_full`): "all",
+            "whole_replies" (not the reply that was cut off) or "nothing" (DAPO's overlong filter). Their rewards count
+            in the group's mean in any case.
         minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
         epochs: Passes over the rollouts.
         micro_batch_size: Sequences of a forward pass, of similar length; 0 takes a minibatch at once.
@@ -81,6 +92,8 @@ class GRPOModule(PolicyModule):
         *,
         group_size: int = 8,
         policy_gradient: PolicyGradientConfig | None = None,
+        sampler_correction: SamplerCorrection | None = None,
+        truncated: Truncated = "all",
         minibatches: int = 1,
         epochs: int = 1,
         micro_batch_size: int = 0,
@@ -94,6 +107,7 @@ class GRPOModule(PolicyModule):
             raise ConfigError(
                 f"group_size: expected at least 2 but got {group_size}; advantages compare rollouts of a group."
             )
+        check_choice("truncated", truncated, Truncated)
         for name, value in (("minibatches", minibatches), ("epochs", epochs)):
             if value < 1:
                 raise ConfigError(f"{name}: expected at least 1 but got {value}")
@@ -107,6 +121,8 @@ class GRPOModule(PolicyModule):
                 raise ConfigError(f"{name}: expected 0 or more but got {value}")
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
+        self.sampler_correction = sampler_correction
+        self.truncated: Truncated = truncated
         self.minibatches = minibatches
         self.epochs = epochs
         self.micro_batch_size = micro_batch_size
@@ -127,7 +143,8 @@ class GRPOModule(PolicyModule):
         rewards_PG = _totals(rollouts.breakdowns).to(self.device)
         config = self.gradient_config
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
-        sequences = distinct_sequences(rollouts.trajectories, advantages_PG.flatten().tolist())
+        learned = [learned_tokens(trajectory, self.truncated) for trajectory in rollouts.trajectories]
+        sequences = distinct_sequences(learned, advantages_PG.flatten().tolist())
         idle = replace(sequences[0], weight=0)
         prepared = [self._prepare(part, idle) for part in self._split(sequences)]
         scored = time.perf_counter()
@@ -189,7 +206,11 @@ class GRPOModule(PolicyModule):
         divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
         divisor = self.global_sum(divisor.to(self.device)) / self.trainer.world_size
         moves = moves_policy(torch.tensor([sequence.advantage for sequence in sequences]), config).tolist()
-        computed = [s for s, is_moving in zip(sequences, moves, strict=True) if is_moving or self._compares]
+        computed = [
+            sequence
+            for sequence, is_moving in zip(sequences, moves, strict=True)
+            if (is_moving or self._compares) and any(sequence.tokens.is_trained)
+        ]
         parts = by_length([sequence.tokens for sequence in computed], self.micro_batch_size) if computed else []
         micro_batches = [[computed[index] for index in part] for part in parts]
         micro_batches += [[idle]] * (self.global_max(len(micro_batches)) - len(micro_batches))
@@ -197,14 +218,18 @@ class GRPOModule(PolicyModule):
 
     def _micro_batch(self, sequences: list[WeightedSequence]) -> _MicroBatch:
         tokens = self.policy.collate([sequence.tokens for sequence in sequences])
-        reference = None
+        reference, old = None, None
         if self._compares:
             reference = self.policy.reference_logprobs(tokens, self.rollout_config.temperature)
+        if self.sampler_correction is not None and self.minibatches * self.epochs > 1:
+            with torch.no_grad():
+                old = self.policy(tokens, self.rollout_config.temperature)[0]
         return _MicroBatch(
             tokens,
             torch.tensor([sequence.advantage for sequence in sequences], device=self.device),
             torch.tensor([float(sequence.weight) for sequence in sequences], device=self.device),
             reference,
+            old,
         )
 
     # ---- the update --------------------------------------------------------------------------------------------------
@@ -247,13 +272,15 @@ class GRPOModule(PolicyModule):
         result = policy_gradient_loss(
             self.gradient_config,
             logprobs_BT=logprobs_BT,
-            old_logprobs_BT=micro_batch.tokens.logprobs_BT,
+            sampler_logprobs_BT=micro_batch.tokens.logprobs_BT,
             advantages_B=micro_batch.advantages_B,
             is_trained_BT=micro_batch.tokens.is_trained_BT,
             divisor=divisor,
             weight_B=micro_batch.weight_B,
             reference_logprobs_BT=micro_batch.reference_logprobs_BT,
             entropy_BT=entropy_BT,
+            old_logprobs_BT=micro_batch.old_logprobs_BT,
+            correction=self.sampler_correction,
         )
         self.manual_backward(result.loss)
         return replace(result, loss=result.loss.detach())
@@ -286,13 +313,26 @@ def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> dict[str, Tensor 
     }
 
 
-def distinct_sequences(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> list[WeightedSequence]:
-    """Join trajectories that have the same tokens, the same images and the same advantage."""
+def learned_tokens(trajectory: Trajectory, truncated: Truncated) -> TokenSequence:
+    """The tokens of a trajectory with the mask of those that are learned: see `GRPOModule`'s `truncated`."""
+    tokens, reason = trajectory.tokens, trajectory.stop_reason
+    if truncated == "all" or reason not in (StopReason.MAX_TOKENS, StopReason.CONTEXT_FULL):
+        return tokens
+    n_whole = 0
+    if truncated == "whole_replies":
+        # Nothing follows the reply that was cut off; if an observation did not fit, every reply is whole.
+        n_whole = len(tokens)
+        while reason is StopReason.MAX_TOKENS and n_whole and tokens.is_trained[n_whole - 1]:
+            n_whole -= 1
+    return replace(tokens, is_trained=tokens.is_trained[:n_whole] + [False] * (len(tokens) - n_whole))
+
+
+def distinct_sequences(sequences: Sequence[TokenSequence], advantages: Sequence[float]) -> list[WeightedSequence]:
+    """Join sequences that have the same tokens, the same mask, the same images and the same advantage."""
     weights: dict[tuple[object, ...], int] = {}
     tokens_of: dict[tuple[object, ...], tuple[TokenSequence, float]] = {}
-    for trajectory, advantage in zip(trajectories, advantages, strict=True):
-        tokens = trajectory.tokens
-        key = (tuple(tokens.ids), tuple(viewed.key for viewed in tokens.images), advantage)
+    for tokens, advantage in zip(sequences, advantages, strict=True):
+        key = (tuple(tokens.ids), tuple(tokens.is_trained), tuple(viewed.key for viewed in tokens.images), advantage)
         weights[key] = weights.get(key, 0) + 1
         tokens_of.setdefault(key, (tokens, advantage))
     return [WeightedSequence(*tokens_of[key], weight) for key, weight in weights.items()]

@@ -1,32 +1,38 @@
-"""Advantages, ratios, clipping, divergence and averaging: the arithmetic of GRPO and its relatives, as pure functions.
+"""Advantages, divergence, averaging and the whole loss: the arithmetic of GRPO and its relatives, as pure functions.
 
 Axes: `_P` prompts, `_G` rollouts of a prompt, `_B` sequences, `_T` tokens. Every per-token tensor is [B, T] and
 aligned: position t holds the log-probability *of* token t. Values where `is_trained_BT` is False are never read,
 whatever they are.
 
-Sources: GRPO arXiv 2402.03300; Dr.GRPO 2503.20783; RLOO 2402.14740; GSPO 2507.18071; clip-higher (DAPO) 2503.14476;
-dual clip 1912.09729; the k3 estimator of the divergence, joschu.net/blog/kl-approx.html.
+Sources: GRPO arXiv 2402.03300; Dr.GRPO 2503.20783; RLOO 2402.14740; the k3 estimator of the divergence,
+joschu.net/blog/kl-approx.html. Those of the losses per token stand in `surrogates`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cv_lightning.errors import ConfigError
+from modules.sampler_correction import SamplerCorrection, check_choice, sampler_weights
+from modules.surrogates import (
+    MAX_LOG_RATIO,
+    Ratio,
+    cispo_surrogate,
+    clipped_surrogate,
+    log_ratios,
+    sapo_surrogate,
+)
 
 Advantage = Literal["grpo", "dr_grpo", "rloo"]
-Ratio = Literal["token", "sequence"]
+Surrogate = Literal["clip", "cispo", "sapo"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 #: Rewards are sums of a few floats: a group whose rewards differ by less than this has no spread, only rounding.
 SPREAD_TOLERANCE = 1e-6
-
-#: Largest |difference of log-probabilities| that is exponentiated: one stray token must not make the loss infinite.
-_MAX_LOG_RATIO = 20.0
 
 #: Largest estimate of the divergence at a token, in nats.
 MAX_KL = 10.0
@@ -40,9 +46,12 @@ class PolicyGradientConfig:
         advantage: "grpo" (reward minus the group's mean, over its standard deviation), "dr_grpo" (minus the mean only)
             or "rloo" (minus the mean of the *other* rollouts).
         ratio: "token" (one importance ratio per token) or "sequence" (GSPO: the geometric mean over the sequence).
-        clip_low: How far a ratio may fall below 1 before it is clipped. GSPO wants about 3e-4.
-        clip_high: How far it may rise above 1. GSPO wants about 4e-4.
-        dual_clip: Bound of the ratio if the advantage is negative; None for no bound.
+        surrogate: "clip" (PPO), "cispo" (the ratio, up to a bound, weighs the log-probability: no token loses its
+            gradient) or "sapo" (a soft gate in place of the clip).
+        clip_low: "clip": how far a ratio may fall below 1 before it is clipped. GSPO wants about 3e-4.
+        clip_high: "clip" and "cispo": how far it may rise above 1. GSPO wants about 4e-4, CISPO about 4.
+        dual_clip: "clip": bound of the ratio if the advantage is negative; None for no bound.
+        sapo_temperatures: "sapo": how sharply the gate closes for positive and for negative advantages.
         kl_coefficient: Weight of the divergence from the reference policy; 0 needs no reference.
         entropy_coefficient: Weight of the entropy bonus; 0 needs no entropies.
         aggregation: "token_mean" (every trained token counts the same), "sequence_mean" (every sequence counts the
@@ -53,9 +62,11 @@ class PolicyGradientConfig:
 
     advantage: Advantage = "grpo"
     ratio: Ratio = "token"
+    surrogate: Surrogate = "clip"
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = 10.0
+    sapo_temperatures: tuple[float, float] = (1.0, 1.05)
     kl_coefficient: float = 0.001
     entropy_coefficient: float = 0.0
     aggregation: Aggregation = "token_mean"
@@ -63,18 +74,25 @@ class PolicyGradientConfig:
     std_epsilon: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name, kind in (("advantage", Advantage), ("ratio", Ratio), ("aggregation", Aggregation)):
-            choices: tuple[str, ...] = get_args(kind)
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"Expected {name} to be one of {', '.join(choices)} but got {getattr(self, name)!r}")
+        for name, kind in (
+            ("advantage", Advantage),
+            ("ratio", Ratio),
+            ("surrogate", Surrogate),
+            ("aggregation", Aggregation),
+        ):
+            check_choice(name, getattr(self, name), kind)
         if not 0 <= self.clip_low < 1:
             raise ConfigError(f"Expected clip_low in [0, 1) but got clip_low={self.clip_low}; the paper uses 0.2")
         if self.clip_high < 0:
             raise ConfigError(f"Expected clip_high >= 0 but got clip_high={self.clip_high}; the paper uses 0.28")
-        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
+        if self.surrogate == "clip" and self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
             raise ConfigError(
                 f"Expected dual_clip above 1 + clip_high = {1 + self.clip_high} but got dual_clip={self.dual_clip}; "
                 "the paper uses 10, null switches it off"
+            )
+        if min(self.sapo_temperatures) <= 0:
+            raise ConfigError(
+                f"Expected positive sapo_temperatures but got {self.sapo_temperatures}; SAPO uses 1, 1.05"
             )
         for name in ("kl_coefficient", "entropy_coefficient"):
             if getattr(self, name) < 0:
@@ -92,10 +110,10 @@ class PolicyGradientLoss:
     Attributes:
         loss: Scalar to call `backward` on.
         totals: Of each metric its sum over trained tokens and their number, [2], detached. A sequence of weight n
-            counts n times, so totals of micro-batches and ranks add up. "clip_fraction", "dual_clip_fraction", "ratio"
-            and, with entropies, "entropy" are over the sequences that move the policy (see `moves_policy`); with a
-            reference, "kl" is over all.
-        gaps_M: |new - old log-probability| of each trained token of the sequences that move the policy, once each.
+            counts n times, so totals of micro-batches and ranks add up. "ratio", "clip_fraction" (not of SAPO),
+            "dual_clip_fraction" (if there is one), with entropies "entropy" and with a correction "sampler_..." are
+            over the sequences that move the policy (see `moves_policy`); with a reference, "kl" is over all.
+        gaps_M: |trainer's - sampler's log-probability| of each trained token of the same sequences, once each.
     """
 
     loss: Tensor
@@ -154,39 +172,6 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
     return torch.where(has_spread(rewards)[:, None], advantages_PG, 0.0).to(rewards_PG.dtype)
 
 
-def log_ratios(logprobs_BT: Tensor, old_logprobs_BT: Tensor, is_trained_BT: Tensor, kind: Ratio = "token") -> Tensor:
-    """Logarithms of the importance ratios [B, T], 0 if a token is not trained.
-
-    "token": new minus old log-probability. "sequence": its mean over the sequence's trained tokens (GSPO, equation 7),
-    the same at each of them.
-    """
-    difference_BT = torch.where(is_trained_BT, logprobs_BT - old_logprobs_BT, 0.0)
-    if kind == "sequence":
-        mean_B1 = difference_BT.sum(-1, keepdim=True) / is_trained_BT.sum(-1, keepdim=True).clamp(min=1)
-        difference_BT = torch.where(is_trained_BT, mean_B1, 0.0)
-    return difference_BT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-
-
-def clipped_surrogate(
-    ratio_BT: Tensor, advantages_B: Tensor, clip_low: float, clip_high: float, dual_clip: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The clipped objective of PPO as a loss per token, with separate bounds and the dual clip.
-
-    Returns:
-        The loss [B, T]; True where the clip decided [B, T]; True where the dual clip decided [B, T].
-    """
-    advantages_B1 = advantages_B[:, None]
-    free_BT = -advantages_B1 * ratio_BT
-    clipped_BT = -advantages_B1 * ratio_BT.clamp(1 - clip_low, 1 + clip_high)
-    is_clipped_BT = clipped_BT > free_BT
-    loss_BT = torch.maximum(free_BT, clipped_BT)
-    if dual_clip is None:
-        return loss_BT, is_clipped_BT, torch.zeros_like(is_clipped_BT)
-    bound_BT = (-advantages_B1 * dual_clip).expand_as(loss_BT)
-    is_bound_BT = (advantages_B1 < 0) & (loss_BT > bound_BT)
-    return torch.where(is_bound_BT, bound_BT, loss_BT), is_clipped_BT, is_bound_BT
-
-
 def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_trained_BT: Tensor) -> Tensor:
     """The k3 estimate of KL(policy || reference) per token [B, T]: `exp(d) - d - 1` with d = reference - policy.
 
@@ -194,7 +179,7 @@ def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_train
     d = 2.61 or -11 a token has no gradient. Differentiable with respect to `logprobs_BT`; 0 if a token is not trained.
     """
     difference_BT = torch.where(is_trained_BT, reference_logprobs_BT - logprobs_BT, 0.0)
-    difference_BT = difference_BT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    difference_BT = difference_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return (difference_BT.expm1() - difference_BT).clamp(-MAX_KL, MAX_KL)
 
 
@@ -229,20 +214,22 @@ def policy_gradient_loss(
     config: PolicyGradientConfig,
     *,
     logprobs_BT: Tensor,
-    old_logprobs_BT: Tensor,
+    sampler_logprobs_BT: Tensor,
     advantages_B: Tensor,
     is_trained_BT: Tensor,
     divisor: Tensor,
     weight_B: Tensor | None = None,
     reference_logprobs_BT: Tensor | None = None,
     entropy_BT: Tensor | None = None,
+    old_logprobs_BT: Tensor | None = None,
+    correction: SamplerCorrection | None = None,
 ) -> PolicyGradientLoss:
     """The loss of some sequences as their part of an optimizer step's loss.
 
     Args:
         config: Which policy gradient.
         logprobs_BT: Log-probabilities under the policy that is trained, with gradient.
-        old_logprobs_BT: Under the policy that sampled the tokens.
+        sampler_logprobs_BT: Under the policy that sampled the tokens.
         advantages_B: Advantages of the sequences.
         is_trained_BT: True where the policy wrote the token.
         divisor: Scalar; `loss_divisor` of everything in the optimizer step, summed.
@@ -251,18 +238,30 @@ def policy_gradient_loss(
         reference_logprobs_BT: Under the reference policy; needed if `kl_coefficient` > 0, else only measured.
         entropy_BT: Entropies of the policy's next-token distributions; needed if `entropy_coefficient` > 0, else only
             measured.
+        old_logprobs_BT: With a correction, under the policy that is trained, before the first step on these sequences;
+            None if this is that step. Without one the sampler's are the old ones.
+        correction: How tokens are weighted for a sampler that differs from the trainer; None trusts it.
 
     Raises:
         ValueError: A tensor that the configuration needs is missing, or shapes do not agree.
     """
-    _check_shapes(logprobs_BT, old_logprobs_BT, reference_logprobs_BT, is_trained_BT, entropy_BT)
+    _check_shapes(logprobs_BT, sampler_logprobs_BT, old_logprobs_BT, reference_logprobs_BT, is_trained_BT, entropy_BT)
     weight_B = torch.ones_like(advantages_B) if weight_B is None else weight_B.to(advantages_B.dtype)
     is_trained_BT = is_trained_BT.bool()
-    ratio_BT = log_ratios(logprobs_BT, old_logprobs_BT, is_trained_BT, config.ratio).exp()
-    loss_BT, is_clipped_BT, is_bound_BT = clipped_surrogate(
-        ratio_BT, advantages_B, config.clip_low, config.clip_high, config.dual_clip
-    )
-    measured = {"clip_fraction": is_clipped_BT.float(), "dual_clip_fraction": is_bound_BT.float(), "ratio": ratio_BT}
+    if correction is None:
+        old_logprobs_BT = sampler_logprobs_BT
+    elif old_logprobs_BT is None:
+        old_logprobs_BT = logprobs_BT.detach()
+    loss_BT, measured = _surrogate(config, logprobs_BT, old_logprobs_BT, advantages_B, is_trained_BT)
+    if correction is not None:
+        weights_BT, is_beyond_BT = sampler_weights(old_logprobs_BT, sampler_logprobs_BT, is_trained_BT, correction)
+        loss_BT = loss_BT * weights_BT
+        measured |= {
+            "sampler_weight": weights_BT,
+            "sampler_beyond": is_beyond_BT.float(),
+            "sampler_logprob": sampler_logprobs_BT.nan_to_num(nan=0.0),
+            "trainer_logprob": old_logprobs_BT,
+        }
     if reference_logprobs_BT is not None:
         measured["kl"] = kl_to_reference(logprobs_BT, reference_logprobs_BT, is_trained_BT)
         loss_BT = loss_BT + config.kl_coefficient * measured["kl"]
@@ -280,8 +279,32 @@ def policy_gradient_loss(
         name: _total(value_BT.detach(), is_trained_BT, weight_B if name == "kl" else moving_B)
         for name, value_BT in measured.items()
     }
-    gaps_M = (logprobs_BT - old_logprobs_BT).detach().abs()[is_trained_BT & (moving_B > 0)[:, None]]
+    gaps_M = (logprobs_BT - sampler_logprobs_BT).detach().abs()[is_trained_BT & (moving_B > 0)[:, None]]
     return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), totals, gaps_M)
+
+
+def _surrogate(
+    config: PolicyGradientConfig,
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_B: Tensor,
+    is_trained_BT: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss per token [B, T] of the chosen surrogate, and what is measured of it."""
+    ratio_BT = log_ratios(logprobs_BT, old_logprobs_BT, is_trained_BT, config.ratio).exp()
+    if config.surrogate == "cispo":
+        loss_BT, is_clipped_BT = cispo_surrogate(logprobs_BT, ratio_BT, advantages_B, config.clip_high)
+        return loss_BT, {"clip_fraction": is_clipped_BT.float(), "ratio": ratio_BT}
+    if config.surrogate == "sapo":
+        return sapo_surrogate(ratio_BT, advantages_B, config.sapo_temperatures), {"ratio": ratio_BT}
+    loss_BT, is_clipped_BT, is_bound_BT = clipped_surrogate(
+        ratio_BT, advantages_B, config.clip_low, config.clip_high, config.dual_clip
+    )
+    return loss_BT, {
+        "clip_fraction": is_clipped_BT.float(),
+        "dual_clip_fraction": is_bound_BT.float(),
+        "ratio": ratio_BT,
+    }
 
 
 def _total(values_BT: Tensor, is_trained_BT: Tensor, weight_B: Tensor) -> Tensor:

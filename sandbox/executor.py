@@ -251,10 +251,21 @@ class ToolExecutor:
             def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
                 return proof_time.run(self._tools, program, image, observation.wall_s)
 
+            def run_here(prove: Callable[[], Outcome | None]) -> Outcome | None:
+                return proof_time.run_here(prove, observation.wall_s)
+
             found = find_credit(
-                request.images, request.image_index, observation.image, observation.claim, run_elsewhere, self._limits
+                request.images,
+                request.image_index,
+                observation.image,
+                observation.claim,
+                run_elsewhere,
+                self._limits,
+                observation.last,
+                run_here,
             )
-            return replace(observation, tools=found.tools, orientation=found.orientation, frame=found.frame, claim="")
+            plain = replace(observation, claim="", last=None)
+            return replace(plain, tools=found.tools, orientation=found.orientation, frame=found.frame)
 
         return dict(zip(seen, spread(earning, list(seen)), strict=True))
 

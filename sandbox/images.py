@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from typing import Any
 
 from PIL import Image
 
 from sandbox.messages import too_large
 from sandbox.types import Limits
+
+
+def view(buffer: Any, size: tuple[int, int]) -> Image.Image:
+    """A read-only RGB image over 4-byte pixels in a buffer, without a copy."""
+    return Image.fromarrow(Image.frombuffer("RGBX", size, buffer, "raw", "RGBX", 0, 1), "RGB", size)
+
+
+def copy_into(buffer: Any, image: Image.Image) -> None:
+    """Write an RGB image into a buffer, as 4-byte pixels."""
+    image.load()
+    view(buffer, image.size).im.paste(image.im, (0, 0, *image.size))
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -58,10 +70,13 @@ class Budget:
         self._left = limits.batch_mb * 2**20
         self._lock = threading.Lock()
 
-    def refuse(self, size: tuple[int, int]) -> str | None:
-        """Take the bytes of a result (width, height); if they are not left, what a policy is told instead."""
+    def refuse(self, size: tuple[int, int], held: tuple[int, int] = (0, 0)) -> str | None:
+        """Take the bytes of a result (width, height); if they are not left, what a policy is told instead.
+
+        Those of an image `held` for it were taken before.
+        """
         with self._lock:
-            n_bytes = 4 * size[0] * size[1]
+            n_bytes = max(0, 4 * (size[0] * size[1] - held[0] * held[1]))
             if n_bytes > self._left:
                 return (
                     f"The result was dropped: with its {size[0]}x{size[1]} pixels, the results of this batch have more "

@@ -104,6 +104,19 @@ class ToolRequest:
 
 
 @dataclass(frozen=True)
+class LastCall:
+    """The last call of code, which the trainer ran for the worker.
+
+    Attributes:
+        operation: It, as the table has it.
+        before: The image that the worker handed over, or was shown.
+    """
+
+    operation: Any
+    before: Image.Image
+
+
+@dataclass(frozen=True)
 class Observation:
     """The outcome of a request. Never an exception: a bad call is data.
 
@@ -118,6 +131,7 @@ class Observation:
         orientation: Net element of the eight from the chosen image to the result; None if unknown.
         frame: Result pixels to pixels of the chosen image; None if unknown.
         claim: What a worker says of how it made the image, on its way to `sandbox.effects.proof`; "" beyond that.
+        last: The call of it that the trainer ran, on the same way.
     """
 
     status: Status
@@ -130,3 +144,4 @@ class Observation:
     orientation: str | None = None
     frame: Affine | None = None
     claim: str = field(default="", repr=False)
+    last: LastCall | None = field(default=None, repr=False)

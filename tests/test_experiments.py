@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ RECIPES = sorted(EXPERIMENTS.glob("*/recipe.yaml"))
 EVALUATIONS = [EXPERIMENTS / "robustness.yaml"]
 #: The same of a model behind a server.
 OF_SERVERS = [EXPERIMENTS / "robustness_endpoint.yaml"]
+#: The same of an OCR, which an extra installs.
+OF_OCR = [EXPERIMENTS / "robustness_ocr.yaml"]
 #: The published data, given after a config that trains.
 PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
 #: Named tools instead of code, given after a config that trains on the oracle's episodes.
@@ -45,7 +48,7 @@ INCLUDED = [
     *EXPERIMENTS.glob("paper/*.yaml"),
     *EXPERIMENTS.glob("lora/*.yaml"),
 ]
-OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
+OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
 
 SIZE = {
@@ -263,6 +266,18 @@ def test_evaluation_of_a_server_tests(
     assert metrics["test/usage/requests"] == 12
     n_tokens = [metrics[f"test/usage/{name}_tokens"] for name in ("input", "output")]
     assert metrics["test/usage/cost"] == pytest.approx((2.5 * n_tokens[0] + 10 * n_tokens[1]) / 1e6, rel=1e-4)
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+@pytest.mark.skipif(find_spec("rapidocr") is None, reason="needs pip install -e '.[ocr]'")
+@pytest.mark.parametrize("path", OF_OCR, ids=name_of)
+def test_evaluation_of_an_ocr_tests(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    solver = "model.init_args.solver.init_args"
+    values = {f"{solver}.mirrors": "true", "data.init_args.n_questions": 2}
+    cli = run_command(["test", "--config", str(path), *(f"--{key}={value}" for key, value in values.items())])
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    assert metrics["test/accuracy/upright"] == metrics["test/accuracy/hflip"] == 1
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
 
 

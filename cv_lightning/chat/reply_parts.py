@@ -6,11 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from cv_lightning.tools.reply_text import whole_object
+
 Kind = Literal["thought", "code", "call", "answer", "text"]
 
-_KINDS: dict[str, Kind] = {"think": "thought", "tool_call": "code", "answer": "answer"}
+_KINDS: dict[str, Kind] = {"think": "thought", "answer": "answer"}
 _OPENING = re.compile(r"<(think|tool_call|answer)>")
-_TAGS = tuple(f"<{slash}{name}>" for name in _KINDS for slash in ("", "/"))
+_CLOSE = "</tool_call>"
+_TAGS = tuple(f"<{slash}{name}>" for name in ("tool_call", *_KINDS) for slash in ("", "/"))
 
 _CODE = re.compile(r'"code"\s*:\s*"')
 #: The complete part of a JSON string: no cut-off escape.
@@ -51,19 +54,39 @@ def read_parts(text: str, is_whole: bool = True) -> list[Part]:
     while (opening := _OPENING.search(text, end)) is not None:
         _add(parts, "text", text[end : opening.start()])
         name = opening.group(1)
+        if name == "tool_call":
+            end = _add_call(parts, text, opening.end(), is_whole)
+            continue
         close = text.find(f"</{name}>", opening.end())
         is_closed = close >= 0
-        inner = text[opening.end() : close] if is_closed else text[opening.end() :]
-        if name == "tool_call":
-            code = _code(inner)
-            _add(parts, "code", code)
-            if not code and (is_closed or is_whole):
-                _add(parts, "call", inner)
-        else:
-            _add(parts, _KINDS[name], inner)
+        _add(parts, _KINDS[name], text[opening.end() : close] if is_closed else text[opening.end() :])
         end = close + len(f"</{name}>") if is_closed else len(text)
     _add(parts, "text", text[end:])
     return parts
+
+
+def _add_call(parts: list[Part], text: str, at: int, is_whole: bool) -> int:
+    """Add the call whose opening tag ends at an index; returns where it ends.
+
+    It ends behind its object and the closing tag. A closing tag before that may be in the code: only the whole reply
+    says that the object is broken, and then the call ends there.
+    """
+    found = whole_object(text, at)
+    start, inner_end = found or (at, at)
+    close = text.find(_CLOSE, inner_end)
+    following = _OPENING.search(text, inner_end)
+    if found and following is not None and not 0 <= close < following.start():
+        end = following.start()  # the closing tag was forgotten
+    elif close >= 0 and (found or is_whole):
+        end = close + len(_CLOSE)
+    else:
+        end = inner_end if found and is_whole else len(text)
+    payload = text[start : inner_end if found else close if close >= 0 else len(text)]
+    code = _code(payload)
+    _add(parts, "code", code)
+    if not code and (found or is_whole):
+        _add(parts, "call", payload)
+    return end
 
 
 def _add(parts: list[Part], kind: Kind, text: str) -> None:

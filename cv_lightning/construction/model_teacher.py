@@ -7,8 +7,9 @@ from typing import Any
 
 from cv_lightning.construction.plan import Plan, Step
 from cv_lightning.construction.teacher import Teacher, box_in_view
-from cv_lightning.endpoint.client import ChatReply, Endpoint
+from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
+from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.toolbox import ToolboxName

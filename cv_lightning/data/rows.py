@@ -255,9 +255,16 @@ def _image(value: object, where: str, folder: Path | None) -> ImageSource:
         raise DataError(f"{where}: expected the path of an image but got {value!r}. Correct it or remove the row.")
     path = Path(value).expanduser()
     path = path if folder is None else folder / path
-    if not path.is_file():
+    if not _is_file(path):
         raise DataError(f"{where}: image {path} does not exist. Correct the path or remove the row.")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no name of a file: too long
+        return False
 
 
 def _transforms(value: object, where: str) -> tuple[str, ...]:

@@ -9,33 +9,24 @@ import hashlib
 import json
 import os
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from cv_lightning.endpoint.adaptation import Adaptation, ToolImages
 from cv_lightning.endpoint.keys import check_url
 from cv_lightning.endpoint.meter import EndpointError, RequestError, RequestMeter, Usage
+from cv_lightning.endpoint.reply import ChatReply, read_reply
 from cv_lightning.endpoint.reply_cache import ReplyCache
 from cv_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     from cv_lightning.endpoint.openai_client import Client
 
-
-@dataclass(frozen=True)
-class ChatReply:
-    """The reply of a model.
-
-    Attributes:
-        text: Its words, "" if it only called tools.
-        calls: (id, name of the function, arguments as JSON text) of the tools that it calls.
-        finish_reason: "stop", "length", "tool_calls", "content_filter" or another word of the server.
-    """
-
-    text: str
-    calls: tuple[tuple[str, str, str], ...] = ()
-    finish_reason: str = "stop"
+#: Key of a cached reply: how its request was changed.
+_ADAPTED = "cv_lightning_adapted"
 
 
 @dataclass
@@ -55,6 +46,8 @@ class Endpoint:
         max_cost: No request is sent once this was spent.
         cache: Folder of replies, so that nothing is paid for twice; None keeps none.
         extra: More keys of the request ("reasoning_effort"); null takes a key out ("temperature").
+        tool_images: Where the images of tool results are: "user", a turn of the user after the tool's; "bridge", the
+            same after a turn of the assistant; "tool", the tool's turn. A refusal that says so switches it.
 
     Raises:
         ConfigError: A value is out of range.
@@ -72,6 +65,7 @@ class Endpoint:
     max_cost: float | None = None
     cache: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    tool_images: ToolImages = "user"
 
     def __post_init__(self) -> None:
         check_url(self.url, "the endpoint's url")
@@ -88,9 +82,13 @@ class Endpoint:
             )
         if limit is not None and not self.input_price and not self.output_price:
             raise ConfigError("Endpoint: max_cost needs input_price and output_price, per million tokens.")
+        if self.tool_images not in get_args(ToolImages):
+            known = ", ".join(get_args(ToolImages))
+            raise ConfigError(f"Endpoint: expected tool_images to be one of {known} but got {self.tool_images!r}")
         self._meter = RequestMeter(rate, (self.input_price, self.output_price), limit)
         self._lock = threading.Lock()
         self._client: tuple[int, Client] | None = None  # of a process: a fork must not share connections
+        self._adaptation = Adaptation(self.tool_images)
         self._name = self.model
         self._cache = ReplyCache(Path(self.cache)) if self.cache is not None else None
 
@@ -119,13 +117,14 @@ class Endpoint:
 
     def identity(self) -> dict[str, Any]:
         """Everything besides the messages that decides the replies."""
-        return {"url": self.url, "model": self.model_name(), "extra": self.extra}
+        place = {} if self.tool_images == "user" else {"tool_images": self.tool_images}
+        return {"url": self.url, "model": self.model_name(), "extra": self.extra, **place}
 
     def chat(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> ChatReply:
-        """Ask for the next turn.
+        """Ask for the next turn. A request that is refused for its form is sent again in the form that is asked for.
 
         Args:
-            messages: The conversation in OpenAI's form.
+            messages: The conversation in OpenAI's form; images of tool results are in the tool's turns.
             settings: Other keys of the request: temperature, max_tokens, tools, ...
 
         Raises:
@@ -134,20 +133,42 @@ class Endpoint:
         """
         merged = {"model": self.model_name(), "messages": list(messages), **settings, **self.extra}
         body = {key: value for key, value in merged.items() if value is not None}
-        digest = hashlib.sha256(json.dumps([self.url, body], sort_keys=True).encode()).hexdigest()
+        place = [] if self.tool_images == "user" else [self.tool_images]
+        digest = hashlib.sha256(json.dumps([self.url, body, *place], sort_keys=True).encode()).hexdigest()
         cached = self._cache.get(digest) if self._cache is not None else None
         if cached is not None:
             try:
-                reply = read_reply(cached)
-            except ValueError:
+                reply = read_reply(cached, tuple(cached.get(_ADAPTED, ())))
+            except (ValueError, TypeError):
                 pass  # another version wrote it: it is asked for again
             else:
                 self._meter.count_cached()
                 return reply
-        content = self._fetch("/chat/completions", body)
+        content, adapted = self._ask(body)
         if self._cache is not None:
-            self._cache.put(digest, content)
-        return read_reply(content)
+            self._cache.put(digest, content | ({_ADAPTED: adapted} if adapted else {}))
+        return read_reply(content, adapted)
+
+    def _ask(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The answer to a request, and how it was changed for it."""
+        adaptation = self._adaptation
+        while True:
+            try:
+                content = self._fetch("/chat/completions", adaptation.apply(body))
+            except RequestError as error:
+                changed = adaptation.after(error, body)
+                if changed is None:
+                    raise
+                adaptation = changed
+            else:
+                break
+        notes = adaptation.notes(body)
+        with self._lock:
+            new = [note for note in notes if note not in self._adaptation.notes(body)]
+            self._adaptation = self._adaptation.join(adaptation)
+        for note in new:
+            warnings.warn(f"{self.url} refused a request. From now on: {note}.", UserWarning, stacklevel=3)
+        return content, notes
 
     def _fetch(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         with self._lock:
@@ -161,27 +182,3 @@ class Endpoint:
     def counts(self) -> dict[str, float]:
         """`usage` as numbers by name."""
         return {name: float(value) for name, value in asdict(self.usage).items()}
-
-
-def read_reply(content: Mapping[str, Any]) -> ChatReply:
-    """The reply of a chat completion; raises `ValueError` for any other content."""
-    try:
-        choice = content["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or message.get("refusal") or ""
-        if isinstance(text, list):  # some servers answer in parts
-            text = "".join(part.get("text") or "" for part in text)
-        calls = [
-            (str(call.get("id") or ""), str(call["function"]["name"]), _arguments(call["function"]["arguments"]))
-            for call in message.get("tool_calls") or ()
-        ]
-        if not isinstance(text, str):
-            raise TypeError("content is no text")
-    except (LookupError, TypeError, AttributeError) as error:
-        excerpt = json.dumps(content)[:200]
-        raise ValueError(f"the reply is no chat completion: {excerpt}") from error
-    return ChatReply(text, tuple(calls), str(choice.get("finish_reason") or "stop"))
-
-
-def _arguments(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from PIL import Image
 
 from cv_lightning.conversation import escape_markup, parse_reply
-from cv_lightning.endpoint.client import ChatReply
+from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.code import CODE_TOOLS
-from cv_lightning.tools.reply_text import join_calls, read_turn, write_call
+from cv_lightning.tools.reply_text import ONE_ACTION, join_calls, read_turn, write_call
 from cv_lightning.tools.toolbox import Toolbox
 from cv_lightning.types import Reply, Sample
 from sandbox import Observation
@@ -89,6 +89,11 @@ def _reduced(image: Image.Image, max_pixels: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
+#: Calls of one turn that are executed.
+MAX_CALLS = 16
+_TOO_MANY = f"A turn may make {MAX_CALLS} calls. Make this one in the next turn."
+
+
 class Dialogue:
     """The messages of one trajectory.
 
@@ -98,6 +103,8 @@ class Dialogue:
         system_prompt: Text of the system turn; "" sends none.
         encoding: How images travel.
         toolbox: The tools.
+        announces_sizes: Whether the number and the size of each image come before it: calls name images by number and
+            places by pixels of the whole image, which may be reduced on its way.
     """
 
     def __init__(
@@ -107,15 +114,20 @@ class Dialogue:
         system_prompt: str,
         encoding: ImageEncoding,
         toolbox: Toolbox = CODE_TOOLS,
+        announces_sizes: bool = False,
     ) -> None:
         self.mode: ToolMode = mode
         self.toolbox = toolbox
         self.messages: list[dict[str, Any]] = []
         self._encoding = encoding
-        self._call_ids: list[str] = []
+        self._announces_sizes = announces_sizes
+        self._n_images = self._n_calls = 0
+        self._open_ids: list[str] = []
         if system_prompt:
             self.messages.append({"role": "system", "content": system_prompt})
-        parts = [_text(escape_markup(part)) if isinstance(part, str) else self._image(part) for part in sample.parts]
+        parts: list[dict[str, Any]] = []
+        for part in sample.parts:
+            parts += [_text(escape_markup(part))] if isinstance(part, str) else self._show(part)
         self.messages.append({"role": "user", "content": parts})
 
     @property
@@ -123,22 +135,30 @@ class Dialogue:
         """`tools` of the request."""
         return self.toolbox.schemas if self.mode == "native" else None
 
-    def _image(self, image: Image.Image) -> dict[str, Any]:
-        return {"type": "image_url", "image_url": {"url": self._encoding.data_url(image)}}
+    def _show(self, image: Image.Image) -> list[dict[str, Any]]:
+        shown = {"type": "image_url", "image_url": {"url": self._encoding.data_url(image)}}
+        announced = _text(f"image {self._n_images}: {image.width} x {image.height}\n")
+        self._n_images += 1
+        return [announced, shown] if self._announces_sizes else [shown]
 
-    def append_reply(self, chat: ChatReply) -> tuple[str, Reply]:
+    def append_reply(self, chat: ChatReply) -> list[tuple[str, Reply]]:
         """Append the model's reply.
 
         Returns:
-            The turn as text in our own format, and what it says. If the format was not asked for in words ("native",
-            "none"), a reply without tags is the answer.
+            Its turns as text in our own format, and what they say: one for each call, or one. If the format was not
+            asked for in words ("native", "none"), a reply without tags is the answer.
         """
-        message: dict[str, Any] = {"role": "assistant", "content": chat.text}
-        self._call_ids = [call_id for call_id, _, _ in chat.calls]
+        # Clients send no null and no empty list of calls: servers refuse them.
+        message = {key: value for key, value in (chat.message or {}).items() if value not in (None, [], {})}
+        content = message.get("content")
+        is_given = isinstance(content, str | list)
+        message |= {"role": "assistant", "content": content if is_given else chat.text or (None if chat.calls else "")}
         if chat.calls:
+            self._open_ids = self._ids_of(chat)
+            given = message.get("tool_calls") or [{}] * len(chat.calls)
             message["tool_calls"] = [
-                {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-                for call_id, name, arguments in chat.calls
+                {"type": "function", **call, "id": call_id, "function": {**call.get("function", {}), **function}}
+                for call, call_id, function in zip(given, self._open_ids, _functions(chat), strict=True)
             ]
         self.messages.append(message)
         if chat.calls:
@@ -147,21 +167,26 @@ class Dialogue:
         if reply.is_silent and self.mode != "text":
             said = read_turn(chat.text).words.strip()
             reply = Reply(answer=said) if said else reply
-        return chat.text, reply
+        return [(chat.text, reply)]
+
+    def _ids_of(self, chat: ChatReply) -> list[str]:
+        """The ids of the calls; servers that give none, or one to several, get ours."""
+        given = [call_id for call_id, _, _ in chat.calls]
+        self._n_calls += len(given)
+        if all(given) and len(set(given)) == len(given):
+            return given
+        return [f"call_{number}" for number in range(self._n_calls - len(given), self._n_calls)]
 
     def append_observation(self, observation: Observation) -> None:
-        """Append what came of the last turn's call."""
+        """Append the result of the first call that has none yet."""
         text = escape_markup(observation.text)
-        image = [] if observation.image is None else [self._image(observation.image)]
-        if self._call_ids:
-            # The tool's own turn may hold text only (OpenAI): the image follows in a turn of the user.
-            for call_id in self._call_ids:
-                self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
-            if image:
-                self.messages.append({"role": "user", "content": image})
+        shown = [] if observation.image is None else self._show(observation.image)
+        if self._open_ids:
+            content = [*shown, _text(text)] if shown else text
+            self.messages.append({"role": "tool", "tool_call_id": self._open_ids.pop(0), "content": content})
             return
         opening, closing = "<tool_response>\n", f"{text}\n</tool_response>"
-        parts = [_text(opening), *image, _text(closing)] if image else [_text(opening + closing)]
+        parts = [_text(opening), *shown, _text(closing)] if shown else [_text(opening + closing)]
         self.messages.append({"role": "user", "content": parts})
 
 
@@ -169,10 +194,16 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _read_calls(chat: ChatReply, toolbox: Toolbox) -> tuple[str, Reply]:
-    calls = [(name, arguments) for _, name, arguments in chat.calls]
-    text = join_calls(chat.text, calls)
-    if len(calls) > 1 or parse_reply(chat.text).answer is not None:
-        return text, Reply(fault="Give exactly one tool call or one answer in a turn.")
-    payload = write_call(*calls[0]).removeprefix("<tool_call>").removesuffix("</tool_call>")
-    return text, toolbox.read(payload)
+def _functions(chat: ChatReply) -> list[dict[str, str]]:
+    return [{"name": name, "arguments": arguments} for _, name, arguments in chat.calls]
+
+
+def _read_calls(chat: ChatReply, toolbox: Toolbox) -> list[tuple[str, Reply]]:
+    answers_too = parse_reply(chat.text).answer is not None
+    read = []
+    for number, (_, name, arguments) in enumerate(chat.calls):
+        payload = write_call(name, arguments).removeprefix("<tool_call>").removesuffix("</tool_call>")
+        reply = Reply(fault=_TOO_MANY) if number >= MAX_CALLS else toolbox.read(payload)
+        text = join_calls("" if number else chat.text, [(name, arguments)])
+        read.append((text, Reply(fault=ONE_ACTION) if answers_too else reply))
+    return read

@@ -10,6 +10,12 @@ from typing import Any
 
 from cv_lightning.errors import CVLightningError
 
+#: How servers say that a conversation is too long: OpenAI by its code, vLLM and others in words.
+_TOO_LONG = ("context_length_exceeded", "context length", "context_length", "maximum context", "too many tokens")
+
+#: More tokens than any request has: such a count is rubbish.
+_MAX_TOKENS = 1 << 40
+
 
 class EndpointError(CVLightningError):
     """No other request to this endpoint will succeed; the message says why, and what helps."""
@@ -21,14 +27,24 @@ class RequestError(Exception):
     Attributes:
         status: The HTTP status, None if there was none.
         code: The server's own code or type of the error ("context_length_exceeded"), "" if it gave none.
+        param: Name of the parameter that the server refuses, "" if it gave none.
         is_passing: Whether the same request may succeed later.
     """
 
-    def __init__(self, message: str, status: int | None = None, code: str = "", is_passing: bool = True) -> None:
+    def __init__(
+        self, message: str, status: int | None = None, code: str = "", is_passing: bool = True, param: str = ""
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.param = param
         self.is_passing = is_passing
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the conversation does not fit into the model's context."""
+        words = f"{self.code} {self}".lower()
+        return self.status in (400, 413, 422) and any(sign in words for sign in _TOO_LONG)
 
 
 @dataclass
@@ -113,4 +129,4 @@ class RequestMeter:
 
 def _tokens(usage: Any, name: str) -> int:
     count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else 0
+    return count if isinstance(count, int) and 0 < count < _MAX_TOKENS else 0

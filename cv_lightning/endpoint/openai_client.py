@@ -17,6 +17,7 @@ import openai
 
 from cv_lightning.endpoint.keys import read_key
 from cv_lightning.endpoint.meter import EndpointError, RequestError, RequestMeter
+from cv_lightning.endpoint.reply import read_json, read_object
 
 if TYPE_CHECKING:
     from cv_lightning.endpoint.client import Endpoint
@@ -61,7 +62,9 @@ class Client(openai.OpenAI):
             if body is None:
                 response = self.get(path, cast_to=httpx2.Response, options=options)
             else:
-                response = self.post(path, cast_to=httpx2.Response, body=dict(body), options=options)
+                # Lone surrogates, which models and code may write, have no UTF-8.
+                text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+                response = self.post(path, cast_to=httpx2.Response, content=text, options=options)
         except openai.APIStatusError as error:
             raise _refusal(error, self._endpoint, key) from None
         except openai.APITimeoutError as error:
@@ -134,34 +137,33 @@ def _read(response: httpx2.Response, deadline: float) -> bytes:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object of a reply; raises `ValueError` for anything else."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
+        return read_object(text)
+    except ValueError as error:
         excerpt = " ".join(text[:_EXCERPT_CHARS].decode("utf-8", "replace").split())
-        raise ValueError(f"the reply is no JSON object: {excerpt}")
-    return content
+        raise ValueError(f"{error}: {excerpt}") from error
 
 
-def _fault(text: str) -> tuple[str, str]:
-    """Code and message of a refusal, in the form of OpenAI's error objects or in any other."""
+def _fault(text: str) -> tuple[str, str, str]:
+    """Code, parameter and message of a refusal, in the form of OpenAI's error objects or in any other."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = read_json(text)
+    except ValueError:
         content = None
+    if isinstance(content, list) and content:  # Gemini
+        content = content[0]
     fault = content.get("error", content) if isinstance(content, dict) else None
     message = " ".join(text.split())
     if not isinstance(fault, dict):
-        return "", message[:_EXCERPT_CHARS]
-    return str(fault.get("code") or fault.get("type") or ""), str(fault.get("message") or message)[:_EXCERPT_CHARS]
+        return "", "", message[:_EXCERPT_CHARS]
+    code, parameter = str(fault.get("code") or fault.get("type") or ""), str(fault.get("param") or "")
+    return code, parameter, str(fault.get("message") or message)[:_EXCERPT_CHARS]
 
 
 def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) -> RequestError | EndpointError:
     """The error of a refused request: `RequestError` for it alone, `EndpointError` for all."""
     status = error.status_code
-    code, message = _fault(error.response.text)
+    code, parameter, message = _fault(error.response.text)
     said = _without(f"HTTP {status}: {message or error.response.reason_phrase}", key)
     remedy = None
     if status in (401, 403):
@@ -174,7 +176,8 @@ def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) 
         remedy = "It sends requests elsewhere: give that address as the endpoint's url."
     if remedy is not None:
         return EndpointError(f"{endpoint.url}: {said}. {remedy}")
-    return RequestError(said, status, code, is_passing=status in (408, 409, 429) or status >= 500)
+    is_passing = status in (408, 409, 429) or status >= 500
+    return RequestError(said, status, code, is_passing, parameter)
 
 
 def retry_after(value: str | None) -> float | None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cv_lightning.endpoint.reply import read_object
+
 
 class ReplyCache:
     """Replies on disk, one file each, written at once or not at all.
@@ -28,10 +30,9 @@ class ReplyCache:
     def get(self, digest: str) -> dict[str, Any] | None:
         """The reply to a request, None if no file of it can be read."""
         try:
-            content = json.loads(self._path(digest).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return read_object(self._path(digest).read_bytes())
+        except (OSError, ValueError):
             return None
-        return content if isinstance(content, dict) else None
 
     def put(self, digest: str, content: Mapping[str, Any]) -> None:
         """Keep a reply."""

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, ToolMode, default_prompt
 from cv_lightning.endpoint.meter import EndpointError, RequestError
+from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.errors import ConfigError
 from cv_lightning.frames import view_question, view_result
 from cv_lightning.rollout import end_after, observe
@@ -26,9 +27,6 @@ from cv_lightning.types import Sample, StopReason, Trajectory, Turn
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
 
-#: How servers say that a conversation is too long: OpenAI by its code, vLLM and others in words.
-_TOO_LONG = ("context_length_exceeded", "context length", "context_length", "maximum context", "too many tokens")
-
 
 class EndpointSolver(Solver):
     """Asks a model behind a server; the code that it writes is executed here.
@@ -38,7 +36,8 @@ class EndpointSolver(Solver):
         tools: "native": the tool is offered by `tools` of the request. "text": by the system prompt, in the format that
             our policies are trained on. "none": not at all.
         system_prompt: Text of the system turn; None takes the one of `tools`, "" sends none.
-        max_turns: Turns of the model; a tool call in the last one is not executed.
+        max_turns: Replies of the model; a tool call in the last one is not executed. The calls of one reply are
+            executed in order, and each is a turn of the trajectory.
         max_new_tokens: Longest turn, sent as `max_tokens`.
         temperature: 0 takes the most probable token.
         seed: Sent if the temperature is not 0.
@@ -48,6 +47,8 @@ class EndpointSolver(Solver):
         lane: Which lane of the executor runs the tool.
         limits: What one tool call may use.
         toolbox: Which tools it has: "code", "named", or a `cv_lightning.tools.Toolbox`.
+        announce_sizes: Whether each image comes with its number and size ("image 0: 3840 x 2160"); None: if `tools` is
+            "native". Served policies of ours are told as in training.
 
     Raises:
         ConfigError: A value is out of range.
@@ -68,6 +69,7 @@ class EndpointSolver(Solver):
         lane: LaneName = "auto",
         limits: Limits | None = None,
         toolbox: Toolbox | ToolboxName = "code",
+        announce_sizes: bool | None = None,
     ) -> None:
         if min(max_turns, max_new_tokens, at_once, give_up_after) < 1 or temperature < 0:
             raise ConfigError(
@@ -81,6 +83,7 @@ class EndpointSolver(Solver):
         self.mode: ToolMode = tools
         self.toolbox = make_toolbox(toolbox)
         self.system_prompt = default_prompt(tools, self.toolbox) if system_prompt is None else system_prompt
+        self.announces_sizes = tools == "native" if announce_sizes is None else announce_sizes
         self.max_turns = max_turns
         self.at_once = at_once
         self.give_up_after = give_up_after
@@ -105,6 +108,7 @@ class EndpointSolver(Solver):
             "max_turns": self.max_turns,
             "sampling": self._settings,
             "images": asdict(self.images),
+            **({"announces_sizes": True} if self.announces_sizes else {}),
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -115,7 +119,7 @@ class EndpointSolver(Solver):
         """
         alone = copy.copy(self)
         is_own = self.mode != "text" and self.system_prompt != default_prompt(self.mode, self.toolbox)
-        alone.mode, alone.max_turns, alone._executor = "none", 1, None
+        alone.mode, alone.max_turns, alone.announces_sizes, alone._executor = "none", 1, False, None
         alone.system_prompt = self.system_prompt if is_own else default_prompt("none", self.toolbox)
         return alone
 
@@ -173,38 +177,49 @@ class EndpointSolver(Solver):
 
     def _play(self, sample: Sample) -> Trajectory:
         trajectory = Trajectory(sample, images=view_question(sample))
-        dialogue = Dialogue(sample, self.mode, self.system_prompt, self.images, self.toolbox)
+        dialogue = Dialogue(
+            sample, self.mode, self.system_prompt, self.images, self.toolbox, announces_sizes=self.announces_sizes
+        )
         settings = self._settings | {"tools": dialogue.tools}
-        for turn in range(self.max_turns):
+        n_shown = len(trajectory.images)
+        for number in range(self.max_turns):
             if self._is_interrupted:
                 raise EndpointError("interrupted")
             started = time.perf_counter()
             try:
                 chat = self.endpoint.chat(dialogue.messages, settings)
             except RequestError as error:
-                if turn == 0 or not _is_too_long(error):
+                if number == 0 or not error.is_too_long:
                     raise
-                _take_back(trajectory, turn - 1)
+                del trajectory.images[n_shown:]  # the model was never shown them
                 trajectory.stop_reason = StopReason.CONTEXT_FULL
                 break
-            text, reply = dialogue.append_reply(chat)
-            trajectory.turns.append(Turn(text, reply, wall_s=time.perf_counter() - started))
-            trajectory.stop_reason = end_after(reply, chat.finish_reason != "length")
-            if trajectory.stop_reason is None and turn == self.max_turns - 1:
-                trajectory.stop_reason = StopReason.MAX_TURNS
+            n_shown = len(trajectory.images)
+            trajectory.adapted = tuple(dict.fromkeys([*trajectory.adapted, *chat.adapted]))
+            self._take(chat, trajectory, dialogue, time.perf_counter() - started, number == self.max_turns - 1)
             if trajectory.stop_reason is not None:
                 break
-            self._observe(trajectory, dialogue, turn)
         return trajectory
 
-    def _observe(self, trajectory: Trajectory, dialogue: Dialogue, turn: int) -> None:
+    def _take(self, chat: ChatReply, trajectory: Trajectory, dialogue: Dialogue, wall_s: float, is_last: bool) -> None:
+        """Append a reply, and execute its calls in order."""
+        turns = dialogue.append_reply(chat)
+        trajectory.stop_reason = end_after(turns[-1][1], chat.finish_reason != "length")
+        if trajectory.stop_reason is None and is_last:
+            trajectory.stop_reason = StopReason.MAX_TURNS
+        for number, (text, reply) in enumerate(turns):
+            trajectory.turns.append(Turn(text, reply, wall_s=wall_s if number == 0 else 0.0))
+            if trajectory.stop_reason is None:
+                self._observe(trajectory, dialogue)
+
+    def _observe(self, trajectory: Trajectory, dialogue: Dialogue) -> None:
         if self._executor is None:
             raise ValueError("Expected an executor but the solver is closed")
         (observation,) = observe([trajectory], self._executor)
         dialogue.append_observation(observation)
         call = trajectory.turns[-1].reply.call
         if call is not None and observation.image is not None:
-            trajectory.images.append(view_result(trajectory, call, observation, turn))
+            trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))
 
     def usage(self) -> dict[str, float]:
         """Requests, tokens and cost so far."""
@@ -215,13 +230,3 @@ class EndpointSolver(Solver):
         if self._executor is not None:
             self._executor.close()
             self._executor = None
-
-
-def _is_too_long(error: RequestError) -> bool:
-    words = f"{error.code} {error}".lower()
-    return error.status in (400, 413, 422) and any(sign in words for sign in _TOO_LONG)
-
-
-def _take_back(trajectory: Trajectory, turn: int) -> None:
-    """Take back an image that the model was never shown."""
-    trajectory.images = [viewed for viewed in trajectory.images if viewed.turn != turn]

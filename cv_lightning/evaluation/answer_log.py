@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class AnswerRecord:
         required: The tools that the image needs.
         used: The tools that had an effect; two turns that are undone in one move count as both.
         rule: The rule that graded it, and the comparison that held (`Grade.rule`); "" in older logs.
+        adapted: `Trajectory.adapted`; empty in older logs.
         crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None if none is needed.
     """
 
@@ -66,6 +67,7 @@ class AnswerRecord:
     used: list[str]
     crop_iou: float | None
     rule: str = ""
+    adapted: list[str] = field(default_factory=list)
 
     @property
     def is_right(self) -> bool:
@@ -141,6 +143,7 @@ def make_record(
         used=sorted(evidence.used),
         crop_iou=evidence.best_iou if needs_crop else None,
         rule=grade.rule,
+        adapted=list(trajectory.adapted),
     )
 
 
@@ -209,7 +212,7 @@ def _end_line(file: Any, path: Path) -> None:
             file.write(b"\n")
 
 
-_FIELDS = {field.name for field in fields(AnswerRecord)}
+_FIELDS = {each.name for each in fields(AnswerRecord)}
 
 
 def _parse(line: bytes) -> AnswerRecord | None:
@@ -217,7 +220,9 @@ def _parse(line: bytes) -> AnswerRecord | None:
         content = json.loads(line.decode("utf-8", "surrogatepass"))
     except ValueError:
         return None
-    return AnswerRecord(**content) if isinstance(content, dict) and set(content) | {"rule"} == _FIELDS else None
+    return (
+        AnswerRecord(**content) if isinstance(content, dict) and set(content) | {"rule", "adapted"} == _FIELDS else None
+    )
 
 
 def of_keys(records: dict[str, AnswerRecord], keys: Iterable[str]) -> list[AnswerRecord]:

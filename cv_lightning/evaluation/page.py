@@ -80,7 +80,7 @@ def write_page(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -
         "evaluation/results.html",
         title=f"Robustness of {name}",
         policy=name,
-        facts=_facts(facts),
+        facts=_facts(facts, table),
         accuracy_bars=bars({name: accuracy}, {name: 1}, {name: intervals}) if accuracy else None,
         tool_colors=tool_colors,
         tool_bars=bars(tools, tool_colors, y_label="questions, %") if labels else None,
@@ -99,8 +99,9 @@ def write_page(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -
     return path
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    asked = f"{facts['questions']} questions times conditions, {facts['asked_now']} asked in this run"
+def _facts(facts: Mapping[str, Any], table: EvaluationTable) -> str:
+    twice = ", each with and without tools" if _effects(table).rows else ""
+    asked = f"{facts['questions']} questions times conditions{twice}, {facts['asked_now']} asked in this run"
     left_out, usage = facts["not_answered"], facts.get("usage")
     spent = ""
     if usage:
@@ -111,7 +112,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 
 def _results(table: EvaluationTable, facts: Mapping[str, Any]) -> TextTable:
-    return _of_columns(f"{facts['policy']}: {_facts(facts)}", _COLUMNS, table)
+    return _of_columns(f"{facts['policy']}: {_facts(facts, table)}", _COLUMNS, table)
 
 
 def _effects(table: EvaluationTable) -> TextTable:

@@ -4,6 +4,7 @@ After OCR-Robust (arXiv 2606.26041), whose abstract names Relative Corruption Re
 (WCR) and a composite Corruption Robustness Index (CRI). Its formulas could not be looked up: these are ours, and may
 differ. A is the accuracy upright, A_c that under a changed condition c:
 
+    mean_drop         A - mean_c A_c
     worst_accuracy    min_c A_c
     relative_accuracy mean_c A_c / A                            after RCR
     worst_relative    min_c A_c / A                             after WCR
@@ -26,6 +27,7 @@ from cv_lightning.evaluation.intervals import CONFIDENCE, RESAMPLED_VALUES, accu
 
 #: Index -> its meaning; A is the accuracy upright.
 INDICES: dict[str, str] = {
+    "mean_drop": "A minus the mean accuracy under the changed conditions",
     "worst_accuracy": "the lowest accuracy under a changed condition",
     "relative_accuracy": "mean accuracy under the changed conditions, by A",
     "worst_relative": "the lowest accuracy under a changed condition, by A",
@@ -121,10 +123,10 @@ def _accuracies(weights_RQ: NDArray[np.generic], scores_QC: NDArray[np.float64])
 
 
 def _indices(accuracy_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The indices [resamples] of accuracies whose first column is upright; NaN if that is 0 or missing."""
+    """The indices [resamples] of accuracies whose first column is upright; NaN if they are not defined."""
     upright_R, changed_RC = accuracy_RC[:, 0], accuracy_RC[:, 1:]
-    upright_R = np.where(upright_R > 0, upright_R, np.nan)
-    worst_R = changed_RC.min(1)
-    relative_R, worst_relative_R = changed_RC.mean(1) / upright_R, worst_R / upright_R
-    values = (worst_R, relative_R, worst_relative_R, (relative_R + worst_relative_R) / 2)
+    mean_R, worst_R = changed_RC.mean(1), changed_RC.min(1)
+    positive_R = np.where(upright_R > 0, upright_R, np.nan)
+    relative_R, worst_relative_R = mean_R / positive_R, worst_R / positive_R
+    values = (upright_R - mean_R, worst_R, relative_R, worst_relative_R, (relative_R + worst_relative_R) / 2)
     return dict(zip(INDICES, values, strict=True))

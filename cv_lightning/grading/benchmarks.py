@@ -14,6 +14,7 @@ from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import DataError
 from cv_lightning.grading.judge import AnswerJudge
 from cv_lightning.grading.rules import anls, comparison, is_right_relaxed
+from cv_lightning.grading.tirbench import tirbench
 from cv_lightning.types import Sample
 
 #: (prediction, right answers, what follows the colon of the rule's name) -> credit in [0, 1].
@@ -143,4 +144,5 @@ RULES: dict[str, Rule] = {
     "contains": _contains,
     "contains_formula": _contains_formula,
     "chartqapro": _chartqapro,
+    "tirbench": tirbench,
 }

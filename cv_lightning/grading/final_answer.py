@@ -36,7 +36,7 @@ _GIVEN = (
     re.compile(r"\(([A-Ha-h])\)"),
     re.compile(r"^([A-H])(?=,|\s+(?:-|\u2013|\u2014|because|since)\s)"),
 )
-_REASON = re.compile(r"\s*(?:$|[.,;:!)\]\"'\u201d\n]|(?:because|since|as)\b|[-\u2013\u2014]\s)")
+_REASON = re.compile(r"\s*(?:$|[.,;:!)\]\"'\u201d\n]|(?:because|since|as|is)\b|[-\u2013\u2014]\s)")
 _ANOTHER = re.compile(
     rf"[)\]\"'\u201d]*\s*(?:,|/|&|\bor\b|\band\b|\bto\b)\s*(?:option\s+)?{_QUOTE}{_FREE}", re.IGNORECASE
 )

@@ -22,8 +22,8 @@ NUMERIC_TOLERANCE = 1e-4
 # "5E3" is a plate and "007" an identifier: an exponent needs a sign or a decimal point, an integer no leading zero.
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+|(?:0|[1-9]\d*)?\.?\d+e[-+]\d+|\d+\.\d*e[-+]?\d+)")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d*)?")
-_CHOICE = re.compile(r"(?:\(([a-z])\)|([a-z])(?:[).:](?=\s|$)|$))\s*(.*)", re.DOTALL)
-_CHOICE_INSIDE = re.compile(r"(?:^|\s)(?:\([a-z]\)|[a-z][).:](?=\s|$))")
+_CHOICE = re.compile(r"(?:[(\[]([a-z])[)\]]|([a-z])(?:[).:](?=\s|$)|$))\s*(.*)", re.DOTALL)
+_CHOICE_INSIDE = re.compile(r"(?:^|\s)(?:[(\[][a-z][)\]]|[a-z][).:](?=\s|$))")
 _LEAD = re.compile(
     r"^(?:the )?(?:correct |final |best )?(?:answer|option|choice)(?: is)?\s*:?\s+(?:option |choice |letter )?"
 )

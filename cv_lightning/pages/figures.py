@@ -41,6 +41,8 @@ _SMOOTHED_SHARE = 0.08
 
 #: More groups of bars than this have slanted names, which would run into each other.
 _CROWDED = 12
+#: Letters that fit below the bars.
+_LETTERS = 130
 
 
 def bars(
@@ -73,7 +75,7 @@ def bars(
                     axes.plot([left, left], [100 * low, 100 * high], color=_INK, linewidth=1)
                 above = (left, 100 * max(share, high))
                 axes.annotate(f"{100 * share:.0f}", above, (0, 2), textcoords="offset points", ha="center", size=7.5)
-        is_crowded = len(groups) > _CROWDED
+        is_crowded = len(groups) > _CROWDED or len(groups) * max(map(len, groups), default=0) > _LETTERS
         axes.set_xticks(
             range(len(groups)), groups, rotation=60 if is_crowded else 0, ha="right" if is_crowded else "center"
         )

@@ -29,6 +29,7 @@ from pydantic_core import PydanticCustomError
 from cv_lightning.data.rows import open_image
 from cv_lightning.errors import DataError
 from cv_lightning.tools.reply_text import join_calls
+from cv_lightning.types import IMAGE, interleave
 
 #: Images of one request, and their pixels together: 600 MB in memory.
 MAX_IMAGES = 64
@@ -169,7 +170,9 @@ class Message(_Checked):
 
     @property
     def parts(self) -> tuple[str | Image.Image, ...]:
-        """Texts and images in their order."""
+        """Texts and images in their order; if the texts hold one `<image>` for each image, these are their places."""
+        if self.images and self.text.count(IMAGE) == len(self.images):
+            return interleave(self.text, self.images)
         return tuple(part.value for part in self.content if part.value != "")
 
     @field_validator("content", mode="before")

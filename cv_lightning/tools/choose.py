@@ -9,6 +9,7 @@ from cv_lightning.tools.code import CODE_TOOLS, CodeTools
 from cv_lightning.tools.models import ModelTool
 from cv_lightning.tools.named import NAMED_TOOLS, NamedTools
 from cv_lightning.tools.read_codes import ReadCodes
+from cv_lightning.tools.read_text import ReadText
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import CODE_TOOL
 
@@ -16,7 +17,7 @@ from cv_lightning.types import CODE_TOOL
 NAMED = NamedTools()
 
 #: Models that come with this project, by name.
-MODELS: dict[str, type[ModelTool]] = {ReadCodes.name: ReadCodes}
+MODELS: dict[str, type[ModelTool]] = {ReadCodes.name: ReadCodes, ReadText.name: ReadText}
 
 
 def make_toolbox(wanted: Toolbox | ToolboxName) -> Toolbox:

@@ -140,6 +140,17 @@ def decode_arguments(arguments: Any) -> Any:
     return arguments
 
 
+def whole_object(text: str, at: int) -> tuple[int, int] | None:
+    """Where the object of a call is whose opening tag ends at an index, as (start, end); None if it is not whole."""
+    start = _start_of_object(text, at)
+    if text[start : start + 1] != "{":
+        return None
+    try:
+        return start, decode_object(text, start)[1]
+    except ValueError:
+        return None
+
+
 def _tagged(text: str, tag: str) -> list[tuple[int, int]]:
     """Where the texts between `<tag>` and the next `</tag>` are; an expression would be slow on many open tags."""
     opening, closing, found, at = f"<{tag}>", f"</{tag}>", [], 0

@@ -11,7 +11,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,22 +21,13 @@ from PIL import Image
 
 from sandbox.confined import wire
 from sandbox.confined.cgroup import Cgroup
+from sandbox.confined.launch import start
 from sandbox.confined.layers import attempt
 from sandbox.confined.levels import LEVELS, Level, level_of
 from sandbox.confined.slots import Slot, Slots
+from sandbox.images import copy_into
 from sandbox.types import ConfinementError
 
-_BOOT = """
-import json, sys, types
-descriptor, settings, paths, home = sys.argv[1:]
-sys.path[:] = json.loads(paths)
-package = types.ModuleType("sandbox")
-package.__path__ = [home]
-sys.modules["sandbox"] = package
-del sys.argv[1:], sys.orig_argv[:]
-from sandbox.confined.zygote import main
-main(int(descriptor), settings)
-"""
 _START_S = 60.0
 _NOTICE_S = 10.0
 #: Bytes of earlier inputs that a worker may hold: their descriptors count for none of its own limits.
@@ -45,7 +35,7 @@ _MAX_LEFT = 1 << 30
 
 
 @dataclass
-class Worker:
+class ConfinedWorker:
     """A worker process as the trainer sees it.
 
     Attributes:
@@ -108,9 +98,9 @@ class Zygote:
     ) -> None:
         self._capacity = capacity
         self._next_id = 1
-        self._workers: dict[int, Worker] = {}
+        self._workers: dict[int, ConfinedWorker] = {}
         self._exits: dict[int, int] = {}
-        self._dying: list[Worker] = []
+        self._dying: list[ConfinedWorker] = []
         self._inputs, self._outputs = Slots(is_input=True), Slots(is_input=False)
         mapped_mb = capacity // 2**20 + 700
         settings = {
@@ -122,7 +112,7 @@ class Zygote:
         }
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = _start(theirs.fileno(), json.dumps(settings))
+            self._process = start(theirs.fileno(), json.dumps(settings))
         self._cgroup: Cgroup | None = None
         total: dict[str, str] = {}
         if "cgroup" not in without:
@@ -164,7 +154,7 @@ class Zygote:
                 f"missing: {missing}."
             )
 
-    def spawn(self) -> Worker:
+    def spawn(self) -> ConfinedWorker:
         """Ask for a worker; it is confined and ready a little later.
 
         Raises:
@@ -172,7 +162,7 @@ class Zygote:
         """
         with Path(os.devnull).open("r+b", buffering=0) as null:  # its own: a shared one carries flags between workers
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            worker = Worker(self._next_id, ours)
+            worker = ConfinedWorker(self._next_id, ours)
             self._workers[worker.id] = worker
             self._next_id += 1
             with theirs:
@@ -180,7 +170,7 @@ class Zygote:
                 socket.send_fds(self._control, [wire.SPAWN.pack(wire.SPAWN_MAGIC, worker.id)], descriptors)
         return worker
 
-    def await_ready(self, worker: Worker) -> bool:
+    def await_ready(self, worker: ConfinedWorker) -> bool:
         """Wait until the worker is confined and can be ended from here; False if it died instead.
 
         Raises:
@@ -198,14 +188,16 @@ class Zygote:
             raise OSError(worker.failure, os.strerror(worker.failure))
         return worker.is_ready
 
-    def _await_handle(self, worker: Worker) -> None:
+    def _await_handle(self, worker: ConfinedWorker) -> None:
         """Wait for the handle on a worker's process, or for the news of its end."""
         deadline = time.monotonic() + _NOTICE_S
         while worker.pidfd is None and not worker.failure and worker.id not in self._exits:
             if time.monotonic() > deadline or not self._take_notice(0.1):
                 break
 
-    def send(self, worker: Worker, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
+    def send(
+        self, worker: ConfinedWorker, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int
+    ) -> None:
         """Send a request with RGB images.
 
         Raises:
@@ -228,7 +220,7 @@ class Zygote:
         worker.inputs.reserve(length)
         for place, image in zip(places, images, strict=True):
             end = place + 4 * image.width * image.height
-            wire.copy_into(worker.inputs.memory[place:end], image)
+            copy_into(worker.inputs.memory[place:end], image)
             rest = -end % wire.PAGE  # it may hold pixels that another worker was shown
             worker.inputs.memory[end : end + rest] = bytes(rest)
         worker.nonce = secrets.randbits(64)
@@ -238,7 +230,7 @@ class Zygote:
         descriptors = [slot.descriptor for slot in new]
         socket.send_fds(worker.channel, [head, sizes, payload], descriptors, socket.MSG_DONTWAIT)
 
-    def receive(self, worker: Worker) -> wire.Reply | None:
+    def receive(self, worker: ConfinedWorker) -> wire.WorkerReply | None:
         """The worker's reply, which must be there; None if it is not valid. Descriptors sent along are never taken."""
         try:
             message = worker.channel.recv(wire.MAX_MESSAGE, socket.MSG_DONTWAIT)
@@ -247,7 +239,7 @@ class Zygote:
         worker.has_hung_up = not message
         return wire.read_reply(message, worker.nonce, self._capacity)
 
-    def result(self, worker: Worker, size: wire.Size) -> memoryview:
+    def result(self, worker: ConfinedWorker, size: wire.Size) -> memoryview:
         """The pixels of a result; a worker that is alive may still write to them, so look at a copy only."""
         n_bytes = 4 * size[0] * size[1]
         if worker.output is None:
@@ -255,30 +247,30 @@ class Zygote:
         worker.output.reserve(n_bytes)
         return worker.output.memory[:n_bytes]
 
-    def leave_inputs(self, worker: Worker) -> None:
+    def leave_inputs(self, worker: ConfinedWorker) -> None:
         """Give up the file of inputs, of which the worker's variables still hold images."""
         if worker.inputs is not None:
             worker.left += worker.inputs.length
             worker.inputs.close()
             worker.inputs = None
 
-    def pause(self, worker: Worker) -> None:
+    def pause(self, worker: ConfinedWorker) -> None:
         """Stop a worker that is kept: between its calls it computes nothing."""
         self._signal(worker, signal.SIGSTOP)
         worker.is_paused = True
 
-    def resume(self, worker: Worker) -> None:
+    def resume(self, worker: ConfinedWorker) -> None:
         """Let a worker that was stopped continue."""
         if worker.is_paused:
             self._signal(worker, signal.SIGCONT)
             worker.is_paused = False
 
-    def _signal(self, worker: Worker, number: signal.Signals) -> None:
+    def _signal(self, worker: ConfinedWorker, number: signal.Signals) -> None:
         if worker.pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(worker.pidfd, number)
 
-    def is_quiet(self, worker: Worker) -> bool:
+    def is_quiet(self, worker: ConfinedWorker) -> bool:
         """Whether a worker that answered has kept silent since: it may send one message per request."""
         try:
             worker.channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
@@ -288,14 +280,14 @@ class Zygote:
             return False
         return False
 
-    def exit_status(self, worker: Worker) -> int | None:
+    def exit_status(self, worker: ConfinedWorker) -> int | None:
         """The wait status of a worker that has died, None if the zygote does not tell within a moment."""
         deadline = time.monotonic() + 0.2
         while worker.id not in self._exits and time.monotonic() < deadline and self._take_notice(0.05):
             pass
         return self._exits.get(worker.id)
 
-    def kill(self, worker: Worker) -> None:
+    def kill(self, worker: ConfinedWorker) -> None:
         """End a worker and give back what belongs to it."""
         self._await_handle(worker)
         self._signal(worker, signal.SIGKILL)
@@ -381,7 +373,7 @@ class Zygote:
         self._process.returncode = 0
 
 
-def _release(worker: Worker) -> None:
+def _release(worker: ConfinedWorker) -> None:
     worker.channel.close()
     for slot in (worker.inputs, worker.output):
         if slot is not None:
@@ -397,28 +389,3 @@ def _is_over(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _start(descriptor: int, settings: str) -> subprocess.Popen[bytes]:
-    """Start the zygote with an empty environment, no terminal and no other descriptor."""
-    home = str(Path(__file__).resolve().parents[1])
-    paths = json.dumps([path for path in sys.path if path and Path(path).is_absolute()])
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Memory that a worker frees stays with it: on many machines the page faults of new memory cost more than the work.
-    keep = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-    # Large pages make those faults fewer.
-    large = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", **single, **keep, **large}
-    if "LD_LIBRARY_PATH" in os.environ:
-        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    flags = ("-s", "-P", "-B", "-X", "utf8")
-    return subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
-        [sys.executable, *flags, "-c", _BOOT, str(descriptor), settings, paths, home],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(descriptor,),
-        cwd="/",
-        start_new_session=True,
-    )

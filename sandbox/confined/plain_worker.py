@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sandbox.confined import wire
+from sandbox.images import view
 
 
 def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection) -> None:
@@ -34,7 +35,7 @@ def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection)
 def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
     from PIL import Image
 
-    from sandbox.confined import worker
+    from sandbox.confined import postponed, worker
 
     message = pipe.recv_bytes()
     _, nonce, n_images, chosen, n_payload, text_chars, capacity, _, _ = wire.REQUEST.unpack_from(message)
@@ -43,13 +44,14 @@ def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
     payload, start = message[start : start + n_payload], start + n_payload
     images = []
     for size in sizes:
-        images.append(wire.view(message[start : start + 4 * size[0] * size[1]], size))
+        images.append(view(message[start : start + 4 * size[0] * size[1]], size))
         start += 4 * size[0] * size[1]
-    outcome, image, text, claim = run(worker.Request(nonce, payload, images, chosen, text_chars, capacity), names)
+    made = run(worker.Request(nonce, payload, images, chosen, text_chars, capacity), names)
     worker.forget_call(names)
-    pipe.send_bytes(wire.pack_reply(nonce, outcome, (0, 0) if image is None else image.size, text, claim))
-    if image is not None:
-        pipe.send_bytes(Image.Image.tobytes(image, "raw", "RGBX"))
+    postponed.end()
+    pipe.send_bytes(wire.pack_reply(nonce, made))
+    if made.image is not None:
+        pipe.send_bytes(Image.Image.tobytes(made.image, "raw", "RGBX"))
 
 
 def _limit(memory_mb: int) -> None:

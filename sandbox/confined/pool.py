@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
-from typing import Any, Generic, Protocol, TypeVar
-
-from PIL import Image
+from typing import Any, Generic
 
 from sandbox.confined import wire
 from sandbox.confined.copies import Copies
+from sandbox.confined.tasks import Answer, Task, W, Workers
 from sandbox.images import Budget, check_size
 from sandbox.types import Limits, Status
 
@@ -28,111 +29,6 @@ _MAX_SHOWN = 512 * 2**20
 CLOSED = "The code was not run: the executor is closed."
 
 
-class Worker(Protocol):
-    """A worker as the pool sees it: something to wait on, and whether it has closed its end."""
-
-    @property
-    def channel(self) -> Any:
-        """What becomes readable when it answers."""
-
-    @property
-    def has_hung_up(self) -> bool:
-        """Whether it has closed its end, as a process does that dies."""
-
-
-W = TypeVar("W", bound=Worker)
-
-
-class Workers(Protocol[W]):
-    """Makes, feeds and ends workers: the zygote of the confined lane, or plain processes."""
-
-    title: str
-
-    def spawn(self) -> W:
-        """Start a worker; it is ready a little later. Raises OSError if none can be made."""
-
-    def await_ready(self, worker: W) -> bool:
-        """Wait until it can serve; False if it died instead."""
-
-    def send(self, worker: W, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
-        """Send a request with RGB images. Raises OSError if the worker is gone, or memory is short."""
-
-    def receive(self, worker: W) -> wire.Reply | None:
-        """The reply, which must be there; None if it is not valid."""
-
-    def result(self, worker: W, size: wire.Size) -> memoryview:
-        """The pixels of a result; the worker may write to them later, so look at a copy only."""
-
-    def leave_inputs(self, worker: W) -> None:
-        """Give up the memory of its inputs, which its variables still hold."""
-
-    def is_quiet(self, worker: W) -> bool:
-        """Whether it has sent nothing since its reply."""
-
-    def pause(self, worker: W) -> None:
-        """Stop it until its next request."""
-
-    def exit_status(self, worker: W) -> int | None:
-        """The wait status of a worker that died; None if that is not known."""
-
-    def kill(self, worker: W) -> None:
-        """End it and give back what belongs to it."""
-
-    def keep_up(self) -> bool:
-        """Whether more workers can be made."""
-
-    def close(self) -> None:
-        """End all workers."""
-
-    def disown(self) -> None:
-        """Let go of all workers, in a forked child."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is asked to do.
-
-    Attributes:
-        payload: Code, or an encoded program.
-        images: RGB images that it is shown.
-        chosen: Index of the image that it works on.
-        keep: Name of the worker that runs it and lives on; "" for one that ends with it.
-        wall_s: Seconds that it may take; None for those of the limits.
-    """
-
-    payload: bytes
-    images: Sequence[Image.Image]
-    chosen: int = 0
-    keep: str = ""
-    wall_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of a task.
-
-    Attributes:
-        status: "ok" if the worker answered; else why it did not.
-        level: Its confinement.
-        text: What it said, or what happened to it.
-        reply: Its checked reply.
-        pixels: Pixels of its result, 4 bytes each; this process's own copy.
-        wall_s: Seconds from the start of the task.
-    """
-
-    status: Status
-    level: str
-    text: str = ""
-    reply: wire.Reply | None = None
-    pixels: memoryview | None = None
-    wall_s: float = 0.0
-
-    @property
-    def image(self) -> Image.Image | None:
-        """The result."""
-        return None if self.pixels is None or self.reply is None else wire.view(self.pixels, self.reply.size)
-
-
 @dataclass
 class _Job(Generic[W]):
     index: int
@@ -140,6 +36,7 @@ class _Job(Generic[W]):
     worker: W
     started: float
     deadline: float
+    ready_s: float
 
 
 class Pool(Generic[W]):
@@ -322,7 +219,7 @@ class _Batch(Generic[W]):
                 yield index, Answer("rejected", self._pool.level, fault)
                 continue
             started = time.perf_counter()
-            fault = self._begin(index, task)
+            fault = self._begin(index, task) if self._pool._workers.keep_up() else "its maker died"
             if fault and not self._pool._workers.keep_up():
                 if self._active or self._answered:  # they must have ended before workers can be made again
                     self._waiting.appendleft((index, task))
@@ -340,6 +237,7 @@ class _Batch(Generic[W]):
             return error.strerror or str(error)
 
     def _give(self, index: int, task: Task) -> bool:
+        asked = time.perf_counter()
         worker = self._pool.take(task.keep)
         if worker is None:
             return False
@@ -351,7 +249,7 @@ class _Batch(Generic[W]):
             raise
         started = time.perf_counter()
         deadline = started + (limits.wall_s if task.wall_s is None else task.wall_s)
-        self._active[worker.channel] = _Job(index, task, worker, started, deadline)
+        self._active[worker.channel] = _Job(index, task, worker, started, deadline, started - asked)
         return True
 
     def _await(self) -> Iterator[tuple[int, Answer]]:
@@ -359,7 +257,7 @@ class _Batch(Generic[W]):
         if not self._active:
             return
         timeout = min(job.deadline for job in self._active.values()) - time.perf_counter()
-        for channel in wait([*self._active, self._pool._woken], max(0.0, timeout)):
+        for channel in _readable([*self._active, self._pool._woken], max(0.0, timeout)):
             if channel in self._active:
                 self._answered.append(self._active.pop(channel))
         now = time.perf_counter()
@@ -368,7 +266,10 @@ class _Batch(Generic[W]):
                 del self._active[channel]
                 self._pool.drop(job.worker, job.task.keep)
                 text = f"The code ran longer than {job.deadline - job.started:g} s and was stopped."
-                yield job.index, Answer("timeout", self._pool.level, text, wall_s=now - job.started)
+                yield (
+                    job.index,
+                    Answer("timeout", self._pool.level, text, wall_s=now - job.started, ready_s=job.ready_s),
+                )
 
     def _finish(self, job: _Job[W]) -> Answer:
         try:
@@ -386,21 +287,30 @@ class _Batch(Generic[W]):
                 text = _cause(workers.exit_status(job.worker))
             self._pool.drop(job.worker, job.task.keep)
             return self._crash(text, job.started)
+        fault, pixels = None, None
+        if reply.outcome in (wire.IMAGE, wire.UNFINISHED) and min(reply.size):
+            fault = None if reply.rest else check_size(reply.size, self._pool._limits)
+            fault = fault or self._budget.refuse(reply.size)
+            pixels = None if fault else self._pool.copies.of(workers.result(job.worker, reply.size))
         wall_s = time.perf_counter() - job.started
-        answer = Answer("ok", self._pool.level, reply.text, reply, wall_s=wall_s)
-        if reply.outcome == wire.IMAGE:
-            fault = check_size(reply.size, self._pool._limits) or self._budget.refuse(reply.size)
-            if fault is not None:
-                answer = replace(answer, status="error", text=reply.text + fault)
-            else:
-                pixels = self._pool.copies.of(workers.result(job.worker, reply.size))
-                answer = replace(answer, pixels=pixels, wall_s=time.perf_counter() - job.started)
+        status: Status = "error" if fault else "ok"
+        answer = Answer(status, self._pool.level, reply.text + (fault or ""), reply, pixels, wall_s, job.ready_s)
         has_failed = reply.outcome == wire.FAILED
         self._pool.give_back(job.worker, job.task.keep, has_failed=has_failed, keeps_inputs=reply.keeps)
         return answer
 
     def _crash(self, text: str, started: float) -> Answer:
         return Answer("crash", self._pool.level, text, wall_s=time.perf_counter() - started)
+
+
+def _readable(channels: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+    """The channels that can be read, waiting at most so long for one."""
+    if not hasattr(select, "poll") or not all(hasattr(channel, "fileno") for channel in channels):
+        return wait(channels, timeout_s)
+    poll, numbers = select.poll(), {channel.fileno(): channel for channel in channels}
+    for number in numbers:
+        poll.register(number, select.POLLIN)
+    return [numbers[number] for number, _ in poll.poll(math.ceil(1000 * timeout_s))]
 
 
 def _unfit(task: Task) -> str | None:

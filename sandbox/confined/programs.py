@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from sandbox.confined import wire
 from sandbox.effects.credit import Effects
@@ -19,13 +18,14 @@ from sandbox.operations.program import ToolProgram
 if TYPE_CHECKING:
     from sandbox.confined.worker import Request
 
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
 #: The classes that a program is made of, beside plain values and tuples.
 _CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table)}
 
 
 def encode(program: ToolProgram) -> bytes:
     """A program as bytes, without the text that it prints."""
-    return json.dumps(_plain(replace(program, text="")), separators=(",", ":")).encode()
+    return _dumps(_plain(replace(program, text="") if program.text else program)).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -37,6 +37,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@lru_cache(256)
 def decode(data: bytes) -> ToolProgram:
     """The program that was encoded."""
     program: ToolProgram = _read(json.loads(data))
@@ -52,18 +53,19 @@ def _read(value: Any) -> Any:
     return value
 
 
-def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
-    """Run the program of a request, in a tool worker: (outcome, result, text for `read_effects`, no claim)."""
+def run(request: Request, names: dict[str, Any]) -> wire.Made:
+    """Run the program of a request, in a tool worker; its text is for `read_effects`."""
     outcome = run_program(decode(request.payload), request.images[request.chosen])
     if outcome is None:
-        return wire.EMPTY, None, "", ""
+        return wire.Made(wire.EMPTY)
     earned = outcome.effects
     frame = earned.frame and [getattr(earned.frame, field.name) for field in fields(Affine)]
     text = json.dumps([earned.tools, earned.orientation, frame])
     image = outcome.image
-    return wire.IMAGE, image if image.mode == "RGB" else image.convert("RGB"), text, ""
+    return wire.Made(wire.IMAGE, image if image.mode == "RGB" else image.convert("RGB"), text)
 
 
+@lru_cache(256)
 def read_effects(text: str) -> Effects:
     """What a program earns, as a tool worker told it.
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
@@ -31,11 +29,12 @@ REQUEST = struct.Struct("<4sQIIIIQ??")
 REQUEST_MAGIC = b"CVq1"
 #: Width, height and place in the file of inputs of an image.
 PLACE = struct.Struct("<IIQ")
-#: (magic, nonce, outcome, width, height, bytes of text, bytes of a claim); text and claim follow.
+#: (magic, nonce, outcome, width, height, bytes of text, bytes of a claim); text and claim follow. The claim of an
+#: unfinished result begins with a line for the call that is left; it runs on the chosen image if the size is 0 x 0.
 REPLY = struct.Struct("<4sQBIIII")
 REPLY_MAGIC = b"CVr2"
 #: Outcomes of a reply.
-IMAGE, TEXT_ONLY, FAILED, EMPTY = 0, 1, 2, 3
+IMAGE, TEXT_ONLY, FAILED, EMPTY, UNFINISHED = 0, 1, 2, 3, 4
 #: Added to an outcome if variables still hold input images, so that their memory must not be written again.
 KEEPS = 16
 
@@ -45,22 +44,6 @@ MAX_IMAGES = 100
 
 #: Bytes; every image of an input begins at a multiple.
 PAGE = 4096
-
-
-def view(buffer: Any, size: Size) -> Image.Image:
-    """A read-only RGB image over 4-byte pixels in a buffer, without a copy."""
-    return Image.fromarrow(Image.frombuffer("RGBX", size, buffer, "raw", "RGBX", 0, 1), "RGB", size)
-
-
-def pixels(buffer: Any, size: Size) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The same pixels as an array of shape (H, W, 4), without a copy; the last channel means nothing."""
-    return np.frombuffer(buffer, np.uint8, 4 * size[0] * size[1]).reshape(size[1], size[0], 4)
-
-
-def copy_into(buffer: Any, image: Image.Image) -> None:
-    """Write an RGB image into a buffer, as 4-byte pixels."""
-    image.load()
-    view(buffer, image.size).im.paste(image.im, (0, 0, *image.size))
 
 
 def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:
@@ -73,10 +56,30 @@ def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A checked reply: an outcome, the result's size, text, whether inputs are still in use, and how it was made.
+class Made:
+    """What a worker made of a request.
 
-    `claim` is what the worker says about that; nobody has checked it.
+    Attributes:
+        outcome: One of the outcomes of a reply.
+        image: The pixels that it hands over.
+        text: For the policy, or of a program's effects.
+        claim: How the result was made, as a snippet.
+        rest: The call that is left to run, as a snippet; "" if the result is finished.
+    """
+
+    outcome: int
+    image: Image.Image | None = None
+    text: str = ""
+    claim: str = ""
+    rest: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerReply:
+    """A checked reply: an outcome, the size of the pixels, text, and whether inputs are still in use.
+
+    `claim` is what the worker says of how it made the result, and `rest` the call that is left to run: nobody has
+    checked them.
     """
 
     outcome: int
@@ -84,15 +87,26 @@ class Reply:
     text: str
     keeps: bool = False
     claim: str = ""
+    rest: str = ""
 
 
-def pack_reply(nonce: int, outcome: int, size: Size, text: str, claim: str) -> bytes:
+def pack_reply(nonce: int, made: Made) -> bytes:
     """A reply as bytes."""
-    shown, claimed = text.encode("utf-8", "replace")[:MAX_PAYLOAD], claim.encode("utf-8", "replace")[:MAX_CLAIM]
-    return REPLY.pack(REPLY_MAGIC, nonce, outcome, *size, len(shown), len(claimed)) + shown + claimed
+    claim = f"{made.rest}\n{made.claim}" if made.rest else made.claim
+    if len(claim) > MAX_CLAIM:
+        claim = made.rest
+    shown, claimed = made.text.encode("utf-8", "replace")[:MAX_PAYLOAD], claim.encode("utf-8", "replace")[:MAX_CLAIM]
+    size = (0, 0) if made.image is None else made.image.size
+    return REPLY.pack(REPLY_MAGIC, nonce, made.outcome, *size, len(shown), len(claimed)) + shown + claimed
 
 
-def read_reply(message: bytes, nonce: int, capacity: int) -> Reply | None:
+def keeping(message: bytes) -> bytes:
+    """The reply that says, besides, that variables still hold input images."""
+    place = REPLY.size - struct.calcsize("<BIIII")
+    return message[:place] + bytes([message[place] | KEEPS]) + message[place + 1 :]
+
+
+def read_reply(message: bytes, nonce: int, capacity: int) -> WorkerReply | None:
     """The reply in a message; None if it is not a valid reply to the request with this nonce.
 
     Args:
@@ -104,12 +118,16 @@ def read_reply(message: bytes, nonce: int, capacity: int) -> Reply | None:
         return None
     magic, echoed, outcome, width, height, n_text, n_claim = REPLY.unpack_from(message)
     keeps, outcome = bool(outcome & KEEPS), outcome & ~KEEPS
-    if magic != REPLY_MAGIC or echoed != nonce or outcome not in (IMAGE, TEXT_ONLY, FAILED, EMPTY):
+    if magic != REPLY_MAGIC or echoed != nonce or outcome not in (IMAGE, TEXT_ONLY, FAILED, EMPTY, UNFINISHED):
         return None
     if len(message) != REPLY.size + n_text + n_claim or 4 * width * height > capacity:
         return None
     if outcome == IMAGE and (width < 1 or height < 1):
         return None
     text, claim = message[REPLY.size : REPLY.size + n_text], message[REPLY.size + n_text :]
-    claim = claim if n_claim <= MAX_CLAIM else b""
-    return Reply(outcome, (width, height), text.decode("utf-8", "replace"), keeps, claim.decode("utf-8", "replace"))
+    claimed, rest = claim.decode("utf-8", "replace") if n_claim <= MAX_CLAIM else "", ""
+    if outcome == UNFINISHED:
+        rest, _, claimed = claimed.partition("\n")
+        if not rest or (width < 1) != (height < 1):
+            return None
+    return WorkerReply(outcome, (width, height), text.decode("utf-8", "replace"), keeps, claimed, rest)

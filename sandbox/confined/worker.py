@@ -28,8 +28,9 @@ import PIL
 from numpy.random import bit_generator
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps, ImageStat
 
-from sandbox.confined import call_log, wire
+from sandbox.confined import call_log, postponed, wire, wrappers
 from sandbox.confined.results import ResultError, to_image
+from sandbox.images import copy_into, view
 from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of, too_large
 
 _FILE_NAME = "<code>"
@@ -91,11 +92,11 @@ class Request:
     capacity: int
 
 
-#: Runs a request, given the names that live on: its outcome, the result, text, and a claim of how it was made.
-Run = Callable[[Request, dict[str, Any]], tuple[int, Image.Image | None, str, str]]
+#: Runs a request, given the names that live on.
+Run = Callable[[Request, dict[str, Any]], wire.Made]
 
 
-class Memory:
+class SharedFiles:
     """The memory files that this worker shares with the trainer: one of inputs, one for results."""
 
     def __init__(self) -> None:
@@ -124,9 +125,7 @@ class Memory:
                 self.inputs.madvise(_POPULATE_READ, 0, end)
             self._populated = end
         bytes_ = memoryview(self.inputs)
-        return [
-            wire.view(bytes_[place : place + 4 * width * height], (width, height)) for width, height, place in places
-        ]
+        return [view(bytes_[place : place + 4 * width * height], (width, height)) for width, height, place in places]
 
     def holds_images(self) -> bool:
         """Whether an image of the inputs is still held by something."""
@@ -142,7 +141,7 @@ class Memory:
             with contextlib.suppress(OSError):
                 self._results.madvise(_POPULATE_WRITE, 0, n_bytes)
             self._written = n_bytes
-        wire.copy_into(memoryview(self._results)[:n_bytes], image)
+        copy_into(memoryview(self._results)[:n_bytes], image)
 
 
 def _length(descriptor: int) -> int:
@@ -152,33 +151,36 @@ def _length(descriptor: int) -> int:
 def serve(channel: socket.socket, run_request: Run) -> None:
     """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
     names: dict[str, Any] = {}
-    memory = Memory()
+    memory = SharedFiles()
     channel.send(wire.HELLO)
     while _answer(channel, memory, names, run_request):
         pass
 
 
-def _answer(channel: socket.socket, memory: Memory, names: dict[str, Any], run_request: Run) -> bool:
+def _answer(channel: socket.socket, memory: SharedFiles, names: dict[str, Any], run_request: Run) -> bool:
     """Answer one request; False if the trainer has hung up."""
     request = _receive(channel, memory)
     if request is None:
         return False
-    outcome, image, text, claim = run_request(request, names)
-    size = (0, 0) if image is None else image.size
-    if image is not None:
-        memory.write(image)
-    del image, request.images[:]
+    made = run_request(request, names)
+    if made.image is not None:
+        memory.write(made.image)
+    nonce = request.nonce
+    del request.images[:]
     forget_call(names)
+    message = wire.pack_reply(nonce, made)
+    del made
+    postponed.end()
     if memory.holds_images():
-        outcome |= wire.KEEPS
-    channel.send(wire.pack_reply(request.nonce, outcome, size, text, claim))
+        message = wire.keeping(message)
+    channel.send(message)
     return True
 
 
 class Rehearsal:
     """A request of our own, sent before confinement and answered within.
 
-    Memory pages that every call writes to become this process's before time counts.
+    SharedFiles pages that every call writes to become this process's before time counts.
     """
 
     def __init__(self) -> None:
@@ -194,12 +196,12 @@ class Rehearsal:
 
     def play(self) -> None:
         """Answer the request and forget it."""
-        _answer(self._theirs, Memory(), {}, run)
+        _answer(self._theirs, SharedFiles(), {}, run)
         self._theirs.close()
         self._ours.close()
 
 
-def _receive(channel: socket.socket, memory: Memory) -> Request | None:
+def _receive(channel: socket.socket, memory: SharedFiles) -> Request | None:
     message, descriptors, _, _ = socket.recv_fds(channel, wire.MAX_MESSAGE, 2)
     if not message:
         return None
@@ -210,12 +212,13 @@ def _receive(channel: socket.socket, memory: Memory) -> Request | None:
     return Request(nonce, message[start : start + n_code], memory.images(places), chosen, text_chars, capacity)
 
 
-def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | None, str, str]:
-    """Run the code; (outcome, result, text, claim)."""
+def run(request: Request, names: dict[str, Any]) -> wire.Made:
+    """Run the code."""
     code = request.payload.decode("utf-8", "replace")
     chosen = request.images[request.chosen]
     untouched = chosen.im
     call_log.LOG.begin(request.images, request.chosen)
+    postponed.begin(request.images)
     _set_names(names, request, chosen, has_draw="draw" in code)
     printed = CappedText(request.text_chars + 1)
     random.seed(0)
@@ -229,15 +232,15 @@ def run(request: Request, names: dict[str, Any]) -> tuple[int, Image.Image | Non
         claim = "" if name is None else call_log.LOG.end(names[name])
         image = None if name is None else _fitting(to_image(names[name], name), request.capacity)
     except ResultError as error:
-        return wire.FAILED, None, printed.text() + str(error), ""
+        return wire.Made(wire.FAILED, text=printed.text() + str(error))
     except BaseException as error:  # noqa: BLE001 - also what the code raises to end the process
-        return wire.FAILED, None, printed.text() + _describe(error, code), ""
+        return wire.Made(wire.FAILED, text=printed.text() + _describe(error, code))
     finally:
         sys.stdout = sys.stderr = sys.__stdout__
     text = printed.text()
     if image is not None:
-        return wire.IMAGE, image, text, claim
-    return (wire.TEXT_ONLY, None, text, "") if text.strip() else (wire.EMPTY, None, NO_RESULT, "")
+        return postponed.hand_over(image, text, claim, untouched)
+    return wire.Made(wire.TEXT_ONLY, text=text) if text.strip() else wire.Made(wire.EMPTY, text=NO_RESULT)
 
 
 def _set_names(names: dict[str, Any], request: Request, chosen: Image.Image, *, has_draw: bool) -> None:
@@ -337,7 +340,7 @@ def warm(*, logs_calls: bool) -> None:
     np.linalg.inv(np.eye(3))
     cv2.rotate = _checked_rotate(cv2.rotate)
     if logs_calls:
-        call_log.install()
+        wrappers.install()
     traceback.extract_stack()
     linecache.clearcache()
     gc.collect()

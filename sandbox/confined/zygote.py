@@ -71,7 +71,7 @@ def main(descriptor: int, text: str) -> None:
     layers.yield_to_others()
     if "landlock" not in settings.without:
         layers.attempt(held, "landlock", landlock.restrict)
-    zygote = _Zygote(control, settings, mapped, private)
+    zygote = _ForkServer(control, settings, mapped, private)
     held |= zygote.probe()
     control.send(json.dumps(held).encode())
     zygote.serve()
@@ -96,7 +96,7 @@ def _become_first_process(control: socket.socket) -> None:
     layers.die_with_parent()
 
 
-class _Zygote:
+class _ForkServer:
     """Forks workers and tells the trainer of their births and deaths."""
 
     def __init__(self, control: socket.socket, settings: Settings, mapped: int, private: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.effects.pixels import COLOUR, Budget, Numbers, oriented
+from sandbox.effects.pixels import COLOUR, Numbers, SearchBudget, oriented
 from sandbox.geometry import ORIENTATIONS
 
 #: Places that are compared whole, and places that are looked at, before the search gives up.
@@ -36,7 +36,7 @@ class Place:
     y: int
 
 
-def find_places(image: Numbers, part: Numbers, budget: Budget) -> list[Place] | None:
+def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[Place] | None:
     """Where the part lies in the image; None if that cannot be told.
 
     An upright place is the only answer if there is one. A part that is the whole image in an orientation is none.
@@ -84,7 +84,7 @@ def _telling_row(part: Numbers) -> int | None:
     return rows[best] if distinct[best] >= min(_MIN_DISTINCT, part.shape[1]) else None
 
 
-def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: Budget) -> tuple[int, Any] | None:
+def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: SearchBudget) -> tuple[int, Any] | None:
     """A column whose colour is rare in the image, and the flat indices where it is; None where all are common."""
     best: tuple[int, Any] | None = None
     for column in columns:
@@ -96,7 +96,7 @@ def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: Budget)
     return best
 
 
-def _indices(flat: Numbers, colour: np.uint32, most: int, budget: Budget) -> Any | None:
+def _indices(flat: Numbers, colour: np.uint32, most: int, budget: SearchBudget) -> Any | None:
     """Where a colour is, None where it is in more places than `most`."""
     parts, n_found = [], 0
     for start in range(0, len(flat), _CHUNK):
@@ -128,7 +128,7 @@ def _turned_places(orientation: str, indices: Any, shape: tuple[int, ...]) -> tu
 
 
 def _fitting(
-    turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int, budget: Budget
+    turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int, budget: SearchBudget
 ) -> list[tuple[int, int]] | None:
     """Those of the places (y, x) at which the part lies, as (x, y); None if too many are left to compare."""
     height, width = part.shape

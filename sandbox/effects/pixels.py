@@ -50,7 +50,7 @@ class OutOfBudgetError(Exception):
     """A search would take more work than is done for one result."""
 
 
-class Budget:
+class SearchBudget:
     """Pixels that a search may still look at, some 2 ns each."""
 
     def __init__(self, n_pixels: int) -> None:

@@ -13,32 +13,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image
 
 from sandbox.effects.credit import UNKNOWN, Effects
 from sandbox.effects.outcome import Outcome, run_operation, run_program
 from sandbox.effects.pixels import Pixels, same_pixels
 from sandbox.effects.search import find_effects
 from sandbox.geometry import Size, orient, orientation_frame
-from sandbox.images import as_rgb
+from sandbox.images import as_rgb, copy_into
 from sandbox.lift.reader import Reading, Unliftable, lift
 from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
-from sandbox.types import Limits
+from sandbox.types import LastCall, Limits
 
 #: Characters and lines of a claim, and what it is written with: calls with literals, nothing else.
 _MAX_CHARS, _MAX_LINES = 4096, 64
 _PLAIN = re.compile(r"[\w .,=()\[\]'\"#:+\-\n]*", re.ASCII)
 _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async|await|yield|assert|del|print)\b")
 _TARGET = re.compile(r"(v\d+) = ")
-#: Pixels from which on a final resize is compared in some columns only: bands of neighbours, at places drawn anew.
-_MANY_PIXELS, _N_BANDS, _BAND = 1 << 18, 8, 8
 #: Rows of a turned result that are compared at once.
 _STRIP = 128
 #: Correlation with the image to which a claim leads from which on a result still shows what that shows.
 _ENOUGH = 0.95
 
+#: Runs the proof of a claim that is bounded, if there is time for it.
+RunHere = Callable[[Callable[[], Outcome | None]], Outcome | None]
 #: Runs a program on an image in a process that can be ended; None if it was.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
 
@@ -63,6 +63,8 @@ def find_credit(
     text: str,
     run_elsewhere: RunElsewhere | None = None,
     limits: Limits | None = None,
+    last: LastCall | None = None,
+    run_here: RunHere | None = None,
 ) -> Effects:
     """What the code that made `result` earns; never raises.
 
@@ -77,9 +79,11 @@ def find_credit(
         text: The worker's claim; "" if there is none.
         run_elsewhere: For programs that are not bounded by construction; None: they are not run.
         limits: What a result may be; None for the usual ones.
+        last: The last call, if it was the trainer that ran it.
+        run_here: Runs proofs that are bounded; None: they are run.
     """
     try:
-        return _found(images, chosen, result, text, run_elsewhere, limits or Limits())
+        return _found(images, chosen, result, text, run_elsewhere, limits or Limits(), last, run_here or _run_at_once)
     except Exception as error:  # noqa: BLE001 - pixels of one policy must not end the calls of others
         warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
         return UNKNOWN
@@ -92,6 +96,8 @@ def _found(
     text: str,
     run_elsewhere: RunElsewhere | None,
     limits: Limits,
+    last: LastCall | None,
+    run_here: RunHere,
 ) -> Effects:
     claim = read_claim(text, tuple(image.size for image in images), chosen)
     outcome = None
@@ -100,7 +106,7 @@ def _found(
         start = as_rgb(images[chosen if source is None else source])
         is_turn = [operation.name for operation in claim.program.operations] == ["orient"]  # it is not run
         if is_turn or fits_in_process(claim.program, start.size, limits):
-            outcome = _run(claim, start, result)
+            outcome = run_here(lambda: _run(claim, start, result, last))
         elif run_elsewhere is not None:
             outcome = run_elsewhere(claim.program, start)
         if claim.is_whole and outcome is not None and same_pixels(result, outcome.image):
@@ -111,6 +117,10 @@ def _found(
     if found != UNKNOWN or not is_on_the_way or outcome is None or outcome.image is None:
         return found
     return _continued(outcome.effects, outcome.image.convert("RGB"), result)
+
+
+def _run_at_once(prove: Callable[[], Outcome | None]) -> Outcome | None:
+    return prove()
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
@@ -167,15 +177,17 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
     return Claim(read, is_whole)
 
 
-def _run(claim: Claim, source: Image.Image, result: Image.Image) -> Outcome | None:
-    """What the program of a claim gives: `result` itself, if it ends by a turn or a resize that gives that.
+def _run(claim: Claim, source: Image.Image, result: Image.Image, last: LastCall | None) -> Outcome | None:
+    """What the program of a claim gives: `result` itself, if its last operation gives that.
 
-    Pages of new memory are what a turn costs most, so it is compared without making its image.
+    One that the trainer ran is not run again, if it ran on the same image. A turn is compared without making its image:
+    pages of new memory are what it costs most.
     """
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:
-        tells = _turns_to if operation.name == "orient" else _resizes_to
-        is_result = claim.is_whole and image.mode == "RGB" and tells(operation, image, result)
+        is_run = last is not None and operation == last.operation and same_pixels(image, last.before)
+        is_turn = operation.name == "orient" and image.mode == "RGB" and claim.is_whole
+        is_result = is_run or (is_turn and _turns_to(operation, image, result))
         return result if is_result else run_operation(operation, image)
 
     return run_program(claim.program, source, finish)
@@ -195,26 +207,7 @@ def _turns_to(operation: Operation, image: Image.Image, result: Image.Image) -> 
     return True
 
 
-def _resizes_to(operation: Operation, image: Image.Image, result: Image.Image) -> bool:
-    """Whether a resize gives a large result, as far as bands of columns at places that nobody can foresee tell.
-
-    Pillow rounds the box of a band, so that values may differ by one; where they differ by more, nothing is said.
-    """
-    if operation.name != "Image.resize" or result.width * result.height < _MANY_PIXELS:
-        return False
-    size, method, box, gap = operation.values
-    if size != result.size or method == Image.Resampling.NEAREST or gap is not None:
-        return False
-    left, top, right, bottom = box or (0, 0, *image.size)
-    step = (right - left) / size[0]
-    for start in np.random.default_rng().integers(0, size[0] - _BAND, _N_BANDS).tolist():
-        source = (left + start * step, top, left + (start + _BAND) * step, bottom)
-        band = image.resize((_BAND, size[1]), method, source)
-        shown = result.crop((start, 0, start + _BAND, size[1]))
-        if np.asarray(ImageChops.difference(band, shown)).max() > 1:
-            return False
-    return True
-
-
 def _pixels(image: Image.Image) -> Pixels:
-    return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
+    four = np.empty((image.height, image.width, 4), np.uint8)
+    copy_into(four, image)
+    return four

@@ -17,7 +17,7 @@ import numpy as np
 from sandbox.effects.credit import NO_EFFECT, UNKNOWN, Effects
 from sandbox.effects.crops import find_places
 from sandbox.effects.drawings import MAX_SHARE, is_drawing
-from sandbox.effects.pixels import COLOUR, Budget, Numbers, OutOfBudgetError, Pixels, colours, numbers, oriented
+from sandbox.effects.pixels import COLOUR, Numbers, OutOfBudgetError, Pixels, SearchBudget, colours, numbers, oriented
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
 
 #: Side of the small gray images that are compared, in pixels.
@@ -44,7 +44,7 @@ def find_effects(before: Pixels, after: Pixels) -> Effects:
     The work is bounded whatever the images: a search that would take more finds nothing.
     """
     stored, shown = numbers(before), numbers(after)
-    size, budget = (stored.shape[1], stored.shape[0]), Budget(_MAX_LOOKED)
+    size, budget = (stored.shape[1], stored.shape[0]), SearchBudget(_MAX_LOOKED)
     views = {name: oriented(stored, name) for name in ORIENTATIONS}
     fitting = {name: turned for name, turned in views.items() if turned.shape == shown.shape}
     ys, xs = (np.random.default_rng().random((_N_PLACES, 2)) * shown.shape).astype(np.intp).T
@@ -85,7 +85,7 @@ def _turned(names: list[str], size: Size) -> Effects:
     return Effects((names[0],), names[0], orientation_frame(names[0], size))
 
 
-def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: Budget) -> Effects | None:
+def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: SearchBudget) -> Effects | None:
     """The result as a part of the image in any orientation; None if it is not, unknown if it fits in several places."""
     places = find_places(stored, shown, budget)
     if places is None or len(places) > 1:
@@ -97,7 +97,7 @@ def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: Budget) -
     return None
 
 
-def _find_drawn(views: dict[str, Numbers], shown: Numbers, size: Size, budget: Budget) -> Effects | None:
+def _find_drawn(views: dict[str, Numbers], shown: Numbers, size: Size, budget: SearchBudget) -> Effects | None:
     """The one of these views of the image that was drawn on, upright if that is one; None if none or several are."""
     found = []
     for name, turned in views.items():

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from sandbox.confined import wire
 from sandbox.confined.levels import LEVELS, Level
-from sandbox.confined.pool import Answer, Pool, Task
-from sandbox.images import Budget
+from sandbox.confined.pool import Pool
+from sandbox.confined.postponed import can_be_left
+from sandbox.confined.tasks import Answer, Task
+from sandbox.effects.outcome import run_operation
+from sandbox.geometry import Size
+from sandbox.images import Budget, as_rgb, check_size
+from sandbox.lift.reader import lift
 from sandbox.messages import hide_paths
-from sandbox.types import Fresh, Limits, Observation, Status, ToolRequest
+from sandbox.operations.operation import Operation
+from sandbox.operations.program import ToolProgram
+from sandbox.threads import spread
+from sandbox.types import Fresh, LastCall, Limits, Observation, Status, ToolRequest
 
 #: Seconds of processor time of a worker that serves more than one call.
 LONG_LIFE_S = 3600
+#: Characters, and form, of a call that a worker leaves to the trainer.
+_MAX_REST = 256
+_REST = re.compile(r"result = image\.(?:resize|transpose)\([\w .,()+-]*\)", re.ASCII)
 
 
 class ConfinedLane:
@@ -80,11 +94,15 @@ class ConfinedLane:
 
     def run(self, calls: Sequence[ToolRequest], budget: Budget | None = None) -> list[Observation]:
         """Run every request; one observation for each, in order."""
-        observations: dict[int, Observation] = {}
-        with closing(self._pool.run([self._task(call) for call in calls], budget or Budget(self._limits))) as answers:
-            for index, answer in answers:
-                observations[index] = self._observe(calls[index], answer)
-        return [observations[index] for index in range(len(calls))]
+        answered: dict[int, Answer] = {}
+        budget = budget or Budget(self._limits)
+        with closing(self._pool.run([self._task(call) for call in calls], budget)) as answers:
+            answered.update(answers)
+        left = [index for index, answer in answered.items() if answer.reply is not None and answer.reply.rest]
+        seen = {index: self._observe(answer) for index, answer in answered.items() if index not in left}
+        finished = spread(lambda index: self._finish(calls[index], answered[index], budget), left)
+        seen |= dict(zip(left, finished, strict=True))
+        return [seen[index] for index in range(len(calls))]
 
     def _task(self, request: ToolRequest) -> Task:
         images, chosen = request.images, request.image_index
@@ -94,9 +112,28 @@ class ConfinedLane:
         keep = request.episode if self._fresh == "episode" else ""
         return Task(request.code.encode("utf-8", "replace"), images, chosen, keep)
 
-    def _observe(self, request: ToolRequest, answer: Answer) -> Observation:
+    def _finish(self, request: ToolRequest, answer: Answer, budget: Budget) -> Observation:
+        """Run the call that a worker left to the trainer; never raises for what the worker says."""
+        seen = self._observe(answer)
+        if answer.reply is None or seen.status != "ok":
+            return seen
+        before = as_rgb(request.images[request.image_index]) if answer.image is None else answer.image
+        started = time.perf_counter()
+        try:
+            operation, after = _read_rest(answer.reply.rest, before.size)
+            held = (0, 0) if answer.image is None else answer.image.size
+            fault = check_size(after, self._limits) or budget.refuse(after, held)
+            if fault is not None:
+                return replace(seen, status="error", image=None, text=seen.text + fault)
+            image = run_operation(operation, before)
+        except Exception:  # noqa: BLE001 - a worker may say anything; whatever fails here is its own crash
+            return replace(seen, status="crash", image=None, text="The process that ran the code left no valid call.")
+        wall_s = seen.wall_s + time.perf_counter() - started
+        return replace(seen, image=image, claim=answer.reply.claim, last=LastCall(operation, before), wall_s=wall_s)
+
+    def _observe(self, answer: Answer) -> Observation:
         status: Status = answer.status
-        if answer.reply is not None and answer.reply.outcome not in (wire.IMAGE, wire.TEXT_ONLY):
+        if answer.reply is not None and answer.reply.outcome not in (wire.IMAGE, wire.TEXT_ONLY, wire.UNFINISHED):
             status = "error"
         return Observation(
             status,
@@ -107,3 +144,18 @@ class ConfinedLane:
             wall_s=answer.wall_s,
             claim=answer.reply.claim if answer.reply is not None and answer.image is not None else "",
         )
+
+
+def _read_rest(text: str, before: Size) -> tuple[Operation, Size]:
+    """The call that a worker left, and the size of its result.
+
+    Raises:
+        ValueError: The trainer runs no such call for it.
+    """
+    read = lift(text, (before,)) if len(text) <= _MAX_REST and _REST.fullmatch(text) else None
+    if not isinstance(read, ToolProgram) or len(read.operations) != 1 or read.text:
+        raise ValueError(f"expected one call of resize or transpose, got {text[:_MAX_REST]!r}")
+    (operation,), after = read.operations, read.sizes[-1]
+    if not can_be_left(operation, before, after):
+        raise ValueError(f"{operation.name} is not bounded for images of {before} and {after}")
+    return operation, after

@@ -62,7 +62,7 @@ def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
     return sum(image.width * image.height for image in images) >= _MANY_PIXELS
 
 
-def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
+def observed(program: ToolProgram, outcome: Outcome, lane: str, wall_s: float = 0.0) -> Observation:
     """What a policy sees of a program that made an image."""
     is_chosen, image, effects = program.source is None, outcome.image, outcome.effects
     return Observation(
@@ -71,6 +71,7 @@ def observed(program: ToolProgram, outcome: Outcome, lane: str) -> Observation:
         text=program.text,
         lane=lane,
         level="lifted",
+        wall_s=wall_s,
         tools=effects.tools,
         orientation=effects.orientation if is_chosen else None,
         frame=effects.frame if is_chosen else None,

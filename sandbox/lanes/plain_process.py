@@ -118,11 +118,11 @@ class PlainWorkers:
         pixels = [image.tobytes("raw", "RGBX") for image in images]
         worker.channel.send_bytes(b"".join([head, *sizes, payload, *pixels]))
 
-    def receive(self, worker: PlainWorker) -> wire.Reply | None:
+    def receive(self, worker: PlainWorker) -> wire.WorkerReply | None:
         """The reply and its pixels; None if there is none."""
         try:
             reply = wire.read_reply(worker.channel.recv_bytes(wire.MAX_MESSAGE), worker.nonce, self._capacity)
-            if reply is not None and reply.outcome == wire.IMAGE:
+            if reply is not None and reply.outcome in (wire.IMAGE, wire.UNFINISHED) and min(reply.size):
                 worker.pixels = worker.channel.recv_bytes(4 * reply.size[0] * reply.size[1])
         except (OSError, EOFError):
             worker.has_hung_up = True

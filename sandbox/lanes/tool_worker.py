@@ -7,15 +7,17 @@ reaches it as data. The process is confined as a worker for code is, if the syst
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from PIL import Image
 
-from sandbox.confined.pool import CLOSED, Answer, Pool, Task
+from sandbox.confined.pool import CLOSED, Pool
 from sandbox.confined.programs import encode, read_effects
+from sandbox.confined.tasks import Answer, Task
 from sandbox.effects.outcome import Outcome
 from sandbox.images import Budget
 from sandbox.lanes.confined import LONG_LIFE_S
@@ -33,7 +35,7 @@ class ProofTime:
     """Seconds for the claims of one batch, which threads may share.
 
     A claim may run for twice the time that its call took, which the trainer measured, and the batch has `spare_s`
-    besides: whatever is claimed, proofs cost little more than the calls did.
+    besides: whatever is claimed, proofs cost little more than the calls did. Once that is spent, claims are dropped.
 
     Args:
         spare_s: Seconds.
@@ -42,16 +44,35 @@ class ProofTime:
     def __init__(self, spare_s: float) -> None:
         self._most_s = self._left = spare_s
         self._lock = threading.Lock()
+        self._has_ended_worker = False
+
+    def run_here(self, prove: Callable[[], Outcome | None], call_s: float) -> Outcome | None:
+        """The outcome of a claim that is bounded by construction, in this thread; None if no time is left.
+
+        `call_s` are the seconds of the call.
+        """
+        if self._left <= 0:
+            return None
+        started = time.thread_time()
+        outcome = prove()
+        with self._lock:
+            self._left -= max(0.0, time.thread_time() - started - 2 * call_s)
+        return outcome
 
     def run(self, lane: ToolWorkerLane, program: ToolProgram, image: Image.Image, call_s: float) -> Outcome | None:
-        """The outcome of a claim; None if there is none in time. `call_s` are the seconds of the call."""
+        """The outcome of any claim, in a tool worker; None if there is none in time."""
         with self._lock:
+            if self._left <= 0:
+                return None
             extra = min(self._left, _EXTRA_S)
             self._left -= extra
         wall_s = min(2 * call_s + extra, self._most_s)
         ((answer, outcome),) = lane.answers([(program, image)], wall_s=wall_s)
         with self._lock:
             self._left += min(extra, max(0.0, wall_s - answer.wall_s))
+            if self._has_ended_worker:  # a claim did, so claims pay for the next one
+                self._left -= answer.ready_s
+            self._has_ended_worker = answer.status in ("timeout", "crash")
         return outcome
 
 
@@ -153,7 +174,7 @@ def _read(answer: Answer) -> tuple[Answer, Outcome | None]:
 
 def _observe(call: Lifted, answer: Answer, outcome: Outcome | None) -> Observation | None:
     if outcome is not None:
-        return replace(observed(call.program, outcome, ToolWorkerLane.name), wall_s=answer.wall_s)
+        return observed(call.program, outcome, ToolWorkerLane.name, answer.wall_s)
     if answer.status == "ok":
         return None
     text = call.program.text + answer.text

@@ -11,6 +11,7 @@ import torch
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.types import Reply, RewardBreakdown, Sample, ToolCall, Trajectory, Turn
 from modules.policy_gradient import PolicyGradientConfig, policy_gradient_loss
+from modules.sampler_correction import SamplerCorrection
 from sandbox import Observation
 
 ROOT = Path(__file__).parents[2]
@@ -66,13 +67,14 @@ def loss_metrics() -> set[str]:
     result = policy_gradient_loss(
         PolicyGradientConfig(kl_coefficient=0.1, entropy_coefficient=0.1),
         logprobs_BT=logprobs_BT,
-        old_logprobs_BT=logprobs_BT,
+        sampler_logprobs_BT=logprobs_BT,
         advantages_B=torch.ones(1),
         is_trained_BT=torch.ones(1, 2, dtype=torch.bool),
         divisor=torch.tensor(2.0),
         weight_B=torch.ones(1),
         reference_logprobs_BT=logprobs_BT,
         entropy_BT=logprobs_BT,
+        correction=SamplerCorrection(),
     )
     return {"loss", *result.totals}
 

@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +221,7 @@ def test_an_alarm_goes_off_once_after_bad_steps_in_a_row(tmp_path: Path) -> None
         ("rl/zero_variance_groups", 1.0),
         ("rl/logprob_gap", 0.5),
         ("rl/logprob_gap", float("nan")),
+        ("rl/logprob_gap_mean", 0.1),
         ("rl/entropy", 1e-6),
         ("rl/entropy", 9.0),
         ("rl/kl", 2.0),
@@ -234,6 +236,28 @@ def test_stop_ends_the_run_with_an_error_that_names_the_metric(tmp_path: Path, m
     checkpoint = torch.load(tmp_path / "checkpoints" / "alarm.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
     assert "layer.weight" in checkpoint["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "correction", "limit", "is_bad"),
+    [
+        (torch.float32, None, "by_precision", True),
+        (torch.bfloat16, None, "by_precision", False),  # rounding
+        (torch.float32, object(), "by_precision", False),  # another sampler
+        (torch.bfloat16, None, 0.1, True),  # asked for
+    ],
+)
+def test_the_largest_gap_is_judged_by_precision(
+    tmp_path: Path, dtype: torch.dtype, correction: object, limit: Any, is_bad: bool
+) -> None:
+    module: Any = Learner([], [{"rl/logprob_gap": 0.3, "rl/logprob_gap_mean": 0.006}] * 2)
+    module.policy, module.sampler_correction = SimpleNamespace(dtype=dtype), correction
+    health = Health(patience=2, action="stop", max_logprob_gap=limit)
+    if is_bad:
+        with pytest.raises(TrainingError, match=r"rl/logprob_gap is 0\.3"):
+            fit(tmp_path, module, 2, health)
+    else:
+        assert len(fit(tmp_path, module, 2, health)) == 2
 
 
 def rollouts_that(reason: StopReason | None, n_tokens: int, n_calls: int = 0) -> Group:

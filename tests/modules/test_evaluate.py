@@ -13,6 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import Trainer
@@ -184,7 +186,7 @@ def test_gain_and_harm_of_tools_over_the_same_questions(tmp_path: Path) -> None:
     assert (metrics["test/tool_gain/upright"], metrics["test/alone/upright"]) == pytest.approx((0.2, 0.8))
     assert metrics["test/accuracy/mean"] - metrics["test/alone/mean"] == pytest.approx(metrics["test/tool_effect/mean"])
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert (content["questions"], content["asked_now"], content["not_answered"]) == (60, 60, 0)
+    assert (content["questions"], content["asked_now"], content["not_answered"]) == (30, 60, 0)
     again = Both()
     assert evaluate(RobustnessTest(again, compare_without_tools=True), tmp_path) == metrics
     assert again.asked == again.alone.asked == []
@@ -272,6 +274,26 @@ def test_rows_with_what_was_done_to_them_are_asked_as_they_are(tmp_path: Path) -
     assert metrics["test/exact_tools/recorded"] == 0.5
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert content["families"] == {"flip_horizontal": {"recorded": 0.0}, "rotate_90": {"recorded": 1.0}}
+
+
+def test_rotbench_is_asked_as_recorded_and_counted_by_rotation(tmp_path: Path) -> None:
+    class Upright(Reader):
+        def play(self, sample: Sample) -> Trajectory | None:
+            trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
+            self.say(trajectory, format_answer("It stands upright.", "0 degrees"))
+            return trajectory
+
+    picture = BytesIO()
+    PlateWorld().sample("test", 0, ()).images[0].save(picture, "PNG")
+    rows = [{"image": {"bytes": picture.getvalue(), "path": None}, "image_name": f"{n}.jpg"} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "large.parquet")
+    source = FileSource(test=str(tmp_path / "large.parquet"))
+    metrics = evaluate(RobustnessTest(Upright()), tmp_path, source=source, n_questions=None, orientations=["recorded"])
+    assert (metrics["test/n/recorded"], metrics["test/accuracy/recorded"]) == (12, 0.25)
+    families = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["families"]
+    assert families == {f"rotated by {d}": {"recorded": float(d == 0)} for d in (0, 180, 270, 90)}
+    with pytest.raises(ConfigError, match=r"RotBench asks about what was done.*\[recorded\]"):
+        evaluate(RobustnessTest(Upright()), tmp_path, source=source, n_questions=1)
 
 
 def test_bad_images_are_named_and_the_rest_is_asked(tmp_path: Path) -> None:

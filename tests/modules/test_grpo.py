@@ -13,14 +13,15 @@ from torch import Tensor
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
-from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, Trajectory
+from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
 from modules import base
 from modules.base import StepOutput
-from modules.grpo import GRPOModule, distinct_sequences, gap_metrics
+from modules.grpo import GRPOModule, distinct_sequences, gap_metrics, learned_tokens
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
 from modules.policy_gradient import PolicyGradientConfig
 from modules.rollouts import RolloutConfig
+from modules.sampler_correction import SamplerCorrection
 from tests.modules.helpers import FAMILIES, LORA, assert_same_gradients, gradients, noise, small_policy, train
 
 ROLLOUT = RolloutConfig(max_turns=2, max_new_tokens=6, lane="pillow")
@@ -195,6 +196,116 @@ def test_gap_is_seen_in_the_longest_sequence(micro_batch_size: int) -> None:
     assert 5 / 200 < mean < 5 / 10
 
 
+class SampledHotter(Watched):
+    """Its sampler is wrong on purpose: it draws at temperature 1.5, and the loss is of temperature 1."""
+
+    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
+        return super().roll_out(samples, group_size, 1.5 * temperature, seed)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_wrong_sampler_is_corrected(minibatches: int) -> None:
+    """Each token counts by trainer over sampler, at most 1.1 here; the ratio of the clip is 1."""
+    correction = SamplerCorrection(max_ratio=1.1)
+    policy = small_policy()
+    module = SampledHotter(
+        policy, group_size=4, policy_gradient=NO_KL, sampler_correction=correction, minibatches=minibatches
+    )
+    trainer = train(module, [samples()])
+    trajectories = module.rolled_out.trajectories
+    n_tokens = sum(sum(t.tokens.is_trained) for t in trajectories)
+    loss, weights = torch.zeros(()), []
+    for trajectory, advantage in zip(trajectories, advantages_of(module), strict=True):
+        batch = policy.collate([trajectory.tokens])
+        logprobs = policy.token_logprobs(batch)[0][batch.is_trained_BT]
+        ratio = (logprobs.detach() - batch.logprobs_BT[batch.is_trained_BT]).exp()
+        weights.append(ratio.clamp(max=1.1))
+        loss = loss - advantage * (weights[-1] * logprobs).sum() / n_tokens
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert_same_gradients(module.whole(), gradients(policy))
+    measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert measured["rl/sampler_weight"] == pytest.approx(float(torch.cat(weights).mean()), rel=1e-4)
+    assert 0.05 < measured["rl/sampler_beyond"] < 0.95
+    assert measured["rl/clip_fraction"] == 0
+    assert measured["rl/ratio"] == 1
+    assert abs(measured["rl/trainer_logprob"] - measured["rl/sampler_logprob"]) > 1e-3
+    assert measured["rl/logprob_gap"] > 0.05
+
+
+def test_correction_of_the_policy_itself_changes_nothing() -> None:
+    corrected = Watched(small_policy(), group_size=4, sampler_correction=SamplerCorrection())
+    trainer = train(corrected, [samples()])
+    plain = Watched(small_policy(), group_size=4)
+    assert not [name for name in train(plain, [samples()]).callback_metrics if "sampler_" in name]
+    assert_same_gradients(corrected.whole(), plain.whole())
+    assert float(trainer.callback_metrics["rl/sampler_weight"]) == pytest.approx(1, abs=1e-5)
+
+
+def cut_off(reason: StopReason) -> Trajectory:
+    """A prompt of 2 tokens, a reply of 3, an observation of 2, a reply of 2."""
+    tokens = TokenSequence()
+    for n, is_trained in ((2, False), (3, True), (2, False), (2, True)):
+        tokens.append(range(n), is_trained=is_trained)
+    return Trajectory(samples(1)[0], tokens=tokens, stop_reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("reason", "of_whole_replies", "of_nothing"),
+    [
+        (StopReason.MAX_TOKENS, [2, 3, 4], []),
+        (StopReason.CONTEXT_FULL, [2, 3, 4, 7, 8], []),  # both replies are whole; what came back did not fit
+        (StopReason.ANSWERED, [2, 3, 4, 7, 8], [2, 3, 4, 7, 8]),
+        (StopReason.MAX_TURNS, [2, 3, 4, 7, 8], [2, 3, 4, 7, 8]),
+    ],
+)
+def test_learned_tokens_by_hand(reason: StopReason, of_whole_replies: list[int], of_nothing: list[int]) -> None:
+    trajectory = cut_off(reason)
+    expected: dict[Any, list[int]] = {
+        "all": [2, 3, 4, 7, 8],
+        "whole_replies": of_whole_replies,
+        "nothing": of_nothing,
+    }
+    for truncated, places in expected.items():
+        mask = learned_tokens(trajectory, truncated).is_trained
+        assert [place for place, is_learned in enumerate(mask) if is_learned] == places, truncated
+    assert sum(trajectory.tokens.is_trained) == 5, "the trajectory stays as it was"
+
+
+@pytest.mark.parametrize("compares", [0, 1])
+def test_rollouts_that_were_cut_off_teach_nothing(compares: int) -> None:
+    """Here every rollout is cut off: with the filter the loss is empty, and the step does no harm."""
+    module = Watched(
+        small_policy(), group_size=4, policy_gradient=NO_KL, truncated="nothing", measure_kl_every=compares
+    )
+    train(module, [samples()])
+    reasons = {trajectory.stop_reason for trajectory in module.rolled_out.trajectories}
+    assert reasons == {StopReason.MAX_TOKENS}
+    assert (module.divisors, module.parts) == ([0], [0])
+    assert not module.seen[0]
+
+
+def test_rollouts_that_were_not_cut_off_teach_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    roll_out = GRPOModule.roll_out
+
+    def some_answered(self: GRPOModule, *args: Any) -> Rollouts:
+        rollouts = roll_out(self, *args)
+        for trajectory in rollouts.trajectories[::2]:
+            trajectory.stop_reason = StopReason.ANSWERED
+        return rollouts
+
+    monkeypatch.setattr(GRPOModule, "roll_out", some_answered)
+    policy = small_policy()
+    module = Watched(policy, group_size=4, policy_gradient=NO_KL, truncated="nothing")
+    train(module, [samples()])
+    pairs = list(zip(module.rolled_out.trajectories, advantages_of(module), strict=True))[::2]
+    assert module.divisors == [sum(sum(trajectory.tokens.is_trained) for trajectory, _ in pairs)]
+    loss = torch.zeros(())
+    for trajectory, advantage in pairs:
+        loss = loss - advantage * policy.token_logprobs(policy.collate([trajectory.tokens]))[0].sum()
+    (loss / module.divisors[0]).backward()  # type: ignore[no-untyped-call]
+    assert_same_gradients(module.whole(), gradients(policy))
+
+
 def test_gap_metrics_by_hand() -> None:
     gaps = torch.arange(2000.0)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
     found = {name: float(value) for name, value in gap_metrics(gaps).items()}
@@ -272,7 +383,7 @@ def test_equal_trajectories_are_computed_once_and_weigh_as_many() -> None:
         greedy = RolloutConfig(max_turns=2, max_new_tokens=6, temperature=1e-4, lane="pillow")
         module = Watched(policy, group_size=4, policy_gradient=NO_KL, rollout=greedy)
         rollouts = module.roll_out(samples(), 4, 1e-4, 0)
-    sequences = distinct_sequences(rollouts.trajectories, [1.5, -0.5, -0.5, -0.5] * 3)
+    sequences = distinct_sequences([t.tokens for t in rollouts.trajectories], [1.5, -0.5, -0.5, -0.5] * 3)
     assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1.5, 1), (-0.5, 3)] * 3
 
 
@@ -284,7 +395,7 @@ def test_distinct_means_tokens_images_and_advantage() -> None:
         return Trajectory(sample, tokens=policy.conversation.start(sample))
 
     found = [trajectory(0, "a"), trajectory(0, "a"), trajectory(1, "a"), trajectory(0, "b"), trajectory(0, "a")]
-    sequences = distinct_sequences(found, [1.0, 1.0, 1.0, 1.0, -1.0])
+    sequences = distinct_sequences([t.tokens for t in found], [1.0, 1.0, 1.0, 1.0, -1.0])
     assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1, 2), (1, 1), (1, 1), (-1, 1)]
     assert sum(sequence.weight for sequence in sequences) == len(found)
 
@@ -406,8 +517,10 @@ def test_reference_is_no_part_of_the_checkpoint() -> None:
         PolicyGradientConfig(advantage="dr_grpo", aggregation="constant", constant_tokens=12, kl_coefficient=0),
         PolicyGradientConfig(advantage="rloo", aggregation="sequence_mean"),
         PolicyGradientConfig(ratio="sequence", clip_low=3e-4, clip_high=4e-4, entropy_coefficient=0.01),
+        PolicyGradientConfig(surrogate="cispo", clip_high=4.0),
+        PolicyGradientConfig(surrogate="sapo", aggregation="sequence_mean"),
     ],
-    ids=["Dr.GRPO", "RLOO", "GSPO"],
+    ids=["Dr.GRPO", "RLOO", "GSPO", "CISPO", "SAPO"],
 )
 def test_relatives_do_not_depend_on_the_split(config: PolicyGradientConfig) -> None:
     found = []
@@ -473,9 +586,11 @@ def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"group_size": 1}, {"minibatches": 0}, {"epochs": 0}, {"micro_batch_size": -1}], ids=str
+    "values",
+    [{"group_size": 1}, {"minibatches": 0}, {"epochs": 0}, {"micro_batch_size": -1}, {"truncated": "some"}],
+    ids=str,
 )
-def test_values_out_of_range_are_named(values: dict[str, int]) -> None:
+def test_values_out_of_range_are_named(values: dict[str, Any]) -> None:
     (name,) = values
     with pytest.raises(ConfigError, match=name):
         GRPOModule(small_policy(), **values)  # type: ignore[arg-type]

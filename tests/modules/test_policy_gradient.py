@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,23 +15,20 @@ from torch.testing import assert_close
 from cv_lightning.errors import ConfigError
 from modules.policy_gradient import (
     PolicyGradientConfig,
-    clipped_surrogate,
     group_advantages,
     has_spread,
     kl_to_reference,
-    log_ratios,
     loss_divisor,
     policy_gradient_loss,
 )
+from modules.sampler_correction import SamplerCorrection, sampler_weights
+from tests.modules.loss_tensors import batch, divisor_of, loss_and_gradient, part_of, table
+from tests.modules.trl_oracle import loss_of_trl
 
 NAN = float("nan")
 KINDS = ["grpo", "dr_grpo", "rloo"]
 AGGREGATIONS = ["token_mean", "sequence_mean", "constant"]
 rewards = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=8)
-
-
-def table(rows: list[list[float]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 # --- advantages ---
@@ -96,37 +92,7 @@ def test_grpo_ignores_the_scale_of_rewards_and_dr_grpo_keeps_it(row: list[float]
         assert_close(group_advantages(scaled), group_advantages(plain), atol=1e-2, rtol=1e-2)
 
 
-# --- ratios, clip, divergence, entropy ---
-
-
-def test_ratios_by_hand() -> None:
-    new, old = table([[-1.0, -2.0, -3.0]]), table([[-1.2, -1.9, -9.0]])
-    is_trained = torch.tensor([[True, True, False]])
-    assert_close(log_ratios(new, old, is_trained), table([[0.2, -0.1, 0]]))
-    assert_close(log_ratios(new, old, is_trained, "sequence"), table([[0.05, 0.05, 0]]))
-
-
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "dual_clip", "loss", "clipped", "bound"),
-    [
-        (1.0, 2.0, 10.0, -2.0, False, False),
-        (1.2, 2.0, 10.0, -2.4, False, False),  # inside 1 + 0.28
-        (1.5, 2.0, 10.0, -2.56, True, False),  # held at 1.28
-        (0.5, 2.0, 10.0, -1.0, False, False),  # a good action that became rarer is never clipped
-        (0.5, -2.0, 10.0, 1.6, True, False),  # held at 0.8
-        (0.9, -2.0, 10.0, 1.8, False, False),
-        (1.5, -2.0, 10.0, 3.0, False, False),  # a bad action that became likelier counts in full ...
-        (15.0, -2.0, 10.0, 20.0, False, True),  # ... up to the dual clip
-        (15.0, -2.0, None, 30.0, False, False),
-        (15.0, 2.0, 10.0, -2.56, True, False),  # the dual clip is for negative advantages only
-    ],
-)
-def test_clipped_surrogate_by_hand(
-    ratio: float, advantage: float, dual_clip: float | None, loss: float, clipped: bool, bound: bool
-) -> None:
-    result = clipped_surrogate(table([[ratio]]), torch.tensor([advantage]).double(), 0.2, 0.28, dual_clip)
-    assert_close(result[0], table([[loss]]))
-    assert (result[1].item(), result[2].item()) == (clipped, bound)
+# --- divergence ---
 
 
 def test_kl_by_hand_and_its_gradient() -> None:
@@ -158,44 +124,6 @@ def test_kl_estimate_is_unbiased_under_the_policy() -> None:
 # --- the loss ---
 
 
-def batch(n_sequences: int = 4, n_tokens: int = 6, seed: int = 0) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(scale: float) -> Tensor:
-        return torch.randn(n_sequences, n_tokens, generator=generator, dtype=torch.float64) * scale
-
-    old = -draw(1.0).abs() - 0.1
-    is_trained = torch.rand(n_sequences, n_tokens, generator=generator) < 0.7
-    is_trained[:, 0] = True
-    return {
-        "logprobs_BT": old + draw(0.4),
-        "old_logprobs_BT": old,
-        "reference_logprobs_BT": old + draw(0.2),
-        "advantages_B": torch.randn(n_sequences, generator=generator, dtype=torch.float64),
-        "is_trained_BT": is_trained,
-        "weight_B": torch.ones(n_sequences, dtype=torch.float64),
-    }
-
-
-def part_of(tensors: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
-    return {name: tensor[rows] for name, tensor in tensors.items()}
-
-
-def divisor_of(tensors: dict[str, Tensor], config: PolicyGradientConfig) -> Tensor:
-    return loss_divisor(tensors["is_trained_BT"], tensors["weight_B"], config)
-
-
-def loss_and_gradient(
-    config: PolicyGradientConfig, tensors: dict[str, Tensor], divisor: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    divisor = divisor_of(tensors, config) if divisor is None else divisor
-    logprobs = tensors["logprobs_BT"].clone().requires_grad_()
-    result = policy_gradient_loss(config, **{**tensors, "logprobs_BT": logprobs}, divisor=divisor)
-    result.loss.backward()
-    assert logprobs.grad is not None
-    return result.loss.detach(), logprobs.grad
-
-
 @pytest.mark.parametrize(
     ("aggregation", "expected"),
     [
@@ -211,7 +139,7 @@ def test_loss_by_hand(aggregation: Any, expected: float) -> None:
     result = policy_gradient_loss(
         config,
         logprobs_BT=table([[-1, 7, -0.9], [7, -2, 7]]),
-        old_logprobs_BT=table([[-1, -7, -1], [-7, -2, -7]]),
+        sampler_logprobs_BT=table([[-1, -7, -1], [-7, -2, -7]]),
         advantages_B=torch.tensor([1.0, -1.0]).double(),
         is_trained_BT=is_trained,
         divisor=loss_divisor(is_trained, torch.ones(2), config),
@@ -252,7 +180,7 @@ def test_kl_and_entropy_enter_the_loss_with_their_coefficients() -> None:
 
 def test_on_policy_gradient_is_the_policy_gradient() -> None:
     tensors = batch()
-    tensors["logprobs_BT"] = tensors["old_logprobs_BT"]
+    tensors["logprobs_BT"] = tensors["sampler_logprobs_BT"]
     _, gradient = loss_and_gradient(PolicyGradientConfig(kl_coefficient=0), tensors)
     n_tokens = tensors["is_trained_BT"].sum()
     assert_close(gradient, -tensors["advantages_B"][:, None] * tensors["is_trained_BT"] / n_tokens)
@@ -346,7 +274,7 @@ def test_nothing_trained_is_a_loss_of_zero() -> None:
 def test_a_stray_token_does_not_make_the_loss_infinite() -> None:
     tensors = batch()
     tensors["logprobs_BT"][0, 0] = -2000.0
-    tensors["old_logprobs_BT"][1, 0] = -2000.0
+    tensors["sampler_logprobs_BT"][1, 0] = -2000.0
     loss, gradient = loss_and_gradient(PolicyGradientConfig(dual_clip=None), tensors)
     assert loss.isfinite()
     assert gradient.isfinite().all()
@@ -368,7 +296,7 @@ def test_a_missing_reference_or_entropy_is_named() -> None:
 
 def test_shapes_that_disagree_are_named() -> None:
     tensors = batch()
-    tensors["old_logprobs_BT"] = tensors["old_logprobs_BT"][:, :-1]
+    tensors["sampler_logprobs_BT"] = tensors["sampler_logprobs_BT"][:, :-1]
     with pytest.raises(ValueError, match=r"\(4, 6\) but got \(4, 5\)"):
         policy_gradient_loss(PolicyGradientConfig(), **tensors, divisor=torch.tensor(1.0))
 
@@ -378,6 +306,8 @@ def test_shapes_that_disagree_are_named() -> None:
     [
         {"advantage": "ppo"},
         {"ratio": "word"},
+        {"surrogate": "ppo"},
+        {"sapo_temperatures": (1.0, 0.0)},
         {"aggregation": "mean"},
         {"clip_low": 1.0},
         {"clip_low": -0.1},
@@ -396,72 +326,87 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
     assert str(value) in str(error.value)
 
 
+def test_gspo_by_hand() -> None:
+    """The ratio of a sequence is the geometric mean of its tokens'; the bounds are GSPO's."""
+    config = PolicyGradientConfig(
+        ratio="sequence", clip_low=3e-4, clip_high=4e-4, dual_clip=None, kl_coefficient=0, aggregation="sequence_mean"
+    )
+    is_trained = torch.tensor([[True, True], [True, False], [True, False]])
+    result = policy_gradient_loss(
+        config,
+        logprobs_BT=table([[-0.9, -2.0998], [-1.9, 7], [-2.9, 7]]),
+        sampler_logprobs_BT=table([[-1, -2], [-2, -7], [-3, -7]]),
+        advantages_B=torch.tensor([1.0, -1.0, 1.0]).double(),
+        is_trained_BT=is_trained,
+        divisor=loss_divisor(is_trained, torch.ones(3), config),
+    )
+    # (0.1 - 0.0998) / 2 = 1e-4 is inside; e^0.1 counts in full if the advantage is negative, else it is clipped.
+    assert_close(result.loss, torch.tensor((-math.exp(1e-4) + math.exp(0.1) - 1.0004) / 3).double())
+    assert result.totals["clip_fraction"].tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("surrogate", ["cispo", "sapo"])
+@given(
+    seed=st.integers(0, 2**16),
+    counts=st.lists(st.integers(1, 5), min_size=4, max_size=4),
+    fill=st.sampled_from([NAN, math.inf]),
+)
+def test_other_surrogates_ignore_padding_and_count_weights(
+    surrogate: Any, aggregation: Any, seed: int, counts: list[int], fill: float
+) -> None:
+    config = PolicyGradientConfig(surrogate=surrogate, aggregation=aggregation)
+    once = batch(seed=seed)
+    index = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    repeated = part_of(once, index)
+    once["weight_B"] = torch.tensor(counts).double()
+    for name in ("logprobs_BT", "sampler_logprobs_BT", "reference_logprobs_BT"):
+        once[name] = once[name].masked_fill(~once["is_trained_BT"], fill)
+    loss_once, gradient_once = loss_and_gradient(config, once, correction=SamplerCorrection())
+    loss_many, gradient_many = loss_and_gradient(config, repeated, correction=SamplerCorrection())
+    assert_close(loss_once, loss_many)
+    assert_close(gradient_once, torch.zeros_like(gradient_once).index_add(0, index, gradient_many))
+
+
 # --- TRL on the same tensors ---
 
+LOSS_TYPES = [("token_mean", "dapo"), ("sequence_mean", "grpo"), ("constant", "dr_grpo")]
 
-@pytest.mark.parametrize(
-    ("aggregation", "loss_type"), [("token_mean", "dapo"), ("sequence_mean", "grpo"), ("constant", "dr_grpo")]
-)
+
+@pytest.mark.parametrize(("aggregation", "loss_type"), LOSS_TYPES)
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 @pytest.mark.parametrize("kl_coefficient", [0.0, 0.04])
 def test_loss_equals_trl(ratio: Any, aggregation: Any, loss_type: str, kl_coefficient: float) -> None:
-    trainer_module = pytest.importorskip("trl.trainer.grpo_trainer")
     tensors = batch(n_sequences=5, n_tokens=7, seed=3)
+    expected = loss_of_trl(tensors, loss_type, ratio=ratio, beta=kl_coefficient)
     config = PolicyGradientConfig(
         ratio=ratio, aggregation=aggregation, dual_clip=None, kl_coefficient=kl_coefficient, constant_tokens=7
     )
-    loss, gradient = loss_and_gradient(config, tensors)
-    logprobs = tensors["logprobs_BT"].clone().requires_grad_()
-    trl_loss = loss_of_trl(trainer_module.GRPOTrainer, tensors, logprobs, ratio, loss_type, kl_coefficient)
-    trl_loss.backward()
-    assert logprobs.grad is not None
-    assert_close(loss, trl_loss.detach())
-    assert_close(gradient, logprobs.grad)
+    assert_close(loss_and_gradient(config, tensors), expected)
 
 
-def loss_of_trl(
-    trainer_class: Any, tensors: dict[str, Tensor], logprobs: Tensor, ratio: str, loss_type: str, beta: float
-) -> Tensor:
-    """TRL's own loss function, called on a stand-in for its trainer that hands it our log-probabilities."""
-    n_tokens = tensors["is_trained_BT"].sum()
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logprobs, torch.zeros_like(logprobs), None),
-        model=SimpleNamespace(training=True),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1),
-        accelerator=SimpleNamespace(
-            num_processes=1, gather=lambda tensor: tensor, reduce=lambda tensor, reduction: tensor
-        ),
-        _metrics={"train": _Lists()},
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level=ratio,
-        beta=beta,
-        loss_type=loss_type,
-        epsilon_low=0.2,
-        epsilon_high=0.28,
-        use_vllm=False,
-        vllm_importance_sampling_correction=False,
-        max_completion_length=7,
-        current_gradient_accumulation_steps=1,
-        _entropy_bonus_enabled=False,
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_cispo_and_sapo_equal_trl(ratio: Any) -> None:
+    tensors = batch(n_sequences=5, n_tokens=7, seed=3)
+    cispo = PolicyGradientConfig(surrogate="cispo", ratio=ratio, clip_high=0.1, kl_coefficient=0)
+    assert_close(loss_and_gradient(cispo, tensors), loss_of_trl(tensors, "cispo", ratio=ratio, epsilon_high=1.1))
+    sapo = PolicyGradientConfig(
+        surrogate="sapo", ratio=ratio, aggregation="sequence_mean", kl_coefficient=0, sapo_temperatures=(0.7, 1.3)
     )
-    inputs = {
-        "prompt_ids": torch.zeros(5, 1, dtype=torch.long),
-        "prompt_mask": torch.ones(5, 1, dtype=torch.long),
-        "completion_ids": torch.zeros(5, 7, dtype=torch.long),
-        "completion_mask": torch.ones(5, 7, dtype=torch.long),
-        "tool_mask": tensors["is_trained_BT"].long(),
-        "advantages": tensors["advantages_B"],
-        "old_per_token_logps": tensors["old_logprobs_BT"],
-        "ref_per_token_logps": tensors["reference_logprobs_BT"],
-        "num_items_in_batch": n_tokens,
-    }
-    loss: Tensor = trainer_class._compute_loss(trainer, None, inputs)
-    return loss
+    expected = loss_of_trl(tensors, "sapo", ratio=ratio, sapo_temperatures=(0.7, 1.3))
+    assert_close(loss_and_gradient(sapo, tensors), expected)
 
 
-class _Lists(dict[str, list[Any]]):
-    def __missing__(self, key: str) -> list[Any]:
-        self[key] = []
-        return self[key]
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_corrected_loss_equals_trl(level: Any) -> None:
+    """TRL takes the weights as an input; its KL is not weighted either."""
+    tensors = batch(n_sequences=5, n_tokens=7, seed=3)
+    tensors["old_logprobs_BT"] = batch(n_sequences=5, n_tokens=7, seed=4)["sampler_logprobs_BT"]
+    correction = SamplerCorrection(level, max_ratio=1.5)
+    weights = sampler_weights(
+        tensors["old_logprobs_BT"], tensors["sampler_logprobs_BT"], tensors["is_trained_BT"], correction
+    )[0]
+    assert weights.max() == 1.5
+    config = PolicyGradientConfig(dual_clip=None, kl_coefficient=0.04)
+    found = loss_and_gradient(config, tensors, correction=correction)
+    assert_close(found, loss_of_trl(tensors, "dapo", beta=0.04, sampler_weights=weights))

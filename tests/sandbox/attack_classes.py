@@ -163,6 +163,24 @@ _SAYERS = (
 )
 
 
+#: Calls that a worker might leave to the trainer, and sizes of the image that it hands over for them.
+_RESTS = (
+    "result = image.resize((100000, 100000))", "result = image.resize((1, 10000000))", "result = image.resize((0, 0))",
+    "result = image.resize((6000, 6000))", "result = image.resize((99, 99), 99)", "result = image.transpose(9)",
+    "result = image.resize((64, 64), 1, (-5, 0, 9, 9))", "result = image.resize((64, 64), 1, (0, 0, 1e-9, 1e-9))",
+    "result = image.resize((1e3, 1e3))", "result = image.resize((True, True))", "result = image.resize((9, 9), 1, None, 0.1)",
+    "result = image.transpose(2).transpose(2)", "result = image.filter(ImageFilter.MedianFilter(99))",
+    "result = images[0].resize((9, 9))", "result = image.copy()", "result = image.rotate(7)", "print('REACHED')",
+    "result = image.resize((9, 9)); print('REACHED')", "result = image.resize((__import__('os').getpid(), 9))",
+    "result = image.resize(" + "9" * 300 + ")", "result = image.resize(" + "(" * 90 + ")" * 91, "result = image", "\\0",
+)  # fmt: skip
+_HANDED = ("0, 0", "64, 64", "1, 30000", "1 << 31, 1 << 31", "5657, 5657")
+_LEAVE = (
+    f"{_REQUEST}c = REST.encode() + b'\\nresult = image'\n"
+    "os.write(3, wire.REPLY.pack(b'CVr2', R.nonce, 4, SIZE, 0, len(c)) + c)\nresult = image"
+)
+
+
 def _tried(expression: str, **places: str) -> str:
     """Code that says REACHED if the expression gives anything."""
     return (
@@ -175,6 +193,10 @@ def _put(code: str, **places: str) -> str:
     for name, text in places.items():
         code = re.sub(rf"\b{name}\b", lambda _, text=text: text, code)
     return code
+
+
+#: Code that answers for its worker: the result is to be finished by the trainer.
+RESTS = [_put(_LEAVE, REST=repr(rest), SIZE=size) for rest, size in product(_RESTS, _HANDED)]
 
 
 def _made() -> list[tuple[str, str]]:
@@ -195,6 +217,7 @@ def _made() -> list[tuple[str, str]]:
             for magic, head in product(_MAGICS, _HEADS)
         ),
         *(("log", _FORGE.replace("CLAIM", claim)) for claim in _LOGS),
+        *(("rest", code) for code in RESTS),
         *(("exhaustion", code) for code in _EXHAUST),
         *(("markup", _put(way, T=text)) for way, text in product(_SAYERS, _MARKUP)),
     ]

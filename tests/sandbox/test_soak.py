@@ -25,7 +25,7 @@ def valid_reply(nonce: int, text: bytes = b"hello") -> bytes:
 
 
 def test_a_valid_reply_is_read() -> None:
-    assert wire.read_reply(valid_reply(7), 7, CAPACITY) == wire.Reply(wire.IMAGE, (24, 16), "hello")
+    assert wire.read_reply(valid_reply(7), 7, CAPACITY) == wire.WorkerReply(wire.IMAGE, (24, 16), "hello")
 
 
 @pytest.mark.parametrize(

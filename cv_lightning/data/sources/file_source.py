@@ -68,6 +68,8 @@ class FileSource(SampleSource):
         self._strict = strict
         self._skipped: set[str] = set()
         self._rows = {split: Rows(name, format, folder, f"FileSource.{split}") for split, name in names.items()}
+        if weights is not None:
+            self._check_is_free()
 
     def size(self, split: Split) -> int:
         """Rows of a split, bad ones included; 0 if it was not given."""
@@ -77,13 +79,24 @@ class FileSource(SampleSource):
         """The sample at `index`, counted on from pass to pass.
 
         Raises:
-            ConfigError: The split was not given.
+            ConfigError: The split was not given, or answers depend on the recorded transforms and others are asked for.
             DataError: The row is bad and `strict` is set, or every row is bad.
         """
+        if transforms is not None:
+            self._check_is_free()
         sample = self.first_good(split, index, Rows.sample)
         if transforms is None and self._weights is not None:
             transforms = choose_transforms(generator(self._seed, split, index), self._weights)
         return sample if transforms is None else transform_sample(restore_sample(sample), transforms)
+
+    def _check_is_free(self) -> None:
+        """Raise `ConfigError` if answers depend on the orientation that is recorded."""
+        for rows in self._rows.values():
+            if rows.format.expand is not None:
+                raise ConfigError(
+                    f"{rows.name}: {rows.format.title} asks about what was done to each image, so it cannot be turned "
+                    "otherwise. Set data.orientations to [recorded], and leave out weights and corruptions."
+                )
 
     def _places(self, rows: Rows, split: Split, index: int) -> Iterator[int]:
         """The place of row `index`, then those that replace it if it is bad."""
@@ -145,6 +158,8 @@ class Rows:
         if not len(self.records):
             raise DataError(f"{name}: none of its 0 rows can be used.")
         self.format: Format = find_format(self.records, name, format)
+        if self.format.expand is not None:
+            self.records = self.format.expand(self.records)
         self.folder = self.records.folder if folder is None else Path(folder).expanduser()
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cv_lightning.data.sources.records import Record
+from cv_lightning.data.sources.records import Record, Records
 from cv_lightning.errors import DataError
 from cv_lightning.types import IMAGE
 
@@ -28,12 +28,14 @@ class Format:
         title: Its name for people.
         columns: Sets of columns; a file is of this format if it has all of one set.
         fields: (record, where, image folder) -> the unchecked fields for `rows.read_row`.
+        expand: Makes several records of one, whose answers depend on how the image was turned.
     """
 
     name: str
     title: str
     columns: Sequence[frozenset[str]]
     fields: Callable[[Record, str, Path], dict[str, Any]]
+    expand: Callable[[Records], Records] | None = None
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a file with these columns is of this format."""

@@ -2,7 +2,8 @@
 
 `index`, `question`, `answer` (a letter), `category`, the options `A` to `D`, `cycle_category` (each question comes in
 four orders of its options), `image` (base64). Other files may have more options (to `H`), a `hint` before the question,
-a list of images in a cell, or in place of an image the `index` of the row that has it (`records.TableRecords`).
+a list of images in a cell, no image at all, or in place of one the `index` of the row that has it
+(`records.TableRecords`).
 """
 
 from __future__ import annotations
@@ -40,11 +41,9 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
 
 
 def _images(cell: Any, where: str) -> list[Any]:
-    if isinstance(cell, str) and not cell.lstrip().startswith("["):
+    if isinstance(cell, str) and cell and not cell.lstrip().startswith("["):
         return [decode_image(cell, where)]
     return unwrap_images(cell, where)
 
 
-FORMAT = Format(
-    "hrbench", "HR-Bench or multiple choice", [columns("index", "question", "answer", "A", "B", "image")], fields
-)
+FORMAT = Format("hrbench", "HR-Bench or multiple choice", [columns("index", "question", "answer", "A", "B")], fields)

@@ -23,12 +23,10 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
     dataset = record.get("dataset") or record.get("dataset_name")
     answers = _answers(record.get("answers", record.get("answer")))
     identity = record.get("id", record.get("index"))
-    if "image_path" in record:
-        image: Any = record["image_path"]
-    elif "category" in record:
-        image = decode_image(record.get("image"), where)
+    if "category" in record and "image_path" not in record:
+        image: Any = decode_image(record.get("image"), where)
     else:
-        image = unwrap_image(record.get("image"), where)
+        image = unwrap_image(record.get("image_path", record.get("image")), where)
     return {
         "id": None if identity is None else str(identity),
         "question": record.get("question"),

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from cv_lightning.console.suggestions import did_you_mean
-from cv_lightning.data.sources import chartqapro, codevision, codevision_sft, hrbench, ocrbench, plain, vstar
+from cv_lightning.data.sources import (
+    chartqapro,
+    codevision,
+    codevision_sft,
+    hrbench,
+    ocrbench,
+    plain,
+    rotbench,
+    tirbench,
+    vstar,
+    vtcbench,
+)
 from cv_lightning.data.sources.formats import Format
 from cv_lightning.data.sources.parquet import ParquetRecords
 from cv_lightning.data.sources.records import (
@@ -24,7 +35,8 @@ from cv_lightning.errors import ConfigError, DataError
 
 #: Known formats by name. The first that fits a file is its format, so the more particular come first.
 FORMATS: dict[str, Format] = {
-    one.FORMAT.name: one.FORMAT for one in (codevision, codevision_sft, chartqapro, vstar, hrbench, ocrbench, plain)
+    one.FORMAT.name: one.FORMAT
+    for one in (codevision, codevision_sft, chartqapro, vstar, tirbench, vtcbench, hrbench, ocrbench, plain, rotbench)
 }
 
 _TEXT_READERS: dict[str, Callable[[Path], Records]] = {

@@ -21,6 +21,9 @@ PIECES = st.sampled_from(
         "<answer>",
         "</answer>",
         '{"code": "',
+        '<tool_call>{"code": "a',
+        '</tool_call>"}',
+        "```json",
         '"',
         "\\n",
         "\\u00e9",
@@ -47,6 +50,34 @@ def test_a_turn_has_reasoning_and_code() -> None:
     escaped = text.split("\n")[0] + "<tool_call>" + json.dumps({"name": "x", "arguments": {"code": code}})
     assert read_parts(escaped)[1].text == code  # \u escapes, surrogate pairs among them, and a call without an end
     assert read_parts(format_answer("So.", " F7G ")) == [Part("thought", "So."), Part("answer", "F7G")]
+
+
+CODE = "text = '</tool_call><answer>7</answer>'  # <think>, <tool_call>\nresult = image"
+
+
+def test_code_ends_where_its_object_ends() -> None:
+    text = format_call("I look.", ToolCall(CODE)) + "\nThen I read."
+    parts = [Part("thought", "I look."), Part("code", CODE), Part("text", "Then I read.")]
+    assert read_parts(text) == parts
+    for cut in range(len(text)):
+        shown = read_parts(text[:cut], is_whole=False)
+        assert [part.kind for part in shown] == [part.kind for part in parts[: len(shown)]]
+        assert all(part.text.startswith(early.text) for part, early in zip(parts, shown, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('<tool_call>```json\n{"code": "a"}\n```</tool_call>b', [Part("code", "a"), Part("text", "b")]),
+        ('<tool_call>{"code": "a"} Words.</tool_call>b', [Part("code", "a"), Part("text", "b")]),
+        ('<tool_call>{"code": "a"}<answer>7</answer>', [Part("code", "a"), Part("answer", "7")]),
+        ('<tool_call>{"code": "a"}', [Part("code", "a")]),
+        ('<tool_call>{"code": "a", </tool_call>b', [Part("code", "a"), Part("text", "b")]),
+        ('<tool_call>{"name": "rotate"}</tool_call>b', [Part("call", '{"name": "rotate"}'), Part("text", "b")]),
+    ],
+)
+def test_where_a_call_ends(text: str, parts: list[Part]) -> None:
+    assert read_parts(text) == parts
 
 
 def test_what_is_no_call_is_shown_as_it_was_written() -> None:

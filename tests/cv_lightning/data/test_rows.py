@@ -83,6 +83,11 @@ def test_an_image_of_a_wide_shape_is_read(folder: Path) -> None:
     assert sample_from_row(row(images=[encoded(image=Image.new("RGB", (400, 2)))]), "r").images[0].size == (400, 2)
 
 
+def test_a_text_that_is_too_long_for_a_path_is_a_fault_of_the_row(folder: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        sample_from_row({"question": "?", "images": ["x" * 400], "answer": "x"}, "line 1", folder)
+
+
 def test_exif_orientation_comes_before_box_and_transforms(tmp_path: Path) -> None:
     """A phone writes 40 x 30 pixels and "turn me": 30 x 40 is the image, of which box and transforms speak."""
     exif = Image.Exif()

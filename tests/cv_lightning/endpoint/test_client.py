@@ -8,15 +8,12 @@ import errno
 import gzip
 import json
 import pickle
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -34,122 +31,26 @@ from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import ConfigError
 from cv_lightning.grading.judge import Judge
 from cv_lightning.tools.code import CODE_TOOLS
-from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory
-
-SETTINGS = {"temperature": 0, "max_tokens": 8}
-HELLO = [{"role": "user", "content": "hello"}]
-
-
-def completion(text: str | None = "hi", calls: list[dict[str, Any]] | None = None, end: str = "stop") -> bytes:
-    message: dict[str, Any] = {"role": "assistant", "content": text}
-    if calls is not None:
-        message["tool_calls"] = calls
-    usage = {"prompt_tokens": 100, "completion_tokens": 10}
-    return json.dumps({"choices": [{"message": message, "finish_reason": end}], "usage": usage}).encode()
-
-
-def call(code: str, call_id: str = "c1", **arguments: Any) -> dict[str, Any]:
-    function = {"name": "code_image_tool", "arguments": json.dumps({"code": code, **arguments})}
-    return {"id": call_id, "type": "function", "function": function}
-
-
-def error(message: str, code: str | None = None) -> bytes:
-    return json.dumps({"error": {"message": message, "code": code, "type": "x"}}).encode()
-
-
-Reply = Callable[[BaseHTTPRequestHandler], None]
-
-
-def says(body: bytes, status: int = 200, **headers: str) -> Reply:
-    def reply(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return reply
-
-
-def cuts(handler: BaseHTTPRequestHandler) -> None:
-    """Half of the JSON that was announced, then nothing."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(completion()[:40])
-
-
-def vanishes(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-def hangs(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(0.6)
-
-
-def drips(handler: BaseHTTPRequestHandler) -> None:
-    """Never silent for as long as a socket's time-out."""
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(40):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.05)
-
-
-class Server:
-    """Gives its replies in order, and the last one from then on."""
-
-    def __init__(self) -> None:
-        self.replies: list[Reply] = [says(completion())]
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.times: list[float] = []
-        self.at_once = self.most_at_once = 0
-        lock, outer = threading.Lock(), self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                says(json.dumps({"data": [{"id": "listed"}]}).encode())(self)
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.requests.append(body)
-                    outer.headers.append({name.title(): value for name, value in self.headers.items()})
-                    outer.times.append(time.monotonic())
-                    outer.at_once += 1
-                    outer.most_at_once = max(outer.most_at_once, outer.at_once)
-                    reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
-                try:
-                    reply(self)
-                except OSError:
-                    pass
-                finally:
-                    with lock:
-                        outer.at_once -= 1
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-
-    def endpoint(self, **changes: Any) -> Endpoint:
-        return Endpoint(self.url, **({"model": "m", "timeout_s": 5.0, "max_wait_s": 0.05} | changes))
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
+from cv_lightning.types import Sample, StopReason, ToolCall
+from tests.cv_lightning.endpoint.fake_server import (
+    HELLO,
+    SETTINGS,
+    Reply,
+    Server,
+    call,
+    completion,
+    cuts,
+    drips,
+    error,
+    hangs,
+    noise,
+    one,
+    pixels,
+    sample,
+    says,
+    solve,
+    vanishes,
+)
 
 # --- one request ---
 
@@ -396,14 +297,6 @@ def test_a_full_disk_costs_the_cache_only(server: Server, tmp_path: Path, monkey
 # --- images ---
 
 
-def pixels(url: str) -> np.ndarray[Any, Any]:
-    return np.asarray(Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))))
-
-
-def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
 def test_images_travel_without_loss() -> None:
     image = noise(40, 30)
     url = ImageEncoding().data_url(image)
@@ -423,24 +316,6 @@ def test_large_images_are_reduced_in_pixels_and_in_bytes() -> None:
 NONE_PROMPT = default_prompt("none", CODE_TOOLS)
 
 
-def sample(name: str = "a") -> Sample:
-    return Sample(name, f"What is <tool_call> here, in {name}?", (noise(40, 30),), "x", ("rotate_90",))
-
-
-def solve(server: Server, n: int = 1, endpoint: dict[str, Any] | None = None, **changes: Any) -> list[Any]:
-    solver = EndpointSolver(server.endpoint(**(endpoint or {})), **({"lane": "pillow"} | changes))
-    try:
-        return solver.solve([sample(str(index)) for index in range(n)])
-    finally:
-        solver.close()
-
-
-def one(solved: list[Trajectory | None]) -> Trajectory:
-    (trajectory,) = solved
-    assert trajectory is not None
-    return trajectory
-
-
 def test_native_calls_are_executed_and_shown(server: Server) -> None:
     server.replies = [
         says(completion(None, [call("result = image.rotate(270, expand=True)")], "tool_calls")),
@@ -452,13 +327,16 @@ def test_native_calls_are_executed_and_shown(server: Server) -> None:
     assert trajectory.images[1].orientation == "rotate_270"
     first, second = server.requests
     assert [tool["function"]["name"] for tool in first["tools"]] == ["code_image_tool"]
-    assert [part["type"] for part in first["messages"][1]["content"]] == ["image_url", "text"]
+    sized, image, _ = first["messages"][1]["content"]
+    assert (sized["text"], image["type"]) == ("image 0: 40 x 30\n", "image_url")
     assistant, tool, shown = second["messages"][2:]
     assert assistant["tool_calls"][0]["id"] == tool["tool_call_id"] == "c1"
     assert tool["role"] == "tool"
     assert isinstance(tool["content"], str)
     turned = sample().images[0].rotate(270, expand=True)
-    assert np.array_equal(pixels(shown["content"][0]["image_url"]["url"]), np.asarray(turned))
+    sized, image = shown["content"]
+    assert sized["text"] == "image 1: 30 x 40\n"
+    assert np.array_equal(pixels(image["image_url"]["url"]), np.asarray(turned))
 
 
 def test_calls_as_text_are_those_of_our_own_format(server: Server) -> None:
@@ -502,7 +380,7 @@ def test_a_model_is_asked_once_without_its_tools(
 @pytest.mark.parametrize(
     ("reply", "fault"),
     [
-        (completion(None, [call("a"), call("b", "c2")]), "exactly one"),
+        (completion("<answer>x</answer>", [call("a"), call("b", "c2")]), "exactly one"),
         (completion("<answer>x</answer>", [call("a")]), "exactly one"),
         (completion(None, [{"id": "c", "function": {"name": "code_image_tool", "arguments": "{"}}]), "not valid JSON"),
         (completion(None, [{"id": "c", "function": {"name": "other", "arguments": "{}"}}]), "Unknown tool 'other'"),

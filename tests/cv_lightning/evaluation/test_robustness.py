@@ -31,6 +31,7 @@ def test_indices_by_hand() -> None:
     assert (turned.conditions, turned.worst) == (("rot90", "hflip"), "rot90")
     assert values(turned) == pytest.approx(
         {
+            "mean_drop": 0.8 - (0.2 + 0.75) / 2,
             "worst_accuracy": 0.2,
             "relative_accuracy": (0.2 + 0.75) / 2 / 0.8,
             "worst_relative": 0.2 / 0.8,
@@ -45,7 +46,7 @@ def test_indices_by_hand() -> None:
 
 def test_a_policy_that_answers_nothing_upright_has_no_relative_accuracy() -> None:
     found = robustness({"upright": of("upright", 0, 0), "rot90": of("rot90", 0, 1)})["orientations"]  # type: ignore[dict-item]
-    assert values(found) == {"worst_accuracy": 0.5}
+    assert values(found) == {"mean_drop": -0.5, "worst_accuracy": 0.5}
 
 
 def test_without_upright_only_the_worst_accuracy_is_known() -> None:

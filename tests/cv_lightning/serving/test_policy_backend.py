@@ -26,8 +26,9 @@ from torch import Tensor
 
 from cv_lightning.conversation import format_answer, format_call
 from cv_lightning.data.worlds.plates import PlateWorld
-from cv_lightning.endpoint.client import ChatReply, Endpoint
+from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
+from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import ConfigError, CVLightningError
 from cv_lightning.evaluation.questions import RobustnessDataModule
@@ -122,8 +123,14 @@ def post(url: str, body: Any) -> Any:
 
 def solver_of(url: str, tools: str, **changes: Any) -> EndpointSolver:
     endpoint = Endpoint(url, attempts=2, api_key_variable=None)
-    arguments = {"tools": tools, "system_prompt": "Read.", "max_turns": 3, "max_new_tokens": 24} | changes
-    return EndpointSolver(endpoint, **arguments)
+    arguments = {
+        "tools": tools,
+        "system_prompt": "Read.",
+        "max_turns": 3,
+        "max_new_tokens": 24,
+        "announce_sizes": False,
+    }
+    return EndpointSolver(endpoint, **(arguments | changes))
 
 
 def samples() -> list[Sample]:

@@ -215,6 +215,19 @@ def test_an_image_of_a_request_is_upright_as_its_exif_tag_says() -> None:
     assert image.tobytes() == stored.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
+def test_places_in_the_text_of_a_request_are_those_of_its_images() -> None:
+    pictures = [image_part(picture(8, 6)), image_part(picture(10, 6))]
+
+    def parts(text: str) -> list[Any]:
+        content = [*pictures, {"type": "text", "text": text}]
+        request = read_request(json.dumps(body(messages=[{"role": "user", "content": content}])).encode())
+        return [part if isinstance(part, str) else part.size for part in request.messages[0].parts]
+
+    monday = ["Which? ", (8, 6), " is Monday, ", (10, 6), " is Friday"]
+    assert parts("Which? <image> is Monday, <image> is Friday") == monday
+    assert parts("What does <image> mean in HTML?") == [(8, 6), (10, 6), "What does <image> mean in HTML?"]
+
+
 # --- wrong requests ---
 
 

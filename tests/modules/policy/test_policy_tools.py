@@ -12,8 +12,9 @@ import pytest
 from cv_lightning.conversation import format_tool_call
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.worlds.plates import PlateWorld
-from cv_lightning.endpoint.client import ChatReply, Endpoint
+from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, default_prompt
+from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.tools import CodeTools, NamedTools
@@ -94,7 +95,7 @@ def test_calls_of_other_tools_than_the_policys_are_refused() -> None:
 
 def ask(url: str, tools: str) -> EndpointSolver:
     endpoint = Endpoint(url, attempts=2, api_key_variable=None)
-    solver = partial(EndpointSolver, endpoint, max_turns=3, max_new_tokens=400, toolbox="named")
+    solver = partial(EndpointSolver, endpoint, max_turns=3, max_new_tokens=400, toolbox="named", announce_sizes=False)
     return solver(tools="text", system_prompt="Read.") if tools == "text" else solver(tools="native", system_prompt="")
 
 
@@ -121,9 +122,9 @@ def test_a_server_gives_the_trajectories_of_the_local_policy(tools: str, monkeyp
 def test_a_native_call_is_checked_like_a_written_one() -> None:
     dialogue = Dialogue(samples()[0], "native", "", ImageEncoding(), NAMED)
     assert dialogue.tools == NAMED.schemas
-    _, good = dialogue.append_reply(ChatReply("", (("c", "crop", '{"bbox": [0, 0, 8, 9]}'),)))
-    _, bad = dialogue.append_reply(ChatReply("", (("c", "crop", '{"bbox": "all"}'),)))
-    _, broken = dialogue.append_reply(ChatReply("", (("c", "crop", "{"),)))
+    [(_, good)] = dialogue.append_reply(ChatReply("", (("c", "crop", '{"bbox": [0, 0, 8, 9]}'),)))
+    [(_, bad)] = dialogue.append_reply(ChatReply("", (("c", "crop", '{"bbox": "all"}'),)))
+    [(_, broken)] = dialogue.append_reply(ChatReply("", (("c", "crop", "{"),)))
     assert good.call is not None
     assert good.call.code == "result = image.crop((0, 0, 8, 9))"
     assert bad.call is not None

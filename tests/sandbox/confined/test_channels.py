@@ -52,7 +52,7 @@ def kept(limits: Limits = LIMITS) -> ConfinedLane:
 COMPUTES_ON = """import os, sys, time
 from sandbox.confined import wire
 nonce = sys._getframe(2).f_locals["request"].nonce
-os.write(3, wire.pack_reply(nonce, wire.TEXT_ONLY, (0, 0), "done", ""))
+os.write(3, wire.pack_reply(nonce, wire.Made(wire.TEXT_ONLY, text="done")))
 while True: pass
 """
 
@@ -141,8 +141,7 @@ def test_a_zygote_that_dies_during_a_batch_does_not_cost_the_rest_of_it() -> Non
         seen = lane.run([ToolRequest(code, [IMAGE])] * 16)
         assert lane._pool._workers._process.pid != zygote
         statuses = [observation.status for observation in seen]
-        assert statuses.count("ok") >= 4, seen  # those that ran or were ready died too
-        assert statuses[-1] == "ok", seen
+        assert statuses.count("crash") <= 2, seen  # those that ran
         assert set(statuses) <= {"ok", "crash"}
     finally:
         lane.close()

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sandbox.confined import copies, wire
+from sandbox.confined import copies
 from sandbox.confined.copies import Copies
+from sandbox.images import view
 
 
 def address(copy: memoryview) -> int:
@@ -39,7 +40,7 @@ def test_memory_is_used_again_when_the_last_view_is_gone() -> None:
     made = Copies()
     copy = made.of(memoryview(bytes(4 * 300 * 200)))
     first = address(copy)
-    image = wire.view(copy, (300, 200))
+    image = view(copy, (300, 200))
     del copy
     part = image.crop((0, 0, 300, 200))  # a copy: it does not hold the memory
     other = made.of(memoryview(bytes(4 * 300 * 200)))
@@ -64,7 +65,7 @@ def test_images_may_be_dropped_in_any_thread() -> None:
 
     def use(number: int) -> None:
         for _ in range(200):
-            image = wire.view(made.of(memoryview(bytes([number]) * 4 * 200 * 200)), (200, 200))
+            image = view(made.of(memoryview(bytes([number]) * 4 * 200 * 200)), (200, 200))
             if image.getextrema() != ((number, number),) * 3 or not isinstance(image, Image.Image):
                 wrong.append(number)
 

@@ -239,4 +239,4 @@ def test_a_file_that_is_used_again_holds_nothing_of_before() -> None:
 
 def test_a_reply_may_say_that_inputs_are_in_use() -> None:
     message = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.TEXT_ONLY | wire.KEEPS, 0, 0, 0, 0)
-    assert wire.read_reply(message, 7, 100) == wire.Reply(wire.TEXT_ONLY, (0, 0), "", keeps=True)
+    assert wire.read_reply(message, 7, 100) == wire.WorkerReply(wire.TEXT_ONLY, (0, 0), "", keeps=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sandbox import ORIENTATIONS
 from sandbox.effects import crops as cut_outs
 from sandbox.effects.crops import Place, find_places
-from sandbox.effects.pixels import Budget, Numbers, colours, numbers, oriented
+from sandbox.effects.pixels import Numbers, SearchBudget, colours, numbers, oriented
 
 
 def every_place(image: Numbers, part: Numbers) -> list[Place]:
@@ -45,7 +45,7 @@ def test_finds_what_a_search_of_every_place_finds(data: st.DataObject) -> None:
     bottom, right = data.draw(st.integers(y + 1, turned.shape[0])), data.draw(st.integers(x + 1, turned.shape[1]))
     part = turned[y:bottom, x:right]
     high = np.uint32(data.draw(st.integers(0, 255)) << 24)  # means nothing
-    found = find_places(image | high, part, Budget(1 << 25))
+    found = find_places(image | high, part, SearchBudget(1 << 25))
     assert found is not None
     assert len(found) == len(set(found))
     assert set(found) == set(every_place(image, part))
@@ -54,7 +54,7 @@ def test_finds_what_a_search_of_every_place_finds(data: st.DataObject) -> None:
 def test_a_part_of_something_else_lies_nowhere() -> None:
     rng = np.random.default_rng(0)
     image, other = rng.integers(0, 2**24, (2, 200, 300), dtype=np.uint32)
-    assert find_places(image, other[20:60, 30:90], Budget(1 << 25)) == []
+    assert find_places(image, other[20:60, 30:90], SearchBudget(1 << 25)) == []
 
 
 @pytest.mark.parametrize("n_colours", [2, 5, 2**24])
@@ -64,13 +64,13 @@ def test_work_is_bounded_on_a_large_image(n_colours: int, monkeypatch: pytest.Mo
     whole = cut_outs._fitting
 
     def counted(
-        turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int, budget: Budget
+        turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int, budget: SearchBudget
     ) -> list[tuple[int, int]] | None:
         looked.append(len(ys))
         return whole(turned, part, ys, xs, row, budget)
 
     monkeypatch.setattr(cut_outs, "_fitting", counted)
-    found = find_places(image, oriented(image, "transverse")[100:900, 50:700], Budget(1 << 25))
+    found = find_places(image, oriented(image, "transverse")[100:900, 50:700], SearchBudget(1 << 25))
     if n_colours == 2**24:
         assert found == [Place("transverse", 50, 100)]
     assert sum(looked) <= 8 * cut_outs._MAX_PLACES

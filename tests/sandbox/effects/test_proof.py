@@ -41,7 +41,7 @@ def test_a_claim_that_gives_the_pixels_is_what_is_credited() -> None:
     assert credit(result, claim) == Effects(("crop", "resize"), "identity", Affine(0.5, 0, 80, 0, 0.5, 42))
 
 
-@pytest.mark.parametrize("size", [(320, 212), (900, 700)], ids=["all is compared", "columns are compared"])
+@pytest.mark.parametrize("size", [(320, 212), (900, 700)], ids=["small", "large"])
 def test_a_part_that_is_another_ends_a_proof(size: tuple[int, int]) -> None:
     result = china().crop((80, 42, 240, 148)).resize(size)
     claim = CROP + f"v2 = v1.resize({size})\nresult = v2"
@@ -194,7 +194,7 @@ def test_endless_claims_cost_the_trainer_one_deadline_in_all() -> None:
         executor.execute([honest])
         started = time.perf_counter()
         seen = executor.execute([forged] * 12)
-        assert time.perf_counter() - started < 5  # each would have taken a second
+        assert time.perf_counter() - started < 10  # each would have taken a second, and its worker's start
         assert {(each.status, each.tools) for each in seen} == {("ok", ())}
         assert executor.execute([honest])[0].tools == ("median",)
 

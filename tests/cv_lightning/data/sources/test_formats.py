@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cv_lightning.data.sources import FileSource, Rows
+from cv_lightning.data.sources import FORMATS, FileSource, Rows
 from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.grading.benchmarks import grade
 from cv_lightning.types import Sample
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -319,9 +321,18 @@ def test_hrbench(name: str, write: Write) -> None:
     assert sample.family == "single"
 
 
-@pytest.mark.parametrize("image", ["", "this is no base64!"])
-def test_hrbench_images_that_are_no_base64_name_the_row(image: str, write: Write) -> None:
-    path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": image}])
+def test_multiple_choice_without_images_alone_and_beside_others(write: Write) -> None:
+    text_only = {name: value for name, value in HRBENCH.items() if name != "image"}
+    for rows in ([HRBENCH, HRBENCH | {"image": ""}], [text_only, text_only]):
+        path = write("mcq.tsv", rows)
+        assert Rows(path).format.name == "hrbench"
+        sample = FileSource(test=path, strict=True).sample("test", 1)
+        assert (sample.images, sample.answer) == ((), "C")
+        assert sample.question.endswith("(C) a bird\n(D) nothing")
+
+
+def test_hrbench_images_that_are_no_base64_name_the_row(write: Write) -> None:
+    path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": "this is no base64!"}])
     with pytest.raises(DataError, match=r"hr\.tsv, row 1: the image is no base64"):
         FileSource(test=path, strict=True).sample("test", 1)
 
@@ -501,3 +512,201 @@ def test_a_cell_that_names_no_image_says_so(cell: str, words: str, write: Write)
     row = {"index": "1", "image": cell, "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}
     with pytest.raises(DataError, match=words):
         FileSource(test=write("bench.tsv", [row]), strict=True).sample("test", 0)
+
+
+ROTBENCH = [{"image": {"bytes": png(n), "path": None}, "image_name": f"{n}.jpg"} for n in range(2)]
+
+
+def test_rotbench_asks_each_image_in_four_rotations(write: Write) -> None:
+    path = write("large-00000-of-00001.parquet", ROTBENCH)
+    source = FileSource(test=path, strict=True)
+    assert (Rows(path).format.name, source.size("test")) == ("rotbench", 8)
+    letters = set()
+    for index in range(8):
+        sample, degrees = source.sample("test", index), 90 * (index % 4)
+        upright = Image.fromarray(np.random.default_rng(index // 4).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+        assert np.array_equal(np.asarray(sample.images[0]), np.asarray(upright.rotate(degrees, expand=True)))
+        assert (sample.id, sample.family) == (f"{index // 4}.jpg-{degrees}", f"rotated by {degrees}")
+        assert sample.transforms == ((f"rotate_{degrees}",) if degrees else ())
+        options = dict(re.findall(r"\(([A-D])\) (\d+)", sample.question))
+        assert (sorted(options), sorted(map(int, options.values()))) == (["A", "B", "C", "D"], [0, 90, 180, 270])
+        assert options[sample.answer] == str(degrees)
+        answers = [sample.answer, f"The answer is {sample.answer}.", f"{degrees}", f"**{degrees}°**"]
+        assert [grade(sample, answer).score for answer in answers] == [1.0] * 4
+        assert grade(sample, str((degrees + 90) % 360)).score == 0.0
+        letters.add(sample.answer)
+    assert len(letters) > 1, "the right letter is not always the same"
+
+
+def test_rotbench_is_asked_as_recorded(write: Write) -> None:
+    path = write("small.parquet", ROTBENCH)
+    with pytest.raises(ConfigError, match=r"cannot be turned.*orientations to \[recorded\]"):
+        FileSource(test=path).sample("test", 0, ())
+    with pytest.raises(ConfigError, match="leave out weights"):
+        FileSource(test=path, weights={"none": 1.0})
+
+
+def test_a_bad_image_of_rotbench_is_named(write: Write) -> None:
+    rows = [{"image": {"bytes": b"no image", "path": None}, "image_name": "a.jpg"}]
+    with pytest.raises(DataError, match=r"row 0, rotation 90: image .* cannot be read"):
+        FileSource(test=write("bad.parquet", rows), strict=True).sample("test", 1)
+
+
+#: Rows as the authors' scripts read them; prompts are of their kinds.
+TIRBENCH = [
+    {
+        "id": 0,
+        "task": "instrument",
+        "image_1": "data/instrument/0.png",
+        "image_2": None,
+        "prompt": "What is the reading? Provide one decimal place (e.g., 1.1).",
+        "answer": 2.5,
+        "meta_data": None,
+    },
+    {
+        "id": 1,
+        "task": "spot_difference",
+        "image_1": "data/spot_difference/1_a.png",
+        "image_2": "data/spot_difference/1_b.png",
+        "prompt": "Which numbered regions differ?",
+        "answer": [2, 5, 9],
+        "meta_data": None,
+    },
+    {
+        "id": 2,
+        "task": "jigsaw",
+        "image_1": "data/jigsaw/2.png",
+        "image_2": None,
+        "prompt": "In what order should the pieces be arranged?",
+        "answer": "3, 1, 4, 2",
+        "meta_data": {"difficulty": 2},
+    },
+    {
+        "id": 3,
+        "task": "ocr",
+        "image_1": "data/ocr/60.jpg",
+        "image_2": None,
+        "prompt": "What is written?",
+        "answer": "wrong in the file",
+        "meta_data": None,
+    },
+    {
+        "id": 4,
+        "task": "maze",
+        "image_1": "data/maze/4.png",
+        "image_2": None,
+        "prompt": "Which of the options leads out? A. RRD B. DDR",
+        "answer": "B",
+        "meta_data": None,
+    },
+]
+
+
+def test_tirbench(write: Write) -> None:
+    for row in TIRBENCH:
+        for name in (row["image_1"], row["image_2"]):
+            if name is not None:
+                write(str(name), png())
+    path = write("TIR-Bench.json", TIRBENCH)
+    assert Rows(path).format.name == "tirbench"
+    source = FileSource(test=path, strict=True)
+    samples = [source.sample("test", index) for index in range(5)]
+    assert [sample.id for sample in samples] == ["0", "1", "2", "3", "4"]
+    assert [len(sample.images) for sample in samples] == [1, 2, 1, 1, 1]
+    assert [sample.family for sample in samples] == ["instrument", "spot_difference", "jigsaw", "ocr", "maze"]
+    assert [sample.answer for sample in samples] == ["2.5", "[2, 5, 9]", "3, 1, 4, 2", "mobi", "B"]
+    replies = ["2.50", "5 and 2", "**3, 1, 2, 4**", "It says mobi.", "(B)"]
+    scores = [grade(sample, reply).score for sample, reply in zip(samples, replies, strict=True)]
+    assert scores == pytest.approx([1, 2 / 3, 1 / 2, 1, 1])
+
+
+VTCBENCH = [
+    {
+        "index": "1",
+        "id": "attention_focusing_1",
+        "category": "attention",
+        "image": "images/attention_focusing/attention_focusing_1.jpg",
+        "question": "Please locate the sign, whose text is mirrored, and answer what it says.",
+        "answer": "光陽",
+        "A": "",
+        "B": "",
+        "C": "",
+        "D": "",
+    },
+    {
+        "index": "127",
+        "id": "chart_4",
+        "category": "chart",
+        "image": "images/chart/chart_4.jpg",
+        "question": "What is the proportion for Europe?",
+        "answer": "D",
+        "A": "23",
+        "B": "21",
+        "C": "27",
+        "D": "25",
+    },
+]
+
+
+@pytest.mark.parametrize("more", [{}, {"model_tools_gt": '"[""Crop"", “Zoom in”]"'}])
+def test_vtcbench(write: Write, tmp_path: Path, more: dict[str, str]) -> None:
+    rows = [row | more for row in VTCBENCH]
+    for row in rows:
+        write(row["image"], png())
+    path = write("VTC-Bench.tsv", rows)
+    Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n"))  # as the authors' file is
+    assert Rows(path).format.name == "vtcbench"
+    source = FileSource(test=path, strict=True)
+    free, choice = (source.sample("test", index) for index in range(2))
+    assert is_image(free)
+    assert (free.id, free.family, free.question) == ("attention_focusing_1", "attention", VTCBENCH[0]["question"])
+    assert (free.answer, free.rule, choice.rule) == ("光陽", "match", "choice")
+    assert choice.question == "What is the proportion for Europe?\n(A) 23\n(B) 21\n(C) 27\n(D) 25"
+    assert [grade(choice, answer).score for answer in ("D", "25", "It is D.", "A")] == [1, 1, 1, 0]
+    assert [grade(free, answer).score for answer in ("光陽", "光")] == [1, 0]
+
+
+URI = "data:image/png;charset=binary;base64," + base64.encodebytes(png()).decode()
+
+#: A row of each format whose image cell is a data URI in lines.
+DATA_URIS = {
+    "ocrbench.json": {
+        "dataset_name": "d",
+        "id": 1,
+        "question": "?",
+        "answers": ["x"],
+        "type": "t",
+        "image_path": URI,
+    },
+    "ocrbench.parquet": {"dataset": "d", "question": "?", "question_type": "t", "answer": ["x"], "image": URI},
+    "chartqapro.parquet": {
+        "Question": ["?"],
+        "Answer": ["x"],
+        "Question Type": "Factoid",
+        "Year": ["NO"],
+        "Paragraph": "",
+        "image": URI,
+    },
+    "vstar.jsonl": {"image": URI, "text": "?\n(A) x\n(B) y", "label": "A", "category": "c", "question_id": 1},
+    "hrbench.parquet": {"index": 0, "image": URI, "question": "?", "A": "x", "B": "y", "answer": "A"},
+    "vtcbench.parquet": VTCBENCH[1] | {"image": URI},
+    "tirbench.json": TIRBENCH[0] | {"image_1": URI},
+    "rotbench.parquet": {"image": URI, "image_name": "a.jpg"},
+    "codevision.parquet": CODEVISION | {"images": [URI]},
+    "codevision_sft.json": {
+        "messages": [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "<answer>x</answer>"}],
+        "images": [URI],
+    },
+    "plain.jsonl": {"question": "?", "images": URI, "answer": "x"},
+}
+
+
+@pytest.mark.parametrize("name", DATA_URIS)
+def test_a_data_uri_is_an_image_in_every_format(name: str, write: Write) -> None:
+    path = write(name, [DATA_URIS[name]])
+    assert Rows(path).format.name == name.partition(".")[0]
+    assert is_image(FileSource(test=path, strict=True).sample("test", 0))
+
+
+def test_every_format_has_such_a_row() -> None:
+    assert {name.partition(".")[0] for name in DATA_URIS} == set(FORMATS)

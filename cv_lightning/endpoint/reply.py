@@ -1,0 +1,91 @@
+"""What servers answer, read: JSON objects, and the model's message among them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """The reply of a model.
+
+    Attributes:
+        text: Its words, "" if it only called tools.
+        calls: (id, name of the function, arguments as JSON text) of the tools that it calls.
+        finish_reason: "stop", "length", "tool_calls", "content_filter" or another word of the server.
+        message: The message as the server sent it, to be sent back whole; None if there is only the text.
+        adapted: How the request departed from its settings because the server refused it as it was.
+    """
+
+    text: str
+    calls: tuple[tuple[str, str, str], ...] = ()
+    finish_reason: str = "stop"
+    message: Mapping[str, Any] | None = None
+    adapted: tuple[str, ...] = ()
+
+
+def read_json(text: str | bytes) -> Any:
+    """A JSON value that can be sent back: numbers that JSON does not have (NaN, 1e999) become None.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deeply.
+    """
+    try:
+        content = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if _is_deep(content):
+        raise ValueError("nested too deeply")
+    return content
+
+
+def read_object(text: bytes) -> dict[str, Any]:
+    """The JSON object in an answer; raises `ValueError` for anything else."""
+    try:
+        content = read_json(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("the reply is no JSON object")
+    return content
+
+
+def _is_deep(content: Any, levels: int = 64) -> bool:
+    inner = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return levels == 0 or any(_is_deep(each, levels - 1) for each in inner)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def read_reply(content: Mapping[str, Any], adapted: tuple[str, ...] = ()) -> ChatReply:
+    """The reply of a chat completion; raises `ValueError` for any other content."""
+    try:
+        choice = content["choices"][0]
+        message = choice["message"]
+        text = message.get("content") or message.get("refusal") or ""
+        if isinstance(text, list):  # some servers answer in parts
+            text = "".join(part.get("text") or "" for part in text)
+        calls = tuple(_read_call(call) for call in message.get("tool_calls") or ())
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+    except (LookupError, TypeError, AttributeError) as error:
+        excerpt = json.dumps(content)[:200]
+        raise ValueError(f"the reply is no chat completion: {excerpt}") from error
+    return ChatReply(text, calls, str(choice.get("finish_reason") or "stop"), message, adapted)
+
+
+def _read_call(call: Mapping[str, Any]) -> tuple[str, str, str]:
+    function = call["function"]
+    arguments = function["arguments"]
+    return (
+        str(call.get("id") or ""),
+        str(function["name"]),
+        arguments if isinstance(arguments, str) else json.dumps(arguments),
+    )

@@ -1,0 +1,94 @@
+"""OCR as a policy: what a reader in daily use makes of turned and mirrored text, and the loop that repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from importlib.metadata import version
+
+from cv_lightning.conversation import format_answer, format_call, format_tool_call, parse_reply
+from cv_lightning.frames import view_question, view_result
+from cv_lightning.rollout import end_after, observe
+from cv_lightning.solver import Solver
+from cv_lightning.tools.code import CodeTools
+from cv_lightning.tools.read_text import ReadText, TextLine, parse_lines
+from cv_lightning.types import Sample, ToolCall, Trajectory, Turn
+from sandbox import Observation, ToolExecutor
+
+#: A reading is trusted if each of its lines has at least this score. Of 120 training plates 117 reach it upright, and 3
+#: mirrored.
+_TRUSTED_SCORE = 0.97
+
+_MIRROR = "result = ImageOps.mirror(image)"
+
+#: A scripted policy: yields the text of each turn and is sent what was observed.
+_Script = Generator[str, Observation, None]
+
+
+class OCRSolver(Solver):
+    """Answers with all the text that it finds, in the order of its lines, whatever is asked.
+
+    Args:
+        mirrors: Mirror an image whose text is not read with confidence, read again, and take the better reading.
+
+    Raises:
+        ConfigError: The extra `ocr` is not installed.
+    """
+
+    def __init__(self, mirrors: bool = False) -> None:
+        self.mirrors = mirrors
+        self._toolbox = CodeTools([ReadText()])
+        self._executor: ToolExecutor | None = None
+
+    def fingerprint(self) -> str:
+        """The reader's version and the script."""
+        return f"rapidocr {version('rapidocr')}{f', mirrors below {_TRUSTED_SCORE}' if self.mirrors else ''}"
+
+    def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
+        """Play the script for each sample; what fails is data in its trajectory."""
+        if self._executor is None:
+            self._executor = ToolExecutor()
+        return [self._play(sample, self._executor) for sample in samples]
+
+    def _play(self, sample: Sample, executor: ToolExecutor) -> Trajectory:
+        trajectory = Trajectory(sample, images=view_question(sample))
+        script = self._script(len(sample.images))
+        text = next(script)
+        while True:
+            reply = parse_reply(text, self._toolbox)
+            trajectory.turns.append(Turn(text, reply))
+            trajectory.stop_reason = end_after(reply, is_finished=True)
+            if trajectory.stop_reason is not None:
+                return trajectory
+            (observation,) = observe([trajectory], executor)
+            if reply.call is not None and observation.image is not None:
+                trajectory.images.append(view_result(trajectory, reply.call, observation, len(trajectory.turns) - 1))
+            text = script.send(observation)
+
+    def _script(self, n_images: int) -> _Script:
+        lines: list[TextLine] = []
+        n_seen = n_images
+        for index in range(n_images):
+            found = parse_lines((yield _read("Read it as it is.", index)).text)
+            if self.mirrors and (not found or min(line.score for line in found) < _TRUSTED_SCORE):
+                call = ToolCall(_MIRROR, "mirror", index)
+                seen = yield format_call("This hardly reads as text: it may be mirrored.", call)
+                if seen.image is not None:
+                    found = max(found, parse_lines((yield _read("Read it again.", n_seen)).text), key=_read_characters)
+                    n_seen += 1
+            lines += found
+        yield format_answer("This is the text.", " ".join(line.text for line in lines))
+
+    def close(self) -> None:
+        """End the reader's process."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
+
+def _read(reasoning: str, index: int) -> str:
+    return format_tool_call(reasoning, ReadText.name, {"image_index": index})
+
+
+def _read_characters(lines: Sequence[TextLine]) -> float:
+    """How many characters of a reading are right, as its scores expect."""
+    return sum(line.score * len(line.text) for line in lines)

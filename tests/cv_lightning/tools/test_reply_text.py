@@ -1,0 +1,113 @@
+"""The reader of turns on replies that were mutated in many places: it never raises, and runs only what was written."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cv_lightning.conversation import format_answer, format_call, parse_reply
+from cv_lightning.tools.reply_text import whole_object
+from cv_lightning.types import CODE_TOOL, ToolCall
+
+#: Stands in code that is only quoted in reasoning.
+QUOTED = "quoted = 1"
+
+TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>"]
+SIGNS = ["```", '"', "\\", "{", "}", "[", "]", ",", ":", "\n", "\t", "\x00", "\ud800", "null", "x"]
+PIECES = [*TAGS, *SIGNS, '"code"', '"arguments": ', '{"name": "code_image_tool"']
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=5).map("".join)
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> tuple[str, int]:
+    """A turn in one of the spellings that are read, and how much of its beginning is reasoning."""
+    code, words = draw(texts), draw(texts)
+    arguments = {"code": code, "description": words, "image_index": draw(st.sampled_from([0, "1", 2.0, -1]))}
+    kind = draw(st.sampled_from(["call", "fence", "raw", "text", "two", "quoted", "prompt", "answer"]))
+    if kind == "answer":
+        return format_answer("Read.", words), 0
+    call = format_call("", ToolCall(code, words)).partition("\n")[2]
+    if kind == "fence":
+        call = f"<tool_call>```json\n{json.dumps({'name': CODE_TOOL, 'arguments': arguments})}\n```</tool_call>{words}"
+    elif kind == "raw":
+        call = call.replace("\\n", "\n").replace("\\t", "\t")
+    elif kind == "text":
+        payload = json.dumps({"name": CODE_TOOL, "arguments": json.dumps(arguments)}, ensure_ascii=False)
+        call = f"<tool_call>{payload},}}</tool_call>"
+    elif kind == "two":
+        call += format_call("", ToolCall("result = image")).partition("\n")[2]
+    elif kind in ("quoted", "prompt"):
+        quoted = format_call("", ToolCall(QUOTED)).partition("\n")[2]
+        reasoning = f"{'<think>' if kind == 'quoted' else ''}or {quoted}? No.</think>"
+        return reasoning + call, len(reasoning)
+    return f"<think>{words.replace('<', '')}</think>{call}", 0
+
+
+#: Where (as a share of the text), how many characters are lost, and what is put there.
+Mutation = tuple[float, int, str]
+mutations = st.lists(
+    st.tuples(st.floats(0, 1), st.integers(0, 6), st.sampled_from(["", *PIECES]) | st.text(max_size=3)), max_size=4
+)
+
+
+def strings(text: str, depth: int = 2) -> Iterator[str]:
+    """Every text that JSON reads as a string, wherever it begins; also inside of those (arguments as a JSON text)."""
+    decoder = json.JSONDecoder(strict=False)
+    for start, character in enumerate(text):
+        if character == '"':
+            try:
+                found, _ = decoder.raw_decode(text, start)
+            except ValueError:
+                continue
+            yield found
+            if depth > 1:
+                yield from strings(found, depth - 1)
+
+
+def check(text: str, n_reasoning: int, changes: Sequence[Mutation]) -> None:
+    is_quoted = n_reasoning > 0
+    for place, n_lost, put in changes:
+        at = int(place * len(text))
+        text = text[:at] + put + text[at + n_lost :]
+        is_quoted &= at >= n_reasoning
+    reply = parse_reply(text)
+    assert sum(part is not None for part in (reply.call, reply.answer, reply.fault)) == 1, text
+    if reply.call is not None:
+        assert any(reply.call.code == written for written in strings(text)), f"code that nobody wrote: {text!r}"
+        assert not (is_quoted and reply.call.code == QUOTED), f"code that was only quoted: {text!r}"
+    assert reply.fault is None or 0 < len(reply.fault) < 400, text
+
+
+@given(replies(), mutations)
+def test_a_mutated_turn_runs_only_what_was_written(reply: tuple[str, int], changes: list[Mutation]) -> None:
+    check(*reply, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=2_000, suppress_health_check=[*HealthCheck])
+@given(replies(), st.integers(0, 2**32))
+def test_a_hundred_thousand_mutated_turns(reply: tuple[str, int], seed: int) -> None:
+    """Fifty mutations of each turn: to draw each of them by Hypothesis would take an hour."""
+    rng = random.Random(seed)
+    for _ in range(50):
+        n = rng.randint(1, 4)
+        check(*reply, [(rng.random(), rng.randint(0, 6), rng.choice(["", *PIECES])) for _ in range(n)])
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ('<tool_call>{"a": "</tool_call>"} b', (11, 32)),
+        ('<tool_call>\n```json\n{"a": 1,}', (20, 29)),
+        ('<tool_call>{"a": "', None),
+        ("<tool_call>[1]", None),
+    ],
+)
+def test_where_the_object_of_a_call_is(text: str, span: tuple[int, int] | None) -> None:
+    assert whole_object(text, len("<tool_call>")) == span
