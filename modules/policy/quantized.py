@@ -7,6 +7,7 @@ model, an exported policy and one with adapters are treated alike.
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def quantize(model: Any, dtype: torch.dtype) -> None:
         ConfigError: bitsandbytes is not installed.
     """
     try:
-        import bitsandbytes
+        bitsandbytes: Any = import_module("bitsandbytes")
     except ImportError as error:
         raise ConfigError(
             "policy.quantization: expected bitsandbytes, which is not installed. pip install 'cv-lightning[qlora]'"
@@ -67,8 +68,7 @@ def dequantized(model: Any, dtype: torch.dtype) -> Any:
     """A copy with the weights that a quantised model computes with; a model that is not quantised comes back itself."""
     if not getattr(model, "is_loaded_in_4bit", False):
         return model
-    from bitsandbytes.functional import dequantize_4bit
-
+    dequantize_4bit = import_module("bitsandbytes.functional").dequantize_4bit
     model = copy.deepcopy(model)
     for name, coded in _matrices(model):
         linear = nn.Linear(coded.in_features, coded.out_features, coded.bias is not None, device="meta", dtype=dtype)
