@@ -11,6 +11,8 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.types import Group, Sample
 from modules.policy.policy import Policy
+from modules.samplers.itself import Itself
+from modules.samplers.sampler import Sampler
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
 
@@ -59,40 +61,46 @@ class Roller:
     Args:
         policy: The policy.
         config: How trajectories are sampled.
+        sampler: Who speaks for it; None: the policy itself.
     """
 
-    def __init__(self, policy: Policy, config: RolloutConfig) -> None:
+    def __init__(self, policy: Policy, config: RolloutConfig, sampler: Sampler | None = None) -> None:
         self.policy = policy
         self.config = config
+        self.sampler = Itself() if sampler is None else sampler
+        self.sampler.attach(policy)
         self._executor: ToolExecutor | None = None
 
+    def refresh(self) -> None:
+        """Let the sampler take over the policy's weights; on all ranks together."""
+        self.sampler.refresh()
+
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> list[Group]:
-        """Sample `group_size` trajectories of each sample, with the policy in evaluation mode."""
+        """Sample `group_size` trajectories of each sample."""
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
-        was_training = self.policy.training
-        self.policy.eval()
         at_once = self.config.sequences_at_once or len(samples) * group_size
         n_groups = max(1, at_once // group_size)
         groups: list[Group] = []
-        for first in range(0, len(samples), n_groups):
-            part = samples[first : first + n_groups]
-            pieces: list[list[Group]] = []
-            for done in range(0, group_size, at_once):
-                # The multiplier keeps the seeds of parts away from those of other steps and ranks.
-                own_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
-                sampling = Sampling(temperature, self.config.max_new_tokens, own_seed)
-                size = min(at_once, group_size - done)
-                pieces.append(roll_out(part, self.policy, self._executor, sampling, size, self.config.max_turns))
-            groups += [
-                Group(sample, [trajectory for group in of_sample for trajectory in group.trajectories])
-                for sample, *of_sample in zip(part, *pieces, strict=True)
-            ]
-        self.policy.train(was_training)
+        with self.sampler.speaking() as policy:
+            for first in range(0, len(samples), n_groups):
+                part = samples[first : first + n_groups]
+                pieces: list[list[Group]] = []
+                for done in range(0, group_size, at_once):
+                    # The multiplier keeps the seeds of parts away from those of other steps and ranks.
+                    part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
+                    sampling = Sampling(temperature, self.config.max_new_tokens, part_seed)
+                    size = min(at_once, group_size - done)
+                    pieces.append(roll_out(part, policy, self._executor, sampling, size, self.config.max_turns))
+                groups += [
+                    Group(sample, [trajectory for group in of_sample for trajectory in group.trajectories])
+                    for sample, *of_sample in zip(part, *pieces, strict=True)
+                ]
         return groups
 
     def close(self) -> None:
-        """End the tool's workers."""
+        """End the tool's workers, and give back what the sampler holds."""
+        self.sampler.close()
         if self._executor is not None:
             self._executor.close()
             self._executor = None

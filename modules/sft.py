@@ -39,11 +39,15 @@ class SFTModule(PolicyModule):
         n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
         divisor = self.global_sum(n_trained) / self.trainer.world_size
         total = torch.zeros((), device=self.device)
+        parts = by_length(sequences, self.micro_batch_size)
+        # Ranks exchange in every pass, so each makes as many as the others; an idle one has weight 0.
+        n_idle = self.global_max(len(parts)) - len(parts)
+        weighted = [(part, 1.0) for part in parts] + [(parts[0][:1], 0.0)] * n_idle
         with self.policy.rounded():
-            for part in by_length(sequences, self.micro_batch_size):
+            for number, (part, weight) in enumerate(weighted, start=1):
                 logprobs_BT, _ = self.policy(self.policy.collate([sequences[index] for index in part]))
-                loss = -logprobs_BT.sum() / divisor
-                self.manual_backward(loss)
+                loss = -weight * logprobs_BT.sum() / divisor
+                self.backward_part(loss, is_last=number == len(weighted))
                 total += loss.detach()
         own = self.apply_gradients() | {"train/tokens": float(sum(map(len, sequences)))}
         return {"metrics": self.measured(own, {"train/loss": total})}
