@@ -175,6 +175,7 @@ class GRPOModule(PolicyModule):
             for index, group, of_group in zip(flat, again.groups, again.breakdowns, strict=True):
                 groups[index], breakdowns[index] = group, of_group
             rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
+        self._roller.rest()
         return rollouts
 
     def _sampling_seed(self, attempt: int) -> int:

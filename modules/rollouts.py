@@ -98,6 +98,10 @@ class Roller:
                 ]
         return groups
 
+    def rest(self) -> None:
+        """Give back what only rollouts need on the device."""
+        self.sampler.rest()
+
     def close(self) -> None:
         """End the tool's workers, and give back what the sampler holds."""
         self.sampler.close()

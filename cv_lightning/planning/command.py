@@ -224,15 +224,16 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
     group_size = model.get("group_size", 0)
     devices = options.devices or _number(parsed.trainer.get("devices")) * parsed.trainer.get("num_nodes", 1)
     epochs = model.get("epochs", 1)
+    strategy = parsed.trainer.get("strategy", "auto")
     tokens = min(options.tokens or policy["max_context_tokens"], policy["max_context_tokens"])
     turns = rollout.get("max_turns", 4)
     steps = parsed.trainer.get("max_steps", -1)
     work = Workload(
         devices=devices,
-        strategy=_name(parsed.trainer.get("strategy", "auto")),
-        shards=_shards(parsed.trainer.get("strategy"), devices, is_given=options.devices is None),
+        strategy=_name(strategy),
+        shards=devices if _name(strategy) == "ShardedStrategy" else 1,
         has_replica=bool(group_size) and _name(model.get("sampler")) == "Replica",
-        keeps_whole_gradients=False,
+        keeps_whole_gradients=not _options(strategy).get("reduce_each_micro_batch", False),
         batch_size=parsed.data.get("batch_size", 64),
         group_size=group_size,
         sequences_at_once=rollout.get("sequences_at_once", 0),
@@ -264,12 +265,9 @@ def _name(given: Any) -> str:
     return str(given["class_path"].rpartition(".")[2] if isinstance(given, dict) else given)
 
 
-def _shards(strategy: Any, devices: int, is_given: bool) -> int:
-    """Devices that share the weights: all, or as many as a `ModelParallelStrategy` says if the config gives it."""
-    if not _name(strategy).endswith(("ModelParallelStrategy", "ShardedStrategy")):
-        return 1
-    size = (strategy.get("init_args") or {}).get("data_parallel_size") if isinstance(strategy, dict) else None
-    return int(size) if is_given and isinstance(size, int) else devices
+def _options(given: Any) -> dict[str, Any]:
+    """`init_args` of a class; none if it is given by name."""
+    return (given.get("init_args") or {}) if isinstance(given, dict) else {}
 
 
 def _source(data: Mapping[str, Any]) -> dict[str, Any]:

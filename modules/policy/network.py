@@ -93,6 +93,8 @@ class Network(nn.Module):
             )
         if quantization is not None and lora is None:
             raise ConfigError("policy.quantization: expected lora beside it, since codes of four bits are not trained.")
+        if quantization is not None and deferred:
+            raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
         self.dtype: torch.dtype = getattr(torch, dtype)
         #: Where weights that are still missing come from.
         self._awaited: str | None = None

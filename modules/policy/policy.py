@@ -130,6 +130,13 @@ class Policy(Network):
             reference = copy.deepcopy(self.model).requires_grad_(False)
             self._reference = _Hidden(self.companion(reference, self.dtype))
 
+    def load_deferred(self, device: torch.device) -> None:
+        """The same, for a reference too; `shard` gives a sharded one its part."""
+        is_awaited = self._awaited is not None
+        super().load_deferred(device)
+        if is_awaited and self.has_reference and not self.is_sharded:
+            self.freeze_reference()
+
     @property
     def has_reference(self) -> bool:
         """Whether a reference is held beside the policy."""

@@ -57,6 +57,10 @@ class Replica(Sampler):
             raise ValueError("Call refresh() before speaking()")
         yield self._network
 
+    def rest(self) -> None:
+        """Free the copy's memory; gathering all of it again costs less than a layer's pass."""
+        self.close()
+
     def close(self) -> None:
         """Free the copy's memory."""
         if self._network is not None and self._has_weights:

@@ -29,5 +29,8 @@ class Sampler(ABC):
     def speaking(self) -> AbstractContextManager[SamplingPolicy]:
         """What the rollout loop asks, while the context is open."""
 
+    def rest(self) -> None:  # noqa: B027  # most samplers hold nothing
+        """Give back the device's memory until the next `refresh`: the update needs it."""
+
     def close(self) -> None:  # noqa: B027  # most samplers hold nothing
         """Give back memory and processes; the next `refresh` starts them again."""

@@ -141,6 +141,7 @@ def test_shares_a_replica_and_gathered_layers() -> None:
     policy.prepare_training()
     size = replace(size_of(policy, optimizer_bytes=8000), compute_bytes=2)
     work = replace(WORK, devices=4, batch_size=4, group_size=2, has_reference=True).sharded()
+    work = replace(work, keeps_whole_gradients=False)
     parts = memory(size, work).parts
     assert parts["masters"] == parts["gradients"] == size.n
     assert parts["optimizer states"] == 2000
@@ -155,6 +156,10 @@ def test_shares_a_replica_and_gathered_layers() -> None:
     assert parts["gathered layers"] == 2 * (size.root + 2 * max(of_layers)) + 6 * (size.root + max(of_layers))
     whole = memory(size, replace(work, keeps_whole_gradients=True)).parts
     assert whole["gradients"] == 4 * size.n
+    phases = memory(size, work).phases
+    gathered = {name: replace(work, has_replica=False) for name in phases}
+    without = {name: memory(size, each).phases[name] for name, each in gathered.items()}
+    assert {name for name in phases if phases[name] != without[name]} == {"rollout"}, "it is freed before the update"
     halved = memory(size, replace(work, sequences_at_once=5)).parts
     assert 2 * halved["KV cache"] == parts["KV cache"]
 
