@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,14 +14,16 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from cv_lightning.cli.checkpoints import refuse_other_model
-from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.errors import CheckpointError, ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Rollouts, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
+from modules.policy.rows import RowReader
 from modules.policy.shards import whole
+from modules.policy.vocabulary import environment_ids
 from modules.rollouts import Roller, RolloutConfig, waited_for_tools
 from modules.samplers.sampler import Sampler
 from modules.sharding.shard import reduce_gradients, shard
@@ -68,6 +72,7 @@ class PolicyModule(LightningModule):
         self.judge = judge
         self.metrics = TrajectoryMetrics()
         self._roller = Roller(policy, self.rollout_config, sampler)
+        self._n_left_out = 0
 
     def configure_model(self) -> None:
         """Load deferred weights, and shard the policy if the strategy does; Lightning calls it in every stage."""
@@ -84,6 +89,29 @@ class PolicyModule(LightningModule):
         stored, own = checkpoint["state_dict"], self.state_dict()
         shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (stored, own)]
         refuse_other_model(*shapes)
+
+    # ---- rows --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def row_reader(self) -> RowReader:
+        """Says which rows the policy can be asked or learn from."""
+        policy = self.policy
+        ids = environment_ids(policy.tokenizer, policy.conversation.end_of_turn_id, policy.pad_id)
+        return RowReader(policy.conversation, ids)
+
+    def prepare_row(self, row: Sample) -> Sample:
+        """A row of a training batch, in a worker of the data; raises as `RowReader.question` to leave it out."""
+        return self.row_reader.question(row)
+
+    def _usable(self, batch: Sequence[Sample]) -> list[Sample]:
+        """The samples that the policy can be asked; a warning names each other one."""
+        usable = []
+        for sample in batch:
+            try:
+                usable.append(self.row_reader.question(sample))
+            except ConversationError as error:
+                warnings.warn(f"Left out a row. {error}", UserWarning, stacklevel=2)
+        return usable
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave samples and trajectories on the host; their tensors are made on the device."""
@@ -203,6 +231,9 @@ class PolicyModule(LightningModule):
         Lightning's own logging repeats the last value of a metric in every step that does not define it.
         """
         metrics: dict[str, float] = outputs["metrics"]
+        left_out = getattr(self.trainer.train_dataloader, "left_out", None)
+        if left_out is not None:
+            metrics["data/left_out"] = float(self.global_sum(torch.tensor(float(len(left_out)), device=self.device)))
         values = torch.tensor([*metrics.values()], dtype=torch.float32)
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
         trainer.callback_metrics.update(zip(metrics, values, strict=True))
@@ -240,13 +271,17 @@ class PolicyModule(LightningModule):
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def _evaluate(self, batch: list[Sample], batch_idx: int) -> StepOutput:
-        rollouts = self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        usable = self._usable(batch)
+        self._n_left_out += len(batch) - len(usable)
+        rollouts = self.roll_out(usable, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
         self.metrics.update(rollouts.trajectories, [breakdown for _, breakdown in rollouts.pairs])
         return {"rollouts": rollouts}
 
     def _log_evaluation(self, prefix: str) -> None:
         self.log_dict({f"{prefix}/{name}": value for name, value in self.metrics.compute().items()})
         self.metrics.reset()
+        self.log(f"data/left_out/{prefix}", float(self._n_left_out), sync_dist=True, reduce_fx="sum")
+        self._n_left_out = 0
 
     def validation_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out validation samples."""
@@ -266,7 +301,8 @@ class PolicyModule(LightningModule):
 
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[dict[str, Any]]:
         """The policy's answers to samples, in plain values."""
-        rollouts = self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        usable = self._usable(batch)
+        rollouts = self.roll_out(usable, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
         return [
             {
                 "id": trajectory.sample.id,

@@ -37,6 +37,7 @@ from modules.policy.quantized import quantize
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
+from modules.policy.vocabulary import environment_ids
 
 Part = Literal["vision", "projector", "language"]
 
@@ -173,10 +174,7 @@ class Network(nn.Module):
         """Tokens that only the environment writes: every special token but the end of the turn."""
         vocabulary = self.causal.lm_head.out_features
         is_banned_V = torch.zeros(vocabulary, dtype=torch.bool)
-        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        names |= {"<tool_response>", "</tool_response>"} & set(self.tokenizer.get_vocab())
-        ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names} | {self.pad_id}
-        for token_id in ids - {self.conversation.end_of_turn_id}:
+        for token_id in environment_ids(self.tokenizer, self.conversation.end_of_turn_id, self.pad_id):
             is_banned_V[token_id] = True
         is_banned_V[len(self.tokenizer) :] = True  # rows of the head that pad the vocabulary have no token
         return is_banned_V

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
@@ -15,6 +16,7 @@ from PIL import Image
 
 from cv_lightning.conversation import Conversation, format_answer, format_call
 from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.serving.policy_backend import QueuedReply
 from cv_lightning.serving.tool_loop import ToolLoop
 from cv_lightning.types import Sample, TokenSequence, ToolCall
 from sandbox import ToolExecutor
@@ -124,6 +126,30 @@ def test_code_is_confined(conversation: Conversation, executor: ToolExecutor) ->
     seen = choice.trajectory["turns"][0]["observation"]
     assert seen["status"] in ("error", "rejected")
     assert "root:" not in seen["text"]
+
+
+def test_a_client_that_leaves_ends_its_loop(
+    conversation: Conversation, executor: ToolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_second, has_left, ends = threading.Event(), threading.Event(), threading.Semaphore(0)
+    cancel = QueuedReply.cancel
+    monkeypatch.setattr(QueuedReply, "cancel", lambda reply: (cancel(reply), ends.release()))
+
+    def say(context: TokenSequence, seed: int) -> str:
+        if len(policy.contexts) == 2:
+            is_second.set()
+            assert has_left.wait(60)
+        return ANSWER if has_left.is_set() else TURN
+
+    policy = Spoken(conversation, say)
+    with serving(policy, ToolLoop(executor, max_turns=50), max_new_tokens=400) as (client, _):
+        stream = ask(client, stream=True)
+        assert is_second.wait(60)
+        stream.close()
+        assert all(ends.acquire(timeout=60) for _ in range(2)), "the first turn is over, the second cancelled"
+        has_left.set()
+        assert ask(client).choices[0].message.content == "64P"
+    assert len(policy.contexts) == 3, "there is no third turn of the first client"
 
 
 def test_n_answers_are_loops_of_their_own(conversation: Conversation, executor: ToolExecutor) -> None:
