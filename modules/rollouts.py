@@ -15,6 +15,7 @@ from modules.samplers.itself import Itself
 from modules.samplers.sampler import Sampler
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
+from sandbox.types import Exactness
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class RolloutConfig:
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
         device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
             if that is on an accelerator.
+        exactness: Of tool calls that run as tensors: "exact", or "close", see `sandbox.ToolExecutor`.
         limits: What one tool call may use.
     """
 
@@ -42,6 +44,7 @@ class RolloutConfig:
     lane: LaneName = "auto"
     limits: Limits = field(default_factory=Limits)
     device: str | None = None
+    exactness: Exactness = "exact"
 
     def __post_init__(self) -> None:
         if self.sequences_at_once < 0:
@@ -52,7 +55,7 @@ class RolloutConfig:
         device = self.device
         if device is None and self.lane in ("auto", "kornia") and policy_device.type != "cpu":
             device = str(policy_device)
-        return ToolExecutor(lane=self.lane, limits=self.limits, device=device)
+        return ToolExecutor(lane=self.lane, limits=self.limits, device=device, exactness=self.exactness)
 
 
 class Roller:
