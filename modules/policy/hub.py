@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,  # type: ignore[attr-defined]  # of the HTTP library, whatever its name
+    RepositoryNotFoundError,
+)
 
 from cv_lightning.errors import CheckpointError
 
