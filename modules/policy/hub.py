@@ -6,7 +6,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # type: ignore[attr-defined]  # of the HTTP library, whatever its name
+    HTTPError,  # type: ignore[attr-defined]
     RepositoryNotFoundError,
 )
 
