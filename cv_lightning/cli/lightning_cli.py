@@ -25,7 +25,7 @@ from cv_lightning.cli.compose import command_line_options, compose_command_line,
 from cv_lightning.cli.config_errors import explain
 from cv_lightning.cli.interrupt import CheckpointOnInterrupt
 from cv_lightning.console.quiet import is_quiet
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, CVLightningError
 
 #: `ckpt_path` values that Lightning resolves itself.
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
@@ -129,7 +129,8 @@ class ConfigReader(CLI):
 
 
 def _innermost(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+    """The first cause, or an error of ours on the way to it, which explains what caused it."""
+    while error.__cause__ is not None and not isinstance(error, CVLightningError):
         error = error.__cause__
     return error
 

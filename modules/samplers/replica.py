@@ -34,6 +34,7 @@ class Replica(Sampler):
         """Copy the structure; the weights follow."""
         super().attach(policy)
         dtype = self.dtype or policy.dtype
+        self.agrees = dtype == policy.dtype
         self._network = policy.companion(hollow(policy.model, dtype), dtype)
 
     @torch.no_grad()

@@ -17,6 +17,9 @@ class Sampler(ABC):
     to, so `speaking` must not wait for other ranks.
     """
 
+    #: Whether its log-probabilities are those that the policy gives, up to the order of sums.
+    agrees: bool = False
+
     def attach(self, policy: Policy) -> None:
         """Take note of the policy; it may have no weights yet."""
         self.policy = policy
