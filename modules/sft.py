@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from cv_lightning.conversation import parse_reply
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.types import TokenSequence, Trajectory
 from modules.base import PolicyModule, StepOutput
@@ -63,11 +62,16 @@ class SFTModule(PolicyModule):
             call = turn.reply.call
             if call is None or call.fault is not None or not turn.is_trained:
                 continue
-            read = parse_reply(turn.text, toolbox).call
+            read = self.policy.conversation.read_reply(turn.text, trajectory.images).call
             if read is None or read.fault is not None:
                 raise ConfigError(
                     f"Sample {trajectory.sample.id!r}: a turn calls {call.name!r}, which is no tool of the policy "
                     f"(toolbox: {toolbox.kind}). Give the policy and the data the same toolbox."
+                )
+            if read.code != call.code:
+                raise ConfigError(
+                    f"Sample {trajectory.sample.id!r}: a turn's box means {call.code!r} in the data and {read.code!r} "
+                    f"to the policy (coordinates: {toolbox.coordinates}). Give both the same toolbox."
                 )
 
     def _check_targets(self, trajectory: Trajectory, sequence: TokenSequence) -> None:
