@@ -4,15 +4,18 @@
 
 Warm-up, then interleaved rounds, so that a busy machine slows all ways alike. In a round every way makes a burst of
 calls, as the rollouts of a step do; those that begin after a rest make one call, as it is while a policy writes. Median
-and interquartile range in milliseconds; `x raw` divides medians, of what begins after a rest by raw after a rest. The
-mix runs on one core, trainer and workers together. The JSON names commit and hardware.
+and interquartile range in milliseconds; `x raw` divides medians, of what begins after a rest by raw after a rest.
+`cpu ms` is processor time of trainer and workers together, which a busy machine changes least (nan if workers end with
+the call); `taskset -c 0` keeps all on one core, as the mix is. The JSON names commit and hardware.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import math
 import os
 import platform
 import statistics
@@ -41,14 +44,27 @@ from sandbox.operations.program import ToolProgram  # noqa: E402
 CODE = "result = image.rotate(90, expand=True)"
 #: A call without a bound, which leaves the trainer by itself.
 MEDIAN = "result = image.filter(ImageFilter.MedianFilter(3))"
+#: The same for calls of OpenCV: mirrored borders have no bound.
+WARP = (
+    "m = np.array([[0.9, 0.1, 5], [-0.1, 0.9, 3]])\n"
+    "result = cv2.warpAffine(np.array(image), m, (image.width, image.height), borderMode=cv2.BORDER_REFLECT)"
+)
+#: The quarter in the middle, as large as the whole; the claim of it is proven.
+ZOOM = "result = image.crop({box}).resize({size}, Image.LANCZOS)"
 #: Name: (size, rounds, calls of a burst).
 SIZES = {"224 px": ((224, 224), 100, 10), "1 MP": ((1024, 1024), 30, 5), "12 MP": ((4096, 3072), 8, 2)}
 LIMITS = Limits(wall_s=30)
 
 #: These make one call after a rest in which forked workers become ready, as they do while a policy writes a turn.
 RESTED = {"raw, after a rest", "confined, episode, rested", "confined, fresh worker"}
+#: These end processes, whose time is then not known.
+ENDING = {"confined, fresh worker", "cold subprocess"}
 #: The raw call that a way is compared with, if that is not "raw".
-COMPARED = dict.fromkeys(RESTED, "raw, after a rest") | {"median, tool worker": "median, raw"}
+COMPARED = dict.fromkeys(RESTED, "raw, after a rest") | {
+    "median, tool worker": "median, raw",
+    "warp, tool worker": "warp, raw",
+    "zoom, confined": "zoom, raw",
+}
 #: Cold calls are slow, and need fewer rounds.
 MOST_COLD = 10
 
@@ -100,29 +116,62 @@ def once(executor: ToolExecutor, image: Image.Image, code: str = CODE) -> None:
         raise RuntimeError(observation.text)
 
 
-def summary(times_s: list[float]) -> dict[str, float]:
+def zoomed(image: Image.Image) -> Image.Image:
+    """What `ZOOM` makes."""
+    return image.crop(middle(image.size)).resize(image.size, Image.Resampling.LANCZOS)
+
+
+def middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The box of the quarter in the middle of an image of (width, height)."""
+    width, height = size
+    return width // 4, height // 4, width // 4 * 3, height // 4 * 3
+
+
+def warped(image: Image.Image) -> Image.Image:
+    """What `WARP` makes."""
+    matrix = np.array([[0.9, 0.1, 5], [-0.1, 0.9, 3]])
+    return Image.fromarray(cv2.warpAffine(np.array(image), matrix, image.size, borderMode=cv2.BORDER_REFLECT))
+
+
+def processor_ms(pid: int | None = None) -> float:
+    """Milliseconds of processor time of a process, this one by default, and of all that it started and that live."""
+    total = 0.0
+    with contextlib.suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0]) / 1e6
+            total += sum(processor_ms(int(child)) for child in (task / "children").read_text().split())
+    return total
+
+
+def summary(times_s: list[float], cpu_ms: list[float]) -> dict[str, float]:
     """Median, interquartile range and first decile in milliseconds; the last is the least disturbed."""
     times_ms = [1000 * value for value in times_s]
     lower, median, upper = statistics.quantiles(times_ms, n=4)
     decile = statistics.quantiles(times_ms, n=10, method="inclusive")[0]
-    return {"median_ms": median, "iqr_ms": upper - lower, "decile_ms": decile, "n": len(times_s)}
+    spent = statistics.median(cpu_ms)
+    return {"median_ms": median, "iqr_ms": upper - lower, "decile_ms": decile, "cpu_ms": spent, "n": len(times_s)}
 
 
 def interleaved(ways: dict[str, Callable[[], object]], rounds: int, burst: int) -> dict[str, dict[str, float]]:
     """Time every way in every round, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 2):
         for name, way in ways.items():
             if name == "cold subprocess" and number >= MOST_COLD:
                 continue
             if name in RESTED:
                 time.sleep(0.03)
-            for _ in range(1 if name in RESTED or name == "cold subprocess" else burst):
+            n_calls = 1 if name in RESTED or name == "cold subprocess" else burst
+            before = processor_ms()
+            for _ in range(n_calls):
                 start = time.perf_counter()
                 way()
                 if number >= 2:
                     times[name].append(time.perf_counter() - start)
-    return {name: summary(values) for name, values in times.items()}
+            if number >= 2:
+                spent[name].append((processor_ms() - before) / n_calls if name not in ENDING else math.nan)
+    return {name: summary(times[name], spent[name]) for name in ways}
 
 
 def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
@@ -135,17 +184,17 @@ def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
         closing(ToolWorkerLane(1, LIMITS)) as tools,
     ):
         for name, (size, rounds, burst) in SIZES.items():
-            image = noise(size)
+            image, zoom = noise(size), ZOOM.format(box=middle(size), size=size)
 
             def unread(image: Image.Image = image) -> None:
                 lift.cache_clear()
                 once(lifted, image)
 
-            def in_tool_worker(image: Image.Image = image) -> None:
-                program = lift(CODE, (image.size,))
+            def in_tool_worker(code: str, image: Image.Image = image) -> None:
+                program = lift(code, (image.size,))
                 if not isinstance(program, ToolProgram):
                     raise RuntimeError(str(program))
-                (seen,) = tools.run([Lifted(ToolRequest(CODE, [image]), program)])
+                (seen,) = tools.run([Lifted(ToolRequest(code, [image]), program)])
                 if seen is None or seen.status != "ok":
                     raise RuntimeError(str(seen))
 
@@ -153,9 +202,13 @@ def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
                 "raw": lambda image=image: image.rotate(90, expand=True),  # type: ignore[misc]
                 "lifted, code read anew": unread,
                 "lifted, code seen before": lambda image=image: once(lifted, image),  # type: ignore[misc]
-                "tool worker": in_tool_worker,
+                "tool worker": lambda: in_tool_worker(CODE),
+                "warp, raw": lambda image=image: warped(image),  # type: ignore[misc]
+                "warp, tool worker": lambda: in_tool_worker(WARP),
                 "median, raw": lambda image=image: image.filter(ImageFilter.MedianFilter(3)),  # type: ignore[misc]
-                "median, tool worker": lambda image=image: once(lifted, image, MEDIAN),  # type: ignore[misc]
+                "median, tool worker": lambda: in_tool_worker(MEDIAN),
+                "zoom, raw": lambda image=image: zoomed(image),  # type: ignore[misc]
+                "zoom, confined": lambda image=image, zoom=zoom: once(kept, image, zoom),  # type: ignore[misc]
                 "confined, episode worker": lambda image=image: once(kept, image),  # type: ignore[misc]
                 "raw, after a rest": lambda image=image: image.rotate(90, expand=True),  # type: ignore[misc]
                 "confined, episode, rested": lambda image=image: once(kept, image),  # type: ignore[misc]
@@ -260,14 +313,14 @@ def show(report: dict[str, Any]) -> None:
     for size, rows in report["lanes"].items():
         subprocess_ms = rows["cold subprocess"]["median_ms"]
         decile_heads = f"{'decile':>10}{'x raw':>8}{'+ ms':>8}"
-        out(f"{size:<28}{'median ms':>10}{'IQR':>9}{'x raw':>9}{'+ ms':>9}{'cold /':>9}{decile_heads}\n")
+        out(f"{size:<28}{'median ms':>10}{'IQR':>9}{'x raw':>9}{'+ ms':>9}{'cold /':>9}{decile_heads}{'cpu ms':>10}\n")
         for name, row in rows.items():
             unconfined = rows[COMPARED.get(name, "raw")]
             median, raw, raw_decile = row["median_ms"], unconfined["median_ms"], unconfined["decile_ms"]
             ratios = f"{median / raw:>9.2f}{median - raw:>9.3f}{subprocess_ms / median:>9.1f}"
             decile = row["decile_ms"]
             deciles = f"{decile:>10.3f}{decile / raw_decile:>8.2f}{decile - raw_decile:>8.3f}"
-            out(f"  {name:<26}{median:>10.3f}{row['iqr_ms']:>9.3f}{ratios}{deciles}\n")
+            out(f"  {name:<26}{median:>10.3f}{row['iqr_ms']:>9.3f}{ratios}{deciles}{row['cpu_ms']:>10.3f}\n")
         out("\n")
     raw_rate = report["mix per second"]["raw"]
     for name, rate in report["mix per second"].items():

@@ -28,6 +28,8 @@ _BRIDGE = "I look at the result."
 #: Settings that a server may not know, and their newer names; None leaves them out.
 _SETTINGS: Mapping[str, str | None] = {"temperature": None, "seed": None, "max_tokens": "max_completion_tokens"}
 
+#: 500: llama.cpp, if the chat template raises. A server that is busy (429, 503) refuses no form.
+_REFUSALS = (400, 422, 500)
 _REFUSED = re.compile(
     r"unsupported|(?:not|n't) (?:be )?support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|deprecated"
     r"|extra inputs|remove",
@@ -65,7 +67,7 @@ class Adaptation:
             else message
             for message in body["messages"]
         ]
-        adapted["messages"] = messages if self.tool_images == "tool" else _move_images(messages, self.tool_images)
+        adapted["messages"] = _place_images(messages, self.tool_images)
         return adapted
 
     def notes(self, body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -78,7 +80,7 @@ class Adaptation:
 
     def after(self, error: RequestError, body: Mapping[str, Any]) -> Adaptation | None:
         """The changes that a refusal of `body` asks for; None if it asks for none that were not tried."""
-        if error.status is None or error.is_too_long:
+        if error.status not in _REFUSALS or error.is_too_long:
             return None
         if _REFUSED.search(f"{error.code} {error}"):
             settings = {key for key in _SETTINGS.keys() & body.keys() if _names(error, key)}
@@ -124,8 +126,11 @@ def _shows_results(messages: Sequence[Mapping[str, Any]]) -> bool:
     return any(message["role"] == "tool" and isinstance(message["content"], list) for message in messages)
 
 
-def _move_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
-    """Images of tool results in a turn of the user behind all results of a turn; the tool's turns keep their texts."""
+def _place_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
+    """Messages with the images of tool results in their place: the tool's turn, or behind all results of a reply.
+
+    A tool's turn keeps its text. Servers refuse empty ones, so that the size of the image stands in for it.
+    """
     moved: list[Mapping[str, Any]] = []
     shown: list[Mapping[str, Any]] = []
 
@@ -139,9 +144,13 @@ def _move_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> li
         if message["role"] != "tool":
             show()
         elif isinstance(message["content"], list):
-            *rest, text = message["content"]
-            shown.extend(rest)
-            message = {**message, "content": text["text"]}
+            *images, last = message["content"]
+            if place == "tool":
+                message = {**message, "content": images + [last] * (last["text"] != "")}
+            else:
+                shown.extend(images)
+                sizes = "".join(part.get("text", "") for part in images).strip()
+                message = {**message, "content": last["text"] or sizes}
         moved.append(message)
     show()
     return moved

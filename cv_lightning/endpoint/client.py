@@ -108,11 +108,14 @@ class Endpoint:
         """
         if self._name is None:
             try:
-                self._name = str(self._fetch("/models")["data"][0]["id"])
+                name = self._fetch("/models")["data"][0]["id"]
             except RequestError as error:
                 raise EndpointError(f"{self.url}: {error}. Is the server running, and the address right?") from error
             except (LookupError, TypeError) as error:
                 raise EndpointError(f"{self.url}/models lists no model. Give the endpoint's `model`.") from error
+            if not isinstance(name, str):
+                raise EndpointError(f"{self.url}/models lists no name of a model. Give the endpoint's `model`.")
+            self._name = name
         return self._name
 
     def identity(self) -> dict[str, Any]:

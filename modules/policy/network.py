@@ -7,7 +7,7 @@ and its features are handed to all its placeholders: the gradient sums through t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
+from modules.policy.deferred import load_shards
 from modules.policy.families import image_processor, positions, repeated
 from modules.policy.image_patches import Patcher
 from modules.policy.precision import hold_masters, rounded_masters
@@ -32,8 +33,10 @@ from modules.policy.pretrained import (
     load_model,
     pad_id,
 )
+from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
+from modules.policy.vocabulary import environment_ids
 
 Part = Literal["vision", "projector", "language"]
 
@@ -57,7 +60,13 @@ class Network(nn.Module):
             and the tools are the same, or else the one that describes the tools.
         toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
             those that `source` was trained with, if its folder says, or else "code".
+        deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. The adapters of a
+            `source` are merged at once, into a whole model.
     """
+
+    #: Whether each process holds a part of every parameter.
+    is_sharded = False
 
     def __init__(
         self,
@@ -73,6 +82,7 @@ class Network(nn.Module):
         max_context_tokens: int = 32768,
         system_prompt: str | None = None,
         toolbox: Toolbox | ToolboxName | None = None,
+        deferred: bool = False,
     ) -> None:
         super().__init__()
         if (source is None) == (build is None):
@@ -80,13 +90,17 @@ class Network(nn.Module):
                 "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
             )
         self.dtype: torch.dtype = getattr(torch, dtype)
+        #: Where weights that are still missing come from.
+        self._awaited: str | None = None
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
             self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            self.model, self.tokenizer = load_model(str(source), self.dtype, attention)
+            deferred = deferred and not is_adapter(str(source))
+            self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
+            self._awaited = source if deferred else None
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
         self.patcher = Patcher(self.image_processor)
         freeze(self.model, frozen)
@@ -132,17 +146,26 @@ class Network(nn.Module):
         hold_masters(self.model, self.dtype)
 
     def rounded(self) -> AbstractContextManager[None]:
-        """Compute in `dtype`; open it around forward and backward pass, see `modules.policy.precision`."""
-        return rounded_masters(self.model, self.dtype)
+        """Compute in `dtype`; open it around forward and backward pass, see `modules.policy.precision`.
+
+        A sharded model does so by itself: what is gathered is in `dtype`.
+        """
+        return nullcontext() if self.is_sharded else rounded_masters(self.model, self.dtype)
+
+    def load_deferred(self, device: torch.device) -> None:
+        """Load the weights that `deferred` left out, on each process its part; does nothing if there are none."""
+        if self._awaited is None:
+            return
+        give_memory(self.model, device)
+        self.causal.tie_weights()
+        load_shards(self.causal, self._awaited)
+        self._awaited = None
 
     def _banned(self) -> Tensor:
         """Tokens that only the environment writes: every special token but the end of the turn."""
         vocabulary = self.causal.lm_head.out_features
         is_banned_V = torch.zeros(vocabulary, dtype=torch.bool)
-        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        names |= {"<tool_response>", "</tool_response>"} & set(self.tokenizer.get_vocab())
-        ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names} | {self.pad_id}
-        for token_id in ids - {self.conversation.end_of_turn_id}:
+        for token_id in environment_ids(self.tokenizer, self.conversation.end_of_turn_id, self.pad_id):
             is_banned_V[token_id] = True
         is_banned_V[len(self.tokenizer) :] = True  # rows of the head that pad the vocabulary have no token
         return is_banned_V

@@ -22,7 +22,7 @@ from sandbox.operations.program import ToolProgram
 from sandbox.types import Limits
 
 #: Pixels of a result from which on a second run costs more than the way around it.
-_LEAST = 1 << 16
+_LEAST = 1 << 14
 #: What `Image.rotate` calls `transpose` for.
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
@@ -68,7 +68,8 @@ _made: weakref.WeakSet[Postponed] = weakref.WeakSet()
 def can_be_left(operation: Operation, before: Size, after: Size) -> bool:
     """Whether the trainer runs such a call for a worker: only what is bounded by construction."""
     is_known = operation.name in ("orient", "Image.resize")
-    return is_known and fits_in_process(ToolProgram((operation,), sizes=(before, after)), before, Limits())
+    program = ToolProgram((operation,), sizes=(before, after))
+    return is_known and fits_in_process(program, before, Limits(), is_credited=False)
 
 
 def begin(images: Sequence[Image.Image]) -> None:
@@ -79,7 +80,7 @@ def begin(images: Sequence[Image.Image]) -> None:
 
 def end() -> None:
     """Let go of the images that the call was shown, of which variables may hold results to come."""
-    for pending in _made:
+    for pending in _made if _made else ():
         if _is_input(pending.source):
             pending.source = pending.source.copy()
     _inputs.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from sandbox.operations.program import ToolProgram
 if TYPE_CHECKING:
     from sandbox.confined.worker import Request
 
+#: Programs that were encoded, by identity: equal ones may differ in 1 and 1.0. `lift` gives the same object again.
+_encoded: dict[int, tuple[weakref.ref[ToolProgram], bytes]] = {}
+_MOST_ENCODED = 256
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 #: The classes that a program is made of, beside plain values and tuples.
 _CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table)}
@@ -25,7 +29,14 @@ _CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, 
 
 def encode(program: ToolProgram) -> bytes:
     """A program as bytes, without the text that it prints."""
-    return _dumps(_plain(replace(program, text="") if program.text else program)).encode()
+    known = _encoded.get(id(program))
+    if known is not None and known[0]() is program:
+        return known[1]
+    data = _dumps(_plain(replace(program, text="") if program.text else program)).encode()
+    if len(_encoded) >= _MOST_ENCODED:
+        _encoded.clear()
+    _encoded[id(program)] = weakref.ref(program), data
+    return data
 
 
 def _plain(value: Any) -> Any:

@@ -104,7 +104,7 @@ def _found(
     if claim is not None:
         source = claim.program.source
         start = as_rgb(images[chosen if source is None else source])
-        is_turn = [operation.name for operation in claim.program.operations] == ["orient"]  # it is not run
+        is_turn = [operation.name for operation in claim.program.operations] == ["orient"]  # it makes no image
         if is_turn or fits_in_process(claim.program, start.size, limits):
             outcome = run_here(lambda: _run(claim, start, result, last))
         elif run_elsewhere is not None:

@@ -16,13 +16,14 @@ CALL_NS = 5e6
 CREDIT_NS = 10.0
 
 
-def fits_in_process(program: ToolProgram, size: Size, limits: Limits) -> bool:
+def fits_in_process(program: ToolProgram, size: Size, limits: Limits, *, is_credited: bool = True) -> bool:
     """Whether a program is sure to end soon, with all its images within the limits of a result.
 
     Args:
         program: A program that was read.
         size: Size of the image that it starts from.
         limits: What a result may be.
+        is_credited: Whether its effects are looked for as well.
     """
     spent, before, n_seen = 0.0, size, 0
     for place, operation in enumerate(program.operations, 1):
@@ -38,4 +39,4 @@ def fits_in_process(program: ToolProgram, size: Size, limits: Limits) -> bool:
         spent += CALL_NS + (bound.ns + CREDIT_NS * OPERATIONS[operation.name].is_colour) * pixels
         before = after
     # If colours changed more than once, the rest runs again to see what of that is left.
-    return spent * (2 if n_seen > 1 else 1) + CREDIT_NS * before[0] * before[1] <= MAX_NS
+    return spent * (2 if n_seen > 1 else 1) + CREDIT_NS * before[0] * before[1] * is_credited <= MAX_NS

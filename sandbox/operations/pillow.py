@@ -90,11 +90,12 @@ def _is_near(values: Values, size: tuple[int, int]) -> bool:
     return bool(max(map(abs, values[0])) <= 2 * max(size))
 
 
-def _rows_resized(values: Values, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Pillow resizes the rows first, all that the box has."""
-    box = values[2]
-    rows = size[1] if box is None else min(size[1], math.ceil(box[3]) - math.floor(box[1]) + 8)
-    return ((values[0][0], rows),)
+def _resized_one_way(values: Values, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Pillow resizes the rows first, or the columns, whichever takes less: all that the box has of them."""
+    (width, height), box = values[0], values[2] or (0, 0, *size)
+    rows = min(size[1], math.ceil(box[3]) - math.floor(box[1]) + 8)
+    columns = min(size[0], math.ceil(box[2]) - math.floor(box[0]) + 8)
+    return (width, rows), (columns, height)
 
 
 _DRAWN = Bound(250, "Pillow walks along the whole shape, also where it leaves the image", holds=_is_near)
@@ -137,7 +138,7 @@ PILLOW_OPERATIONS: dict[str, Kind] = {
         tool="resize",
         after=resized,
         frame=resize_frame,
-        bound=Bound(40, between=_rows_resized),
+        bound=Bound(40, between=_resized_one_way),
     ),
     "Image.convert": _pillow_method(
         "convert",

@@ -15,9 +15,10 @@ import pytest
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.operations.bounds import fits_in_process
-from sandbox.operations.program import ToolProgram
+from sandbox.operations.program import ToolProgram, print_program
 from tests.sandbox.grammar import snippet
 from tests.sandbox.machine import need, noise
+from tests.sandbox.operations.edges import program
 
 CORPORA = Path(__file__).parent / "corpora"
 SNIPPETS = [part.strip("\n") for part in (CORPORA / "lanes.txt").read_text(encoding="utf-8").split("----\n")]
@@ -32,7 +33,9 @@ def confined() -> Iterator[ToolExecutor]:
         yield executor
 
 
-def breaks(codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int]) -> list[tuple[str, str, str]]:
+def breaks(
+    codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int], limits: Limits = LIMITS
+) -> list[tuple[str, str, str]]:
     """Snippets that lift and give something else in a lane than confined: code, and what each says.
 
     What the Pillow lane leaves to the confined one when it runs (NumPy would warn) counts for nothing.
@@ -42,7 +45,7 @@ def breaks(codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int]) 
     requests = [ToolRequest(code, shown, episode=f"{batch} {number}") for number, code in enumerate(codes)]
     expected = confined.execute(requests)
     found = []
-    for lane in (ToolExecutor(lane="pillow", limits=LIMITS), ToolExecutor(lane="kornia", device="cpu", limits=LIMITS)):
+    for lane in (ToolExecutor(lane="pillow", limits=limits), ToolExecutor(lane="kornia", device="cpu", limits=limits)):
         with lane:
             given = lane.execute(requests)
         found += [
@@ -104,6 +107,36 @@ def test_random_snippets(confined: ToolExecutor) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 40), (64, 64), (301, 203)], ids=str)
 def test_many_random_snippets(size: tuple[int, int], confined: ToolExecutor) -> None:
     check_random(range(1000, 3000), size, confined)
+
+
+#: Programs at the edges take long by design: one that passes this deadline in either lane says nothing.
+EDGE_LIMITS = Limits(wall_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def confined_at_edges() -> Iterator[ToolExecutor]:
+    need()
+    with ToolExecutor(lane="confined", workers=2, limits=EDGE_LIMITS, fresh="episode") as executor:
+        yield executor
+
+
+def check_edges(seeds: range, size: tuple[int, int], confined: ToolExecutor) -> None:
+    codes = lifting([print_program(program(random.Random(seed), size)) for seed in seeds], size)
+    assert len(codes) > len(seeds) // 4
+    found = breaks(codes, confined, size, EDGE_LIMITS)
+    assert [each for each in found if not any("timeout:" in seen for seen in each[1:])] == []
+
+
+def test_random_programs_at_the_edges(confined_at_edges: ToolExecutor) -> None:
+    check_edges(range(30), (17, 12), confined_at_edges)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(24 * 3600)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 199), (199, 1), (64, 64), (300, 200)], ids=str)
+def test_many_random_programs_at_the_edges(size: tuple[int, int], confined_at_edges: ToolExecutor) -> None:
+    for start in range(0, 17_000, 250):
+        check_edges(range(start, start + 250), size, confined_at_edges)
 
 
 ENDLESS = {

@@ -86,6 +86,7 @@ class Server:
 
     def __init__(self) -> None:
         self.replies: list[Reply] = [says(completion())]
+        self.listed: dict[str, Any] = {"data": [{"id": "listed"}]}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
@@ -94,7 +95,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                says(json.dumps({"data": [{"id": "listed"}]}).encode())(self)
+                says(json.dumps(outer.listed).encode())(self)
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -135,6 +135,7 @@ def test_calls_of_a_turn_are_executed_in_order_each_under_its_id(server: Server)
     assert [turn.text.startswith("I look.") for turn in trajectory.turns] == [True, False, False, False]
     first, second, third, shown = server.requests[1]["messages"][3:]
     assert [message["tool_call_id"] for message in (first, second, third)] == ["a", "b", "c"]
+    assert (first["content"], second["content"]) == ("image 1: 30 x 40", "image 2: 8 x 6")
     assert third["content"].startswith("line 1: "), "a call that fails is answered with words"
     assert [part["text"] for part in shown["content"] if part["type"] == "text"] == [
         "image 1: 30 x 40\n",
@@ -264,6 +265,9 @@ def test_images_are_where_the_option_says(server: Server, option: str, taken: li
     trajectory = one(solve(server, endpoint={"tool_images": option}))
     assert where(server.requests[1]) == taken
     assert trajectory.adapted == (), "what was asked for is no adaptation"
+    contents = [message["content"] for message in server.requests[1]["messages"]]
+    texts = [part["text"] for content in contents if isinstance(content, list) for part in content if "text" in part]
+    assert all(texts), "servers refuse empty texts"
 
 
 def test_several_images_follow_all_results(server: Server) -> None:
@@ -353,6 +357,13 @@ def test_a_wrong_value_is_no_unknown_setting(server: Server, message: str) -> No
     with pytest.raises(RequestError, match=re.escape(message)):
         server.endpoint().chat(HELLO, SETTINGS)
     assert len(server.requests) == 1
+
+
+def test_a_busy_server_refuses_no_form(server: Server) -> None:
+    server.replies = [says(completion(None, [call(TURN)])), says(error("Try again after 2 s, role: user"), 503)]
+    with pytest.warns(UserWarning, match="Try again after"):
+        assert solve(server, endpoint={"attempts": 2}) == [None]
+    assert len(server.requests) == 3
 
 
 def test_what_did_not_help_is_not_kept(server: Server) -> None:

@@ -206,6 +206,13 @@ def test_a_model_that_nobody_names_is_an_error_in_one_line() -> None:
         EndpointSolver(Endpoint("http://127.0.0.1:9/v1", attempts=1)).fingerprint()
 
 
+@pytest.mark.parametrize("listed", [{"data": []}, {"data": [{}]}, {"data": [{"id": None}]}, {"data": 7}, {}])
+def test_a_list_of_models_without_names_is_an_error_in_one_line(server: Server, listed: dict[str, Any]) -> None:
+    server.listed = listed
+    with pytest.raises(EndpointError, match="Give the endpoint's `model`"):
+        server.endpoint(model=None).chat(HELLO, SETTINGS)
+
+
 def test_extra_keys_come_and_null_keys_go(server: Server) -> None:
     endpoint = server.endpoint(extra={"reasoning_effort": "low", "temperature": None})
     endpoint.chat(HELLO, SETTINGS | {"tools": None})

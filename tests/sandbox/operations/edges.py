@@ -12,7 +12,8 @@ from PIL import Image
 from sandbox.geometry import Size
 from sandbox.images import check_size
 from sandbox.operations.arrays import Table
-from sandbox.operations.operation import State
+from sandbox.operations.operation import Operation, State
+from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 from sandbox.types import Limits
 
@@ -174,6 +175,17 @@ def _drawn(name: str, generator: random.Random, size: Size) -> tuple[Any, ...]:
     if name == "Image.transform":
         values[2] = values[2][: {0: 6, 1: 4, 2: 8, 3: 8}[values[1]]]
     return tuple(values)
+
+
+def program(generator: random.Random, size: Size) -> ToolProgram:
+    """One to three operations with values at the edges; whether they fit what comes before them is left to chance."""
+    operations = []
+    for _ in range(generator.randint(1, 3)):
+        name = generator.choice(sorted(OPERATIONS))
+        values = _drawn(name, generator, size)
+        if all(part.check(value) for part, value in zip(OPERATIONS[name].parameters, values, strict=True)):
+            operations.append(Operation(name, values))
+    return ToolProgram(tuple(operations))
 
 
 def calls(

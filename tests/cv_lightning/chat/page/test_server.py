@@ -29,9 +29,9 @@ HOSTILE = "<img src=x onerror=\"document.title='broken'\"><script>document.title
 SAYS_HOSTILE = format_answer(f"{HOSTILE} \u202e", HOSTILE)
 
 
-def data_url(image: Image.Image) -> str:
+def data_url(image: Image.Image, **options: Any) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", **options)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -93,6 +93,17 @@ def site(conversation: Conversation, executor: ToolExecutor) -> Iterator[Site]:
 
 
 QUESTION = {"question": "What?", "image": data_url(photo())}
+
+
+def test_a_photo_is_upright_as_its_exif_tag_says(site: Site) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    site.script.texts = [ANSWER]
+    stored = photo().resize((90, 60))
+    lines = site.ask(question="What?", image=data_url(stored, exif=exif))
+    (shown,) = [image for line in lines for image in line.get("images", {}).values()]
+    with Image.open(io.BytesIO(base64.b64decode(shown["uri"].partition(",")[2]))) as image:
+        assert image.convert("RGB").tobytes() == stored.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
 def test_an_answer_comes_in_lines_each_image_once(site: Site) -> None:
