@@ -109,6 +109,6 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
         return time * height * width // merged
 
     conversation = Conversation(
-        tokenizer, count_image_tokens, system_prompt, policy["max_context_tokens"], toolbox=tools
+        tokenizer, count_image_tokens, system_prompt, policy["max_context_tokens"], tools, patcher.target
     )
     return RowReader(conversation, environment_ids(tokenizer, conversation.end_of_turn_id, pad_id(tokenizer)))
