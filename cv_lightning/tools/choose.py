@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
+
+from jsonargparse import ArgumentParser
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.code import CODE_TOOLS, CodeTools
@@ -20,14 +23,19 @@ NAMED = NamedTools()
 MODELS: dict[str, type[ModelTool]] = {ReadCodes.name: ReadCodes, ReadText.name: ReadText}
 
 
-def make_toolbox(wanted: Toolbox | ToolboxName) -> Toolbox:
-    """The toolbox of a config.
+def make_toolbox(wanted: Toolbox | ToolboxName | Mapping[str, Any]) -> Toolbox:
+    """The toolbox of a config, also as its `class_path` and `init_args`.
 
     Raises:
         ConfigError: No toolbox has this name.
     """
     if isinstance(wanted, Toolbox):
         return wanted
+    if isinstance(wanted, Mapping):
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--toolbox", type=Toolbox)
+        made: Toolbox = parser.instantiate_classes(parser.parse_object({"toolbox": dict(wanted)})).toolbox
+        return made
     if wanted == "code":
         return CODE_TOOLS
     if wanted == "named":
