@@ -126,7 +126,7 @@ class Network(nn.Module):
             use_packed_attention(self.core.visual)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = Conversation(
-            self.tokenizer, self.count_image_tokens, system_prompt, max_context_tokens, toolbox=tools
+            self.tokenizer, self.count_image_tokens, system_prompt, max_context_tokens, tools, self.patcher.target
         )
         self.pad_id = pad_id(self.tokenizer)
         self.is_banned_V: Tensor
