@@ -165,20 +165,6 @@ def median_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return images_NCHW.clone() if side == 1 else in_strips(images_NCHW, side // 2, 2 * side * side, median)
 
 
-def _windows(images_NCHW: Tensor, side: int) -> Tensor:
-    """The neighbours of every pixel, [N, C, H, W, side * side]."""
-    margin = _around(side)
-    return bordered(images_NCHW, margin, margin, "edge").unfold(2, side, 1).unfold(3, side, 1).flatten(4)
-
-
-def rank_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.RankFilter`; Kornia has no ranks but the median."""
-    side, rank = values[0]
-    return in_strips(
-        images_NCHW, side // 2, 4 * side * side, lambda strip: _windows(strip, side).kthvalue(rank + 1).values
-    )
-
-
 def _extreme(images_NCHW: Tensor, shape: np.ndarray[Any, Any], times: int, *, is_least: bool) -> Tensor:
     """The least or greatest value under the kernel; what lies outside the image counts for nothing."""
     if shape.size == 1:

@@ -73,15 +73,26 @@ def _declines_close_resize(values: Values, state: State) -> str | None:
 
 
 def _declines_cv2_resize(values: Values, state: State) -> str | None:
-    return None if values[3] == 0 else PARTLY_DECLINED["cv2.resize"]
+    if values[3] != 0:
+        return PARTLY_DECLINED["cv2.resize"]
+    after = OPERATIONS["cv2.resize"].after(values, state).size
+    sides = zip(state.size, after, values[1:3], strict=True)
+    # OpenCV copies an image whose size stays; each axis is resized on its own here.
+    is_copied = values[0] is None and any(old == new and factor != 1 for old, new, factor in sides)
+    return "a factor that leaves a side as long as it was" if is_copied else None
 
 
 def _declines_close_cv2_resize(values: Values, state: State) -> str | None:
+    size, across, down, kind = values
+    if kind == 0:
+        return "the exact one does it"
     after = OPERATIONS["cv2.resize"].after(values, state).size
     if max(*state.size, *after) > opencv.MAX_SIDE:
         return f"a side of more than {opencv.MAX_SIDE} pixels"
-    is_mixed = values[3] == 3 and not (after[0] <= state.size[0] and after[1] <= state.size[1])
-    return "INTER_AREA of an image that grows along one axis" if is_mixed else None
+    is_mixed = kind == 3 and not (after[0] <= state.size[0] and after[1] <= state.size[1])
+    if is_mixed:
+        return "INTER_AREA of an image that grows"
+    return _declines_cv2_resize((size, across, down, 0), state)
 
 
 def _declines_gaussian(values: Values, state: State) -> str | None:
@@ -174,7 +185,7 @@ EXACT: dict[str, TensorKind] = {
     "Image.resize": TensorKind(moving.resize, declines=_declines_resize, growth=_overshoot),
     "ImageOps.pad": TensorKind(moving.pad, declines=_declines_pad, growth=_overshoot),
     **_rows(moving, {"Image.crop": "crop", "ImageOps.expand": "expand", "Image.paste": "paste"}, growth=_once),
-    "cv2.copyMakeBorder": TensorKind(moving.bordered, growth=_once),
+    "cv2.copyMakeBorder": TensorKind(moving.copy_border, growth=_once),
     "cv2.resize": TensorKind(moving.resize_opencv_nearest, declines=_declines_cv2_resize, growth=_once),
     **_rows(
         values,
@@ -225,7 +236,6 @@ EXACT: dict[str, TensorKind] = {
     },
     "ImageFilter.MedianFilter": TensorKind(filters.median_filter, "kornia.filters.median_blur", growth=_once),
     "cv2.medianBlur": TensorKind(filters.median_filter, "kornia.filters.median_blur", growth=_once),
-    "ImageFilter.RankFilter": TensorKind(filters.rank_filter, growth=_once),
     "ImageFilter.MinFilter": TensorKind(filters.extreme_filter(is_least=True), _MORPHOLOGY, growth=_once),
     "ImageFilter.MaxFilter": TensorKind(filters.extreme_filter(is_least=False), _MORPHOLOGY, growth=_once),
     "cv2.erode": TensorKind(filters.erode, _MORPHOLOGY, growth=_once),
@@ -310,6 +320,7 @@ DECLINED: dict[str, str] = {
     "cv2.fastNlMeansDenoising": "a search around every pixel: seconds, wherever it runs",
     "cv2.fastNlMeansDenoisingColored": "a search around every pixel: seconds, wherever it runs",
     "ImageFilter.ModeFilter": "counts of 256 values for every pixel",
+    "ImageFilter.RankFilter": "Kornia has no rank but the median",
     **dict.fromkeys(
         ("ImageDraw.rectangle", "ImageDraw.ellipse", "ImageDraw.line"), "a few strokes: no batch operation"
     ),
