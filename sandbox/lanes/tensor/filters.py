@@ -228,7 +228,11 @@ def _less(one: Tensor, other: Tensor) -> Tensor:
 
 def correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`cv2.filter2D`."""
-    weights = values[0][1].array
+    return _reflecting(images_NCHW, values[0][1].array)
+
+
+def _reflecting(images_NCHW: Tensor, weights: np.ndarray[Any, Any]) -> Tensor:
+    """Correlated, the border mirrored, in bytes."""
     padded = bordered(images_NCHW, _around(weights.shape[0]), _around(weights.shape[1]), "reflect")
     return to_bytes(correlated(padded, weights))
 
@@ -245,13 +249,7 @@ def _derivative_kernel(name: str, values: Values) -> np.ndarray[Any, np.dtype[np
 
 def derivative(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
     """`cv2.Sobel` or `cv2.Laplacian` in bytes."""
-
-    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-        weights = _derivative_kernel(name, values[0])
-        margin = _around(len(weights))
-        return to_bytes(correlated(bordered(images_NCHW, margin, margin, "reflect"), weights))
-
-    return call
+    return lambda images_NCHW, values: _reflecting(images_NCHW, _derivative_kernel(name, values[0]))
 
 
 def sum_of_weights(kernel: Table | None) -> float:

@@ -440,7 +440,7 @@ def assert_documented(name: str) -> None:
 #: One operation of each file, contract and kind of difference.
 SAMPLED = [
     *("orient", "Image.rotate", "Image.resize", "ImageOps.posterize", "ImageFilter.DETAIL", "ImageFilter.GaussianBlur"),
-    *("ImageFilter.UnsharpMask", "ImageFilter.RankFilter", "Image.transform", "cv2.resize", "cv2.GaussianBlur"),
+    *("ImageFilter.UnsharpMask", "ImageFilter.BoxBlur", "Image.transform", "cv2.resize", "cv2.GaussianBlur"),
     *("cv2.BGR2LAB", "cv2.filter2D", "cv2.createCLAHE", "cv2.warpAffine"),
 ]
 
@@ -459,9 +459,10 @@ def test_all_documented_differences_are_those_that_are_measured(name: str) -> No
 
 
 def test_the_table_has_a_row_for_each_operation() -> None:
-    assert [row[0] for row in rows_of("How close it is", 7)] == list(OPERATIONS)
-    counts = [sum(1 for row in rows_of("How close it is", 7) if float(row[column])) for column in (5, 6)]
-    text = (Path(__file__).parents[3] / "docs/kornia_lane.md").read_text(encoding="utf-8")
+    rows = [row for row in rows_of("How close it is", 7) if len(row) == 7]  # the table of files follows
+    assert [row[0] for row in rows] == list(OPERATIONS)
+    counts = [sum(1 for row in rows if float(row[column])) for column in (5, 6)]
+    text = " ".join((Path(__file__).parents[3] / "docs/kornia_lane.md").read_text(encoding="utf-8").split())
     assert f'"exact" does some calls of {counts[0]} operations, "close" of {counts[1]} (of {len(OPERATIONS)})' in text
 
 
