@@ -23,7 +23,7 @@ from cv_lightning.errors import ConversationError
 from cv_lightning.frames import view_question
 from cv_lightning.tools.code import CODE_TOOLS, SYSTEM_PROMPT
 from cv_lightning.tools.reply_text import ONE_ACTION, SHAPE, read_turn
-from cv_lightning.tools.toolbox import Toolbox
+from cv_lightning.tools.toolbox import Size, Toolbox, Units
 from cv_lightning.types import CODE_TOOL, Reply, Sample, TokenSequence, ToolCall, Trajectory, ViewedImage
 
 
@@ -44,12 +44,13 @@ def format_answer(reasoning: str, answer: str) -> str:
     return f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
 
 
-def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
+def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS, units: Units = ()) -> Reply:
     """Read an assistant turn, as `tools.reply_text` says. Calls and answers inside reasoning are neither.
 
     Args:
         text: The turn.
         toolbox: The tools that the policy has.
+        units: What its coordinates are worth (`Toolbox.units`).
 
     Returns:
         A call, an answer, or a fault that says what to write instead; never raises.
@@ -67,8 +68,39 @@ def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS) -> Reply:
     if answers:
         return Reply(answer=answers[0].strip())
     if calls:
-        return toolbox.read_content(calls[0].content) if calls[0].fault is None else Reply(fault=calls[0].fault)
+        return toolbox.read_content(calls[0].content, units) if calls[0].fault is None else Reply(fault=calls[0].fault)
     return Reply(fault="The turn holds neither <tool_call>...</tool_call> nor <answer>...</answer>.", is_silent=True)
+
+
+def announce_images(parts: Sequence[str | Image.Image], n_before: int = 0) -> list[str | Image.Image]:
+    """Put a line with its index and size before each image: `image 0: 3840 x 2160`.
+
+    Args:
+        parts: Texts and images in order.
+        n_before: Images of the conversation before them.
+
+    Returns:
+        Texts and images; no text follows another.
+    """
+    announced: list[str | Image.Image] = []
+    for part in parts:
+        text = part
+        if not isinstance(part, str):
+            text = announcement(n_before, part.size)
+            n_before += 1
+        if announced and isinstance(announced[-1], str) and isinstance(text, str):
+            gap = "" if text is part or announced[-1].endswith("\n") else "\n"
+            announced[-1] += gap + text
+        else:
+            announced.append(text)
+        if text is not part:
+            announced.append(part)
+    return announced
+
+
+def announcement(index: int, size: Size) -> str:
+    """The line before an image of a size (width, height) in pixels."""
+    return f"image {index}: {size[0]} x {size[1]}\n"
 
 
 class Tokenizer(Protocol):
@@ -94,6 +126,7 @@ class Conversation:
         system_prompt: Text of the system turn.
         max_context_tokens: Longest sequence; an observation that would pass it is not appended.
         toolbox: The tools that the policy may call.
+        seen_size: (width, height) of an image -> the size at which the policy sees it.
     """
 
     tokenizer: Tokenizer
@@ -101,6 +134,7 @@ class Conversation:
     system_prompt: str = SYSTEM_PROMPT
     max_context_tokens: int = 32768
     toolbox: Toolbox = CODE_TOOLS
+    seen_size: Callable[[Size], Size] | None = None
     _encoded: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -148,8 +182,15 @@ class Conversation:
         system = self.tokenizer.encode(f"system\n{prompt}", add_special_tokens=False)
         return [self._start_id, *system, self.end_of_turn_id]
 
-    def user_turn(self, parts: Sequence[str | Image.Image]) -> list[int]:
-        """A user turn of texts and images, after another turn; markup written inside a text stays plain text."""
+    def user_turn(self, parts: Sequence[str | Image.Image], n_before: int = 0) -> list[int]:
+        """A user turn of texts and images, after another turn; markup written inside a text stays plain text.
+
+        Args:
+            parts: Texts and images in order.
+            n_before: Images of the conversation before them.
+        """
+        if self.toolbox.announces:
+            parts = announce_images(parts, n_before)
         ids = [*self._encode("\n"), self._start_id, *self._encode("user\n")]
         for part in parts:
             ids += self._encode(part) if isinstance(part, str) else self._image(part)
@@ -164,6 +205,11 @@ class Conversation:
         kept = ids[:-1] if ids and ids[-1] == self.end_of_turn_id else ids
         return self.tokenizer.decode(kept, skip_special_tokens=False)
 
+    def read_reply(self, text: str, images: Sequence[ViewedImage]) -> Reply:
+        """Read a turn about some images: `parse_reply` with the policy's tools and coordinates."""
+        units = self.toolbox.units([viewed.image.size for viewed in images], self.seen_size)
+        return parse_reply(text, self.toolbox, units)
+
     def append_observation(self, tokens: TokenSequence, text: str, image: ViewedImage | None) -> bool:
         """Append a tool response and open the next assistant turn.
 
@@ -176,7 +222,10 @@ class Conversation:
                 f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False
             )
         else:
-            ids += self.tokenizer.encode("<tool_response>\n", add_special_tokens=False)
+            opening = "<tool_response>\n"
+            if self.toolbox.announces:
+                opening += announcement(len(tokens.images), image.image.size)
+            ids += self.tokenizer.encode(opening, add_special_tokens=False)
             ids += self._image(image.image)
             ids += self.tokenizer.encode(f"{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
         ids += [self.end_of_turn_id, *self.opening()]
@@ -199,7 +248,8 @@ class Conversation:
         is_open = tokens.ids[-len(opening) :] == opening  # nothing was said in the last turn
         closing = [] if is_open or tokens.ids[-1] == self.end_of_turn_id else [self.end_of_turn_id]
         n_kept = len(tokens) - len(opening) * is_open
-        ids = [*closing, *self.user_turn([*(viewed.image for viewed in images), question]), *opening]
+        parts: list[str | Image.Image] = [*(viewed.image for viewed in images), question]
+        ids = [*closing, *self.user_turn(parts, len(tokens.images)), *opening]
         if n_kept + len(ids) >= self.max_context_tokens:
             return False
         del tokens.ids[n_kept:], tokens.is_trained[n_kept:], tokens.logprobs[n_kept:]

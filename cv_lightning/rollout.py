@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cv_lightning.conversation import Conversation, parse_reply
+from cv_lightning.conversation import Conversation
 from cv_lightning.frames import view_result
 from cv_lightning.types import Group, Reply, Sample, StopReason, TokenSequence, ToolCall, Trajectory, Turn
 from sandbox import Observation, ToolRequest
@@ -143,7 +143,7 @@ def append_reply(trajectory: Trajectory, completion: Completion, conversation: C
     """Append a sampled turn that took `seconds`, read; it may end the trajectory."""
     trajectory.tokens.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
     text = conversation.decode_reply(completion.ids)
-    reply = parse_reply(text, conversation.toolbox)
+    reply = conversation.read_reply(text, trajectory.images)
     trajectory.turns.append(Turn(text, reply, wall_s=seconds))
     trajectory.stop_reason = end_after(reply, completion.is_finished)
 

@@ -71,8 +71,8 @@ class GRPOModule(PolicyModule):
         group_size: Trajectories of each prompt, G.
         policy_gradient: Which policy gradient.
         sampler_correction: How tokens are weighted if the sampler's log-probabilities differ from the trainer's, as
-            those of another precision or an engine do; None takes the sampler's as the trainer's. With more than one
-            optimizer step it costs a forward pass.
+            those of another precision or an engine do. None is none for a sampler that agrees with the policy, and
+            the defaults for any other. With more than one optimizer step it costs a forward pass.
         truncated: What is learned from rollouts that were cut off (`max_tokens`, `context_full`): "all",
             "whole_replies" (not the reply that was cut off) or "nothing" (DAPO's overlong filter). Their rewards count
             in the group's mean in any case.
@@ -121,6 +121,8 @@ class GRPOModule(PolicyModule):
                 raise ConfigError(f"{name}: expected 0 or more but got {value}")
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
+        if sampler_correction is None and not self._roller.sampler.agrees:
+            sampler_correction = SamplerCorrection()
         self.sampler_correction = sampler_correction
         self.truncated: Truncated = truncated
         self.minibatches = minibatches
@@ -175,6 +177,7 @@ class GRPOModule(PolicyModule):
             for index, group, of_group in zip(flat, again.groups, again.breakdowns, strict=True):
                 groups[index], breakdowns[index] = group, of_group
             rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
+        self._roller.rest()
         return rollouts
 
     def _sampling_seed(self, attempt: int) -> int:

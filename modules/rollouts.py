@@ -25,8 +25,8 @@ class RolloutConfig:
     Attributes:
         max_turns: Assistant turns of a trajectory.
         max_new_tokens: Longest turn, in tokens.
-        sequences_at_once: Trajectories whose keys and values are held at once, rounded to whole groups; 0 samples all
-            of a batch together, which is fastest.
+        sequences_at_once: Trajectories whose keys and values are held at once, at most; 0 samples all of a batch
+            together, which is fastest. Groups stay whole unless one alone is larger.
         temperature: Softmax temperature in training.
         evaluation_temperature: The same in validation and test; 0 takes the most probable token.
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
@@ -82,16 +82,28 @@ class Roller:
         """Sample `group_size` trajectories of each sample."""
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
-        at_once = max(1, (self.config.sequences_at_once or len(samples) * group_size) // group_size)
+        at_once = self.config.sequences_at_once or len(samples) * group_size
+        n_groups = max(1, at_once // group_size)
         groups: list[Group] = []
         with self.sampler.speaking() as policy:
-            for start in range(0, len(samples), at_once):
-                # The multiplier keeps the seeds of parts away from those of other steps and ranks.
-                part_seed = (seed + start * 0x9E3779B97F4A7C15) % 2**63
-                sampling = Sampling(temperature, self.config.max_new_tokens, part_seed)
-                part = samples[start : start + at_once]
-                groups += roll_out(part, policy, self._executor, sampling, group_size, self.config.max_turns)
+            for first in range(0, len(samples), n_groups):
+                part = samples[first : first + n_groups]
+                pieces: list[list[Group]] = []
+                for done in range(0, group_size, at_once):
+                    # The multiplier keeps the seeds of parts away from those of other steps and ranks.
+                    part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
+                    sampling = Sampling(temperature, self.config.max_new_tokens, part_seed)
+                    size = min(at_once, group_size - done)
+                    pieces.append(roll_out(part, policy, self._executor, sampling, size, self.config.max_turns))
+                groups += [
+                    Group(sample, [trajectory for group in of_sample for trajectory in group.trajectories])
+                    for sample, *of_sample in zip(part, *pieces, strict=True)
+                ]
         return groups
+
+    def rest(self) -> None:
+        """Give back what only rollouts need on the device."""
+        self.sampler.rest()
 
     def close(self) -> None:
         """End the tool's workers, and give back what the sampler holds."""

@@ -46,6 +46,7 @@ INCLUDED = [
     *(EXPERIMENTS / "shared").glob("*.yaml"),
     *EXPERIMENTS.glob("*/shared.yaml"),
     *EXPERIMENTS.glob("paper/*.yaml"),
+    *EXPERIMENTS.glob("lora/*.yaml"),
 ]
 OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
@@ -122,6 +123,27 @@ def test_config_trains_and_tests(
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_adapters_over_four_bits_train_and_test(
+    stage: str, small_policies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra qlora")
+    monkeypatch.chdir(tmp_path)
+    path = EXPERIMENTS / "qwen3_vl_8b" / f"{stage}.yaml"
+    config = composed(path, EXPERIMENTS / "lora" / "24gb.yaml")
+    arguments = ["--config", str(path), "--config", str(EXPERIMENTS / "lora" / "24gb.yaml"), "--run_folder=runs/small"]
+    arguments += [*ONE_PROCESS, *shrunk(config), *small_world(config)]
+    cli = run_command(["fit", *arguments, f"--{POLICY}.source={small_policies['qwen3_vl']}"])
+    assert cli.trainer.global_step == 2
+    assert cli.model.policy.causal.is_loaded_in_4bit
+    trained = [name for name, parameter in cli.model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all("lora_" in name and "language_model" in name for name in trained)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    exported = Policy(f"runs/small/{stage}/policy")
+    assert not exported.is_lora
 
 
 def test_named_tools_from_nothing_to_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

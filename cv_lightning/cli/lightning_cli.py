@@ -25,7 +25,7 @@ from cv_lightning.cli.compose import command_line_options, compose_command_line,
 from cv_lightning.cli.config_errors import explain
 from cv_lightning.cli.interrupt import CheckpointOnInterrupt, resume_checkpoint
 from cv_lightning.console.quiet import is_quiet
-from cv_lightning.errors import ConfigError, TrainingError
+from cv_lightning.errors import ConfigError, CVLightningError, TrainingError
 
 #: `ckpt_path` values that Lightning resolves itself.
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
@@ -140,7 +140,8 @@ class ConfigReader(CLI):
 
 
 def _innermost(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+    """The first cause, or an error of ours on the way to it, which explains what caused it."""
+    while error.__cause__ is not None and not isinstance(error, CVLightningError):
         error = error.__cause__
     return error
 
@@ -191,6 +192,7 @@ _HARMLESS = (
     "The '.*_dataloader' does not have many workers",
     "Experiment logs directory .* exists and is not empty",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "`is_gradient_checkpointing` is deprecated",  # PEFT asks for it
     "You have overridden `transfer_batch_to_device` in `LightningModule` but have passed in a `LightningDataModule`",
 )
 
@@ -200,6 +202,7 @@ def ignore_harmless() -> None:
     for beginning in _HARMLESS:
         warnings.filterwarnings("ignore", beginning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a faster kernel for CPUs that nobody asked for
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

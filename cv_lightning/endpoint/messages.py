@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from cv_lightning.conversation import escape_markup, parse_reply
+from cv_lightning.conversation import announcement, escape_markup, parse_reply
 from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.reply_text import ONE_ACTION, join_calls, read_turn, write_call
-from cv_lightning.tools.toolbox import Toolbox
+from cv_lightning.tools.toolbox import Size, Toolbox, Units
 from cv_lightning.types import Reply, Sample
 from sandbox import Observation
 
@@ -120,8 +120,9 @@ class Dialogue:
         self.toolbox = toolbox
         self.messages: list[dict[str, Any]] = []
         self._encoding = encoding
-        self._announces_sizes = announces_sizes
-        self._n_images = self._n_calls = 0
+        self._announces_sizes = announces_sizes or toolbox.announces
+        self._sizes: list[Size] = []
+        self._n_calls = 0
         self._open_ids: list[str] = []
         if system_prompt:
             self.messages.append({"role": "system", "content": system_prompt})
@@ -137,8 +138,8 @@ class Dialogue:
 
     def _show(self, image: Image.Image) -> list[dict[str, Any]]:
         shown = {"type": "image_url", "image_url": {"url": self._encoding.data_url(image)}}
-        announced = _text(f"image {self._n_images}: {image.width} x {image.height}\n")
-        self._n_images += 1
+        announced = _text(announcement(len(self._sizes), image.size))
+        self._sizes.append(image.size)
         return [announced, shown] if self._announces_sizes else [shown]
 
     def append_reply(self, chat: ChatReply) -> list[tuple[str, Reply]]:
@@ -153,6 +154,7 @@ class Dialogue:
         content = message.get("content")
         is_given = isinstance(content, str | list)
         message |= {"role": "assistant", "content": content if is_given else chat.text or (None if chat.calls else "")}
+        units = self.toolbox.units(self._sizes)
         if chat.calls:
             self._open_ids = self._ids_of(chat)
             given = message.get("tool_calls") or [{}] * len(chat.calls)
@@ -162,8 +164,8 @@ class Dialogue:
             ]
         self.messages.append(message)
         if chat.calls:
-            return _read_calls(chat, self.toolbox)
-        reply = parse_reply(chat.text, self.toolbox)
+            return _read_calls(chat, self.toolbox, units)
+        reply = parse_reply(chat.text, self.toolbox, units)
         if reply.is_silent and self.mode != "text":
             said = read_turn(chat.text).words.strip()
             reply = Reply(answer=said) if said else reply
@@ -198,12 +200,12 @@ def _functions(chat: ChatReply) -> list[dict[str, str]]:
     return [{"name": name, "arguments": arguments} for _, name, arguments in chat.calls]
 
 
-def _read_calls(chat: ChatReply, toolbox: Toolbox) -> list[tuple[str, Reply]]:
+def _read_calls(chat: ChatReply, toolbox: Toolbox, units: Units) -> list[tuple[str, Reply]]:
     answers_too = parse_reply(chat.text).answer is not None
     read = []
     for number, (_, name, arguments) in enumerate(chat.calls):
         payload = write_call(name, arguments).removeprefix("<tool_call>").removesuffix("</tool_call>")
-        reply = Reply(fault=_TOO_MANY) if number >= MAX_CALLS else toolbox.read(payload)
+        reply = Reply(fault=_TOO_MANY) if number >= MAX_CALLS else toolbox.read(payload, units)
         text = join_calls("" if number else chat.text, [(name, arguments)])
         read.append((text, Reply(fault=ONE_ACTION) if answers_too else reply))
     return read

@@ -82,6 +82,7 @@ class EndpointSolver(Solver):
         self.endpoint = endpoint
         self.mode: ToolMode = tools
         self.toolbox = make_toolbox(toolbox)
+        self.toolbox.units(())  # refuses coordinates of images as a policy here sees them
         self.system_prompt = default_prompt(tools, self.toolbox) if system_prompt is None else system_prompt
         self.announces_sizes = tools == "native" if announce_sizes is None else announce_sizes
         self.max_turns = max_turns

@@ -147,6 +147,7 @@ def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
     """The model of a config in numbers, and where its shapes come from in words."""
     from cv_lightning.planning.model_size import measure
     from modules.policy.outline import outline
+    from modules.policy.quantized import BYTES_PER_WEIGHT
     from modules.policy.tiny import TinyConfig
 
     start, exporters = starting_point(parsed.policy, arguments)
@@ -154,7 +155,9 @@ def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
     given = {**parsed.policy, "source": start["source"], "build": None if build is None else TinyConfig(**build)}
     made = outline(**given)
     origin = "".join(f"{path}, which is not there yet, comes from {config}; " for path, config in exporters)
-    size = measure(made.model, made.config, made.dtype.itemsize, made.is_lora, _optimizer_bytes(made.model, parsed))
+    of_optimizer = _optimizer_bytes(made.model, parsed)
+    of_quantized = BYTES_PER_WEIGHT if parsed.policy.get("quantization") else None
+    size = measure(made.model, made.config, made.dtype.itemsize, made.is_lora, of_optimizer, of_quantized)
     return size, f"{origin}{made.origin}"
 
 
@@ -221,15 +224,16 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
     group_size = model.get("group_size", 0)
     devices = options.devices or _number(parsed.trainer.get("devices")) * parsed.trainer.get("num_nodes", 1)
     epochs = model.get("epochs", 1)
+    strategy = parsed.trainer.get("strategy", "auto")
     tokens = min(options.tokens or policy["max_context_tokens"], policy["max_context_tokens"])
     turns = rollout.get("max_turns", 4)
     steps = parsed.trainer.get("max_steps", -1)
     work = Workload(
         devices=devices,
-        strategy=_name(parsed.trainer.get("strategy", "auto")),
-        shards=_shards(parsed.trainer.get("strategy"), devices, is_given=options.devices is None),
+        strategy=_name(strategy),
+        shards=devices if _name(strategy) == "ShardedStrategy" else 1,
         has_replica=bool(group_size) and _name(model.get("sampler")) == "Replica",
-        keeps_whole_gradients=False,
+        keeps_whole_gradients=not _options(strategy).get("reduce_each_micro_batch", False),
         batch_size=parsed.data.get("batch_size", 64),
         group_size=group_size,
         sequences_at_once=rollout.get("sequences_at_once", 0),
@@ -261,12 +265,9 @@ def _name(given: Any) -> str:
     return str(given["class_path"].rpartition(".")[2] if isinstance(given, dict) else given)
 
 
-def _shards(strategy: Any, devices: int, is_given: bool) -> int:
-    """Devices that share the weights: all, or as many as a `ModelParallelStrategy` says if the config gives them."""
-    if not _name(strategy).endswith("ModelParallelStrategy"):
-        return 1
-    size = (strategy.get("init_args") or {}).get("data_parallel_size") if isinstance(strategy, dict) else None
-    return int(size) if is_given and isinstance(size, int) else devices
+def _options(given: Any) -> dict[str, Any]:
+    """`init_args` of a class; none if it is given by name."""
+    return (given.get("init_args") or {}) if isinstance(given, dict) else {}
 
 
 def _source(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,12 +67,14 @@ def memory(size: ModelSize, work: Workload) -> Memory:
     held = sum(parts[name] for name in _STATES)
     phases = {name: held + parts["weights"] + n_bytes for name, n_bytes in of_batch.items()}
     phases["update"] += parts["gradients"]
+    if work.group_size:
+        phases["rollout"] += parts["replica"]  # freed before the update
     phases["optimizer step"] = held + share(size.frozen_bytes) + parts["gradients"] + parts["optimizer's copies"]
     return Memory(parts, phases, of_batch)
 
 
 #: What a step holds from its beginning to its end.
-_STATES = ("masters", "optimizer states", "gradient buckets", "reference", "replica")
+_STATES = ("masters", "optimizer states", "gradient buckets", "reference")
 
 
 def _shares(shards: int) -> Callable[[int], int]:

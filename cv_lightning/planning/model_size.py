@@ -104,7 +104,14 @@ class ModelSize:
         return int(norms + size * (4 * vision.hidden_size + (4 if is_gated else 2) * vision.intermediate_size))
 
 
-def measure(model: nn.Module, config: Any, compute_bytes: int, is_lora: bool, optimizer_bytes: int) -> ModelSize:
+def measure(
+    model: nn.Module,
+    config: Any,
+    compute_bytes: int,
+    is_lora: bool,
+    optimizer_bytes: int,
+    quantized_bytes: float | None = None,
+) -> ModelSize:
     """Count a network's parameters; it may be on the meta device.
 
     Args:
@@ -113,6 +120,7 @@ def measure(model: nn.Module, config: Any, compute_bytes: int, is_lora: bool, op
         compute_bytes: Bytes of a number in the dtype that it computes in.
         is_lora: Whether it is trained through adapters.
         optimizer_bytes: Bytes of the optimizer's states.
+        quantized_bytes: Bytes of a weight of the decoder's frozen matrices if they are quantised.
     """
     parts = {name: PartSize() for name in PARTS}
     in_products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)}
@@ -130,6 +138,8 @@ def measure(model: nn.Module, config: Any, compute_bytes: int, is_lora: bool, op
             part.n_trained += n
             part.n_trained_products += n * is_product
             master_bytes += n * parameter.element_size()
+        elif quantized_bytes is not None and is_product and layer and layer[1] == "layers":
+            frozen_bytes += round(n * quantized_bytes)
         else:
             frozen_bytes += n * parameter.element_size()
     shapes = (config.text_config, config.vision_config)

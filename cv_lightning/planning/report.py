@@ -108,6 +108,7 @@ def _advice(size: ModelSize, work: Workload, limit: float) -> Iterator[str]:
 def _value(name: str, work: Workload) -> Any:
     return {
         "policy.gradient_checkpointing": "true",
+        "trainer.strategy.reduce_each_micro_batch": "true",
         "model.micro_batch_size": work.micro_batch_size,
         "model.rollout.sequences_at_once": work.sequences_at_once,
         "policy.max_context_tokens": work.tokens,
@@ -117,9 +118,12 @@ def _value(name: str, work: Workload) -> Any:
 #: Values that make a step smaller, cheapest first, and one step towards less of each.
 _CHANGES: dict[str, Callable[[Workload, ModelSize], Workload]] = {
     "policy.gradient_checkpointing": lambda work, _: replace(work, gradient_checkpointing=True),
+    "trainer.strategy.reduce_each_micro_batch": lambda work, _: (
+        replace(work, keeps_whole_gradients=False) if work.is_sharded else work
+    ),
     "model.micro_batch_size": lambda work, _: replace(work, micro_batch_size=max(1, work.rows // 2)),
     "model.rollout.sequences_at_once": lambda work, _: replace(
-        work, sequences_at_once=max(work.group_size, work.sampled_together // 2)
+        work, sequences_at_once=max(1, work.sampled_together // 2) if work.group_size else 0
     ),
     "policy.max_context_tokens": lambda work, size: work.with_tokens(max(1024, work.tokens // 2), size),
 }

@@ -24,7 +24,7 @@ class Workload:
         strategy: Lightning's name of the strategy.
         shards: Devices that hold a share of every weight each; 1 if each holds all of them.
         has_replica: Whether rollouts are sampled by a whole copy beside the shards.
-        keeps_whole_gradients: Whether sharded gradients are summed over micro-batches before ranks exchange them.
+        keeps_whole_gradients: Whether each device sums up whole gradients before they are exchanged and sharded.
         batch_size: Prompts, or recorded conversations.
         group_size: Trajectories of each prompt; 0 if nothing is rolled out (SFT).
         sequences_at_once: Trajectories that are sampled together; 0 for all of a step.
@@ -70,10 +70,11 @@ class Workload:
 
     @property
     def sampled_together(self) -> int:
-        """Trajectories whose keys and values are held at once: whole groups."""
-        if not self.group_size or not self.sequences_at_once:
+        """Trajectories whose keys and values are held at once: whole groups, unless one alone is larger."""
+        at_once = self.sequences_at_once
+        if not self.group_size or not at_once or at_once >= self.batch_size * self.group_size:
             return self.batch_size * self.group_size
-        return min(self.batch_size, max(1, self.sequences_at_once // self.group_size)) * self.group_size
+        return min(at_once, max(1, at_once // self.group_size) * self.group_size)
 
     @property
     def is_sharded(self) -> bool:
@@ -87,7 +88,7 @@ class Workload:
 
     def sharded(self) -> Workload:
         """The same step with a share of the weights on each device, as `experiments/sharded.yaml` makes it."""
-        return replace(self, shards=self.devices, has_replica=self.group_size > 0, keeps_whole_gradients=False)
+        return replace(self, shards=self.devices, has_replica=self.group_size > 0, keeps_whole_gradients=True)
 
     @property
     def rows(self) -> int:

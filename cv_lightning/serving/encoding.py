@@ -123,7 +123,7 @@ class ChatEncoder:
     def _append(self, tokens: TokenSequence, message: Message) -> None:
         observation = _as_observation(message)
         if observation is None:
-            tokens.append(self.conversation.user_turn(message.parts), is_trained=False)
+            tokens.append(self.conversation.user_turn(message.parts, len(tokens.images)), is_trained=False)
             tokens.append(self.conversation.opening(), is_trained=False)
             tokens.images.extend(map(ViewedImage, message.images))
             return

@@ -62,7 +62,7 @@ class CodeTool:
 
     def call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
         """Run a call; what is wrong with it is a result that says so."""
-        reply = CODE_TOOLS.read_own(name, arguments)
+        reply = CODE_TOOLS.read_own(name, arguments, units=())
         if reply.call is None:
             return _refusal(reply.fault or "")
         try:

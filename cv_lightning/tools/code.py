@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cv_lightning.tools.toolbox import IMAGE_INDEX, WHICH_IMAGE, Toolbox
+from cv_lightning.tools.toolbox import IMAGE_INDEX, WHICH_IMAGE, Toolbox, Units
 from cv_lightning.types import CODE_TOOL, Reply, ToolCall
 
 #: The tool as `tools` of an OpenAI-compatible request name it.
@@ -46,7 +46,7 @@ class CodeTools(Toolbox):
         """The code tool."""
         return [CODE_SCHEMA]
 
-    def read_own(self, name: Any, arguments: dict[str, Any]) -> Reply:
+    def read_own(self, name: Any, arguments: dict[str, Any], units: Units) -> Reply:
         """A call of the code tool."""
         if name != CODE_TOOL:
             known = ", ".join(map(repr, self.names))

@@ -7,14 +7,14 @@ effects, rewards and records are the same for both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
 from cv_lightning.tools.parameters import ToolParameter, choice, integer, number, region, shown
-from cv_lightning.tools.toolbox import Toolbox, function_schema, read_checked
+from cv_lightning.tools.toolbox import Coordinates, Toolbox, Units, function_schema, read_checked
 from cv_lightning.types import Reply, ToolCall
 
 
@@ -108,23 +108,36 @@ NAMED_TOOLS: dict[str, NamedTool] = {
 }
 
 
+#: The box of `crop` in coordinates that are not pixels of the image.
+_BOXES = {
+    "seen": region("[x1, y1, x2, y2] in pixels of the image as you see it"),
+    "thousandths": region("[x1, y1, x2, y2] from 0 to 1000 over the width and height of the image", high=1000),
+}
+
+
 class NamedTools(Toolbox):
     """Named tools with JSON arguments.
 
     Args:
         names: Which of `NAMED_TOOLS`, in the order in which they are offered; None: all.
         models: Tools that are models, offered beside them.
+        coordinates: Of the box of `crop`; the call that runs, and that records show, has it in pixels.
 
     Raises:
-        ConfigError: A name is unknown or repeated.
+        ConfigError: A name is unknown or repeated, or models are offered with coordinates that are not pixels.
     """
 
     kind = "named"
     means = "tools"
     example = '{"name": <function-name>, "arguments": <args-json-object>}'
 
-    def __init__(self, names: Sequence[str] | None = None, models: Sequence[ModelTool] = ()) -> None:
-        super().__init__(models)
+    def __init__(
+        self,
+        names: Sequence[str] | None = None,
+        models: Sequence[ModelTool] = (),
+        coordinates: Coordinates = "pixels",
+    ) -> None:
+        super().__init__(models, coordinates)
         chosen = list(NAMED_TOOLS) if names is None else list(names)
         for name in chosen:
             if name not in NAMED_TOOLS:
@@ -132,18 +145,20 @@ class NamedTools(Toolbox):
         if len({*chosen, *self.models}) < len(chosen) + len(self.models) or not chosen:
             raise ConfigError(f"toolbox: expected tools with different names but got {[*chosen, *self.models]}")
         self.tools = {name: NAMED_TOOLS[name] for name in chosen}
+        if "crop" in self.tools and coordinates in _BOXES:
+            self.tools["crop"] = replace(NAMED_TOOLS["crop"], parameters={"bbox": _BOXES[coordinates]})
 
     @property
     def own_schemas(self) -> list[dict[str, Any]]:
         """The named tools."""
         return [function_schema(name, tool.description, tool.parameters) for name, tool in self.tools.items()]
 
-    def read_own(self, name: Any, arguments: dict[str, Any]) -> Reply:
+    def read_own(self, name: Any, arguments: dict[str, Any], units: Units) -> Reply:
         """A call of a named tool; one that the schema does not allow is a call that fails, as such code would."""
         tool = self.tools.get(name) if isinstance(name, str) else None
         if tool is None:
             fault = f"NameError: there is no tool {shown(name)}; the tools are {', '.join(self.names)}."
             return Reply(call=ToolCall("", name="", fault=fault))
         return read_checked(
-            name, tool.parameters, arguments, lambda values: ToolCall(f"result = {tool.write(**values)}")
+            name, tool.parameters, arguments, lambda values: ToolCall(f"result = {tool.write(**values)}"), units
         )

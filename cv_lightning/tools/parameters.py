@@ -27,6 +27,7 @@ class ToolParameter:
         kind: Type and range in JSON Schema's words.
         allowed: Type and range in words.
         read: JSON value -> the value as code takes it. Raises TypeError for another type, ValueError out of range.
+        is_box: Whether the value is a box in the coordinates of the toolbox.
     """
 
     description: str
@@ -34,6 +35,7 @@ class ToolParameter:
     kind: Mapping[str, Any]
     allowed: str
     read: Callable[[Any], Any]
+    is_box: bool = False
 
     def schema(self) -> dict[str, Any]:
         """The parameter in JSON Schema's words."""
@@ -120,7 +122,7 @@ def region(description: str = "", *, high: int = 100_000) -> ToolParameter:
     of_each = {"type": "number", "minimum": 0, "maximum": high}
     kind = {"type": "array", "items": of_each, "minItems": 4, "maxItems": 4}
     allowed = f"[x1, y1, x2, y2], numbers from 0 to {high} with x1 < x2 and y1 < y2"
-    return ToolParameter(description, ..., kind, allowed, read)
+    return ToolParameter(description, ..., kind, allowed, read, is_box=True)
 
 
 def read_arguments(parameters: Mapping[str, ToolParameter], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
@@ -22,6 +22,16 @@ IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": image_index(WHICH_IMA
 
 #: How configs name a toolbox: all tools of a kind, without models.
 ToolboxName = Literal["code", "named"]
+
+#: The coordinates of boxes that a policy writes. "pixels": of the image itself, also if the policy sees it reduced.
+#: "announced": the same, and the policy is told each image's size. "seen": pixels of the image as the policy sees it
+#: (Qwen2.5-VL). "thousandths": 0 to 1000 over width and height (Qwen3-VL).
+Coordinates = Literal["pixels", "announced", "seen", "thousandths"]
+
+#: (width, height) in pixels.
+Size = tuple[int, int]
+#: Pixels of an image for a step of one in x and in y, as the policy writes coordinates.
+Units = Sequence[tuple[float, float]]
 
 _PROMPT = """You are a helpful assistant that can look at images through {means}.
 
@@ -38,15 +48,20 @@ Reason inside <think></think> first. Then either call {article} function within 
 </tool_call>
 or give the final answer within <answer></answer>."""
 
+_ANNOUNCED = """
+
+Each image is announced by its index and its size in pixels (width x height). Coordinates are pixels of that size."""
+
 
 class Toolbox(ABC):
     """The tools of a policy. It says how they are described, and turns what a policy wrote into a `ToolCall`.
 
     Args:
-        models: Tools that are models, offered beside the others.
+        models: Tools that are models, offered beside the others. They give boxes in pixels.
+        coordinates: Of the boxes that the policy writes.
 
     Raises:
-        ConfigError: Two tools have one name.
+        ConfigError: Two tools have one name, or the tools cannot have these coordinates.
     """
 
     #: Its name in configs.
@@ -56,10 +71,19 @@ class Toolbox(ABC):
     #: What it writes between the tags of a tool call.
     example: ClassVar[str]
 
-    def __init__(self, models: Sequence[ModelTool] = ()) -> None:
+    def __init__(self, models: Sequence[ModelTool] = (), coordinates: Coordinates = "pixels") -> None:
+        self.coordinates: Coordinates = coordinates
         self.models = {model.name: model for model in models}
         if len(self.models) < len(models):
             raise ConfigError(f"toolbox.models: two have the same name: {', '.join(model.name for model in models)}.")
+        if coordinates not in get_args(Coordinates):
+            known = ", ".join(get_args(Coordinates))
+            raise ConfigError(f"toolbox.coordinates: expected one of {known} but got {coordinates!r}.")
+        if coordinates in ("seen", "thousandths") and (self.kind == "code" or models):
+            raise ConfigError(
+                f"toolbox.coordinates: expected 'pixels' or 'announced' but got {coordinates!r}. Code and models work "
+                "in pixels of the image."
+            )
 
     @property
     @abstractmethod
@@ -67,7 +91,7 @@ class Toolbox(ABC):
         """The tools but the models, as `tools` of an OpenAI-compatible request name them."""
 
     @abstractmethod
-    def read_own(self, name: Any, arguments: dict[str, Any]) -> Reply:
+    def read_own(self, name: Any, arguments: dict[str, Any], units: Units) -> Reply:
         """A call of a tool that is no model; `name` is whatever the policy wrote."""
 
     @cached_property
@@ -82,7 +106,38 @@ class Toolbox(ABC):
 
     def describe(self) -> dict[str, Any]:
         """The tools in plain values: part of an exported policy."""
-        return {"kind": self.kind, "tools": self.names}
+        described: dict[str, Any] = {"kind": self.kind, "tools": self.names}
+        return described if self.coordinates == "pixels" else described | {"coordinates": self.coordinates}
+
+    @property
+    def announces(self) -> bool:
+        """Whether the policy is told the size of each image."""
+        return self.coordinates == "announced"
+
+    def units(self, sizes: Sequence[Size], seen_size: Callable[[Size], Size] | None = None) -> Units:
+        """What coordinates of a call are worth.
+
+        Args:
+            sizes: Of the images of a trajectory.
+            seen_size: Size of an image -> its size as the policy sees it.
+
+        Returns:
+            Pixels per step, for each image; empty if coordinates are pixels.
+
+        Raises:
+            ConfigError: Coordinates are those of the seen image, and nobody knows its size.
+        """
+        if self.coordinates == "thousandths":
+            return [(width / 1000, height / 1000) for width, height in sizes]
+        if self.coordinates != "seen":
+            return ()
+        if seen_size is None:
+            raise ConfigError(
+                "toolbox.coordinates: expected 'announced' or 'thousandths' but got 'seen'. Only of a policy whose "
+                "weights are here is it known at which size it sees an image."
+            )
+        seen = [(size, seen_size(size)) for size in sizes]
+        return [(width / seen_width, height / seen_height) for (width, height), (seen_width, seen_height) in seen]
 
     @property
     def article(self) -> str:
@@ -96,18 +151,23 @@ class Toolbox(ABC):
         A model trained from scratch needs a shorter one.
         """
         schemas = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in self.schemas)
-        return _PROMPT.format(means=self.means, article=self.article, schemas=schemas, example=self.example)
+        prompt = _PROMPT.format(means=self.means, article=self.article, schemas=schemas, example=self.example)
+        return prompt + _ANNOUNCED if self.announces else prompt
 
-    def read(self, payload: str) -> Reply:
+    def read(self, payload: str, units: Units = ()) -> Reply:
         """Read the text between the tags of a tool call.
+
+        Args:
+            payload: The text.
+            units: See `units`.
 
         Returns:
             A call, which may be one that cannot be run (`ToolCall.fault`), or a fault; never raises.
         """
         content, fault = decode_payload(payload)
-        return self.read_content(content) if fault is None else Reply(fault=fault)
+        return self.read_content(content, units) if fault is None else Reply(fault=fault)
 
-    def read_content(self, content: Any) -> Reply:
+    def read_content(self, content: Any, units: Units = ()) -> Reply:
         """The same of the JSON value of a call."""
         content = content if isinstance(content, dict) else {}
         content = content | {"arguments": decode_arguments(content.get("arguments"))}
@@ -116,7 +176,7 @@ class Toolbox(ABC):
         name, arguments = content.get("name"), content["arguments"]
         model = self.models.get(name) if isinstance(name, str) else None
         if model is None:
-            return self.read_own(name, arguments)
+            return self.read_own(name, arguments, units)
 
         def make(values: dict[str, Any]) -> ToolCall:
             return ToolCall("result = image", model=ModelCall(model.name, model, values, model.wall_s, model.start_s))
@@ -135,6 +195,7 @@ def read_checked(
     parameters: Mapping[str, ToolParameter],
     arguments: Mapping[str, Any],
     make: Callable[[dict[str, Any]], ToolCall],
+    units: Units = (),
 ) -> Reply:
     """A call of a tool that works on one of the images.
 
@@ -143,6 +204,7 @@ def read_checked(
         parameters: Of a call, beside the image.
         arguments: As the policy wrote them.
         make: The call on the first image, from checked values.
+        units: See `Toolbox.units`.
 
     Returns:
         The call, or one that cannot be run if the schema does not allow the arguments.
@@ -152,4 +214,12 @@ def read_checked(
     except ArgumentError as error:
         return Reply(call=ToolCall("", name=name, fault=str(error)))
     index = values.pop("image_index")
+    if 0 <= index < len(units):
+        values |= {n: _in_pixels(values[n], units[index]) for n, parameter in parameters.items() if parameter.is_box}
     return Reply(call=replace(make(values), image_index=index, name=name))
+
+
+def _in_pixels(box: Sequence[float], unit: tuple[float, float]) -> tuple[int, int, int, int]:
+    """A box in whole pixels, at least one in each direction."""
+    x1, y1 = round(box[0] * unit[0]), round(box[1] * unit[1])
+    return x1, y1, max(x1 + 1, round(box[2] * unit[0])), max(y1 + 1, round(box[3] * unit[1]))

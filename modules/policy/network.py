@@ -33,6 +33,7 @@ from modules.policy.pretrained import (
     load_model,
     pad_id,
 )
+from modules.policy.quantized import quantize
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
@@ -48,6 +49,7 @@ class Network(nn.Module):
         source: A local folder or a hub name of a Qwen2.5-VL or Qwen3-VL model, or of a PEFT adapter on one.
         build: Instead of `source`: the size of a new, small model (see `modules.policy.tiny.TinyConfig`).
         lora: Arguments of `peft.LoraConfig`; None trains the model itself. The reference policy is then "adapters off".
+        quantization: "nf4" holds the decoder's matrices in four bits under `lora` (QLoRA; the extra `qlora`).
         frozen: Parts that are not trained: "vision" (the tower), "projector" (its merger), "language".
         dtype: What the network computes in: "float32", "bfloat16", or "float16" if nothing is trained. Weights are held
             in it too, but for those that `fit` trains: their masters are float32 (see `modules.policy.precision`).
@@ -73,6 +75,7 @@ class Network(nn.Module):
         source: str | None = None,
         build: TinyConfig | None = None,
         lora: dict[str, Any] | None = None,
+        quantization: Literal["nf4"] | None = None,
         frozen: Sequence[Part] = (),
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         gradient_checkpointing: bool = False,
@@ -89,6 +92,10 @@ class Network(nn.Module):
             raise ConfigError(
                 "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
             )
+        if quantization is not None and lora is None:
+            raise ConfigError("policy.quantization: expected lora beside it, since codes of four bits are not trained.")
+        if quantization is not None and deferred:
+            raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
         self.dtype: torch.dtype = getattr(torch, dtype)
         #: Where weights that are still missing come from.
         self._awaited: str | None = None
@@ -107,6 +114,8 @@ class Network(nn.Module):
         self.is_lora = lora is not None
         # Adapters name the base that they were trained on; if it exists only here, it is exported with them.
         self.has_own_base = build is not None or is_adapter(str(source))
+        if quantization is not None:
+            quantize(self.model, self.dtype)
         if lora is not None:
             self.model = add_lora(self.model, lora)
         if gradient_checkpointing:
@@ -117,7 +126,7 @@ class Network(nn.Module):
             use_packed_attention(self.core.visual)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = Conversation(
-            self.tokenizer, self.count_image_tokens, system_prompt, max_context_tokens, toolbox=tools
+            self.tokenizer, self.count_image_tokens, system_prompt, max_context_tokens, tools, self.patcher.target
         )
         self.pad_id = pad_id(self.tokenizer)
         self.is_banned_V: Tensor

@@ -23,6 +23,7 @@ from cv_lightning.rollout import OnTokens, Sampling
 from modules.policy.generation import GenerationSession
 from modules.policy.network import Network
 from modules.policy.pretrained import adapters_off, quiet_progress, store_conversation
+from modules.policy.quantized import dequantized
 from modules.policy.sharded_export import adapter_tensors, export_model
 from modules.policy.shards import any_process, is_first_process, is_one_of_several, reshard
 from modules.policy.token_batch import TokenBatch
@@ -131,6 +132,13 @@ class Policy(Network):
             reference = copy.deepcopy(self.model).requires_grad_(False)
             self._reference = _Hidden(self.companion(reference, self.dtype))
 
+    def load_deferred(self, device: torch.device) -> None:
+        """The same, for a reference too; `shard` gives a sharded one its part."""
+        is_awaited = self._awaited is not None
+        super().load_deferred(device)
+        if is_awaited and self.has_reference and not self.is_sharded:
+            self.freeze_reference()
+
     @property
     def has_reference(self) -> bool:
         """Whether a reference is held beside the policy."""
@@ -214,7 +222,7 @@ class Policy(Network):
 
     def _export_base(self, folder: Path) -> None:
         """Write the model under the adapters, which changes while they are off, and let the adapters name it."""
-        base = copy.deepcopy(self.model).unload()
+        base = dequantized(copy.deepcopy(self.model).unload(), self.dtype)
         base.save_pretrained(folder)
         self._let_adapters_name(folder)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from modules.policy.deferred import build_without_weights
 from modules.policy.families import FAMILIES
+from modules.policy.hub import check_hub, remedy
 
 #: In the folder of an exported policy: its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
@@ -57,6 +59,8 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
             f"policy.source: {source!r} holds no config.json. Give a folder that a stage exported "
             "(run the stage before this one first), or a hub name."
         )
+    if not looks_local(base):
+        check_hub(base)
     try:
         with quiet_progress():
             if deferred:
@@ -64,9 +68,11 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
             else:
                 model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
         # RuntimeError: the weights have other shapes than the config says. SafetensorError: a file that is cut short.
-        raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]} {remedy(base, looks_local(base))}"
+        ) from error
     if model.config.model_type not in FAMILIES:
         raise CheckpointError(
             f"policy.source: {source!r} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}."

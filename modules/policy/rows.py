@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from cv_lightning.conversation import Conversation, parse_reply
+from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import CheckpointError, ConfigError, DataError
 from cv_lightning.types import Sample, Trajectory
@@ -65,11 +65,16 @@ class RowReader:
             call = turn.reply.call
             if call is None or call.fault is not None or not turn.is_trained:
                 continue
-            read = parse_reply(turn.text, toolbox).call
+            read = self.conversation.read_reply(turn.text, trajectory.images).call
             if read is None or read.fault is not None:
                 raise ConfigError(
                     f"Sample {trajectory.sample.id!r}: a turn calls {call.name!r}, which is no tool of the policy "
                     f"(toolbox: {toolbox.kind}). Give the policy and the data the same toolbox."
+                )
+            if read.code != call.code:
+                raise ConfigError(
+                    f"Sample {trajectory.sample.id!r}: a turn's box means {call.code!r} in the data and {read.code!r} "
+                    f"to the policy (coordinates: {toolbox.coordinates}). Give both the same toolbox."
                 )
 
 
@@ -104,6 +109,6 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
         return time * height * width // merged
 
     conversation = Conversation(
-        tokenizer, count_image_tokens, system_prompt, policy["max_context_tokens"], toolbox=tools
+        tokenizer, count_image_tokens, system_prompt, policy["max_context_tokens"], tools, patcher.target
     )
     return RowReader(conversation, environment_ids(tokenizer, conversation.end_of_turn_id, pad_id(tokenizer)))

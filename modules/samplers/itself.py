@@ -13,6 +13,8 @@ from modules.samplers.sampler import Sampler
 class Itself(Sampler):
     """Samples with the weights that are trained: no copy, and no difference to what is scored."""
 
+    agrees = True
+
     def refresh(self) -> None:
         """Nothing is copied.
 

@@ -34,6 +34,7 @@ class Replica(Sampler):
         """Copy the structure; the weights follow."""
         super().attach(policy)
         dtype = self.dtype or policy.dtype
+        self.agrees = dtype == policy.dtype
         self._network = policy.companion(hollow(policy.model, dtype), dtype)
 
     @torch.no_grad()
@@ -56,6 +57,10 @@ class Replica(Sampler):
         if self._network is None or not self._has_weights:
             raise ValueError("Call refresh() before speaking()")
         yield self._network
+
+    def rest(self) -> None:
+        """Free the copy's memory; gathering all of it again costs less than a layer's pass."""
+        self.close()
 
     def close(self) -> None:
         """Free the copy's memory."""

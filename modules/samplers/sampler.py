@@ -17,6 +17,9 @@ class Sampler(ABC):
     to, so `speaking` must not wait for other ranks.
     """
 
+    #: Whether its log-probabilities are those that the policy gives, up to the order of sums.
+    agrees: bool = False
+
     def attach(self, policy: Policy) -> None:
         """Take note of the policy; it may have no weights yet."""
         self.policy = policy
@@ -28,6 +31,9 @@ class Sampler(ABC):
     @abstractmethod
     def speaking(self) -> AbstractContextManager[SamplingPolicy]:
         """What the rollout loop asks, while the context is open."""
+
+    def rest(self) -> None:  # noqa: B027  # most samplers hold nothing
+        """Give back the device's memory until the next `refresh`: the update needs it."""
 
     def close(self) -> None:  # noqa: B027  # most samplers hold nothing
         """Give back memory and processes; the next `refresh` starts them again."""

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from cv_lightning.errors import ConfigError
 from modules.policy.policy import Policy
 from modules.policy.shards import give_memory, hollow, local
 
@@ -23,7 +24,14 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     Args:
         policy: Whole on every process, or without weights. Its trained parameters are masters already.
         mesh: Of one dimension.
+
+    Raises:
+        ConfigError: The policy is quantised.
     """
+    if getattr(policy.causal, "is_loaded_in_4bit", False):
+        raise ConfigError(
+            "policy.quantization: codes of four bits cannot be sharded. Leave it out, or experiments/sharded.yaml."
+        )
     device = torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
     reference = policy.companion(hollow(policy.model, policy.dtype), policy.dtype) if policy.has_reference else None
     _apply_fsdp(policy, mesh, frees_root=False)

@@ -22,6 +22,7 @@ from modules.policy.policy import Policy
 from modules.policy_gradient import PolicyGradientConfig
 from modules.rollouts import RolloutConfig
 from modules.sampler_correction import SamplerCorrection
+from modules.samplers.replica import Replica
 from tests.modules.helpers import FAMILIES, LORA, assert_same_gradients, gradients, noise, small_policy, train
 
 ROLLOUT = RolloutConfig(max_turns=2, max_new_tokens=6, lane="pillow")
@@ -239,6 +240,13 @@ def test_correction_of_the_policy_itself_changes_nothing() -> None:
     assert not [name for name in train(plain, [samples()]).callback_metrics if "sampler_" in name]
     assert_same_gradients(corrected.whole(), plain.whole())
     assert float(trainer.callback_metrics["rl/sampler_weight"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_correction_is_on_for_a_sampler_that_differs() -> None:
+    """By itself, and through a replica of its precision, a policy samples what it scores."""
+    for sampler, is_on in ((None, False), (Replica(), False), (Replica("bfloat16"), True)):
+        module = GRPOModule(small_policy(), sampler=sampler)
+        assert module.sampler_correction == (SamplerCorrection() if is_on else None)
 
 
 def cut_off(reason: StopReason) -> Trajectory:

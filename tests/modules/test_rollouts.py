@@ -36,7 +36,8 @@ def test_the_longest_trajectory_waited_for_every_batch() -> None:
     assert waited_for_tools([]) == 0.0
 
 
-def test_a_batch_is_sampled_in_parts_of_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("at_once", "expected"), [(0, [10]), (5, [4, 4, 2]), (1, [1] * 10)])
+def test_a_batch_is_sampled_in_parts(at_once: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy()
     opened: list[Sampling] = []
     rows: list[int] = []
@@ -51,13 +52,14 @@ def test_a_batch_is_sampled_in_parts_of_whole_groups(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(policy, "open_session", spy)
     samples = [Sample(str(index), "Read.", (noise(),), "A") for index in range(5)]
-    roller = Roller(policy, RolloutConfig(max_turns=1, max_new_tokens=2, lane="pillow", sequences_at_once=5))
+    roller = Roller(policy, RolloutConfig(max_turns=1, max_new_tokens=2, lane="pillow", sequences_at_once=at_once))
     groups = roller.roll_out(samples, 2, 1.0, seed=3)
     roller.close()
     assert [group.sample.id for group in groups] == ["0", "1", "2", "3", "4"]
-    assert rows == [4, 4, 2]
+    assert [len(group.trajectories) for group in groups] == [2] * 5
+    assert rows == expected
     assert opened[0].seed == 3
-    assert len({sampling.seed for sampling in opened}) == 3
+    assert len({sampling.seed for sampling in opened}) == len(expected)
     with pytest.raises(ConfigError, match=r"rollout\.sequences_at_once: expected 0 or more but got -1"):
         RolloutConfig(sequences_at_once=-1)
 

@@ -53,9 +53,10 @@ class RecordedEpisodes:
         strict: bool = False,
         toolbox: Toolbox | ToolboxName = "code",
     ) -> None:
+        self.toolbox = make_toolbox(toolbox)
+        self.toolbox.units(())  # refuses coordinates of images as a policy sees them: no file says their size
         self.rows = FileSource(train=train, format=FORMAT.name, folder=folder, seed=seed, strict=strict)
         self.source: SampleSource = self.rows if evaluation is None else evaluation
-        self.toolbox = make_toolbox(toolbox)
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
         """The episode at `index`; raises `RowError` if its row cannot be used (`DataError` if `strict` is set)."""
@@ -91,7 +92,8 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
     is_trained = _trained(record, len(turns) // 2, where)
     replies, responses = turns[1::2], [*turns[2::2], ("tool", "")]
     for number, ((_, text), (_, response)) in enumerate(zip(replies, responses, strict=True)):
-        turn = Turn(text.strip(), parse_reply(text, toolbox), is_trained=is_trained[number])
+        units = toolbox.units([viewed.image.size for viewed in trajectory.images])
+        turn = Turn(text.strip(), parse_reply(text, toolbox, units), is_trained=is_trained[number])
         trajectory.turns.append(turn)
         if number == len(replies) - 1:
             break

@@ -20,8 +20,8 @@ from lightning.pytorch import Trainer
 
 from cv_lightning.__main__ import COMMANDS, main
 from cv_lightning.cli.interrupt import resume_checkpoint
-from cv_lightning.cli.lightning_cli import run_command
-from cv_lightning.errors import DataError
+from cv_lightning.cli.lightning_cli import _innermost, run_command
+from cv_lightning.errors import CheckpointError, DataError
 
 ROOT = Path(__file__).parents[3]
 FAKES = Path(__file__).parent / "fakes"
@@ -350,3 +350,11 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     straight = run_command(["fit", "--config", write(uninterrupted, "straight.yaml")])
     for name, value in straight.model.state_dict().items():
         assert torch.allclose(value, resumed.model.state_dict()[name])
+
+
+def test_an_error_of_ours_is_what_is_said_whatever_caused_it() -> None:
+    explained = CheckpointError("the hub cannot be reached")
+    explained.__cause__ = OSError("no route")
+    wrapped = ValueError("no type of the union fits")
+    wrapped.__cause__ = explained
+    assert _innermost(wrapped) is explained

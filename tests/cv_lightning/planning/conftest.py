@@ -18,7 +18,7 @@ def planned() -> Callable[[dict[str, Any], str], dict[str, int]]:
     """Bytes by part of a small policy with these arguments, counted on the meta device as the command does."""
 
     def parts(policy: dict[str, Any], optimizer: str) -> dict[str, int]:
-        arguments = {"source": None, "build": {"family": "qwen2_5_vl", **SIZE}, "system_prompt": "Read.", **policy}
+        arguments = {"source": None, "build": {"family": "qwen2_5_vl", **SIZE}, "system_prompt": "Read."} | policy
         parsed = Parsed({"optimizer": {"name": optimizer, "lr": 1e-3}}, arguments, {}, {})
         return memory(measured(parsed, [])[0], WORK).parts
 

@@ -15,9 +15,12 @@ from cv_lightning.planning.model_size import ModelSize, measure
 from cv_lightning.rollout import Sampling
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
+from modules.policy.tiny import TinyConfig
 from tests.cv_lightning.planning.works import WORK, workload_of
-from tests.modules.helpers import FAMILIES, LORA, sampled_conversations, small_policy
+from tests.modules.helpers import FAMILIES, LORA, SIZE, sampled_conversations, small_policy
 
+#: Matrices whose blocks of 64 weights are full.
+LARGER = {"family": "qwen2_5_vl", **SIZE, "hidden_size": 256, "intermediate_size": 512, "heads": 4}
 #: How far what is kept for the backward pass may be from what is counted, as a factor.
 ACTIVATIONS_WITHIN = 1.2
 
@@ -49,17 +52,22 @@ def stepped(policy: Policy, config: OptimizerConfig) -> Any:
         ("bfloat16", {}),
         ("bfloat16", {"frozen": ["vision", "projector"]}),
         ("bfloat16", {"lora": LORA}),
+        ("bfloat16", {"lora": LORA, "quantization": "nf4", "build": LARGER}),
     ],
 )
 def test_states_are_those_that_torch_holds_after_a_step(
     dtype: str, changes: dict[str, Any], optimizer: str, planned: Any
 ) -> None:
-    policy = small_policy(dtype=dtype, **changes)
+    if "quantization" in changes:
+        pytest.importorskip("bitsandbytes", reason="the extra qlora")
+    policy = small_policy(dtype=dtype, **changes | ({"build": TinyConfig(**LARGER)} if "build" in changes else {}))
     policy.prepare_training()
     stepped_optimizer = stepped(policy, OptimizerConfig(optimizer, lr=1e-3))
     parts = planned({"dtype": dtype, **changes}, optimizer)
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     held = [p for p in policy.model.parameters() if not p.requires_grad]
+    codes = [p.quant_state for p in held if hasattr(p, "quant_state")]
+    scales = sum(storage_bytes([s.absmax, s.state2.absmax]) for s in codes)
     rounded = 2 * sum(p.numel() for p in trained) if dtype == "bfloat16" else 0
     moments = [
         value
@@ -68,7 +76,7 @@ def test_states_are_those_that_torch_holds_after_a_step(
         for value in state.values()
         if isinstance(value, torch.Tensor)
     ]
-    assert parts["weights"] == pytest.approx(storage_bytes(held) + rounded, rel=0.05)
+    assert parts["weights"] == pytest.approx(storage_bytes(held) + scales + rounded, rel=0.05)
     assert parts["masters"] == pytest.approx(storage_bytes(trained), rel=0.05)
     assert parts["gradients"] == pytest.approx(storage_bytes(p.grad for p in trained if p.grad is not None), rel=0.05)
     assert parts["optimizer states"] == pytest.approx(storage_bytes(moments), rel=0.05)
@@ -133,6 +141,7 @@ def test_shares_a_replica_and_gathered_layers() -> None:
     policy.prepare_training()
     size = replace(size_of(policy, optimizer_bytes=8000), compute_bytes=2)
     work = replace(WORK, devices=4, batch_size=4, group_size=2, has_reference=True).sharded()
+    work = replace(work, keeps_whole_gradients=False)
     parts = memory(size, work).parts
     assert parts["masters"] == parts["gradients"] == size.n
     assert parts["optimizer states"] == 2000
@@ -147,6 +156,10 @@ def test_shares_a_replica_and_gathered_layers() -> None:
     assert parts["gathered layers"] == 2 * (size.root + 2 * max(of_layers)) + 6 * (size.root + max(of_layers))
     whole = memory(size, replace(work, keeps_whole_gradients=True)).parts
     assert whole["gradients"] == 4 * size.n
+    phases = memory(size, work).phases
+    gathered = {name: replace(work, has_replica=False) for name in phases}
+    without = {name: memory(size, each).phases[name] for name, each in gathered.items()}
+    assert {name for name in phases if phases[name] != without[name]} == {"rollout"}, "it is freed before the update"
     halved = memory(size, replace(work, sequences_at_once=5)).parts
     assert 2 * halved["KV cache"] == parts["KV cache"]
 

@@ -21,7 +21,7 @@ def test_sequences_and_rows() -> None:
     assert replace(work, micro_batch_size=50).rows == 16
 
 
-@pytest.mark.parametrize(("at_once", "together"), [(0, 32), (32, 32), (15, 12), (1, 4), (100, 32)])
+@pytest.mark.parametrize(("at_once", "together"), [(0, 32), (32, 32), (15, 12), (3, 3), (100, 32)])
 def test_whole_groups_are_sampled_together(at_once: int, together: int) -> None:
     assert replace(WORK, batch_size=8, group_size=4, sequences_at_once=at_once).sampled_together == together
 
