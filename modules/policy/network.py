@@ -20,7 +20,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
-from modules.policy.deferred import load_shards
+from modules.policy.deferred import load_shards, starts_from_shapes
 from modules.policy.families import image_processor, positions, repeated
 from modules.policy.image_patches import Patcher
 from modules.policy.precision import hold_masters, rounded_masters
@@ -63,8 +63,9 @@ class Network(nn.Module):
         toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
             those that `source` was trained with, if its folder says, or else "code".
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new
-            ones or those of a `source`, each process loads the model whole and keeps its part.
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Each process loads the
+            model whole and keeps its part if `source` is an adapter, or if `lora` computes with the weights (DoRA,
+            PiSSA, ...).
     """
 
     #: Whether each process holds a part of every parameter.
@@ -105,7 +106,7 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and lora is None and not is_adapter(str(source))
+            deferred = deferred and not is_adapter(str(source)) and starts_from_shapes(lora or {})
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
