@@ -22,10 +22,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.mlflow.logger import BackgroundMLflowLogger
-from cv_lightning.cli.checkpoints import save_whole
+from cv_lightning.cli.checkpoints import finish_saving, is_saving, save_whole
 from cv_lightning.errors import ConfigError, TrainingError
 
 _RANDOM_STATE = "random_state"
+
+#: Of the time of a run that saving may take.
+_LARGEST_SHARE = 0.02
 
 
 class LastCheckpoint(Checkpoint):
@@ -35,6 +38,9 @@ class LastCheckpoint(Checkpoint):
     process with status 143. On Ctrl-C the command line writes the same file. A run that resumes from a checkpoint
     continues its MLflow run (`BackgroundMLflowLogger.resume`). With this callback every checkpoint holds the state of
     the random generators, so that a run of one process draws the same numbers as an uninterrupted one.
+
+    If a save stops training for long, `every_seconds` grows until saves take 2 % of the time. A sharded run copies its
+    state and writes it while training continues; `last.ckpt` is then a link, to the newest folder that is whole.
 
     If one process cannot write it (a full disk), it warns, training continues, and the next save tries again; the run
     ends with an error only if the last save fails.
@@ -56,7 +62,9 @@ class LastCheckpoint(Checkpoint):
         self.every_seconds = every_seconds
         self.every_steps = every_steps
         self._saved_at_s = 0.0
+        self._took_s = 0.0
         self._saved_step = 0
+        self._whole_step = 0
         self._tried_step = 0
         self._to_restore: dict[str, Any] | None = None
 
@@ -65,9 +73,11 @@ class LastCheckpoint(Checkpoint):
         folder = Path(trainer.default_root_dir) / "checkpoints" if self.folder is None else Path(self.folder)
         return folder / "last.ckpt"
 
-    def save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer, in_background: bool = False) -> None:
         """Write the checkpoint beside the old one, then put it in its place."""
-        save_whole(trainer, self.path(trainer))
+        started = time.monotonic()
+        save_whole(trainer, self.path(trainer), in_background)
+        self._took_s = time.monotonic() - started
         self._start_counting(trainer)
 
     def _start_counting(self, trainer: Trainer) -> None:
@@ -82,16 +92,29 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save if it is due, and on SIGTERM; Lightning ends the run once the step is logged."""
+        self._finish(trainer, waits=False)
         is_terminated = trainer.strategy.reduce_boolean_decision(trainer.received_sigterm, all=False)
-        if not is_terminated and not trainer.strategy.broadcast(self._is_due(trainer.global_step)):
+        is_due = self._is_due(trainer.global_step) and not is_saving(trainer)
+        if not is_terminated and not trainer.strategy.broadcast(is_due):
             return
         try:
-            self.save(trainer)
+            self.save(trainer, in_background=not is_terminated)
         except TrainingError as error:
             if is_terminated:
                 raise
             self._saved_at_s, self._tried_step = time.monotonic(), trainer.global_step
-            warnings.warn(f"{error} Training continues and tries again at the next save.", UserWarning, stacklevel=2)
+            _warn(trainer, error)
+
+    def _finish(self, trainer: Trainer, waits: bool) -> None:
+        """Put a checkpoint that was written in the background in its place."""
+        if is_saving(trainer) and not waits:
+            return
+        try:
+            finish_saving(trainer, self.path(trainer))
+            self._whole_step = self._saved_step
+        except TrainingError as error:
+            self._saved_step = self._whole_step
+            _warn(trainer, error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how to resume after SIGTERM, and end the process with 143: with Lightning's 0 it seems finished."""
@@ -101,13 +124,15 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the steps after the last save."""
+        self._finish(trainer, waits=True)
         if trainer.global_step > self._saved_step:
             self.save(trainer)
 
     def _is_due(self, step: int) -> bool:
         if self.every_steps and step // self.every_steps > self._tried_step // self.every_steps:
             return True
-        return bool(self.every_seconds) and time.monotonic() - self._saved_at_s >= self.every_seconds
+        wait_s = max(self.every_seconds, self._took_s / _LARGEST_SHARE)
+        return bool(self.every_seconds) and time.monotonic() - self._saved_at_s >= wait_s
 
     # ---- random generators -------------------------------------------------------------------------------------------
 
@@ -132,6 +157,12 @@ class LastCheckpoint(Checkpoint):
         if self._to_restore is not None:
             _restore_random_state(self._to_restore)
             self._to_restore = None
+
+
+def _warn(trainer: Trainer, error: TrainingError) -> None:
+    if trainer.is_global_zero:
+        text = f"{error} Training continues and tries again at the next save."
+        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def _random_state() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, TrainingError
 
 
 class ExportPolicy(Callback):
@@ -32,8 +32,23 @@ class ExportPolicy(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export, on the first process; the others wait, for the next stage reads the folder."""
-        if trainer.is_global_zero:
-            policy = getattr(pl_module, "policy")  # noqa: B009  # setup has looked; a LightningModule in general has none
-            policy.export(Path(trainer.default_root_dir) / "policy" if self.folder is None else Path(self.folder))
-        trainer.strategy.barrier("export")
+        """Export; the next stage reads the folder, so no process continues before it is whole.
+
+        Raises:
+            TrainingError: It cannot be written.
+        """
+        policy = getattr(pl_module, "policy")  # noqa: B009  # setup has looked; a LightningModule in general has none
+        folder = Path(trainer.default_root_dir) / "policy" if self.folder is None else Path(self.folder)
+        fault: str | None = None
+        try:
+            if trainer.is_global_zero or getattr(
+                policy, "is_sharded", False
+            ):  # all ranks hold a part of what is sharded
+                policy.export(folder)
+        except OSError as error:
+            fault = error.strerror or str(error)
+        if fault := trainer.strategy.broadcast(fault):
+            raise TrainingError(
+                f"{folder}: the policy cannot be exported ({fault}). What was trained is in the last checkpoint: make "
+                "room and run the same command with --ckpt_path, which then only exports."
+            )

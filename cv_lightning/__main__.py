@@ -25,11 +25,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": (_LIGHTNING, "evaluate on the validation data"),
     "test": (_LIGHTNING, "evaluate on the test data, by orientation"),
     "predict": (_LIGHTNING, "answer the questions of the prediction data"),
-    "serve": ("cv_lightning.serving.command", "serve a policy behind an OpenAI-compatible HTTP endpoint"),
+    "serve": ("cv_lightning.serving.command", "serve a policy as OpenAI-compatible servers do, or its tool by MCP"),
     "chat": ("cv_lightning.chat.command", "talk with a policy about an image, in the terminal or in a browser"),
     "view": ("cv_lightning.viewer.command", "show the trajectories of a run or a file as one page"),
     "compare": ("cv_lightning.compare.command", "compare runs: configs, metrics, answers, curves, tools"),
-    "data check": ("cv_lightning.data.check", "show what a file of data holds, and every fault with its row"),
+    "data check": ("cv_lightning.data.command", "show what a file of data holds, and every fault with its row"),
     "data build": ("cv_lightning.construction.command", "write SFT episodes or RL questions, executed and checked"),
 }
 

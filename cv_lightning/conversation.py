@@ -101,9 +101,13 @@ class Template:
     assistant: str = "assistant"
 
 
+#: Qwen's.
+QWEN_TEMPLATE = Template()
+
+
 @dataclass
 class Conversation:
-    """Writes conversations as token ids.
+    r"""Writes conversations as token ids.
 
     Attributes:
         tokenizer: A tokenizer that has the tokens of the template.
@@ -112,7 +116,7 @@ class Conversation:
         max_context_tokens: Longest sequence; an observation that would pass it is not appended.
         toolbox: The tools that the policy may call.
         template: Markup of turns and images.
-        reply_start: Text at the start of each turn of the policy that it does not write itself: "<think>\\n" if its
+        reply_start: Text at the start of each turn of the policy that it does not write itself: "<think>\n" if its
             chat template opens the reasoning.
     """
 
@@ -121,7 +125,7 @@ class Conversation:
     system_prompt: str = SYSTEM_PROMPT
     max_context_tokens: int = 32768
     toolbox: Toolbox = CODE_TOOLS
-    template: Template = Template()
+    template: Template = QWEN_TEMPLATE
     reply_start: str = ""
     _encoded: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 

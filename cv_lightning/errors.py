@@ -13,6 +13,10 @@ class DataError(CVLightningError):
     """A row, image or annotation that cannot become a `Sample`."""
 
 
+class RowError(DataError):
+    """One row that cannot be used, while others can: training leaves it out."""
+
+
 class CheckpointError(CVLightningError):
     """A checkpoint or policy folder that does not fit what it is loaded into."""
 

@@ -125,7 +125,7 @@ def take_turn(
     completions = session.sample([t.tokens for t in active])
     seconds = time.perf_counter() - started
     for trajectory, completion in zip(active, completions, strict=True):
-        _append_reply(trajectory, completion, conversation, seconds)
+        append_reply(trajectory, completion, conversation, seconds)
     active = [trajectory for trajectory in active if trajectory.stop_reason is None]
     if is_last:
         for trajectory in active:
@@ -135,11 +135,12 @@ def take_turn(
     return [
         trajectory
         for trajectory, observation in zip(active, observations, strict=True)
-        if _append_observation(trajectory, observation, conversation)
+        if append_observation(trajectory, observation, conversation)
     ]
 
 
-def _append_reply(trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float) -> None:
+def append_reply(trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float) -> None:
+    """Append a sampled turn that took `seconds`, read; it may end the trajectory."""
     trajectory.tokens.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
     text = conversation.decode_reply(completion.ids)
     reply = parse_reply(text, conversation.toolbox)
@@ -189,7 +190,7 @@ def request_of(trajectory: Trajectory, call: ToolCall) -> ToolRequest:
     return ToolRequest(call.code, images, call.image_index, trajectory.episode, call.model)
 
 
-def _append_observation(trajectory: Trajectory, observation: Observation, conversation: Conversation) -> bool:
+def append_observation(trajectory: Trajectory, observation: Observation, conversation: Conversation) -> bool:
     """Show the policy the result of its call; False if it did not fit, which ends the trajectory before it."""
     turn = len(trajectory.turns) - 1
     call = trajectory.turns[turn].reply.call

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.cli.checkpoints import refuse_other_model
+from cv_lightning.errors import CheckpointError, ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Rollouts, Sample
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
+from modules.policy.rows import RowReader
+from modules.policy.shards import whole
+from modules.policy.vocabulary import environment_ids
 from modules.rollouts import Roller, RolloutConfig, waited_for_tools
+from modules.samplers.sampler import Sampler
+from modules.sharding.shard import reduce_gradients, shard
+from modules.sharding.strategy import ShardedStrategy
 
 
 class StepOutput(TypedDict, total=False):
@@ -40,6 +51,7 @@ class PolicyModule(LightningModule):
         rollout: How trajectories are sampled.
         reward: How they are scored.
         judge: Asked about answers that the rules call wrong; None leaves it at the rules.
+        sampler: Who speaks in rollouts; None: the policy itself.
     """
 
     def __init__(
@@ -49,6 +61,7 @@ class PolicyModule(LightningModule):
         rollout: RolloutConfig | None = None,
         reward: RewardConfig | None = None,
         judge: Judge | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -58,18 +71,47 @@ class PolicyModule(LightningModule):
         self.reward_config = reward or RewardConfig()
         self.judge = judge
         self.metrics = TrajectoryMetrics()
-        self._roller = Roller(policy, self.rollout_config)
+        self._roller = Roller(policy, self.rollout_config, sampler)
+        self._n_left_out = 0
+
+    def configure_model(self) -> None:
+        """Load deferred weights, and shard the policy if the strategy does; Lightning calls it in every stage."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is None:
+            self.policy.load_deferred(self.trainer.strategy.root_device)
+        elif not self.policy.is_sharded:
+            shard(self.policy, mesh["data_parallel"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another model by name, before torch lists every tensor."""
+        if "state_dict" not in checkpoint:  # a sharded strategy has loaded it
+            return
         stored, own = checkpoint["state_dict"], self.state_dict()
-        for name in [*own, *stored]:
-            if name not in own or name not in stored or own[name].shape != stored[name].shape:
-                shapes = [tuple(part[name].shape) if name in part else "missing" for part in (stored, own)]
-                raise CheckpointError(
-                    f"The checkpoint is of another model: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in the "
-                    "policy. Use the config that wrote it, or another folder."
-                )
+        shapes = [{name: tuple(value.shape) for name, value in part.items()} for part in (stored, own)]
+        refuse_other_model(*shapes)
+
+    # ---- rows --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def row_reader(self) -> RowReader:
+        """Says which rows the policy can be asked or learn from."""
+        policy = self.policy
+        ids = environment_ids(policy.tokenizer, policy.conversation.end_of_turn_id, policy.pad_id)
+        return RowReader(policy.conversation, ids)
+
+    def prepare_row(self, row: Sample) -> Sample:
+        """A row of a training batch, in a worker of the data; raises as `RowReader.question` to leave it out."""
+        return self.row_reader.question(row)
+
+    def _usable(self, batch: Sequence[Sample]) -> list[Sample]:
+        """The samples that the policy can be asked; a warning names each other one."""
+        usable = []
+        for sample in batch:
+            try:
+                usable.append(self.row_reader.question(sample))
+            except ConversationError as error:
+                warnings.warn(f"Left out a row. {error}", UserWarning, stacklevel=2)
+        return usable
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave samples and trajectories on the host; their tensors are made on the device."""
@@ -79,6 +121,7 @@ class PolicyModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make the trained weights float32 before a checkpoint is loaded into them; `fit` needs them so."""
+        self._check_strategy()
         if stage != "fit":
             return
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
@@ -87,6 +130,21 @@ class PolicyModule(LightningModule):
                 "set policy.dtype: bfloat16, which computes in bfloat16 over float32 weights."
             )
         self.policy.prepare_training()
+
+    def _check_strategy(self) -> None:
+        """Refuse what would fail later, or compute something else."""
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ShardedStrategy | DDPStrategy | SingleDeviceStrategy):
+            raise ConfigError(
+                "trainer.strategy: expected auto, ddp or modules.sharding.ShardedStrategy but got "
+                f"{type(strategy).__name__}. Add --config experiments/sharded.yaml, which shards any config."
+            )
+        path = self.trainer.ckpt_path
+        if path is not None and Path(path).is_dir() and not isinstance(strategy, ShardedStrategy):
+            raise CheckpointError(
+                f"ckpt_path: {path} is the checkpoint of a sharded run. Add --config experiments/sharded.yaml; the "
+                "number of devices may be another one, also 1."
+            )
 
     def configure_optimizers(self) -> Any:
         """One optimizer, one schedule over `trainer.max_steps`."""
@@ -117,12 +175,24 @@ class PolicyModule(LightningModule):
         values: Tensor = gathered[gathered != -1.0]
         return values
 
+    def backward_part(self, loss: Tensor, is_last: bool) -> None:
+        """Backward pass of a micro-batch; shards exchange the gradients of a step in its last one.
+
+        Args:
+            loss: Its part of the step's loss.
+            is_last: Whether `apply_gradients` follows.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            reduce_gradients(self.policy, is_last or strategy.reduce_each_micro_batch)
+        self.manual_backward(loss)
+
     def apply_gradients(self) -> dict[str, Tensor | float]:
         """Clip, step, step the schedule, clear; returns the norm before clipping and the learning rate."""
         optimizer: Any = self.optimizers()
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         limit = self.optimizer_config.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf")))
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -161,6 +231,9 @@ class PolicyModule(LightningModule):
         Lightning's own logging repeats the last value of a metric in every step that does not define it.
         """
         metrics: dict[str, float] = outputs["metrics"]
+        left_out = getattr(self.trainer.train_dataloader, "left_out", None)
+        if left_out is not None:
+            metrics["data/left_out"] = float(self.global_sum(torch.tensor(float(len(left_out)), device=self.device)))
         values = torch.tensor([*metrics.values()], dtype=torch.float32)
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
         trainer.callback_metrics.update(zip(metrics, values, strict=True))
@@ -172,6 +245,18 @@ class PolicyModule(LightningModule):
                 logger.save()
 
     # ---- rollouts ----------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluate the policy as it is now."""
+        self._roller.refresh()
+
+    def on_test_epoch_start(self) -> None:
+        """Evaluate the policy as it is now."""
+        self._roller.refresh()
+
+    def on_predict_epoch_start(self) -> None:
+        """Ask the policy as it is now."""
+        self._roller.refresh()
 
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         """Sample `group_size` trajectories of each sample and score them."""
@@ -186,13 +271,17 @@ class PolicyModule(LightningModule):
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def _evaluate(self, batch: list[Sample], batch_idx: int) -> StepOutput:
-        rollouts = self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        usable = self._usable(batch)
+        self._n_left_out += len(batch) - len(usable)
+        rollouts = self.roll_out(usable, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
         self.metrics.update(rollouts.trajectories, [breakdown for _, breakdown in rollouts.pairs])
         return {"rollouts": rollouts}
 
     def _log_evaluation(self, prefix: str) -> None:
         self.log_dict({f"{prefix}/{name}": value for name, value in self.metrics.compute().items()})
         self.metrics.reset()
+        self.log(f"data/left_out/{prefix}", float(self._n_left_out), sync_dist=True, reduce_fx="sum")
+        self._n_left_out = 0
 
     def validation_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out validation samples."""
@@ -212,7 +301,8 @@ class PolicyModule(LightningModule):
 
     def predict_step(self, batch: list[Sample], batch_idx: int) -> list[dict[str, Any]]:
         """The policy's answers to samples, in plain values."""
-        rollouts = self.roll_out(batch, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
+        usable = self._usable(batch)
+        rollouts = self.roll_out(usable, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
         return [
             {
                 "id": trajectory.sample.id,

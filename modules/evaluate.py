@@ -60,6 +60,8 @@ class LocalSolver(nn.Module, Solver):
             "seed": self.seed if config.evaluation_temperature > 0 else None,
             "tools": [config.lane, asdict(config.limits), self.policy.conversation.toolbox.describe()],
         }
+        if config.exactness == "close":  # other pixels
+            settings["exactness"] = [config.device, config.exactness]
         if not self.tools:
             settings |= {"turns": [1, config.max_new_tokens], "tools": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

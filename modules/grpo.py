@@ -145,7 +145,7 @@ class GRPOModule(PolicyModule):
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
         learned = [learned_tokens(trajectory, self.truncated) for trajectory in rollouts.trajectories]
         sequences = distinct_sequences(learned, advantages_PG.flatten().tolist())
-        idle = replace(sequences[0], weight=0)
+        idle = replace(min(sequences, key=lambda sequence: len(sequence.tokens)), weight=0)
         prepared = [self._prepare(part, idle) for part in self._split(sequences)]
         scored = time.perf_counter()
         of_update, of_optimizer = self._update(prepared)
@@ -161,6 +161,7 @@ class GRPOModule(PolicyModule):
 
     def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
         """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
+        self._roller.refresh()
         temperature = self.rollout_config.temperature
         rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         for attempt in range(1, self.max_resamples + 1):
@@ -249,7 +250,10 @@ class GRPOModule(PolicyModule):
         for _ in range(self.epochs):
             for micro_batches, divisor in prepared:
                 with self.policy.rounded():
-                    results += [self._backward(micro_batch, divisor) for micro_batch in micro_batches]
+                    results += [
+                        self._backward(micro_batch, divisor, is_last=micro_batch is micro_batches[-1])
+                        for micro_batch in micro_batches
+                    ]
                 of_optimizer = self.apply_gradients()
         if not results:
             return {}, of_optimizer
@@ -267,7 +271,7 @@ class GRPOModule(PolicyModule):
         totals = zip(names, self.global_sum(totals_K2), strict=True)
         return {f"rl/{name}": total / number for name, (total, number) in totals if number > 0}
 
-    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor) -> PolicyGradientLoss:
+    def _backward(self, micro_batch: _MicroBatch, divisor: Tensor, is_last: bool) -> PolicyGradientLoss:
         logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature)
         result = policy_gradient_loss(
             self.gradient_config,
@@ -282,7 +286,7 @@ class GRPOModule(PolicyModule):
             old_logprobs_BT=micro_batch.old_logprobs_BT,
             correction=self.sampler_correction,
         )
-        self.manual_backward(result.loss)
+        self.backward_part(result.loss, is_last)
         return replace(result, loss=result.loss.detach())
 
 

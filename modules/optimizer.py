@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Muon, Optimizer
+from torch.optim._muon import muon
 from torch.optim.lr_scheduler import LambdaLR
 
 from cv_lightning.errors import ConfigError
+from modules.policy.shards import store, whole
 
 #: Below it, an optimizer that holds weights in half precision is refused.
 SMALLEST_HALF_PRECISION_LR = 1e-4
@@ -58,23 +61,31 @@ class MuonAdamW(Optimizer):
     """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see a single one.
 
     A convolution whose stride is its kernel (the patch embedding) is a matrix in all but shape; Muon updates it through
-    a flat view.
+    a flat view. Muon needs whole matrices: of a sharded one each process gathers one at a time and keeps its part.
     """
 
     def __init__(self, matrices: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> None:
-        self._flat = [(p, p if p.ndim == 2 else nn.Parameter(p.detach().flatten(1))) for p in matrices]
         rest_lr = config.lr if config.rest_lr is None else config.rest_lr
-        self.parts: list[Optimizer] = []
+        groups: list[dict[str, Any]] = []
+        self._adamw: AdamW | None = None
         if matrices:
-            flat = [view for _, view in self._flat]
-            self.parts.append(
-                Muon(flat, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+            any_matrix = nn.Parameter(torch.empty(1, 1))
+            settings = Muon(
+                [any_matrix], lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
+            groups.append({**settings.param_groups[0], "params": matrices})
         if rest:
-            self.parts.append(AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay))
-        super().__init__([{"params": part.param_groups[0]["params"]} for part in self.parts], {"lr": config.lr})
-        # The parts step with the very groups that a scheduler changes.
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+            self._adamw = AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay)
+            groups += self._adamw.param_groups
+        self._has_matrices = bool(matrices)
+        super().__init__(groups, {"lr": config.lr})
+        self._share()
+
+    def _share(self) -> None:
+        """Let AdamW step with the very groups and the state that schedules and checkpoints see."""
+        if self._adamw is not None:
+            self._adamw.param_groups = self.param_groups[-1:]
+            self._adamw.state = self.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -83,28 +94,32 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for parameter, view in self._flat:
-            if view is not parameter:
-                view.grad = None if parameter.grad is None else parameter.grad.flatten(1)
-        for part in self.parts:
-            part.step()
+        if self._has_matrices:
+            group = self.param_groups[0]
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step_matrix(parameter, parameter.grad, group)
+        if self._adamw is not None:
+            self._adamw.step()
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of both, and of the parameters behind the flat views."""
-        super().zero_grad(set_to_none)
-        for parameter, _ in self._flat:
-            parameter.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of both parts."""
-        return {"parts": [part.state_dict() for part in self.parts]}
+    def _step_matrix(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        tensors = (parameter, gradient, state["momentum_buffer"])
+        names = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "ns_steps", "eps", "adjust_lr_fn")
+        settings = {name: group[name] for name in names}
+        gathered = [whole(tensor).flatten(1) for tensor in tensors]
+        muon(*([tensor] for tensor in gathered), has_complex=False, **settings)
+        for tensor, stepped in zip(tensors, gathered, strict=True):
+            if isinstance(tensor, DTensor):
+                store(tensor, stepped.view(tensor.shape))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore both parts."""
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int) -> tuple[Optimizer, LambdaLR]:

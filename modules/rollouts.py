@@ -11,8 +11,11 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling, roll_out
 from cv_lightning.types import Group, Sample
 from modules.policy.policy import Policy
+from modules.samplers.itself import Itself
+from modules.samplers.sampler import Sampler
 from sandbox import Limits, ToolExecutor
 from sandbox.executor import LaneName
+from sandbox.types import Exactness
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class RolloutConfig:
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
         device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
             if that is on an accelerator.
+        exactness: Of tool calls that run as tensors: "exact", or "close", see `sandbox.ToolExecutor`.
         limits: What one tool call may use.
     """
 
@@ -40,6 +44,7 @@ class RolloutConfig:
     lane: LaneName = "auto"
     limits: Limits = field(default_factory=Limits)
     device: str | None = None
+    exactness: Exactness = "exact"
 
     def __post_init__(self) -> None:
         if self.sequences_at_once < 0:
@@ -50,7 +55,7 @@ class RolloutConfig:
         device = self.device
         if device is None and self.lane in ("auto", "kornia") and policy_device.type != "cpu":
             device = str(policy_device)
-        return ToolExecutor(lane=self.lane, limits=self.limits, device=device)
+        return ToolExecutor(lane=self.lane, limits=self.limits, device=device, exactness=self.exactness)
 
 
 class Roller:
@@ -59,31 +64,38 @@ class Roller:
     Args:
         policy: The policy.
         config: How trajectories are sampled.
+        sampler: Who speaks for it; None: the policy itself.
     """
 
-    def __init__(self, policy: Policy, config: RolloutConfig) -> None:
+    def __init__(self, policy: Policy, config: RolloutConfig, sampler: Sampler | None = None) -> None:
         self.policy = policy
         self.config = config
+        self.sampler = Itself() if sampler is None else sampler
+        self.sampler.attach(policy)
         self._executor: ToolExecutor | None = None
 
+    def refresh(self) -> None:
+        """Let the sampler take over the policy's weights; on all ranks together."""
+        self.sampler.refresh()
+
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> list[Group]:
-        """Sample `group_size` trajectories of each sample, with the policy in evaluation mode."""
+        """Sample `group_size` trajectories of each sample."""
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
-        was_training = self.policy.training
-        self.policy.eval()
         at_once = max(1, (self.config.sequences_at_once or len(samples) * group_size) // group_size)
         groups: list[Group] = []
-        for start in range(0, len(samples), at_once):
-            # The multiplier keeps the seeds of parts away from those of other steps and ranks.
-            sampling = Sampling(temperature, self.config.max_new_tokens, (seed + start * 0x9E3779B97F4A7C15) % 2**63)
-            part = samples[start : start + at_once]
-            groups += roll_out(part, self.policy, self._executor, sampling, group_size, self.config.max_turns)
-        self.policy.train(was_training)
+        with self.sampler.speaking() as policy:
+            for start in range(0, len(samples), at_once):
+                # The multiplier keeps the seeds of parts away from those of other steps and ranks.
+                part_seed = (seed + start * 0x9E3779B97F4A7C15) % 2**63
+                sampling = Sampling(temperature, self.config.max_new_tokens, part_seed)
+                part = samples[start : start + at_once]
+                groups += roll_out(part, policy, self._executor, sampling, group_size, self.config.max_turns)
         return groups
 
     def close(self) -> None:
-        """End the tool's workers."""
+        """End the tool's workers, and give back what the sampler holds."""
+        self.sampler.close()
         if self._executor is not None:
             self._executor.close()
             self._executor = None

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from cv_lightning.conversation import parse_reply
-from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.types import TokenSequence, Trajectory
+from cv_lightning.errors import ConfigError
+from cv_lightning.types import Trajectory
 from modules.base import PolicyModule, StepOutput
 from modules.policy.policy import Policy
 from modules.policy.token_batch import by_length
@@ -31,53 +30,27 @@ class SFTModule(PolicyModule):
         if micro_batch_size < 0:
             raise ConfigError(f"micro_batch_size: expected 0 or more but got {micro_batch_size}")
         self.micro_batch_size = micro_batch_size
-        self._banned_ids: set[int] | None = None
 
     def training_step(self, batch: list[Trajectory], batch_idx: int) -> StepOutput:
         """One optimizer step on a batch of recorded trajectories."""
-        sequences = [self._encode(trajectory) for trajectory in batch]
+        # Rows that a data module prepared have their tokens.
+        sequences = [(row if row.tokens.ids else self.prepare_row(row)).tokens for row in batch]
         n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
         divisor = self.global_sum(n_trained) / self.trainer.world_size
         total = torch.zeros((), device=self.device)
+        parts = by_length(sequences, self.micro_batch_size)
+        # Ranks exchange in every pass, so each makes as many as the others; an idle one has weight 0.
+        n_idle = self.global_max(len(parts)) - len(parts)
+        weighted = [(part, 1.0) for part in parts] + [(parts[0][:1], 0.0)] * n_idle
         with self.policy.rounded():
-            for part in by_length(sequences, self.micro_batch_size):
+            for number, (part, weight) in enumerate(weighted, start=1):
                 logprobs_BT, _ = self.policy(self.policy.collate([sequences[index] for index in part]))
-                loss = -logprobs_BT.sum() / divisor
-                self.manual_backward(loss)
+                loss = -weight * logprobs_BT.sum() / divisor
+                self.backward_part(loss, is_last=number == len(weighted))
                 total += loss.detach()
         own = self.apply_gradients() | {"train/tokens": float(sum(map(len, sequences)))}
         return {"metrics": self.measured(own, {"train/loss": total})}
 
-    def _encode(self, trajectory: Trajectory) -> TokenSequence:
-        sequence = self.policy.conversation.encode(trajectory)
-        if not any(sequence.is_trained):
-            raise DataError(f"Sample {trajectory.sample.id!r}: the conversation holds no assistant turn to learn from.")
-        self._check_calls(trajectory)
-        self._check_targets(trajectory, sequence)
-        return sequence
-
-    def _check_calls(self, trajectory: Trajectory) -> None:
-        """A policy that learns calls which its own rollouts cannot read would learn nothing but errors."""
-        toolbox = self.policy.conversation.toolbox
-        for turn in trajectory.turns:
-            call = turn.reply.call
-            if call is None or call.fault is not None or not turn.is_trained:
-                continue
-            read = parse_reply(turn.text, toolbox).call
-            if read is None or read.fault is not None:
-                raise ConfigError(
-                    f"Sample {trajectory.sample.id!r}: a turn calls {call.name!r}, which is no tool of the policy "
-                    f"(toolbox: {toolbox.kind}). Give the policy and the data the same toolbox."
-                )
-
-    def _check_targets(self, trajectory: Trajectory, sequence: TokenSequence) -> None:
-        """The policy cannot write the environment's tokens; a turn that holds one would have an infinite loss."""
-        if self._banned_ids is None:
-            self._banned_ids = set(self.policy.is_banned_V.nonzero().flatten().tolist())
-        for token_id, is_trained in zip(sequence.ids, sequence.is_trained, strict=True):
-            if is_trained and token_id in self._banned_ids:
-                raise DataError(
-                    f"Sample {trajectory.sample.id!r}: an assistant turn holds "
-                    f"{self.policy.tokenizer.decode([token_id])!r}, which only the environment writes. "
-                    "Remove it from the text."
-                )
+    def prepare_row(self, row: Trajectory) -> Trajectory:  # type: ignore[override]
+        """A recorded trajectory with its tokens; raises as `RowReader.episode`."""
+        return self.row_reader.episode(row)

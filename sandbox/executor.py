@@ -29,7 +29,7 @@ from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.program import ToolProgram
 from sandbox.requests import check_images, refuse
 from sandbox.threads import count_cores, spread
-from sandbox.types import ConfinementError, Fresh, Limits, Observation, ToolRequest
+from sandbox.types import ConfinementError, Exactness, Fresh, Limits, Observation, ToolRequest
 
 LaneName = Literal["auto", "pillow", "kornia", "confined"]
 Call = TypeVar("Call")
@@ -47,8 +47,11 @@ class ToolExecutor:
             are rejected. "kornia": as "auto", and whatever the tensor lane can do runs there. "confined": everything
             runs in confined workers.
         device: Where the tensor lane runs, as torch names it ("cuda", "cuda:1", "cpu"). With lane "auto" it gets the
-            calls for which it is cheaper, by measured costs; None: it gets none and torch is not imported. With lane
+            calls for which it is cheaper, by measured times; None: it gets none and torch is not imported. With lane
             "kornia" None is the first accelerator, or else the CPU. Images that it made are `TensorImage`s.
+        exactness: Of the tensor lane. "exact": its pixels are the Pillow lane's, bit for bit. "close": they may be
+            Kornia's, within the differences that docs/kornia_lane.md lists; tools, orientation, frame and text are
+            the same.
         workers: How many confined calls run at once; by default one for each of this process's cores.
         limits: What one call may use.
         min_level: The weakest confinement to accept (see sandbox/README.md).
@@ -71,9 +74,11 @@ class ToolExecutor:
         fresh: Fresh = "call",
         allow_unsafe: bool = False,
         device: str | None = None,
+        exactness: Exactness = "exact",
     ) -> None:
         for name, value, known in (
             ("lane", lane, get_args(LaneName)),
+            ("exactness", exactness, get_args(Exactness)),
             ("min_level", min_level, LEVELS),
             ("fresh", fresh, get_args(Fresh)),
         ):
@@ -89,7 +94,9 @@ class ToolExecutor:
             raise ValueError(
                 f"Expected device=None with lane={lane!r}, which uses no device, but got device={device!r}"
             )
-        self._arguments = (lane, workers, limits, min_level, fresh, allow_unsafe, device)
+        if exactness == "close" and lane not in ("auto", "kornia"):
+            raise ValueError(f"Expected exactness='exact' with lane={lane!r}, which runs no tensors, but got 'close'")
+        self._arguments = (lane, workers, limits, min_level, fresh, allow_unsafe, device, exactness)
         self._lane, self._limits, self._min_level, self._fresh = lane, limits or Limits(), min_level, fresh
         self._workers = workers or count_cores()
         self._lock = threading.RLock()
@@ -102,7 +109,7 @@ class ToolExecutor:
         if device is not None or lane == "kornia":
             from sandbox.lanes.tensor.lane import TensorLane
 
-            self._tensors = TensorLane(device, is_forced=lane == "kornia")
+            self._tensors = TensorLane(device, is_forced=lane == "kornia", exactness=exactness, limits=self._limits)
         _EXECUTORS.add(self)
         if lane == "confined":
             self._start()

@@ -14,6 +14,9 @@ Status = Literal["ok", "error", "timeout", "crash", "rejected"]
 #: What shares a confined process, and its variables: one call, or the calls of an episode.
 Fresh = Literal["call", "episode"]
 
+#: How near the Pillow lane's pixels the tensor lane's are: bit for bit, or within what docs/kornia_lane.md states.
+Exactness = Literal["exact", "close"]
+
 
 class ConfinementError(RuntimeError):
     """The machine cannot confine code as asked; the message says what is missing."""
@@ -125,6 +128,8 @@ class Observation:
         image: The result, RGB; None if there is none.
         text: Text for the policy: output, or the error with its line.
         lane: The lane that ran it ("pillow", "kornia", "confined"; "none" if nothing ran).
+        exactness: The contract of the tensor lane that ran it ("exact", "close"); "" if another lane did.
+        library: Name and version of what the tensor lane ran on; "" if another lane did.
         level: Confinement level ("lifted" if no untrusted code ran).
         wall_s: Seconds from request to result.
         tools: Canonical names of the operations whose effect is in the pixels, in order.
@@ -140,6 +145,8 @@ class Observation:
     lane: str = "none"
     level: str = "none"
     wall_s: float = 0.0
+    exactness: str = ""
+    library: str = ""
     tools: tuple[str, ...] = ()
     orientation: str | None = None
     frame: Affine | None = None

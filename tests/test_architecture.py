@@ -37,6 +37,7 @@ ONLY_IN = {
     "peft": ("modules/policy/",),
     "transformers": ("modules/policy/",),
     "openai": ("cv_lightning/endpoint/",),
+    "mcp": ("cv_lightning/serving/",),
     "fastapi": ("cv_lightning/serving/", "cv_lightning/chat/page/"),
 }
 

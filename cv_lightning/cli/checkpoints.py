@@ -2,49 +2,122 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 
-from cv_lightning.errors import TrainingError
+from cv_lightning.errors import CheckpointError, TrainingError
 
 
-def save_whole(trainer: Trainer, path: Path) -> None:
+def save_whole(trainer: Trainer, path: Path, in_background: bool = False) -> None:
     """Write a checkpoint that is never torn; on all processes together.
 
+    Args:
+        trainer: Whose state is written.
+        path: The checkpoint: a file, or a link to the folder of a sharded run.
+        in_background: Return once the state is copied, if the strategy can; `finish_saving` then puts it in its place.
+
     Raises:
-        TrainingError: It cannot be written, in a run of one process; the one before is whole. Of several processes one
+        TrainingError: It cannot be written; the one before is whole. A file that one of several processes cannot write
             would leave the others waiting, so there the `OSError` ends the run.
     """
-    new = path.with_name(f"{path.name}.new")
+    strategy: Any = trainer.strategy
+    is_sharded = hasattr(strategy, "in_background")
+    new = _new_folder(path, trainer) if is_sharded else path.with_name(f"{path.name}.new")
     try:
+        if is_sharded:
+            strategy.finish_writing()
+        if is_sharded and in_background:
+            with strategy.in_background(lambda: _put_in_place(new, path)):
+                trainer.save_checkpoint(new, weights_only=False)
+            return
         trainer.save_checkpoint(new, weights_only=False)
         if trainer.is_global_zero:
             _put_in_place(new, path)
     except OSError as error:
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and not is_sharded:
             raise
-        if not new.is_dir():
-            new.unlink(missing_ok=True)  # half a checkpoint only takes room
-        before = "The one before is whole" if path.exists() else "There is none before it"
-        raise TrainingError(
-            f"{path}: the checkpoint of step {trainer.global_step} cannot be written ({error.strerror or error}). "
-            f"{before}. Make room, there and in the folder for temporary files."
-        ) from error
-    trainer.strategy.barrier("checkpoint")
+        if trainer.is_global_zero:
+            _remove(new)  # half a checkpoint only takes room
+        raise _cannot_write(trainer, path, error) from error
+    strategy.barrier("checkpoint")
+
+
+def is_saving(trainer: Trainer) -> bool:
+    """Whether a checkpoint is being written in the background."""
+    return bool(getattr(trainer.strategy, "is_writing", False))
+
+
+def finish_saving(trainer: Trainer, path: Path) -> None:
+    """Wait for the checkpoint that is written in the background, if there is one, and put it in its place.
+
+    Raises:
+        TrainingError: It cannot be written; the one before is whole.
+    """
+    strategy: Any = trainer.strategy
+    try:
+        if hasattr(strategy, "finish_writing"):
+            strategy.finish_writing()
+    except OSError as error:
+        raise _cannot_write(trainer, path, error) from error
+
+
+def refuse_other_model(stored: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the shapes of a checkpoint with those of the model; raises `CheckpointError` if one differs."""
+    for name in [*own, *stored]:
+        if own.get(name) != stored.get(name):
+            shapes = [part.get(name, "missing") for part in (stored, own)]
+            raise CheckpointError(
+                f"The checkpoint is of another model: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in the "
+                "policy. Use the config that wrote it, or another folder."
+            )
+
+
+def _cannot_write(trainer: Trainer, path: Path, error: OSError) -> TrainingError:
+    before = "The one before is whole" if path.exists() else "There is none before it"
+    return TrainingError(
+        f"{path}: the checkpoint of step {trainer.global_step} cannot be written ({error.strerror or error}). "
+        f"{before}. Make room, there and in the folder for temporary files."
+    )
+
+
+def _new_folder(path: Path, trainer: Trainer) -> Path:
+    """A folder beside the link that is not there yet; those of saves that were cut off are removed."""
+    in_use = path.resolve()
+    if trainer.is_global_zero:
+        for folder in path.parent.glob(f"{path.name}.step-*"):
+            if folder.resolve() != in_use:
+                _remove(folder)
+    new = path.with_name(f"{path.name}.step-{trainer.global_step}")
+    return new if new.resolve() != in_use else new.with_name(f"{new.name}-again")
 
 
 def _put_in_place(new: Path, path: Path) -> None:
-    """Replace a checkpoint in one step; a strategy that writes shards makes a folder, which takes two."""
+    """Replace a checkpoint in one step: a file by renaming, a folder by a link to it."""
     if new.is_dir():
-        old = path.with_name(f"{path.name}.old")
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        before = path.resolve()
+        if path.is_dir() and not path.is_symlink():  # of a version that had no links
+            before = path.rename(path.with_name(f"{path.name}.old"))
+        link = path.with_name(f"{path.name}.link")
+        link.unlink(missing_ok=True)
+        link.symlink_to(new.name)
+        link.replace(path)
+        if before.resolve() != new.resolve():
+            _remove(before)
         return
     with new.open("rb") as file:
         os.fsync(file.fileno())  # else a machine that goes down can leave the new name with half its content
     new.replace(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

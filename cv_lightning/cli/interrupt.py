@@ -66,7 +66,8 @@ class CheckpointOnInterrupt(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save, if asked to; raises `TrainingError` if it cannot be written."""
-        if self._is_requested:
+        # Ctrl-C reaches the processes of a run in different steps, and they save together.
+        if trainer.strategy.reduce_boolean_decision(self._is_requested, all=False):
             path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             save_whole(trainer, path)
             self.saved = path

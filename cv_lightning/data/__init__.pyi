@@ -1,4 +1,3 @@
-from .datamodules import BatchStream as BatchStream
 from .datamodules import EpisodeDataModule as EpisodeDataModule
 from .datamodules import EvaluationSet as EvaluationSet
 from .datamodules import PromptDataModule as PromptDataModule
@@ -6,6 +5,7 @@ from .oracle import EpisodeBuilder as EpisodeBuilder
 from .source import SampleSource as SampleSource
 from .sources import FileSource as FileSource
 from .sources import RecordedEpisodes as RecordedEpisodes
+from .stream import BatchStream as BatchStream
 from .worlds import FamilyWorld as FamilyWorld
 from .worlds import MVToolProcedural as MVToolProcedural
 from .worlds import PlateWorld as PlateWorld

@@ -1,32 +1,26 @@
-"""`python -m cv_lightning data check PATH`: the format of a file, its counts, and every fault with its row."""
+"""The findings of `data check`: the format of a file, its counts, and every fault with its row."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
+import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from PIL import Image
-from rich.console import Console
 
-from cv_lightning.console.command_parser import CommandParser
-from cv_lightning.console.progress import tracked
-from cv_lightning.conversation import parse_reply
+from cv_lightning.conversation import Conversation, parse_reply
 from cv_lightning.data.rows import ImageSource, load_sample, read_row, row_faults
 from cv_lightning.data.sources import codevision_sft
 from cv_lightning.data.sources.episodes import episode_of
 from cv_lightning.data.sources.file_source import Rows
-from cv_lightning.data.sources.opening import FORMATS
 from cv_lightning.data.sources.records import Record
-from cv_lightning.errors import DataError
+from cv_lightning.errors import ConfigError, ConversationError, DataError
 from cv_lightning.tools.choose import make_toolbox
+from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Sample, Trajectory, Turn
 
 #: Characters of a text that the list of samples shows.
@@ -62,57 +56,26 @@ class Findings:
     samples: list[tuple[Sample, list[tuple[int, int]]]] = field(default_factory=list)
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; raises `ConfigError` if it cannot be read."""
-    parser = CommandParser(
-        "data check",
-        "Read a file, a folder, a pattern or a data set of the hub; name its format, count, show three "
-        "samples, and list every fault with its row. Exits with 1 if there is a fault.",
-    )
-    parser.add_argument("path", help="rows.jsonl, data.json, bench.tsv, data/, 'data/test-*.parquet', owner/name:split")
-    parser.add_argument("--format", choices=sorted(FORMATS), help="instead of finding it by the columns")
-    parser.add_argument("--folder", help="where relative image paths start (default: beside the file)")
-    parser.add_argument("--rows", type=int, metavar="N", help="look at the first N rows only")
-    parser.add_argument("--samples", type=int, default=3, metavar="N", help="samples to show (default: %(default)s)")
-    parser.add_argument("--faults", type=int, default=100, metavar="N", help="faults to print (default: %(default)s)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write everything found to a JSON file")
-    return parser.parse_args(list(arguments))
+class Reader(Protocol):
+    """Says whether a policy can be asked a row, or learn from it, such as `modules.policy.rows.RowReader`."""
+
+    @property
+    def conversation(self) -> Conversation:
+        """The policy's conversation."""
+
+    def question(self, sample: Sample) -> Sample:
+        """Raise `ConversationError` if the policy cannot be asked."""
+
+    def episode(self, trajectory: Trajectory) -> Trajectory:
+        """Raise `ConversationError`, `DataError` or `ConfigError` if the policy cannot learn from it."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check the data that the command line names; 1 if there is a fault."""
-    options = parse(arguments)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    start = time.perf_counter()
-    rows = Rows(options.path, options.format, options.folder)
-    n_rows = len(rows) if options.rows is None else min(len(rows), options.rows)
-    console.print(f"{options.path}: {rows.format.title} ({rows.format.name}), {len(rows)} rows")
-    findings = check(rows, tracked(range(n_rows), "reading"), options.samples)
-    for line in describe(findings, options.faults):
-        console.print(line)
-    console.print(f"{findings.n_rows} rows in {time.perf_counter() - start:.1f} s")
-    if options.report is not None:
-        _write(options.report, json.dumps(_plain(options.path, rows, findings), indent=1) + "\n")
-    return 1 if findings.faults else 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"--report {path}: cannot be written ({error.strerror}). The findings are printed above; make room, or "
-            "name another file."
-        ) from error
-
-
-def check(rows: Rows, places: Iterable[int], n_samples: int = 3) -> Findings:
-    """Read the rows at `places`, images included, and collect counts and faults."""
+def check(rows: Rows, places: Iterable[int], n_samples: int = 3, reader: Reader | None = None) -> Findings:
+    """Read the rows at `places`, images included, and collect counts and faults; those of a policy too, if given."""
     findings = Findings()
     first_place: dict[str, str] = {}
     with ThreadPoolExecutor(_N_THREADS) as pool:  # decoding an image lets other threads run
-        for looked in _looked_at(rows, places, pool):
+        for looked in _looked_at(rows, places, pool, reader):
             findings.n_rows += 1
             findings.faults += looked.faults
             findings.notices += looked.notices
@@ -135,13 +98,14 @@ class _Looked:
     notices: list[str] = field(default_factory=list)
 
 
-def _looked_at(rows: Rows, places: Iterable[int], pool: ThreadPoolExecutor) -> Iterator[_Looked]:
+def _looked_at(rows: Rows, places: Iterable[int], pool: ThreadPoolExecutor, reader: Reader | None) -> Iterator[_Looked]:
     """The rows in their order; they are read one after the other, their images are decoded at the same time."""
     waiting: deque[Future[_Looked]] = deque()
+    lock = threading.Lock()  # a tokenizer serves one thread at a time
     for place in places:
         where = rows.records.where(place)
         try:
-            waiting.append(pool.submit(_look, rows, rows.records.read(place), where))
+            waiting.append(pool.submit(_look, rows, rows.records.read(place), where, reader, lock))
         except DataError as error:
             unreadable: Future[_Looked] = Future()
             unreadable.set_result(_Looked(where, faults=[str(error)]))
@@ -152,7 +116,7 @@ def _looked_at(rows: Rows, places: Iterable[int], pool: ThreadPoolExecutor) -> I
         yield waiting.popleft().result()
 
 
-def _look(rows: Rows, record: Record, where: str) -> _Looked:
+def _look(rows: Rows, record: Record, where: str, reader: Reader | None, lock: threading.Lock) -> _Looked:
     try:
         fields = rows.format.fields(record, where, rows.folder)
     except DataError as error:
@@ -161,11 +125,21 @@ def _look(rows: Rows, record: Record, where: str) -> _Looked:
         row = read_row(fields, where, rows.folder)
         sample = load_sample(row)
         notices = [f"{where}: {notice}" for image in row.images for notice in _image_notices(image)]
+        episode = None
         if rows.format.name == codevision_sft.FORMAT.name:
-            notices += _turn_notices(episode_of(record, where, rows.folder), where)
+            toolbox = CODE_TOOLS if reader is None else reader.conversation.toolbox
+            episode = episode_of(record, where, rows.folder, toolbox)
+            notices += _turn_notices(episode, where)
     except DataError as error:
         return _Looked(where, faults=row_faults(fields, where, rows.folder) or [str(error)])
-    return _Looked(where, replace(sample, images=()), [image.size for image in sample.images], notices=notices)
+    looked = _Looked(where, replace(sample, images=()), [image.size for image in sample.images], notices=notices)
+    if reader is not None:
+        try:
+            with lock:
+                reader.question(sample) if episode is None else reader.episode(episode)
+        except (ConversationError, DataError, ConfigError) as error:
+            return replace(looked, sample=None, faults=[f"{where}: the policy cannot use it. {error}"])
+    return looked
 
 
 def _count(findings: Findings, sample: Sample, where: str, first_place: dict[str, str]) -> None:
@@ -245,17 +219,3 @@ def _box(sample: Sample, size: tuple[int, int]) -> str:
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counter.most_common(20)) or "none"
-
-
-def _plain(path: str, rows: Rows, findings: Findings) -> dict[str, Any]:
-    return {
-        "path": path,
-        "format": rows.format.name,
-        "rows": findings.n_rows,
-        "good": findings.n_good,
-        "boxes": findings.n_boxes,
-        "families": dict(findings.families),
-        "transforms": dict(findings.transforms),
-        "notices": findings.notices,
-        "faults": findings.faults,
-    }

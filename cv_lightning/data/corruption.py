@@ -2,8 +2,9 @@
 
 Kinds and figures are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations" (arXiv 1903.12261); its blur radii are in pixels, for images of 224 pixels. Results are rounded; the
-original truncates. Random numbers are drawn on the CPU, so an image, a name, a severity and a seed give the same
-corruption on every device and in every batch.
+original truncates. Images of one size are one batch of the tensor lane's operations (`sandbox.lanes.tensor`), with its
+precision. Random numbers are drawn on the CPU, so an image, a name, a severity and a seed give the same corruption on
+every device and in every batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from cv_lightning.errors import ConfigError
-from sandbox.images import as_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,8 @@ def corrupt(
     """
     import torch
 
+    from sandbox.lanes.tensor.images import to_pillow, to_tensor
+
     _check(name, severity)
     seeds = [seed + index for index in range(len(images))] if isinstance(seed, int) else list(seed)
     if len(seeds) != len(images):
@@ -84,9 +86,9 @@ def corrupt(
         places_of_size.setdefault(image.size, []).append(place)
     results: dict[int, Image.Image] = {}
     for places in places_of_size.values():
-        batch = torch.stack([_to_tensor(images[place]) for place in places])
+        batch = torch.stack([to_tensor(images[place], torch.device("cpu")) for place in places])
         corrupted = _corrupt_tensor(batch, name, severity, [seeds[place] for place in places])
-        results.update(zip(places, map(_to_image, corrupted), strict=True))
+        results.update(zip(places, map(to_pillow, corrupted), strict=True))
     return [results[place] for place in range(len(images))]
 
 
@@ -106,18 +108,10 @@ def _check(name: str, severity: int) -> None:
         raise ConfigError(f"Corruption {name!r}: expected a severity from 1 to 5 but got {severity!r}.")
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    import torch
-
-    return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
-
-
-def _to_image(image_CHW: Tensor) -> Image.Image:
-    return Image.fromarray(image_CHW.permute(1, 2, 0).contiguous().cpu().numpy())
-
-
 def _corrupt_tensor(images_NCHW: Tensor, name: str, severity: int, seeds: Sequence[int]) -> Tensor:
     import torch
+
+    from sandbox.lanes.tensor.batch import precise
 
     if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4 or images_NCHW.shape[1] != 3:
         got = f"{images_NCHW.dtype} {list(images_NCHW.shape)}"
@@ -129,7 +123,8 @@ def _corrupt_tensor(images_NCHW: Tensor, name: str, severity: int, seeds: Sequen
         part = images_NCHW[start : start + n_images]
         # Negative seeds are legal elsewhere; numpy's are natural numbers.
         keys = [[value % (1 << 64), key, severity] for value in seeds[start : start + n_images]]
-        parts.append(_KINDS[name](part, figure, [np.random.default_rng(words) for words in keys]))
+        with precise(images_NCHW.device):
+            parts.append(_KINDS[name](part, figure, [np.random.default_rng(words) for words in keys]))
     return torch.cat(parts) if parts else images_NCHW.clone()
 
 
@@ -141,9 +136,9 @@ def _unit(images_NCHW: Tensor) -> Tensor:
 
 
 def _bytes(values_NCHW: Tensor) -> Tensor:
-    import torch
+    from sandbox.lanes.tensor.filters import to_bytes
 
-    return (values_NCHW.clamp(0, 1) * 255).round().to(torch.uint8)
+    return to_bytes(values_NCHW.clamp(0, 1) * 255)
 
 
 def _drawn(images_NCHW: Tensor, generators: _Generators, draw: Callable[[np.random.Generator, Any], Any]) -> Tensor:
@@ -177,12 +172,11 @@ def _impulse_noise(images_NCHW: Tensor, figure: float, generators: _Generators) 
 
 
 def _defocus_blur(images_NCHW: Tensor, figure: tuple[int, float], _: _Generators) -> Tensor:
-    import kornia.filters
-    import torch
+    from sandbox.lanes.tensor.filters import bordered, correlated
 
-    kernel = torch.from_numpy(_disk(*figure)).to(images_NCHW.device)
-    padded = _reflected(_unit(images_NCHW), kernel.shape[0] // 2)
-    return _bytes(kornia.filters.filter2d(padded, kernel[None], padding="valid"))
+    kernel = _disk(*figure)
+    margin = (kernel.shape[0] // 2, kernel.shape[0] // 2)
+    return _bytes(correlated(bordered(_unit(images_NCHW), margin, margin, "reflect"), kernel))
 
 
 def _disk(radius: int, edge_sigma: float) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -194,16 +188,6 @@ def _disk(radius: int, edge_sigma: float) -> np.ndarray[Any, np.dtype[np.float32
     disk = (xs**2 + ys**2 <= radius**2).astype(np.float32)
     kernel: np.ndarray[Any, np.dtype[np.float32]] = cv2.GaussianBlur(disk / disk.sum(), (side, side), edge_sigma)
     return kernel
-
-
-def _reflected(images_NCHW: Tensor, margin: int) -> Tensor:
-    """With a mirrored margin of any width, the edge itself not repeated (OpenCV's default border)."""
-    import torch
-
-    for axis in (2, 3):
-        places = np.pad(np.arange(images_NCHW.shape[axis]), margin, mode="reflect")
-        images_NCHW = images_NCHW.index_select(axis, torch.from_numpy(places).to(images_NCHW.device))
-    return images_NCHW
 
 
 def _gaussian_blur(images_NCHW: Tensor, figure: float, _: _Generators) -> Tensor:
@@ -253,12 +237,14 @@ def _jpeg(images_NCHW: Tensor, figure: int, _: _Generators) -> Tensor:
     """Through libjpeg on the host: Kornia's differentiable codec gives other pixels than files have."""
     import torch
 
+    from sandbox.lanes.tensor.images import to_pillow, to_tensor
+
     results = []
     for image_CHW in images_NCHW:
         buffer = io.BytesIO()
-        _to_image(image_CHW).save(buffer, "JPEG", quality=figure)
-        results.append(_to_tensor(Image.open(buffer)))
-    return torch.stack(results).to(images_NCHW.device)
+        to_pillow(image_CHW).save(buffer, "JPEG", quality=figure)
+        results.append(to_tensor(Image.open(buffer), images_NCHW.device))
+    return torch.stack(results)
 
 
 def _pixelate(images_NCHW: Tensor, figure: float, _: _Generators) -> Tensor:

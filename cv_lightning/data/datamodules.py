@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -11,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.source import ORIENTATION_WEIGHTS, SampleSource, Split
 from cv_lightning.data.sources.episodes import RecordedEpisodes
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.data.stream import BatchStream, check_workers
+from cv_lightning.errors import ConfigError, ConversationError, DataError, RowError
 from cv_lightning.types import Sample, Trajectory
 from sandbox import ToolExecutor
 
@@ -19,67 +21,6 @@ Item = TypeVar("Item")
 
 #: Transforms of the images of an evaluation, in the order of the report.
 EVALUATED = tuple(() if name == "none" else (name,) for name in ORIENTATION_WEIGHTS)
-
-#: An index that gives nothing is replaced by one this far on, which no run reaches by counting.
-_STRIDE = 2**40
-_MAX_ATTEMPTS = 100
-
-
-class BatchStream(Generic[Item]):
-    """Endless batches of consecutive indices with a position (Lightning stores and restores its state).
-
-    The position counts the indices of all processes and moves by the same amount on each, so the one state in a
-    checkpoint (of process 0) serves any number of processes.
-
-    Args:
-        make: Index -> item, or None if the index gives nothing.
-        batch_size: Items of a batch of one process.
-        first_index: First index of the stream.
-        rank: This process takes every `world_size`-th index, from `rank` on.
-        world_size: Number of processes.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[int], Item | None],
-        batch_size: int,
-        first_index: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self._make = make
-        self._batch_size = batch_size
-        self._next = first_index
-        self._rank = rank
-        self._world_size = world_size
-
-    def __len__(self) -> int:
-        """More than any run takes: with a length, Lightning does not fetch ahead, and the stored state is exact."""
-        return 10**9
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        while True:
-            start = self._next + self._rank
-            self._next += self._batch_size * self._world_size
-            yield [self._item(start + offset * self._world_size) for offset in range(self._batch_size)]
-
-    def _item(self, index: int) -> Item:
-        for attempt in range(_MAX_ATTEMPTS):
-            item = self._make(index + attempt * _STRIDE)
-            if item is not None:
-                return item
-        raise DataError(
-            f"Index {index} and {_MAX_ATTEMPTS - 1} others in its place gave no item that checks. Look at the source: "
-            "are the recorded transforms of its rows true, and are there rows that need no crop?"
-        )
-
-    def state_dict(self) -> dict[str, int]:
-        """The index that comes next."""
-        return {"next": self._next}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from a stored index."""
-        self._next = state_dict["next"]
 
 
 class EvaluationSet(Dataset[Sample]):
@@ -110,6 +51,8 @@ class PromptDataModule(LightningDataModule):
         n_validation_per_orientation: Validation samples in each of the six orientations.
         n_test_per_orientation: Test samples in each of them.
         first_index: Training index to start from; stages that share a source start far apart.
+        n_workers: Processes that prepare training batches ahead of the step: images decoded, conversations encoded.
+            0 prepares them between the steps, which is faster if the cores are busy and batches are cheap.
     """
 
     def __init__(
@@ -120,8 +63,10 @@ class PromptDataModule(LightningDataModule):
         n_validation_per_orientation: int = 20,
         n_test_per_orientation: int = 300,
         first_index: int = 0,
+        n_workers: int = 0,
     ) -> None:
         super().__init__()
+        check_workers(n_workers)
         if min(batch_size, eval_batch_size) < 1:
             raise ConfigError(
                 f"batch_size and eval_batch_size: expected at least 1 but got {batch_size}, {eval_batch_size}"
@@ -139,10 +84,25 @@ class PromptDataModule(LightningDataModule):
             "test": n_test_per_orientation,
         }
         self.first_index = first_index
+        self.n_workers = n_workers
 
-    def _stream(self, make: Callable[[int], Item | None]) -> BatchStream[Item]:
+    def _stream(self, make: Callable[[int], Item | None], n_rows: int | None) -> BatchStream[Item]:
+        """Batches of what the module makes of the items of `make`; it refuses those that it cannot learn from."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return BatchStream(make, self.batch_size, self.first_index, rank, world_size)
+        prepare = getattr(self.trainer and self.trainer.lightning_module, "prepare_row", None)
+
+        def prepared(index: int) -> Item | None:
+            item = make(index)
+            if item is None or prepare is None:
+                return item
+            try:
+                ready: Item = prepare(item)
+            except (ConversationError, DataError) as error:
+                sample = item.sample if isinstance(item, Trajectory) else item
+                raise RowError(f"{getattr(sample, 'source', '')}: {error}") from error
+            return ready
+
+        return BatchStream(prepared, self.batch_size, self.first_index, rank, world_size, self.n_workers, n_rows or 0)
 
     def _evaluation(self, split: Split) -> DataLoader[Sample]:
         samples = EvaluationSet(self.source, split, self.n_per_orientation[split])
@@ -150,7 +110,7 @@ class PromptDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """Endless batches of samples."""
-        return self._stream(lambda index: self.source.sample("train", index))
+        return self._stream(lambda index: self.source.exactly("train", index), self.source.size("train"))
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of held-out validation samples."""
@@ -182,24 +142,24 @@ class EpisodeDataModule(PromptDataModule):
     def __init__(self, builder: EpisodeBuilder | RecordedEpisodes, **sizes: Any) -> None:
         super().__init__(builder.source, **sizes)
         self.builder = builder
-        self._executor: ToolExecutor | None = None
-
-    def setup(self, stage: str) -> None:
-        """Start the executor that runs the oracle's code."""
-        if stage == "fit" and self._executor is None:
-            self._executor = ToolExecutor(lane="pillow")
+        self._executors: dict[int, ToolExecutor] = {}
 
     def teardown(self, stage: str) -> None:
-        """Close the executor."""
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
+        """Close the executor that ran the oracle's code here; those of workers end with them."""
+        executor = self._executors.pop(os.getpid(), None)
+        if executor is not None:
+            executor.close()
 
     def train_dataloader(self) -> Any:
         """Endless batches of trajectories."""
-        return self._stream(self._episode)
+        return self._stream(self._episode, self.builder.size("train"))
 
     def _episode(self, index: int) -> Trajectory | None:
-        if self._executor is None:
-            raise ValueError("Call setup('fit') before taking training batches")
-        return self.builder.episode("train", index, self._executor)
+        return self.builder.episode("train", index, self._executor())
+
+    def _executor(self) -> ToolExecutor:
+        """The executor of this process: workers are forks, and cannot share its pipes."""
+        process = os.getpid()
+        if process not in self._executors:
+            self._executors[process] = ToolExecutor(lane="pillow")
+        return self._executors[process]

@@ -156,11 +156,15 @@ class EpisodeBuilder:
             raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; None if its calls do not give the upright image, or if the answer needs a crop."""
+        """The episode at `index`; None if its calls do not give the upright image, or if the answer needs a crop.
+
+        Raises:
+            RowError: The row of the source cannot be used.
+        """
         rng = generator(self.seed, split, index, stream=1)
         kind = choose(rng, self.mix)
         transforms = () if kind == "read" else (choose(rng, self.turn_weights),)
-        sample = self.source.sample(split, index, transforms)
+        sample = self.source.exactly(split, index, transforms)
         trajectory = Trajectory(sample, images=view_question(sample))
         if kind != "read" and sample.images:
             if kind == "mend":
@@ -168,6 +172,10 @@ class EpisodeBuilder:
             self._turn_upright(trajectory, rng, executor)
         self._answer(trajectory, rng)
         return trajectory if "crop" not in sample.required_tools and _checks(trajectory) else None
+
+    def size(self, split: Split) -> int | None:
+        """Number of different episodes of a split; None if they never end."""
+        return self.source.size(split)
 
     def _mistake(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         if rng.random() < 0.5:

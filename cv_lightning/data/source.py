@@ -34,6 +34,10 @@ class SampleSource(ABC):
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         """The sample at `index`; `transforms` sets its transforms."""
 
+    def exactly(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
+        """The sample at `index` and no other in its place; raises `RowError` if its row cannot be used."""
+        return self.sample(split, index, transforms)
+
     def size(self, split: Split) -> int | None:
         """Number of different samples of a split; None if they never end."""
         return None

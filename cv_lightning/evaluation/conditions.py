@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cv_lightning.console.suggestions import did_you_mean
-from cv_lightning.data.corruption import CORRUPTIONS, SEVERITIES, corrupt_image
+from cv_lightning.data.corruption import CORRUPTIONS, SEVERITIES, corrupt
 from cv_lightning.data.orientation import transform_sample
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
@@ -64,8 +64,7 @@ def corrupt_sample(sample: Sample, name: str, severity: int, seed: int = 0) -> S
     The same seed and id give the same pixels, whatever else is evaluated.
     """
     own = zlib.crc32(sample.id.encode("utf-8", "surrogatepass")) + (seed << 32)
-    images = tuple(corrupt_image(image, name, severity, own + number) for number, image in enumerate(sample.images))
-    return replace(sample, images=images)
+    return replace(sample, images=tuple(corrupt(sample.images, name, severity, own)))
 
 
 def make_conditions(

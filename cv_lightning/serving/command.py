@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cv_lightning.endpoint.keys import read_key
 from cv_lightning.errors import ConfigError
+from cv_lightning.types import CODE_TOOL
+from sandbox import ConfinementError, ToolExecutor
+from sandbox.executor import LaneName
 
 if TYPE_CHECKING:
     from modules.policy.policy import Policy
@@ -21,13 +25,32 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = command_line(
-        "serve", "Serve a policy at http://HOST:PORT/v1 as OpenAI-compatible servers do, images and tools included."
+        "serve",
+        "Serve a policy at http://HOST:PORT/v1 as OpenAI-compatible servers do, images and tools included; or, with "
+        "--mcp, the code tool alone.",
     )
     add = options.add_argument
     add("--host", default="127.0.0.1", help="address to listen at; another than this machine's own needs a key")
     add("--port", type=int, default=8000, help="0 takes a free one")
     add("--name", help="what clients call the model (default: the folder's name and a digest of the weights)")
-    add_policy_options(options)
+    add_policy_options(options, is_required=False)
+    add(
+        "--tools",
+        choices=("client", "loop"),
+        default="client",
+        help="who runs the policy's calls: clients, or this server, which then sends the final answer",
+    )
+    add("--max-turns", type=int, default=4, help="with --tools loop: turns of the policy for one request")
+    add("--lane", choices=get_args(LaneName), default="auto", help="where code runs: see sandbox.ToolExecutor")
+    add(
+        "--mcp",
+        nargs="?",
+        choices=("stdio", "http"),
+        const="stdio",
+        help="serve the code tool as an MCP server: to "
+        "the program that started this one (stdio), or at http://HOST:PORT/mcp",
+    )
+    add("--images", type=Path, help="with --mcp: folder whose images may be named by path; results are saved there")
     add("--max-batch", type=int, default=16, help="replies generated at the same time")
     add("--max-waiting", type=int, default=256, help="requests that may wait; more get 429")
     add("--max-request-mb", type=int, default=32, help="longest request")
@@ -46,10 +69,10 @@ def command_line(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_policy_options(options: argparse.ArgumentParser) -> None:
+def add_policy_options(options: argparse.ArgumentParser, is_required: bool = True) -> None:
     """Add the options that `load_policy` reads."""
     add = options.add_argument
-    add("--policy", required=True, help="folder that a stage exported, or a hub name")
+    add("--policy", required=is_required, help="folder that a stage exported, or a hub name")
     add("--system-prompt", help="system turn (default: as the folder says, or else the one that describes the tool)")
     add("--min-pixels", type=int, help="smaller images are enlarged to this many (default: as the folder says)")
     add("--max-pixels", type=int, help="larger images are reduced to this many (default: as the folder says)")
@@ -66,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: An option has a wrong value, the address is taken, or others can reach it and there is no key.
     """
     options = parser().parse_args(arguments)
-    for name in ("max_context_tokens", "max_new_tokens", "max_batch", "max_waiting", "max_request_mb"):
+    for name in ("max_context_tokens", "max_new_tokens", "max_turns", "max_batch", "max_waiting", "max_request_mb"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1 but got {getattr(options, name)}")
     key = read_key(options.api_key_variable)
@@ -75,25 +98,73 @@ def main(arguments: Sequence[str]) -> int:
             f"--host {options.host}: others can reach this address. Set the environment variable "
             f"{options.api_key_variable} to the key that clients must send."
         )
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")  # to standard error
+    with contextlib.ExitStack() as stack:
+        if options.mcp is not None:
+            return _serve_tool(options, key, stack.enter_context(_executor(options)))
+        if options.policy is None:
+            raise ConfigError("--policy is missing: name a folder that a stage exported, or serve the tool by --mcp.")
+        return _serve_policy(options, key, stack)
+
+
+def _executor(options: argparse.Namespace) -> ToolExecutor:
+    try:
+        return ToolExecutor(lane=options.lane)
+    except (ValueError, ConfinementError) as error:
+        raise ConfigError(f"--lane {options.lane}: {error}") from error
+
+
+def _serve_tool(options: argparse.Namespace, key: str | None, executor: ToolExecutor) -> int:
+    from cv_lightning.serving.tool_server import CodeTool, ToolWebServer, serve_stdio
+    from cv_lightning.serving.web_server import ServerLimits
+
+    if options.images is not None and not options.images.is_dir():
+        raise ConfigError(f"--images {options.images}: there is no such folder.")
+    tool = CodeTool(executor, options.images, options.max_request_mb)
+    if options.mcp == "stdio":
+        serve_stdio(tool)
+        return 0
+    limits = ServerLimits(request_megabytes=options.max_request_mb)
+    with _named_address(options):
+        server = ToolWebServer(tool, options.host, options.port, key, limits)
+    print(f"serving {CODE_TOOL} at {_address(options, server.port)}/mcp (Ctrl-C ends it)", flush=True)
+    server.serve_until_interrupted()
+    return 0
+
+
+@contextlib.contextmanager
+def _named_address(options: argparse.Namespace) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error}).") from error
+
+
+def _address(options: argparse.Namespace, port: int) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"http://{host}:{port}"
+
+
+def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextlib.ExitStack) -> int:
     # torch, transformers and FastAPI only once the options are right.
     from cv_lightning.serving.policy_backend import Batching, PolicyBackend
     from cv_lightning.serving.server import ChatServer
+    from cv_lightning.serving.tool_loop import ToolLoop
     from cv_lightning.serving.web_server import ServerLimits
     from modules.evaluate import weights_digest
 
     policy = load_policy(options)
+    loop = None
+    if options.tools == "loop":
+        loop = ToolLoop(stack.enter_context(_executor(options)), options.max_turns)
     name = options.name or f"{Path(options.policy).resolve().name}-{weights_digest(policy)[:8]}"
     batching = Batching(options.max_batch, max_waiting=options.max_waiting)
     backend = PolicyBackend(policy, name, options.max_new_tokens, batching)
     limits = ServerLimits(request_megabytes=options.max_request_mb)
-    try:
-        server = ChatServer(backend, options.host, options.port, key, limits, on_stop=backend.close)
-    except (OSError, OverflowError) as error:
-        backend.close()
-        raise ConfigError(f"--host {options.host} --port {options.port}: cannot listen there ({error}).") from error
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"serving {name} at http://{host}:{server.port}/v1 (Ctrl-C ends it)", flush=True)
+    stack.callback(backend.close)
+    with _named_address(options):
+        server = ChatServer(backend, options.host, options.port, key, limits, backend.close, loop)
+    print(f"serving {name} at {_address(options, server.port)}/v1 (Ctrl-C ends it)", flush=True)
     server.serve_until_interrupted()
     return 0
 

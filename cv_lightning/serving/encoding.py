@@ -48,22 +48,29 @@ class ChatEncoder:
 
     Args:
         conversation: The policy's.
+
+    Attributes:
+        lock: Held by whoever uses the conversation: its tokenizer serves one thread at a time.
     """
 
     def __init__(self, conversation: Conversation) -> None:
         self.conversation = conversation
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._ids: OrderedDict[str, list[int]] = OrderedDict()
 
-    def encode(self, request: ChatRequest) -> TokenSequence:
+    def encode(self, request: ChatRequest, keeps_prompt: bool = False) -> TokenSequence:
         """The conversation up to the point where the policy speaks.
+
+        Args:
+            request: The client's.
+            keeps_prompt: A system message of the client follows the policy's own, in place of replacing it.
 
         Raises:
             BadRequest: It does not fit the policy's context, or an image has an impossible shape.
         """
-        with self._lock:
+        with self.lock:
             try:
-                tokens = self._encode(request)
+                tokens = self._encode(request, keeps_prompt)
             except ConversationError as error:
                 raise BadRequest(str(error), "messages") from error
         if len(tokens) >= self.conversation.max_context_tokens:
@@ -77,7 +84,7 @@ class ChatEncoder:
 
     def remember(self, tokens: TokenSequence, text: str, ids: Sequence[int]) -> None:
         """Remember the ids of the reply `text` to a conversation."""
-        with self._lock:
+        with self.lock:
             for spelled in {text, join_calls(*split_calls(text))}:
                 key = _key(tokens, spelled)
                 self._ids[key] = list(ids)
@@ -87,14 +94,15 @@ class ChatEncoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a reply without its end-of-turn token."""
-        with self._lock:
+        with self.lock:
             return self.conversation.decode_reply(ids)
 
-    def _encode(self, request: ChatRequest) -> TokenSequence:
+    def _encode(self, request: ChatRequest, keeps_prompt: bool) -> TokenSequence:
         messages = list(request.messages)
         prompt = self.conversation.system_prompt
         if messages[0].role in ("system", "developer"):
-            prompt = plain(messages.pop(0).text) + _tool_section(request.tools)
+            own = f"{prompt}\n\n" if keeps_prompt else ""
+            prompt = own + plain(messages.pop(0).text) + _tool_section(request.tools)
         tokens = TokenSequence()
         tokens.append(self.conversation.system_turn(prompt), is_trained=False)
         is_open = False  # whether the policy may speak

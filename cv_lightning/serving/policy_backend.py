@@ -24,50 +24,89 @@ class ReplySoFar:
     """A reply, perhaps incomplete.
 
     Attributes:
-        text: All of it so far.
+        text: All of it so far that stays.
         n_output: Its tokens so far.
-        end: "stop", "length", or None while it is being written.
+        completion: What was sampled, once it is whole; it may be longer than `text` if that ends before a stop text.
     """
 
     text: str
     n_output: int
-    end: str | None
+    completion: Completion | None = None
+
+    @property
+    def end(self) -> str | None:
+        """OpenAI's `finish_reason`: None while the reply is being written."""
+        return None if self.completion is None else "stop" if self.completion.is_finished else "length"
+
+
+@dataclass(frozen=True)
+class WantedReply:
+    """What to write.
+
+    Attributes:
+        tokens: The conversation.
+        sampling: How the reply is drawn.
+        is_alone: Whether it is drawn alone, since the client gave a seed: one seed serves a whole batch.
+        is_streamed: Whether somebody reads along.
+        stop: The reply ends before the first of these texts.
+    """
+
+    tokens: TokenSequence
+    sampling: Sampling
+    is_alone: bool = False
+    is_streamed: bool = False
+    stop: tuple[str, ...] = ()
+
+
+def wanted_reply(request: ChatRequest, tokens: TokenSequence, max_new_tokens: int, number: int = 0) -> WantedReply:
+    """Reply `number` to a request; each number has its own seed.
+
+    Args:
+        request: The client's.
+        tokens: Its conversation.
+        max_new_tokens: Longest reply, and the length if the client gives none.
+        number: 0 for the first.
+    """
+    is_alone = request.temperature > 0 and request.seed is not None
+    seed = request.seed + number if is_alone and request.seed is not None else random.getrandbits(62)
+    length = min(request.max_new_tokens or max_new_tokens, max_new_tokens)
+    sampling = Sampling(request.temperature, length, seed if request.temperature > 0 else 0)
+    return WantedReply(tokens, sampling, is_alone, request.is_streamed, tuple(request.stop))
 
 
 class QueuedReply:
     """A reply that waits or is being written.
 
     Args:
-        tokens: The conversation.
-        sampling: How the reply is drawn.
+        wanted: What to write.
         encoder: Decodes it, and remembers its ids.
-        request: The client's request.
         notify: Called when there is something new.
     """
 
-    def __init__(
-        self,
-        tokens: TokenSequence,
-        sampling: Sampling,
-        encoder: ChatEncoder,
-        request: ChatRequest,
-        notify: Callable[[], None],
-    ) -> None:
-        self.tokens = tokens
-        self.sampling = sampling
-        self.is_alone = _is_seeded(request)  # one seed serves a batch: no other may be drawn with it
-        self.is_streamed = request.is_streamed
+    def __init__(self, wanted: WantedReply, encoder: ChatEncoder, notify: Callable[[], None]) -> None:
+        self.wanted = wanted
         self.is_cancelled = False
-        self.n_input = len(tokens)
+        self.has_stopped = False
         self._encoder = encoder
         self._notify = notify
+        self._written: list[int] = []
         self._ids: list[int] = []
         self._news: queue.SimpleQueue[int | Completion | BadRequest] = queue.SimpleQueue()
 
-    def add(self, news: int | Completion | BadRequest) -> None:
-        """Take one more token, the whole reply, or its error, from the thread that generates."""
+    def add(self, news: Completion | BadRequest) -> None:
+        """Take the whole reply, or its error, from the thread that generates."""
         self._news.put(news)
         self._notify()
+
+    def add_token(self, token: int) -> None:
+        """Take one more token from the thread that generates, and look whether it completes a stop text."""
+        stop = self.wanted.stop
+        if stop and not self.has_stopped:
+            self._written.append(token)
+            self.has_stopped = _find(self._encoder.decode(self._written), stop) is not None
+        if self.wanted.is_streamed:
+            self._news.put(token)
+            self._notify()
 
     def read(self) -> ReplySoFar | None:
         """The reply as it is now, None if nothing is new; does not wait. Raises `BadRequest` if it failed."""
@@ -77,12 +116,23 @@ class QueuedReply:
             if isinstance(news, BadRequest):
                 raise news
             if isinstance(news, Completion):
-                text = self._encoder.decode(news.ids)
-                if news.is_finished:
-                    self._encoder.remember(self.tokens, text, news.ids)
-                return ReplySoFar(text, len(news.ids), "stop" if news.is_finished else "length")
+                return self._whole(news)
             self._ids.append(news)
-        return ReplySoFar(self._encoder.decode(self._ids), len(self._ids), None) if len(self._ids) > n_read else None
+        if len(self._ids) == n_read:
+            return None
+        return ReplySoFar(unstopped(self._encoder.decode(self._ids), self.wanted.stop), len(self._ids))
+
+    def _whole(self, sampled: Completion) -> ReplySoFar:
+        text = self._encoder.decode(sampled.ids)
+        at = _find(text, self.wanted.stop)
+        if at is None:
+            if sampled.is_finished:
+                self._encoder.remember(self.wanted.tokens, text, sampled.ids)
+            return ReplySoFar(text, len(sampled.ids), sampled)
+        # Others of the batch may have kept sampling after the stop text was there.
+        lengths = range(1, len(sampled.ids) + 1)
+        n = next(n for n in lengths if _find(self._encoder.decode(sampled.ids[:n]), self.wanted.stop) is not None)
+        return ReplySoFar(text[:at], n, Completion(sampled.ids[:n], sampled.logprobs[:n], is_finished=True))
 
     def cancel(self) -> None:
         """Nobody waits for the reply."""
@@ -130,21 +180,20 @@ class PolicyBackend:
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
-    def start(self, request: ChatRequest, notify: Callable[[], None]) -> QueuedReply:
+    def start(self, wanted: WantedReply, notify: Callable[[], None], is_first: bool = True) -> QueuedReply:
         """Put a reply into the queue; `notify` is called, from any thread, whenever it has something new.
 
+        Args:
+            wanted: What to write.
+            notify: Must not block.
+            is_first: False for a later turn of the same answer, which a full queue does not turn away.
+
         Raises:
-            BadRequest: The request cannot be encoded, or the queue is full or closed.
+            BadRequest: The queue is full or closed.
         """
-        tokens = self.encoder.encode(request)
-        seed = 0
-        if request.temperature > 0:
-            seed = random.getrandbits(62) if request.seed is None else request.seed
-        n_tokens = min(request.max_new_tokens or self.max_new_tokens, self.max_new_tokens)
-        sampling = Sampling(request.temperature, n_tokens, seed)
-        job = QueuedReply(tokens, sampling, self.encoder, request, notify)
+        job = QueuedReply(wanted, self.encoder, notify)
         with self._changed:
-            if len(self._waiting) >= self.batching.max_waiting:
+            if is_first and len(self._waiting) >= self.batching.max_waiting:
                 raise BadRequest("Too many requests are waiting.", code="rate_limit_exceeded", status=429)
             if self._is_closed:
                 raise _shutting_down()
@@ -191,11 +240,11 @@ class PolicyBackend:
             return
         self.batch_sizes.append(len(wanted))
         try:
-            session = self.policy.open_session(wanted[0].sampling, lambda ids_B: self._hand_on(wanted, ids_B))
-            for job, completion in zip(wanted, session.sample([job.tokens for job in wanted]), strict=True):
+            session = self.policy.open_session(wanted[0].wanted.sampling, lambda ids_B: self._hand_on(wanted, ids_B))
+            for job, completion in zip(wanted, session.sample([job.wanted.tokens for job in wanted]), strict=True):
                 job.add(_shutting_down() if job.is_cancelled else completion)
         except Exception:  # noqa: BLE001 - the clients get an error and the server continues
-            if len(wanted) > 1 and not any(job.is_streamed for job in wanted):
+            if len(wanted) > 1 and not any(job.wanted.is_streamed for job in wanted):
                 # A reply that does not fit in memory, or is broken, must not fail the others.
                 _release_memory()
                 for job in wanted:
@@ -210,19 +259,35 @@ class PolicyBackend:
         """Hand tokens to whoever reads along; False once nobody waits for any reply."""
         end_id = self.policy.conversation.end_of_turn_id
         for job, token in zip(jobs, ids_B, strict=True):
-            if job.is_streamed and token is not None and token != end_id:
-                job.add(token)
-        return not all(job.is_cancelled for job in jobs)
-
-
-def _is_seeded(request: ChatRequest) -> bool:
-    return request.temperature > 0 and request.seed is not None
+            if token is not None and token != end_id:
+                job.add_token(token)
+        return not all(job.is_cancelled or job.has_stopped for job in jobs)
 
 
 def _fits(job: QueuedReply, first: QueuedReply) -> bool:
     """Whether two replies can be drawn by one session."""
-    settings = [(one.sampling.temperature, one.sampling.max_new_tokens) for one in (job, first)]
-    return settings[0] == settings[1] and not job.is_alone and not first.is_alone
+    settings = [(one.sampling.temperature, one.sampling.max_new_tokens) for one in (job.wanted, first.wanted)]
+    return settings[0] == settings[1] and not job.wanted.is_alone and not first.wanted.is_alone
+
+
+def _find(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first of the stop texts begins; None if there is none."""
+    return min((at for at in map(text.find, stop) if at >= 0), default=None)
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop texts."""
+    return text[: _find(text, stop)]
+
+
+def unstopped(text: str, stop: Sequence[str]) -> str:
+    """The part of an unfinished text that no stop text can take back."""
+    if _find(text, stop) is not None:
+        return cut_at(text, stop)
+    # A replacement character may be the beginning of a letter, with which a stop text begins.
+    text = text.rstrip("\ufffd") if stop else text
+    held = (n for one in stop for n in range(1, len(one)) if text.endswith(one[:n]))
+    return text[: len(text) - max(held, default=0)]
 
 
 def _shutting_down() -> BadRequest:

@@ -35,6 +35,9 @@ from cv_lightning.types import IMAGE, interleave
 MAX_IMAGES = 64
 MAX_TOTAL_MEGAPIXELS = 200
 
+#: Replies to one request.
+MAX_CHOICES = 128
+
 _DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
 
 
@@ -76,19 +79,18 @@ def count_pixels(encoded: bytes) -> int:
         return 0
 
 
-class _Images:
-    """Counts the images of one request."""
+class RequestImages:
+    """Decodes the images of one request and counts them."""
 
     def __init__(self) -> None:
         self._count = 0
         self._pixels = 0
 
-    def add(self, value: Any) -> Image.Image:
+    def add(self, encoded: bytes) -> Image.Image:
         """Decode one image; raises `ValueError` if it cannot be read, or is one too many."""
         self._count += 1
         if self._count > MAX_IMAGES:
             raise ValueError(f"more than {MAX_IMAGES} images")
-        encoded = decode_data_url(value.get("url") if isinstance(value, dict) else value)
         self._pixels += count_pixels(encoded)
         if self._pixels > MAX_TOTAL_MEGAPIXELS * 1_000_000:
             raise ValueError(f"the images have more than {MAX_TOTAL_MEGAPIXELS} megapixels together")
@@ -96,9 +98,9 @@ class _Images:
 
 
 def _image(value: Any, info: ValidationInfo) -> Image.Image:
-    images = cast(_Images, info.context)
+    images = cast(RequestImages, info.context)
     try:
-        return images.add(value)
+        return images.add(decode_data_url(value.get("url") if isinstance(value, dict) else value))
     except (DataError, ValueError) as error:
         raise PydanticCustomError("invalid_image", "{reason}", {"reason": str(error)}) from error
 
@@ -210,6 +212,10 @@ class ChatRequest(_Checked):
         temperature: Softmax temperature.
         seed: None draws one.
         is_streamed: Whether the reply comes in pieces.
+        n: Replies to draw.
+        stop: A reply ends before the first of these texts.
+        has_logprobs: Whether the log-probabilities of the drawn tokens are asked for.
+        top_p: Any value at temperature 0, which takes the most probable token; else 1.
     """
 
     model: str = ""
@@ -222,13 +228,14 @@ class ChatRequest(_Checked):
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     is_streamed: bool = Field(False, alias="stream")
     stream_options: _StreamOptions = _StreamOptions()
-    n: Annotated[Any, _only(1)] = 1
-    top_p: Annotated[Any, _only(1)] = 1
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    stop: list[Annotated[str, Field(min_length=1, max_length=1000)]] = Field([], max_length=16)
+    has_logprobs: bool = Field(False, alias="logprobs")
+    top_logprobs: Annotated[Any, _only(0)] = 0
+    top_p: float = Field(1, ge=0, le=1)
     presence_penalty: Annotated[Any, _only(0)] = 0
     frequency_penalty: Annotated[Any, _only(0)] = 0
-    logprobs: Annotated[Any, _only(False)] = False
     response_format: Annotated[Any, _only({"type": "text"})] = None
-    stop: Annotated[Any, _only([])] = None
     logit_bias: Annotated[Any, _only({})] = None
 
     @property
@@ -250,6 +257,18 @@ class ChatRequest(_Checked):
     @classmethod
     def _without_nulls(cls, value: Any) -> Any:
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("top_p")
+    @classmethod
+    def _whole_distribution(cls, value: float, info: ValidationInfo) -> float:
+        if value != 1 and info.data.get("temperature") != 0:
+            raise PydanticCustomError("unsupported_value", "this server only knows 1, or any value at temperature 0")
+        return value
 
     @field_validator("tool_choice")
     @classmethod
@@ -275,7 +294,7 @@ def read_request(body: bytes) -> ChatRequest:
         BadRequest: It is not valid, or asks for something that this server does not do.
     """
     try:
-        return ChatRequest.model_validate_json(body, context=_Images())
+        return ChatRequest.model_validate_json(body, context=RequestImages())
     except ValidationError as error:
         raise refusal_of(error) from error
 

@@ -1,13 +1,11 @@
 """An OpenAI-compatible server for chat completions: /v1/models and /v1/chat/completions, streamed or not.
 
-A `PolicyBackend` writes the replies. Tool calls go back to the client as `tool_calls`: no code that a model wrote is
-executed here. Every request ends in an answer, an error in OpenAI's form, or a closed connection.
+A `PolicyBackend` writes the replies. Tool calls go back to the client as `tool_calls`, or are executed by the confined
+executor of a `ToolLoop`. Every request ends in an answer, an error in OpenAI's form, or a closed connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
 import json
 import time
@@ -19,7 +17,8 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from cv_lightning.serving.policy_backend import PolicyBackend, QueuedReply, ReplySoFar
+from cv_lightning.serving.answers import Answer, Answering, Choices, OneReply
+from cv_lightning.serving.policy_backend import PolicyBackend
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.web_server import (
     ServerLimits,
@@ -30,7 +29,6 @@ from cv_lightning.serving.web_server import (
     read_body,
     unless_gone,
 )
-from cv_lightning.tools.reply_text import split_calls, stable_text
 
 
 class ChatServer(WebServer):
@@ -43,6 +41,7 @@ class ChatServer(WebServer):
         key: What clients must send as bearer token, None for nothing.
         limits: Limits of a client.
         on_stop: Cancels running replies before the server waits for them.
+        answering: How a request is answered; by default with one turn, whose calls the client executes.
 
     Raises:
         OSError: The address is taken, or not allowed.
@@ -56,8 +55,10 @@ class ChatServer(WebServer):
         key: str | None = None,
         limits: ServerLimits | None = None,
         on_stop: Callable[[], None] = lambda: None,
+        answering: Answering | None = None,
     ) -> None:
         self._backend = backend
+        self._answering = answering or OneReply()
         self._key = key
         self._started = int(time.time())
         limits = limits or ServerLimits()
@@ -92,47 +93,67 @@ class ChatServer(WebServer):
     async def _complete(self, request: Request, body: Annotated[bytes, Depends(read_body)]) -> Response:
         asked = await run_in_threadpool(read_request, body)  # it decodes images, which others need not wait for
         self._check_model(asked.model)
-        loop, is_new = asyncio.get_running_loop(), asyncio.Event()
-        reply = await run_in_threadpool(self._backend.start, asked, lambda: _wake(loop, is_new))
-        pieces = _pieces(reply, is_new)
-        if asked.is_streamed:
-            first = await unless_gone(request, anext(pieces))  # what fails at once is an error, not a stream
-            return Stream(self._events(asked, reply, first, pieces), "text/event-stream", reply.cancel)
-        return JSONResponse(self._completion(asked, reply, await unless_gone(request, _last(pieces))))
+        tokens = await run_in_threadpool(self._answering.encode, self._backend, asked)
+        answers = [self._answering.answer(self._backend, asked, tokens, index) for index in range(asked.n)]
+        choices = Choices(answers)
+        try:
+            if asked.is_streamed:
+                first = await unless_gone(request, choices.read())  # what fails at once is an error, not a stream
+                events = self._events(asked, len(tokens), first, choices)
+                return Stream(events, "text/event-stream", choices.cancel)
+            whole = await unless_gone(request, choices.whole())
+        except BaseException:
+            choices.cancel()
+            raise
+        listed = [self._choice(asked, index, answer) for index, answer in enumerate(whole)]
+        n_output = sum(answer.n_output for answer in whole)
+        return JSONResponse(self._frame("chat.completion", listed) | {"usage": _usage(len(tokens), n_output)})
 
-    def _completion(self, asked: ChatRequest, reply: QueuedReply, whole: ReplySoFar) -> dict[str, Any]:
-        content, calls = _split(asked, whole.text)
-        message: dict[str, Any] = {"role": "assistant", "content": content or None if calls else content}
-        if calls:
-            message["tool_calls"] = calls
-        end = "tool_calls" if calls else whole.end
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end}
-        return self._frame("chat.completion", [choice]) | {"usage": _usage(reply, whole)}
+    def _choice(self, asked: ChatRequest, index: int, answer: Answer) -> dict[str, Any]:
+        content = answer.content
+        message: dict[str, Any] = {"role": "assistant", "content": content or None if answer.calls else content}
+        if answer.calls:
+            message["tool_calls"] = answer.calls
+        logprobs = self._logprobs(asked, answer)
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.end, **answer.extra}
+
+    def _logprobs(self, asked: ChatRequest, answer: Answer) -> dict[str, Any] | None:
+        """The drawn tokens in OpenAI's form, without the one that ends the turn."""
+        if not asked.has_logprobs or answer.completion is None:
+            return None
+        encoder, sampled = self._backend.encoder, answer.completion
+        end_id = encoder.conversation.end_of_turn_id
+        drawn = [pair for pair in zip(sampled.ids, sampled.logprobs, strict=True) if pair[0] != end_id]
+        return {"content": [_token(encoder.decode([token]), logprob) for token, logprob in drawn], "refusal": None}
 
     async def _events(
-        self, asked: ChatRequest, reply: QueuedReply, piece: ReplySoFar, pieces: AsyncGenerator[ReplySoFar, None]
+        self, asked: ChatRequest, n_input: int, news: tuple[int, Answer] | None, choices: Choices
     ) -> AsyncGenerator[str, None]:
         frame = self._frame("chat.completion.chunk", [])
-        yield _chunk(frame, {"role": "assistant", "content": ""})
-        n_sent = 0
+        for index in range(asked.n):
+            yield _chunk(frame, index, {"role": "assistant", "content": ""})
+        n_sent, n_output = [0] * asked.n, [0] * asked.n
         try:
-            while piece.end is None:
-                safe = stable_text(piece.text, holds_calls=bool(asked.tools))
-                if len(safe) > n_sent:
-                    yield _chunk(frame, {"content": safe[n_sent:]})
-                    n_sent = len(safe)
-                piece = await anext(pieces)
+            while news is not None:
+                index, answer = news
+                delta = {"content": answer.content[n_sent[index] :]} if len(answer.content) > n_sent[index] else {}
+                n_sent[index], n_output[index] = max(n_sent[index], len(answer.content)), answer.n_output
+                if delta or (answer.extra and answer.end is None):
+                    yield _chunk(frame, index, delta, **(answer.extra if answer.end is None else {}))
+                if answer.calls:
+                    calls = [{"index": number, **call} for number, call in enumerate(answer.calls)]
+                    yield _chunk(frame, index, {"tool_calls": calls})
+                if answer.end is not None:
+                    logprobs = self._logprobs(asked, answer)
+                    also = {} if logprobs is None else {"logprobs": logprobs}
+                    yield _chunk(frame, index, {}, answer.end, **also, **answer.extra)
+                news = await choices.read()
         except BadRequest as error:
+            choices.cancel()
             yield _event(error_object(error))
             return
-        content, calls = _split(asked, piece.text)
-        if len(content) > n_sent:
-            yield _chunk(frame, {"content": content[n_sent:]})
-        if calls:
-            yield _chunk(frame, {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]})
-        yield _chunk(frame, {}, "tool_calls" if calls else piece.end)
         if asked.counts_stream:
-            yield _event(frame | {"choices": [], "usage": _usage(reply, piece)})
+            yield _event(frame | {"choices": [], "usage": _usage(n_input, sum(n_output))})
         yield "data: [DONE]\n\n"
 
     def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -145,47 +166,19 @@ class ChatServer(WebServer):
         }
 
 
-def _wake(loop: asyncio.AbstractEventLoop, is_new: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the server has ended
-        loop.call_soon_threadsafe(is_new.set)
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    # A token may hold part of a letter only, which has no text.
+    encoded = None if "\ufffd" in text else list(text.encode())
+    return {"token": text, "logprob": logprob, "bytes": encoded, "top_logprobs": []}
 
 
-async def _pieces(reply: QueuedReply, is_new: asyncio.Event) -> AsyncGenerator[ReplySoFar, None]:
-    """The reply whenever it has grown, until it is whole; whoever stops reading cancels it."""
-    try:
-        is_whole = False
-        while not is_whole:
-            await is_new.wait()
-            is_new.clear()
-            piece = reply.read()
-            if piece is not None:
-                is_whole = piece.end is not None
-                yield piece
-    finally:
-        reply.cancel()
-
-
-async def _last(pieces: AsyncGenerator[ReplySoFar, None]) -> ReplySoFar:
-    return [piece async for piece in pieces][-1]
-
-
-def _split(asked: ChatRequest, text: str) -> tuple[str, list[dict[str, Any]]]:
-    """The words of a reply and its tool calls, which stay words unless the client offers tools."""
-    content, calls = split_calls(text) if asked.tools else (text, [])
-    return content, [
-        {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": {"name": name, "arguments": arguments}}
-        for name, arguments in calls
-    ]
-
-
-def _chunk(frame: Mapping[str, Any], delta: Mapping[str, Any], end: str | None = None) -> str:
-    return _event({**frame, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]})
+def _chunk(frame: Mapping[str, Any], index: int, delta: Mapping[str, Any], end: str | None = None, **extra: Any) -> str:
+    return _event({**frame, "choices": [{"index": index, "delta": delta, "finish_reason": end, **extra}]})
 
 
 def _event(content: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-def _usage(reply: QueuedReply, piece: ReplySoFar) -> dict[str, int]:
-    total = reply.n_input + piece.n_output
-    return {"prompt_tokens": reply.n_input, "completion_tokens": piece.n_output, "total_tokens": total}
+def _usage(n_input: int, n_output: int) -> dict[str, int]:
+    return {"prompt_tokens": n_input, "completion_tokens": n_output, "total_tokens": n_input + n_output}

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cv_lightning.serving.request import BadRequest
@@ -48,11 +48,12 @@ class WebServer:
     """Serves an app; listens from the constructor on.
 
     Args:
-        app: See `new_app`.
+        app: See `new_app`, or an app with errors of its own.
         host: Address to listen at.
         port: 0 takes a free one; see `port`.
         limits: Limits of a client.
         on_stop: Called, in a thread, before the server waits for running replies.
+        has_lifespan: Whether the app must be started and ended.
 
     Raises:
         OSError: The address is taken, or not allowed.
@@ -60,7 +61,13 @@ class WebServer:
     """
 
     def __init__(
-        self, app: FastAPI, host: str, port: int, limits: ServerLimits, on_stop: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        limits: ServerLimits,
+        on_stop: Callable[[], None] = lambda: None,
+        has_lifespan: bool = False,
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=128)
@@ -71,7 +78,7 @@ class WebServer:
             app,
             http=partial(_LimitedProtocol, limits=limits),  # type: ignore[arg-type] # called as the class is
             ws="none",
-            lifespan="off",
+            lifespan="on" if has_lifespan else "off",
             log_config=None,
             log_level="error",  # invalid HTTP is the client's fault
             access_log=False,

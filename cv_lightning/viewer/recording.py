@@ -75,6 +75,7 @@ def _turn(turn: Turn, credit: Mapping[str, float] | None) -> dict[str, Any]:
             "tools": list(seen.tools),
             "lane": seen.lane,
             "seconds": seen.wall_s,
+            **({"exactness": seen.exactness, "library": seen.library} if seen.exactness else {}),
         },
     }
 

@@ -1,4 +1,4 @@
-"""Where a chat template hands over to the policy: some open its reasoning in the prompt."""
+"""The conversation of a model: its family's markup, and what its chat template writes of the policy's turn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from cv_lightning.conversation import Template
+from cv_lightning.conversation import Conversation, Template
 from cv_lightning.errors import CheckpointError
+from cv_lightning.tools.toolbox import Toolbox
+from modules.policy.families import FAMILIES
+from modules.policy.image_patches import Patcher
 
 OPEN_REASONING = "<think>\n"
 _IS_OPEN = re.compile(r"<think>\s*$")
@@ -31,7 +34,7 @@ def reply_start(tokenizer: Any, template: Template) -> str:
     return start if role else ""
 
 
-def open_reasoning(tokenizer: Any, template: Template) -> None:
+def begin_reasoning(tokenizer: Any, template: Template) -> None:
     """Let a tokenizer's chat template open the reasoning: by its own switch if it has one, else at its end.
 
     The template is exported with the policy, so that others ask it as it was trained.
@@ -44,3 +47,40 @@ def open_reasoning(tokenizer: Any, template: Template) -> None:
             return
     tokenizer.chat_template = given
     raise CheckpointError("policy.open_reasoning: the tokenizer has no chat template that could open the reasoning.")
+
+
+def make_conversation(
+    config: Any,
+    tokenizer: Any,
+    patcher: Patcher,
+    system_prompt: str,
+    max_context_tokens: int,
+    toolbox: Toolbox,
+    open_reasoning: bool = False,
+) -> Conversation:
+    """The conversation of a model.
+
+    Args:
+        config: Hugging Face's configuration of the model.
+        tokenizer: Its tokenizer, whose chat template changes with `open_reasoning`.
+        patcher: Cuts its images.
+        system_prompt: As `Policy` takes it, and so on.
+        max_context_tokens: Likewise.
+        toolbox: Likewise.
+        open_reasoning: Likewise.
+
+    Raises:
+        CheckpointError: The chat template cannot write a question, or there is none that could open the reasoning.
+    """
+    family = FAMILIES[config.model_type]
+    if open_reasoning:
+        begin_reasoning(tokenizer, family.template)
+    return Conversation(
+        tokenizer,
+        lambda size: family.count_image_tokens(config, patcher.grid(size)),
+        system_prompt,
+        max_context_tokens,
+        toolbox,
+        family.template,
+        reply_start(tokenizer, family.template),
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from cv_lightning.conversation import Template
+from cv_lightning.conversation import QWEN_TEMPLATE, Template
 from modules.policy.kv_cache import growing_cache
 from modules.policy.recurrence import keep_states_from_holes
 
@@ -39,11 +39,9 @@ class Family:
     image_std: tuple[float, float, float]
     text: Callable[[TinyConfig], dict[str, Any]]
     vision: Callable[[TinyConfig], dict[str, Any]]
-    template: Template = Template()
+    template: Template = QWEN_TEMPLATE
 
-    def processor(
-        self, config: Any, source: str | None, min_pixels: int, max_pixels: int
-    ) -> Qwen2VLImageProcessorPil:
+    def processor(self, config: Any, source: str | None, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
         """The image processor of a model, without torchvision: that of Qwen2-VL.
 
         Args:

@@ -8,6 +8,8 @@ moved and cut, floats exist only in the result, and an image that is a tensor on
 from __future__ import annotations
 
 import mmap
+import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -53,7 +55,7 @@ class Patcher:
         self._factor = float(processor.rescale_factor)
         values = (np.arange(256, dtype=np.float64) * self._factor).astype(np.float32)[:, None, None]
         mean, std = (np.array(each, dtype=np.float32) for each in (processor.image_mean, processor.image_std))
-        self._table = np.ascontiguousarray((values - mean) / std)
+        self._tables = np.ascontiguousarray(((values - mean) / std)[:, 0].T)
         self._mean_C11 = torch.tensor(processor.image_mean, dtype=torch.float32).view(-1, 1, 1)
         self._std_C11 = torch.tensor(processor.image_std, dtype=torch.float32).view(-1, 1, 1)
 
@@ -116,21 +118,21 @@ class Patcher:
             self._write_on_host(image, rows, in_threads=is_large)
 
     def _write_on_host(self, image: Image.Image, rows: Tensor, *, in_threads: bool) -> None:
-        """Resize by Pillow's own loop; normalise by a table and cut some rows at a time, which stay in the cache."""
+        """Resize by Pillow's own loop; cut bytes, then normalise by tables, some rows at a time, in the cache."""
         host = to_pillow(image.pixels) if isinstance(image, TensorImage) else as_rgb(image)
         size = self.target(image.size)
         pixels = np.asarray(host if size == host.size else host.resize(size, self._resample))
         merge, patch, block = self._merge, self._patch, self._merge * self._patch
         high, wide = size[1] // block, size[0] // block
-        blocks = rows.numpy().reshape(high, wide, merge, merge, 3, self._frames, patch, patch)
+        parts = rows.numpy().reshape(high, wide * merge * merge, 3, self._frames, patch * patch)
         step = max(1, _CACHED_VALUES // (3 * block * size[0]))
 
         def write(start: int) -> None:
             n = min(step, high - start)
-            slab = cv2.LUT(pixels[start * block : (start + n) * block], self._table)
-            part = blocks[start : start + n]
-            part[:, :, :, :, :, 0] = slab.reshape(n, merge, patch, wide, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-            part[:, :, :, :, :, 1:] = part[:, :, :, :, :, :1]
+            for channel, plane in enumerate(cv2.split(pixels[start * block : (start + n) * block])):
+                cut = plane.reshape(n, merge, patch, wide, merge, patch).transpose(0, 3, 1, 4, 2, 5)
+                values = cv2.LUT(np.ascontiguousarray(cut).reshape(-1, patch * patch), self._tables[channel])
+                parts[start : start + n, :, channel] = values.reshape(n, -1, 1, patch * patch)
 
         starts = range(0, high, step)
         if in_threads:
@@ -179,12 +181,28 @@ def _groups(images: Sequence[Image.Image]) -> list[list[int]]:
     return list(groups.values())
 
 
+#: Memory of the last results on a host, which the next one takes if nobody holds it any more.
+_BUFFERS: list[mmap.mmap] = []
+_BUFFERS_LOCK = threading.Lock()
+#: How many there are, and the bytes above which none is kept.
+_MAX_BUFFERS, _MAX_KEPT_BYTES = 2, 1 << 30
+#: References to a buffer that no tensor holds: the list's, the loop's and the call's own.
+_FREE = 3
+
+
 def _empty(height: int, width: int, device: torch.device) -> Tensor:
-    """Float32 [height, width]; a large one on a Linux host uses huge pages, which fault in faster."""
+    """Float32 [height, width]; a large one on a Linux host uses huge pages, which fault in faster, and old ones."""
     n_bytes = 4 * height * width
     if not _is_host(device) or n_bytes < _HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(height, width, dtype=torch.float32, device=device)
-    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.float32).view(height, width)
+    with _BUFFERS_LOCK:
+        for memory in _BUFFERS:
+            if n_bytes <= len(memory) <= 4 * n_bytes and sys.getrefcount(memory) == _FREE:
+                break
+        else:
+            memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with suppress(OSError):  # a kernel without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            if n_bytes <= _MAX_KEPT_BYTES:
+                _BUFFERS[:] = [*_BUFFERS, memory][-_MAX_BUFFERS:]
+        return torch.frombuffer(memory, dtype=torch.float32, count=height * width).view(height, width)

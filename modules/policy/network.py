@@ -14,14 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
-from modules.policy.chat_template import open_reasoning as open_its_reasoning
-from modules.policy.chat_template import reply_start
+from modules.policy.chat_template import make_conversation
+from modules.policy.deferred import load_shards
 from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 from modules.policy.precision import hold_masters, rounded_masters
@@ -35,8 +34,10 @@ from modules.policy.pretrained import (
     pad_id,
 )
 from modules.policy.recurrence import tokens_of_block
+from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
+from modules.policy.vocabulary import environment_ids
 
 Part = Literal["vision", "projector", "language"]
 
@@ -62,7 +63,13 @@ class Network(nn.Module):
             those that `source` was trained with, if its folder says, or else "code".
         open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
             that of a policy exported with this, does so by itself.
+        deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. The adapters of a
+            `source` are merged at once, into a whole model.
     """
+
+    #: Whether each process holds a part of every parameter.
+    is_sharded = False
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class Network(nn.Module):
         system_prompt: str | None = None,
         toolbox: Toolbox | ToolboxName | None = None,
         open_reasoning: bool = False,
+        deferred: bool = False,
     ) -> None:
         super().__init__()
         if (source is None) == (build is None):
@@ -86,13 +94,17 @@ class Network(nn.Module):
                 "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
             )
         self.dtype: torch.dtype = getattr(torch, dtype)
+        #: Where weights that are still missing come from.
+        self._awaited: str | None = None
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
             self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            self.model, self.tokenizer = load_model(str(source), self.dtype, attention)
+            deferred = deferred and not is_adapter(str(source))
+            self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
+            self._awaited = source if deferred else None
         self.family = FAMILIES[self.model.config.model_type]
         self.image_processor = self.family.processor(self.model.config, source, min_pixels, max_pixels)
         self.patcher = Patcher(self.image_processor)
@@ -110,17 +122,8 @@ class Network(nn.Module):
             use_packed_attention(self.core.visual)
         self.family.prepare(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
-        template = self.family.template
-        if open_reasoning:
-            open_its_reasoning(self.tokenizer, template)
-        self.conversation = Conversation(
-            self.tokenizer,
-            self.count_image_tokens,
-            system_prompt,
-            max_context_tokens,
-            tools,
-            template,
-            reply_start(self.tokenizer, template),
+        self.conversation = make_conversation(
+            self.model.config, self.tokenizer, self.patcher, system_prompt, max_context_tokens, tools, open_reasoning
         )
         self.pad_id = pad_id(self.tokenizer)
         self.is_banned_V: Tensor
@@ -149,17 +152,26 @@ class Network(nn.Module):
         hold_masters(self.model, self.dtype)
 
     def rounded(self) -> AbstractContextManager[None]:
-        """Compute in `dtype`; open it around forward and backward pass, see `modules.policy.precision`."""
-        return rounded_masters(self.model, self.dtype)
+        """Compute in `dtype`; open it around forward and backward pass, see `modules.policy.precision`.
+
+        A sharded model does so by itself: what is gathered is in `dtype`.
+        """
+        return nullcontext() if self.is_sharded else rounded_masters(self.model, self.dtype)
+
+    def load_deferred(self, device: torch.device) -> None:
+        """Load the weights that `deferred` left out, on each process its part; does nothing if there are none."""
+        if self._awaited is None:
+            return
+        give_memory(self.model, device)
+        self.causal.tie_weights()
+        load_shards(self.causal, self._awaited)
+        self._awaited = None
 
     def _banned(self) -> Tensor:
         """Tokens that only the environment writes: every special token but the end of the turn."""
         vocabulary = self.causal.lm_head.out_features
         is_banned_V = torch.zeros(vocabulary, dtype=torch.bool)
-        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        names |= {"<tool_response>", "</tool_response>"} & set(self.tokenizer.get_vocab())
-        ids = {self.tokenizer.convert_tokens_to_ids(name) for name in names} | {self.pad_id}
-        for token_id in ids - {self.conversation.end_of_turn_id}:
+        for token_id in environment_ids(self.tokenizer, self.conversation.end_of_turn_id, self.pad_id):
             is_banned_V[token_id] = True
         is_banned_V[len(self.tokenizer) :] = True  # rows of the head that pad the vocabulary have no token
         return is_banned_V
@@ -176,7 +188,7 @@ class Network(nn.Module):
 
     def count_image_tokens(self, size: tuple[int, int]) -> int:
         """Number of placeholder tokens of an image of `size` (width, height)."""
-        return self.family.count_image_tokens(self.core.config, self.image_grid(size))
+        return self.conversation.count_image_tokens(size)
 
     def encode_images(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
         """Encode images once each.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -21,7 +22,9 @@ from cv_lightning.endpoint.messages import default_prompt
 from cv_lightning.rollout import OnTokens, Sampling
 from modules.policy.generation import GenerationSession
 from modules.policy.network import Network
-from modules.policy.pretrained import quiet_progress, store_conversation
+from modules.policy.pretrained import adapters_off, quiet_progress, store_conversation
+from modules.policy.sharded_export import adapter_tensors, export_model
+from modules.policy.shards import any_process, is_first_process, reshard
 from modules.policy.token_batch import TokenBatch
 
 #: Rows of logits that are computed at a time, and those of a large vocabulary: 1,024 x 152k float32 take 0.6 GB, and
@@ -90,13 +93,29 @@ class Policy(Network):
 
     def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
         encoded, grid_O3 = None, None
+        idle = self._idle_images(bool(batch.images.images_N)) if self.is_sharded else None
         if batch.images.images_N:
             encoded, grid_N3 = self.encode_images(batch.images.images_N)
             grid_O3 = grid_N3[batch.images.occurrences]
         positions_3BT = self.positions(batch.input_ids_BT, batch.is_valid_BT, grid_O3)
-        return self.hidden_states(
+        hidden_BTD = self.hidden_states(
             batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, batch.images.occurrences
         )
+        return hidden_BTD if idle is None else hidden_BTD + idle
+
+    def _idle_images(self, has_images: bool) -> Tensor | None:
+        """0, made by the vision tower, if another process encodes images and this one has none; else None.
+
+        Each block of a sharded tower is gathered by all processes together, and so are its gradients.
+        """
+        if not any_process(has_images, self.device) or has_images:
+            return None
+        side = int(self.image_processor.patch_size) * int(self.image_processor.merge_size)
+        encoded, _ = self.encode_images([Image.new("RGB", (side, side))])
+        parts = [*encoded.pooler_output]
+        for layer in getattr(encoded, "deepstack_features", None) or ():
+            parts += layer
+        return 0 * torch.stack([part.sum() for part in parts]).sum()
 
     def forward(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """`token_logprobs`: the entry that wrappers such as DDP hook."""
@@ -107,22 +126,42 @@ class Policy(Network):
     def freeze_reference(self) -> None:
         """Remember the policy as it is now as the reference; with LoRA the reference is the model without adapters."""
         if not self.is_lora:
-            reference = copy.deepcopy(self.model)
-            self._reference = _Hidden(reference.requires_grad_(False).eval())
+            reference = copy.deepcopy(self.model).requires_grad_(False)
+            self._reference = _Hidden(self.companion(reference, self.dtype))
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference is held beside the policy."""
+        return self._reference is not None
+
+    def replace_reference(self, reference: Policy) -> None:
+        """Take another holder of the same reference, such as a sharded one."""
+        self._reference = _Hidden(reference)
 
     @torch.no_grad()
     def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Log-probabilities [B, T] of the trained tokens under the reference policy."""
         if self.is_lora:
-            with self.model.disable_adapter():
-                return self.token_logprobs(batch, temperature)[0]
+            with adapters_off(self.model):
+                logprobs_BT: Tensor = self(batch, temperature)[0]
+            reshard(self)
+            return logprobs_BT
         if self._reference is None:
             raise ValueError("Call freeze_reference() before reference_logprobs()")
-        trained, self.model = self.model, self._reference.module.to(self.device)
-        try:
-            return self.token_logprobs(batch, temperature)[0]
-        finally:
-            self.model = trained
+        reference = self._reference.module
+        if not self.is_sharded:
+            reference.model.to(self.device)
+        logprobs_BT = reference(batch, temperature)[0]
+        reshard(reference)
+        return logprobs_BT
+
+    def companion(self, model: nn.Module, dtype: torch.dtype) -> Policy:
+        """A policy in evaluation mode with another network of the same structure; everything else is shared."""
+        other = copy.copy(self)
+        own = nn.Module().__dict__  # it has no hooks of this policy, such as those that gather shards
+        kept = {"_modules": {"model": model}, "_buffers": self._buffers, "dtype": dtype, "is_sharded": False}
+        other.__dict__ = {**self.__dict__, **own, **kept}
+        return other.eval()
 
     # ---- sampling and export -----------------------------------------------------------------------------------------
 
@@ -151,14 +190,22 @@ class Policy(Network):
         Its system prompt and tools are saved beside them, so that it is asked as it was trained.
 
         With LoRA the folder holds the adapters; a base that was made here, by `build` or by merging the adapters of
-        `source`, is written to `folder/base`.
+        `source`, is written to `folder/base`. Of a sharded policy all processes call it together.
+
+        Raises:
+            OSError: It cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_progress(), torch.no_grad(), self.rounded():
-            if self.is_lora and self.has_own_base:
-                self._export_base(folder / "base")
-            self.model.save_pretrained(folder)
+            if self.is_sharded:
+                self._export_shards(folder)
+            else:
+                if self.is_lora and self.has_own_base:
+                    self._export_base(folder / "base")
+                self.model.save_pretrained(folder)
+        if not is_first_process():
+            return
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
         store_conversation(folder, self.conversation.system_prompt, self.conversation.toolbox)
@@ -167,6 +214,25 @@ class Policy(Network):
         """Write the model under the adapters, which changes while they are off, and let the adapters name it."""
         base = copy.deepcopy(self.model).unload()
         base.save_pretrained(folder)
+        self._let_adapters_name(folder)
+
+    def _export_shards(self, folder: Path) -> None:
+        """The same of a sharded policy, tensor by tensor; the first process writes."""
+        reshard(self)
+        is_writer = is_first_process()
+        if not self.is_lora:
+            export_model(self.model, folder, self.dtype, is_writer)
+            return
+        if self.has_own_base:
+            (folder / "base").mkdir(exist_ok=True)
+            export_model(self.causal, folder / "base", self.dtype, is_writer)
+            if is_writer:
+                self._let_adapters_name(folder / "base")
+        adapters = adapter_tensors(self.model, self.dtype)
+        if is_writer:
+            self.model.save_pretrained(folder, state_dict=adapters)
+
+    def _let_adapters_name(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         for config in self.model.peft_config.values():
             config.base_model_name_or_path = str(folder)
@@ -175,5 +241,5 @@ class Policy(Network):
 class _Hidden:
     """Keeps a module out of its owner's parameters, checkpoints and optimizers."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Policy) -> None:
         self.module = module

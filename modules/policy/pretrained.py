@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.tools.choose import make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
+from modules.policy.deferred import build_without_weights
 from modules.policy.families import FAMILIES
 
 #: In the folder of an exported policy: its system prompt and tools.
@@ -37,8 +38,8 @@ def is_adapter(source: str) -> bool:
     return (Path(source) / "adapter_config.json").exists()
 
 
-def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
-    """Load a model and its tokenizer from a local folder or the hub.
+def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool = False) -> tuple[Any, Any]:
+    """Load a model and its tokenizer from a local folder or the hub; if `deferred`, without its weights.
 
     A folder that holds a PEFT adapter is loaded on its base model and merged into it.
 
@@ -58,7 +59,10 @@ def load_model(source: str, dtype: torch.dtype, attention: str) -> tuple[Any, An
         )
     try:
         with quiet_progress():
-            model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
+            if deferred:
+                model = build_without_weights(base, dtype, attention)
+            else:
+                model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         # RuntimeError: the weights have other shapes than the config says. SafetensorError: a file that is cut short.
@@ -87,10 +91,45 @@ def add_lora(model: Any, arguments: dict[str, Any]) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
+    is_empty = any(parameter.is_meta for parameter in model.parameters())
     try:
-        return get_peft_model(model, LoraConfig(**arguments))
+        with _adapters_on_the_host() if is_empty else nullcontext():
+            return get_peft_model(model, LoraConfig(**arguments))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"policy.lora: {error}. See peft.LoraConfig for the arguments.") from error
+
+
+@contextmanager
+def _adapters_on_the_host() -> Iterator[None]:
+    """Keep adapters where they are drawn: PEFT would move those of a model without weights to the meta device."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    moves = BaseTunerLayer._move_adapter_to_device_of_base_layer
+
+    def move(layer: Any, adapter_name: str, device: torch.device | None = None) -> None:
+        moves(layer, adapter_name, device=torch.device("cpu"))
+
+    BaseTunerLayer._move_adapter_to_device_of_base_layer = move
+    try:
+        yield
+    finally:
+        BaseTunerLayer._move_adapter_to_device_of_base_layer = moves
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Compute without adapters; PEFT's own way changes `requires_grad`, which a sharded model cannot follow."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    were_off = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was_off in zip(layers, were_off, strict=True):
+            layer._disable_adapters = was_off
 
 
 def freeze(model: Any, parts: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
+from callbacks import checkpoints
 from callbacks.checkpoints import LastCheckpoint
 from cv_lightning.cli import checkpoints as whole_checkpoint
 from cv_lightning.cli.interrupt import CheckpointOnInterrupt, resume_checkpoint
@@ -151,12 +152,15 @@ def test_a_crash_between_saves_goes_on_from_the_last_one(straight: Module, tmp_p
         ({"every_seconds": 1e9}, [14]),
     ],
 )
-def test_saves_when_due_and_at_the_end(tmp_path: Path, intervals: dict[str, Any], saved: list[int]) -> None:
+def test_saves_when_due_and_at_the_end(
+    tmp_path: Path, intervals: dict[str, Any], saved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_LARGEST_SHARE", float("inf"))
     steps = []
 
     class Recorded(LastCheckpoint):
-        def save(self, trainer: Trainer) -> None:
-            super().save(trainer)
+        def save(self, trainer: Trainer, in_background: bool = False) -> None:
+            super().save(trainer, in_background)
             steps.append(trainer.global_step)
             assert torch.load(self.path(trainer), weights_only=True)["global_step"] == trainer.global_step
 
@@ -187,11 +191,23 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path: Path, monke
 
 def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
     for content in ("first", "second"):
-        new = tmp_path / "last.ckpt.new"
+        new = tmp_path / f"last.ckpt.{content}"
         new.mkdir()
         (new / content).touch()
         whole_checkpoint._put_in_place(new, tmp_path / "last.ckpt")
-    assert [path.name for path in tmp_path.rglob("*")] == ["last.ckpt", "second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.second"]
+    assert [path.name for path in (tmp_path / "last.ckpt").iterdir()] == ["second"]
+
+
+def test_saves_that_take_long_are_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of 3 s stops training for 2 % of 150 s."""
+    callback, now = LastCheckpoint(every_seconds=60.0), 1000.0
+    callback._took_s, callback._saved_at_s = 3.0, now
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
+    due = []
+    for now in (1061.0, 1149.0, 1151.0):  # noqa: B007  # the clock reads it
+        due.append(callback._is_due(1))
+    assert due == [False, False, True]
 
 
 def test_a_negative_interval_is_refused() -> None:

@@ -15,7 +15,7 @@ from modules.sampler_correction import SamplerCorrection
 from sandbox import Observation
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("train", "reward", "rollout", "rl", "time", "components", "tools", "health", "throughput")
+KINDS = ("data", "train", "reward", "rollout", "rl", "time", "components", "tools", "health", "throughput")
 LISTED = {
     name
     for row in (ROOT / "docs/metrics.md").read_text(encoding="utf-8").splitlines()

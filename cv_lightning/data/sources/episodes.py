@@ -58,8 +58,12 @@ class RecordedEpisodes:
         self.toolbox = make_toolbox(toolbox)
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; raises `DataError` if no row can be used."""
-        return self.rows.first_good(split, index, self._read)
+        """The episode at `index`; raises `RowError` if its row cannot be used (`DataError` if `strict` is set)."""
+        return self.rows.only(split, index, self._read)
+
+    def size(self, split: Split) -> int | None:
+        """Rows of a split."""
+        return self.rows.size(split)
 
     def _read(self, rows: Rows, place: int) -> Trajectory:
         return episode_of(rows.records.read(place), rows.records.where(place), rows.folder, self.toolbox)

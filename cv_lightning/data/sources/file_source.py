@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from cv_lightning.data.source import SampleSource, Split, check_seed, check_weig
 from cv_lightning.data.sources.formats import Format
 from cv_lightning.data.sources.opening import find_format, open_records
 from cv_lightning.data.sources.records import Records
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError, DataError, RowError
 from cv_lightning.types import Sample
 
 T = TypeVar("T")
@@ -38,8 +38,8 @@ class FileSource(SampleSource):
         folder: Relative image paths start here; None: beside the file that names them.
         weights: How often each orientation is chosen, as in `PlateWorld`; None leaves images as they are recorded.
         seed: Seed of the order and of the orientations.
-        strict: Raise at the first bad row. Otherwise each bad row is skipped with one warning, and the next good one
-            replaces it.
+        strict: Raise at the first bad row. Otherwise each bad row is left out with one warning, and the next good one
+            takes its place.
 
     Raises:
         ConfigError: Nothing is given, something does not exist, or two splits are the same.
@@ -82,9 +82,15 @@ class FileSource(SampleSource):
             ConfigError: The split was not given, or answers depend on the recorded transforms and others are asked for.
             DataError: The row is bad and `strict` is set, or every row is bad.
         """
+        return self._oriented(self._first_good(split, index), split, index, transforms)
+
+    def exactly(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
+        """The sample of the row at `index` and no other; raises as `only`."""
+        return self._oriented(self.only(split, index, Rows.sample), split, index, transforms)
+
+    def _oriented(self, sample: Sample, split: Split, index: int, transforms: Sequence[str] | None) -> Sample:
         if transforms is not None:
             self._check_is_free()
-        sample = self.first_good(split, index, Rows.sample)
         if transforms is None and self._weights is not None:
             transforms = choose_transforms(generator(self._seed, split, index), self._weights)
         return sample if transforms is None else transform_sample(restore_sample(sample), transforms)
@@ -105,37 +111,52 @@ class FileSource(SampleSource):
         order = _order(rows.records, self._seed, turn) if split == "train" else range(n_rows)
         return (int(order[(start + offset) % n_rows]) for offset in range(n_rows))
 
-    def first_good(self, split: Split, index: int, read: Callable[[Rows, int], T]) -> T:
-        """The result of `read` for the row at `index`, or for the first good one after it.
-
-        Raises:
-            ConfigError: The split was not given.
-            DataError: The row is bad and `strict` is set, or every row is bad.
-        """
-        rows = self._rows.get(split)
-        if rows is None:
-            raise ConfigError(
-                f"FileSource: there is no file for the {split} split. Give `{split}: path/to/rows.jsonl`."
-            )
+    def _first_good(self, split: Split, index: int) -> Sample:
+        """The sample of the row at `index`, or of the first good one after it."""
+        rows = self._rows_of(split)
         for place in self._places(rows, split, index):
-            made = self._or_skip(rows.records.where(place), partial(read, rows, place))
-            if made is not None:
-                return made
+            sample = self._or_skip(rows, place)
+            if sample is not None:
+                return sample
         raise DataError(
             f"{rows.name}: none of its {len(rows)} rows can be used. Look at the first warning, or at what "
             f"`python -m cv_lightning data check {rows.name}` says."
         )
 
-    def _or_skip(self, where: str, make: Callable[[], T]) -> T | None:
+    def only(self, split: Split, index: int, read: Callable[[Rows, int], T]) -> T:
+        """The result of `read` for the row at `index`.
+
+        Raises:
+            ConfigError: The split was not given.
+            RowError: The row is bad.
+            DataError: The same, and `strict` is set.
+        """
+        rows = self._rows_of(split)
+        try:
+            return read(rows, next(self._places(rows, split, index)))
+        except DataError as error:
+            if self._strict:
+                raise
+            raise RowError(str(error)) from error
+
+    def _rows_of(self, split: Split) -> Rows:
+        if split not in self._rows:
+            raise ConfigError(
+                f"FileSource: there is no file for the {split} split. Give `{split}: path/to/rows.jsonl`."
+            )
+        return self._rows[split]
+
+    def _or_skip(self, rows: Rows, place: int) -> Sample | None:
+        where = rows.records.where(place)
         if where in self._skipped:
             return None
         try:
-            return make()
+            return rows.sample(place)
         except DataError as error:
             if self._strict:
                 raise
             self._skipped.add(where)
-            warnings.warn(f"Skipped a row. {error}", UserWarning, stacklevel=2)
+            warnings.warn(f"Left out a row. {error}", UserWarning, stacklevel=2)
             return None
 
 

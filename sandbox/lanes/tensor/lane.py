@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
+import kornia
 import torch
 
+from sandbox.geometry import Size
 from sandbox.lanes.lane import Lifted
 from sandbox.lanes.pillow import observed
-from sandbox.lanes.tensor.batch import ProgramBatches
-from sandbox.lanes.tensor.costs import CPU_COSTS, Costs, measure
-from sandbox.lanes.tensor.images import TensorImage
-from sandbox.types import Observation
+from sandbox.lanes.tensor.batch import ProgramBatches, Steps
+from sandbox.lanes.tensor.selfcheck import broken_operations
+from sandbox.lanes.tensor.thresholds import Thresholds
+from sandbox.operations.table import OPERATIONS
+from sandbox.types import Exactness, Limits, Observation
 
 
 class TensorLane:
-    """Runs those programs that it can do exactly, if that is cheaper than in the Pillow lane.
+    """Runs those programs that it can do under its contract, if that is cheaper than in the Pillow lane.
 
     Args:
         device: As torch names it; None is the first accelerator, or else the CPU.
         is_forced: Take whatever it can do, whatever that costs.
+        exactness: How near the Pillow lane's pixels its own must be.
+        limits: What an image on the way may be.
 
     Raises:
         ValueError: The device is not there.
@@ -29,24 +35,34 @@ class TensorLane:
 
     name = "kornia"
 
-    def __init__(self, device: str | None, *, is_forced: bool) -> None:
-        self._batches = ProgramBatches(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._is_forced = is_forced
-        self._costs: Costs | None = CPU_COSTS if self._batches.device.type == "cpu" else None
+    def __init__(
+        self, device: str | None, *, is_forced: bool, exactness: Exactness = "exact", limits: Limits | None = None
+    ) -> None:
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._batches = ProgramBatches(name, exactness, limits)
+        self._is_forced, self._exactness = is_forced, exactness
+        self._thresholds = Thresholds(self._batches.device, exactness)
+        self._is_checked = False
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
         """The observation of each program, in order; None for those that another lane is to run."""
         start = time.perf_counter()
-        places = [place for place, call in enumerate(calls) if self._batches.why_declined(call.program) is None]
-        if not self._is_forced:
-            places = self._cheaper(calls, places)
+        if calls:
+            self._check()
+        plans = {place: steps for place, call in enumerate(calls) if (steps := self._plan(call)) is not None}
+        places = sorted(plans) if self._is_forced else self._cheaper(calls, plans)
         chosen = [calls[place] for place in places]
-        outcomes = self._batches.run([call.program for call in chosen], [call.image for call in chosen])
+        outcomes = self._batches.run([plans[place] for place in places], [call.image for call in chosen])
         wall_s = time.perf_counter() - start
         observations: list[Observation | None] = [None] * len(calls)
         for place, call, outcome in zip(places, chosen, outcomes, strict=True):
             if outcome is not None:
-                observations[place] = replace(observed(call.program, outcome, self.name), wall_s=wall_s)
+                observations[place] = replace(
+                    observed(call.program, outcome, self.name),
+                    wall_s=wall_s,
+                    exactness=self._exactness,
+                    library=f"kornia {kornia.__version__}",
+                )
         return observations
 
     def close(self) -> None:
@@ -55,25 +71,38 @@ class TensorLane:
     def disown(self) -> None:
         """There is nothing to let go of."""
 
-    def _cheaper(self, calls: Sequence[Lifted], places: Sequence[int]) -> list[int]:
-        """Those places whose group of equal chains on images of one size is cheaper on the device."""
-        groups: dict[tuple[object, ...], list[int]] = {}
-        for place in places:
-            names = tuple(operation.name for operation in calls[place].program.operations)
+    def _plan(self, call: Lifted) -> Steps | None:
+        steps = self._batches.plan(call.program)
+        return None if isinstance(steps, str) else steps
+
+    def _check(self) -> None:
+        """Leave to the Pillow lane, once and by name, what this Kornia or this device does otherwise than stated."""
+        if self._is_checked:
+            return
+        self._is_checked = True
+        broken = broken_operations(str(self._batches.device), self._exactness)
+        if broken:
+            self._batches.decline(broken)
+            text = f"The Pillow lane does {len(broken)} operations: {'; '.join(broken.values())}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _cheaper(self, calls: Sequence[Lifted], plans: dict[int, Steps]) -> list[int]:
+        """Those places whose group of equal chains on images of one size is cheaper on the device.
+
+        The operation that may cost the most, by its bound, decides for a chain.
+        """
+        groups: dict[tuple[tuple[str, ...], Size], list[int]] = {}
+        for place, steps in plans.items():
+            names = tuple(step.operation.name for step in steps)
             if names:
                 groups.setdefault((names, calls[place].image.size), []).append(place)
-        if groups and self._costs is None:
+        chosen = []
+        for (names, (width, height)), group in groups.items():
             try:
-                self._costs = measure(str(self._batches.device))
+                threshold = self._thresholds.of(max(names, key=lambda name: OPERATIONS[name].bound.ns))
             except Exception as error:  # noqa: BLE001 - an accelerator that fails must not end a training step
                 self._batches.warn("measure its costs", error)
-                self._costs = CPU_COSTS
-        chosen = []
-        for group in groups.values():
-            names = tuple(operation.name for operation in calls[group[0]].program.operations)
-            images = {id(calls[place].image): calls[place].image for place in group}
-            n_uploads = sum(not isinstance(image, TensorImage) for image in images.values())
-            size = calls[group[0]].image.size
-            if self._costs is not None and self._costs.is_tensor_cheaper(names, size, len(group), n_uploads):
+                continue
+            if len(group) * width * height >= threshold:
                 chosen += group
         return sorted(chosen)

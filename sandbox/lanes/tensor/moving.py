@@ -1,30 +1,33 @@
-"""Operations that move pixels: orientation, crop, border, resize, rotation."""
+"""Operations that move whole pixels (orientation, crop, border) and Pillow's resize."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from kornia.geometry import transform
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from sandbox.geometry import Affine
-from sandbox.lanes.tensor.resampling import Box, resample_images
+from sandbox.lanes.tensor.resampling import Box, is_vertical_first, resample_images
 from sandbox.operations.operation import Values
-from sandbox.operations.outputs import borders, contained_size, rotation, rounded_box
+from sandbox.operations.outputs import borders, contained_size, rounded_box
+from sandbox.operations.table import OPERATIONS
 
+#: Kornia has the mirrors and the half turn, but no quarter turn.
 _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "rotate_90": lambda x: torch.rot90(x, 1, (2, 3)),
-    "rotate_180": lambda x: x.flip((2, 3)),
+    "rotate_180": transform.rot180,
     "rotate_270": lambda x: torch.rot90(x, -1, (2, 3)),
-    "flip_horizontal": lambda x: x.flip(3),
-    "flip_vertical": lambda x: x.flip(2),
+    "flip_horizontal": transform.hflip,
+    "flip_vertical": transform.vflip,
     "transpose": lambda x: x.transpose(2, 3),
-    "transverse": lambda x: x.transpose(2, 3).flip((2, 3)),
+    "transverse": lambda x: transform.rot180(x.transpose(2, 3)),
 }
 
 
@@ -38,8 +41,8 @@ def orient(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return turned(images_NCHW, values[0][0])
 
 
-def _fill(images_NCHW: Tensor, call: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """The fill colour [C, 1] that Pillow itself gives the first pixel of `call`'s result."""
+def fill(images_NCHW: Tensor, call: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """The colour [C, 1] that Pillow itself gives the first pixel of `call`'s result."""
     pixel: Any = call(Image.new("RGB" if images_NCHW.shape[1] == 3 else "L", (1, 1))).getpixel((0, 0))
     colour = pixel if isinstance(pixel, tuple) else (pixel,)
     return torch.tensor(colour, dtype=torch.uint8, device=images_NCHW.device)[:, None]
@@ -68,16 +71,16 @@ def crop(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 def paste(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`Image.paste` on a canvas of one colour."""
     size, color, (left, top) = values[0]
-    return _placed(images_NCHW, size, left, top, _fill(images_NCHW, lambda image: Image.new(image.mode, (1, 1), color)))
+    return _placed(images_NCHW, size, left, top, fill(images_NCHW, lambda image: Image.new(image.mode, (1, 1), color)))
 
 
 def expand(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`ImageOps.expand`."""
-    border, fill = values[0]
+    border, colour = values[0]
     left, top, right, bottom = borders(border)
     height, width = images_NCHW.shape[2:]
-    colour = _fill(images_NCHW, lambda image: ImageOps.expand(image, 1, fill))
-    return _placed(images_NCHW, (width + left + right, height + top + bottom), left, top, colour)
+    fill_C1 = fill(images_NCHW, lambda image: ImageOps.expand(image, 1, colour))
+    return _placed(images_NCHW, (width + left + right, height + top + bottom), left, top, fill_C1)
 
 
 def pad(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
@@ -90,7 +93,7 @@ def pad(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         return resized
     left = round((size[0] - inner[0]) * centering[0]) if inner[0] != size[0] else 0
     top = 0 if inner[0] != size[0] else round((size[1] - inner[1]) * centering[1])
-    colour = _fill(images_NCHW, lambda image: ImageOps.pad(image, (3, 1), color=color))
+    colour = fill(images_NCHW, lambda image: ImageOps.pad(image, (3, 1), color=color))
     return _placed(resized, size, left, top, colour)
 
 
@@ -111,10 +114,37 @@ def _resized(images_NCHW: Tensor, size: tuple[int, int], method: int, box: Box |
         float(np.float32(right - left)) / size[0], 0.0, left, 0.0, float(np.float32(bottom - top)) / size[1], top
     )
     black = torch.zeros(images_NCHW.shape[1], 1, dtype=torch.uint8, device=images_NCHW.device)
-    return _scaled(images_NCHW, size, scale, black)
+    return scaled(images_NCHW, size, scale, black)
 
 
-def _scaled(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: Tensor) -> Tensor:
+#: Pillow's filters that torch has, too.
+_INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def declines_interpolation(values: Values, size: tuple[int, int]) -> str | None:
+    """Why `interpolate` does not do a resize; None if it does."""
+    method, box = values[1], values[2]
+    if (3 if method is None else method) not in _INTERPOLATIONS:
+        return "a filter that torch does not have"
+    if min(*values[0], *size) < 2:
+        return "torch fails on a line of pixels"
+    return None if box is None else "a box, beyond whose edges Pillow looks"
+
+
+def interpolate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`Image.resize` by torch, whose weights of bytes have 16 bits; Kornia's `resize` blurs before it picks."""
+    size, method = values[0][:2]
+    mode = _INTERPOLATIONS[3 if method is None else method]
+    height, width = images_NCHW.shape[2:]
+    first = (size[1], width) if is_vertical_first((width, height), size) else (height, size[0])
+    for sides in (first, size[::-1]):
+        pixels = images_NCHW if images_NCHW.device.type == "cpu" else images_NCHW.float()
+        pixels = torch.nn.functional.interpolate(pixels, sides, mode=mode, antialias=True)
+        images_NCHW = pixels.round().clamp(0, 255).to(torch.uint8) if pixels.is_floating_point() else pixels
+    return images_NCHW
+
+
+def scaled(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: Tensor) -> Tensor:
     """Nearest pixels along both axes; places are summed up as Pillow does, for sums of many steps are rounded."""
     height, width = images_NCHW.shape[2:]
     indices, masks = [], []
@@ -130,101 +160,33 @@ def _scaled(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: 
     return torch.where(masks[0][:, None] & masks[1], picked, fill_C1[None, :, :, None])
 
 
-def rotate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`Image.rotate` by any angle."""
-    angle, resample, is_expanded, center, translate, fillcolor = values[0]
-    height, width = images_NCHW.shape[2:]
-    if not (center or translate):
-        quarter = angle % 360.0
-        if quarter == 0:
-            return images_NCHW.clone()
-        if quarter == 180 or (quarter in (90, 270) and (is_expanded or width == height)):
-            return turned(images_NCHW, f"rotate_{int(quarter)}")
-    size, frame = rotation(values[0], (width, height))
-    fill_C1 = _fill(images_NCHW, lambda image: Image.new(image.mode, (1, 1), 0 if fillcolor is None else fillcolor))
-    if resample == 0 and frame.b == 0 and frame.d == 0:
-        return _scaled(images_NCHW, size, frame, fill_C1)
-    pick = {0: _nearest, 2: _bilinear, 3: _bicubic}[resample]
-    return pick(images_NCHW, size, frame, fill_C1)
-
-
-def is_beyond_fixed_point(values: Values, size: tuple[int, int]) -> bool:
-    """Whether a rotation without interpolation leaves the range of Pillow's 16.16 arithmetic."""
-    out_size, frame = rotation(values, size)
-    corners = [frame.point(x, y) for x in (0, out_size[0]) for y in (0, out_size[1])]
-    return any(abs(value) >= 32768.0 for corner in corners for value in corner)
-
-
-def _nearest(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: Tensor) -> Tensor:
-    """Pillow's affine transform in 16.16 fixed point."""
-    a0, a1, a3, a4 = (math.floor(value * 65536.0 + 0.5) for value in (frame.a, frame.b, frame.d, frame.e))
-    a2 = math.floor((frame.c + frame.a * 0.5 + frame.b * 0.5) * 65536.0 + 0.5)
-    a5 = math.floor((frame.f + frame.d * 0.5 + frame.e * 0.5) * 65536.0 + 0.5)
-    xs = torch.arange(size[0], device=images_NCHW.device)
-    ys = torch.arange(size[1], device=images_NCHW.device)[:, None]
-    columns, rows = (a2 + ys * a1 + xs * a0) >> 16, (a5 + ys * a4 + xs * a3) >> 16
-    height, width = images_NCHW.shape[2:]
-    is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    picked = _gathered(images_NCHW, rows, columns)
-    return torch.where(is_inside, picked, fill_C1[None, :, :, None])
-
-
-def _gathered(images_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Pixels [N, C, H', W'] at whole places [H', W'], those outside moved to the edge."""
-    n, channels, height, width = images_NCHW.shape
-    places = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-    return images_NCHW.reshape(n, channels, -1).index_select(2, places.reshape(-1)).view(n, channels, *places.shape)
-
-
-def _places(images_NCHW: Tensor, size: tuple[int, int], frame: Affine) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and columns [H', W'] in float64 minus half a pixel, and which of them lie in the image."""
-    xs = torch.arange(size[0], device=images_NCHW.device, dtype=torch.float64) + 0.5
-    ys = torch.arange(size[1], device=images_NCHW.device, dtype=torch.float64)[:, None] + 0.5
-    columns = frame.a * xs + frame.b * ys + frame.c
-    rows = frame.d * xs + frame.e * ys + frame.f
-    height, width = images_NCHW.shape[2:]
-    is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    return rows - 0.5, columns - 0.5, is_inside
-
-
-def _bilinear(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: Tensor) -> Tensor:
-    rows, columns, is_inside = _places(images_NCHW, size, frame)
-    top, left = rows.floor(), columns.floor()
-    down, right = rows - top, columns - left
-    y, x = top.long(), left.long()
-
-    def along(row: Tensor) -> Tensor:
-        first, second = (_gathered(images_NCHW, row, x + step).double() for step in (0, 1))
-        return first + (second - first) * right
-
-    upper, lower = along(y), along(y + 1)
-    return torch.where(is_inside, (upper + (lower - upper) * down).to(torch.uint8), fill_C1[None, :, :, None])
-
-
-def _cubic(v1: Tensor, v2: Tensor, v3: Tensor, v4: Tensor, d: Tensor) -> Tensor:
-    p2, p3, p4 = -v1 + v3, 2 * (v1 - v2) + v3 - v4, -v1 + v2 - v3 + v4
-    return v2 + d * (p2 + d * (p3 + d * p4))
-
-
-def _bicubic(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: Tensor) -> Tensor:
-    rows, columns, is_inside = _places(images_NCHW, size, frame)
-    top, left = rows.floor(), columns.floor()
-    down, right = rows - top, columns - left
-    y, x = top.long() - 1, left.long() - 1
-
-    def along(row: Tensor) -> Tensor:
-        v1, v2, v3, v4 = (_gathered(images_NCHW, row, x + step).double() for step in range(4))
-        return _cubic(v1, v2, v3, v4, right)
-
-    lines = [along(y + step) for step in range(4)]
-    value = _cubic(lines[0], lines[1], lines[2], lines[3], down).clamp(0, 255)
-    return torch.where(is_inside, value.to(torch.uint8), fill_C1[None, :, :, None])
-
-
-def margin(images_NCHW: Tensor, width: int) -> Tensor:
-    """With the edge pixels repeated outwards."""
-    for axis in (2, 3):
-        size = images_NCHW.shape[axis]
-        places = torch.arange(-width, size + width, device=images_NCHW.device).clamp(0, size - 1)
-        images_NCHW = images_NCHW.index_select(axis, places)
+def resize_opencv_nearest(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.resize` with `INTER_NEAREST`."""
+    size, across, down, _ = values[0]
+    width, height = size or (round(images_NCHW.shape[3] * across), round(images_NCHW.shape[2] * down))
+    for axis, out_size, factor in ((2, height, down), (3, width, across)):
+        in_size = images_NCHW.shape[axis]
+        step = 1.0 / (out_size / in_size if size else factor)
+        places = np.minimum(np.floor(np.arange(out_size) * step).astype(np.int64), in_size - 1)
+        images_NCHW = images_NCHW.index_select(axis, torch.from_numpy(places).to(images_NCHW.device))
     return images_NCHW
+
+
+def bordered(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.copyMakeBorder`: of one value, or of the image's pixels in the order that OpenCV names."""
+    top, bottom, left, right, kind, _ = values[0]
+    image = images_NCHW
+    for axis, before, after in ((2, top, bottom), (3, left, right)):
+        size = images_NCHW.shape[axis]
+        border = cv2.BORDER_REPLICATE if kind == cv2.BORDER_CONSTANT else kind
+        places = [cv2.borderInterpolate(place, size, border) for place in range(-before, size + after)]
+        image = image.index_select(axis, torch.tensor(places, device=image.device))
+    if kind == cv2.BORDER_CONSTANT:
+        pixel = np.zeros((1, 1, 3) if image.shape[1] == 3 else (1, 1), np.uint8)
+        sample = OPERATIONS["cv2.copyMakeBorder"].call(Image.fromarray(pixel), (0, 1, 0, 0, *values[0][4:]))
+        colour = torch.from_numpy(np.array(sample).reshape(2, -1)[1].copy()).to(image.device)
+        height, width = images_NCHW.shape[2:]
+        canvas = colour[None, :, None, None].expand(image.shape).contiguous()
+        canvas[:, :, top : top + height, left : left + width] = images_NCHW
+        return canvas
+    return image

@@ -213,7 +213,7 @@ def test_pages_that_are_broken_are_faults_and_the_rest_goes_on(
 
 def test_the_check_loads_no_torch() -> None:
     heavy = "{'torch', 'lightning', 'matplotlib'} & set(sys.modules)"
-    code = f"import sys, cv_lightning.data.check; found = {heavy}; sys.exit(str(found) if found else 0)"
+    code = f"import sys, cv_lightning.data.command; found = {heavy}; sys.exit(str(found) if found else 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

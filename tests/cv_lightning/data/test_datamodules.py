@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -13,17 +14,15 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from cv_lightning.data.datamodules import EVALUATED, BatchStream, EpisodeDataModule, EvaluationSet, PromptDataModule
+from cv_lightning.data.datamodules import EVALUATED, EpisodeDataModule, EvaluationSet, PromptDataModule
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.source import SampleSource, Split
 from cv_lightning.data.worlds.plates import PlateWorld
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.types import Sample, Trajectory
 
 WORLD = PlateWorld(seed=2)
@@ -66,13 +65,18 @@ class Interruption(Callback):
         trainer.should_stop = trainer.global_step >= self.step
 
 
-def data(kind: str) -> LightningDataModule:
+SIZES: dict[str, Any] = {"batch_size": 3, "n_validation_per_orientation": 1, "eval_batch_size": 4}
+
+
+def data(kind: str, n_workers: int = 0) -> LightningDataModule:
     if kind == "prompts":
-        return PromptDataModule(WORLD, batch_size=3, n_validation_per_orientation=1, eval_batch_size=4)
-    return EpisodeDataModule(EpisodeBuilder(WORLD), batch_size=3, n_validation_per_orientation=1, eval_batch_size=4)
+        return PromptDataModule(WORLD, **SIZES, n_workers=n_workers)
+    return EpisodeDataModule(EpisodeBuilder(WORLD), **SIZES, n_workers=n_workers)
 
 
-def fit(kind: str, folder: Path, max_steps: int, *, ckpt_path: str | None = None, **changes: Any) -> Recorder:
+def fit(
+    kind: str, folder: Path, max_steps: int, *, ckpt_path: str | None = None, n_workers: int = 0, **changes: Any
+) -> Recorder:
     recorder = Recorder()
     arguments: dict[str, Any] = {"callbacks": [ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)]}
     arguments |= changes
@@ -87,7 +91,7 @@ def fit(kind: str, folder: Path, max_steps: int, *, ckpt_path: str | None = None
         default_root_dir=folder,
         **arguments,
     )
-    trainer.fit(recorder, datamodule=data(kind), ckpt_path=ckpt_path)
+    trainer.fit(recorder, datamodule=data(kind, n_workers), ckpt_path=ckpt_path)
     return recorder
 
 
@@ -101,6 +105,9 @@ def test_a_resumed_run_sees_exactly_what_the_whole_run_sees(kind: str, tmp_path:
     assert len(first.batches) == 3
     rest = fit(kind, tmp_path / "part", 7, ckpt_path=str(tmp_path / "part" / "last.ckpt"), **quiet)
     assert first.batches + rest.batches == whole.batches
+    ahead = fit(kind, tmp_path / "ahead", 3, n_workers=2, **quiet)
+    rest = fit(kind, tmp_path / "ahead", 7, ckpt_path=str(tmp_path / "ahead" / "last.ckpt"), n_workers=1, **quiet)
+    assert ahead.batches + rest.batches == whole.batches, "workers are ahead, the stored position is not"
     assert len({identity for batch in whole.batches for identity in batch}) == 21
 
 
@@ -111,6 +118,30 @@ def test_a_resume_is_exact_with_validation_in_between(tmp_path: Path) -> None:
     first = fit("prompts", tmp_path / "part", 6, callbacks=callbacks, **checks)
     rest = fit("prompts", tmp_path / "part", 6, ckpt_path=str(tmp_path / "part" / "last.ckpt"), **checks)
     assert first.batches + rest.batches == whole.batches
+
+
+class Choosy(Recorder):
+    """Cannot use upright images; prepares the others."""
+
+    def prepare_row(self, row: Any) -> Any:
+        if not (row.sample if isinstance(row, Trajectory) else row).transforms:
+            raise ConversationError("an upright image")
+        return row
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("kind", ["prompts", "episodes"])
+def test_rows_that_the_policy_cannot_use_are_left_out(kind: str, n_workers: int) -> None:
+    module = data(kind, n_workers)
+    module.trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+    module.trainer.strategy.connect(Choosy())
+    stream = module.train_dataloader()
+    with pytest.warns(UserWarning, match="Left out a row. PlateWorld: an upright image"):
+        batches = list(itertools.islice(stream, 4))
+    samples = [row.sample if isinstance(row, Trajectory) else row for batch in batches for row in batch]
+    assert len(samples) == 12
+    assert all(sample.transforms for sample in samples)
+    module.teardown("fit")
 
 
 class Notes(Recorder):
@@ -154,46 +185,6 @@ def test_two_processes_resume_each_with_its_own_share(tmp_path: Path) -> None:
     first = _fit_on_two(tmp_path, "first", 2)
     rest = _fit_on_two(tmp_path, "rest", 6, tmp_path / "first" / "last.ckpt")
     assert [before + after for before, after in zip(first, rest, strict=True)] == whole
-
-
-@given(
-    batch_size=st.integers(1, 5),
-    world_size=st.integers(1, 4),
-    first_index=st.integers(0, 10**6),
-    empty=st.sets(st.integers(0, 60)),
-)
-def test_processes_share_the_indices_out_and_go_on_from_one_state(
-    batch_size: int, world_size: int, first_index: int, empty: set[int]
-) -> None:
-    def make(index: int) -> int | None:
-        return None if index - first_index in empty else index
-
-    def streams() -> list[BatchStream[int]]:
-        return [BatchStream(make, batch_size, first_index, rank, world_size) for rank in range(world_size)]
-
-    whole = [[next(iterator) for iterator in map(iter, streams())]]
-    running = streams()
-    iterators = [iter(stream) for stream in running]
-    before = [[next(iterator) for iterator in iterators] for _ in range(3)]
-    assert before[0] == whole[0]
-    seen = [index for step in before for batch in step for index in batch]
-    assert len(set(seen)) == len(seen) == 3 * world_size * batch_size, "no index twice"
-    plain = {index for index in seen if index < first_index + 10**6}
-    expected = {first_index + offset for offset in range(len(seen)) if offset not in empty}
-    assert plain == expected, "every index that gives something is used"
-
-    state = running[0].state_dict()  # Lightning stores the state of process 0 only
-    after = [next(iterator) for iterator in iterators]
-    resumed = streams()
-    for stream in resumed:
-        stream.load_state_dict(state)
-    assert [next(iter(stream)) for stream in resumed] == after
-
-
-def test_a_source_that_gives_nothing_is_named_and_does_not_hang() -> None:
-    stream: BatchStream[int] = BatchStream(lambda index: None, 2, 40)
-    with pytest.raises(DataError, match=r"Index 40 .*Look at the source"):
-        next(iter(stream))
 
 
 @pytest.mark.parametrize("kind", ["prompts", "episodes"])
@@ -285,13 +276,10 @@ def test_training_batches_hold_episodes_of_their_own(episodes: EpisodeDataModule
     assert not {item.sample.id for item in first} & {item.sample.id for item in second}
 
 
-def test_batches_before_setup_say_what_to_call() -> None:
-    module = EpisodeDataModule(EpisodeBuilder(WORLD))
-    with pytest.raises(ValueError, match=r"setup\('fit'\)"):
-        next(iter(module.train_dataloader()))
-    module.setup("fit")
-    module.teardown("fit")
-    module.teardown("fit")
+def test_a_data_module_is_closed_twice_without_harm(episodes: EpisodeDataModule) -> None:
+    next(iter(episodes.train_dataloader()))
+    episodes.teardown("fit")
+    episodes.teardown("fit")
 
 
 def test_a_batch_of_two_turn_episodes_leaves_the_cores_to_the_trainer(episodes: EpisodeDataModule) -> None:

@@ -145,7 +145,7 @@ def test_bytes_that_are_no_utf8_are_a_bad_row(write: Write, tmp_path: Path) -> N
 
 def test_a_file_without_a_good_row_raises(write: Write) -> None:
     source = FileSource(train=write([row(0, answer=None), "nonsense"]))
-    with pytest.warns(UserWarning, match="Skipped"), pytest.raises(DataError, match="none of its 2 rows can be used"):
+    with pytest.warns(UserWarning, match="Left out"), pytest.raises(DataError, match="none of its 2 rows can be used"):
         source.sample("train", 0)
     with pytest.raises(DataError, match="none of its 0 rows"):
         FileSource(train=write([]))
@@ -153,7 +153,7 @@ def test_a_file_without_a_good_row_raises(write: Write) -> None:
 
 def test_rows_whose_images_are_all_broken_raise_instead_of_running_on(write: Write) -> None:
     source = FileSource(train=write([row(i, images=["broken.png"]) for i in range(3)]))
-    with pytest.warns(UserWarning, match="Skipped"), pytest.raises(DataError, match="none of its 3 rows can be used"):
+    with pytest.warns(UserWarning, match="Left out"), pytest.raises(DataError, match="none of its 3 rows can be used"):
         source.sample("train", 0)
 
 

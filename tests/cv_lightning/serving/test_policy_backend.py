@@ -375,6 +375,10 @@ def test_a_failing_generation_is_an_error_and_the_server_goes_on(
         (["--policy", "nowhere"], "config.json"),
         (["--policy", "x", "--host", "0.0.0.0"], "CV_LIGHTNING_API_KEY"),
         (["--policy", "x", "--max-batch", "0"], "--max-batch: expected at least 1"),
+        (["--policy", "x", "--max-turns", "0"], "--max-turns: expected at least 1"),
+        ([], "--policy is missing"),
+        (["--mcp", "http", "--host", "0.0.0.0"], "CV_LIGHTNING_API_KEY"),
+        (["--mcp", "--images", "nowhere"], "--images nowhere: there is no such folder"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(

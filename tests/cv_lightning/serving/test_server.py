@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cv_lightning.conversation import format_call
-from cv_lightning.serving.policy_backend import ReplySoFar
+from cv_lightning.rollout import Completion
+from cv_lightning.serving.policy_backend import ReplySoFar, WantedReply
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.server import ChatServer
 from cv_lightning.serving.web_server import ServerLimits
 from cv_lightning.tools.code import CODE_SCHEMA
 from cv_lightning.tools.reply_text import join_calls, split_calls, stable_text
-from cv_lightning.types import ToolCall
+from cv_lightning.types import TokenSequence, ToolCall
 
 CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)"))
 
@@ -36,7 +37,6 @@ class Replies:
     """A reply in pieces; a piece that is None takes time, and an error is raised."""
 
     def __init__(self, pieces: list[Any], notify: Callable[[], None]) -> None:
-        self.n_input = 7
         self.is_cancelled = False
         self._pieces = pieces
         self._notify = notify
@@ -53,7 +53,9 @@ class Replies:
             return None
         self._n += 1
         self._text += piece
-        return ReplySoFar(self._text, self._n, None if self._pieces else "stop")
+        return ReplySoFar(
+            self._text, self._n, None if self._pieces else Completion([1] * self._n, [-1.0] * self._n, True)
+        )
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -61,16 +63,21 @@ class Replies:
 
 class Fake:
     name = "fake"
+    max_new_tokens = 100
 
     def __init__(self) -> None:
+        self.encoder = self
         self.pieces: list[Any] = ["hel", "lo"]
         self.requests: list[ChatRequest] = []
         self.running: list[Replies] = []
 
-    def start(self, request: ChatRequest, notify: Callable[[], None]) -> Replies:
+    def encode(self, request: ChatRequest) -> TokenSequence:
+        self.requests.append(request)
+        return TokenSequence([0] * 7, [False] * 7, [0.0] * 7)
+
+    def start(self, wanted: WantedReply, notify: Callable[[], None], is_first: bool = True) -> Replies:
         if self.pieces and isinstance(self.pieces[0], BadRequest):
             raise self.pieces[0]
-        self.requests.append(request)
         self.running.append(Replies(list(self.pieces), notify))
         return self.running[-1]
 
@@ -264,9 +271,16 @@ def test_places_in_the_text_of_a_request_are_those_of_its_images() -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"stream": "yes"}, "stream"),
-        ({"n": 2}, "n: this server only knows 1"),
-        ({"top_p": 0.5}, "top_p"),
-        ({"stop": ["x"]}, "stop"),
+        ({"n": 0}, "n: .*greater than or equal to 1"),
+        ({"n": 129}, "n: .*less than or equal to 128"),
+        ({"n": 1.5}, "n: "),
+        ({"top_p": 0.5}, "top_p: this server only knows 1"),
+        ({"top_p": 2, "temperature": 0}, "top_p"),
+        ({"stop": ""}, "stop\\[0\\]: .*at least 1"),
+        ({"stop": ["x"] * 17}, "stop: .*at most 16"),
+        ({"stop": 3}, "stop"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 5}, "top_logprobs: this server only knows 0"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"name": "x"}]}, "tools"),
         ({"tools": "all"}, "tools"),
@@ -436,7 +450,7 @@ def test_ctrl_c_ends_what_is_under_way_and_gives_the_port_back(capsys: pytest.Ca
 def test_a_mistake_of_the_backend_is_an_error_without_its_words(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(request: ChatRequest, notify: Callable[[], None]) -> Replies:
+    def broken(*arguments: Any) -> Replies:
         raise RuntimeError("/home/somebody/policy")
 
     monkeypatch.setattr(client.backend, "start", broken)

@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 
 from sandbox import Limits, ToolExecutor, ToolRequest
 from sandbox.confined import wire
-from sandbox.effects.credit import Effects
 from sandbox.lanes.confined import ConfinedLane
+from sandbox.types import Fresh
 from tests.sandbox.attack_classes import RESTS
+from tests.sandbox.handover_attacks import HANDOVER_ATTACKS
 from tests.sandbox.machine import need, noise
 
 IMAGE = noise(320, 280)
@@ -161,17 +162,29 @@ def test_a_forged_call_is_a_crash_or_harmless(start: int, executor: ToolExecutor
     assert after.image.tobytes() == here(LEFT["crop and zoom"]).tobytes()
 
 
-LIE = """
-from sandbox.confined import call_log, postponed
-call_log.CallLog.end = lambda self, result: "v1 = image.rotate(180)\\nv2 = v1.resize((600, 500))\\nresult = v2"
-result = image.resize((600, 500))
-"""
+#: What none of these attacks did.
+NOT_DONE = {"crop", "median", "draw", "flip_vertical", "bilateral", "denoise"}
 
 
-def test_a_claim_that_leads_elsewhere_earns_nothing_by_a_call_that_is_left(executor: ToolExecutor) -> None:
-    (seen,) = executor.execute([ToolRequest(LIE, [IMAGE])])
-    assert "rotate_180" not in seen.tools
-    assert Effects(seen.tools, seen.orientation).orientation in (None, "identity")
+@pytest.mark.parametrize("fresh", ["call", "episode"])
+def test_nobody_gains_by_what_is_handed_over(fresh: Fresh) -> None:
+    need()
+    code = LEFT["crop and zoom"]
+    honest, expected, cpu = ToolRequest(code, [IMAGE], episode="honest"), here(code).tobytes(), time.process_time()
+    with ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=3), fresh=fresh) as executor:
+        for start in range(0, len(HANDOVER_ATTACKS), 8):
+            attacks = HANDOVER_ATTACKS[start : start + 8]
+            requests = [ToolRequest(attack, [IMAGE, noise(700, 600)], episode=attack) for attack in attacks]
+            *seen, check = executor.execute([*requests, honest])
+            assert (check.status, check.tools) == ("ok", ("crop", "resize")), check
+            assert check.image is not None
+            assert check.image.tobytes() == expected
+            for attack, each in zip(attacks, seen, strict=True):
+                assert not NOT_DONE & set(each.tools) or "image.crop" in attack.splitlines()[-1], (attack, each)
+        again = executor.execute([ToolRequest("result = image.transpose(2)", [IMAGE], episode=a) for a in attacks])
+    turned = IMAGE.transpose(Image.Transpose.ROTATE_90).tobytes()
+    assert all(each.image.tobytes() == turned for each in again if each.image is not None)
+    assert time.process_time() - cpu < 20
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])

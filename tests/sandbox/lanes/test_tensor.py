@@ -1,4 +1,4 @@
-"""The law of the lanes: whatever the tensor lane takes comes out as from the Pillow lane, bits and words alike."""
+"""The law of the lanes: what the tensor lane takes comes out as from the Pillow lane, pixels by contract."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest, print_program
 from sandbox.lanes.lane import Lifted
-from sandbox.lanes.tensor import batch, costs, lane
+from sandbox.lanes.tensor import batch, filters, opencv, thresholds
 from sandbox.lanes.tensor.batch import ProgramBatches
-from sandbox.lanes.tensor.costs import Cost, Costs
 from sandbox.lanes.tensor.images import TensorImage, fingerprint, stacked, to_pillow
 from sandbox.lanes.tensor.lane import TensorLane
-from sandbox.lanes.tensor.selfcheck import self_check
-from sandbox.lanes.tensor.table import DECLINED, PARTLY_DECLINED, TENSOR_OPERATIONS, TOLERANCES, why_declined
+from sandbox.lanes.tensor.selfcheck import broken_operations, self_check
+from sandbox.lanes.tensor.table import CLOSE, DECLINED, EXACT, PARTLY_DECLINED, TensorKind, kind_of, operations_of
 from sandbox.lift.reader import lift
 from sandbox.operations.arrays import Table
 from sandbox.operations.operation import State
 from sandbox.operations.table import OPERATIONS
+from sandbox.types import Exactness
 from tests.sandbox import strategies
+from tests.sandbox.lanes import kornia_table
+from tests.sandbox.operations.edges import calls
 
+CONTRACTS: list[Exactness] = ["exact", "close"]
+#: What an observation says of where it was made.
+PLACE = {"lane", "wall_s", "exactness", "library"}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -57,29 +62,39 @@ def difference(one: Image.Image, other: Image.Image) -> int:
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max())
 
 
+def differences(kind: TensorKind, values: Any, image: Image.Image, expected: Image.Image, device: str) -> Any:
+    """Of the second image of a batch of three, all values."""
+    mine, other = as_tensor(image, device), as_tensor(noise(*image.size).convert(image.mode), device)
+    result = to_pillow(kind.call(torch.stack([other, mine, other]), [values] * 3)[1])
+    assert (result.size, result.mode) == (expected.size, expected.mode)
+    return np.abs(np.asarray(result).astype(int) - np.asarray(expected).astype(int))
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", sorted(TENSOR_OPERATIONS))
+@pytest.mark.parametrize("exactness", CONTRACTS)
+@pytest.mark.parametrize("name", sorted(operations_of("close")))
 @given(data=st.data())
-def test_operation_is_that_of_the_library(name: str, device: str, data: st.DataObject) -> None:
+def test_operation_is_that_of_the_library(name: str, exactness: Exactness, device: str, data: st.DataObject) -> None:
     mode = data.draw(st.sampled_from([mode for mode in ("RGB", "L") if mode in OPERATIONS[name].modes]))
     operation = data.draw(strategies.operations_named(name))
     image = data.draw(strategies.images()).convert(mode)
-    if why_declined(name, operation.values, State(image.size, mode)) is not None:
+    kind = kind_of(name, operation.values, State(image.size, mode), exactness)
+    if isinstance(kind, str):
         return
     try:
         expected = OPERATIONS[name].call(image, operation.values)
     except (ValueError, TypeError, cv2.error):  # a colour of three numbers for a gray image
         return
-    other = as_tensor(noise(*image.size).convert(mode), device)
-    batch = torch.stack([other, as_tensor(image, device), other])
-    result = TENSOR_OPERATIONS[name].call(batch, [operation.values] * 3)[1]
-    assert difference(to_pillow(result), expected) <= TOLERANCES[name]
+    assert exactness == "close" or kind.most == kind.far(operation.values) == 0
+    found = differences(kind, operation.values, image, expected, device)
+    few = 2 if kind.far(operation.values) else 0  # a tie of a tiny image is a large share of it
+    assert (found > kind.most).sum() <= kind.far(operation.values) * found.size + few
 
 
 LARGE = [
     ("Image.resize", ((613, 401), 3, None, None)),
     ("Image.resize", ((1999, 1500), 1, None, None)),
-    ("Image.resize", ((7, 1999), 2, (3.25, 8.5, 1201.75, 900), None)),
+    ("Image.resize", ((7, 1999), 2, (3.25, 8.5, 601.75, 300), None)),
     ("Image.resize", ((1024, 1), 5, None, None)),
     ("Image.resize", ((333, 222), 0, None, None)),
     ("Image.rotate", (33.3, 3, False, (1250, 20), (-999, 100), "red")),
@@ -87,7 +102,7 @@ LARGE = [
     ("Image.rotate", (211, 0, True, None, None, (1, 2, 3))),
     ("ImageFilter.GaussianBlur", (17.3,)),
     ("ImageFilter.BoxBlur", (49.9,)),
-    ("ImageFilter.UnsharpMask", (4, 300, 2)),
+    ("ImageFilter.UnsharpMask", (4, 200, 2)),
     ("ImageFilter.SMOOTH_MORE", ()),
     ("ImageOps.equalize", ()),
     ("ImageOps.autocontrast", (3.5, 17, None, True)),
@@ -97,41 +112,91 @@ LARGE = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("exactness", CONTRACTS)
 @pytest.mark.parametrize(("name", "values"), LARGE)
-def test_large_images(name: str, values: Any, device: str) -> None:
-    image = picture(1300, 977)
-    assert why_declined(name, values, State(image.size)) is None
-    result = TENSOR_OPERATIONS[name].call(as_tensor(image, device)[None], [values])[0]
-    assert difference(to_pillow(result), OPERATIONS[name].call(image, values)) == 0
+def test_large_images(name: str, values: Any, exactness: Exactness, device: str) -> None:
+    image = picture(1300, 977) if exactness == "exact" else picture(700, 377)
+    kind = kind_of(name, values, State(image.size), exactness)
+    if isinstance(kind, str):
+        assert (exactness, name in CLOSE) == ("exact", True)
+        return
+    found = differences(kind, values, image, OPERATIONS[name].call(image, values), device)
+    assert (found > kind.most).mean() <= kind.far(values)
 
 
-def run_both(requests: Sequence[ToolRequest], device: str = "cpu") -> tuple[list[Observation], list[Observation]]:
-    with ToolExecutor(lane="kornia", device=device) as tensor, ToolExecutor(lane="pillow") as pillow:
+def run_both(
+    requests: Sequence[ToolRequest], device: str = "cpu", exactness: Exactness = "exact"
+) -> tuple[list[Observation], list[Observation]]:
+    tensor = ToolExecutor(lane="kornia", device=device, exactness=exactness)
+    with tensor, ToolExecutor(lane="pillow") as pillow:
         return tensor.execute(requests), pillow.execute(requests)
 
 
 def assert_equal(one: Observation, other: Observation) -> None:
-    """Every field but the lane and the time, pixel by pixel."""
+    """Every field but the place and the time, pixel by pixel if the lane is exact."""
     for field in fields(Observation):
-        if field.name in {"lane", "wall_s"}:
+        if field.name in PLACE:
             continue
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(theirs, Image.Image):
+        if isinstance(theirs, Image.Image) and one.exactness == "close":
+            assert (mine.mode, mine.size) == (theirs.mode, theirs.size)
+        elif isinstance(theirs, Image.Image):
             assert (mine.mode, mine.size, mine.tobytes()) == (theirs.mode, theirs.size, theirs.tobytes())
         else:
             assert mine == theirs, field.name
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("exactness", CONTRACTS)
 @given(
     st.lists(strategies.programs(most=5), min_size=1, max_size=5), st.lists(strategies.images(), min_size=2, max_size=3)
 )
 def test_observations_are_equal_field_by_field(
-    device: str, programs: list[ToolProgram], images: list[Image.Image]
+    exactness: Exactness, device: str, programs: list[ToolProgram], images: list[Image.Image]
 ) -> None:
     requests = [ToolRequest(print_program(program), images) for program in programs]
-    for one, other in zip(*run_both(requests, device), strict=True):
+    for one, other in zip(*run_both(requests, device, exactness), strict=True):
         assert_equal(one, other)
+
+
+#: Where an operation that is only close could show a change that is not there, or hide one.
+DELICATE = [
+    "result = image.filter(ImageFilter.GaussianBlur(2))",
+    "result = image.filter(ImageFilter.BoxBlur(1)).filter(ImageFilter.BoxBlur(1))",
+    "result = Image.fromarray(cv2.blur(np.array(image), (3, 3)))",
+    "result = ImageEnhance.Contrast(image.filter(ImageFilter.GaussianBlur(1))).enhance(100)",
+    "result = ImageOps.equalize(image.filter(ImageFilter.DETAIL))",
+    "result = ImageOps.mirror(image.filter(ImageFilter.GaussianBlur(3)))",
+    "result = ImageOps.invert(ImageOps.invert(image.filter(ImageFilter.SMOOTH_MORE)))",
+    "result = image.rotate(15, Image.BILINEAR)",
+    "result = image.rotate(359.99, Image.BICUBIC)",
+    "result = image.resize((30, 20)).resize((60, 40))",
+    "result = Image.fromarray(cv2.cvtColor(cv2.cvtColor(np.array(image), cv2.COLOR_RGB2YUV), cv2.COLOR_YUV2RGB))",
+    "result = Image.fromarray(cv2.cvtColor(np.array(image), cv2.COLOR_RGB2HSV))",
+]
+
+
+@pytest.mark.parametrize("code", DELICATE)
+def test_a_close_operation_earns_what_the_exact_one_does(code: str) -> None:
+    flat, bright = Image.new("RGB", (60, 40), (99, 99, 99)), Image.new("RGB", (60, 40), "white")
+    almost = flat.copy()
+    almost.putpixel((30, 20), (100, 99, 99))
+    symmetric = Image.fromarray(np.concatenate([np.asarray(picture(30, 40))] * 2, 1))
+    requests = [ToolRequest(code, [image]) for image in (flat, bright, almost, symmetric, picture(60, 40))]
+    for one, other in zip(*run_both(requests, exactness="close"), strict=True):
+        assert_equal(one, other)
+
+
+def test_differences_that_an_operation_left_are_followed() -> None:
+    with ToolExecutor(lane="pillow") as executor:
+        plans = [executor.plan(ToolRequest(code, [noise(60, 40)])) for code in DELICATE]
+    batches = ProgramBatches("cpu", "close")
+    found = [batches.plan(plan.program) for plan in plans if isinstance(plan, Lifted)]
+    errors = [[step.error for step in steps] if not isinstance(steps, str) else steps for steps in found]
+    assert errors[:3] == [[2], [1, 3], [1]]
+    assert errors[3] == [2, 401 * 0 + 2 * 199 + 1]
+    assert errors[4] == "ImageOps.equalize: it may enlarge the difference that a close operation left"
+    assert errors[5] == [2, 2]
 
 
 SNIPPETS = [
@@ -169,7 +234,7 @@ def test_observations_of_a_mixed_batch_keep_their_order() -> None:
     assert tensor[-1].status != "ok"
     lanes = {request.code: observation.lane for request, observation in zip(requests, tensor, strict=True)}
     assert lanes[SNIPPETS[0]] == "kornia"
-    assert lanes["result = Image.fromarray(cv2.Canny(np.array(image), 50, 150))"] == "pillow"
+    assert lanes["result = image.rotate(10, Image.BICUBIC, expand=True).crop((3, 4, 30, 20))"] == "pillow"
     assert {"kornia", "pillow", "none"} <= {observation.lane for observation in tensor}
 
 
@@ -188,10 +253,13 @@ def test_empty_batch() -> None:
 
 
 def test_every_operation_that_lifts_is_done_or_declined_by_name() -> None:
-    assert set(TENSOR_OPERATIONS) | set(DECLINED) == set(OPERATIONS)
-    assert not set(TENSOR_OPERATIONS) & set(DECLINED)
-    assert set(TOLERANCES) == set(TENSOR_OPERATIONS)
-    assert why_declined("cv2.Canny", (1, 2), State((9, 9))) == f"cv2.Canny: {DECLINED['cv2.Canny']}"
+    assert set(operations_of("close")) | set(DECLINED) == set(OPERATIONS)
+    assert not set(operations_of("close")) & set(DECLINED)
+    assert len(operations_of("close")) >= 0.9 * len(OPERATIONS)
+    name = "cv2.fastNlMeansDenoising"
+    assert kind_of(name, (1, 3, 3), State((9, 9)), "close") == f"{name}: {DECLINED[name]}"
+    kernel = Table(((1,) * 31,) * 31, "uint8")
+    assert "grows with the elements" in str(kind_of("cv2.erode", (kernel, 20), State((9, 9)), "close"))
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -200,10 +268,14 @@ def test_a_device_that_is_not_there() -> None:
             ToolExecutor(lane="kornia", device=name)
     with pytest.raises(ValueError, match="uses no device, but got device='cpu'"):
         ToolExecutor(lane="pillow", device="cpu")
+    with pytest.raises(ValueError, match=r"exactness='exact' with lane='confined'"):
+        ToolExecutor(lane="confined", exactness="close")
+    with pytest.raises(ValueError, match=r"exactness to be one of exact, close but got exactness='near'"):
+        ToolExecutor(exactness="near")  # type: ignore[arg-type]
 
 
 def test_out_of_memory_splits_the_batch_then_falls_back_and_says_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    invert = TENSOR_OPERATIONS["ImageOps.invert"]
+    invert = EXACT["ImageOps.invert"]
     seen = []
 
     def starved(images_NCHW: torch.Tensor, values: Sequence[Any]) -> torch.Tensor:
@@ -212,7 +284,7 @@ def test_out_of_memory_splits_the_batch_then_falls_back_and_says_it_once(monkeyp
             raise torch.OutOfMemoryError("out of memory")
         return invert.call(images_NCHW, values)
 
-    monkeypatch.setitem(TENSOR_OPERATIONS, "ImageOps.invert", type(invert)(starved, is_per_image=True))
+    monkeypatch.setitem(EXACT, "ImageOps.invert", TensorKind(starved, is_per_image=True))
     images = [Image.new("RGB", (6, 5), (value, 0, 0)) for value in (1, 0, 2, 0)]
     requests = [ToolRequest("result = ImageOps.invert(image)", [image]) for image in images]
     with ToolExecutor(lane="kornia", device="cpu") as executor:
@@ -246,7 +318,10 @@ def test_equal_calls_are_done_once() -> None:
     image = noise(8, 6)
     (program,) = {lift("result = image.rotate(180)", (image.size,))}
     assert isinstance(program, ToolProgram)
-    outcomes = ProgramBatches("cpu").run([program] * 3, [image] * 3)
+    batches = ProgramBatches("cpu")
+    steps = batches.plan(program)
+    assert not isinstance(steps, str)
+    outcomes = batches.run([steps] * 3, [image] * 3)
     pixels = {id(outcome.image.pixels) for outcome in outcomes if outcome and isinstance(outcome.image, TensorImage)}
     assert len(pixels) == 1
 
@@ -305,13 +380,12 @@ def test_fingerprint_sees_every_pixel(image: Image.Image, place: int, step: int)
         assert fingerprint(TensorImage(pixels)) != fingerprint(TensorImage(turned))
 
 
-def test_costs_that_cannot_be_measured_leave_the_calls_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(device: str) -> None:
+def test_times_that_cannot_be_measured_leave_the_calls_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
         raise RuntimeError("no kernel image")
 
     tensor_lane = TensorLane("cpu", is_forced=False)
-    monkeypatch.setattr(tensor_lane, "_costs", None)
-    monkeypatch.setattr(lane, "measure", fails)
+    monkeypatch.setattr(tensor_lane._thresholds, "of", fails)
     program = lift("result = image.rotate(180)", ((8, 6),))
     assert isinstance(program, ToolProgram)
     with pytest.warns(RuntimeWarning, match="could not measure its costs .*no kernel image"):
@@ -351,8 +425,17 @@ def rows_of(heading: str, columns: int) -> list[list[str]]:
     return [[name.strip("`"), *rest] for first, *rest in cells for name in first.split(", ")]
 
 
-def test_documented_tolerances_are_those_that_are_asserted() -> None:
-    assert {name: int(most) for name, most in rows_of("How close it is", 2)} == TOLERANCES
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_documented_differences_are_those_that_are_measured(name: str) -> None:
+    """Printed by `python -m tests.sandbox.lanes.kornia_table`; another processor's OpenCV may round a little else."""
+    (row,) = [row for row in rows_of("How close it is", 7) if row[0] == name]
+    found = kornia_table.measured(name)
+    assert row[1] == found.backend
+    assert [float(value) for value in row[5:]] == pytest.approx([found.exact, found.close], abs=12)
+    if found.close:
+        assert abs(int(row[2]) - found.most) <= 1
+        assert [float(value) for value in row[3:5]] == pytest.approx([found.mean, found.beyond], rel=0.5, abs=0.02)
+        assert found.beyond <= 2
 
 
 def test_documented_reasons_are_those_that_are_given() -> None:
@@ -367,18 +450,41 @@ def test_documented_reasons_are_those_that_are_given() -> None:
         ("Image.resize", ((10, 10), 3, None, 1.5), (400, 300)),
         ("Image.rotate", (60, 0, False, (99999, 0), None, None), (40, 30)),
         ("ImageOps.pad", ((1, 900), 3, None, (0.5, 0.5)), (9000, 1)),
+        ("ImageFilter.Kernel", ((3, 3), (1e6,) * 9, 1, 0), (40, 30)),
+        ("ImageFilter.UnsharpMask", (2, 900, 3), (40, 30)),
         ("cv2.GaussianBlur", ((3, 3), 1e-9, 0), (40, 30)),
-        ("cv2.resize", ((10, 10), 0, 0, 1), (40, 30)),
-        ("cv2.filter2D", (-1, Table(((0.5,),), "float64")), (40, 30)),
+        ("cv2.filter2D", (-1, None), (40, 30)),
+        ("cv2.warpAffine", (Table(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), "float64"), (9, 9), 4, 0, 0), (40, 30)),
     ],
 )
-def test_calls_that_are_declined(name: str, values: Any, size: tuple[int, int]) -> None:
-    assert why_declined(name, values, State(size)) == f"{name}: {PARTLY_DECLINED[name]}"
+@pytest.mark.parametrize("exactness", CONTRACTS)
+def test_calls_that_are_declined(exactness: Exactness, name: str, values: Any, size: tuple[int, int]) -> None:
+    reason = PARTLY_DECLINED[name] if exactness == "close" or name in EXACT else "no tensor operation"
+    assert str(kind_of(name, values, State(size), exactness)).startswith(f"{name}: {reason}")
 
 
+def test_an_edge_without_end_is_left_to_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it costs to follow edges depends on the pixels: it must end."""
+    spiral = np.zeros((64, 64), np.uint8)
+    for ring in range(0, 30, 6):
+        spiral[ring : 64 - ring, ring : ring + 3] = spiral[ring : ring + 3, ring : 64 - ring] = 200
+    monkeypatch.setattr(opencv, "MAX_ROUNDS", 16)
+    requests = [
+        ToolRequest("result = Image.fromarray(cv2.Canny(np.array(image), 10, 700))", [image])
+        for image in (Image.fromarray(spiral).convert("RGB"), Image.new("RGB", (64, 64)))
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for one, other in zip(*run_both(requests), strict=True):
+            assert_equal(one, other)
+
+
+@pytest.mark.parametrize("exactness", CONTRACTS)
 @pytest.mark.parametrize("device", DEVICES)
-def test_self_check(device: str) -> None:
-    assert self_check(device, sizes=((40, 30), (3, 1))) == TOLERANCES
+def test_self_check(device: str, exactness: Exactness) -> None:
+    found = self_check(device, exactness, sizes=((40, 30), (3, 1)))
+    assert [name for name, difference in found.items() if not difference.is_kept] == []
+    assert exactness == "close" or {difference.most for difference in found.values()} == {0}
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
@@ -389,25 +495,88 @@ def test_half_precision_of_the_trainer_changes_nothing(half: torch.dtype, device
     try:
         torch.set_default_dtype(half)
         with torch.autocast(torch.device(device).type, dtype=half):
-            assert self_check(device, sizes=((40, 30), (700, 3))) == TOLERANCES
+            assert all(difference.is_kept for difference in self_check(device, "close", sizes=((40, 30),)).values())
+            assert torch.get_default_dtype() == half
     finally:
         torch.set_default_dtype(usual)
 
 
-def test_costs_are_measured_for_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "_SIDES", (8, 16))
-    table = costs.measure("cpu", repeats=1)
-    assert set(table.pillow) == set(table.tensor) == set(costs.MEASURED) == set(costs.CPU_COSTS.pillow)
-    for name in TENSOR_OPERATIONS:
-        table.is_tensor_cheaper([name], (9, 9), 3, 3)
-    slow, fast = Costs({"orient": Cost(1, 0)}, {"orient": Cost(2, 0)}, Cost(0, 0)), Cost(0.5, 0)
-    assert not slow.is_tensor_cheaper(["orient"], (9, 9), 2, 0)
-    assert slow.is_tensor_cheaper(["orient", "Image.crop"], (9, 9), 3, 0)
-    assert not Costs(slow.pillow, slow.tensor, fast).is_tensor_cheaper(["orient"], (9, 9), 3, 3)
+def test_a_kornia_that_computes_otherwise_is_found_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rolled(image: torch.Tensor, *_: object) -> torch.Tensor:
+        return image.roll(1, 3)
+
+    monkeypatch.setattr(filters.filters, "median_blur", rolled)
+    monkeypatch.delattr(filters.morphology, "erosion")
+    broken_operations.cache_clear()
+    codes = ["MedianFilter(3)", "MinFilter(3)", "MaxFilter(3)"]
+    requests = [ToolRequest(f"result = image.filter(ImageFilter.{code})", [noise(40, 30)]) for code in codes]
+    try:
+        with pytest.warns(RuntimeWarning, match=r"MedianFilter: Kornia [\d.]+ differs by \d+ of 255.*MinFilter.*fails"):
+            tensor, pillow = run_both(requests)
+    finally:
+        broken_operations.cache_clear()
+    assert [observation.lane for observation in tensor] == ["tool_worker", "pillow", "kornia"]
+    for one, other in zip(tensor, pillow, strict=True):
+        assert_equal(one, other)
 
 
-def test_on_a_cpu_what_moves_pixels_stays_with_pillow() -> None:
-    for size in ((224, 224), (1024, 1024), (2048, 2048)):
-        for n in (1, 16, 256, 1024):
-            assert not costs.CPU_COSTS.is_tensor_cheaper(["orient"], size, n, n)
-            assert not costs.CPU_COSTS.is_tensor_cheaper(["Image.resize", "ImageEnhance.Contrast"], size, n, n)
+class Written(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the values that torch writes, and the largest tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(made, torch.Tensor):
+                self.total, self.largest = self.total + made.numel(), max(self.largest, made.numel())
+        return result
+
+
+#: Values that a call writes for each of the image before and after, and those of its largest tensor: matrices, windows.
+MOST_WRITTEN, LARGEST = 60_000, 1 << 25
+
+
+@pytest.mark.parametrize("name", sorted(operations_of("close")))
+def test_what_runs_on_tensors_is_bounded(name: str) -> None:
+    """By arguments at the edges: what it writes grows with the pixels alone, whatever they are."""
+    for values, image in calls(name, 12, 0):
+        state = State(image.size, image.mode)
+        kind = kind_of(name, values, state, "close")
+        if isinstance(kind, str):
+            continue
+        after = OPERATIONS[name].after(values, state)
+        n_values = 3 * sum(width * height for width, height in (image.size, after.size))
+        with Written() as written:
+            try:
+                kind.call(as_tensor(image, "cpu")[None], [values])
+            except (RuntimeError, ValueError, TypeError):
+                continue
+        assert written.total <= MOST_WRITTEN * (n_values + 1000), values
+        assert written.largest <= LARGEST + 100 * n_values, values
+
+
+def test_thresholds_are_kept_for_every_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thresholds, "BATCHES", ((1, 8), (2, 16)))
+    for exactness in CONTRACTS:
+        assert set(thresholds.CPU) <= set(operations_of(exactness))
+        for name in operations_of(exactness):
+            assert thresholds.measure(name, torch.device("cpu"), exactness) in {64, 512, float("inf")}
+    stored = thresholds.Thresholds(torch.device("cpu"), "exact")
+    assert stored.of("orient") == float("inf")
+    assert stored.of("ImageFilter.MaxFilter") < 1 << 20
+
+
+def test_an_accelerator_is_measured_once_for_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measured(name: str, *_: object) -> float:
+        asked.append(name)
+        return 100.0
+
+    monkeypatch.setattr(thresholds, "measure", measured)
+    known = thresholds.Thresholds(torch.device("meta"), "close")
+    assert [known.of("orient"), known.of("orient"), known.of("cv2.blur")] == [100, 100, 100]
+    assert asked == ["orient", "cv2.blur"]

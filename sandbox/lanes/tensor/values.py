@@ -1,20 +1,19 @@
-"""Operations on pixel values: tables, blends, histograms, gray."""
+"""Operations on single values, exact: tables (most by the library's own call), blends, histograms, gray."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from kornia import enhance
 from PIL import Image
 from torch import Tensor
 
-from sandbox.lanes.tensor.filters import KERNELS, convolve
 from sandbox.operations.operation import Values
 from sandbox.operations.table import OPERATIONS
-
-Table = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def apply_tables(images_NCHW: Tensor, tables_NCV: Tensor) -> Tensor:
@@ -54,8 +53,9 @@ def invert(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
 
 def posterize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`ImageOps.posterize`."""
-    masks = [256 - 2 ** (8 - bits) for (bits,) in values]
-    return images_NCHW & _each(images_NCHW, masks, torch.uint8)
+    bits = torch.tensor([bits for (bits,) in values], device=images_NCHW.device)
+    fewer: Tensor = enhance.posterize(images_NCHW.float() / 255, bits)
+    return (fewer * 255).round().to(torch.uint8)
 
 
 def _each(images_NCHW: Tensor, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
@@ -103,11 +103,6 @@ def contrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return blend(means.expand_as(images_NCHW), images_NCHW, values)
 
 
-def sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageEnhance.Sharpness`."""
-    return blend(convolve(images_NCHW, KERNELS["SMOOTH"]), images_NCHW, values)
-
-
 def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Count of each value in each channel, [N, C, 256]."""
     n, channels = images_NCHW.shape[:2]
@@ -118,66 +113,41 @@ def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
     return array
 
 
-def _with_tables(images_NCHW: Tensor, tables: Sequence[Sequence[Table]]) -> Tensor:
+def _with_tables(images_NCHW: Tensor, tables: Sequence[Any]) -> Tensor:
     return apply_tables(images_NCHW, torch.from_numpy(np.array(tables, dtype=np.uint8)))
 
 
-def autocontrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageOps.autocontrast`."""
-    counts = {
-        is_toned: histograms(luma(images_NCHW) if is_toned else images_NCHW)
-        for is_toned in {bool(each[3]) for each in values}
-    }
-    n_channels = images_NCHW.shape[1]
-    tables = []
-    for place, (cutoff, ignore, _, is_toned) in enumerate(values):
-        rows = [_stretched(row.copy(), cutoff, ignore) for row in counts[bool(is_toned)][place]]
-        tables.append(rows if len(rows) == n_channels else rows * n_channels)
-    return _with_tables(images_NCHW, tables)
+class _Counted(Image.Image):
+    """All 256 values, which says that they are there `counts_CV` times: a library call makes its table of it."""
+
+    def __init__(self, counts_CV: Any, gray_1V: Any) -> None:
+        super().__init__()
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        self.im = Image.merge("RGB", [ramp] * 3).im if len(counts_CV) == 3 else ramp.im
+        self._mode, self._size = self.im.mode, self.im.size
+        self._counts, self._gray = counts_CV, gray_1V
+
+    def histogram(self, mask: Any = None, extrema: Any = None) -> list[int]:
+        counts: list[int] = self._counts.reshape(-1).tolist()
+        return counts
+
+    def convert(self, mode: str | None = None, *_: Any, **__: Any) -> Image.Image:
+        return _Counted(self._gray, self._gray)
 
 
-def _stretched(counts: np.ndarray[Any, np.dtype[np.int64]], cutoff: float, ignore: int | None) -> Table:
-    """The table that maps the darkest value left by the cutoff to 0 and the lightest to 255."""
-    if ignore is not None:
-        counts[ignore] = 0
-    if cutoff:
-        total = int(counts.sum())
-        for order in (1, -1):
-            _cut_off(counts[::order], int(total * cutoff // 100))
-    used = np.flatnonzero(counts)
-    # Of an empty histogram Pillow's searches end at their last places, 255 and 0.
-    low, high = (int(used[0]), int(used[-1])) if len(used) else (255, 0)
-    if high <= low:
-        return np.arange(256, dtype=np.uint8)
-    scale = 255.0 / (high - low)
-    offset = -low * scale
-    table: Table = np.clip(np.trunc(np.arange(256) * scale + offset), 0, 255).astype(np.uint8)
-    return table
+def by_histogram(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
+    """`ImageOps.autocontrast` or `equalize`, by the table that Pillow's own call makes of the histogram."""
 
+    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+        counts_NCV = histograms(images_NCHW)
+        gray_N1V = histograms(luma(images_NCHW)) if name == "ImageOps.autocontrast" else counts_NCV
+        tables = [
+            np.asarray(OPERATIONS[name].call(_Counted(counts, gray), each)).reshape(256, -1).T
+            for counts, gray, each in zip(counts_NCV, gray_N1V, values, strict=True)
+        ]
+        return _with_tables(images_NCHW, tables)
 
-def _cut_off(counts: np.ndarray[Any, np.dtype[np.int64]], cut: int) -> None:
-    """Remove `cut` pixels from the counts, lowest values first."""
-    for value in range(256):
-        taken = min(cut, int(counts[value]))
-        counts[value] -= taken
-        cut -= taken
-        if cut <= 0:
-            return
-
-
-def equalize(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`ImageOps.equalize`."""
-    return _with_tables(images_NCHW, [[_equalized(row) for row in rows] for rows in histograms(images_NCHW)])
-
-
-def _equalized(counts: np.ndarray[Any, np.dtype[np.int64]]) -> Table:
-    used = counts[counts > 0]
-    step = int(used.sum() - used[-1]) // 255
-    if len(used) <= 1 or not step:
-        return np.arange(256, dtype=np.uint8)
-    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    table: Table = np.minimum((step // 2 + before) // step, 255).astype(np.uint8)
-    return table
+    return call
 
 
 def equalize_hist(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
@@ -194,3 +164,60 @@ def equalize_hist(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
         table = np.rint(np.maximum(sums, 0).astype(np.float32) * scale)
         tables.append([np.clip(table, 0, 255).astype(np.uint8)])
     return _with_tables(images_NCHW, tables)
+
+
+#: Red, green and blue in 15 bits, as `cv2.cvtColor` weighs them.
+_GRAY = (9798, 19235, 3735)
+
+
+def swap_channels(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_RGB2BGR`."""
+    return images_NCHW.flip(1)
+
+
+def rgb_to_gray(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_RGB2GRAY`."""
+    return gray_of(images_NCHW, _GRAY, 15)
+
+
+def bgr_to_gray(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_BGR2GRAY`."""
+    return gray_of(images_NCHW, (_GRAY[2], _GRAY[1], _GRAY[0]), 15)
+
+
+def gray_to_rgb(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+    """`cv2.COLOR_GRAY2RGB`."""
+    return images_NCHW.repeat(1, 3, 1, 1)
+
+
+def threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.threshold`, by the library's table; Otsu's limit comes from the histogram."""
+    counts = histograms(images_NCHW) if any(kind >= cv2.THRESH_OTSU for _, _, kind in values) else None
+    tables = []
+    for place, (limit, most, kind) in enumerate(values):
+        if counts is not None and kind >= cv2.THRESH_OTSU:
+            limit, kind = otsu_limit(counts[place, 0].tolist()), kind - cv2.THRESH_OTSU
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        tables.append(np.asarray(OPERATIONS["cv2.threshold"].call(ramp, (limit, most, kind)))[0])
+    return apply_tables(images_NCHW, torch.from_numpy(np.stack(tables))[:, None])
+
+
+def otsu_limit(counts: Sequence[int]) -> int:
+    """The limit that parts a histogram into classes that differ most (Otsu 1979), in OpenCV's float64 steps."""
+    scale = 1.0 / sum(counts)
+    mean = sum(value * float(count) for value, count in enumerate(counts)) * scale
+    low_mean = low_share = best = 0.0
+    limit, epsilon = 0, float(np.finfo(np.float32).eps)
+    for value, count in enumerate(counts):
+        share = count * scale
+        low_mean *= low_share
+        low_share += share
+        high_share = 1.0 - low_share
+        if min(low_share, high_share) < epsilon or max(low_share, high_share) > 1.0 - epsilon:
+            continue
+        low_mean = (low_mean + value * share) / low_share
+        high_mean = (mean - low_share * low_mean) / high_share
+        between = low_share * high_share * (low_mean - high_mean) * (low_mean - high_mean)
+        if between > best:
+            best, limit = between, value
+    return limit

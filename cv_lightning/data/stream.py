@@ -1,0 +1,196 @@
+"""Endless training batches by index: made ahead in worker processes, exact after a resume, without unusable rows."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cv_lightning.errors import ConfigError, CVLightningError, DataError, RowError, TrainingError
+
+Item = TypeVar("Item")
+
+#: An index that gives nothing is replaced by one this far on, which no run reaches by counting.
+_STRIDE = 2**40
+_MIN_ATTEMPTS = 100
+
+#: Batches that a worker prepares ahead.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class _Made(Generic[Item]):
+    """A batch as a worker hands it over.
+
+    Attributes:
+        items: Its items.
+        left_out: Why rows were left out: file, row, fault, remedy.
+        error: Raised in place of the batch.
+    """
+
+    items: list[Item]
+    left_out: list[str]
+    error: CVLightningError | None = None
+
+
+class BatchStream(Generic[Item]):
+    """Endless batches of consecutive indices with a position (Lightning stores and restores its state).
+
+    The position counts the indices of all processes and moves by the same amount on each, so the one state in a
+    checkpoint (of process 0) serves any number of processes. Each item is a function of its index, so workers may make
+    batches ahead in any order, and the position is that of the batches that were handed out.
+
+    A row that cannot be used (`RowError`) is left out: the next row of the same process takes its place, and comes at
+    its own place too.
+
+    Args:
+        make: Index -> item, or None if the index gives nothing.
+        batch_size: Items of a batch of one process.
+        first_index: First index of the stream.
+        rank: This process takes every `world_size`-th index, from `rank` on.
+        world_size: Number of processes.
+        n_workers: Processes that make batches ahead; 0 makes each when it is asked for.
+        n_rows: Rows that may be tried in the place of one; fewer than 100 count as 100.
+
+    Raises:
+        DataError: No row in the place of one can be used.
+        TrainingError: A worker was ended, for example because memory ran out.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Item | None],
+        batch_size: int,
+        first_index: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        n_workers: int = 0,
+        n_rows: int = 0,
+    ) -> None:
+        self._make = make
+        self._batch_size = batch_size
+        self._next = first_index
+        self._rank = rank
+        self._world_size = world_size
+        self._n_workers = n_workers
+        self._n_attempts = max(_MIN_ATTEMPTS, n_rows)
+        self._bad: dict[int, str] = {}
+        #: The rows of this process that were left out so far, by their messages.
+        self.left_out: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """More than any run takes: with a length, Lightning does not fetch ahead, and the stored state is exact."""
+        return 10**9
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        step = self._batch_size * self._world_size
+        for made in self._batches(itertools.count(self._next, step)):
+            self._next += step
+            for message in made.left_out:
+                if message not in self.left_out:
+                    self.left_out[message] = None
+                    warnings.warn(f"Left out a row. {message}", UserWarning, stacklevel=2)
+            if made.error is not None:
+                raise made.error
+            yield made.items
+
+    def _batches(self, starts: Iterator[int]) -> Iterator[_Made[Item]]:
+        if not self._n_workers:
+            yield from map(self._batch, starts)
+            return
+        loader = DataLoader(
+            _ByStart(self._batch),
+            batch_size=None,
+            sampler=starts,  # any iterable
+            num_workers=self._n_workers,
+            prefetch_factor=_AHEAD,
+            collate_fn=_as_it_is,
+            worker_init_fn=_begin_worker,
+            generator=torch.Generator(),  # the global one belongs to the training
+            multiprocessing_context=multiprocessing.get_context("fork"),  # nothing has to be pickled but the batches
+        )
+        batches = iter(loader)
+        while True:
+            try:
+                yield next(batches)
+            except RuntimeError as error:
+                raise TrainingError(
+                    f"A worker of the data was ended ({str(error).splitlines()[0]}). If memory ran out, lower "
+                    "data.n_workers; 0 prepares batches in the training process."
+                ) from error
+
+    def _batch(self, next_index: int) -> _Made[Item]:
+        """The batch of this process at a position."""
+        left_out: list[str] = []
+        start = next_index + self._rank
+        try:
+            items = [self._item(start + offset * self._world_size, left_out) for offset in range(self._batch_size)]
+        except CVLightningError as error:
+            return _Made([], left_out, error)
+        return _Made(items, left_out)
+
+    def _item(self, index: int, left_out: list[str]) -> Item:
+        place = index
+        for _ in range(self._n_attempts):
+            if place not in self._bad:
+                try:
+                    item = self._make(place)
+                except RowError as error:
+                    self._bad[place] = str(error)
+                    left_out.append(str(error))
+                else:
+                    if item is not None:
+                        return item
+                    place += _STRIDE
+                    continue
+            place += self._world_size
+        fault = self._bad.get(index)
+        if fault is not None:
+            raise DataError(f"None of {self._n_attempts} rows in a row can be used. The first: {fault}")
+        raise DataError(
+            f"Index {index} and {self._n_attempts - 1} others in its place gave no item that checks. Look at the "
+            "source: are the recorded transforms of its rows true, and are there rows that need no crop?"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The index that comes next, and what was left out before."""
+        return {"next": self._next, "left_out": list(self.left_out)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a stored index; what was left out belongs to process 0, whose state it is."""
+        self._next = state_dict["next"]
+        if self._rank == 0:
+            self.left_out = dict.fromkeys(state_dict.get("left_out", ()))
+
+
+def check_workers(n_workers: int) -> None:
+    """Raise `ConfigError` for a number of workers that cannot be started."""
+    if n_workers < 0:
+        raise ConfigError(f"n_workers: expected 0 or more but got {n_workers}")
+    if n_workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise ConfigError(f"n_workers: expected 0 on a system without fork but got {n_workers}")
+
+
+class _ByStart(Dataset[Any]):
+    """Batches by their positions, as a loader asks for them."""
+
+    def __init__(self, batch: Callable[[int], Any]) -> None:
+        self._batch = batch
+
+    def __getitem__(self, start: int) -> Any:
+        return self._batch(start)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _begin_worker(worker: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or each tokenizer warns that it was forked

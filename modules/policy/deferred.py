@@ -1,0 +1,114 @@
+"""Weights that are read after a model is sharded: each process reads its own part from the files.
+
+No process holds the whole model, in host memory or on an accelerator: a tensor's rows are cut out of the memory-mapped
+safetensors file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.utils.hub import cached_file
+
+from cv_lightning.errors import CheckpointError
+from modules.policy.shards import local
+
+#: What PEFT puts between the name of a module and that of its weight.
+WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.\w+)\.")
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def build_without_weights(source: str, dtype: torch.dtype, attention: str) -> Any:
+    """The model of a folder or hub name with its parameters on the meta device; raises what `from_pretrained` does."""
+    config = AutoConfig.from_pretrained(source)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+    with contextlib.suppress(OSError):  # a folder may have none
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    _compute_buffers(model)
+    return model.eval()
+
+
+def _compute_buffers(model: Any) -> None:
+    """Rotary frequencies are computed, not stored: Hugging Face's initialisation of a module without parameters."""
+    for module in model.modules():
+        if not module._buffers:
+            continue
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+        model._init_weights(module)
+
+
+def load_shards(model: Any, source: str) -> None:
+    """Read the weights of a model from `source`, on each process the rows that it holds.
+
+    Args:
+        model: Hugging Face's model, without adapters' wrapper; its parameters have memory.
+        source: Folder or hub name.
+
+    Raises:
+        CheckpointError: A file or tensor is missing or broken, or has another shape.
+    """
+    targets: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
+            targets.setdefault(WRAPPERS.sub(".", name), []).append(parameter)
+    read: set[str] = set()
+    try:
+        with ExitStack() as stack:
+            for name, view in _stored_tensors(model, source, targets, stack):
+                for target in targets.get(name, ()):
+                    _copy_rows(target, view, name)
+                read.add(name)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
+    if missing := sorted(targets.keys() - read):
+        raise CheckpointError(
+            f"policy.source: {source!r} holds no {missing[0]} (and {len(missing) - 1} others). Give a whole model."
+        )
+
+
+def _stored_tensors(model: Any, source: str, targets: Mapping[str, Any], stack: ExitStack) -> Iterator[tuple[str, Any]]:
+    """The tensors of the files by the model's names for them, memory-mapped."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if not isinstance(each, WeightRenaming)]
+    for path in _files(source):
+        file: Any = stack.enter_context(safe_open(path, framework="pt"))
+        for key in file.keys():  # noqa: SIM118  # not a dictionary
+            name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, targets)
+            if converted is not None:
+                raise ValueError(f"{key} is stored in another layout than the model's. Set policy.deferred: false")
+            yield name, file.get_slice(key)
+
+
+def _files(source: str) -> list[str]:
+    index = cached_file(source, INDEX, _raise_exceptions_for_missing_entries=False)
+    names = [SINGLE] if index is None else sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    return [str(cached_file(source, name)) for name in names]
+
+
+@torch.no_grad()
+def _copy_rows(target: Tensor, view: Any, name: str) -> None:
+    if tuple(view.get_shape()) != tuple(target.shape):
+        raise ValueError(f"{name} has shape {tuple(view.get_shape())}, expected {tuple(target.shape)}")
+    if not isinstance(target, DTensor):
+        target.copy_(view[...] if target.ndim else view[:])
+        return
+    size, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    if size and size[0]:
+        local(target).copy_(view[offset[0] : offset[0] + size[0]])

@@ -1,0 +1,3 @@
+from .itself import Itself as Itself
+from .replica import Replica as Replica
+from .sampler import Sampler as Sampler

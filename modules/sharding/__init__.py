@@ -1,0 +1,5 @@
+"""FSDP2: a policy of which each process holds a part, its strategy and its checkpoints."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .shard import shard as shard
+from .strategy import ShardedStrategy as ShardedStrategy

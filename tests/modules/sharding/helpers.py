@@ -1,0 +1,135 @@
+"""Two processes on one machine, and modules whose rollouts do not depend on how a batch was split."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cv_lightning.rewards import TERMS
+from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample
+from modules.base import PolicyModule
+from modules.grpo import GRPOModule
+from modules.policy.policy import Policy
+from modules.policy.shards import whole
+from modules.sft import SFTModule
+from tests.modules.helpers import noise
+
+
+def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in forked processes that `torchrun` might have started; its errors are ours."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    errors: Any = context.Queue()
+    processes = [
+        context.Process(target=_as_rank, args=(rank, world_size, port, errors, function, arguments))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError("A rank waits for the other")
+    if any(process.exitcode for process in processes):
+        raise AssertionError(errors.get() if not errors.empty() else [process.exitcode for process in processes])
+
+
+def _as_rank(
+    rank: int, world_size: int, port: int, errors: Any, function: Callable[..., None], arguments: Sequence[Any]
+) -> None:
+    torch.set_num_threads(1)
+    of_torchrun = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world_size}
+    of_torchrun |= {"LOCAL_WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in of_torchrun.items()} | {"TORCHELASTIC_RUN_ID": "test"}
+    try:
+        function(*arguments)
+    except BaseException:  # noqa: BLE001  # whatever it is, the test shows it
+        errors.put(traceback.format_exc())
+        errors.close()
+        errors.join_thread()
+        os._exit(1)
+    os._exit(0)
+
+
+class Recorder:
+    """What each optimizer step of a module did, as whole tensors."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+
+    def save(self, module: PolicyModule, path: Path) -> None:
+        """Write the steps and the weights of the end, on the first rank."""
+        weights = {name: whole(value.detach()) for name, value in module.policy.named_parameters()}
+        if module.trainer.is_global_zero:
+            torch.save({"steps": self.steps, "weights": weights}, path)
+
+
+class RecordedSFT(SFTModule):
+    """Keeps what its steps do."""
+
+    def __init__(self, policy: Policy, **arguments: Any) -> None:
+        super().__init__(policy, **arguments)
+        self.recorder = Recorder()
+
+    def apply_gradients(self) -> Any:
+        self.recorder.steps.append({"gradients": whole_gradients(self.policy)})
+        return super().apply_gradients()
+
+    def measured(self, own: Any, of_all: Any) -> Any:
+        metrics = super().measured(own, of_all)
+        self.recorder.steps[-1] |= {"loss": metrics["train/loss"], "norm": metrics["train/grad_norm"]}
+        return metrics
+
+
+class RecordedGRPO(GRPOModule):
+    """Keeps what its steps do; each sample has a seed of its own, whatever the rank that asks it."""
+
+    def __init__(self, policy: Policy, **arguments: Any) -> None:
+        super().__init__(policy, **arguments)
+        self.recorder = Recorder()
+
+    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
+        parts = []
+        for sample in samples:
+            own_seed = 1000 * self.global_step + int(sample.id)
+            parts.append(super().roll_out([sample], group_size, temperature, own_seed))
+        groups = [group for part in parts for group in part.groups]
+        return Rollouts(groups, [of_group for part in parts for of_group in part.breakdowns], 0.0)
+
+    def apply_gradients(self) -> Any:
+        self.recorder.steps.append({"gradients": whole_gradients(self.policy)})
+        return super().apply_gradients()
+
+    def measured(self, own: Any, of_all: Any) -> Any:
+        metrics = super().measured(own, of_all)
+        self.recorder.steps[-1] |= {"loss": metrics["rl/loss"], "norm": metrics["train/grad_norm"]}
+        return metrics
+
+
+def whole_gradients(policy: Policy) -> dict[str, torch.Tensor]:
+    """Every gradient, whole."""
+    return {name: whole(p.grad).clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+def score_by_tokens(group: Group, *_: Any) -> list[RewardBreakdown]:
+    """A reward that differs within a group; the groups of odd samples have none, so that ranks have unequal work."""
+    values = [float(sum(t.tokens.ids) % 7) if int(group.sample.id) % 4 != 1 else 0.0 for t in group.trajectories]
+    return [RewardBreakdown({**dict.fromkeys(TERMS, 0.0), "accuracy": value}, value > 0) for value in values]
+
+
+def questions(n: int, first: int = 0) -> list[Sample]:
+    """Samples with images of several sizes; every third has none."""
+    return [
+        Sample(str(i), "Read.", () if i % 3 == 2 else (noise(56 + 28 * (i % 3), 56, i),), "K")
+        for i in range(first, first + n)
+    ]
