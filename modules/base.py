@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -14,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from cv_lightning.cli.checkpoints import refuse_other_model
-from cv_lightning.errors import CheckpointError, ConfigError, ConversationError
+from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
@@ -138,12 +137,6 @@ class PolicyModule(LightningModule):
             raise ConfigError(
                 "trainer.strategy: expected auto, ddp or modules.sharding.ShardedStrategy but got "
                 f"{type(strategy).__name__}. Add --config experiments/sharded.yaml, which shards any config."
-            )
-        path = self.trainer.ckpt_path
-        if path is not None and Path(path).is_dir() and not isinstance(strategy, ShardedStrategy):
-            raise CheckpointError(
-                f"ckpt_path: {path} is the checkpoint of a sharded run. Add --config experiments/sharded.yaml; the "
-                "number of devices may be another one, also 1."
             )
 
     def configure_optimizers(self) -> Any:

@@ -36,16 +36,19 @@ class CheckpointOnInterrupt(Callback):
 
     Attributes:
         saved: The checkpoint that was written, None while there is none.
+        folder: Of the run, None before it starts.
     """
 
     def __init__(self) -> None:
         self.saved: Path | None = None
+        self.folder: Path | None = None
         self._is_requested = False
         self._previous: Any = None
         self._owner = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take Ctrl-C over, in the main thread (Python allows it nowhere else)."""
+        self.folder = Path(trainer.default_root_dir)
         if stage == "fit" and threading.current_thread() is threading.main_thread():
             self._owner = os.getpid()
             self._previous = signal.signal(signal.SIGINT, self._request)

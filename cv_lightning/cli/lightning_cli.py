@@ -23,9 +23,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from cv_lightning.cli.compose import command_line_options, compose_command_line, config_files
 from cv_lightning.cli.config_errors import explain
-from cv_lightning.cli.interrupt import CheckpointOnInterrupt
+from cv_lightning.cli.interrupt import CheckpointOnInterrupt, resume_checkpoint
 from cv_lightning.console.quiet import is_quiet
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, TrainingError
 
 #: `ckpt_path` values that Lightning resolves itself.
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
@@ -96,6 +96,12 @@ class CLI(LightningCLI):
         path = self.config[self.subcommand].get("ckpt_path")
         if path and str(path) not in _CHECKPOINT_WORDS and "://" not in str(path) and not Path(path).exists():
             raise ConfigError(f"ckpt_path: there is no checkpoint {str(path)!r} (working directory {Path.cwd()}).")
+        strategy = self.config[self.subcommand].get("trainer", {}).get("strategy")
+        if path and Path(path).is_dir() and "ShardedStrategy" not in str(strategy):
+            raise ConfigError(
+                f"ckpt_path: {path} is the checkpoint of a sharded run. Add --config experiments/sharded.yaml; the "
+                "number of devices may be another one, also 1."
+            )
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; an error of a constructor comes out as itself.
@@ -112,7 +118,12 @@ class CLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
-            raise _Refused(f"trainer: {' '.join(str(_innermost(error)).split())}") from error
+            fault = " ".join(str(_innermost(error)).split())
+            if "gpu backend" in fault:
+                fault += (
+                    " This machine has no GPU that torch can use: add --trainer.accelerator cpu, or look at the driver."
+                )
+            raise _Refused(f"trainer: {fault}") from error
 
 
 class ConfigReader(CLI):
@@ -155,7 +166,7 @@ def run_command(arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     rest, config = compose_command_line(arguments)
     given = [f"--config={yaml.safe_dump(config, sort_keys=False)}"] if config else []
     interrupt = CheckpointOnInterrupt()
-    with _located(arguments), _plain_interrupt(interrupt):
+    with _located(arguments), _lost_process(interrupt), _plain_interrupt(interrupt):
         return kind(
             LightningModule,
             LightningDataModule,
@@ -217,6 +228,26 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
         interrupt.release()
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Lightning's teardown brings back the handlers that it met
+
+
+#: In what torch says if another process of a run is gone: gloo's words, those of NCCL's watchdog, and of the store.
+_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "TCPStore")
+
+
+@contextlib.contextmanager
+def _lost_process(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
+    """One line if another process of the run has died: its own message says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _LOST):
+            raise
+        newest = resume_checkpoint(interrupt.folder) if interrupt.folder is not None else None
+        remedy = f"Continue with --ckpt_path {newest}" if newest else "It had saved no checkpoint yet"
+        raise TrainingError(
+            f"A process of this run has ended or does not answer ({str(error).splitlines()[0][:200]}). Its own "
+            f"message says why; if it left none it was killed, most often for memory. {remedy}."
+        ) from error
 
 
 @contextlib.contextmanager

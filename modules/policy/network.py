@@ -64,8 +64,8 @@ class Network(nn.Module):
         open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
             that of a policy exported with this, does so by itself.
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. The adapters of a
-            `source` are merged at once, into a whole model.
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new
+            ones or those of a `source`, each process loads the model whole and keeps its part.
     """
 
     #: Whether each process holds a part of every parameter.
@@ -102,7 +102,7 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and not is_adapter(str(source))
+            deferred = deferred and lora is None and not is_adapter(str(source))
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.family = FAMILIES[self.model.config.model_type]

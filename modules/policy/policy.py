@@ -24,7 +24,7 @@ from modules.policy.generation import GenerationSession
 from modules.policy.network import Network
 from modules.policy.pretrained import adapters_off, quiet_progress, store_conversation
 from modules.policy.sharded_export import adapter_tensors, export_model
-from modules.policy.shards import any_process, is_first_process, reshard
+from modules.policy.shards import any_process, is_first_process, is_one_of_several, reshard
 from modules.policy.token_batch import TokenBatch
 
 #: Rows of logits that are computed at a time, and those of a large vocabulary: 1,024 x 152k float32 take 0.6 GB, and
@@ -93,7 +93,7 @@ class Policy(Network):
 
     def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
         encoded, grid_O3 = None, None
-        idle = self._idle_images(bool(batch.images.images_N)) if self.is_sharded else None
+        idle = self._idle_images(bool(batch.images.images_N))
         if batch.images.images_N:
             encoded, grid_N3 = self.encode_images(batch.images.images_N)
             grid_O3 = grid_N3[batch.images.occurrences]
@@ -104,11 +104,13 @@ class Policy(Network):
         return hidden_BTD if idle is None else hidden_BTD + idle
 
     def _idle_images(self, has_images: bool) -> Tensor | None:
-        """0, made by the vision tower, if another process encodes images and this one has none; else None.
+        """0, made by the vision tower, if this process has no images and others wait for it; else None.
 
-        Each block of a sharded tower is gathered by all processes together, and so are its gradients.
+        Each block of a sharded tower is gathered by all processes together, and so are its gradients. DDP waits for
+        the gradient of every parameter.
         """
-        if not any_process(has_images, self.device) or has_images:
+        is_needed = any_process(has_images, self.device) if self.is_sharded else is_one_of_several()
+        if has_images or not is_needed:
             return None
         side = int(self.image_processor.patch_size) * int(self.image_processor.merge_size)
         encoded, _ = self.encode_images([Image.new("RGB", (side, side))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,29 +91,10 @@ def add_lora(model: Any, arguments: dict[str, Any]) -> Any:
     """
     from peft import LoraConfig, get_peft_model
 
-    is_empty = any(parameter.is_meta for parameter in model.parameters())
     try:
-        with _adapters_on_the_host() if is_empty else nullcontext():
-            return get_peft_model(model, LoraConfig(**arguments))
+        return get_peft_model(model, LoraConfig(**arguments))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"policy.lora: {error}. See peft.LoraConfig for the arguments.") from error
-
-
-@contextmanager
-def _adapters_on_the_host() -> Iterator[None]:
-    """Keep adapters where they are drawn: PEFT would move those of a model without weights to the meta device."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    moves = BaseTunerLayer._move_adapter_to_device_of_base_layer
-
-    def move(layer: Any, adapter_name: str, device: torch.device | None = None) -> None:
-        moves(layer, adapter_name, device=torch.device("cpu"))
-
-    BaseTunerLayer._move_adapter_to_device_of_base_layer = move
-    try:
-        yield
-    finally:
-        BaseTunerLayer._move_adapter_to_device_of_base_layer = moves
 
 
 @contextmanager

@@ -37,6 +37,11 @@ def any_process(value: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
+def is_one_of_several() -> bool:
+    """Whether the run has other processes."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
+
 def is_first_process() -> bool:
     """Whether this is the first process of the run, or the only one."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

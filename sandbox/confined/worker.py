@@ -180,7 +180,7 @@ def _answer(channel: socket.socket, memory: SharedFiles, names: dict[str, Any], 
 class Rehearsal:
     """A request of our own, sent before confinement and answered within.
 
-    SharedFiles pages that every call writes to become this process's before time counts.
+    Memory pages that every call writes to become this process's before time counts.
     """
 
     def __init__(self) -> None:

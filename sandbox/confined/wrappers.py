@@ -40,7 +40,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "cv2": (
         cv2,
         (
-            *("resize", "rotate", "flip", "transpose", "warpAffine", "copyMakeBorder", "cvtColor", "split", "merge"),
+            *("resize", "rotate", "flip", "transpose", "warpAffine", "warpPerspective", "copyMakeBorder"),
+            *("cvtColor", "split", "merge"),
             *("GaussianBlur", "blur", "medianBlur", "bilateralFilter", "filter2D", "erode", "dilate", "morphologyEx"),
             *("threshold", "adaptiveThreshold", "Canny", "Sobel", "Scharr", "Laplacian", "magnitude", "normalize"),
             *("convertScaleAbs", "equalizeHist", "LUT", "add", "subtract", "absdiff", "addWeighted"),

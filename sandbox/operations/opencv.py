@@ -93,6 +93,17 @@ _MORPHOLOGY = Bound(
 )
 _DEPTH = Parameter("ddepth", only(-1, 0))
 _ITERATIONS = Parameter("iterations", integer(1, 20), 1, by_name=True)
+_WARP = (
+    Parameter("dsize", is_size),
+    Parameter("flags", only(*range(5)), cv2.INTER_LINEAR, by_name=True),
+    Parameter("borderMode", only(0, 1, 2, 4), cv2.BORDER_CONSTANT, by_name=True),
+    Parameter("borderValue", is_scalar, 0, by_name=True),
+)
+_WARPED = Bound(
+    100,
+    "OpenCV mirrors a far place back step by step, for ever if the image has one pixel",
+    holds=lambda values, _: values[3] in (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE),
+)
 _WINDOWS = (Parameter("templateWindowSize", odd(1, 9), 7), Parameter("searchWindowSize", odd(1, 31), 21))
 #: Conversions of three channels into three others.
 SPACES = tuple(
@@ -180,6 +191,18 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         tool="convolve",
         bound=Bound(400),
     ),
+    "cv2.Sobel": _opencv(
+        "Sobel",
+        _DEPTH,
+        Parameter("dx", integer(0, 2)),
+        Parameter("dy", integer(0, 2)),
+        Parameter("ksize", only(3, 5, 7), 3, by_name=True),
+        tool="edges",
+        bound=Bound(400),
+    ),
+    "cv2.Laplacian": _opencv(
+        "Laplacian", _DEPTH, Parameter("ksize", only(1, 3, 5, 7), 1, by_name=True), tool="edges", bound=Bound(400)
+    ),
     "cv2.adaptiveThreshold": _opencv(
         "adaptiveThreshold",
         Parameter("maxValue", number(0, 255)),
@@ -202,18 +225,20 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
     "cv2.warpAffine": _opencv(
         "warpAffine",
         Parameter("M", is_table(2, 3, dtypes=("float32", "float64"))),
-        Parameter("dsize", is_size),
-        Parameter("flags", only(*range(5)), cv2.INTER_LINEAR, by_name=True),
-        Parameter("borderMode", only(0, 1, 2, 4), cv2.BORDER_CONSTANT, by_name=True),
-        Parameter("borderValue", is_scalar, 0, by_name=True),
+        *_WARP,
         tool="affine",
         after=lambda values, state: State(values[1], state.mode),
         frame=warp_frame,
-        bound=Bound(
-            100,
-            "OpenCV mirrors a far place back step by step, for ever if the image has one pixel",
-            holds=lambda values, _: values[3] in (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE),
-        ),
+        bound=_WARPED,
+    ),
+    "cv2.warpPerspective": _opencv(
+        "warpPerspective",
+        Parameter("M", is_table(3, 3, dtypes=("float32", "float64"))),
+        *_WARP,
+        tool="perspective",
+        after=lambda values, state: State(values[1], state.mode),
+        frame=lambda values, size: None,
+        bound=_WARPED,
     ),
     "cv2.copyMakeBorder": _opencv(
         "copyMakeBorder",

@@ -288,7 +288,10 @@ class ProgramBatches:
             credit = Credit((int(source.shape[2]), int(source.shape[1])))
             changed = {position: next(flags) for position in run.changes}
             # Of a close operation, no change that is certain is no certainty that there was none.
-            run.is_failed |= any(not changed[position] and run.steps[position].margin for position in changed)
+            run.is_failed |= any(
+                not is_changed and (run.steps[position].margin > 0 or run.steps[position].far > 0)
+                for position, is_changed in changed.items()
+            )
             after = [*run.sizes, run.size][1:]
             for position, (step, size) in enumerate(zip(run.steps, after, strict=False)):
                 credit.add(step.operation, size, lambda changed=changed, position=position: changed[position])  # type: ignore[misc]

@@ -247,6 +247,27 @@ def correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return to_bytes(correlated(padded, weights))
 
 
+def _derivative_kernel(name: str, values: Values) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """OpenCV's own weights of `cv2.Sobel` or `cv2.Laplacian`, whole numbers."""
+    orders = [values[1:3]] if name == "cv2.Sobel" else [(2, 0), (0, 2)]
+    side = values[-1]
+    if side == 1:
+        return np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    lines = [cv2.getDerivKernels(dx, dy, side, ktype=cv2.CV_64F) for dx, dy in orders]
+    return np.asarray(sum(down @ across.T for across, down in lines))
+
+
+def derivative(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
+    """`cv2.Sobel` or `cv2.Laplacian` in bytes."""
+
+    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+        weights = _derivative_kernel(name, values[0])
+        margin = _around(len(weights))
+        return to_bytes(correlated(bordered(images_NCHW, margin, margin, "reflect"), weights))
+
+    return call
+
+
 def sum_of_weights(kernel: Table | None) -> float:
     """Sum of a kernel's absolute weights; infinite without a kernel."""
     return math.inf if kernel is None else float(np.abs(kernel.array.astype(float)).sum())

@@ -27,6 +27,7 @@ _ODD_ONE = Table(((0, 1), (1, 1), (0, 1), (1, 0)), "uint8")
 _SHARPER = Table(((0, -1, 0), (-1, 5, -1), (0, -1, 0)), "int64")
 _FRACTIONS = Table(((0.1, 0.2), (0.3, 0.4)), "float64")
 _WARP = Table(((0.9, -0.3, 14.0), (0.2, 1.1, -22.5)), "float64")
+_TILT = Table(((0.9, -0.3, 4.0), (0.2, 1.1, -2.5), (0.003, -0.002, 1.0)), "float64")
 _TILTED = (1, 0.1, 2, 0.2, 0.9, 1, 0.001, 0.002)
 #: Calls of each operation, the usual one first; one that is not here takes no arguments.
 CALLS: dict[str, Sequence[Values]] = {
@@ -73,6 +74,9 @@ CALLS: dict[str, Sequence[Values]] = {
     "cv2.createCLAHE": [(2.0, (8, 8)), (40.0, (3, 5))],
     "cv2.Canny": [(50, 150), (200, 20.5)],
     "cv2.warpAffine": [(_WARP, (70, 60), flags, border, 9) for flags in (1, 0, 2, 3) for border in (0, 1)],
+    "cv2.warpPerspective": [(_TILT, (70, 60), flags, border, 9) for flags in (1, 0, 2) for border in (0, 1)],
+    "cv2.Sobel": [(-1, 1, 0, 3), (-1, 0, 1, 5), (-1, 2, 1, 7)],
+    "cv2.Laplacian": [(-1, side) for side in (1, 3, 5, 7)],
     "ImageFilter.RankFilter": [(3, 6), (3, 0), (5, 20)],
     "ImageFilter.Kernel": [((3, 3), (1, -2, 3, 0.5, 9, -4, 0, 1, 1), None, 2.5), ((5, 5), tuple(range(25)), 70, 0)],
     "Image.getchannel": [(0,), (2,)],

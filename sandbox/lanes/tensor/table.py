@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from sandbox.lanes.tensor import filters, moving, opencv, spaces, values, warps
@@ -109,6 +110,8 @@ def _declines_transform(values: Values, state: State) -> str | None:
 
 
 def _declines_warp(values: Values, state: State) -> str | None:
+    if len(values[0].rows) == 3 and abs(np.linalg.det(values[0].array.astype(float))) < 1e-9:
+        return "a matrix without an inverse"
     return PARTLY_DECLINED["cv2.warpAffine"] if values[2] == 4 or min(state.size) < 2 else None
 
 
@@ -121,6 +124,10 @@ def _declines_kernel(values: Values, state: State) -> str | None:
 def _declines_fractions(values: Values, state: State) -> str | None:
     reason = _declines_kernel(values, state)
     return reason or (None if filters.is_whole(values[1]) else INEXACT)
+
+
+def _declines_derivative(values: Values, state: State) -> str | None:
+    return "no derivative is asked for" if values[1:3] == (0, 0) else None
 
 
 def _declines_custom(values: Values, state: State) -> str | None:
@@ -149,8 +156,8 @@ def _blend_growth(values: Values) -> float:
 
 
 def _overshoot(values: Values) -> float:
-    """Of a separable filter with negative lobes, as of every resize: sums of absolute weights are below 1.5."""
-    return 2.25
+    """Of a separable filter with negative lobes: the absolute weights of an axis add up to 1.56 at most (Lanczos)."""
+    return 2.5
 
 
 def _rows(module: object, names: dict[str, str], **known: object) -> dict[str, TensorKind]:
@@ -233,6 +240,10 @@ EXACT: dict[str, TensorKind] = {
     "cv2.GaussianBlur": TensorKind(
         filters.gaussian_blur, "kornia.filters.filter2d", declines=_declines_gaussian, growth=_once
     ),
+    **{
+        name: TensorKind(filters.derivative(name), "kornia.filters.filter2d", declines=_declines_derivative)
+        for name in ("cv2.Sobel", "cv2.Laplacian")
+    },
     "cv2.Canny": TensorKind(opencv.canny, "torch, kornia.filters.spatial_gradient"),
 }
 
@@ -250,14 +261,17 @@ CLOSE: dict[str, TensorKind] = {
     "cv2.resize": TensorKind(
         opencv.resize, "torch matmul", declines=_declines_close_cv2_resize, most=1, growth=_overshoot
     ),
-    "cv2.warpAffine": TensorKind(
-        warps.warp,
-        "kornia.geometry.remap",
-        declines=_declines_warp,
-        most=1,
-        far=lambda values: 0.02 if values[2] == 0 else 0.0,
-        growth=_overshoot,
-    ),
+    **{
+        name: TensorKind(
+            warps.warp,
+            "kornia.geometry.remap",
+            declines=_declines_warp,
+            most=1,
+            far=lambda values: 0.02 if values[2] == 0 else 0.0,
+            growth=_overshoot,
+        )
+        for name in ("cv2.warpAffine", "cv2.warpPerspective")
+    },
     **{
         f"ImageFilter.{name}": TensorKind(
             filters.kernel_filter(name), "kornia.filters.filter2d", most=1, growth=_kernel_growth(name)

@@ -130,7 +130,7 @@ def _remapped(images_NCHW: Tensor, rows: Tensor, columns: Tensor, mode: str, pad
     n, _, height, width = images_NCHW.shape
     # Far places differ in nothing, but a float32 of them loses the near ones' fractions.
     maps = [
-        places.clamp(-8.0, side + 8.0).float().expand(n, *places.shape)
+        places.clamp(-8.0, side + 8.0).nan_to_num(-8.0).float().expand(n, *places.shape)
         for places, side in ((columns, width), (rows, height))
     ]
     sampled: Tensor = remap(images_NCHW, maps[0], maps[1], mode=mode, padding_mode=padding, align_corners=True)

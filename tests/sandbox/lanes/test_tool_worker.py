@@ -21,7 +21,7 @@ from sandbox.confined.programs import decode, encode, read_effects
 from sandbox.images import Budget
 from sandbox.lanes.lane import Lifted
 from sandbox.lanes.pillow import PillowLane
-from sandbox.lanes.tool_worker import ToolWorkerLane
+from sandbox.lanes.tool_worker import ProofTime, ToolWorkerLane
 from sandbox.lift.reader import lift
 from sandbox.operations.program import print_program
 from tests.sandbox.attack_site import descendants
@@ -156,7 +156,8 @@ def test_close_ends_what_runs(code: str) -> None:
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.path.insert(0, {root!r})
 from PIL import Image
 from sandbox import Limits, ToolExecutor, ToolRequest
@@ -211,6 +212,24 @@ def test_results_beyond_the_budget_of_a_batch_are_refused_by_name(code: str) -> 
             (text, *_) = [observation.text for observation in seen if observation.status == "error"]
             assert "4 MB that `batch_mb` allows" in text
             assert all(observation.image is None for observation in seen if observation.status == "error")
+
+
+def test_claims_are_dropped_when_the_time_of_their_batch_is_spent(lane: ToolWorkerLane) -> None:
+    proofs, n_run = ProofTime(0.01), []
+
+    def busy() -> None:
+        n_run.append(1)
+        started = time.thread_time()
+        while time.thread_time() - started < 0.05:
+            pass
+
+    proofs.run_here(busy, call_s=1.0)  # within twice the time of its call
+    proofs.run_here(busy, call_s=0.0)
+    proofs.run_here(busy, call_s=1.0)
+    assert len(n_run) == 2
+    call = lifted("result = image.rotate(180)")
+    assert proofs.run(lane, call.program, IMAGE, call_s=5.0) is None
+    assert ProofTime(5.0).run(lane, call.program, IMAGE, call_s=5.0) is not None
 
 
 def test_a_budget_counts_four_bytes_a_pixel() -> None:

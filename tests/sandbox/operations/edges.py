@@ -64,6 +64,11 @@ def _matrix(generator: random.Random, _: Size) -> Table:
     return Table(tuple(tuple(generator.choice(ends) for _ in range(3)) for _ in range(2)), "float64")
 
 
+def _homography(generator: random.Random, size: Size) -> Table:
+    last = tuple(generator.choice([0.0, 1e-9, 0.7, -1.0, 1e9]) for _ in range(3))
+    return Table((*_matrix(generator, size).rows, last), "float64")
+
+
 def _kernel(generator: random.Random, _: Size) -> Table:
     sides = [1, 2, 3, 11, 31]
     wide, high = generator.choice(sides), generator.choice(sides)
@@ -143,6 +148,11 @@ _EDGES: dict[str, list[Any] | Draw] = {
     "iterations": [1, 3, 20],
     "op": [0, 1, 2, 3, 4, 5, 6],
     "ddepth": [-1],
+    "dx": [0, 1, 2],
+    "dy": [0, 1, 2],
+    "cv2.Sobel.ksize": [3, 5, 7],
+    "cv2.Laplacian.ksize": [1, 3, 7],
+    "cv2.warpPerspective.M": _homography,
     "maxValue": [0, 255],
     "adaptiveMethod": [0, 1],
     "thresholdType": [0, 1],
