@@ -38,9 +38,9 @@ def tokens_of_block(is_token_BK: Tensor) -> Iterator[None]:
 def keep_states_from_holes(language_model: nn.Module) -> None:
     """Let the recurrent layers of a language model pass over holes; does nothing if it has none."""
     for module in language_model.modules():
-        if hasattr(module, "in_proj_a") and hasattr(module, "in_proj_b"):
-            module.in_proj_a.register_forward_hook(_close_in_holes)
-            module.in_proj_b.register_forward_hook(_close_in_holes)
+        for gate in (getattr(module, "in_proj_a", None), getattr(module, "in_proj_b", None)):
+            if isinstance(gate, nn.Module):
+                gate.register_forward_hook(_close_in_holes)
 
 
 def _close_in_holes(module: nn.Module, args: Any, gates_BKH: Tensor) -> Tensor:
