@@ -15,8 +15,8 @@ from cv_lightning.planning.model_size import ModelSize, measure
 from cv_lightning.rollout import Sampling
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
-from tests.cv_lightning.planning.works import WORK, workload_of
-from tests.modules.helpers import FAMILIES, LORA, sampled_conversations, small_policy
+from tests.cv_lightning.planning.works import COUNTED, WORK, workload_of
+from tests.modules.helpers import LORA, sampled_conversations, small_policy
 
 #: How far what is kept for the backward pass may be from what is counted, as a factor.
 ACTIVATIONS_WITHIN = 1.2
@@ -94,7 +94,7 @@ def kept_bytes(policy: Policy, forward: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COUNTED)
 def test_activations_are_those_that_torch_keeps(family: str, dtype: str, gradient_checkpointing: bool) -> None:
     policy = small_policy(family, dtype=dtype, gradient_checkpointing=gradient_checkpointing).train()
     size, (work, batch) = size_of(policy), workload_of(policy)
