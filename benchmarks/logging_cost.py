@@ -102,10 +102,11 @@ def run(folder: Path) -> None:
     times: list[tuple[float, ...]] = []
     step = GRPOModule.training_step
 
-    def timed(self: GRPOModule, batch: Any, batch_idx: int) -> None:
+    def timed(self: GRPOModule, batch: Any, batch_idx: int) -> Any:
         started = time.perf_counter(), time.process_time(), time.thread_time()
-        step(self, batch, batch_idx)
+        outputs = step(self, batch, batch_idx)
         times.append((*started, time.thread_time()))
+        return outputs
 
     GRPOModule.training_step = timed  # type: ignore[method-assign]
     quieten()

@@ -21,8 +21,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.config_tags import config_tags
+from callbacks.config_tags import config_tags, data_source
 from callbacks.data_facts import data_facts
+from callbacks.mlflow.inputs import inputs_of
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from cv_lightning.console.versions import all_versions
 
@@ -40,8 +41,8 @@ class ConfigAndCode(Callback):
     """Writes `run_<command>.json` and, if code was changed and not committed, `code_<command>.diff`.
 
     Both are in `<default_root_dir>`, beside the `config_<command>.yaml` of the command line, and go to MLflow with it;
-    there the values of the config become parameters, and stage, model, data, seed (`config_tags`), commit, command,
-    versions, hardware and the fingerprint of the data (`data_facts`) tags.
+    there the values of the config become parameters, stage, model, data, seed (`config_tags`), commit, command,
+    versions, hardware and the fingerprint of the data (`data_facts`) tags, and the data of each split an input.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,21 +69,30 @@ class ConfigAndCode(Callback):
                 written.append(folder / name)
         config = folder / f"config_{command}.yaml"
         for logger in trainer.loggers:
-            _send(logger, written, config, facts, with_parameters=trainer.state.fn == TrainerFn.FITTING)
+            _send(logger, written, config, facts, _splits(trainer))
 
 
-def _send(logger: Logger, files: Sequence[Path], config: Path, facts: dict[str, Any], with_parameters: bool) -> None:
+def _splits(trainer: Trainer) -> list[str]:
+    """The splits that the command uses."""
+    if trainer.state.fn == TrainerFn.FITTING:
+        return ["train", "validation"] if trainer.enable_validation else ["train"]
+    return ["test"]
+
+
+def _send(logger: Logger, files: Sequence[Path], config: Path, facts: dict[str, Any], splits: Sequence[str]) -> None:
     """Send to MLflow. Parameters never change there: those of a run's first `fit` stay, the files are replaced."""
     if isinstance(logger, BackgroundMLflowLogger):
         for file in files:
             logger.log_artifact(file)
         logger.set_tags(_tags(facts))
+        values = {}
         if config.exists():
             logger.log_artifact(config)
             values = yaml.safe_load(without_passwords(config.read_text(encoding="utf-8")))
             logger.set_tags(config_tags(values, config.parent))
-            if with_parameters and not logger.is_resumed:
+            if "train" in splits and not logger.is_resumed:
                 logger.log_hyperparams(values)
+        logger.log_inputs(inputs_of(facts["data"], data_source(values), splits))
     elif isinstance(logger, MLFlowLogger):  # to which the command line sends the config
         for file in files:
             logger.experiment.log_artifact(logger.run_id, str(file))

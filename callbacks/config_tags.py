@@ -19,7 +19,7 @@ def config_tags(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
         source and the files that it reads.
     """
     policy = next(_inside(config.get("model"), "policy"), {})
-    source = next(_inside(config.get("data"), "source"), {})
+    source = data_source(config)
     built = policy.get("build")
     family = built.get("family") if isinstance(built, Mapping) else None
     files = [str(source[split]) for split in ("train", "test") if isinstance(source.get(split), str)]
@@ -30,6 +30,11 @@ def config_tags(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
         "data": " ".join([str(source.get("class_path", "")).rpartition(".")[2], *files]).strip(),
     }
     return {name: str(value)[:500] for name, value in tags.items() if value not in (None, "")}
+
+
+def data_source(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments and `class_path` of the source of a config's data; empty if it has none."""
+    return next(_inside(config.get("data"), "source"), {})
 
 
 def _inside(config: Any, name: str) -> Iterator[dict[str, Any]]:

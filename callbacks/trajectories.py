@@ -5,6 +5,7 @@ The files are described in docs/trajectories.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from callbacks.trajectory_choice import Picked, has_recovered, pick
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import emergent_tools
 from cv_lightning.rewards import RewardConfig
-from cv_lightning.types import Rollouts
+from cv_lightning.types import Rollouts, Trajectory
 from cv_lightning.viewer.recording import describe, save_image, write_records
 
 
@@ -128,7 +129,11 @@ def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | N
     sample = trajectory.sample
     total = breakdown.total
     credits = turn_credits(trajectory, breakdown, reward) if reward is not None else None
-    return describe(trajectory, partial(save_image, folder=folder), credits) | {
+    described = describe(trajectory, partial(save_image, folder=folder), credits)
+    counts = turn_tokens(trajectory)
+    turns = [{**turn, "tokens": counts[index] if counts else None} for index, turn in enumerate(described["turns"])]
+    return described | {
+        "turns": turns,
         "kind": picked.kind,
         "step": step,
         "group": picked.group,
@@ -143,3 +148,17 @@ def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | N
         "has_recovered": has_recovered(trajectory),
         "emergent": sorted(emergent_tools(verified_tools(trajectory))),
     }
+
+
+def turn_tokens(trajectory: Trajectory) -> list[dict[str, int]]:
+    """Tokens that the policy read before each turn (`read`, images included) and that it wrote in it (`written`).
+
+    Empty if the turns cannot be told apart, for instance if a recorded turn is not trained on.
+    """
+    counts, position = [], 0
+    for is_written, run in itertools.groupby(trajectory.tokens.is_trained):
+        length = sum(1 for _ in run)
+        if is_written:
+            counts.append({"read": position, "written": length})
+        position += length
+    return counts if len(counts) == len(trajectory.turns) else []

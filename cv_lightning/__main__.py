@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("cv_lightning.chat.command", "talk with a policy about an image, in the terminal or in a browser"),
     "view": ("cv_lightning.viewer.command", "show the trajectories of a run or a file as one page"),
     "compare": ("cv_lightning.compare.command", "compare runs: configs, metrics, answers, curves, tools"),
+    "register": ("cv_lightning.tracking.command", "register the policy of a run as a model in MLflow"),
     "data check": ("cv_lightning.data.command", "show what a file of data holds, and every fault with its row"),
     "data build": ("cv_lightning.construction.command", "write SFT episodes or RL questions, executed and checked"),
 }

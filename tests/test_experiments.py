@@ -47,6 +47,7 @@ INCLUDED = [
     *EXPERIMENTS.glob("*/shared.yaml"),
     *EXPERIMENTS.glob("paper/*.yaml"),
     *EXPERIMENTS.glob("lora/*.yaml"),
+    EXPERIMENTS / "sharded.yaml",
 ]
 OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)

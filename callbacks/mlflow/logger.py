@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,12 @@ class BackgroundMLflowLogger(Logger):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         self._put("tags", values=dict(tags))
+
+    @rank_zero_only
+    def log_inputs(self, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Log data sets as inputs of the run; see `callbacks.mlflow.inputs`."""
+        if datasets:
+            self._put("inputs", values=list(datasets))
 
     @rank_zero_only
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:

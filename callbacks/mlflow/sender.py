@@ -187,14 +187,14 @@ class Sender(threading.Thread):
         if kind == "metrics":
             self._send_metrics(run_id, records)
         elif kind == "params":
-            from mlflow.entities import Param
-
-            params = [Param(name, value) for name, value in record["values"].items()]
-            for start in range(0, len(params), _N_PARAMS):
-                client.log_batch(run_id, params=params[start : start + _N_PARAMS])
+            self._send_params(run_id, record)
         elif kind == "tags":
             for name, value in record["values"].items():
                 client.set_tag(run_id, name, value)
+        elif kind == "inputs":
+            from callbacks.mlflow.inputs import entities
+
+            client.log_inputs(run_id, entities(record["values"]))
         elif kind == "artifact":
             path = Path(record["path"])
             (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), record["to"])
@@ -212,6 +212,13 @@ class Sender(threading.Thread):
         for name, value in parent_tag(self._begins[record["run"]], self.tracking_uri).items():
             self._connected().set_tag(run_id, name, value)
         self._connected().set_terminated(run_id, record["status"], end_time=record["time_ms"])
+
+    def _send_params(self, run_id: str, record: Record) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, value) for name, value in record["values"].items()]
+        for start in range(0, len(params), _N_PARAMS):
+            self._connected().log_batch(run_id, params=params[start : start + _N_PARAMS])
 
     def _send_metrics(self, run_id: str, records: list[Record]) -> None:
         from mlflow.entities import Metric

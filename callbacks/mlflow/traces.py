@@ -1,4 +1,7 @@
-"""Recorded trajectories as MLflow traces: a span per turn and per tool call, with images, timing and credit.
+"""Recorded trajectories as MLflow traces: a span per turn and per tool call, with images, timing, tokens and credit.
+
+The state of a trace or span says what failed: a call, an unreadable reply, a trajectory that ended without an answer.
+Whether an answer is right, and its reward, are assessments of the trace; the trajectories of a group share a session.
 
 The traces are made from the files that `callbacks.trajectories` wrote, in the thread that sends (`mlflow_sender`).
 MLflow's fluent tracing functions are not used: they export through one global address and hide failures, while here a
@@ -11,14 +14,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cv_lightning.types import CODE_TOOL
+from callbacks.mlflow.assessments import assessments
 
 #: Milliseconds of a turn whose duration was not measured.
 _UNKNOWN_MS = 1
 
+#: The name of a call whose tool does not exist.
+_UNKNOWN_TOOL = "unknown_tool"
+
 Record = Mapping[str, Any]
+
+
+class _Failure(NamedTuple):
+    """Why a span failed: a kind, as MLflow groups them, and words."""
+
+    kind: str
+    message: str
 
 
 def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Record) -> None:
@@ -46,9 +59,8 @@ def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Rec
             raise OSError(f"{folder}/trajectories.jsonl, line {index + 1} is no JSON") from error
         digest = hashlib.sha256(f"{run_id}/{request['step']}/{index}".encode()).hexdigest()
         trace = _Trace(record, folder, digest, int(request["time_ms"]) * 1_000_000)
-        spans = trace.spans()
-        client.log_spans(experiment_id, spans)
         info = client.start_trace(trace.info(experiment_id, run_id, request["step"]))
+        client.log_spans(experiment_id, trace.spans())
         images = get_artifact_repository(info.tags["mlflow.artifactLocation"], tracking_uri=tracking_uri)
         for name, content in trace.attachments.items():
             images.upload_attachment(name, content)
@@ -84,31 +96,36 @@ class _Trace:
             "family": record["family"],
             "sample": record["id"],
             "group": str(record.get("group", "")),
-            "is_right": str(record["is_right"]).lower(),
-            "reward": "" if record["reward"] is None else f"{record['reward']:.4g}",
             "stop_reason": record["stop_reason"] or "",
         }
+        metadata = {TraceMetadataKey.SOURCE_RUN: run_id, "mlflow.trace_schema.version": "3"}
+        if "group" in record:
+            metadata[TraceMetadataKey.TRACE_SESSION] = f"s{step}-g{record['group']}-{run_id[:8]}"
         return TraceInfo(
             trace_id=self.trace_id,
             trace_location=TraceLocation.from_experiment_id(experiment_id),
             request_time=self.start_ns // 1_000_000,
             execution_duration=self.duration_ns // 1_000_000,
-            state=TraceState.OK if record["is_right"] is not False else TraceState.ERROR,
+            state=TraceState.OK if self._failure() is None else TraceState.ERROR,
             request_preview=_clean(self._asked())[:1000],
-            response_preview=_clean(self._answered())[:1000],
-            trace_metadata={TraceMetadataKey.SOURCE_RUN: run_id, "mlflow.trace_schema.version": "3"},
+            response_preview=_clean(record["answer"] or "no answer")[:1000],
+            trace_metadata=metadata,
             tags={name: _clean(value)[:250] for name, value in tags.items() if value},
+            assessments=assessments(
+                {**record, "truth": _clean(record["truth"])}, self.trace_id, run_id, self.start_ns // 1_000_000
+            ),
         )
+
+    def _failure(self) -> _Failure | None:
+        """Why the trajectory itself failed: an answer, right or wrong, is no failure."""
+        reason, answer = self.record["stop_reason"], self.record["answer"]
+        if reason in (None, "answered") and answer is not None:
+            return None
+        return _Failure(reason or "no_answer", "It ended without an answer." if answer is None else "It was cut off.")
 
     def _asked(self) -> str:
         """A line for the list of traces: many questions read alike, so the transforms follow."""
         return " · ".join([self.record["question"], *self.record["transforms"]])
-
-    def _answered(self) -> str:
-        record = self.record
-        verdict = {True: "right", False: "wrong"}.get(record["is_right"], "not judged")
-        reward = "" if record["reward"] is None else f"reward {record['reward']:.3g}"
-        return " · ".join(filter(None, [record["answer"] or "no answer", verdict, reward]))
 
     def spans(self) -> list[Any]:
         """The trajectory, its turns, and below each turn the call that it made."""
@@ -125,7 +142,8 @@ class _Trace:
             "terms": record["terms"],
             "stop_reason": record["stop_reason"],
         }
-        root = self._span(0, None, "trajectory", "AGENT", (self.start_ns, self.duration_ns), question, outputs)
+        times = (self.start_ns, self.duration_ns)
+        root = self._span(0, None, "trajectory", "AGENT", times, question, outputs, failure=self._failure())
         return [root, *self._turns()]
 
     def _turns(self) -> Iterator[Any]:
@@ -137,12 +155,15 @@ class _Trace:
             name, number, inputs = f"turn {index + 1}", 2 * index + 1, {"messages": [*messages]}
             reply = {"role": "assistant", "content": turn["text"]}
             outputs = {"choices": [{"index": 0, "message": reply}], "fault": turn["fault"], "credit": credit}
-            chat = {"mlflow.message.format": "openai", **shown}
-            yield self._span(number, 0, name, "LLM", (now, turn_ns + tool_ns), inputs, outputs, chat)
-            messages.append(reply)
+            chat = {"mlflow.message.format": "openai", **_usage(turn), **shown}
             seen = turn["observation"]
+            failure = _Failure("unreadable_reply", turn["fault"]) if turn["fault"] else None
+            times = (now, turn_ns + tool_ns)
+            yield self._span(number, 0, name, "CHAT_MODEL", times, inputs, outputs, chat, failure)
+            messages.append(reply)
             if seen is not None:
-                yield self._call(index, number, turn, (now + turn_ns, tool_ns))
+                if turn["image_index"] is not None:  # else the reply holds no call, and nothing ran
+                    yield self._call(index, number, turn, (now + turn_ns, tool_ns))
                 messages.append(self._message("user", f"[{seen['status']}] {seen['text']}".strip(), index))
             now += turn_ns + tool_ns
 
@@ -159,9 +180,9 @@ class _Trace:
         results = [self._image(image["file"]) for image in self.record["images"] if image["turn"] == index]
         outputs = {"status": seen["status"], "text": seen["text"], "images": results, "tools": seen["tools"]}
         attributes = {"lane": seen["lane"], "tools": ", ".join(seen["tools"])}
-        name = call.get("name") or CODE_TOOL  # a call that could not be read has no name
-        failed = seen["status"] != "ok"
-        return self._span(parent + 1, parent, name, "TOOL", time_ns, inputs, outputs, attributes, failed)
+        failure = None if seen["status"] == "ok" else _Failure(seen["status"], seen["text"])
+        name = call.get("name") or _UNKNOWN_TOOL
+        return self._span(parent + 1, parent, name, "TOOL", time_ns, inputs, outputs, attributes, failure)
 
     def _span(
         self,
@@ -173,7 +194,7 @@ class _Trace:
         inputs: Record,
         outputs: Record,
         attributes: Record | None = None,
-        has_failed: bool = False,
+        failure: _Failure | None = None,
     ) -> Any:
         """A span; MLflow keeps the values of attributes as JSON."""
         from mlflow.entities import Span
@@ -194,9 +215,9 @@ class _Trace:
                 "parent_span_id": None if parent is None else self._span_id(parent),
                 "start_time_unix_nano": start,
                 "end_time_unix_nano": start + duration,
-                "status": {"code": "ERROR" if has_failed else "OK", "message": ""},
+                "status": {"code": "OK", "message": ""} if failure is None else _status(failure),
                 "attributes": {name: _clean(json.dumps(value, ensure_ascii=False)) for name, value in values.items()},
-                "events": [],
+                "events": [] if failure is None else [_exception(failure, start + duration)],
             }
         )
 
@@ -212,6 +233,26 @@ class _Trace:
             self.attachments[attachment.id] = attachment.content_bytes
             self._refs[file] = str(attachment.ref(self.trace_id))
         return self._refs[file]
+
+
+def _status(failure: _Failure) -> dict[str, str]:
+    return {"code": "ERROR", "message": _clean(f"{failure.kind}: {failure.message}")[:1000]}
+
+
+def _exception(failure: _Failure, time_ns: int) -> dict[str, Any]:
+    """The event by which MLflow's page shows why a span failed."""
+    shown = {"exception.type": failure.kind, "exception.message": _clean(failure.message)}
+    return {"name": "exception", "time_unix_nano": time_ns, "attributes": shown}
+
+
+def _usage(turn: Record) -> dict[str, Any]:
+    """A turn's tokens as MLflow counts them; each turn reads the whole conversation before it."""
+    tokens = turn.get("tokens")
+    if tokens is None:
+        return {}
+    read, written = tokens["read"], tokens["written"]
+    counts = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
+    return {"mlflow.chat.tokenUsage": counts}
 
 
 def _ns(seconds: float | None) -> int:

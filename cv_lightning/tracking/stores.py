@@ -91,9 +91,9 @@ class Stores:
     def _read(self, uri: str, read: Callable[[Any], Any]) -> Any:
         """The result of `read`; None, and a warning, if a store cannot be read that the user did not name."""
         try:
-            with _one_line_errors(uri):
+            with one_line_errors(uri):
                 if uri not in self._clients:
-                    self._clients[uri] = _client(uri)
+                    self._clients[uri] = connect(uri)
                 return read(self._clients[uri])
         except DataError as error:
             if self._is_named:
@@ -138,7 +138,7 @@ class StoredRun:
         Raises:
             DataError: They cannot be read.
         """
-        with _one_line_errors(self._uri, f"run {self.id}: its artifacts"):
+        with one_line_errors(self._uri, f"run {self.id}: its artifacts"):
             for item in self._client.list_artifacts(self.id):
                 if not item.is_dir and names.fullmatch(item.path):
                     self._client.download_artifacts(self.id, item.path, str(folder))
@@ -149,7 +149,7 @@ class StoredRun:
         Raises:
             DataError: The store does not answer.
         """
-        with _one_line_errors(self._uri):
+        with one_line_errors(self._uri):
             return {name: self._curve(name) for name in self._run.data.metrics}
 
     def _curve(self, name: str) -> list[tuple[float, float, float]]:
@@ -171,7 +171,7 @@ class StoredRun:
             DataError: It recorded none, or the store does not answer.
         """
         with TemporaryDirectory(prefix="cv_lightning_") as folder:
-            with _one_line_errors(self._uri):
+            with one_line_errors(self._uri):
                 is_there = any(item.path == "trajectories" for item in self._client.list_artifacts(self.id))
                 fetched = self._client.download_artifacts(self.id, "trajectories", folder) if is_there else None
             own = Path(self.params.get("trainer/default_root_dir", "")) / "trajectories"
@@ -180,7 +180,8 @@ class StoredRun:
             yield Path(fetched) if fetched is not None else own
 
 
-def _client(uri: str) -> Any:
+def connect(uri: str) -> Any:
+    """MLflow's client of a store; mlflow is imported here, for it takes seconds."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
@@ -191,8 +192,8 @@ def _client(uri: str) -> Any:
 
 
 @contextmanager
-def _one_line_errors(uri: str, part: str = "") -> Iterator[None]:
-    """Turn any error of MLflow into one line."""
+def one_line_errors(uri: str, part: str = "", done: str = "read") -> Iterator[None]:
+    """Turn any error of MLflow into one line, a `DataError`: `part` of the store cannot be `done`."""
     try:
         yield
     except CVLightningError:
@@ -200,7 +201,7 @@ def _one_line_errors(uri: str, part: str = "") -> Iterator[None]:
     except Exception as error:  # MLflow passes on the errors of its databases
         cause = " ".join(str(error).split())[:200] or type(error).__name__
         remedy = "Is the server up, and the file a database of MLflow?"
-        raise DataError(f"MLflow: {part or uri} cannot be read ({cause}). {remedy}") from error
+        raise DataError(f"MLflow: {part or uri} cannot be {done} ({cause}). {remedy}") from error
 
 
 def _run_of(client: Any, run_id: str) -> Any:

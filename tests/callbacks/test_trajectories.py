@@ -15,7 +15,7 @@ from PIL import Image
 
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.rollouts import Rollouts
-from callbacks.trajectories import Trajectories, pick, write_trajectories
+from callbacks.trajectories import Trajectories, pick, turn_tokens, write_trajectories
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig
 from cv_lightning.types import (
@@ -164,6 +164,17 @@ def test_records_hold_frames_credit_and_calls(tmp_path: Path) -> None:
     )
     keys = {*first, *first["images"][0], *first["turns"][0], *first["turns"][0]["observation"]}
     assert keys <= set(documented)
+
+
+def test_tokens_of_a_turn_are_those_it_read_and_those_it_wrote() -> None:
+    group, _ = group_of("x", [1.0])
+    (trajectory,) = group.trajectories
+    tokens = trajectory.tokens
+    for n, is_trained in ((7, False), (2, True), (4, False), (3, True), (1, False)):
+        tokens.append([0] * n, is_trained=is_trained)
+    assert turn_tokens(trajectory) == [{"read": 7, "written": 2}, {"read": 13, "written": 3}]
+    tokens.append([0], is_trained=True)
+    assert turn_tokens(trajectory) == [], "three turns of tokens for two turns"
 
 
 def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) -> None:

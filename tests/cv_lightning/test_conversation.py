@@ -589,10 +589,10 @@ def test_code_in_reasoning_that_has_no_end_does_not_run() -> None:
 
 
 def test_many_tags_are_read_in_little_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for piece in ("<tool_call>{", '<tool_call>{"a":', "<think>", "</think>", "<answer>", '<tool_call>{"', "```"):
         parse_reply(piece * 20_000)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_code_that_names_a_tag_survives() -> None:

@@ -1,0 +1,115 @@
+"""`python -m cv_lightning register RUN --name NAME`: the policy of a run becomes a version of a model in MLflow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from callbacks.mlflow.parent import NOTE
+from cv_lightning.console.command_parser import CommandParser
+from cv_lightning.console.versions import version_of
+from cv_lightning.errors import ConfigError
+from cv_lightning.tracking.stores import connect, one_line_errors
+from cv_lightning.tracking.uri import check_uri, sqlite_path
+
+#: The file that every exported policy has.
+_EXPORTED = "conversation.json"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; raises `ConfigError` if it is wrong."""
+    parser = CommandParser(
+        "register",
+        "Copies the exported policy of a run to the run's MLflow store and registers it as a new version of a model, "
+        "which mlflow.pyfunc.load_model loads.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, e.g. runs/tiny/rl")
+    parser.add_argument("--name", required=True, help="the model's name; a new version if there is one")
+    parser.add_argument("--policy", type=Path, metavar="FOLDER", help="the exported policy (default: RUN/policy)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="where the run is (default: as the run's folder says)")
+    return parser.parse_args(list(arguments))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Register the policy that the command line names; see `parse`.
+
+    Raises:
+        ConfigError: There is no policy, no run, or no such store.
+        DataError: The store does not answer, or refuses the name.
+    """
+    options = parse(arguments)
+    policy = options.policy or options.run / "policy"
+    if not (policy / _EXPORTED).is_file():
+        raise ConfigError(f"{policy}: holds no exported policy ({_EXPORTED} is missing). Name one with --policy.")
+    uri, run_id = _run_of(options.run, options.tracking_uri)
+    version = register(policy, options.name, uri, run_id)
+    print(f"registered: models:/{options.name}/{version} in {uri} (docs/metrics.md says how to load it)")
+    return 0
+
+
+def _run_of(folder: Path, tracking_uri: str | None) -> tuple[str, str]:
+    """Store and id of the run that logged to a folder."""
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        uri, run_id = tracking_uri or str(note["tracking_uri"]), note["run_id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder}: no run logged to MLflow from there ({NOTE} cannot be read).") from error
+    if run_id is None:
+        raise ConfigError(f"{folder}: its run has not reached MLflow yet. Run something there once the server is up.")
+    check_uri(uri)
+    database = sqlite_path(uri)
+    if database is not None and not database.is_file():
+        raise ConfigError(f"There is no file {str(database)!r}. Name the run's store with --tracking-uri.")
+    return uri, str(run_id)
+
+
+def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
+    """Copy a policy into a model of a run, with the run's test metrics, and register it; returns the version.
+
+    Args:
+        policy: An exported folder.
+        name: Of the registered model.
+        tracking_uri: The store of the run.
+        run_id: The run; its state and times stay as they are.
+
+    Raises:
+        DataError: The store does not answer, or refuses.
+    """
+    with one_line_errors(tracking_uri, f"model {name!r}", "registered"):
+        client = connect(tracking_uri)
+        import mlflow
+        from mlflow.models import Model
+
+        from cv_lightning.tracking.policy_model import ARTIFACT, SIGNATURE
+
+        run = client.get_run(run_id)
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
+        package = version_of("cv-lightning")
+        with warnings.catch_warnings():
+            # An example of an input would be answered here, with all weights; the signature is given.
+            warnings.filterwarnings("ignore", "(?s).*(input example|infer signature)")
+            # Not `mlflow.pyfunc.log_model`: it resumes the run and ends it anew.
+            info = Model.log(
+                artifact_path=None,
+                name=ARTIFACT,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                step=_tested_at(client, run),
+                registered_model_name=name,
+                python_model=str(Path(__file__).with_name("registered_policy.py")),
+                artifacts={ARTIFACT: str(policy.resolve())},
+                signature=SIGNATURE,
+                pip_requirements=[f"cv-lightning=={package}"] if package is not None else [],
+            )
+        return int(info.registered_model_version)
+
+
+def _tested_at(client: Any, run: Any) -> int:
+    """The step of the run's last test, whose metrics MLflow shows beside the model; 0 if there was none."""
+    tested = next((name for name in sorted(run.data.metrics) if name.startswith("test/")), None)
+    return client.get_metric_history(run.info.run_id, tested)[-1].step if tested is not None else 0
