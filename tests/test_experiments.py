@@ -102,9 +102,11 @@ def small_world(config: Any) -> list[str]:
 def small_policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An exported policy of each family, in the place of hub models."""
     folders = {}
-    for family in ("qwen2_5_vl", "qwen3_vl"):
+    for family in ("qwen2_5_vl", "qwen3_vl", "thinking"):
         folders[family] = tmp_path_factory.mktemp(family)
-        Policy(build=TinyConfig(family=family, **SIZE)).export(folders[family])
+        is_thinking = family == "thinking"
+        size = TinyConfig(family="qwen3_vl" if is_thinking else family, **SIZE)
+        Policy(build=size, open_reasoning=is_thinking).export(folders[family])
     return folders
 
 
@@ -117,6 +119,7 @@ def test_config_trains_and_tests(
     arguments = ["--config", str(path), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config), *small_world(config)]
     if OmegaConf.select(config, f"{POLICY}.source") is not None:
         family = "qwen3_vl" if "qwen3" in path.parent.name else "qwen2_5_vl"
+        family = "thinking" if path.parent.name.endswith("thinking") else family
         arguments.append(f"--{POLICY}.source={small_policies[family]}")
     cli = run_command(["fit", *arguments])
     assert cli.trainer.global_step == 2
