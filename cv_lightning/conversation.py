@@ -240,7 +240,7 @@ class Conversation:
         """
         if text.startswith(self.reply_start):
             text = text.removeprefix(self.reply_start)
-        elif _OPEN_REASONING.search(self.reply_start):
+        elif OPENS_REASONING.search(self.reply_start):
             begun = _BEGINS_REASONING.match(text)
             if begun is not None:
                 text = text[begun.end() :]
@@ -323,7 +323,8 @@ class Conversation:
         return tokens
 
 
-_OPEN_REASONING = re.compile(r"<think>\s*$")
+#: The end of a prompt in whose reasoning the policy continues.
+OPENS_REASONING = re.compile(r"<think>\s*$")
 _BEGINS_REASONING = re.compile(r"\s*<think>\s*")
 _MARKUP = re.compile(r"<(\|[a-z_]+\||/?tool_response|/?tool_call)>")
 

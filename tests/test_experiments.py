@@ -123,6 +123,8 @@ def test_config_trains_and_tests(
         arguments.append(f"--{POLICY}.source={small_policies[family]}")
     cli = run_command(["fit", *arguments])
     assert cli.trainer.global_step == 2
+    opens = path.parent.name.endswith("thinking")
+    assert cli.model.policy.conversation.reply_start == ("<think>\n" if opens else "")
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from jinja2 import TemplateError
 
-from cv_lightning.conversation import Conversation, Template
+from cv_lightning.conversation import OPENS_REASONING, Conversation, Template
 from cv_lightning.errors import CheckpointError
 from cv_lightning.tools.toolbox import Toolbox
 from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 
 OPEN_REASONING = "<think>\n"
-_IS_OPEN = re.compile(r"<think>\s*$")
 
 
 def reply_start(tokenizer: Any, template: Template) -> str:
@@ -43,7 +41,7 @@ def begin_reasoning(tokenizer: Any, template: Template) -> None:
     at_end = f"{{%- if add_generation_prompt %}}{{{{- {OPEN_REASONING!r} }}}}{{%- endif %}}"
     for changed in (given, f"{{%- set enable_thinking = true %}}{given}", f"{given}{at_end}"):
         tokenizer.chat_template = changed
-        if _IS_OPEN.search(reply_start(tokenizer, template)):
+        if OPENS_REASONING.search(reply_start(tokenizer, template)):
             return
     tokenizer.chat_template = given
     raise CheckpointError("policy.open_reasoning: the tokenizer has no chat template that could open the reasoning.")

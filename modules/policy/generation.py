@@ -2,8 +2,8 @@
 
 The cache has L columns for each of B rows. All rows get the same new columns, and the mask `_is_valid_BL` says which of
 them hold a token of the row; the others are holes, on the right of what a row gets. Holes change nothing: positions are
-passed explicitly, and `modules.policy.recurrence` keeps them out of recurrent states. A
-later turn computes its new tokens only, and rollouts of one prompt share the computation of the prompt.
+passed explicitly, and `modules.policy.recurrence` keeps them out of recurrent states. A later turn computes its new
+tokens only, and rollouts of one prompt share the computation of the prompt.
 """
 
 from __future__ import annotations
