@@ -116,16 +116,40 @@ class Tokenizer(Protocol):
         """The id of one token."""
 
 
-@dataclass
-class Conversation:
-    """Writes conversations of the Qwen-VL family as token ids.
+@dataclass(frozen=True)
+class Template:
+    """Markup of a family's conversations: each of these is one token of its tokenizer. The defaults are Qwen's.
 
     Attributes:
-        tokenizer: A tokenizer whose chat template is Qwen's (`<|im_start|>role`, `<|vision_start|>`, `<|image_pad|>`).
-        count_image_tokens: (width, height) of an image -> number of `<|image_pad|>` tokens that stand for it.
+        turn_start: Before the role of a turn.
+        turn_end: After a turn; the policy writes it itself.
+        image: Before the placeholders of an image, a placeholder, and after them.
+        assistant: The policy's role.
+    """
+
+    turn_start: str = "<|im_start|>"
+    turn_end: str = "<|im_end|>"
+    image: tuple[str, str, str] = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+    assistant: str = "assistant"
+
+
+#: Qwen's.
+QWEN_TEMPLATE = Template()
+
+
+@dataclass
+class Conversation:
+    r"""Writes conversations as token ids.
+
+    Attributes:
+        tokenizer: A tokenizer that has the tokens of the template.
+        count_image_tokens: (width, height) of an image -> number of placeholder tokens that stand for it.
         system_prompt: Text of the system turn.
         max_context_tokens: Longest sequence; an observation that would pass it is not appended.
         toolbox: The tools that the policy may call.
+        template: Markup of turns and images.
+        reply_start: Text at the start of each turn of the policy that it does not write itself: "<think>\n" if its
+            chat template opens the reasoning.
         seen_size: (width, height) of an image -> the size at which the policy sees it.
     """
 
@@ -134,18 +158,20 @@ class Conversation:
     system_prompt: str = SYSTEM_PROMPT
     max_context_tokens: int = 32768
     toolbox: Toolbox = CODE_TOOLS
+    template: Template = QWEN_TEMPLATE
+    reply_start: str = ""
     seen_size: Callable[[Size], Size] | None = None
     _encoded: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.end_of_turn_id = self._special("<|im_end|>")
-        self._start_id = self._special("<|im_start|>")
-        self._image_ids = [self._special(f"<|{name}|>") for name in ("vision_start", "image_pad", "vision_end")]
+        self.end_of_turn_id = self._special(self.template.turn_end)
+        self._start_id = self._special(self.template.turn_start)
+        self._image_ids = [self._special(name) for name in self.template.image]
 
     def _special(self, token: str) -> int:
         encoded = self.tokenizer.encode(token, add_special_tokens=False)
         if len(encoded) != 1:
-            raise ConversationError(f"The tokenizer has no token {token}: expected a Qwen-VL tokenizer.")
+            raise ConversationError(f"The tokenizer has no token {token}: expected that of the policy's family.")
         return encoded[0]
 
     def _encode(self, text: str) -> list[int]:
@@ -198,12 +224,29 @@ class Conversation:
 
     def opening(self) -> list[int]:
         """The tokens from the end of a turn to the policy's words."""
-        return [*self._encode("\n"), self._start_id, *self._encode("assistant\n")]
+        role = f"{self.template.assistant}\n{self.reply_start}"
+        return [*self._encode("\n"), self._start_id, *self._encode(role)]
 
     def decode_reply(self, ids: Sequence[int]) -> str:
-        """The text of sampled ids without the end-of-turn token."""
+        """The text of a turn from its sampled ids: `reply_start` and what they say, without the end-of-turn token."""
         kept = ids[:-1] if ids and ids[-1] == self.end_of_turn_id else ids
-        return self.tokenizer.decode(kept, skip_special_tokens=False)
+        return self.reply_start + self.tokenizer.decode(kept, skip_special_tokens=False)
+
+    def encode_reply(self, text: str) -> list[int]:
+        """The ids of a recorded turn, after `opening` and up to its end.
+
+        If `opening` begins the reasoning, the turn continues it: its own `<think>` is dropped, and a turn without
+        reasoning ends it at once.
+        """
+        if text.startswith(self.reply_start):
+            text = text.removeprefix(self.reply_start)
+        elif OPENS_REASONING.search(self.reply_start):
+            begun = _BEGINS_REASONING.match(text)
+            if begun is not None:
+                text = text[begun.end() :]
+            elif "</think>" not in text:
+                text = f"\n</think>\n\n{text}"
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.end_of_turn_id]
 
     def read_reply(self, text: str, images: Sequence[ViewedImage]) -> Reply:
         """Read a turn about some images: `parse_reply` with the policy's tools and coordinates."""
@@ -266,8 +309,7 @@ class Conversation:
         tokens = self.start(trajectory.sample)
         results = {viewed.turn: viewed for viewed in trajectory.images}
         for number, turn in enumerate(trajectory.turns):
-            ids = [*self.tokenizer.encode(turn.text, add_special_tokens=False), self.end_of_turn_id]
-            tokens.append(ids, is_trained=turn.is_trained)
+            tokens.append(self.encode_reply(turn.text), is_trained=turn.is_trained)
             fits = len(tokens) < self.max_context_tokens
             if fits and turn.observation is not None:
                 seen = turn.observation
@@ -281,6 +323,9 @@ class Conversation:
         return tokens
 
 
+#: The end of a prompt in whose reasoning the policy continues.
+OPENS_REASONING = re.compile(r"<think>\s*$")
+_BEGINS_REASONING = re.compile(r"\s*<think>\s*")
 _MARKUP = re.compile(r"<(\|[a-z_]+\||/?tool_response|/?tool_call)>")
 
 

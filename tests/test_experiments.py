@@ -47,6 +47,7 @@ INCLUDED = [
     *EXPERIMENTS.glob("*/shared.yaml"),
     *EXPERIMENTS.glob("paper/*.yaml"),
     *EXPERIMENTS.glob("lora/*.yaml"),
+    EXPERIMENTS / "sharded.yaml",
 ]
 OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
@@ -101,9 +102,11 @@ def small_world(config: Any) -> list[str]:
 def small_policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An exported policy of each family, in the place of hub models."""
     folders = {}
-    for family in ("qwen2_5_vl", "qwen3_vl"):
+    for family in ("qwen2_5_vl", "qwen3_vl", "thinking"):
         folders[family] = tmp_path_factory.mktemp(family)
-        Policy(build=TinyConfig(family=family, **SIZE)).export(folders[family])
+        is_thinking = family == "thinking"
+        size = TinyConfig(family="qwen3_vl" if is_thinking else family, **SIZE)
+        Policy(build=size, open_reasoning=is_thinking).export(folders[family])
     return folders
 
 
@@ -116,9 +119,12 @@ def test_config_trains_and_tests(
     arguments = ["--config", str(path), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(config), *small_world(config)]
     if OmegaConf.select(config, f"{POLICY}.source") is not None:
         family = "qwen3_vl" if "qwen3" in path.parent.name else "qwen2_5_vl"
+        family = "thinking" if path.parent.name.endswith("thinking") else family
         arguments.append(f"--{POLICY}.source={small_policies[family]}")
     cli = run_command(["fit", *arguments])
     assert cli.trainer.global_step == 2
+    opens = path.parent.name.endswith("thinking")
+    assert cli.model.policy.conversation.reply_start == ("<think>\n" if opens else "")
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1

@@ -118,10 +118,10 @@ class _Trace:
 
     def _failure(self) -> _Failure | None:
         """Why the trajectory itself failed: an answer, right or wrong, is no failure."""
-        reason = self.record["stop_reason"]
-        if reason in (None, "answered") and self.record["answer"] is not None:
+        reason, answer = self.record["stop_reason"], self.record["answer"]
+        if reason in (None, "answered") and answer is not None:
             return None
-        return _Failure(reason or "no_answer", "The trajectory ended without an answer.")
+        return _Failure(reason or "no_answer", "It ended without an answer." if answer is None else "It was cut off.")
 
     def _asked(self) -> str:
         """A line for the list of traces: many questions read alike, so the transforms follow."""

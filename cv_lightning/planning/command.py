@@ -105,7 +105,7 @@ def check_before_fit(arguments: Sequence[str]) -> None:
         return
     try:
         found = plan(parsed, arguments, parser().parse_args(["--memory", str(n_bytes / 1e9)]))
-    except CheckpointError:  # shapes that nobody knows before they are downloaded
+    except CheckpointError:  # shapes that nobody knows before they are downloaded, or layers that are not counted
         return
     if not found.fits:
         raise ConfigError(

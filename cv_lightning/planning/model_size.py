@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from cv_lightning.errors import CheckpointError
+
 #: A parameter's name up to the number of its decoder layer or vision block: what FSDP2 gathers at once.
 _LAYER = re.compile(r".*\.(layers|blocks)\.\d+\.")
 #: Parts in the order in which data passes them.
@@ -121,7 +123,15 @@ def measure(
         is_lora: Whether it is trained through adapters.
         optimizer_bytes: Bytes of the optimizer's states.
         quantized_bytes: Bytes of a weight of the decoder's frozen matrices if they are quantised.
+
+    Raises:
+        CheckpointError: The model has recurrent layers, whose activations and FLOPs are not counted here.
     """
+    if "linear_attention" in (getattr(config.text_config, "layer_types", None) or ()):
+        raise CheckpointError(
+            f"plan: {config.model_type!r} has recurrent layers, whose memory and time are not counted. "
+            "Plan a model whose layers all have attention, or measure a short run of this one."
+        )
     parts = {name: PartSize() for name in PARTS}
     in_products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)}
     frozen_bytes = master_bytes = 0

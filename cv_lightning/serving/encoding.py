@@ -136,8 +136,7 @@ class ChatEncoder:
         known = self._ids.get(_key(tokens, text))
         if known is not None:
             return known
-        ids = self.conversation.tokenizer.encode(plain(text), add_special_tokens=False)
-        return [*ids, self.conversation.end_of_turn_id]
+        return self.conversation.encode_reply(plain(text))
 
 
 def plain(text: str) -> str:

@@ -1,8 +1,9 @@
 """Sampling with a key-value cache that survives the turns of a conversation.
 
 The cache has L columns for each of B rows. All rows get the same new columns, and the mask `_is_valid_BL` says which of
-them hold a token of the row; the others are holes. Holes change nothing, because positions are passed explicitly. A
-later turn computes its new tokens only, and rollouts of one prompt share the computation of the prompt.
+them hold a token of the row; the others are holes, on the right of what a row gets. Holes change nothing: positions are
+passed explicitly, and `modules.policy.recurrence` keeps them out of recurrent states. A later turn computes its new
+tokens only, and rollouts of one prompt share the computation of the prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
-from modules.policy.kv_cache import growing_cache
 from modules.policy.network import Network
 from modules.policy.token_batch import distinct_images
 
@@ -33,7 +33,7 @@ class GenerationSession:
         self.sampling = sampling
         self._on_tokens = on_tokens
         self._generator = torch.Generator(device=network.device).manual_seed(sampling.seed)
-        self._cache = growing_cache()
+        self._cache = network.family.cache(network.core.config)
         self._is_started = False
         self._is_valid_BL = torch.empty(0, 0, dtype=torch.bool)
         self._next_position_B1 = torch.empty(0, 1, dtype=torch.long)

@@ -1,12 +1,15 @@
-"""A key-value cache that grows in place."""
+"""A key-value cache that grows in place; recurrent layers have states instead."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+from modules.policy.recurrence import StateLayer
 
 #: Spare columns of a new buffer.
 _ROOM = 64
@@ -53,6 +56,12 @@ def _with_room(held: Any, new: Tensor, length: int, capacity: int) -> Tensor:
     return buffer
 
 
-def growing_cache() -> Cache:
-    """An empty cache of growing layers."""
-    return Cache(layer_class_to_replicate=GrowingLayer)
+def growing_cache(layer_types: Sequence[str] = ()) -> Cache:
+    """An empty cache of growing layers.
+
+    Args:
+        layer_types: Hugging Face's name of each layer's type; "linear_attention" is recurrent. Empty if none is.
+    """
+    if "linear_attention" not in layer_types:
+        return Cache(layer_class_to_replicate=GrowingLayer)
+    return Cache(layers=[StateLayer() if kind == "linear_attention" else GrowingLayer() for kind in layer_types])

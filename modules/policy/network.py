@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
-from modules.policy.deferred import load_shards
-from modules.policy.families import image_processor, positions, repeated
+from modules.policy.chat_template import make_conversation
+from modules.policy.deferred import load_shards, starts_from_shapes
+from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
@@ -34,6 +34,7 @@ from modules.policy.pretrained import (
     pad_id,
 )
 from modules.policy.quantized import quantize
+from modules.policy.recurrence import tokens_of_block
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
@@ -46,7 +47,7 @@ class Network(nn.Module):
     """A vision-language model that reads and writes conversations.
 
     Args:
-        source: A local folder or a hub name of a Qwen2.5-VL or Qwen3-VL model, or of a PEFT adapter on one.
+        source: A local folder or a hub name of a model of `FAMILIES`, or of a PEFT adapter on one.
         build: Instead of `source`: the size of a new, small model (see `modules.policy.tiny.TinyConfig`).
         lora: Arguments of `peft.LoraConfig`; None trains the model itself. The reference policy is then "adapters off".
         quantization: "nf4" holds the decoder's matrices in four bits under `lora` (QLoRA; the extra `qlora`).
@@ -62,9 +63,12 @@ class Network(nn.Module):
             and the tools are the same, or else the one that describes the tools.
         toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
             those that `source` was trained with, if its folder says, or else "code".
+        open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
+            that of a policy exported with this, does so by itself.
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new
-            ones or those of a `source`, each process loads the model whole and keeps its part.
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Each process loads the
+            model whole and keeps its part if `source` is an adapter, or if `lora` computes with the weights (DoRA,
+            PiSSA, ...).
     """
 
     #: Whether each process holds a part of every parameter.
@@ -85,6 +89,7 @@ class Network(nn.Module):
         max_context_tokens: int = 32768,
         system_prompt: str | None = None,
         toolbox: Toolbox | ToolboxName | None = None,
+        open_reasoning: bool = False,
         deferred: bool = False,
     ) -> None:
         super().__init__()
@@ -105,10 +110,11 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and lora is None and not is_adapter(str(source))
+            deferred = deferred and not is_adapter(str(source)) and starts_from_shapes(lora or {})
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
-        self.image_processor = image_processor(self.model.config, source, min_pixels, max_pixels)
+        self.family = FAMILIES[self.model.config.model_type]
+        self.image_processor = self.family.processor(self.model.config, source, min_pixels, max_pixels)
         self.patcher = Patcher(self.image_processor)
         freeze(self.model, frozen)
         self.is_lora = lora is not None
@@ -124,9 +130,10 @@ class Network(nn.Module):
             self.model.disable_input_require_grads()
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
+        self.family.prepare(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
-        self.conversation = Conversation(
-            self.tokenizer, self.count_image_tokens, system_prompt, max_context_tokens, tools, self.patcher.target
+        self.conversation = make_conversation(
+            self.model.config, self.tokenizer, self.patcher, system_prompt, max_context_tokens, tools, open_reasoning
         )
         self.pad_id = pad_id(self.tokenizer)
         self.is_banned_V: Tensor
@@ -191,8 +198,7 @@ class Network(nn.Module):
 
     def count_image_tokens(self, size: tuple[int, int]) -> int:
         """Number of placeholder tokens of an image of `size` (width, height)."""
-        time, height, width = self.image_grid(size)
-        return time * height * width // int(self.image_processor.merge_size) ** 2
+        return self.conversation.count_image_tokens(size)
 
     def encode_images(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
         """Encode images once each.
@@ -219,16 +225,18 @@ class Network(nn.Module):
         if occurrences:
             if encoded is None:
                 raise ValueError("Expected encoded images for the placeholders but got encoded=None")
-            features["image"] = repeated(encoded, occurrences)
-        output = self.core(
-            input_ids=input_ids_BT,
-            attention_mask=is_valid_BL,
-            position_ids=position_ids_3BT,
-            cache=cache,
-            use_cache=cache is not None,
-            mm_encoder_outputs=features,
-            return_dict=True,
-        )
+            features["image"] = self.family.repeated(encoded, occurrences)
+        is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
+        with nullcontext() if cache is None else tokens_of_block(is_new_BT):
+            output = self.core(
+                input_ids=input_ids_BT,
+                attention_mask=is_valid_BL,
+                position_ids=position_ids_3BT,
+                cache=cache,
+                use_cache=cache is not None,
+                mm_encoder_outputs=features,
+                return_dict=True,
+            )
         hidden_BTD: Tensor = output.last_hidden_state
         return hidden_BTD
 
@@ -239,7 +247,7 @@ class Network(nn.Module):
 
     def positions(self, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Tensor | None) -> Tensor:
         """mRoPE positions [3, B, T]; `grid_O3` holds the grid of every placeholder run in reading order."""
-        return positions(self.core, input_ids_BT, is_valid_BT, grid_O3)
+        return self.family.positions(self.core, input_ids_BT, is_valid_BT, grid_O3)
 
     def collate(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
         """Sequences as one batch on this policy's device."""

@@ -12,7 +12,8 @@ from cv_lightning.conversation import Conversation
 from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import CheckpointError, ConfigError, DataError
 from cv_lightning.types import Sample, Trajectory
-from modules.policy.families import image_processor
+from modules.policy.chat_template import make_conversation
+from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 from modules.policy.outline import model_config
 from modules.policy.pretrained import how_to_talk, pad_id
@@ -101,14 +102,9 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
                 f"policy.source: the tokenizer of {source!r} cannot be read: {str(error).splitlines()[0]} "
                 "Give a local folder that holds one."
             ) from error
-    processor = image_processor(config, source, policy["min_pixels"], policy["max_pixels"])
-    patcher, merged = Patcher(processor), int(processor.merge_size) ** 2
-
-    def count_image_tokens(size: tuple[int, int]) -> int:
-        time, height, width = patcher.grid(size)
-        return time * height * width // merged
-
-    conversation = Conversation(
-        tokenizer, count_image_tokens, system_prompt, policy["max_context_tokens"], tools, patcher.target
+    family = FAMILIES[config.model_type]
+    patcher = Patcher(family.processor(config, source, policy["min_pixels"], policy["max_pixels"]))
+    conversation = make_conversation(
+        config, tokenizer, patcher, system_prompt, policy["max_context_tokens"], tools, policy["open_reasoning"]
     )
     return RowReader(conversation, environment_ids(tokenizer, conversation.end_of_turn_id, pad_id(tokenizer)))

@@ -52,7 +52,7 @@ class TinyConfig:
     """The size of a new policy.
 
     Attributes:
-        family: "qwen2_5_vl" or "qwen3_vl".
+        family: A name of `modules.policy.families.FAMILIES`.
         hidden_size: Width of the language model, in features.
         intermediate_size: Width of its feed-forward layers.
         layers: Number of its layers.
@@ -69,7 +69,7 @@ class TinyConfig:
         seed: Seed of the weights.
     """
 
-    family: Literal["qwen2_5_vl", "qwen3_vl"] = "qwen2_5_vl"
+    family: Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5"] = "qwen2_5_vl"
     hidden_size: int = 128
     intermediate_size: int = 384
     layers: int = 3
@@ -87,6 +87,11 @@ class TinyConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ConfigError(f"build.family: expected one of {', '.join(FAMILIES)} but got {self.family!r}")
+
+    @property
+    def head_dim(self) -> int:
+        """Features of a head of the language model."""
+        return self.hidden_size // self.heads
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_token_chars: int) -> PreTrainedTokenizerFast:
@@ -121,7 +126,7 @@ def build_tiny(
     """Build a model with random weights and a tokenizer trained on `texts`."""
     tokenizer = train_tokenizer(texts, config.vocab_size, config.max_token_chars)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    family, head_dim = FAMILIES[config.family], config.hidden_size // config.heads
+    family = FAMILIES[config.family]
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
@@ -130,16 +135,10 @@ def build_tiny(
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "max_position_embeddings": 4096,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": _mrope_section(head_dim),
-            **family.rotary,
-        },
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
-        **({"head_dim": head_dim} if family.names_head_dim else {}),
+        **family.text(config),
     }
     vision: dict[str, Any] = {
         "depth": config.vision_layers,
@@ -148,7 +147,7 @@ def build_tiny(
         "num_heads": config.vision_heads,
         "patch_size": config.patch_size,
         "out_hidden_size": config.hidden_size,
-        **family.vision(config.vision_layers),
+        **family.vision(config),
     }
     shared = {
         "image_token_id": ids["<|image_pad|>"],
@@ -166,17 +165,10 @@ def build_tiny(
     return model, tokenizer
 
 
-def _mrope_section(head_dim: int) -> list[int]:
-    """Split of the rotary frequencies over time, height and width, in the ratio 2 : 3 : 3 of the large models."""
-    half = head_dim // 2
-    height = half * 3 // 8
-    return [half - 2 * height, height, height]
-
-
 def _initialise_by_fan_in(model: nn.Module) -> None:
     """Standard deviation fan_in^-0.5: 0.02, made for large models, leaves activations too small to learn here."""
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv3d):
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv3d):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
             if module.bias is not None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.loggers import MLFlowLogger
 
 from callbacks import config_and_code as module
 from callbacks.config_and_code import ConfigAndCode, code_facts, machine_facts, run_facts, without_passwords
 from callbacks.mlflow.logger import BackgroundMLflowLogger
+from cv_lightning.data.worlds.plates import PlateWorld
 
 
 class Recording(BackgroundMLflowLogger):
@@ -26,6 +27,7 @@ class Recording(BackgroundMLflowLogger):
         self.files: list[str] = []
         self.tags: dict[str, str] = {}
         self.parameters: list[Any] = []
+        self.inputs: list[tuple[str, str]] = []
 
     def log_artifact(self, path: str | Path, artifact_path: str | None = None) -> None:
         assert Path(path).exists()
@@ -33,6 +35,9 @@ class Recording(BackgroundMLflowLogger):
 
     def set_tags(self, tags: Any) -> None:
         self.tags |= tags
+
+    def log_inputs(self, datasets: Any) -> None:
+        self.inputs += [(one["name"], one["context"]) for one in datasets]
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         if params:
@@ -100,6 +105,17 @@ def test_changed_code_is_kept_with_the_run(checkout: Path, tmp_path: Path) -> No
     assert logger.tags["code.changed"] == "True"
 
 
+def test_data_are_inputs_of_what_they_are_used_for(checkout: Path, tmp_path: Path) -> None:
+    data = BoringDataModule()
+    data.source = PlateWorld(seed=0)  # type: ignore[attr-defined]
+    (tmp_path / "config_fit.yaml").write_text("data: {source: {class_path: cv_lightning.data.PlateWorld}}\n", "utf-8")
+    logger = Recording(tmp_path)
+    trainer = trainer_in(tmp_path, logger)
+    trainer.fit(BoringModel(), datamodule=data)
+    trainer.test(BoringModel(), datamodule=data, verbose=False)
+    assert logger.inputs == [("PlateWorld", "training"), ("data", "testing")], "the test has no config"
+
+
 def test_committed_code_leaves_no_difference_of_an_earlier_run(checkout: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     (checkout / "code.py").write_text("a = 2\n", encoding="utf-8")
@@ -128,7 +144,7 @@ def test_lightnings_own_mlflow_logger_gets_files_and_tags(checkout: Path, tmp_pa
         def __init__(self) -> None:
             pass
 
-    module._send(Fake(), [tmp_path / "run_fit.json"], tmp_path / "config_fit.yaml", run_facts(checkout), True)
+    module._send(Fake(), [tmp_path / "run_fit.json"], tmp_path / "config_fit.yaml", run_facts(checkout), ["train"])
     assert ("file", "r", "run_fit.json") in calls
     assert ("tag", "r", "code.commit") in calls
 

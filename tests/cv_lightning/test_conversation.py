@@ -269,7 +269,7 @@ def test_other_tokenizers_are_refused() -> None:
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.ByteLevel()
     plain.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, show_progress=False))
-    with pytest.raises(ConversationError, match="expected a Qwen-VL tokenizer"):
+    with pytest.raises(ConversationError, match="expected that of the policy's family"):
         Conversation(PreTrainedTokenizerFast(tokenizer_object=plain), count)
 
 
@@ -589,10 +589,10 @@ def test_code_in_reasoning_that_has_no_end_does_not_run() -> None:
 
 
 def test_many_tags_are_read_in_little_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for piece in ("<tool_call>{", '<tool_call>{"a":', "<think>", "</think>", "<answer>", '<tool_call>{"', "```"):
         parse_reply(piece * 20_000)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_code_that_names_a_tag_survives() -> None:

@@ -22,7 +22,7 @@ from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
 from sandbox import ToolExecutor
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
 
 SIZE: dict[str, Any] = {
     "hidden_size": 32,

@@ -152,6 +152,8 @@ def test_a_server_that_is_killed_and_restarted_gets_all(
         "trajectories/trajectories.jsonl",
     }
     (trace,) = client.search_traces(locations=[run.info.experiment_id])
+    assert sorted(one.name for one in trace.info.assessments) == ["expected_response", "is_right", "reward", "reward.a"]
+    assert (trace.info.state.value, trace.info.trace_metadata["mlflow.trace.session"][:6]) == ("OK", "s15-g0")
     content = trace.data.spans[0].inputs["messages"][0]["content"]
     attachment = content[1]["image_url"]["url"].split("//")[1].split("?")[0]
     repository = get_artifact_repository(trace.info.tags["mlflow.artifactLocation"], tracking_uri=server.uri)

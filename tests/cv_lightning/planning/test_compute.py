@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cv_lightning.planning.compute import Device, forward_flops, step_flops, step_seconds, update_flops
 from tests.cv_lightning.planning.test_memory import size_of
-from tests.cv_lightning.planning.works import WORK, workload_of
-from tests.modules.helpers import FAMILIES, LORA, small_policy
+from tests.cv_lightning.planning.works import COUNTED, WORK, workload_of
+from tests.modules.helpers import LORA, small_policy
 
 
 def counted(policy: Any, batch: Any, *, backward: bool) -> int:
@@ -25,7 +25,7 @@ def counted(policy: Any, batch: Any, *, backward: bool) -> int:
     return int(counter.get_total_flops())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COUNTED)
 def test_forward_pass(family: str) -> None:
     policy = small_policy(family)
     work, batch = workload_of(policy)
@@ -38,7 +38,7 @@ def test_forward_pass(family: str) -> None:
     [{}, {"frozen": ["vision", "projector"]}, {"frozen": ["vision"]}, {"lora": LORA}, {"gradient_checkpointing": True}],
     ids=str,
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COUNTED)
 def test_forward_and_backward_pass(family: str, changes: dict[str, Any]) -> None:
     policy = small_policy(family, **changes).train()
     work, batch = workload_of(policy)

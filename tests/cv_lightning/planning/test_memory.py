@@ -16,8 +16,8 @@ from cv_lightning.rollout import Sampling
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
-from tests.cv_lightning.planning.works import WORK, workload_of
-from tests.modules.helpers import FAMILIES, LORA, SIZE, sampled_conversations, small_policy
+from tests.cv_lightning.planning.works import COUNTED, WORK, workload_of
+from tests.modules.helpers import LORA, SIZE, sampled_conversations, small_policy
 
 #: Matrices whose blocks of 64 weights are full.
 LARGER = {"family": "qwen2_5_vl", **SIZE, "hidden_size": 256, "intermediate_size": 512, "heads": 4}
@@ -102,7 +102,7 @@ def kept_bytes(policy: Policy, forward: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COUNTED)
 def test_activations_are_those_that_torch_keeps(family: str, dtype: str, gradient_checkpointing: bool) -> None:
     policy = small_policy(family, dtype=dtype, gradient_checkpointing=gradient_checkpointing).train()
     size, (work, batch) = size_of(policy), workload_of(policy)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from cv_lightning.errors import CheckpointError
 from cv_lightning.planning.model_size import part_of
 from tests.cv_lightning.planning.test_memory import size_of
-from tests.modules.helpers import FAMILIES, LORA, small_policy
+from tests.cv_lightning.planning.works import COUNTED
+from tests.modules.helpers import LORA, small_policy
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COUNTED)
 def test_parts_add_up(family: str) -> None:
     policy = small_policy(family, frozen=["vision"])
     size = size_of(policy)
@@ -51,3 +53,8 @@ def test_compute_dtype() -> None:
     size = size_of(small_policy(dtype="bfloat16"))
     assert size.compute_bytes == torch.bfloat16.itemsize
     assert size.cache_bytes_per_token == 2 * 2 * 1 * 16 * 2  # keys and values, layers, heads, features, bytes
+
+
+def test_recurrent_layers_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match="'qwen3_5' has recurrent layers"):
+        size_of(small_policy("qwen3_5"))

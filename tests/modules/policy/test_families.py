@@ -1,4 +1,4 @@
-"""Both families, called one way: positions worked out by hand, features repeated for each placeholder."""
+"""Every family, called one way: positions worked out by hand, features repeated for each placeholder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modules.policy.families import image_processor, repeated
+from modules.policy.families import FAMILIES as KINDS
 from tests.modules.helpers import FAMILIES, small_policy
 
 
@@ -27,13 +27,13 @@ def test_text_counts_and_an_image_spreads_over_rows_and_columns(family: str) -> 
 @pytest.mark.parametrize("layers", [None, [["a", "b"], ["c", "d"]]], ids=["qwen2_5_vl", "qwen3_vl"])
 def test_features_are_repeated_for_every_placeholder(layers: list[list[str]] | None) -> None:
     encoded = SimpleNamespace(pooler_output=["x", "y"], deepstack_features=layers)
-    again = repeated(encoded, [1, 0, 1])
+    again = KINDS["qwen3_vl"].repeated(encoded, [1, 0, 1])
     assert again.pooler_output == ["y", "x", "y"]
     assert again.deepstack_features == (None if layers is None else [["b", "a", "b"], ["d", "c", "d"]])
     assert encoded.pooler_output == ["x", "y"], "the original is left as it is"
 
 
-@pytest.mark.parametrize(("family", "mean"), [("qwen2_5_vl", 0.48145466), ("qwen3_vl", 0.5)])
+@pytest.mark.parametrize(("family", "mean"), [("qwen2_5_vl", 0.48145466), ("qwen3_vl", 0.5), ("qwen3_5", 0.5)])
 def test_a_new_model_normalises_as_its_family(family: str, mean: float) -> None:
     config = small_policy(family).core.config
-    assert image_processor(config, None, 784, 7056).image_mean[0] == mean
+    assert KINDS[family].processor(config, None, 784, 7056).image_mean[0] == mean

@@ -1,0 +1,112 @@
+"""The one interface to a kind of model: template, image tokens, positions, processor, and what sampling keeps of it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from cv_lightning.conversation import QWEN_TEMPLATE, Template
+from modules.policy.kv_cache import growing_cache
+from modules.policy.recurrence import keep_states_from_holes
+
+if TYPE_CHECKING:
+    from modules.policy.tiny import TinyConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model. The methods are those of Qwen's families; another one overrides what it does differently.
+
+    Attributes:
+        config: Hugging Face's class of its configuration.
+        model: Hugging Face's class of the model with its language head.
+        image_mean: Mean of each channel that images are normalised with, if a folder does not say.
+        image_std: Standard deviation, likewise.
+        text: Settings of the language model of a small policy that only this family has, by its size.
+        vision: Settings of its vision tower, likewise.
+        template: Markup of its conversations.
+    """
+
+    config: Any
+    model: Any
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    text: Callable[[TinyConfig], dict[str, Any]]
+    vision: Callable[[TinyConfig], dict[str, Any]]
+    template: Template = QWEN_TEMPLATE
+
+    def processor(self, config: Any, source: str | None, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
+        """The image processor of a model, without torchvision: that of Qwen2-VL.
+
+        Args:
+            config: Hugging Face's configuration of the model.
+            source: Folder or hub name that may hold the normalisation; None takes the family's.
+            min_pixels: Smaller images are enlarged to this many pixels.
+            max_pixels: Larger images are reduced to this many pixels.
+        """
+        vision, mean, std = config.vision_config, self.image_mean, self.image_std
+        if source is not None:
+            try:
+                saved = Qwen2VLImageProcessorPil.from_pretrained(source)
+                mean, std = saved.image_mean, saved.image_std
+            except OSError:
+                warnings.warn(
+                    f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2
+                )
+        return Qwen2VLImageProcessorPil(
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            size={"shortest_edge": min_pixels, "longest_edge": max_pixels},
+            image_mean=list(mean),
+            image_std=list(std),
+        )
+
+    def count_image_tokens(self, config: Any, grid: tuple[int, int, int]) -> int:
+        """Placeholder tokens of an image whose grid (time, height, width) is in patches."""
+        time, height, width = grid
+        return time * height * width // int(config.vision_config.spatial_merge_size) ** 2
+
+    def positions(self, core: Any, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Tensor | None) -> Tensor:
+        """mRoPE positions [3, B, T]: time, row and column of a token; for text all three are equal.
+
+        Args:
+            core: The model without its language head.
+            input_ids_BT: Token ids [B, T].
+            is_valid_BT: True where a token is not padding [B, T].
+            grid_O3: Grids (time, height, width) in patches, one per image placeholder run in reading order [O, 3].
+        """
+        # Newer versions find the images by types, not by ids: 1 at image tokens.
+        types_BT = (input_ids_BT == core.config.image_token_id).int()
+        positions_3BT: Tensor = core.get_rope_index(
+            input_ids_BT, mm_token_type_ids=types_BT, image_grid_thw=grid_O3, attention_mask=is_valid_BT.int()
+        )[0]
+        return positions_3BT
+
+    def repeated(self, encoded: Any, occurrences: Sequence[int]) -> Any:
+        """Encoder output with an entry per placeholder, from one with an entry per distinct image.
+
+        Args:
+            encoded: What `get_image_features` returned; Qwen3-VL also has features for its first language layers.
+            occurrences: For each placeholder in reading order, the index of its image.
+        """
+        expanded = copy.copy(encoded)
+        expanded.pooler_output = [encoded.pooler_output[index] for index in occurrences]
+        if getattr(encoded, "deepstack_features", None) is not None:
+            layers = encoded.deepstack_features
+            expanded.deepstack_features = [[layer[index] for index in occurrences] for layer in layers]
+        return expanded
+
+    def prepare(self, core: Any) -> None:
+        """Change a new model so that it can sample with holes in its cache."""
+        keep_states_from_holes(core.language_model)
+
+    def cache(self, config: Any) -> Any:
+        """An empty cache that keeps keys and values, or the states of recurrent layers, over turns."""
+        return growing_cache(getattr(config.text_config, "layer_types", None) or ())

@@ -1,0 +1,95 @@
+"""States of recurrent layers (gated delta rule) that survive turns and never see a hole.
+
+A layer with attention keeps a key for each token, and a mask hides the holes. A recurrent layer folds each token into
+a state: it multiplies the state by exp(g), and it writes with the strength beta (Gated DeltaNet, arXiv 2412.06464).
+Hugging Face zeroes what enters a layer at padding, but the state still decays there, and the convolution before it
+still sees the tokens to the left. That is right for padding on the left of everything, and for scoring with padding on
+the right, which nothing follows. It is wrong for a hole between two turns.
+
+So in a hole g = 0 and beta = 0, which leave the state exactly as it was, and the inputs that the convolution keeps are
+those of a row's last tokens. Holes must be on the right of a block, as `GenerationSession` makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import LinearAttentionLayer
+
+#: In the block [B, K] that is computed: True at tokens, False in holes; None outside of sampling.
+_IS_TOKEN_BK: ContextVar[Tensor | None] = ContextVar("is_token_BK", default=None)
+
+
+@contextmanager
+def tokens_of_block(is_token_BK: Tensor) -> Iterator[None]:
+    """Inside, recurrent layers compute a block of which `is_token_BK` [B, K] says where the tokens are."""
+    token = _IS_TOKEN_BK.set(is_token_BK)
+    try:
+        yield
+    finally:
+        _IS_TOKEN_BK.reset(token)
+
+
+def keep_states_from_holes(language_model: nn.Module) -> None:
+    """Let the recurrent layers of a language model pass over holes; does nothing if it has none."""
+    for module in language_model.modules():
+        for gate in (getattr(module, "in_proj_a", None), getattr(module, "in_proj_b", None)):
+            if isinstance(gate, nn.Module):
+                gate.register_forward_hook(_close_in_holes)
+
+
+def _close_in_holes(module: nn.Module, args: Any, gates_BKH: Tensor) -> Tensor:
+    """-inf before softplus is g = 0, and before the sigmoid beta = 0."""
+    is_token_BK = _IS_TOKEN_BK.get()
+    return gates_BKH if is_token_BK is None else gates_BKH.masked_fill(~is_token_BK[..., None], float("-inf"))
+
+
+class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # its types are not followed
+    """The state of a recurrent layer for each row, and the last inputs of its convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Hugging Face updates the inputs of a single token past this class, in every row, unless the past is recorded.
+        self.record_past = True
+
+    def update_conv_state(
+        self, conv_states: Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Keep the inputs [B, C, W] of each row's last W tokens.
+
+        Args:
+            conv_states: Inputs [B, C, K] of a block.
+            state_idx: Which convolution of the layer.
+            conv_kernel_size: Its width W.
+            kwargs: Not used.
+
+        Returns:
+            What was kept before, then the block: [B, C, W + K].
+        """
+        is_token_BK = _IS_TOKEN_BK.get()
+        if is_token_BK is None or conv_kernel_size is None:
+            raise RuntimeError("Expected a block inside `tokens_of_block` and the width of its convolution")
+        before_BCW = self.conv_states[state_idx]
+        if before_BCW is None:
+            before_BCW = conv_states.new_zeros(*conv_states.shape[:2], conv_kernel_size)
+        inputs_BCL = torch.cat([before_BCW, conv_states], dim=-1)
+        columns_BW = is_token_BK.sum(1, keepdim=True) + torch.arange(conv_kernel_size, device=conv_states.device)
+        self.conv_states[state_idx] = inputs_BCL.gather(2, columns_BW[:, None].expand(-1, inputs_BCL.shape[1], -1))
+        self.has_previous_state[state_idx] = True
+        return inputs_BCL
+
+    def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
+        """Keep the states after a block; holes did not change them."""
+        self.recurrent_states[state_idx] = recurrent_states
+        return recurrent_states
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`, which may repeat."""
+        for states in (self.conv_states, self.recurrent_states):
+            for index, held in states.items():
+                states[index] = None if held is None else held[indices]
