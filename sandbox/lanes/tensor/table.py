@@ -285,7 +285,15 @@ CLOSE: dict[str, TensorKind] = {
     "cv2.adaptiveThreshold": TensorKind(opencv.adaptive_threshold, _FILTER2D, most=0, far=lambda values: 0.02),
     "cv2.createCLAHE": TensorKind(opencv.clahe, most=1),
     **{
-        f"cv2.{name}": TensorKind(spaces.conversion(name), "kornia.color", is_per_image=True, most=2) for name in SPACES
+        f"cv2.{name}": TensorKind(
+            spaces.conversion(name),
+            "kornia.color",
+            is_per_image=True,
+            most=2,
+            # The hues 179 and 0 are neighbours: a rounding between them is a difference of 179.
+            far=(lambda _: 0.001) if name.endswith(("HSV", "HLS")) else _nowhere,
+        )
+        for name in SPACES
     },
 }
 
