@@ -26,6 +26,7 @@ from cv_lightning.grading.judge import Judge
 from cv_lightning.solver import Solver
 from cv_lightning.types import Sample, Trajectory
 from modules.policy.policy import Policy
+from modules.policy.shards import whole
 from modules.rollouts import Roller, RolloutConfig
 
 
@@ -96,10 +97,10 @@ class LocalSolver(nn.Module, Solver):
 
 @torch.no_grad()
 def weights_digest(module: nn.Module) -> str:
-    """A short hash of all weights, the same on every device: only integers are added."""
+    """A short hash of all weights, the same on every device, also of shards: only integers are added."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        words = _words(tensor.detach().contiguous().flatten())
+        words = _words(whole(tensor.detach()).contiguous().flatten())
         places = torch.arange(1, len(words) + 1, device=words.device, dtype=torch.int64) % 65521
         sums = [int(words.sum()), int((words * places).sum())]
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}{sums}".encode())

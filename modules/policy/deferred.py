@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ from modules.policy.shards import local
 #: What PEFT puts between the name of a module and that of its weight.
 WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.\w+)\.")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+#: Arguments of `peft.LoraConfig` under which new adapters need no weights of their base.
+_OF_SHAPES = {
+    *("r", "lora_alpha", "lora_dropout", "lora_bias", "bias", "use_rslora", "task_type", "init_lora_weights"),
+    *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern"),
+}
 
 
 def build_without_weights(source: str, dtype: torch.dtype, attention: str) -> Any:
@@ -51,6 +57,39 @@ def _compute_buffers(model: Any) -> None:
         for name, buffer in module._buffers.items():
             module._buffers[name] = torch.empty_like(buffer, device="cpu")
         model._init_weights(module)
+
+
+def starts_from_shapes(lora: Mapping[str, Any]) -> bool:
+    """Whether new adapters need no weights of their base; those of DoRA, PiSSA and others are computed from them."""
+    start = lora.get("init_lora_weights", True)
+    return lora.keys() <= _OF_SHAPES and (isinstance(start, bool) or start == "gaussian")
+
+
+@contextmanager
+def weightless_on_host(model: nn.Module) -> Iterator[None]:
+    """Show parameters of the meta device as ones of the host that take no memory.
+
+    PEFT moves a new adapter to the device of its base: on the meta device it would lose the values it starts from.
+    """
+    shown: dict[nn.Parameter, nn.Parameter] = {
+        parameter: nn.Parameter(torch.zeros((), dtype=parameter.dtype).expand(parameter.shape), parameter.requires_grad)
+        for parameter in model.parameters()
+        if parameter.is_meta
+    }
+    _swap(model, shown)
+    try:
+        yield
+    finally:
+        for meta, host in shown.items():
+            meta.requires_grad_(host.requires_grad)
+        _swap(model, {host: meta for meta, host in shown.items()})
+
+
+def _swap(model: nn.Module, others: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter in others:
+                module._parameters[name] = others[parameter]
 
 
 def load_shards(model: Any, source: str) -> None:

@@ -20,7 +20,7 @@ from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.chat_template import make_conversation
-from modules.policy.deferred import load_shards
+from modules.policy.deferred import load_shards, starts_from_shapes
 from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 from modules.policy.precision import hold_masters, rounded_masters
@@ -66,8 +66,9 @@ class Network(nn.Module):
         open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
             that of a policy exported with this, does so by itself.
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. With adapters, new
-            ones or those of a `source`, each process loads the model whole and keeps its part.
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Each process loads the
+            model whole and keeps its part if `source` is an adapter, or if `lora` computes with the weights (DoRA,
+            PiSSA, ...).
     """
 
     #: Whether each process holds a part of every parameter.
@@ -109,7 +110,7 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and lora is None and not is_adapter(str(source))
+            deferred = deferred and not is_adapter(str(source)) and starts_from_shapes(lora or {})
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.family = FAMILIES[self.model.config.model_type]

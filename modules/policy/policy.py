@@ -105,12 +105,15 @@ class Policy(Network):
         return hidden_BTD if idle is None else hidden_BTD + idle
 
     def _idle_images(self, has_images: bool) -> Tensor | None:
-        """0, made by the vision tower, if this process has no images and others wait for it; else None.
+        """0, made by the vision tower, if this process has no images and the tower is needed; else None.
 
         Each block of a sharded tower is gathered by all processes together, and so are its gradients. DDP waits for
-        the gradient of every parameter.
+        the gradient of every parameter. If only the tower is trained, nothing else has a gradient.
         """
         is_needed = any_process(has_images, self.device) if self.is_sharded else is_one_of_several()
+        if torch.is_grad_enabled():
+            language = (*self.core.language_model.parameters(), *self.causal.lm_head.parameters())
+            is_needed |= not any(parameter.requires_grad for parameter in language)
         if has_images or not is_needed:
             return None
         side = int(self.image_processor.patch_size) * int(self.image_processor.merge_size)

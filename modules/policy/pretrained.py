@@ -20,7 +20,7 @@ from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.tools.choose import make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
-from modules.policy.deferred import build_without_weights
+from modules.policy.deferred import build_without_weights, weightless_on_host
 from modules.policy.families import FAMILIES
 from modules.policy.hub import check_hub, remedy
 
@@ -98,7 +98,8 @@ def add_lora(model: Any, arguments: dict[str, Any]) -> Any:
     from peft import LoraConfig, get_peft_model
 
     try:
-        return get_peft_model(model, LoraConfig(**arguments))
+        with weightless_on_host(model):
+            return get_peft_model(model, LoraConfig(**arguments))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"policy.lora: {error}. See peft.LoraConfig for the arguments.") from error
 

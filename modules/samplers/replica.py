@@ -46,6 +46,7 @@ class Replica(Sampler):
         if not self._has_weights:
             give_memory(network.model, self.policy.device)
             network.model.to(self.policy.device)
+            network.causal.tie_weights()
         for original, copied in zip(self.policy.model.parameters(), network.model.parameters(), strict=True):
             if original.requires_grad or not self._has_weights:
                 copied.copy_(whole(original.detach().to(copied.dtype)))

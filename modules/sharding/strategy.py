@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed import DistNetworkError, DistStoreError, distributed_c10d
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_op
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from cv_lightning.cli.checkpoints import refuse_other_model
-from cv_lightning.errors import CheckpointError
+from cv_lightning.errors import CheckpointError, TrainingError
 
 #: What `torch.distributed.checkpoint` writes last, and what Lightning keeps beside it.
 _DONE, _REST = ".metadata", "meta.pt"
@@ -35,19 +36,38 @@ class ShardedStrategy(ModelParallelStrategy):
             If not, a step exchanges them once, and until then each device holds the gradients of all trained
             parameters in float32.
         timeout_s: Seconds that a process waits for the others before the run ends.
+        start_timeout_s: The same until all have started.
     """
 
-    def __init__(self, reduce_each_micro_batch: bool = False, timeout_s: float = 1800.0) -> None:
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timedelta(seconds=timeout_s))
+    def __init__(
+        self, reduce_each_micro_batch: bool = False, timeout_s: float = 1800.0, start_timeout_s: float = 300.0
+    ) -> None:
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timedelta(seconds=start_timeout_s))
         self.reduce_each_micro_batch = reduce_each_micro_batch
+        self.timeout_s = timeout_s
+        self.start_timeout_s = start_timeout_s
         self._writers: Any = None
         self._writing: Future[Any] | None = None
         self._when_written: Callable[[], None] | None = None
 
     def setup_environment(self) -> None:
-        """Start the processes' group; every process is a part of the one mesh."""
+        """Start the processes' group; every process is a part of the one mesh.
+
+        Raises:
+            TrainingError: Not all processes started in time.
+        """
         self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
+        try:
+            super().setup_environment()
+        except (DistNetworkError, DistStoreError) as error:
+            raise TrainingError(
+                f"trainer.strategy: expected {self._data_parallel_size} processes within {self.start_timeout_s:g} s, "
+                "but one did not start or has ended. Look at its messages, or set trainer.strategy.start_timeout_s."
+            ) from error
+        timeout = timedelta(seconds=self.timeout_s)
+        distributed_c10d._get_default_store().set_timeout(timeout)
+        for group in (torch.distributed.group.WORLD, self.device_mesh.get_group("data_parallel")):
+            distributed_c10d._set_pg_timeout(timeout, group)
 
     @property
     def _module(self) -> nn.Module:

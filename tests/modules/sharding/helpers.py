@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample
 from modules.base import PolicyModule
+from modules.evaluate import weights_digest
 from modules.grpo import GRPOModule
 from modules.policy.policy import Policy
 from modules.policy.shards import whole
@@ -36,7 +38,7 @@ def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) ->
     for process in processes:
         process.start()
     for process in processes:
-        process.join(400)
+        process.join(900)
         if process.exitcode is None:
             process.kill()
             raise TimeoutError("A rank waits for the other")
@@ -66,12 +68,31 @@ class Recorder:
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
+        self.start: dict[str, torch.Tensor] = {}
+        self.scores: torch.Tensor | None = None
+
+    def begin(self, policy: Policy) -> None:
+        """Keep the weights that training starts from."""
+        self.start = whole_weights(policy)
 
     def save(self, module: PolicyModule, path: Path) -> None:
-        """Write the steps and the weights of the end, on the first rank."""
-        weights = {name: whole(value.detach()) for name, value in module.policy.named_parameters()}
+        """Write the steps, scores, and the weights and their kinds at the end, on the first rank."""
+        parameters = [*module.policy.parameters()]
+        (optimizer,) = module.trainer.optimizers
+        held = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        held += [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+        record = {
+            "steps": self.steps,
+            "start": self.start,
+            "weights": whole_weights(module.policy),
+            "digest": weights_digest(module.policy),
+            "scores": self.scores,
+            "are_shards": {isinstance(tensor, DTensor) for tensor in (*parameters, *held)},
+            "dtypes": [{p.dtype for p in parameters if p.requires_grad is is_trained} for is_trained in (False, True)],
+            "optimizer_dtypes": {tensor.dtype for tensor in held},
+        }
         if module.trainer.is_global_zero:
-            torch.save({"steps": self.steps, "weights": weights}, path)
+            torch.save(record, path)
 
 
 class RecordedSFT(SFTModule):
@@ -80,6 +101,9 @@ class RecordedSFT(SFTModule):
     def __init__(self, policy: Policy, **arguments: Any) -> None:
         super().__init__(policy, **arguments)
         self.recorder = Recorder()
+
+    def on_train_start(self) -> None:
+        self.recorder.begin(self.policy)
 
     def apply_gradients(self) -> Any:
         self.recorder.steps.append({"gradients": whole_gradients(self.policy)})
@@ -98,6 +122,9 @@ class RecordedGRPO(GRPOModule):
         super().__init__(policy, **arguments)
         self.recorder = Recorder()
 
+    def on_train_start(self) -> None:
+        self.recorder.begin(self.policy)
+
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         parts = []
         for sample in samples:
@@ -114,6 +141,11 @@ class RecordedGRPO(GRPOModule):
         metrics = super().measured(own, of_all)
         self.recorder.steps[-1] |= {"loss": metrics["rl/loss"], "norm": metrics["train/grad_norm"]}
         return metrics
+
+
+def whole_weights(policy: Policy) -> dict[str, torch.Tensor]:
+    """Every parameter, whole."""
+    return {name: whole(value.detach()).clone() for name, value in policy.named_parameters()}
 
 
 def whole_gradients(policy: Policy) -> dict[str, torch.Tensor]:
