@@ -17,6 +17,7 @@ from callbacks.tool_families import FAMILIES, failure_of, family_of, tools_of, v
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, Evidence, call_outcomes, emergent_tools, gather_effects
 from cv_lightning.types import Rollouts, Trajectory
+from sandbox.types import Observation
 
 
 class ToolUsage(RolloutCallback):
@@ -108,14 +109,22 @@ def _outcomes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         turns = [turn for trajectory in trajectories for turn in trajectory.turns]
         for kind, count in Counter(filter(None, map(failure_of, turns))).items():
             metrics[f"tools/error/{kind}"] = count / n_attempts
-        lanes = [(t.observation.lane, t.observation.status == "ok") for t in turns if t.observation and t.reply.call]
-        for lane in {lane for lane, _ in lanes if lane != "none"}:
-            ran = [is_ok for other, is_ok in lanes if other == lane]
+        seen = [turn.observation for turn in turns if turn.observation is not None and turn.reply.call]
+        seen = [observation for observation in seen if observation.lane != "none"]
+        for lane in {observation.lane for observation in seen}:
+            ran = [observation.status == "ok" for observation in seen if observation.lane == lane]
             metrics[f"tools/success/{lane}"] = sum(ran) / len(ran)
+        for place, count in Counter(map(_place, seen)).items():
+            metrics[f"tools/lane/{place}"] = count / len(seen)
     with_errors = [ran for ran in outcomes if False in ran]
     if with_errors:
         metrics["tools/recovery_rate"] = sum(True in ran[ran.index(False) :] for ran in with_errors) / len(with_errors)
     return metrics
+
+
+def _place(observation: Observation) -> str:
+    """The lane that ran a call, and its contract if that is "close"."""
+    return observation.lane + ("_close" if observation.exactness == "close" else "")
 
 
 def _histogram(trajectories: Sequence[Trajectory]) -> dict[str, float]:

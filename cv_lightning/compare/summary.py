@@ -29,7 +29,7 @@ _SMALLER = re.compile(
     r"throughput/(step_s|call_s|.*memory_mb))$"
 )
 
-#: Shown in the terminal and as curves, if any run logged it, unless others are asked for.
+#: Shown in the terminal and as curves, if any run logged them, unless others are asked for.
 HEADLINE = (
     "test/accuracy/mean",
     "val/accuracy/mean",
@@ -40,6 +40,7 @@ HEADLINE = (
     "tools/required_recall",
     "tools/error_rate",
     "tools/emergent_rate",
+    "tools/lane/*",
     "health/length",
     "rl/entropy",
     "rl/kl",

@@ -102,6 +102,14 @@ def test_outcomes_by_lane() -> None:
     assert "tools/success/none" not in metrics
 
 
+def test_share_of_each_lane_and_contract() -> None:
+    seen = [Observation("ok", IMAGE, "", "kornia", exactness=exactness) for exactness in ("close", "close", "exact")]
+    turns = [Turn("", Reply(call=ToolCall("")), one) for one in seen]
+    metrics = tool_metrics([Trajectory(SAMPLE, [*turns, call(), call("rejected", lane="none")])], ())
+    shares = {name: value for name, value in metrics.items() if name.startswith("tools/lane/")}
+    assert shares == {"tools/lane/kornia_close": 0.5, "tools/lane/kornia": 0.25, "tools/lane/pillow": 0.25}
+
+
 # ---- emergent tools --------------------------------------------------------------------------------------------------
 
 

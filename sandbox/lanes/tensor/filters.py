@@ -165,20 +165,6 @@ def median_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return images_NCHW.clone() if side == 1 else in_strips(images_NCHW, side // 2, 2 * side * side, median)
 
 
-def _windows(images_NCHW: Tensor, side: int) -> Tensor:
-    """The neighbours of every pixel, [N, C, H, W, side * side]."""
-    margin = _around(side)
-    return bordered(images_NCHW, margin, margin, "edge").unfold(2, side, 1).unfold(3, side, 1).flatten(4)
-
-
-def rank_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.RankFilter`; Kornia has no ranks but the median."""
-    side, rank = values[0]
-    return in_strips(
-        images_NCHW, side // 2, 4 * side * side, lambda strip: _windows(strip, side).kthvalue(rank + 1).values
-    )
-
-
 def _extreme(images_NCHW: Tensor, shape: np.ndarray[Any, Any], times: int, *, is_least: bool) -> Tensor:
     """The least or greatest value under the kernel; what lies outside the image counts for nothing."""
     if shape.size == 1:
@@ -242,7 +228,11 @@ def _less(one: Tensor, other: Tensor) -> Tensor:
 
 def correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     """`cv2.filter2D`."""
-    weights = values[0][1].array
+    return _reflecting(images_NCHW, values[0][1].array)
+
+
+def _reflecting(images_NCHW: Tensor, weights: np.ndarray[Any, Any]) -> Tensor:
+    """Correlated, the border mirrored, in bytes."""
     padded = bordered(images_NCHW, _around(weights.shape[0]), _around(weights.shape[1]), "reflect")
     return to_bytes(correlated(padded, weights))
 
@@ -259,13 +249,7 @@ def _derivative_kernel(name: str, values: Values) -> np.ndarray[Any, np.dtype[np
 
 def derivative(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
     """`cv2.Sobel` or `cv2.Laplacian` in bytes."""
-
-    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-        weights = _derivative_kernel(name, values[0])
-        margin = _around(len(weights))
-        return to_bytes(correlated(bordered(images_NCHW, margin, margin, "reflect"), weights))
-
-    return call
+    return lambda images_NCHW, values: _reflecting(images_NCHW, _derivative_kernel(name, values[0]))
 
 
 def sum_of_weights(kernel: Table | None) -> float:

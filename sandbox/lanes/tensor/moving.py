@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sandbox.geometry import Affine
+from sandbox.lanes.tensor.filters import bordered
 from sandbox.lanes.tensor.resampling import Box, is_vertical_first, resample_images
 from sandbox.operations.operation import Values
 from sandbox.operations.outputs import borders, contained_size, rounded_box
@@ -161,32 +162,25 @@ def scaled(images_NCHW: Tensor, size: tuple[int, int], frame: Affine, fill_C1: T
 
 
 def resize_opencv_nearest(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.resize` with `INTER_NEAREST`."""
-    size, across, down, _ = values[0]
-    width, height = size or (round(images_NCHW.shape[3] * across), round(images_NCHW.shape[2] * down))
-    for axis, out_size, factor in ((2, height, down), (3, width, across)):
-        in_size = images_NCHW.shape[axis]
-        step = 1.0 / (out_size / in_size if size else factor)
-        places = np.minimum(np.floor(np.arange(out_size) * step).astype(np.int64), in_size - 1)
-        images_NCHW = images_NCHW.index_select(axis, torch.from_numpy(places).to(images_NCHW.device))
+    """`cv2.resize` with `INTER_NEAREST`: OpenCV resizes the numbers of the lines."""
+    size, across, down, kind = values[0]
+    for axis, length, factor in ((2, size and size[1], down), (3, size and size[0], across)):
+        lines = np.arange(images_NCHW.shape[axis], dtype=np.float32)[:, None]
+        picked = cv2.resize(lines, (1, length) if size else None, fx=1, fy=factor, interpolation=kind)
+        images_NCHW = images_NCHW.index_select(axis, torch.from_numpy(picked[:, 0]).to(images_NCHW.device, torch.int64))
     return images_NCHW
 
 
-def bordered(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.copyMakeBorder`: of one value, or of the image's pixels in the order that OpenCV names."""
-    top, bottom, left, right, kind, _ = values[0]
-    image = images_NCHW
-    for axis, before, after in ((2, top, bottom), (3, left, right)):
-        size = images_NCHW.shape[axis]
-        border = cv2.BORDER_REPLICATE if kind == cv2.BORDER_CONSTANT else kind
-        places = [cv2.borderInterpolate(place, size, border) for place in range(-before, size + after)]
-        image = image.index_select(axis, torch.tensor(places, device=image.device))
-    if kind == cv2.BORDER_CONSTANT:
-        pixel = np.zeros((1, 1, 3) if image.shape[1] == 3 else (1, 1), np.uint8)
-        sample = OPERATIONS["cv2.copyMakeBorder"].call(Image.fromarray(pixel), (0, 1, 0, 0, *values[0][4:]))
-        colour = torch.from_numpy(np.array(sample).reshape(2, -1)[1].copy()).to(image.device)
-        height, width = images_NCHW.shape[2:]
-        canvas = colour[None, :, None, None].expand(image.shape).contiguous()
-        canvas[:, :, top : top + height, left : left + width] = images_NCHW
-        return canvas
-    return image
+#: OpenCV's borders of the image's own pixels, as numpy names them.
+_BORDERS = {cv2.BORDER_REPLICATE: "edge", cv2.BORDER_REFLECT: "symmetric", cv2.BORDER_REFLECT_101: "reflect"}
+
+
+def copy_border(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """`cv2.copyMakeBorder`."""
+    top, bottom, left, right, kind, value = values[0]
+    if kind != cv2.BORDER_CONSTANT:
+        return bordered(images_NCHW, (top, bottom), (left, right), _BORDERS[kind])
+    call = OPERATIONS["cv2.copyMakeBorder"].call
+    colour_C1 = fill(images_NCHW, lambda image: call(image, (1, 0, 0, 0, kind, value)))
+    height, width = images_NCHW.shape[2:]
+    return _placed(images_NCHW, (width + left + right, height + top + bottom), left, top, colour_C1)

@@ -77,7 +77,6 @@ CALLS: dict[str, Sequence[Values]] = {
     "cv2.warpPerspective": [(_TILT, (70, 60), flags, border, 9) for flags in (1, 0, 2) for border in (0, 1)],
     "cv2.Sobel": [(-1, 1, 0, 3), (-1, 0, 1, 5), (-1, 2, 1, 7)],
     "cv2.Laplacian": [(-1, side) for side in (1, 3, 5, 7)],
-    "ImageFilter.RankFilter": [(3, 6), (3, 0), (5, 20)],
     "ImageFilter.Kernel": [((3, 3), (1, -2, 3, 0.5, 9, -4, 0, 1, 1), None, 2.5), ((5, 5), tuple(range(25)), 70, 0)],
     "Image.getchannel": [(0,), (2,)],
     "Image.paste": [((70, 50), "red", (3, -4)), ((400, 10), 7, (0, 0))],

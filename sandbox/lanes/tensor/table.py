@@ -7,7 +7,7 @@ far it may be from the library's (`TensorKind.most`). docs/kornia_lane.md has wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,15 +73,26 @@ def _declines_close_resize(values: Values, state: State) -> str | None:
 
 
 def _declines_cv2_resize(values: Values, state: State) -> str | None:
-    return None if values[3] == 0 else PARTLY_DECLINED["cv2.resize"]
+    if values[3] != 0:
+        return PARTLY_DECLINED["cv2.resize"]
+    after = OPERATIONS["cv2.resize"].after(values, state).size
+    sides = zip(state.size, after, values[1:3], strict=True)
+    # OpenCV copies an image whose size stays; each axis is resized on its own here.
+    is_copied = values[0] is None and any(old == new and factor != 1 for old, new, factor in sides)
+    return "a factor that leaves a side as long as it was" if is_copied else None
 
 
 def _declines_close_cv2_resize(values: Values, state: State) -> str | None:
+    size, across, down, kind = values
+    if kind == 0:
+        return "the exact one does it"
     after = OPERATIONS["cv2.resize"].after(values, state).size
     if max(*state.size, *after) > opencv.MAX_SIDE:
         return f"a side of more than {opencv.MAX_SIDE} pixels"
-    is_mixed = values[3] == 3 and not (after[0] <= state.size[0] and after[1] <= state.size[1])
-    return "INTER_AREA of an image that grows along one axis" if is_mixed else None
+    is_mixed = kind == 3 and not (after[0] <= state.size[0] and after[1] <= state.size[1])
+    if is_mixed:
+        return "INTER_AREA of an image that grows"
+    return _declines_cv2_resize((size, across, down, 0), state)
 
 
 def _declines_gaussian(values: Values, state: State) -> str | None:
@@ -150,6 +161,10 @@ def _kernel_growth(name: str) -> Callable[[Values], float]:
     return lambda values: float(sum(map(abs, numbers)) / divisor)
 
 
+def _weights_growth(values: Values) -> float:
+    return filters.sum_of_weights(values[1])
+
+
 def _blend_growth(values: Values) -> float:
     """Of a blend of an image with an average of its values."""
     return float(abs(values[0]) + abs(1 - values[0]))
@@ -164,8 +179,18 @@ def _rows(module: object, names: dict[str, str], **known: object) -> dict[str, T
     return {name: TensorKind(getattr(module, function), **known) for name, function in names.items()}  # type: ignore[arg-type]
 
 
+def _kernels(names: Iterable[str], most: int) -> dict[str, TensorKind]:
+    return {
+        f"ImageFilter.{name}": TensorKind(
+            filters.kernel_filter(name), _FILTER2D, most=most, growth=_kernel_growth(name)
+        )
+        for name in names
+    }
+
+
 _MORPHOLOGY = "kornia.morphology"
-_BLURS = {"most": 1, "growth": _once}
+_FILTER2D = "kornia.filters.filter2d"
+_REMAP = "kornia.geometry.remap"
 
 #: What the lane does bit for bit, under both contracts.
 EXACT: dict[str, TensorKind] = {
@@ -174,7 +199,7 @@ EXACT: dict[str, TensorKind] = {
     "Image.resize": TensorKind(moving.resize, declines=_declines_resize, growth=_overshoot),
     "ImageOps.pad": TensorKind(moving.pad, declines=_declines_pad, growth=_overshoot),
     **_rows(moving, {"Image.crop": "crop", "ImageOps.expand": "expand", "Image.paste": "paste"}, growth=_once),
-    "cv2.copyMakeBorder": TensorKind(moving.bordered, growth=_once),
+    "cv2.copyMakeBorder": TensorKind(moving.copy_border, growth=_once),
     "cv2.resize": TensorKind(moving.resize_opencv_nearest, declines=_declines_cv2_resize, growth=_once),
     **_rows(
         values,
@@ -193,11 +218,7 @@ EXACT: dict[str, TensorKind] = {
     ),
     **_rows(
         values,
-        {
-            "cv2.equalizeHist": "equalize_hist",
-            "cv2.threshold": "threshold",
-            "cv2.LUT": "look_up",
-        },
+        {"cv2.equalizeHist": "equalize_hist", "cv2.threshold": "threshold", "cv2.LUT": "look_up"},
         is_per_image=True,
     ),
     "ImageOps.posterize": TensorKind(values.posterize, "kornia.enhance.posterize", is_per_image=True),
@@ -206,42 +227,25 @@ EXACT: dict[str, TensorKind] = {
         name: TensorKind(values.by_histogram(name), is_per_image=True)
         for name in ("ImageOps.autocontrast", "ImageOps.equalize")
     },
-    "ImageEnhance.Brightness": TensorKind(
-        values.by_library("ImageEnhance.Brightness"), is_per_image=True, growth=lambda values: abs(values[0])
-    ),
-    "cv2.convertScaleAbs": TensorKind(
-        values.by_library("cv2.convertScaleAbs"), is_per_image=True, growth=lambda values: abs(values[0])
-    ),
+    **{
+        name: TensorKind(values.by_library(name), is_per_image=True, growth=lambda values: abs(values[0]))
+        for name in ("ImageEnhance.Brightness", "cv2.convertScaleAbs")
+    },
     "ImageEnhance.Contrast": TensorKind(values.contrast, is_per_image=True, growth=_blend_growth),
     "ImageEnhance.Color": TensorKind(values.color, is_per_image=True, growth=_blend_growth),
-    "ImageEnhance.Sharpness": TensorKind(
-        filters.sharpness, "kornia.filters.filter2d", is_per_image=True, growth=_blend_growth
-    ),
-    **{
-        f"ImageFilter.{name}": TensorKind(
-            filters.kernel_filter(name), "kornia.filters.filter2d", growth=_kernel_growth(name)
-        )
-        for name in filters.EXACT_KERNELS
-    },
+    "ImageEnhance.Sharpness": TensorKind(filters.sharpness, _FILTER2D, is_per_image=True, growth=_blend_growth),
+    **_kernels(filters.EXACT_KERNELS, most=0),
     "ImageFilter.MedianFilter": TensorKind(filters.median_filter, "kornia.filters.median_blur", growth=_once),
     "cv2.medianBlur": TensorKind(filters.median_filter, "kornia.filters.median_blur", growth=_once),
-    "ImageFilter.RankFilter": TensorKind(filters.rank_filter, growth=_once),
     "ImageFilter.MinFilter": TensorKind(filters.extreme_filter(is_least=True), _MORPHOLOGY, growth=_once),
     "ImageFilter.MaxFilter": TensorKind(filters.extreme_filter(is_least=False), _MORPHOLOGY, growth=_once),
     "cv2.erode": TensorKind(filters.erode, _MORPHOLOGY, growth=_once),
     "cv2.dilate": TensorKind(filters.dilate, _MORPHOLOGY, growth=_once),
     "cv2.morphologyEx": TensorKind(filters.morphology_ex, _MORPHOLOGY, growth=lambda values: 2),
-    "cv2.filter2D": TensorKind(
-        filters.correlate,
-        "kornia.filters.filter2d",
-        declines=_declines_fractions,
-        growth=lambda values: filters.sum_of_weights(values[1]),
-    ),
-    "cv2.GaussianBlur": TensorKind(
-        filters.gaussian_blur, "kornia.filters.filter2d", declines=_declines_gaussian, growth=_once
-    ),
+    "cv2.filter2D": TensorKind(filters.correlate, _FILTER2D, declines=_declines_fractions, growth=_weights_growth),
+    "cv2.GaussianBlur": TensorKind(filters.gaussian_blur, _FILTER2D, declines=_declines_gaussian, growth=_once),
     **{
-        name: TensorKind(filters.derivative(name), "kornia.filters.filter2d", declines=_declines_derivative)
+        name: TensorKind(filters.derivative(name), _FILTER2D, declines=_declines_derivative)
         for name in ("cv2.Sobel", "cv2.Laplacian")
     },
     "cv2.Canny": TensorKind(opencv.canny, "torch, kornia.filters.spatial_gradient"),
@@ -252,19 +256,15 @@ CLOSE: dict[str, TensorKind] = {
     "Image.resize": TensorKind(
         moving.interpolate, "torch interpolate", declines=_declines_close_resize, most=2, growth=_overshoot
     ),
-    "Image.rotate": TensorKind(
-        warps.rotate, "kornia.geometry.remap", declines=_declines_close_rotate, most=1, growth=_overshoot
-    ),
-    "Image.transform": TensorKind(
-        warps.transform, "kornia.geometry.remap", declines=_declines_transform, most=1, growth=_overshoot
-    ),
+    "Image.rotate": TensorKind(warps.rotate, _REMAP, declines=_declines_close_rotate, most=1, growth=_overshoot),
+    "Image.transform": TensorKind(warps.transform, _REMAP, declines=_declines_transform, most=1, growth=_overshoot),
     "cv2.resize": TensorKind(
         opencv.resize, "torch matmul", declines=_declines_close_cv2_resize, most=1, growth=_overshoot
     ),
     **{
         name: TensorKind(
             warps.warp,
-            "kornia.geometry.remap",
+            _REMAP,
             declines=_declines_warp,
             most=1,
             far=lambda values: 0.02 if values[2] == 0 else 0.0,
@@ -272,33 +272,17 @@ CLOSE: dict[str, TensorKind] = {
         )
         for name in ("cv2.warpAffine", "cv2.warpPerspective")
     },
-    **{
-        f"ImageFilter.{name}": TensorKind(
-            filters.kernel_filter(name), "kornia.filters.filter2d", most=1, growth=_kernel_growth(name)
-        )
-        for name in filters.KERNELS
-        if name not in filters.EXACT_KERNELS
-    },
-    "ImageFilter.Kernel": TensorKind(
-        filters.custom_kernel, "kornia.filters.filter2d", declines=_declines_custom, most=1
-    ),
-    "ImageFilter.BoxBlur": TensorKind(filters.box_blur, "kornia.filters.filter2d", most=1, growth=_once),
-    "ImageFilter.GaussianBlur": TensorKind(filters.pillow_gaussian, "kornia.filters.filter2d", most=2, growth=_once),
+    **_kernels(filters.KERNELS.keys() - filters.EXACT_KERNELS, most=1),
+    "ImageFilter.Kernel": TensorKind(filters.custom_kernel, _FILTER2D, declines=_declines_custom, most=1),
+    "ImageFilter.BoxBlur": TensorKind(filters.box_blur, _FILTER2D, most=1, growth=_once),
+    "ImageFilter.GaussianBlur": TensorKind(filters.pillow_gaussian, _FILTER2D, most=2, growth=_once),
     "ImageFilter.UnsharpMask": TensorKind(
-        filters.unsharp_mask, "kornia.filters.filter2d", declines=_declines_unsharp, most=2, far=lambda values: 0.02
+        filters.unsharp_mask, _FILTER2D, declines=_declines_unsharp, most=2, far=lambda values: 0.02
     ),
-    "cv2.filter2D": TensorKind(
-        filters.correlate,
-        "kornia.filters.filter2d",
-        declines=_declines_kernel,
-        most=1,
-        growth=lambda values: filters.sum_of_weights(values[1]),
-    ),
-    "cv2.blur": TensorKind(filters.blur, "kornia.filters.filter2d", most=1, growth=_once),
+    "cv2.filter2D": TensorKind(filters.correlate, _FILTER2D, declines=_declines_kernel, most=1, growth=_weights_growth),
+    "cv2.blur": TensorKind(filters.blur, _FILTER2D, most=1, growth=_once),
     "cv2.bilateralFilter": TensorKind(opencv.bilateral, most=1),
-    "cv2.adaptiveThreshold": TensorKind(
-        opencv.adaptive_threshold, "kornia.filters.filter2d", most=0, far=lambda values: 0.02
-    ),
+    "cv2.adaptiveThreshold": TensorKind(opencv.adaptive_threshold, _FILTER2D, most=0, far=lambda values: 0.02),
     "cv2.createCLAHE": TensorKind(opencv.clahe, most=1),
     **{
         f"cv2.{name}": TensorKind(spaces.conversion(name), "kornia.color", is_per_image=True, most=2) for name in SPACES
@@ -310,6 +294,7 @@ DECLINED: dict[str, str] = {
     "cv2.fastNlMeansDenoising": "a search around every pixel: seconds, wherever it runs",
     "cv2.fastNlMeansDenoisingColored": "a search around every pixel: seconds, wherever it runs",
     "ImageFilter.ModeFilter": "counts of 256 values for every pixel",
+    "ImageFilter.RankFilter": "Kornia has no rank but the median",
     **dict.fromkeys(
         ("ImageDraw.rectangle", "ImageDraw.ellipse", "ImageDraw.line"), "a few strokes: no batch operation"
     ),

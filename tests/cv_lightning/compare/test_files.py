@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -68,6 +69,24 @@ def test_parts_of_a_wrong_type_are_named_and_left_out(tmp_path: Path) -> None:
     for part in ("facts: code", "facts: packages", "config: trainer", "config: model: init_args", "metrics.1.csv"):
         assert part in faults
     assert run.curves["train/loss"] == [(0.0, 1.0), (1.0, 0.5)]
+
+
+def test_lane_contract_and_version_of_kornia_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As configured and installed, and, of the calls, as they ran."""
+    for exactness, place in (("exact", "kornia"), ("close", "kornia_close")):
+        folder = a_run(tmp_path / exactness, packages={"kornia": f"0.9.{len(place)}"})
+        rollout = {"lane": "auto", "device": "cuda", "exactness": exactness}
+        config = {"seed_everything": 0, "model": {"class_path": "a.B", "init_args": {"rollout": rollout}}}
+        (folder / "config_fit.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        metrics = f"step,tools/lane/{place},tools/lane/pillow\n0,0.75,0.25\n"
+        (folder / "metrics.csv").write_text(metrics, encoding="utf-8")
+    assert main([str(tmp_path)]) == 0
+    lines = [re.sub(r"[\W_]+", " ", line).split() for line in capsys.readouterr().out.splitlines()]
+    shown = [" ".join(line) for line in lines]
+    assert any(line.startswith("model rollout exactness close exact") for line in shown)
+    assert any(line.startswith("package kornia 0 9 12 0 9 6") for line in shown)
+    assert any(line.startswith("tools lane kornia close 0 75") for line in shown)
+    assert any(line.startswith("tools lane pillow 0 25") for line in shown)
 
 
 def test_only_finite_numbers_of_a_table_are_metrics() -> None:

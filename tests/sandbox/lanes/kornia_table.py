@@ -1,9 +1,17 @@
-"""The table of docs/kornia_lane.md: `python -m tests.sandbox.lanes.kornia_table` measures and prints it."""
+"""The table of docs/kornia_lane.md: `python -m tests.sandbox.lanes.kornia_table` measures and prints it.
+
+Its calls were drawn once, at random, and are kept in `kornia_calls.jsonl`: Hypothesis's own draws differ by its version
+and by the modules that are loaded. `--draw` draws other ones; print the table again after it.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,17 +22,12 @@ from PIL import Image
 
 from sandbox.lanes.tensor.images import to_pillow
 from sandbox.lanes.tensor.table import CLOSE, DECLINED, EXACT, TensorKind, kind_of
-from sandbox.operations.operation import Operation, State
+from sandbox.operations.arrays import Table
+from sandbox.operations.operation import Operation, State, Values
 from sandbox.operations.table import OPERATIONS
 from tests.sandbox import strategies
 
-N_CALLS = 10
-QUIET: Any = {
-    "database": None,
-    "derandomize": True,
-    "deadline": None,
-    "suppress_health_check": list(HealthCheck),
-}
+CALLS = Path(__file__).with_name("kornia_calls.jsonl")
 SIZES = ((90, 70), (40, 33), (7, 19))
 
 
@@ -67,37 +70,31 @@ def _picture(size: tuple[int, int], seed: int) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
 
 
-def _difference(kind: TensorKind, operation: Operation, image: Image.Image) -> Any:
+def _difference(name: str, kind: TensorKind, values: Values, image: Image.Image) -> Any:
     """Differences of all values; none if the library refuses the call."""
     try:
-        expected = OPERATIONS[operation.name].call(image, operation.values)
+        expected = OPERATIONS[name].call(image, values)
     except (ValueError, TypeError, cv2.error):  # a colour of three numbers for a gray image
         return np.zeros(0, np.int64)
     array = np.array(image)
     pixels = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous()
-    result = to_pillow(kind.call(pixels[None], [operation.values])[0])
+    result = to_pillow(kind.call(pixels[None], [values])[0])
     assert (result.size, result.mode) == (expected.size, expected.mode)
     return np.abs(np.asarray(result).astype(np.int64) - np.asarray(expected).astype(np.int64)).reshape(-1)
 
 
 def measured(name: str) -> Measured:
-    """Run random calls of an operation, the same ones each time."""
+    """Run the calls of an operation that are kept."""
     taken: dict[str, list[bool]] = {"exact": [], "close": []}
     differences = [np.zeros(0, np.int64)]
-
-    @settings(**QUIET, max_examples=N_CALLS)
-    @given(strategies.operations_named(name))
-    def draw(operation: Operation) -> None:
-        for number, size in enumerate(SIZES):
+    for seed, values in enumerate(_calls()[name]):
+        for size in SIZES:
             for mode in OPERATIONS[name].modes:
+                kinds = {each: kind_of(name, values, State(size, mode), each) for each in taken}  # type: ignore[arg-type]
                 for exactness, calls in taken.items():
-                    kind = kind_of(name, operation.values, State(size, mode), exactness)  # type: ignore[arg-type]
-                    calls.append(isinstance(kind, TensorKind))
-                    if exactness == "close" and isinstance(kind, TensorKind):
-                        image = _picture(size, len(calls) + number).convert(mode)
-                        differences.append(_difference(kind, operation, image))
-
-    draw()
+                    calls.append(isinstance(kinds[exactness], TensorKind))
+                if isinstance(kind := kinds["close"], TensorKind):
+                    differences.append(_difference(name, kind, values, _picture(size, seed).convert(mode)))
     found = np.concatenate(differences)
     exact, close = (100 * sum(calls) / len(calls) for calls in taken.values())
     if not len(found):
@@ -106,8 +103,41 @@ def measured(name: str) -> Measured:
     return Measured(backend_of(name), most, mean, beyond, exact, close)
 
 
+@cache
+def _calls() -> dict[str, Sequence[Values]]:
+    lines = CALLS.read_text(encoding="utf-8").splitlines()
+    return {row["name"]: [_read(values) for values in row["calls"]] for row in map(json.loads, lines)}
+
+
+def _read(value: Any) -> Any:
+    """A value as JSON has it, with tuples and tables."""
+    if isinstance(value, dict):
+        return Table(**{key: _read(part) for key, part in value.items()})
+    return tuple(map(_read, value)) if isinstance(value, list) else value
+
+
+def draw() -> None:
+    """Draw other calls, at most 25 of each operation, and keep them."""
+
+    def drawn(name: str) -> list[Values]:
+        found = []
+
+        @settings(database=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck))
+        @given(strategies.operations_named(name))
+        def keep(operation: Operation) -> None:
+            found.append(operation.values)
+
+        keep()
+        return found
+
+    rows = [json.dumps({"name": name, "calls": drawn(name)}, default=asdict) for name in OPERATIONS]
+    CALLS.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Print the table."""
+    if "--draw" in sys.argv:
+        draw()
     sys.stdout.write("| operation | done by | largest | mean | % beyond 2 | % taken by exact | by close |\n")
     sys.stdout.write("| --- | --- | --- | --- | --- | --- | --- |\n")
     for name in OPERATIONS:
