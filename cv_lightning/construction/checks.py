@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cv_lightning.construction.plan import Plan, Step
+from cv_lightning.construction.plan import EpisodePlan, PlannedStep
 from cv_lightning.conversation import escape_markup
 from cv_lightning.data.oracle import is_upright
 from cv_lightning.errors import ConfigError
@@ -85,7 +85,7 @@ class Checks:
                 f"{self.min_reasoning_chars}, {self.max_turn_chars}, {self.max_chars}"
             )
 
-    def turn_fault(self, plan: Plan, trajectory: Trajectory, step: Step) -> str | None:
+    def turn_fault(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str | None:
         """The reason to reject the last turn, a name of `REASONS`; None if there is none."""
         turn = trajectory.turns[-1]
         if (fault := self._text_fault(turn)) is not None:
@@ -115,7 +115,7 @@ class Checks:
             return "no_reasoning"
         return "mentions_metadata" if _METADATA.search(turn.text) else None
 
-    def _effect_fault(self, plan: Plan, trajectory: Trajectory, step: Step) -> str | None:
+    def _effect_fault(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str | None:
         *earlier, view = trajectory.images
         call = trajectory.turns[-1].reply.call
         if call is None or call.image_index != len(earlier) - 1:
@@ -129,7 +129,7 @@ class Checks:
             return _orientation_fault(plan, trajectory, step)
         return self._crop_fault(plan, source, view, step)
 
-    def _crop_fault(self, plan: Plan, source: ViewedImage, view: ViewedImage, step: Step) -> str | None:
+    def _crop_fault(self, plan: EpisodePlan, source: ViewedImage, view: ViewedImage, step: PlannedStep) -> str | None:
         box = plan.sample.box
         if box is None or view.frame is None or source.frame is None:
             return "unknown_frame"
@@ -144,7 +144,7 @@ class Checks:
             return "crop_too_wide"
         return None
 
-    def episode_fault(self, plan: Plan, trajectory: Trajectory) -> str | None:
+    def episode_fault(self, plan: EpisodePlan, trajectory: Trajectory) -> str | None:
         """The reason to reject a whole episode, None if it is kept."""
         evidence = gather_effects(trajectory)
         if not evidence.is_well_formed:
@@ -176,7 +176,7 @@ def leaks(turn: Turn, answer: str) -> bool:
     return bool(bare) and re.search(word, "\n".join(said), re.IGNORECASE) is not None
 
 
-def _orientation_fault(plan: Plan, trajectory: Trajectory, step: Step) -> str | None:
+def _orientation_fault(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str | None:
     """The call must turn the image as its step says; after the last turn it is upright, to the pixel."""
     observation = trajectory.turns[-1].observation
     if observation is None or observation.image is None or observation.orientation != step.tool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cv_lightning.construction.plan import Plan
+from cv_lightning.construction.plan import EpisodePlan
 from cv_lightning.conversation import escape_markup
 from cv_lightning.errors import DataError
 from cv_lightning.types import IMAGE, Trajectory
@@ -53,7 +53,9 @@ RL_SCHEMA = pa.schema(
 )
 
 
-def episode_record(plan: Plan, trajectory: Trajectory, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def episode_record(
+    plan: EpisodePlan, trajectory: Trajectory, provenance: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
     """The row of an SFT episode; its images are written below `folder`.
 
     Raises:
@@ -78,7 +80,7 @@ def episode_record(plan: Plan, trajectory: Trajectory, provenance: Mapping[str, 
     }
 
 
-def question_record(plan: Plan, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def question_record(plan: EpisodePlan, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The content of an RL row; its images are files below `folder` until the Parquet file is written."""
     sample = plan.sample
     return {
@@ -99,7 +101,7 @@ def _with_places(question: str, n_images: int) -> str:
     return IMAGE * (n_images - question.count(IMAGE)) + question
 
 
-def _metadata(plan: Plan) -> dict[str, Any]:
+def _metadata(plan: EpisodePlan) -> dict[str, Any]:
     sample = plan.sample
     return {
         "transforms": list(sample.transforms),

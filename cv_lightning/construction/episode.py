@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cv_lightning.construction.checks import Checks
-from cv_lightning.construction.plan import Plan
+from cv_lightning.construction.plan import EpisodePlan
 from cv_lightning.construction.teacher import Teacher
 from cv_lightning.data.oracle import take_written_turn
 from cv_lightning.frames import view_question
@@ -26,7 +26,7 @@ class Constructed:
     fault: str | None
 
 
-def construct(plan: Plan, teacher: Teacher, executor: Executor, checks: Checks) -> Constructed:
+def construct(plan: EpisodePlan, teacher: Teacher, executor: Executor, checks: Checks) -> Constructed:
     """Write the episode of a plan.
 
     Raises:

@@ -16,7 +16,7 @@ from cv_lightning.console.versions import versions
 from cv_lightning.construction.collect import episode_record, question_record
 from cv_lightning.construction.episode import construct
 from cv_lightning.construction.journal import Item
-from cv_lightning.construction.plan import Plan
+from cv_lightning.construction.plan import EpisodePlan
 from cv_lightning.construction.settings import Build
 from cv_lightning.endpoint.meter import RequestError
 from cv_lightning.errors import ConfigError
@@ -88,7 +88,7 @@ class RowMaker:
             index, self._build.planner.kind_of(index), record, rejected, round(time.perf_counter() - started, 4)
         )
 
-    def _attempt(self, plan: Plan) -> tuple[str | None, Trajectory | None]:
+    def _attempt(self, plan: EpisodePlan) -> tuple[str | None, Trajectory | None]:
         if self._build.kind == "rl" and plan.sample.rule not in ("match", "choice"):
             return "rule_not_published", None
         try:
@@ -99,7 +99,7 @@ class RowMaker:
             return "request_failed", None
         return made.fault, made.trajectory
 
-    def _record(self, plan: Plan, trajectory: Trajectory) -> dict[str, Any]:
+    def _record(self, plan: EpisodePlan, trajectory: Trajectory) -> dict[str, Any]:
         if self._build.kind == "rl":
             return question_record(plan, self._provenance, self._build.folder)
         return episode_record(plan, trajectory, self._provenance, self._build.folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cv_lightning.construction.plan import Plan, Step
+from cv_lightning.construction.plan import EpisodePlan, PlannedStep
 from cv_lightning.construction.teacher import Teacher, box_in_view
 from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
@@ -87,7 +87,7 @@ class ModelTeacher(Teacher):
         """Requests, tokens and cost so far."""
         return self.endpoint.counts()
 
-    def write(self, plan: Plan, trajectory: Trajectory, step: Step) -> str:
+    def write(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str:
         """The text of the next turn; raises `EndpointError` and `RequestError`."""
         dialogue = Dialogue(plan.sample, "text", self._prompt, self._images, make_toolbox(self.toolbox))
         for turn in trajectory.turns:
@@ -102,7 +102,7 @@ class ModelTeacher(Teacher):
         return self.endpoint.chat(dialogue.messages, settings).text
 
 
-def turn_metadata(plan: Plan, trajectory: Trajectory, step: Step) -> dict[str, Any]:
+def turn_metadata(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> dict[str, Any]:
     """The metadata that the teacher gets for its turn, in plain values."""
     view = trajectory.images[-1]
     told: dict[str, Any] = {

@@ -33,7 +33,7 @@ _STREAM = 15
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStep:
     """One turn of an episode.
 
     Attributes:
@@ -48,7 +48,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpisodePlan:
     """The metadata of an episode.
 
     Attributes:
@@ -65,7 +65,7 @@ class Plan:
     attempt: int
     kind: Kind
     sample: Sample
-    steps: tuple[Step, ...]
+    steps: tuple[PlannedStep, ...]
     source: str
     sample_index: int
 
@@ -143,7 +143,7 @@ class Planner:
         drawn = choose(generator(self.seed, self.split, index, _STREAM), self.shares)
         return next(kind for kind in KINDS if kind == drawn)
 
-    def plan(self, index: int, attempt: int = 0) -> Plan:
+    def plan(self, index: int, attempt: int = 0) -> EpisodePlan:
         """The plan of an index.
 
         Raises:
@@ -161,7 +161,7 @@ class Planner:
             sample = self._sample(source, at, kind, rng)
             steps = None if sample is None else self._steps(sample, kind, rng)
             if sample is not None and steps is not None:
-                return Plan(index, attempt, kind, sample, steps, type(source).__name__, at)
+                return EpisodePlan(index, attempt, kind, sample, steps, type(source).__name__, at)
         raise ConfigError(
             f"Of {_MAX_DRAWS} samples none can be made into an episode of the kind {kind!r}: crops need samples with a "
             "box that say 'crop', 'no_tool' needs some that do not. Set its share to 0, or add a source."
@@ -182,15 +182,17 @@ class Planner:
         pair = _PAIRS[int(rng.integers(len(_PAIRS)))]
         return source.sample(self.split, at, (choose(rng, self.turn_weights),) if needs_crop else pair)
 
-    def _steps(self, sample: Sample, kind: Kind, rng: np.random.Generator) -> tuple[Step, ...] | None:
-        steps = [Step(tool) for tool in undoing_steps(sample)]
+    def _steps(self, sample: Sample, kind: Kind, rng: np.random.Generator) -> tuple[PlannedStep, ...] | None:
+        steps = [PlannedStep(tool) for tool in undoing_steps(sample)]
         if "crop" in sample.transforms and sample.box is not None:
             n_crops = int(rng.integers(2, self.max_crops + 1)) if kind == "several_crops" else 1
-            steps += [Step("crop", box) for box in shrinking_boxes(sample.images[0].size, sample.box, n_crops, rng)]
+            steps += [
+                PlannedStep("crop", box) for box in shrinking_boxes(sample.images[0].size, sample.box, n_crops, rng)
+            ]
         if kind == "error_handling":
             at = int(rng.integers(len(steps)))
-            steps.insert(at, Step(steps[at].tool, steps[at].box, is_fault=True))
-        return (*steps, Step("answer"))
+            steps.insert(at, PlannedStep(steps[at].tool, steps[at].box, is_fault=True))
+        return (*steps, PlannedStep("answer"))
 
 
 def shrinking_boxes(size: tuple[int, int], box: Box, count: int, rng: np.random.Generator) -> list[Box]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cv_lightning.construction.plan import Plan, Step
+from cv_lightning.construction.plan import EpisodePlan, PlannedStep
 from cv_lightning.conversation import format_answer, format_tool_call
 from cv_lightning.data.oracle import (
     BROKEN_CALLS,
@@ -65,7 +65,7 @@ class Teacher(ABC):
     toolbox: ToolboxName = "code"
 
     @abstractmethod
-    def write(self, plan: Plan, trajectory: Trajectory, step: Step) -> str:
+    def write(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str:
         """The text of the next turn.
 
         Args:
@@ -121,7 +121,7 @@ class OracleTeacher(Teacher):
             "toolbox": self.toolbox,
         }
 
-    def write(self, plan: Plan, trajectory: Trajectory, step: Step) -> str:
+    def write(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str:
         """The text of the next turn."""
         # Attempts and turns are spread over the index, so that no two turns of a build share their choices.
         rng = generator(self.seed, "train", (plan.index << 12) + (plan.attempt << 6) + len(trajectory.turns), stream=14)
@@ -138,7 +138,7 @@ class OracleTeacher(Teacher):
     def _reason(self, rng: np.random.Generator, reasons: Sequence[str]) -> str:
         return pick(rng, reasons[: self.n_wordings])
 
-    def _call(self, rng: np.random.Generator, step: Step, trajectory: Trajectory) -> WrittenCall:
+    def _call(self, rng: np.random.Generator, step: PlannedStep, trajectory: Trajectory) -> WrittenCall:
         if step.box is None:
             calls = BROKEN_CALLS[self.toolbox] if step.is_fault else TURNS[self.toolbox][step.tool][: self.n_spellings]
             return pick(rng, calls)
@@ -149,7 +149,7 @@ class OracleTeacher(Teacher):
         return write_code(pick(rng, codes).format(x1=x1, y1=y1, x2=x2, y2=y2))
 
 
-def _reasons(step: Step, trajectory: Trajectory) -> Sequence[str]:
+def _reasons(step: PlannedStep, trajectory: Trajectory) -> Sequence[str]:
     if step.box is None:
         return REASONS[inverse(step.tool)]
     has_cropped = any("crop" in turn.observation.tools for turn in trajectory.turns if turn.observation is not None)

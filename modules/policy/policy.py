@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,16 +99,17 @@ class Policy(Network):
             encoded, grid_N3 = self.encode_images(batch.images.images_N)
             grid_O3 = grid_N3[batch.images.occurrences]
         positions_3BT = self.positions(batch.input_ids_BT, batch.is_valid_BT, grid_O3)
-        hidden_BTD = self.hidden_states(
-            batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, batch.images.occurrences
-        )
-        return hidden_BTD if idle is None else hidden_BTD + idle
+        with nullcontext() if idle is None else added(idle, self.core.get_input_embeddings()):
+            return self.hidden_states(
+                batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, batch.images.occurrences
+            )
 
     def _idle_images(self, has_images: bool) -> Tensor | None:
         """0, made by the vision tower, if this process has no images and the tower is needed; else None.
 
         Each block of a sharded tower is gathered by all processes together, and so are its gradients. DDP waits for
-        the gradient of every parameter. If only the tower is trained, nothing else has a gradient.
+        the gradient of every parameter. If only the tower is trained, nothing else has a gradient, and the backward
+        pass must go through the layers that all processes gather: so it is added to the embeddings.
         """
         is_needed = any_process(has_images, self.device) if self.is_sharded else is_one_of_several()
         if torch.is_grad_enabled():
@@ -249,6 +250,16 @@ class Policy(Network):
         self.tokenizer.save_pretrained(folder)
         for config in self.model.peft_config.values():
             config.base_model_name_or_path = str(folder)
+
+
+@contextmanager
+def added(value: Tensor, module: nn.Module) -> Iterator[None]:
+    """Inside, a value is added to what a module returns."""
+    hook = module.register_forward_hook(lambda _module, _inputs, output: output + value)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Hidden:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,11 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.is_global_zero:
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                torch.save(checkpoint, path / _REST)
-            except (OSError, RuntimeError) as error:  # torch's writer of files knows no other
-                fault = (getattr(error, "errno", None) or 5, getattr(error, "strerror", None) or str(error))
+                buffer = BytesIO()  # torch's writer of files does not say that a disk is full
+                torch.save(checkpoint, buffer)
+                (path / _REST).write_bytes(buffer.getbuffer())
+            except OSError as error:
+                fault = (error.errno or 5, error.strerror or str(error))
         if fault := self.broadcast(fault):
             raise OSError(*fault)
 
@@ -186,4 +189,7 @@ def _result(writing: Future[Any]) -> None:
         cause = next((each for each, _ in error.failures.values()), error)
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror or str(cause)) from error
-        raise OSError(5, " ".join(str(cause).split())) from error
+        text = " ".join(str(cause).split())
+        if "inline_container" in text:  # torch's writer of files hides what the system said
+            text = "a file could not be written to its end; the disk may be full"
+        raise OSError(5, text) from error

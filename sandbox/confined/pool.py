@@ -17,7 +17,7 @@ from typing import Any, Generic
 
 from sandbox.confined import wire
 from sandbox.confined.copies import Copies
-from sandbox.confined.tasks import Answer, Task, W, Workers
+from sandbox.confined.tasks import Task, TaskAnswer, W, Workers
 from sandbox.images import Budget, check_size
 from sandbox.types import Limits, Status
 
@@ -99,7 +99,7 @@ class Pool(Generic[W]):
             self._woken.close()
             self._wake.close()
 
-    def run(self, tasks: Sequence[Task], budget: Budget) -> Generator[tuple[int, Answer], None, None]:
+    def run(self, tasks: Sequence[Task], budget: Budget) -> Generator[tuple[int, TaskAnswer], None, None]:
         """Run every task; index and answer of each as they come. Those of one kept worker run in order."""
         with self._lock:
             self.revive()
@@ -179,7 +179,7 @@ class _Batch(Generic[W]):
         self._active: dict[Any, _Job[W]] = {}
         self._answered: deque[_Job[W]] = deque()
 
-    def answers(self) -> Iterator[tuple[int, Answer]]:
+    def answers(self) -> Iterator[tuple[int, TaskAnswer]]:
         """Index and answer of each task, as they come."""
         pool = self._pool
         while self._waiting or self._active:
@@ -199,13 +199,13 @@ class _Batch(Generic[W]):
         for job in (*self._active.values(), *self._answered):
             self._pool.drop(job.worker, job.task.keep)
 
-    def _reject(self) -> Iterator[tuple[int, Answer]]:
+    def _reject(self) -> Iterator[tuple[int, TaskAnswer]]:
         indices = [job.index for job in self._active.values()] + [index for index, _ in self._waiting]
         self._waiting.clear()
         for index in indices:
-            yield index, Answer("rejected", self._pool.level, CLOSED)
+            yield index, TaskAnswer("rejected", self._pool.level, CLOSED)
 
-    def _deal(self) -> Iterator[tuple[int, Answer]]:
+    def _deal(self) -> Iterator[tuple[int, TaskAnswer]]:
         """Hand tasks to workers until all are busy."""
         for _ in range(len(self._waiting)):
             if len(self._active) >= self._pool._n_workers:
@@ -216,7 +216,7 @@ class _Batch(Generic[W]):
                 self._waiting.append((index, task))
                 continue
             if (fault := _unfit(task)) is not None:
-                yield index, Answer("rejected", self._pool.level, fault)
+                yield index, TaskAnswer("rejected", self._pool.level, fault)
                 continue
             started = time.perf_counter()
             fault = self._begin(index, task) if self._pool._workers.keep_up() else "its maker died"
@@ -252,7 +252,7 @@ class _Batch(Generic[W]):
         self._active[worker.channel] = _Job(index, task, worker, started, deadline, started - asked)
         return True
 
-    def _await(self) -> Iterator[tuple[int, Answer]]:
+    def _await(self) -> Iterator[tuple[int, TaskAnswer]]:
         """Wait for a reply, a deadline, or the end of the pool."""
         if not self._active:
             return
@@ -268,17 +268,17 @@ class _Batch(Generic[W]):
                 text = f"The code ran longer than {job.deadline - job.started:g} s and was stopped."
                 yield (
                     job.index,
-                    Answer("timeout", self._pool.level, text, wall_s=now - job.started, ready_s=job.ready_s),
+                    TaskAnswer("timeout", self._pool.level, text, wall_s=now - job.started, ready_s=job.ready_s),
                 )
 
-    def _finish(self, job: _Job[W]) -> Answer:
+    def _finish(self, job: _Job[W]) -> TaskAnswer:
         try:
             return self._read(job)
         except Exception as error:  # noqa: BLE001 - one answer that cannot be read must not end the batch
             self._pool.drop(job.worker, job.task.keep)
             return self._crash(f"The sandbox could not read the result: {error}.", job.started)
 
-    def _read(self, job: _Job[W]) -> Answer:
+    def _read(self, job: _Job[W]) -> TaskAnswer:
         workers = self._pool._workers
         reply = workers.receive(job.worker)
         if reply is None:
@@ -294,13 +294,13 @@ class _Batch(Generic[W]):
             pixels = None if fault else self._pool.copies.of(workers.result(job.worker, reply.size))
         wall_s = time.perf_counter() - job.started
         status: Status = "error" if fault else "ok"
-        answer = Answer(status, self._pool.level, reply.text + (fault or ""), reply, pixels, wall_s, job.ready_s)
+        answer = TaskAnswer(status, self._pool.level, reply.text + (fault or ""), reply, pixels, wall_s, job.ready_s)
         has_failed = reply.outcome == wire.FAILED
         self._pool.give_back(job.worker, job.task.keep, has_failed=has_failed, keeps_inputs=reply.keeps)
         return answer
 
-    def _crash(self, text: str, started: float) -> Answer:
-        return Answer("crash", self._pool.level, text, wall_s=time.perf_counter() - started)
+    def _crash(self, text: str, started: float) -> TaskAnswer:
+        return TaskAnswer("crash", self._pool.level, text, wall_s=time.perf_counter() - started)
 
 
 def _readable(channels: Sequence[Any], timeout_s: float) -> Sequence[Any]:

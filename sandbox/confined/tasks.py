@@ -93,7 +93,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskAnswer:
     """What came of a task.
 
     Attributes:

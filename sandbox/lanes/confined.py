@@ -15,7 +15,7 @@ from sandbox.confined import wire
 from sandbox.confined.levels import LEVELS, Level
 from sandbox.confined.pool import Pool
 from sandbox.confined.postponed import can_be_left
-from sandbox.confined.tasks import Answer, Task
+from sandbox.confined.tasks import Task, TaskAnswer
 from sandbox.effects.outcome import run_operation
 from sandbox.geometry import Size
 from sandbox.images import Budget, as_rgb, check_size
@@ -94,7 +94,7 @@ class ConfinedLane:
 
     def run(self, calls: Sequence[ToolRequest], budget: Budget | None = None) -> list[Observation]:
         """Run every request; one observation for each, in order."""
-        answered: dict[int, Answer] = {}
+        answered: dict[int, TaskAnswer] = {}
         budget = budget or Budget(self._limits)
         with closing(self._pool.run([self._task(call) for call in calls], budget)) as answers:
             answered.update(answers)
@@ -112,7 +112,7 @@ class ConfinedLane:
         keep = request.episode if self._fresh == "episode" else ""
         return Task(request.code.encode("utf-8", "replace"), images, chosen, keep)
 
-    def _finish(self, request: ToolRequest, answer: Answer, budget: Budget) -> Observation:
+    def _finish(self, request: ToolRequest, answer: TaskAnswer, budget: Budget) -> Observation:
         """Run the call that a worker left to the trainer; never raises for what the worker says."""
         seen = self._observe(answer)
         if answer.reply is None or seen.status != "ok":
@@ -131,7 +131,7 @@ class ConfinedLane:
         wall_s = seen.wall_s + time.perf_counter() - started
         return replace(seen, image=image, claim=answer.reply.claim, last=LastCall(operation, before), wall_s=wall_s)
 
-    def _observe(self, answer: Answer) -> Observation:
+    def _observe(self, answer: TaskAnswer) -> Observation:
         status: Status = answer.status
         if answer.reply is not None and answer.reply.outcome not in (wire.IMAGE, wire.TEXT_ONLY, wire.UNFINISHED):
             status = "error"

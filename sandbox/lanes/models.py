@@ -33,7 +33,7 @@ _HEADER_BYTES = 1 << 20
 _TEXT_CHARS = 1 << 16
 
 #: How a call ended, and what the model found, or why it did not.
-Answer = tuple[Status, ModelResult]
+TaskAnswer = tuple[Status, ModelResult]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class ModelLane:
 
     def run(self, calls: Sequence[ModelStep]) -> list[Observation]:
         """The observation of each step, in order. Equal calls on equal images are made once."""
-        answers: dict[object, tuple[Answer, float]] = {}
+        answers: dict[object, tuple[TaskAnswer, float]] = {}
         return [self._observe(step, answers) for step in calls]
 
-    def _observe(self, step: ModelStep, answers: dict[object, tuple[Answer, float]]) -> Observation:
+    def _observe(self, step: ModelStep, answers: dict[object, tuple[TaskAnswer, float]]) -> Observation:
         before, call, image = step.before, step.model, step.before.image
         if image is None:
             return before
@@ -125,9 +125,9 @@ class _Worker:
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Any = None
-        self._cannot_start: Answer | None = None
+        self._cannot_start: TaskAnswer | None = None
 
-    def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> Answer:
+    def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> TaskAnswer:
         """Call the model; whatever fails is an answer."""
         with self._lock:
             try:
@@ -145,7 +145,7 @@ class _Worker:
                     raise
                 return "crash", ModelResult(f"{call.name} failed: {_reason(error)}")
 
-    def _read(self, name: str, limits: Limits) -> Answer:
+    def _read(self, name: str, limits: Limits) -> TaskAnswer:
         header = json.loads(self._pipe.recv_bytes(_HEADER_BYTES))
         text, size = str(header["text"]), header["size"]
         if header["status"] != "ok":
@@ -162,7 +162,7 @@ class _Worker:
     def _is_running(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
-    def _start(self, call: ModelCall) -> Answer | None:
+    def _start(self, call: ModelCall) -> TaskAnswer | None:
         """Start the process; why it cannot be, which is remembered: a rollout must not wait for each of its calls."""
         self._end()
         try:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sandbox.confined.pool import CLOSED, Pool
 from sandbox.confined.programs import encode, read_effects
-from sandbox.confined.tasks import Answer, Task
+from sandbox.confined.tasks import Task, TaskAnswer
 from sandbox.effects.outcome import Outcome
 from sandbox.images import Budget
 from sandbox.lanes.confined import LONG_LIFE_S
@@ -102,7 +102,7 @@ class ToolWorkerLane:
         programs: Sequence[tuple[ToolProgram, Image.Image]],
         budget: Budget | None = None,
         wall_s: float | None = None,
-    ) -> list[tuple[Answer, Outcome | None]]:
+    ) -> list[tuple[TaskAnswer, Outcome | None]]:
         """Run programs on images.
 
         Args:
@@ -114,9 +114,9 @@ class ToolWorkerLane:
             For each, in order, how it ended, and its outcome if no operation failed.
         """
         tasks = [Task(encode(program), [image], wall_s=wall_s) for program, image in programs]
-        found: dict[int, tuple[Answer, Outcome | None]] = {}
+        found: dict[int, tuple[TaskAnswer, Outcome | None]] = {}
         if (pool := self._started()) is None:
-            return [(Answer("rejected", "none", CLOSED), None)] * len(tasks)
+            return [(TaskAnswer("rejected", "none", CLOSED), None)] * len(tasks)
         with closing(pool.run(tasks, budget or Budget(self._limits))) as answers:
             for place, answer in answers:
                 found[place] = _read(answer)
@@ -163,7 +163,7 @@ class ToolWorkerLane:
             pool.disown()
 
 
-def _read(answer: Answer) -> tuple[Answer, Outcome | None]:
+def _read(answer: TaskAnswer) -> tuple[TaskAnswer, Outcome | None]:
     if answer.image is None:
         return answer, None
     try:
@@ -172,7 +172,7 @@ def _read(answer: Answer) -> tuple[Answer, Outcome | None]:
         return replace(answer, status="crash", text=str(error)), None
 
 
-def _observe(call: Lifted, answer: Answer, outcome: Outcome | None) -> Observation | None:
+def _observe(call: Lifted, answer: TaskAnswer, outcome: Outcome | None) -> Observation | None:
     if outcome is not None:
         return observed(call.program, outcome, ToolWorkerLane.name, answer.wall_s)
     if answer.status == "ok":

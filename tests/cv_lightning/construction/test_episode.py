@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cv_lightning.construction.checks import REASONS, Checks
 from cv_lightning.construction.checks import leaks as answer_leaks
 from cv_lightning.construction.episode import construct
-from cv_lightning.construction.plan import KINDS, Plan, Planner, Step
+from cv_lightning.construction.plan import KINDS, EpisodePlan, PlannedStep, Planner
 from cv_lightning.construction.teacher import OracleTeacher
 from cv_lightning.conversation import format_answer, format_tool_call, parse_reply
 from cv_lightning.data.worlds.family_world import FamilyWorld
@@ -94,7 +94,7 @@ def test_words_and_spellings_vary(executor: ToolExecutor) -> None:
     assert len(first_turns(OracleTeacher(n_wordings=1, n_spellings=1))) == 1
 
 
-Write = Callable[[Plan, Trajectory, Step, str], str]
+Write = Callable[[EpisodePlan, Trajectory, PlannedStep, str], str]
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Spoiler(OracleTeacher):
     at: int = 0
     spoil: Write = lambda plan, trajectory, step, text: text
 
-    def write(self, plan: Plan, trajectory: Trajectory, step: Step) -> str:
+    def write(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str:
         text = super().write(plan, trajectory, step)
         return self.spoil(plan, trajectory, step, text) if len(trajectory.turns) == self.at else text
 
@@ -121,7 +121,7 @@ def says(text: str) -> Write:
 def leaks(place: str) -> Write:
     """The turn that is asked for, with the answer in its thought, its description or a comment."""
 
-    def write(plan: Plan, trajectory: Trajectory, step: Step, text: str) -> str:
+    def write(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep, text: str) -> str:
         said = {place: f"The answer is {plan.sample.answer}."}
         code = f"result = image.rotate(270, expand=True)  # {said.get('comment', 'upright')}"
         arguments = {"code": code, "description": said.get("description", ""), "image_index": 0}
@@ -133,7 +133,7 @@ def leaks(place: str) -> Write:
 def crops(dx: int, dy: int, more: int = 0) -> Write:
     """The crop that is asked for, moved and enlarged."""
 
-    def write(plan: Plan, trajectory: Trajectory, step: Step, text: str) -> str:
+    def write(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep, text: str) -> str:
         assert step.box is not None
         x1, y1, x2, y2 = map(int, step.box)
         box = (max(0, x1 + dx - more), max(0, y1 + dy - more), x2 + dx + more, y2 + dy + more)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_lightning.construction.plan import KINDS, Plan, Planner, shrinking_boxes
+from cv_lightning.construction.plan import KINDS, EpisodePlan, Planner, shrinking_boxes
 from cv_lightning.data.worlds.family_world import FamilyWorld, MVToolProcedural
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
@@ -21,12 +21,12 @@ PLATES = PlateWorld(seed=3)
 PAGES = FamilyWorld(seed=3)
 
 
-def plans(kind: str, n: int = 30, **settings: Any) -> list[Plan]:
+def plans(kind: str, n: int = 30, **settings: Any) -> list[EpisodePlan]:
     planner = Planner([PLATES, PAGES], shares={kind: 1.0}, seed=4, **settings)
     return [planner.plan(index) for index in range(n)]
 
 
-def content(plan: Plan) -> Any:
+def content(plan: EpisodePlan) -> Any:
     return plan.metadata(), plan.steps, plan.sample.images[0].tobytes(), plan.sample.answer
 
 

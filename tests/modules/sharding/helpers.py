@@ -43,7 +43,10 @@ def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) ->
             process.kill()
             raise TimeoutError("A rank waits for the other")
     if any(process.exitcode for process in processes):
-        raise AssertionError(errors.get() if not errors.empty() else [process.exitcode for process in processes])
+        said = []
+        while not errors.empty():  # the rank that failed, and the one that lost it
+            said.append(errors.get())
+        raise AssertionError("\n".join(said) or [process.exitcode for process in processes])
 
 
 def _as_rank(

@@ -24,7 +24,7 @@ MORE = [
     Case("rl", {"family": "qwen3_vl", "gradient_checkpointing": True}),
     Case("rl", {"gradient_checkpointing": True, "lora": LORA}),
     Case("rl", {"frozen": ["vision", "projector"]}),
-    Case("sft", {"family": "qwen3_vl", "frozen": ["language"]}),
+    Case("rl", {"family": "qwen3_vl", "frozen": ["language"]}),
     Case("rl", {"family": "qwen3_vl"}, is_tied=True),
     Case("sft", {"lora": {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}),
 ]
