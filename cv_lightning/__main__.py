@@ -5,6 +5,7 @@ Nothing here imports torch: help and light commands answer at once.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": ("cv_lightning.data.command", "show what a file of data holds, and every fault with its row"),
     "data build": ("cv_lightning.construction.command", "write SFT episodes or RL questions, executed and checked"),
 }
+
+#: A disk that takes nothing more: full, over a quota, or mounted to be read.
+_NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 #: What a shell expects of a command that Ctrl-C ended.
 INTERRUPTED = 130
@@ -84,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CVLightningError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}. Make room, or give another --run_folder or --out.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -226,6 +226,22 @@ def test_light_commands_import_no_torch(arguments: list[str], tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_takes_nothing_more_is_one_line(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(arguments: list[str]) -> int:
+        raise OSError(code, os.strerror(code), "runs/tiny/run_fit.json")
+
+    monkeypatch.setattr("cv_lightning.__main__.run", full)
+    assert main(["fit"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: runs/tiny/run_fit.json: {os.strerror(code)}.")
+    monkeypatch.setattr("cv_lightning.__main__.run", lambda arguments: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
+    with pytest.raises(OSError, match="x"):
+        main(["fit"])
+
+
 def test_help_lists_the_commands_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
