@@ -92,7 +92,10 @@ def test_each_row_that_is_left_out_is_named_once(n_workers: int) -> None:
     with pytest.warns(UserWarning, match="Left out") as caught:
         found = list(itertools.islice(stream, 6))
     assert found == [[0, 2], [2, 3]] * 3
-    assert [str(one.message) for one in caught] == ["Left out a row. row 1: its prompt is too long"]
+    ours = [
+        str(one.message) for one in caught if "DataLoader" not in str(one.message)
+    ]  # it counts the processor's cores
+    assert ours == ["Left out a row. row 1: its prompt is too long"]
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
