@@ -7,9 +7,9 @@
 
 On an accelerator run `--check` first. Warm-up, then interleaved rounds: every way runs once per round, so that a busy
 machine slows all alike. Medians and interquartile ranges in milliseconds, and the median of the rounds' own ratios; the
-device is waited for. Processor time (all threads) stands beside them: where other programs use the cores, it is the
-number to compare. Batches whose pixels do not fit `--max-megapixels` are left out; of large batches Pillow and OpenCV
-do a part and are scaled up. The JSON names commit, hardware and versions.
+device is waited for. The next column is processor time of all threads: compare it if other programs use the cores.
+Batches whose pixels do not fit `--max-megapixels` are left out; of large batches Pillow and OpenCV do a part and are
+scaled up. The JSON names commit, hardware and versions.
 """
 
 # ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages

@@ -71,8 +71,9 @@ class GRPOModule(PolicyModule):
         group_size: Trajectories of each prompt, G.
         policy_gradient: Which policy gradient.
         sampler_correction: How tokens are weighted if the sampler's log-probabilities differ from the trainer's, as
-            those of another precision or an engine do. None is none for a sampler that agrees with the policy, and
-            the defaults for any other. With more than one optimizer step it costs a forward pass.
+            those of another precision or an engine do. None corrects a sampler that differs from the policy with the
+            default values, and leaves one that agrees as it is. With more than one optimizer step it costs a forward
+            pass.
         truncated: What is learned from rollouts that were cut off (`max_tokens`, `context_full`): "all",
             "whole_replies" (not the reply that was cut off) or "nothing" (DAPO's overlong filter). Their rewards count
             in the group's mean in any case.

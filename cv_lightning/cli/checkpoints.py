@@ -79,7 +79,7 @@ def refuse_other_model(stored: Mapping[str, tuple[int, ...]], own: Mapping[str, 
 
 
 def _cannot_write(trainer: Trainer, path: Path, error: OSError) -> TrainingError:
-    before = "The one before is whole" if path.exists() else "There is none before it"
+    before = "The one before is whole" if path.exists() else "There is no earlier checkpoint"
     return TrainingError(
         f"{path}: the checkpoint of step {trainer.global_step} cannot be written ({error.strerror or error}). "
         f"{before}. Make room, there and in the folder for temporary files."

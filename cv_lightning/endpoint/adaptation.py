@@ -129,7 +129,7 @@ def _shows_results(messages: Sequence[Mapping[str, Any]]) -> bool:
 def _place_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
     """Messages with the images of tool results in their place: the tool's turn, or behind all results of a reply.
 
-    A tool's turn keeps its text. Servers refuse empty ones, so that the size of the image stands in for it.
+    A tool's turn keeps its text. Servers refuse empty texts, so an empty one becomes the size of the image.
     """
     moved: list[Mapping[str, Any]] = []
     shown: list[Mapping[str, Any]] = []

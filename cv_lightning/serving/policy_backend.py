@@ -271,7 +271,7 @@ def _fits(job: QueuedReply, first: QueuedReply) -> bool:
 
 
 def _find(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first of the stop texts begins; None if there is none."""
+    """The index at which the first of the stop texts begins; None if the text has no stop text."""
     return min((at for at in map(text.find, stop) if at >= 0), default=None)
 
 

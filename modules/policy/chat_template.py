@@ -68,7 +68,7 @@ def make_conversation(
         open_reasoning: Likewise.
 
     Raises:
-        CheckpointError: The chat template cannot write a question, or there is none that could open the reasoning.
+        CheckpointError: The chat template cannot write a question, or is missing and so cannot open the reasoning.
     """
     family = FAMILIES[config.model_type]
     if open_reasoning:

@@ -169,7 +169,7 @@ class Network(nn.Module):
         return nullcontext() if self.is_sharded else rounded_masters(self.model, self.dtype)
 
     def load_deferred(self, device: torch.device) -> None:
-        """Load the weights that `deferred` left out, on each process its part; does nothing if there are none."""
+        """Load the weights that `deferred` left out, on each process its part; without such weights it does nothing."""
         if self._awaited is None:
             return
         give_memory(self.model, device)

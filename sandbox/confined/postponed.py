@@ -103,8 +103,8 @@ def postpone(method: str, arguments: Sequence[Any], keywords: dict[str, Any]) ->
     image.load()
     pending.source = image.im if _is_input(image.im) else image.im.copy()
     _made.add(pending)
-    stands: Any = pending
-    return image._new(stands)
+    in_place_of_pixels: Any = pending
+    return image._new(in_place_of_pixels)
 
 
 def _resize(image: Image.Image, size: Any, resample: Any = None, box: Any = None) -> Postponed | None:

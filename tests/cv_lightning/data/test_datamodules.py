@@ -280,6 +280,7 @@ def test_a_data_module_is_closed_twice_without_harm(episodes: EpisodeDataModule)
     next(iter(episodes.train_dataloader()))
     episodes.teardown("fit")
     episodes.teardown("fit")
+    assert next(iter(episodes.train_dataloader())), "it opens again"
 
 
 def test_a_batch_of_two_turn_episodes_leaves_the_cores_to_the_trainer(episodes: EpisodeDataModule) -> None:
