@@ -44,8 +44,9 @@ class BatchStream(Generic[Item]):
     """Endless batches of consecutive indices with a position (Lightning stores and restores its state).
 
     The position counts the indices of all processes and moves by the same amount on each, and the state names the rows
-    that any process left out: so the one in a checkpoint (of process 0) serves any number of processes. Each item is a function of its index, so workers may make
-    batches ahead in any order, and the position is that of the batches that were handed out.
+    that any process left out: so the one in a checkpoint (of process 0) serves any number of processes. Each item is a
+    function of its index, so workers may make batches ahead in any order, and the position is that of the batches that
+    were handed out.
 
     A row that cannot be used (`RowError`) is left out: the next row of the same process takes its place, and comes at
     its own place too.
