@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Adapters:
         self.load_again(servers, name)
         self._names.append(name)
         for old in self._names[:-_KEPT]:
-            at_all(servers, lambda server, old=old: _unload(server, old))
+            at_all(servers, partial(_unload, name=old))
             shutil.rmtree(self._folder / old, ignore_errors=True)
         self._names = self._names[-_KEPT:]
 

@@ -10,8 +10,10 @@ from modules.samplers.vllm.server import Server, ServerFault
 from modules.samplers.vllm.session import GENERATE
 
 #: The routes that an update needs.
-_UPDATE_ROUTES = ("/pause", "/resume", "/start_weight_update", "/update_weights", "/finish_weight_update")
-_UPDATE_ROUTES += ("/init_weight_transfer_engine", "/weight_info", "/reset_prefix_cache", "/reset_encoder_cache")
+_UPDATE_ROUTES = (
+    *("/pause", "/resume", "/start_weight_update", "/update_weights", "/finish_weight_update", "/weight_info"),
+    *("/init_weight_transfer_engine", "/reset_prefix_cache", "/reset_encoder_cache"),
+)
 
 
 def check(server: Server, model: str, needs: Needs) -> None:
@@ -38,9 +40,8 @@ def check(server: Server, model: str, needs: Needs) -> None:
     remedy = "VLLM_SERVER_DEV_MODE=1 in its environment (on a private network only)"
     _expect(server, remedy, "the routes for weights", not missing, f"a server without {', '.join(missing)}")
     if needs.lora_rank is not None:
-        remedy = (
-            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment and --enable-lora --max-lora-rank {needs.lora_rank}"
-        )
+        remedy = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment and "
+        remedy += f"--enable-lora --max-lora-rank {needs.lora_rank}"
         _expect(server, remedy, "the route for adapters", "/v1/load_lora_adapter" in routes, "a server without it")
     if needs.sleeps:
         _expect(server, "--enable-sleep-mode", "the route /sleep", "/sleep" in routes, "a server without it")

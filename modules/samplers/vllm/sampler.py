@@ -305,8 +305,8 @@ class VLLM(Sampler):
         else:
             if len(self._servers) == 1:  # else the others take its turns until `refresh`
                 raise EngineError(
-                    "The engine ended, and only all processes together can bring it the weights. Continue from the last "
-                    f"checkpoint; with transfer: files the run would have continued.{self._logs()}"
+                    "The engine ended, and only all processes together can bring it the weights. Continue from the "
+                    f"last checkpoint; with transfer: files the run would have continued.{self._logs()}"
                 )
             return
         if engine.weights.adapter is not None:

@@ -229,7 +229,7 @@ class EngineSession:
                 )
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f"{place.url}: {last}, for {patience.away_s:g} s. Start the engine again; its log says why it ended."
+                    f"{place.url}: {last}, for {patience.away_s:g} s. Start the engine again; its log says why."
                 )
             await asyncio.sleep(min(2.0, 0.1 * 2 ** min(attempt, 10)))
         raise AssertionError("unreachable")

@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch.multiprocessing.reductions import reduce_tensor
+from torch.multiprocessing import reductions
 
 from modules.policy.shards import is_first_process, is_one_of_several
 from modules.samplers.vllm.process import free_port
 from modules.samplers.vllm.server import Server, ServerFault
 from modules.samplers.vllm.weights import Part
 
+_dist: Any = torch.distributed
+_reduce: Any = reductions.reduce_tensor
+_nccl: Any = torch.cuda.nccl
 #: Longest wait for the engine's workers to join the trainer's group.
 _JOIN_S = 300.0
 
@@ -186,12 +188,11 @@ class GlooTransfer(_Broadcast):
 
     def _join(self, meeting: dict[str, Any], world_size: int) -> None:
         timeout = datetime.timedelta(seconds=_JOIN_S)
-        store = dist.TCPStore(self._host, meeting["port"], world_size, is_master=True, timeout=timeout)
-        group: Any = dist.ProcessGroupGloo  # type: ignore[attr-defined]
-        self._group = group(dist.PrefixStore("weights", store), 0, world_size, timeout)
+        store = _dist.TCPStore(self._host, meeting["port"], world_size, is_master=True, timeout=timeout)
+        self._group = _dist.ProcessGroupGloo(_dist.PrefixStore("weights", store), 0, world_size, timeout)
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
-        options = dist.BroadcastOptions()
+        options = _dist.BroadcastOptions()
         options.rootRank, options.rootTensor = 0, 0
         self._group.broadcast([tensor.cpu().contiguous()], options).wait()
 
@@ -208,17 +209,17 @@ class NcclTransfer(_Broadcast):
         self._communicator: Any = None
 
     def _meeting(self, world_size: int) -> dict[str, Any]:
-        self._unique_id = torch.cuda.nccl.unique_id()
+        self._unique_id = _nccl.unique_id()
         return {"nccl_unique_id_b64": base64.b64encode(self._unique_id).decode()}
 
     def _join(self, meeting: dict[str, Any], world_size: int) -> None:
-        self._communicator = torch.cuda.nccl.init_rank(world_size, self._unique_id, 0)
+        self._communicator = _nccl.init_rank(world_size, self._unique_id, 0)
         first = torch.zeros(1, device="cuda")  # vLLM's workers add up one number as soon as they have joined
-        torch.cuda.nccl.all_reduce([first], streams=None, comms=[self._communicator])
+        _nccl.all_reduce([first], streams=None, comms=[self._communicator])
         torch.cuda.synchronize()
 
     def _broadcast(self, tensor: torch.Tensor) -> None:
-        torch.cuda.nccl.broadcast([tensor.cuda().contiguous()], root=0, comms=[self._communicator])
+        _nccl.broadcast([tensor.cuda().contiguous()], root=0, comms=[self._communicator])
         torch.cuda.current_stream().synchronize()
 
     def close(self) -> None:
@@ -238,7 +239,7 @@ class IpcTransfer(WeightTransfer):
         """Gather the handles of all processes, and let the servers copy."""
         held = [tensor.cuda().contiguous() for _, tensor in part]
         device = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
-        own = [{device: reduce_tensor(tensor)[1]} for tensor in held]
+        own = [{device: _reduce(tensor)[1]} for tensor in held]
         torch.cuda.synchronize()
         handles = _merged(own)
         fault: ServerFault | None = None
@@ -254,8 +255,8 @@ class IpcTransfer(WeightTransfer):
             except ServerFault as error:
                 fault = error
         if is_one_of_several():
-            dist.barrier()  # nobody frees what a server still copies
-        torch.cuda.ipc_collect()
+            _dist.barrier()  # nobody frees what a server still copies
+        torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
         if fault is not None:
             raise fault
 
@@ -264,11 +265,9 @@ def _merged(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each tensor, the handles of all processes by device."""
     if not is_one_of_several():
         return own
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, own)
-    return [
-        {device: handle for of_one in each for device, handle in of_one.items()} for each in zip(*gathered, strict=True)
-    ]
+    gathered: list[Any] = [None] * _dist.get_world_size()
+    _dist.all_gather_object(gathered, own)
+    return [dict(pair for of_one in each for pair in of_one.items()) for each in zip(*gathered, strict=True)]
 
 
 def make_transfer(kind: str, folder: Path, host: str) -> WeightTransfer:
