@@ -10,7 +10,9 @@ import base64
 import contextlib
 import io
 import json
+import os
 import random
+import signal
 import socket
 import sys
 import threading
@@ -59,6 +61,7 @@ class FakeServer:
         self.n_running = 0
         self.most_running = 0
         self.hang_s = 60.0
+        self.orders: Path | None = None  # a file `kill_ROUTE` in it kills this process when the route is asked for
         self._lock = threading.Lock()
         self._ended = threading.Event()
         fake = self
@@ -86,6 +89,10 @@ class FakeServer:
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         if path not in ("/health", "/inference/v1/generate"):
             self.calls.append(path)
+        order = None if self.orders is None else self.orders / f"kill{path.replace('/', '_')}"
+        if order is not None and order.exists():
+            order.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         if path in self.missing:
             return 404, {"detail": "Not Found"}
         name = f"{method} {path}"
@@ -138,9 +145,6 @@ class FakeServer:
             with Path(path).open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             self.weights |= {name: str(each["shape"]) for name, each in header.items() if name != "__metadata__"}
-        if "die" in self.faults:
-            self.faults.remove("die")
-            raise SystemExit
         return 200, RECORDED["POST /update_weights"]
 
     def _post_finish_weight_update(self, query: Any, body: Any) -> tuple[int, Any]:
@@ -260,8 +264,6 @@ class _Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
             return
-        except SystemExit:
-            os_exit()
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -273,30 +275,19 @@ class _Handler(BaseHTTPRequestHandler):
         """Be quiet."""
 
 
-def os_exit() -> None:
-    """End as `kill -9` does."""
-    import os
-    import signal
-
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def main(words: list[str]) -> None:
     """`serve MODEL --port PORT ...`: what a fake environment's `vllm` does."""
     options = dict(zip(words, words[1:], strict=False))
     config = json.loads((Path(words[1]) / "config.json").read_text(encoding="utf-8"))
     vision = config["vision_config"]
     size = vision["patch_size"] * vision["spatial_merge_size"]
-    said = Path(words[1]).parent / "fault"  # a test leaves what the server shall do wrong once
+    orders = Path(words[1]).parent
+    if (orders / "does_not_start").exists():
+        sys.exit("RuntimeError: Error: no device")
     server = FakeServer(
         config["image_token_id"], size, int(options["--port"]), max_model_len=int(options["--max-model-len"])
     )
-    if said.exists():
-        fault = said.read_text(encoding="utf-8")
-        said.unlink()
-        if fault == "does not start":
-            sys.exit("RuntimeError: Error: no device")
-        server.faults.append(fault)
+    server.orders = orders
     print(f"fake server at {server.url}", flush=True)
     server.serve()
 
