@@ -129,7 +129,6 @@ def options_of(launch: Launch, needs: Needs, is_cpu: bool) -> dict[str, Any]:
     pixels = {"min_pixels": needs.min_pixels, "max_pixels": needs.max_pixels}
     options: dict[str, Any] = {
         "served-model-name": SERVED_NAME,
-        "load-format": "dummy",  # the trainer brings the weights
         "dtype": needs.dtype,
         "max-model-len": needs.max_model_len,
         "max-num-seqs": launch.max_sequences,

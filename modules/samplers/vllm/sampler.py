@@ -17,7 +17,6 @@ import torch
 from cv_lightning.errors import ConfigError, EngineError
 from cv_lightning.rollout import OnTokens, Sampling, SamplingPolicy
 from modules.policy.policy import Policy
-from modules.policy.sharded_export import write_config
 from modules.policy.shards import is_first_process, is_one_of_several
 from modules.samplers.sampler import Sampler
 from modules.samplers.vllm.adapters import Adapters, rank_of
@@ -30,7 +29,7 @@ from modules.samplers.vllm.session import Engine, EngineSession, Patience, Place
 from modules.samplers.vllm.transfer import FileTransfer, WeightTransfer, make_transfer
 from modules.samplers.vllm.update import PauseMode, update, update_again
 from modules.samplers.vllm.weight_log import WeightLog
-from modules.samplers.vllm.weights import parts
+from modules.samplers.vllm.weights import parts, write_model
 from modules.samplers.vllm.wire import MAX_TEMPERATURE
 
 _Result = TypeVar("_Result")
@@ -166,6 +165,8 @@ class VLLM(Sampler):
         if is_first_process():
             self._adapters.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            if self._launch is not None:
+                shutil.rmtree(self._model_folder, ignore_errors=True)
 
     # ---- bringing it up ----------------------------------------------------------------------------------------------
 
@@ -191,6 +192,8 @@ class VLLM(Sampler):
             sleeps=self._sleep > 0,
         )
         token, self._urls = self._on_first(self._open)
+        if self._launch is not None:
+            write_model(self.policy, self._model_folder, self._dtype)
         self._folder = Path(self._given_folder or _shared_memory()) / f"cv_lightning-{os.getpid()}-{token}"
         self._transfer: WeightTransfer = make_transfer(self._kind, self._folder / "weights", self._host)
         self._adapters = Adapters(self._folder / "adapters")
@@ -209,12 +212,7 @@ class VLLM(Sampler):
         if self._launch is None:
             self._servers = [Server(url, self._patience.away_s) for url in self._urls]
             return secrets.token_hex(3), self._urls
-        model_folder = Path(self._launch.folder) / "model"
-        model_folder.mkdir(parents=True, exist_ok=True)
-        write_config(self.policy.causal, model_folder, self._dtype, None)
-        self.policy.tokenizer.save_pretrained(model_folder)
-        self.policy.image_processor.save_pretrained(model_folder)
-        made = make_processes(self._launch, self._needs, model_folder, self._host)
+        made = make_processes(self._launch, self._needs, self._model_folder, self._host)
         self._fleet = Fleet(made, self._launch.start_s, self._launch.restarts, self._complaints)
         self._servers = self._fleet.servers
         return secrets.token_hex(3), [server.url for server in self._servers]
@@ -319,6 +317,10 @@ class VLLM(Sampler):
     def _complain(self, place: Place) -> None:
         if self._launch is not None:
             complain(self._complaints, self._urls.index(place.url))
+
+    @property
+    def _model_folder(self) -> Path:
+        return Path(self._launch.folder if self._launch is not None else "") / "model"
 
     @property
     def _complaints(self) -> Path:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modules.policy.deferred import WRAPPERS
 from modules.policy.policy import Policy
-from modules.policy.sharded_export import stored_name
-from modules.policy.shards import whole
+from modules.policy.sharded_export import stored_name, write_config
+from modules.policy.shards import is_first_process, whole
 
 #: Bytes of a part: what a process holds beside the policy while weights are sent.
 PART_BYTES = 1 << 30
@@ -40,6 +42,26 @@ def parts(policy: Policy, dtype: torch.dtype, merge: bool, part_bytes: int = PAR
         room -= size
     if part:
         yield part
+
+
+def write_model(policy: Policy, folder: Path, dtype: torch.dtype) -> None:
+    """Write what a server starts from, adapters left out; of a sharded policy all processes together, the first writes.
+
+    vLLM 0.32 that starts from random weights ("dummy") and gets the true ones later keeps false image features.
+    """
+    file_of: dict[str, str] = {}
+    is_writer = is_first_process()
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(parts(policy, dtype, merge=False) if is_writer or policy.is_sharded else ()):
+        name = f"model-{number:05d}.safetensors"
+        file_of |= dict.fromkeys((tensor_name for tensor_name, _ in part), name)
+        if is_writer:
+            tensors = {tensor_name: tensor.cpu().contiguous() for tensor_name, tensor in part}
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+    if is_writer:
+        write_config(policy.causal, folder, dtype, file_of)
+        policy.tokenizer.save_pretrained(folder)
+        policy.image_processor.save_pretrained(folder)
 
 
 def _whole_tensors(policy: Policy, dtype: torch.dtype, merge: bool) -> Iterator[tuple[str, Tensor]]:
