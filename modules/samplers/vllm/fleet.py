@@ -114,7 +114,7 @@ class Fleet:
         """End servers that hang, so that they are started again."""
         for path in self._complaints.glob("*.hangs") if self._complaints.is_dir() else ():
             path.unlink(missing_ok=True)
-            self._processes[int(path.stem)].end()
+            self._processes[int(path.stem)].end(at_once=True)
 
     def _start(self, index: int) -> None:
         process = self._processes[index]

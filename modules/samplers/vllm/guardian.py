@@ -21,7 +21,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command until it ends, this process is told to end, or the trainer is gone; returns its exit status."""
+    """Run a command until it ends, this process is told to end, or the trainer is gone; returns its exit status.
+
+    Told by SIGINT, it ends the command at once; else the command may end by itself first.
+    """
     trainer, command = int(arguments[0]), arguments[1:]
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent)  # noqa: S603
     while process.poll() is None and not told and os.getppid() == trainer:
         time.sleep(_LOOK_EVERY_S)
-    if process.poll() is None:
+    if process.poll() is None and signal.SIGINT not in told:
         _signal_group(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,11 +57,11 @@ class ServerProcess:
         """Whether the server's first process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def end(self) -> None:
-        """End it with all of its processes."""
+    def end(self, at_once: bool = False) -> None:
+        """End it with all of its processes; a server that hangs would not end by itself."""
         if self._process is None:
             return
-        self._process.terminate()
+        self._process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:

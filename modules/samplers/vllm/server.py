@@ -38,7 +38,7 @@ class Server:
         self._http = httpx2.Client(timeout=timeout_s, trust_env=False)
 
     def post(self, path: str, body: Any = None, **parameters: str) -> Any:
-        """Send JSON; raises `ServerFault` unless the answer is 200."""
+        """Send JSON; returns JSON or text, and raises `ServerFault` unless the status is 200."""
         return self._send("POST", path, json=body, params=parameters)
 
     def get(self, path: str, timeout_s: float | None = None, **parameters: str) -> Any:
@@ -66,8 +66,8 @@ class Server:
         if response.status_code != 200:
             said = words_of(response.content)
             raise ServerFault(f"{self.url}{path}: HTTP {response.status_code}: {said}", response.status_code)
-        if not response.content:
-            return None
+        if "json" not in response.headers.get("content-type", ""):
+            return response.text
         try:
             return json.loads(response.content)
         except ValueError as error:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -96,7 +97,7 @@ class FakeServer:
         if path in self.missing:
             return 404, {"detail": "Not Found"}
         name = f"{method} {path}"
-        answer = getattr(self, "_" + name.replace(" /", "_").replace("/", "_").lower(), None)
+        answer = getattr(self, "_" + re.sub(r"[ /.]+", "_", name).lower(), None)
         if answer is None:
             return (200, RECORDED[name]) if name in RECORDED else (404, {"detail": "Not Found"})
         result: tuple[int, Any] = answer(query, body)
@@ -108,8 +109,6 @@ class FakeServer:
     def _get_openapi_json(self, query: Any, body: Any) -> tuple[int, Any]:
         paths = {path: {} for path in RECORDED["GET /openapi.json"]["paths"] if path not in self.missing}
         return 200, {"paths": paths}
-
-    _get_openapi = _get_openapi_json
 
     def _get_v1_models(self, query: Any, body: Any) -> tuple[int, Any]:
         (model,) = RECORDED["GET /v1/models"]["data"]
@@ -155,12 +154,15 @@ class FakeServer:
     def _post_v1_load_lora_adapter(self, query: Any, body: Any) -> tuple[int, Any]:
         if not (Path(body["lora_path"]) / "adapter_model.safetensors").exists():
             return 400, {"error": {"message": "no adapter", "type": "BadRequestError", "code": 400}}
+        if body["lora_name"] in self.adapters:
+            said = f"The lora adapter '{body['lora_name']}' has already been loaded."
+            return 400, {"error": {"message": said, "type": "InvalidUserInput", "code": 400}}
         self.adapters[body["lora_name"]] = body["lora_path"]
-        return 200, "Success: LoRA adapter added successfully."
+        return 200, RECORDED["POST /v1/load_lora_adapter"]
 
     def _post_v1_unload_lora_adapter(self, query: Any, body: Any) -> tuple[int, Any]:
         self.adapters.pop(body["lora_name"], None)
-        return 200, "Success: LoRA adapter removed successfully."
+        return 200, RECORDED["POST /v1/unload_lora_adapter"]
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -264,9 +266,9 @@ class _Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
             return
-        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else (body or "").encode() if body is None or isinstance(body, str) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/plain" if isinstance(body, str) or not data else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
