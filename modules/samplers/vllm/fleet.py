@@ -14,6 +14,8 @@ from modules.samplers.vllm.process import ServerProcess
 from modules.samplers.vllm.server import Server, ServerFault
 
 _LOOK_EVERY_S = 0.5
+#: A server that does not say within this time that it lives hangs.
+_DEAF_S = 30.0
 
 
 class Fleet:
@@ -51,6 +53,9 @@ class Fleet:
         """
         with self._lock:
             self._heed_complaints()
+            for process, server in zip(self._processes, self.servers, strict=True):
+                if process.is_running and not server.is_healthy(_DEAF_S):  # it ended a moment ago, or hangs
+                    process.end(at_once=True)
             down = [index for index, process in enumerate(self._processes) if not process.is_running]
             for index in down:
                 self._start(index)

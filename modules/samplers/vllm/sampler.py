@@ -219,16 +219,23 @@ class VLLM(Sampler):
 
     def _bring_up(self) -> bool:
         """On the first process: start and check what is down; returns whether some servers lack the weights."""
-        new = self._fleet.bring_up() if self._fleet is not None else self._waited_for()
+        for attempt in range(1, self._patience.attempts + 1):
+            new = self._fleet.bring_up() if self._fleet is not None else self._waited_for()
+            try:
+                return self._introduced(new)
+            except ServerFault as error:  # one ended meanwhile
+                if attempt == self._patience.attempts:
+                    raise EngineError(f"The engine does not take part in transfer={self._kind}: {error}") from error
+        raise AssertionError("unreachable")
+
+    def _introduced(self, new: Sequence[Server]) -> bool:
+        """Check new servers, and agree with all on the way of the weights if some lack them; returns whether."""
         label = "" if self._engine is None else self._engine.weights.label
-        for server in self._servers if not label else new:
+        for server in new if label else self._servers:
             check(server, SERVED_NAME, self._needs)
-        try:
-            lacks = not label or any(server.get("/weight_info")["weight_version"] != label for server in self._servers)
-            if lacks:
-                self._transfer.open(self._servers)
-        except ServerFault as error:
-            raise EngineError(f"The engine does not take part in transfer={self._kind}: {error}") from error
+        lacks = not label or any(server.get("/weight_info")["weight_version"] != label for server in self._servers)
+        if lacks:
+            self._transfer.open(self._servers)
         return lacks
 
     def _waited_for(self) -> list[Server]:
