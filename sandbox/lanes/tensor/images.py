@@ -63,8 +63,6 @@ def to_pillow(pixels: Tensor) -> Image.Image:
 
 def to_tensor(image: Image.Image, device: torch.device) -> Tensor:
     """An image as uint8 [3, H, W] on a device; a tensor that is there already is not copied."""
-    if isinstance(image, TensorImage) and image.pixels.device == device:
-        return image.pixels
     if isinstance(image, TensorImage):
         return image.pixels.to(device)
     # Bytes travel as they lie in memory; the planes are made where they will be used.
