@@ -71,15 +71,9 @@ Steps = tuple[Step, ...]
 
 @dataclass
 class _Progress:
-    """A program that is being run.
+    """A program that is being run; images are uint8 [C, H, W], sizes (width, height) before each operation that is done.
 
-    Attributes:
-        steps: What it does.
-        source: Its image, uint8 [C, H, W].
-        pixels: The image so far.
-        sizes: Size before each operation and at the end, (width, height).
-        changes: Whether operation k changed a pixel, as a tensor on the device; only if it left the size.
-        is_failed: Whether the lane gave up.
+    `changes` tells, as a tensor on the device, whether operation k changed a pixel, if it left the size.
     """
 
     steps: Steps
@@ -91,17 +85,14 @@ class _Progress:
 
     @property
     def position(self) -> int:
-        """Index of the next operation."""
         return len(self.sizes)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) now."""
         return int(self.pixels.shape[2]), int(self.pixels.shape[1])
 
     @property
     def next(self) -> Step | None:
-        """The next step, if there is one."""
         return None if self.is_failed or self.position == len(self.steps) else self.steps[self.position]
 
 
@@ -156,10 +147,8 @@ class ProgramBatches:
 
     def plan(self, program: ToolProgram) -> Steps | str:
         """What the lane does for a program, or the operation for which it leaves it to the Pillow lane, and why."""
-        if not program.has_result:
-            return "a program without an image"
-        if not program.sizes:
-            return "a program without sizes was not lifted"
+        if not program.has_result or not program.sizes:
+            return "a program without an image, or without sizes"
         state, steps = State(program.sizes[0]), list[Step]()
         for operation, size in zip(program.operations, program.sizes, strict=False):
             state = State(size, state.mode)
@@ -238,9 +227,8 @@ class ProgramBatches:
         try:
             self._apply(group)
         except Exception as error:  # noqa: BLE001 - the Pillow lane does it, or has the message for the policy
-            if isinstance(error, torch.OutOfMemoryError) and self.device.type == "cuda":
-                torch.cuda.empty_cache()
             if isinstance(error, torch.OutOfMemoryError) and len(group) > 1:
+                torch.cuda.empty_cache()
                 self._step(group[: len(group) // 2])
                 self._step(group[len(group) // 2 :])
                 return
@@ -286,7 +274,7 @@ class ProgramBatches:
 
 
 def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
-    """What a run earned; it fails if a close operation certainly changed nothing, for it may have."""
+    """What a run earned; it fails if a close operation changed nothing for certain: it may have changed something."""
     credit = Credit((int(run.source.shape[2]), int(run.source.shape[1])))
     for place, (step, size) in enumerate(zip(run.steps, [*run.sizes, run.size][1:], strict=False)):
         run.is_failed |= not changed.get(place, True) and (step.margin > 0 or step.far > 0)

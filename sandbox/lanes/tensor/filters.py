@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import cv2
@@ -19,7 +18,7 @@ from PIL import ImageFilter
 from torch import Tensor
 
 from sandbox.lanes.tensor.kinds import Call, operation
-from sandbox.lanes.tensor.values import blend
+from sandbox.lanes.tensor.values import blend, blend_growth
 from sandbox.operations.operation import State, Values
 
 Array = np.ndarray[Any, Any]
@@ -109,9 +108,7 @@ def _custom_kernel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return _convolve(images_NCHW, _kernel_of(values[0]))
 
 
-@operation(
-    "ImageEnhance.Sharpness", by=FILTER2D, is_per_image=True, growth=lambda values: abs(values[0]) + abs(1 - values[0])
-)
+@operation("ImageEnhance.Sharpness", by=FILTER2D, is_per_image=True, growth=blend_growth)
 def _sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return blend(_convolve(images_NCHW, ImageFilter.SMOOTH.filterargs), images_NCHW, values)
 
@@ -169,12 +166,13 @@ def _unsharp_mask(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 @operation("ImageFilter.MedianFilter", "cv2.medianBlur", by="kornia.filters.median_blur", growth=1)
 def _median(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     side = values[0][0]
+    if side == 1:
+        return images_NCHW.clone()
 
-    def median(strip: Tensor) -> Tensor:
-        middle: Tensor = filters.median_blur(strip.float(), side, "replicate")
-        return middle.to(torch.uint8)
+    def median(strip: Tensor) -> Any:
+        return filters.median_blur(strip.float(), side, "replicate").to(torch.uint8)
 
-    return images_NCHW.clone() if side == 1 else in_strips(images_NCHW, side // 2, 2 * side * side, median)
+    return in_strips(images_NCHW, side // 2, 2 * side * side, median)
 
 
 def _extreme(images_NCHW: Tensor, shape: Array, times: int, *, is_least: bool) -> Tensor:
@@ -221,39 +219,31 @@ def _rank(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return call(images_NCHW, [(side,)])
 
 
-def _morphology(kind: int) -> Call:
-    """`cv2.morphologyEx` of a kind: erode, dilate, open, close, gradient, top hat, black hat."""
-
-    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-        kernel, times = values[0][-2:]
-        shape = np.ones((3, 3)) if kernel is None else kernel.array != 0
-        least, greatest = (partial(_extreme, shape=shape, times=times, is_least=each) for each in (True, False))
-        match kind:
-            case cv2.MORPH_ERODE:
-                return least(images_NCHW)
-            case cv2.MORPH_DILATE:
-                return greatest(images_NCHW)
-            case cv2.MORPH_OPEN:
-                return greatest(least(images_NCHW))
-            case cv2.MORPH_CLOSE:
-                return least(greatest(images_NCHW))
-            case cv2.MORPH_GRADIENT:
-                return _less(greatest(images_NCHW), least(images_NCHW))
-            case cv2.MORPH_TOPHAT:
-                return _less(images_NCHW, greatest(least(images_NCHW)))
-        return _less(least(greatest(images_NCHW)), images_NCHW)
-
-    return call
-
-
-def _less(one: Tensor, other: Tensor) -> Tensor:
-    return (one.to(torch.int16) - other).clamp_(0, 255).to(torch.uint8)
-
-
-operation("cv2.erode", by=_MORPHOLOGY, growth=1)(_morphology(cv2.MORPH_ERODE))
-operation("cv2.dilate", by=_MORPHOLOGY, growth=1)(_morphology(cv2.MORPH_DILATE))
+#: The difference of one or two images, each the result of steps: e erodes, d dilates.
+_STEPS: dict[int, tuple[str, ...]] = {
+    cv2.MORPH_ERODE: ("e",),
+    cv2.MORPH_DILATE: ("d",),
+    cv2.MORPH_OPEN: ("ed",),
+    cv2.MORPH_CLOSE: ("de",),
+    cv2.MORPH_GRADIENT: ("d", "e"),
+    cv2.MORPH_TOPHAT: ("", "ed"),
+    cv2.MORPH_BLACKHAT: ("de", ""),
+}
 
 
 @operation("cv2.morphologyEx", by=_MORPHOLOGY, growth=2)
-def _morphology_ex(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    return _morphology(values[0][0])(images_NCHW, values)
+def _morphology(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    kind, kernel, times = values[0]
+    shape, done = np.ones((3, 3)) if kernel is None else kernel.array != 0, [images_NCHW for _ in _STEPS[kind]]
+    for place, steps in enumerate(_STEPS[kind]):
+        for step in steps:
+            done[place] = _extreme(done[place], shape, times, is_least=step == "e")
+    return done[0] if len(done) == 1 else (done[0].to(torch.int16) - done[1]).clamp_(0, 255).to(torch.uint8)
+
+
+def _of_kind(kind: int) -> Call:
+    return lambda images_NCHW, values: _morphology(images_NCHW, [(kind, *values[0])])
+
+
+operation("cv2.erode", by=_MORPHOLOGY, growth=1)(_of_kind(cv2.MORPH_ERODE))
+operation("cv2.dilate", by=_MORPHOLOGY, growth=1)(_of_kind(cv2.MORPH_DILATE))

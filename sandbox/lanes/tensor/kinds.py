@@ -21,9 +21,6 @@ def _constant(number: float) -> Number:
     return lambda values: number
 
 
-_ZERO, _WITHOUT_LIMIT = _constant(0), _constant(math.inf)
-
-
 @dataclass(frozen=True)
 class TensorKind:
     """One way to do an operation.
@@ -42,9 +39,9 @@ class TensorKind:
     call: Call
     by: str = "torch"
     is_per_image: bool = False
-    most: Number = _ZERO
-    far: Number = _ZERO
-    growth: Number = _WITHOUT_LIMIT
+    most: Number = lambda values: 0
+    far: Number = lambda values: 0
+    growth: Number = lambda values: math.inf
     refuses: Callable[[Values, State], bool] = lambda values, state: False
     reason: str = ""
 

@@ -57,12 +57,9 @@ class TensorLane:
         observations: list[Observation | None] = [None] * len(calls)
         for place, call, outcome in zip(places, chosen, outcomes, strict=True):
             if outcome is not None:
-                observations[place] = replace(
-                    observed(call.program, outcome, self.name),
-                    wall_s=wall_s,
-                    exactness=self._exactness,
-                    library=f"kornia {kornia.__version__}",
-                )
+                seen = observed(call.program, outcome, self.name, wall_s)
+                library = f"kornia {kornia.__version__}"
+                observations[place] = replace(seen, exactness=self._exactness, library=library)
         return observations
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -112,20 +113,23 @@ def _pad(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return _placed(inner, size, round(-frame.c / frame.a), round(-frame.f / frame.e), fill_C1)
 
 
-def _sampling(name: str, values: Values, size: Size) -> tuple[Size, Affine | None, int]:
-    """Size after `Image.rotate` or `transform`, the frame, and the filter; no frame if the lane has none."""
+def _sampling(name: str, values: Values, size: Size) -> tuple[Size, Sequence[float], int]:
+    """Size after rotate or transform, the map to places before (a to h, empty if unknown), and the filter."""
     if name == "Image.rotate":
         after, frame = rotation(values, size)
-        return after, frame if values[0] % 90 else None, values[1]
-    return values[0], transform_frame(values, size), values[3]
+        return after, (*astuple(frame), 0.0, 0.0) if values[0] % 90 else (), values[1]
+    affine = transform_frame(values, size)
+    perspective = values[2] if values[1] == Image.Transform.PERSPECTIVE else ()
+    return values[0], (*astuple(affine), 0.0, 0.0) if affine else perspective, values[3]
 
 
 def _refuses_sampling(name: str, values: Values, state: State) -> bool:
-    size, frame, resample = _sampling(name, values, state.size)
-    if frame is None or resample == Image.Resampling.BICUBIC:
-        return True
-    corners = [abs(value) for x in (0, size[0]) for y in (0, size[1]) for value in frame.point(x, y)]
-    return resample == Image.Resampling.NEAREST and (frame.b == frame.d == 0 or max(corners) >= 32768)
+    (width, height), to_before, resample = _sampling(name, values, state.size)
+    if not to_before or resample != Image.Resampling.NEAREST:
+        return not to_before or resample == Image.Resampling.BICUBIC
+    a, b, c, d, e, f, g, h = to_before
+    most = max(abs(p * x + q * y + r) for p, q, r in ((a, b, c), (d, e, f)) for x in (0, width) for y in (0, height))
+    return bool(g or h or b == d == 0 or most >= 32768)
 
 
 def _sampled(name: str) -> Call:
@@ -133,20 +137,21 @@ def _sampled(name: str) -> Call:
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         height, width = images_NCHW.shape[2:]
-        size, frame, resample = _sampling(name, values[0], (width, height))
-        frame, colour = frame or Affine(), values[0][5]
+        size, (a, b, c, d, e, f, g, h), resample = _sampling(name, values[0], (width, height))
+        colour = 0 if values[0][5] is None else values[0][5]
         if resample == Image.Resampling.NEAREST:
-            rows, columns = _fixed_places(size, frame, images_NCHW.device)
+            rows, columns = _fixed_places(size, (a, b, c, d, e, f), images_NCHW.device)
             places = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
             picked = images_NCHW.flatten(2)[:, :, places]
         else:
             xs, ys = _centers(size, images_NCHW.device)
-            columns, rows = frame.a * xs + frame.b * ys + frame.c, frame.d * xs + frame.e * ys + frame.f
+            depth = g * xs + h * ys + 1
+            columns, rows = (a * xs + b * ys + c) / depth, (d * xs + e * ys + f) / depth
             remapped = _remapped(images_NCHW.float(), rows - 0.5, columns - 0.5, "bilinear", "border")
             # Cut off below the point; sums that fall short of a whole number by rounding are that number.
             picked = (remapped + 1e-3).clamp_(0, 255).to(torch.uint8)
         is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        fill_C1 = _fill(images_NCHW, "Image.paste", ((2, 1), 0 if colour is None else colour, (1, 0)))
+        fill_C1 = _fill(images_NCHW, "Image.paste", ((2, 1), colour, (1, 0)))
         return torch.where(is_inside, picked, fill_C1[..., None])
 
     return call
@@ -157,7 +162,7 @@ _REASON = (
     "BICUBIC, which Kornia has with another parameter; without interpolation a mere scale, and coordinates of 32,768 "
     "or more, beyond Pillow's 16.16 fixed point"
 )
-for _name, _place, _more in (("Image.rotate", 1, "quarter turns"), ("Image.transform", 3, "perspectives and the like")):
+for _name, _place, _more in (("Image.rotate", 1, "quarter turns"), ("Image.transform", 3, "quadrilaterals")):
     operation(
         _name,
         by=f"{_REMAP}; torch",
@@ -174,11 +179,12 @@ def _centers(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
     return xs, torch.arange(size[1], device=device, dtype=torch.float64)[:, None] + 0.5
 
 
-def _fixed_places(size: Size, frame: Affine, device: torch.device) -> tuple[Tensor, Tensor]:
+def _fixed_places(size: Size, affine: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows and columns [H, W] of Pillow's affine transform in 16.16 fixed point."""
-    a0, a1, a3, a4 = (math.floor(value * 65536.0 + 0.5) for value in (frame.a, frame.b, frame.d, frame.e))
-    a2 = math.floor((frame.c + frame.a * 0.5 + frame.b * 0.5) * 65536.0 + 0.5)
-    a5 = math.floor((frame.f + frame.d * 0.5 + frame.e * 0.5) * 65536.0 + 0.5)
+    a, b, c, d, e, f = affine
+    a0, a1, a3, a4 = (math.floor(value * 65536.0 + 0.5) for value in (a, b, d, e))
+    a2 = math.floor((c + a * 0.5 + b * 0.5) * 65536.0 + 0.5)
+    a5 = math.floor((f + d * 0.5 + e * 0.5) * 65536.0 + 0.5)
     xs = torch.arange(size[0], device=device)
     ys = torch.arange(size[1], device=device)[:, None]
     return (a5 + ys * a4 + xs * a3) >> 16, (a2 + ys * a1 + xs * a0) >> 16

@@ -66,13 +66,9 @@ def _derivative(*orders: tuple[int, int]) -> Call:
 
 
 operation("cv2.Laplacian", by=FILTER2D)(_derivative((2, 0), (0, 2)))
-
-
-@operation(
+operation(
     "cv2.Sobel", by=FILTER2D, refuses=lambda values, _: values[1:3] == (0, 0), reason="no derivative is asked for"
-)
-def _sobel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    return _derivative(values[0][1:3])(images_NCHW, values)
+)(lambda images_NCHW, values: _derivative(values[0][1:3])(images_NCHW, values))
 
 
 @operation("cv2.blur", by=FILTER2D, most=1, growth=1)

@@ -1,8 +1,7 @@
 """Resizing: Pillow's in its own whole numbers, torch's where it is close to that, and OpenCV's.
 
-Kornia's `resize` smooths by another filter than Pillow, and has neither INTER_AREA nor INTER_LANCZOS4. The patches of a
-vision tower need Pillow's bit for bit: coefficients of 22 bits, which Pillow itself gives, one pass for each axis, and
-rounding after each, after `src/libImaging/Resample.c` of Pillow 13.
+Kornia's `resize` smooths by another filter, and has neither INTER_AREA nor INTER_LANCZOS4. Patches need Pillow's to the
+bit: its own coefficients of 22 bits, and rounding after each axis (`src/libImaging/Resample.c` of Pillow 13).
 """
 
 from __future__ import annotations
@@ -170,9 +169,7 @@ def _refuses_opencv(values: Values, state: State) -> bool:
 def _opencv_matrix(before: int, after: int, factor: float, kind: int) -> Array:
     """OpenCV's own weights [after, before] of one axis: it resizes an identity."""
     identity = np.eye(before, dtype=np.float32)
-    if factor:
-        return cv2.resize(identity, None, fx=1, fy=factor, interpolation=kind)
-    return cv2.resize(identity, (before, after), interpolation=kind)
+    return cv2.resize(identity, None if factor else (before, after), fx=1, fy=factor, interpolation=kind)
 
 
 @operation(

@@ -115,9 +115,8 @@ def broken_operations(device: str, exactness: Exactness) -> dict[str, str]:
 def _summed(rows: Sequence[tuple[Differences, float, float]]) -> Difference:
     """Of rows (differences, the most that is allowed, the share that may be beyond it)."""
     found = np.concatenate([np.zeros(0, np.int64), *(row[0] for row in rows)])
-    n_beyond = sum(int((row > most).sum()) for row, most, _ in rows)
-    n_allowed = sum(far * row.size for row, _, far in rows)
-    return Difference(int(found.max(initial=0)), float(found.sum()) / max(1, found.size), n_beyond <= n_allowed)
+    n_too_many = sum(int((row > most).sum()) - far * row.size for row, most, far in rows)
+    return Difference(int(found.max(initial=0)), float(found.sum()) / max(1, found.size), n_too_many <= 0)
 
 
 def _images(size: Size) -> list[Image.Image]:

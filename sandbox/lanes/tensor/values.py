@@ -44,8 +44,7 @@ def _histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Count of each value in each channel, [N, C, 256]."""
     n, channels = images_NCHW.shape[:2]
     counts = torch.bincount(_places(images_NCHW), minlength=n * channels * 256)
-    array: np.ndarray[Any, np.dtype[np.int64]] = counts.view(n, channels, 256).cpu().numpy()
-    return array
+    return np.asarray(counts.view(n, channels, 256).cpu())
 
 
 def _by_ramp(name: str) -> Call:
@@ -101,7 +100,7 @@ def _by_sorted_pixels(name: str) -> Call:
     return call
 
 
-def _blend_growth(values: Values) -> float:
+def blend_growth(values: Values) -> float:
     """Of a blend of an image with an average of its values."""
     return float(abs(values[0]) + abs(1 - values[0]))
 
@@ -117,7 +116,7 @@ for _name in ("cv2.threshold", "cv2.equalizeHist"):
     operation(_name, is_per_image=True)(_by_sorted_pixels(_name))
 for _name in ("ImageOps.autocontrast", "ImageOps.equalize"):
     operation(_name, is_per_image=True)(_by_histogram(_name))
-operation("ImageEnhance.Contrast", is_per_image=True, growth=_blend_growth)(_by_histogram("ImageEnhance.Contrast"))
+operation("ImageEnhance.Contrast", is_per_image=True, growth=blend_growth)(_by_histogram("ImageEnhance.Contrast"))
 
 
 @operation("Image.getchannel", is_per_image=True, growth=1)
@@ -162,7 +161,7 @@ def blend(degenerate_NCHW: Tensor, images_NCHW: Tensor, factors: Sequence[Values
     return (base + alpha[:, None, None, None] * (images_NCHW.float() - base)).clamp_(0, 255).to(torch.uint8)
 
 
-@operation("ImageEnhance.Color", is_per_image=True, growth=_blend_growth)
+@operation("ImageEnhance.Color", is_per_image=True, growth=blend_growth)
 def _color(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return blend(_luma(images_NCHW), images_NCHW, values)
 
