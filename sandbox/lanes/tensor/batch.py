@@ -71,7 +71,7 @@ Steps = tuple[Step, ...]
 
 @dataclass
 class _Progress:
-    """A program that is being run; images are uint8 [C, H, W], sizes (width, height) before each operation that is done.
+    """A program that is being run: images uint8 [C, H, W]; sizes (width, height) before each operation that is done.
 
     `changes` tells, as a tensor on the device, whether operation k changed a pixel, if it left the size.
     """

@@ -49,7 +49,7 @@ class Measured:
 
     def row(self, name: str) -> str:
         """A row of the table."""
-        shown = f"{self.most} | {self.mean:.4f} | {self.beyond:.2f}" if self.close else " | | "
+        shown = f"{self.most} | {self.mean:.4f} | {self.beyond:.4f}" if self.close else " | | "
         return f"| `{name}` | {self.backend} | {shown} | {self.exact:.0f} | {self.close:.0f} |"
 
 
