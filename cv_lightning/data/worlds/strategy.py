@@ -1,4 +1,4 @@
-"""A world that needs strategy, at the size of the tiny policy: a turn, a crop, both, two crops, a filter, or no tool."""
+"""A world that needs strategy, at the size of the tiny policy: turn, crop, both, two crops, a filter, or no tool."""
 
 from __future__ import annotations
 
