@@ -193,7 +193,7 @@ def crop_boxes(sample: Sample) -> list[Box]:
 
 def wrong_box(rng: np.random.Generator, box: Box, size: tuple[int, int]) -> Box:
     """A box of the same sides that shows at most a part of `box`."""
-    sides = box[2] - box[0], box[3] - box[1]
+    sides = round(box[2] - box[0]), round(box[3] - box[1])
     while True:
         x, y = (STEP * int(rng.integers((size[axis] - sides[axis]) // STEP + 1)) for axis in (0, 1))
         if max(abs(x - box[0]) / sides[0], abs(y - box[1]) / sides[1]) >= 0.5:
