@@ -55,7 +55,7 @@ def make(folder: Path, gpu: bool = False) -> None:
 
 
 def _pip(folder: Path, *arguments: str) -> None:
-    pip = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, *arguments], check=True)  # noqa: S603
 
 

@@ -1,7 +1,7 @@
 """A server that speaks the routes of vLLM from recorded replies, and fails on demand.
 
 In a test it is a thread: `with FakeServer() as server`. As a program (`python fake.py serve MODEL --port 8000 ...`) it
-stands for `vllm` in a fake environment. Tokens follow from the request's seed, so a turn that is asked for twice is the same.
+stands for `vllm` in a fake environment. Tokens follow from the request's seed: a turn that is asked for twice is the same.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -191,18 +192,21 @@ class FakeServer:
         if body["model"] not in (self.model, *self.adapters):
             said = json.dumps(RECORDED["404 model"]).replace("NAME", body["model"])
             return 404, json.loads(said)
-        sizes = []
-        for part in body.get("content_parts", ()):
-            if "url" in part:
-                image = Image.open(io.BytesIO(base64.b64decode(part["url"].partition("base64,")[2])))
-                self.images[part["uuid"]] = image.size
-            if part["uuid"] not in self.images:
-                return 400, RECORDED["400 forgotten"]
-            sizes.append(self.images[part["uuid"]])
+        sizes = self._sizes(body.get("content_parts", ()))
+        if None in sizes:
+            return 400, RECORDED["400 forgotten"]
         time.sleep(self.delay_s)
         while self.is_paused and not self._ended.is_set():
             time.sleep(0.005)
         return 200, self._reply(body, sizes, fault)
+
+    def _sizes(self, parts: Any) -> list[Any]:
+        """Sizes of the images, None for one that is not known."""
+        for part in parts:
+            if "url" in part:
+                image = Image.open(io.BytesIO(base64.b64decode(part["url"].partition("base64,")[2])))
+                self.images[part["uuid"]] = image.size
+        return [self.images.get(part["uuid"]) for part in parts]
 
     def _reply(self, body: Any, sizes: list[tuple[int, int]], fault: str) -> Any:
         places = iter(sizes)
@@ -266,9 +270,10 @@ class _Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
             return
-        data = body if isinstance(body, bytes) else (body or "").encode() if body is None or isinstance(body, str) else json.dumps(body).encode()
+        is_text = body is None or isinstance(body, str)
+        data = body if isinstance(body, bytes) else ((body or "") if is_text else json.dumps(body)).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(body, str) or not data else "application/json")
+        self.send_header("Content-Type", "text/plain" if is_text else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -279,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main(words: list[str]) -> None:
     """`serve MODEL --port PORT ...`: what a fake environment's `vllm` does."""
-    options = dict(zip(words, words[1:], strict=False))
+    options = dict(pairwise(words))
     config = json.loads((Path(words[1]) / "config.json").read_text(encoding="utf-8"))
     vision = config["vision_config"]
     size = vision["patch_size"] * vision["spatial_merge_size"]

@@ -1,4 +1,6 @@
-"""Writes `recorded.json`, the fake server's replies, from a real one: `python -m tests.modules.samplers.vllm.record ENVIRONMENT`.
+"""Writes `recorded.json`, the fake server's replies, from a real one.
+
+    python -m tests.modules.samplers.vllm.record ENVIRONMENT
 
 vLLM 0.32 queues requests while it is paused; the reply with 503, which 0.33 gives, is written by hand.
 """
@@ -27,7 +29,16 @@ RECORDING = Path(__file__).with_name("recorded.json")
 #: Of the real server's configuration, the parts that are asked about.
 SETTINGS = {"model_config": ("dtype", "logprobs_mode", "max_model_len"), "weight_transfer_config": ("backend",)}
 ROUTES = (
-    *("/inference/v1/generate", "/v1/models", "/server_info", "/weight_info", "/pause", "/resume", "/sleep", "/wake_up"),
+    *(
+        "/inference/v1/generate",
+        "/v1/models",
+        "/server_info",
+        "/weight_info",
+        "/pause",
+        "/resume",
+        "/sleep",
+        "/wake_up",
+    ),
     *("/init_weight_transfer_engine", "/start_weight_update", "/update_weights", "/finish_weight_update"),
     *("/reset_prefix_cache", "/reset_encoder_cache", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     *("/get_world_size", "/health"),

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from cv_lightning.errors import ConfigError, EngineError
 from modules.samplers.vllm.fleet import Fleet, complain
 from modules.samplers.vllm.launch import Launch, Needs, arguments_of, make_processes, options_of, variables_of
 from modules.samplers.vllm.process import free_port
-from modules.samplers.vllm.server import Server
 from tests.modules.helpers import small_policy
 from tests.modules.samplers.vllm.fake import FakeServer
 from tests.modules.samplers.vllm.helpers import fake_environment
@@ -74,7 +74,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
 def test_options_of_a_gpu_and_of_a_cpu() -> None:
     launch = Launch("env", tensor_parallel=2, options={"enforce-eager": True, "seed": None, "x": {"a": 1}})
     words = arguments_of(options_of(launch, NEEDS, is_cpu=False))
-    pairs = dict(zip(words, words[1:], strict=False))
+    pairs = dict(pairwise(words))
     assert pairs["--dtype"] == "bfloat16"
     assert pairs["--tensor-parallel-size"] == "2"
     assert pairs["--mm-processor-kwargs"] == '{"min_pixels": 784, "max_pixels": 40000}'
@@ -109,17 +109,17 @@ def test_devices_must_fit() -> None:
     assert Launch("e", servers=3, devices=[5, 6, 7]).devices_of_server == 1
     with pytest.raises(ConfigError, match=r"launch.devices: expected 4 .*, got 3"):
         Launch("e", servers=2, tensor_parallel=2, devices=[5, 6, 7])
-    with pytest.raises(ConfigError, match="launch.memory"):
+    with pytest.raises(ConfigError, match=r"launch.memory"):
         Launch("e", memory=1.5)
 
 
 def test_an_environment_without_vllm_names_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a virtual environment, got .*pip install vllm"):
+    with pytest.raises(ConfigError, match=r"expected a virtual environment, got .*pip install vllm"):
         make_processes(Launch(str(tmp_path / "none")), NEEDS, tmp_path, HOST)
     folder = fake_environment(tmp_path / "environment")
     (folder / "site" / "vllm-0.32.0+cpu.dist-info" / "METADATA").unlink()
     (folder / "site" / "vllm-0.32.0+cpu.dist-info").rmdir()
-    with pytest.raises(ConfigError, match="expected vllm in .*, got none"):
+    with pytest.raises(ConfigError, match=r"expected vllm in .*, got none"):
         make_processes(Launch(str(folder)), NEEDS, tmp_path, HOST)
 
 
@@ -171,7 +171,7 @@ def test_restarts_are_bounded(fleet: Fleet, tmp_path: Path) -> None:
         fleet.bring_up()
         os.kill(server_of(tmp_path / "engine"), signal.SIGKILL)
         assert eventually(lambda: not pids_of(tmp_path / "engine"))
-    with pytest.raises(EngineError, match="launch.restarts: the engine ended too often"):
+    with pytest.raises(EngineError, match=r"launch.restarts: the engine ended too often"):
         fleet.bring_up()
 
 
@@ -183,6 +183,7 @@ def test_a_server_that_does_not_start_says_why(fleet: Fleet, tmp_path: Path) -> 
 
 TRAINER = """
 import sys, time
+from itertools import pairwise
 from pathlib import Path
 from modules.samplers.vllm.fleet import Fleet
 from modules.samplers.vllm.launch import Launch, Needs, make_processes

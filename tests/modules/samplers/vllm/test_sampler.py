@@ -120,7 +120,7 @@ def test_adapters_are_brought_under_a_new_name_each_time(tmp_path: Path) -> None
 def test_adapters_that_vllm_cannot_load_are_added_to_the_weights(tmp_path: Path) -> None:
     policy = small_policy(lora={**LORA, "modules_to_save": ["lm_head"]})
     with FakeServer() as server:
-        with pytest.raises(ConfigError, match="sampler.adapters: .*adapters: false"):
+        with pytest.raises(ConfigError, match=r"sampler.adapters: .*adapters: false"):
             attached(VLLM([server.url], folder=str(tmp_path), adapters=True), policy).refresh()
         sampler = attached(VLLM([server.url], folder=str(tmp_path)), policy)
         sampler.refresh()
@@ -172,11 +172,14 @@ def test_who_agrees() -> None:
 def test_settings_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exactly one of servers"):
         VLLM()
-    with pytest.raises(ConfigError, match="sampler.every"):
+    with pytest.raises(ConfigError, match=r"sampler.every"):
         VLLM(["http://127.0.0.1:1"], every=0)
     with FakeServer() as server:
         sampler = attached(VLLM([server.url], folder=str(tmp_path)), small_policy())
         sampler.refresh()
-        with sampler.speaking() as speaker, pytest.raises(ConfigError, match="rollout.temperature: expected at most 2"):
+        with (
+            sampler.speaking() as speaker,
+            pytest.raises(ConfigError, match=r"rollout.temperature: expected at most 2"),
+        ):
             speaker.open_session(Sampling(2.5))
         sampler.close()

@@ -68,7 +68,9 @@ def test_a_seed_gives_the_same_turns_again() -> None:
 def test_each_image_is_sent_once(server: FakeServer) -> None:
     engine = engine_of(policy(), server)
     converse(session_of(engine, policy()), policy(), contexts_of(policy(), each=4))
-    sent = Counter(part["uuid"] for request in server.requests for part in request.get("content_parts", ()) if "url" in part)
+    sent = Counter(
+        part["uuid"] for request in server.requests for part in request.get("content_parts", ()) if "url" in part
+    )
     assert len(sent) == 3 + 2  # of the questions, and the two results, which conversations share
     questions = {engine.images.name(viewed) for context in contexts_of(policy()) for viewed in context.images}
     assert {name: number for name, number in sent.items() if name in questions} == dict.fromkeys(questions, 1)

@@ -53,7 +53,7 @@ def test_a_recorded_reply_is_read() -> None:
 
 def test_a_reply_about_another_prompt_names_the_remedy() -> None:
     reply = recorded()
-    with pytest.raises(EngineError, match="prompt_token_ids: expected the 2 ids.*min_pixels"):
+    with pytest.raises(EngineError, match=r"prompt_token_ids: expected the 2 ids.*min_pixels"):
         read_reply(json.dumps(reply).encode(), [1, 2])
 
 
