@@ -1,7 +1,7 @@
 """A server that speaks the routes of vLLM from recorded replies, and fails on demand.
 
 In a test it is a thread: `with FakeServer() as server`. As a program (`python fake.py serve MODEL --port 8000 ...`) it
-stands for `vllm` in a fake environment. Tokens follow from the request's seed: a turn that is asked for twice is the same.
+stands for `vllm` in a fake environment. Tokens follow from the seed: a turn that is asked for twice is the same.
 """
 
 from __future__ import annotations
