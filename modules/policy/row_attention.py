@@ -91,7 +91,9 @@ class TiledAttention:
 
     def _split(self, tensor_SXD: Tensor, index: Tensor, shapes: Sequence[Tensor]) -> list[Tensor]:
         parts = torch.split(tensor_SXD.index_select(0, index), [shape.numel() for shape in shapes])
-        return [part.unflatten(0, shape.shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+        return [
+            part.view(*shape.shape, *part.shape[1:]).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
