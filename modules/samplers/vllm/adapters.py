@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from modules.policy.policy import Policy
 from modules.policy.sharded_export import adapter_tensors
@@ -34,7 +33,7 @@ def rank_of(policy: Policy) -> int | None:
         return None
     (config,) = policy.model.peft_config.values()
     plain = not config.modules_to_save and config.bias == "none" and not config.use_dora and not config.lora_bias
-    names = [name for name, module in policy.core.named_modules() if isinstance(module, BaseTunerLayer)]
+    names = [name for name, module in policy.core.named_modules() if hasattr(module, "lora_A")]
     if not plain or not names or not all(name.startswith("language_model.layers.") for name in names):
         return None
     return int(max([config.r, *config.rank_pattern.values()]))

@@ -51,7 +51,7 @@ class FakeServer:
         self.max_model_len: int = changes.get("max_model_len", 600)
         self.missing: tuple[str, ...] = changes.get("missing", ())
         self.settings: dict[str, Any] = changes.get("settings", {})
-        self.delay_s: float = changes.get("delay_s", 0.0)
+        self.together = 0  # turns wait until so many have been in flight at once
         self.version = "default"
         self.weights: dict[str, str] = {}
         self.adapters: dict[str, str] = {}
@@ -195,8 +195,8 @@ class FakeServer:
         sizes = self._sizes(body.get("content_parts", ()))
         if None in sizes:
             return 400, RECORDED["400 forgotten"]
-        time.sleep(self.delay_s)
-        while self.is_paused and not self._ended.is_set():
+        awaits = self.together if body["sampling_params"]["max_tokens"] > 1 else 0
+        while (self.is_paused or self.most_running < awaits) and not self._ended.is_set():
             time.sleep(0.005)
         return 200, self._reply(body, sizes, fault)
 

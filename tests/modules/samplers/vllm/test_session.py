@@ -161,8 +161,11 @@ def test_a_conversation_stays_with_its_server_and_leaves_one_that_is_gone() -> N
 
 
 def test_requests_are_in_flight_together(server: FakeServer) -> None:
-    server.delay_s = 0.05
-    converse(session_of(engine_of(policy(), server), policy()), policy(), contexts_of(policy(), each=4))
+    server.together = 8
+    patience = replace(SHORT, turn_s=60.0)
+    converse(
+        session_of(engine_of(policy(), server, patience=patience), policy()), policy(), contexts_of(policy(), each=4)
+    )
     assert server.most_running == 8
 
 
