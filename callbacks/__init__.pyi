@@ -9,3 +9,4 @@ from .reward_components import RewardComponents as RewardComponents
 from .throughput import Throughput as Throughput
 from .tool_usage import ToolUsage as ToolUsage
 from .trajectories import Trajectories as Trajectories
+from .validate_first import ValidateFirst as ValidateFirst

@@ -13,6 +13,8 @@ and core = the orientation tools and crop:
     usage        calls beyond max(2, |E|)                               (subtracted)
     spurious     orientation changes if E has none                      (subtracted)
 
+`overlong` is DAPO's soft punishment of long replies (arXiv 2503.14476, eq. 13), off by default.
+
 A preset determines U, the IoU, the format and the answer (`evidence.py`): "published" reads what the policy *wrote*, as
 the release does; "effects", the default, counts what *happened*. Two terms depend on the preset here:
 
@@ -43,7 +45,7 @@ POOR_REASONING = 0.1
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """How a trajectory is paid. The defaults are the paper's weights; `usage` and `spurious` are subtracted.
+    """How a trajectory is paid. The defaults are the paper's weights; the last three terms are subtracted.
 
     All weights 0 but `accuracy` is reinforcement by the outcome alone.
 
@@ -57,6 +59,9 @@ class RewardConfig:
         emergence: Weight of a tool outside the core in a right trajectory.
         usage: Penalty per call beyond max(2, |E|).
         spurious: Penalty per orientation change that nothing asked for.
+        overlong: Penalty of a trajectory of `overlong_max_tokens` sampled tokens.
+        overlong_max_tokens: DAPO's L_max, in sampled tokens of all turns.
+        overlong_cache_tokens: DAPO's L_cache: the penalty grows over the last so many tokens before L_max.
     """
 
     preset: Preset = "effects"
@@ -68,6 +73,9 @@ class RewardConfig:
     emergence: float = 0.2
     usage: float = 0.5
     spurious: float = 0.5
+    overlong: float = 0.0
+    overlong_max_tokens: int = 20480
+    overlong_cache_tokens: int = 4096
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
@@ -77,10 +85,15 @@ class RewardConfig:
                 raise ConfigError(
                     f"Expected {name} >= 0 but got {name}={getattr(self, name)}; penalties are subtracted as they are"
                 )
+        if not 0 < self.overlong_cache_tokens <= self.overlong_max_tokens:
+            raise ConfigError(
+                "Expected 0 < overlong_cache_tokens <= overlong_max_tokens but got "
+                f"overlong_cache_tokens={self.overlong_cache_tokens}, overlong_max_tokens={self.overlong_max_tokens}"
+            )
 
 
 #: Names of the terms, in the order of the formula; each is in every breakdown.
-TERMS = ("accuracy", "format", "mandatory", "necessity", "exact", "emergence", "usage", "spurious")
+TERMS = ("accuracy", "format", "mandatory", "necessity", "exact", "emergence", "usage", "spurious", "overlong")
 
 
 def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) -> list[RewardBreakdown]:
@@ -113,6 +126,8 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
         values = _values(evidence, trajectory.n_calls, right is True, config)
         values["necessity"] = necessity if right and with_tools else 0.0
         values["emergence"] *= pays_emergence
+        n_sampled = sum(trajectory.tokens.is_trained)
+        values["overlong"] = overlong_penalty(n_sampled, config.overlong_max_tokens, config.overlong_cache_tokens)
         terms = {name: getattr(config, name) * values[name] for name in TERMS}
         breakdowns.append(RewardBreakdown(terms=terms, is_right=right))
     return breakdowns
@@ -138,6 +153,12 @@ def _values(evidence: Evidence, n_calls: int, right: bool, config: RewardConfig)
         "usage": 0.0 - max(0, n_calls - max(2, len(required))),
         "spurious": 0.0 if needs_turning else 0.0 - evidence.n_orientation_changes,
     }
+
+
+def overlong_penalty(n_tokens: int, max_tokens: int, cache_tokens: int) -> float:
+    """0 up to L_max - L_cache tokens, then linearly down to -1 at L_max (DAPO, arXiv 2503.14476, eq. 13)."""
+    n_over = n_tokens - (max_tokens - cache_tokens)
+    return 0.0 - min(1.0, max(0.0, n_over / cache_tokens))
 
 
 def _mandatory(evidence: Evidence) -> float:

@@ -43,9 +43,10 @@ class _Made(Generic[Item]):
 class BatchStream(Generic[Item]):
     """Endless batches of consecutive indices with a position (Lightning stores and restores its state).
 
-    The position counts the indices of all processes and moves by the same amount on each, so the one state in a
-    checkpoint (of process 0) serves any number of processes. Each item is a function of its index, so workers may make
-    batches ahead in any order, and the position is that of the batches that were handed out.
+    The position counts the indices of all processes and moves by the same amount on each, and the state names the rows
+    that any process left out: so the one in a checkpoint (of process 0) serves any number of processes. Each item is a
+    function of its index, so workers may make batches ahead in any order, and the position is that of the batches that
+    were handed out.
 
     A row that cannot be used (`RowError`) is left out: the next row of the same process takes its place, and comes at
     its own place too.
@@ -82,6 +83,7 @@ class BatchStream(Generic[Item]):
         self._n_workers = n_workers
         self._n_attempts = max(_MIN_ATTEMPTS, n_rows)
         self._bad: dict[int, str] = {}
+        self._counted_elsewhere: frozenset[str] = frozenset()
         #: The rows of this process that were left out so far, by their messages.
         self.left_out: dict[str, None] = {}
 
@@ -94,7 +96,7 @@ class BatchStream(Generic[Item]):
         for made in self._batches(itertools.count(self._next, step)):
             self._next += step
             for message in made.left_out:
-                if message not in self.left_out:
+                if message not in self.left_out and message not in self._counted_elsewhere:
                     self.left_out[message] = None
                     warnings.warn(f"Left out a row. {message}", UserWarning, stacklevel=2)
             if made.error is not None:
@@ -160,14 +162,28 @@ class BatchStream(Generic[Item]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The index that comes next, and what was left out before."""
-        return {"next": self._next, "left_out": list(self.left_out)}
+        """The index that comes next, and what each process left out before; all processes ask together."""
+        return {"next": self._next, "left_out_by_process": _of_all_processes([*self.left_out])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a stored index; what was left out belongs to process 0, whose state it is."""
+        """Continue from a stored index; if the processes were others, the first counts what all of them left out."""
         self._next = state_dict["next"]
-        if self._rank == 0:
-            self.left_out = dict.fromkeys(state_dict.get("left_out", ()))
+        parts: list[list[str]] = state_dict.get("left_out_by_process", [])
+        before = dict.fromkeys(itertools.chain.from_iterable(parts))
+        if len(parts) == self._world_size:
+            self.left_out = dict.fromkeys(parts[self._rank])
+        elif self._rank == 0:
+            self.left_out = before
+        else:
+            self._counted_elsewhere = frozenset(before)
+
+
+def _of_all_processes(messages: list[str]) -> list[list[str]]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [messages]
+    parts: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, messages)
+    return parts
 
 
 def check_workers(n_workers: int) -> None:

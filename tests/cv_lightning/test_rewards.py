@@ -16,8 +16,8 @@ from PIL import Image
 from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import iou
-from cv_lightning.rewards import TERMS, RewardConfig, score
-from cv_lightning.types import Group, RewardBreakdown, Sample, Trajectory
+from cv_lightning.rewards import TERMS, RewardConfig, overlong_penalty, score
+from cv_lightning.types import Group, RewardBreakdown, Sample, TokenSequence, Trajectory
 from sandbox import orient
 
 Play = Callable[..., Trajectory]
@@ -109,6 +109,7 @@ def test_the_formula_by_hand(
             "emergence": emergence,
             "usage": usage,
             "spurious": spurious,
+            "overlong": 0,
         }
     )
 
@@ -305,7 +306,7 @@ def test_the_outcome_alone_can_be_paid(play: Play, run: Any, say: Any) -> None:
         assert reward(play(truth, say("FJ8")), OUTCOME_ONLY).total == 0
 
 
-@given(weights=st.lists(st.floats(0, 3), min_size=8, max_size=8))
+@given(weights=st.lists(st.floats(0, 3), min_size=len(TERMS), max_size=len(TERMS)))
 def test_every_term_scales_with_its_weight(play: Play, run: Any, say: Any, weights: list[float]) -> None:
     trajectory = play(sample("rotate_90"), run(ROT270), run(NOTHING), run(NOTHING), say("FJ7"))
     ones = reward(trajectory, RewardConfig(**dict.fromkeys(TERMS, 1.0))).terms
@@ -322,6 +323,30 @@ def test_a_negative_weight_is_named(name: str) -> None:
 def test_an_unknown_preset_is_named() -> None:
     with pytest.raises(ConfigError, match="'paper'"):
         RewardConfig(preset="paper")  # type: ignore[arg-type]
+
+
+# --- length ---
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "expected"), [(0, 0), (60, 0), (61, -1 / 40), (70, -0.25), (99, -39 / 40), (100, -1), (101, -1)]
+)
+def test_the_overlong_penalty_by_hand(n_tokens: int, expected: float) -> None:
+    assert overlong_penalty(n_tokens, max_tokens=100, cache_tokens=40) == pytest.approx(expected)
+
+
+def test_only_sampled_tokens_are_overlong_and_only_if_asked() -> None:
+    tokens = TokenSequence(ids=[1] * 90, is_trained=[False] * 20 + [True] * 70, logprobs=[0.0] * 90)
+    long = Trajectory(sample(), tokens=tokens)
+    asked = RewardConfig(overlong=2.0, overlong_max_tokens=100, overlong_cache_tokens=40)
+    assert reward(long, asked).total == reward(long, asked).terms["overlong"] == pytest.approx(-0.5)
+    assert reward(long).total == 0
+
+
+@pytest.mark.parametrize("cache_tokens", [0, 101])
+def test_a_cache_beyond_the_longest_reply_is_named(cache_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=rf"overlong_cache_tokens={cache_tokens}, overlong_max_tokens=100"):
+        RewardConfig(overlong_max_tokens=100, overlong_cache_tokens=cache_tokens)
 
 
 # --- format ---

@@ -145,7 +145,7 @@ def test_rows_that_the_policy_cannot_use_are_left_out(kind: str, n_workers: int)
 
 
 class Notes(Recorder):
-    """Writes what each process was shown to a file."""
+    """Writes what each process was shown to a file; the last of the six rows of a step is left out."""
 
     def __init__(self, folder: str, name: str) -> None:
         super().__init__()
@@ -153,11 +153,17 @@ class Notes(Recorder):
 
     def on_train_end(self) -> None:
         path = Path(self.folder) / f"{self.name}-{self.global_rank}.json"
-        path.write_text(json.dumps(self.batches))
+        left_out: Any = self.trainer.train_dataloader
+        path.write_text(json.dumps([self.batches, [*left_out.left_out]]))
+
+    def prepare_row(self, row: Sample) -> Sample:
+        if int(row.id.rpartition("-")[2]) % 6 == 5:
+            raise ConversationError(f"{row.id}: one in six")
+        return row
 
 
-def _fit_on_two(folder: Path, name: str, stop: int, ckpt_path: Path | None = None) -> list[list[list[str]]]:
-    """What each of two processes was shown; a run that stops at 6 of 6 steps is a whole one."""
+def _fit_on_two(folder: Path, name: str, stop: int, ckpt_path: Path | None = None) -> list[Any]:
+    """What each of two processes was shown and left out; a run that stops at 6 of 6 steps is a whole one."""
     trainer = Trainer(
         accelerator="cpu",
         devices=2,
@@ -180,11 +186,14 @@ def _fit_on_two(folder: Path, name: str, stop: int, ckpt_path: Path | None = Non
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="ddp_fork needs fork")
 def test_two_processes_resume_each_with_its_own_share(tmp_path: Path) -> None:
     whole = _fit_on_two(tmp_path, "whole", 6)
-    seen = [identity for share in whole for batch in share for identity in batch]
-    assert len(seen) == len(set(seen)) == 36
+    seen = {identity for share, _ in whole for batch in share for identity in batch}
+    assert sum(len(batch) for share, _ in whole for batch in share) == 36
+    assert len(seen) == 31, "the next row of the process takes the place of one that was left out"
+    assert [len(left_out) for _, left_out in whole] == [0, 6]
     first = _fit_on_two(tmp_path, "first", 2)
     rest = _fit_on_two(tmp_path, "rest", 6, tmp_path / "first" / "last.ckpt")
-    assert [before + after for before, after in zip(first, rest, strict=True)] == whole
+    assert [before + after for (before, _), (after, _) in zip(first, rest, strict=True)] == [row for row, _ in whole]
+    assert [left_out for _, left_out in rest] == [left_out for _, left_out in whole], "counted on, on each process"
 
 
 @pytest.mark.parametrize("kind", ["prompts", "episodes"])

@@ -110,9 +110,24 @@ def test_a_resume_is_exact_though_workers_are_ahead(n_workers: int) -> None:
     resumed.load_state_dict(first.state_dict())
     assert batches + take(resumed, 5) == whole
     assert [*resumed.left_out] == [f"row {row}: its prompt is too long" for row in (3, 9)], "counted on"
-    other_rank = BatchStream(without(), 2, 0, 1, 2)
-    other_rank.load_state_dict(first.state_dict())
-    assert not other_rank.left_out, "the state is of process 0"
+
+
+def test_each_process_counts_on_and_no_row_counts_twice_on_another_number_of_them() -> None:
+    state = {"next": 4, "left_out_by_process": [["row 2", "row 4"], ["row 7"]]}
+
+    def resumed(world_size: int) -> list[list[str]]:
+        streams = [BatchStream(without(), 2, 0, rank, world_size) for rank in range(world_size)]
+        for stream in streams:
+            stream.load_state_dict(state)
+        return [[*stream.left_out] for stream in streams]
+
+    assert resumed(2) == [["row 2", "row 4"], ["row 7"]]
+    assert resumed(1) == [["row 2", "row 4", "row 7"]]
+    assert resumed(3) == [["row 2", "row 4", "row 7"], [], []]
+    second = BatchStream(without(8), 2, 0, 1, 3)
+    second.load_state_dict({"next": 6, "left_out_by_process": [["row 8: its prompt is too long"], []]})
+    take(second, 2)
+    assert not second.left_out, "the first process counts it"
 
 
 def test_a_state_from_before_rows_were_counted_is_read() -> None:
