@@ -85,9 +85,9 @@ class GRPOModule(PolicyModule):
         measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
             measured step costs as much as a step with the term.
         max_resamples: How often groups without any spread of rewards are sampled again, at most.
-        keep_prompts: Fewer than the prompts of a batch: oversample, filter and rank (PyVision-RL, arXiv 2602.20739). That
-            many prompts are rolled out at a time, until as many groups have a spread of rewards or the batch ends; those
-            with the largest spread are learned from. 0 keeps all.
+        keep_prompts: Fewer than the prompts of a batch: oversample, filter and rank (PyVision-RL, arXiv 2602.20739).
+            That many prompts are rolled out at a time, until as many groups have a spread of rewards or the batch ends;
+            those with the largest spread are learned from. 0 keeps all.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -128,19 +128,10 @@ class GRPOModule(PolicyModule):
             if value < 0:
                 raise ConfigError(f"{name}: expected 0 or more but got {value}")
         if keep_prompts and max_resamples:
-            raise ConfigError(
-                "max_resamples: expected 0 beside keep_prompts, which takes new prompts in place of those without spread."
-            )
+            raise ConfigError("max_resamples: expected 0 beside keep_prompts, which takes new prompts instead.")
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
-        self._call_tokens: CallTokens | None = None
-        if self.rollout_config.call_temperature is not None:
-            self._call_tokens = CallTokens.of(policy.tokenizer)
-            if not self._roller.sampler.separates_calls:
-                raise ConfigError(
-                    f"rollout.call_temperature: {type(self._roller.sampler).__name__} samples a turn at one temperature. "
-                    "Leave it out, or let the policy or a Replica sample."
-                )
+        self._call_tokens = self._tokens_of_calls()
         if sampler_correction is None and not self._roller.sampler.agrees:
             sampler_correction = SamplerCorrection()
         self.sampler_correction = sampler_correction
@@ -282,6 +273,18 @@ class GRPOModule(PolicyModule):
             reference,
             old,
         )
+
+    def _tokens_of_calls(self) -> CallTokens | None:
+        """The tags between which another temperature holds; None if there is only one temperature."""
+        if self.rollout_config.call_temperature is None:
+            return None
+        sampler = self._roller.sampler
+        if not sampler.separates_calls:
+            raise ConfigError(
+                f"rollout.call_temperature: {type(sampler).__name__} samples a turn at one temperature. "
+                "Leave it out, or let the policy or a Replica sample."
+            )
+        return CallTokens.of(self.policy.tokenizer)
 
     def _temperature(self, tokens: TokenBatch) -> float | Tensor:
         """The temperature at which the tokens were drawn: one, or that of each token, [B, T]."""

@@ -29,8 +29,8 @@ class RolloutConfig:
             together, which is fastest. Groups stay whole unless one alone is larger.
         temperature: Softmax temperature in training.
         evaluation_temperature: The same in validation and test; 0 takes the most probable token.
-        call_temperature: Softmax temperature inside of tool calls, in evaluation only if `evaluation_temperature` is not
-            0; above 0. None: the same as elsewhere. Thyme samples words at 1 and code near 0.
+        call_temperature: Softmax temperature inside of tool calls, above 0; in evaluation only if that samples too.
+            None: the same as elsewhere. Thyme samples words at 1 and code near 0.
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
         device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
             if that is on an accelerator.

@@ -33,8 +33,8 @@ class CallTokens:
         vocabulary = tokenizer.get_vocab()
         if "<tool_call>" not in vocabulary or "</tool_call>" not in vocabulary:
             raise ConfigError(
-                "rollout.call_temperature: expected a tokenizer that has <tool_call> and </tool_call> as one token each. "
-                "Leave call_temperature out."
+                "rollout.call_temperature: expected a tokenizer that has <tool_call> and </tool_call> as one token "
+                "each. Leave call_temperature out."
             )
         return cls(vocabulary["<tool_call>"], vocabulary["</tool_call>"])
 

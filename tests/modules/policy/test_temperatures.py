@@ -140,9 +140,9 @@ def test_a_temperature_without_gradient_is_refused(values: dict[str, float]) -> 
 def test_a_sampler_or_a_tokenizer_that_cannot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rollout = RolloutConfig(call_temperature=0.5)
     policy = small_policy()
+    monkeypatch.setattr(policy.tokenizer, "get_vocab", lambda: {"<tool_call>": 1})
+    with pytest.raises(ConfigError, match="as one token each"):
+        GRPOModule(policy, rollout=rollout)
     monkeypatch.setattr(Itself, "separates_calls", False)
     with pytest.raises(ConfigError, match="Itself samples a turn at one temperature"):
-        GRPOModule(policy, rollout=rollout)
-    monkeypatch.setattr(policy.tokenizer, "get_vocab", lambda: {"<tool_call>": 1})
-    with pytest.raises(ConfigError, match="one token each"):
         GRPOModule(policy, rollout=rollout)
