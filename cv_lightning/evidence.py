@@ -7,7 +7,7 @@
 - the orientation part is all or nothing: the image that the policy saw last must have the required orientation, so
   that there-and-back, four turns of 90 or looking at the unturned image again pay nothing;
 - a crop is measured in pixels of the question's image, through the frames of all turns;
-- a turn or a crop counts only if it can still be seen in its result (`detail.py`);
+- a turn or a crop counts only if it can still be seen in its result (`sandbox/effects/detail.py`);
 - a call that could not be read is a call: it takes a turn;
 - reasoning needs words, and the answer counts only if exactly one is given outside of it.
 """
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
-from cv_lightning.detail import keeps_detail, shows_turn
 from cv_lightning.tools.reply_text import read_turn, tagged_spans
 from cv_lightning.types import Box, Sample, Trajectory
+from sandbox.effects.detail import keeps_detail, shows_turn
 from sandbox.geometry import ORIENTATIONS, compose, inverse
 
 ORIENTATION_TOOLS = frozenset(ORIENTATIONS) - {"identity"}
@@ -185,8 +185,9 @@ def last_orientation(trajectory: Trajectory) -> str | None:
     results = [image for image in trajectory.images if image.turn >= 0]
     if not results:
         return "identity"
-    last = results[-1]
-    if last.root != 0 or (last.orientation != "identity" and not shows_turn(last, trajectory.images[0].image)):
+    last, first = results[-1], trajectory.images[0].image
+    is_turned = last.orientation != "identity"
+    if last.root != 0 or (is_turned and not shows_turn(last.image, first, last.frame, last.orientation)):
         return None
     return last.orientation
 
@@ -209,7 +210,8 @@ def _best_iou(trajectory: Trajectory) -> float:
             continue
         width, height = image.image.size
         overlap_of_box = iou(image.frame.box((0, 0, width, height)), trajectory.sample.box)
-        if overlap_of_box > best and keeps_detail(image, trajectory.images[0].image):
+        first = trajectory.images[0].image
+        if overlap_of_box > best and keeps_detail(image.image, first, image.frame, image.orientation):
             best = overlap_of_box
     return best
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from cv_lightning.detail import keeps_detail, shows_turn
-from cv_lightning.types import ViewedImage
 from sandbox import Affine, orient
+from sandbox.effects.detail import keeps_detail, shows_turn
 from sandbox.geometry import ORIENTATIONS, orientation_frame
+
+
+@dataclass(frozen=True)
+class View:
+    """A result with its place in an image."""
+
+    image: Image.Image
+    frame: Affine | None
+    orientation: str | None = "identity"
+
+    def keeps(self, root: Image.Image) -> bool:
+        return keeps_detail(self.image, root, self.frame, self.orientation)
+
+    def shows(self, root: Image.Image) -> bool:
+        return shows_turn(self.image, root, self.frame, self.orientation)
+
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -29,12 +45,12 @@ def page(width: int = 252, height: int = 180) -> Image.Image:
     return image
 
 
-def viewed(root: Image.Image, orientation: str, change: Change) -> ViewedImage:
+def viewed(root: Image.Image, orientation: str, change: Change) -> View:
     """The root in an orientation, changed; a change of size is one of scale."""
     turned = orient(root, orientation)
     result = change(turned)
     scale = Affine(a=turned.width / result.width, e=turned.height / result.height)
-    return ViewedImage(result, 0, scale.then(orientation_frame(orientation, root.size)), orientation, 0)
+    return View(result, scale.then(orientation_frame(orientation, root.size)), orientation)
 
 
 def scaled(*sizes: tuple[int, int]) -> Change:
@@ -82,16 +98,16 @@ LOST: dict[str, Change] = {
 def test_what_a_policy_may_do_to_an_image_keeps_its_detail(name: str, orientation: str) -> None:
     for root in (page(), page(1200, 900)):
         result = viewed(root, orientation, KEPT[name])
-        assert keeps_detail(result, root)
-        assert shows_turn(result, root)
+        assert result.keeps(root)
+        assert result.shows(root)
 
 
 @pytest.mark.parametrize("name", LOST)
 def test_what_destroys_an_image_shows_nothing(name: str) -> None:
     for root in (page(), page(1200, 900)):
         result = viewed(root, "rotate_180", LOST[name])
-        assert not keeps_detail(result, root)
-        assert not shows_turn(result, root)
+        assert not result.keeps(root)
+        assert not result.shows(root)
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS[1:])
@@ -102,9 +118,9 @@ def test_a_result_that_looks_the_same_turned_back_does_not_show_its_turn(orienta
         symmetric = Image.fromarray(np.maximum(np.asarray(symmetric), np.asarray(orient(quarter, other))))
     for root in (symmetric, Image.new("RGB", (60, 40), "white"), Image.new("RGB", (1, 1))):
         result = viewed(root, orientation, lambda image: image)
-        assert keeps_detail(result, root)
-        assert not shows_turn(result, root)
-    assert shows_turn(viewed(quarter, orientation, lambda image: image), quarter)
+        assert result.keeps(root)
+        assert not result.shows(root)
+    assert viewed(quarter, orientation, lambda image: image).shows(quarter)
 
 
 def test_crops_are_compared_in_their_own_place() -> None:
@@ -112,29 +128,29 @@ def test_crops_are_compared_in_their_own_place() -> None:
     for box in ((20, 15, 110, 70), (139, 36, 215, 81)):
         frame = Affine(c=box[0], f=box[1])
         cut = root.crop(box)
-        assert keeps_detail(ViewedImage(cut, 0, frame, "identity", 0), root)
-        enlarged = ViewedImage(cut.resize((4 * cut.width, 4 * cut.height)), 0, Affine(a=0.25, e=0.25).then(frame))
-        assert keeps_detail(enlarged, root)
-        dot = ViewedImage(cut.resize((1, 1)), 0, Affine(a=cut.width, e=cut.height).then(frame), "identity", 0)
-        assert not keeps_detail(dot, root)
-        elsewhere = ViewedImage(cut, 0, Affine(c=box[0] - 20, f=box[1] + 40), "identity", 0)
-        assert not keeps_detail(elsewhere, root)
+        assert View(cut, frame, "identity").keeps(root)
+        enlarged = View(cut.resize((4 * cut.width, 4 * cut.height)), Affine(a=0.25, e=0.25).then(frame))
+        assert enlarged.keeps(root)
+        dot = View(cut.resize((1, 1)), Affine(a=cut.width, e=cut.height).then(frame), "identity")
+        assert not dot.keeps(root)
+        elsewhere = View(cut, Affine(c=box[0] - 20, f=box[1] + 40), "identity")
+        assert not elsewhere.keeps(root)
     tilted = root.rotate(10, Image.Resampling.BICUBIC)
     cosine, sine = np.cos(np.deg2rad(10)), np.sin(np.deg2rad(10))
     centre = Affine(c=-root.width / 2, f=-root.height / 2)
     frame = centre.then(Affine(a=cosine, b=-sine, d=sine, e=cosine)).then(centre.inverse())
-    assert keeps_detail(ViewedImage(tilted, 0, frame, None, 0), root)
-    assert not keeps_detail(ViewedImage(tilted.resize((2, 2)), 0, Affine(a=126, e=90).then(frame), None, 0), root)
+    assert View(tilted, frame, None).keeps(root)
+    assert not View(tilted.resize((2, 2)), Affine(a=126, e=90).then(frame), None).keeps(root)
 
 
 def test_a_flat_part_has_no_detail_to_lose_and_an_unknown_place_shows_nothing() -> None:
     root = Image.new("RGB", (40, 40), "white")
     root.paste(page(20, 20), (20, 20))
-    blank = ViewedImage(root.crop((0, 0, 15, 15)).resize((3, 3)), 0, Affine(a=5, e=5), "identity", 0)
-    assert keeps_detail(blank, root)
-    assert not keeps_detail(ViewedImage(root, 0, None, "identity", 0), root)
-    assert not shows_turn(ViewedImage(orient(root, "rotate_90"), 0, None, "rotate_90", 0), root)
+    blank = View(root.crop((0, 0, 15, 15)).resize((3, 3)), Affine(a=5, e=5), "identity")
+    assert blank.keeps(root)
+    assert not View(root, None, "identity").keeps(root)
+    assert not View(orient(root, "rotate_90"), None, "rotate_90").shows(root)
     drawn = orient(root, "rotate_180").crop((25, 25, 40, 40))
     ImageDraw.Draw(drawn).line((0, 0, 9, 3), "red", 2)
     frame = Affine(c=25, f=25).then(orientation_frame("rotate_180", root.size))
-    assert not shows_turn(ViewedImage(drawn, 0, frame, "rotate_180", 0), root)
+    assert not View(drawn, frame, "rotate_180").shows(root)

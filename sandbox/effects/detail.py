@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cv_lightning.types import ViewedImage
 from sandbox.effects.pixels import same_pixels
 from sandbox.geometry import Affine, inverse, orient
 
@@ -32,39 +31,47 @@ _FLAT = 0.1
 _BLANK = 2
 
 
-def keeps_detail(viewed: ViewedImage, root: Image.Image) -> bool:
-    """Whether a result shows the part of `root` that its frame names; a flat part has nothing that can be lost."""
-    if viewed.frame is None:
+def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
+    """Whether a result shows the part of `root` that its frame names; a flat part has nothing that can be lost.
+
+    Args:
+        result: RGB.
+        root: The image that it descends from, RGB.
+        frame: Pixels of the result to those of `root`; None: unknown.
+        orientation: Net element of the eight from `root` to the result; None: unknown.
+    """
+    if frame is None:
         return False
-    if _is_moved(viewed, root):
+    if orientation is not None and _is_moved(result, root, frame, orientation):
         return True
-    shown, expected = _edges_of_both(viewed.image, viewed.frame, root)
+    shown, expected = _edges_of_both(result, frame, root)
     return expected.std() < _FLAT or _correlation(shown, expected) >= _ENOUGH
 
 
-def shows_turn(viewed: ViewedImage, root: Image.Image) -> bool:
-    """Whether one can see in a result how it was turned: not if it is flat, or looks the same turned back."""
-    if viewed.orientation is None or viewed.frame is None:
+def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
+    """Whether one can see in a result how it was turned: not if it is flat, or looks the same turned back.
+
+    See `keeps_detail`.
+    """
+    if frame is None or orientation is None:
         return False
-    is_blank = all(high - low <= _BLANK for low, high in viewed.image.convert("RGB").getextrema())  # type: ignore[misc]
-    if is_blank or same_pixels(orient(viewed.image, inverse(viewed.orientation)), viewed.image):
+    is_blank = all(high - low <= _BLANK for low, high in result.convert("RGB").getextrema())  # type: ignore[misc]
+    if is_blank or same_pixels(orient(result, inverse(orientation)), result):
         return False
-    if _is_moved(viewed, root):
+    if _is_moved(result, root, frame, orientation):
         return True
-    shown, expected = _edges_of_both(viewed.image, viewed.frame, root)
+    shown, expected = _edges_of_both(result, frame, root)
     return expected.std() >= _FLAT and _correlation(shown, expected) >= _ENOUGH
 
 
-def _is_moved(viewed: ViewedImage, root: Image.Image) -> bool:
-    """Whether the result is a part of the root in one of the eight orientations, to the pixel."""
-    if viewed.frame is None or viewed.orientation is None:
-        return False
-    box = viewed.frame.box((0, 0, *viewed.image.size))
+def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation: str) -> bool:
+    """Whether the result is a part of the root in this orientation, to the pixel."""
+    box = frame.box((0, 0, *result.size))
     whole = tuple(round(side) for side in box)
     is_inside = 0 <= whole[0] < whole[2] <= root.width and 0 <= whole[1] < whole[3] <= root.height
     if not is_inside or whole != box:
         return False
-    return same_pixels(orient(root.crop(whole), viewed.orientation), viewed.image)  # type: ignore[arg-type]
+    return same_pixels(orient(root.crop(whole), orientation), result)  # type: ignore[arg-type]
 
 
 def _edges_of_both(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Any, Any]:
