@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cv_lightning.driver import roll_out
 from cv_lightning.errors import ConfigError
-from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.rollout import Sampling
 from cv_lightning.types import Group, Sample
 from modules.policy.policy import Policy
 from modules.samplers.itself import Itself

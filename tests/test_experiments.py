@@ -45,7 +45,7 @@ BUILDS = sorted(EXPERIMENTS.glob("build_*.yaml"))
 INCLUDED = [
     *(EXPERIMENTS / "shared").glob("*.yaml"),
     *EXPERIMENTS.glob("*/shared.yaml"),
-    *EXPERIMENTS.glob("paper/*.yaml"),
+    *EXPERIMENTS.glob("published/*.yaml"),
     *EXPERIMENTS.glob("lora/*.yaml"),
     EXPERIMENTS / "sharded.yaml",
 ]

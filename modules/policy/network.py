@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
@@ -106,7 +105,7 @@ class Network(nn.Module):
         self._awaited: str | None = None
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
-            self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
+            self.model, self.tokenizer = build_tiny(build, tools.kind, attention)
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import CheckpointError
 from modules.policy.families import FAMILIES
 from modules.policy.precision import hold_masters
@@ -101,7 +100,7 @@ def outline(
     with torch.device("meta"):
         if build is not None:
             tools = how_to_talk(source, others.get("system_prompt"), others.get("toolbox"))[1]
-            model, origin = build_tiny(build, wordings(tools.kind))[0], f"policy.build, a new {build.family}"
+            model, origin = build_tiny(build, tools.kind)[0], f"policy.build, a new {build.family}"
         else:
             config, origin = model_config(str(source))
             model = FAMILIES[config.model_type].model(config)

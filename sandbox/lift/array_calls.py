@@ -64,6 +64,13 @@ def _gaussian(picture: Picture, arguments: Arguments) -> Picture:
     return picture.then("cv2.GaussianBlur", (frozen(size), *sigmas))
 
 
+def _sobel(picture: Picture, arguments: Arguments) -> Picture:
+    values = arguments.bind(OPERATIONS["cv2.Sobel"].parameters)
+    if values[1] == values[2] == 0:
+        raise NotLiftableError("a derivative of order 0")
+    return picture.then("cv2.Sobel", values)
+
+
 def _denoise(name: str) -> Reader:
     """A call whose `dst`, None, comes before its parameters."""
 
@@ -101,6 +108,7 @@ ARRAY_FUNCTIONS: dict[str, Reader] = {
     "cv2.cvtColor": _colour,
     "cv2.resize": _resize,
     "cv2.GaussianBlur": _gaussian,
+    "cv2.Sobel": _sobel,
     "cv2.threshold": _threshold,
 }
 del ARRAY_FUNCTIONS["cv2.createCLAHE"]

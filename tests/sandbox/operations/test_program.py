@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from PIL import Image
 
@@ -10,6 +11,7 @@ from sandbox.lift.reader import Unliftable, lift
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram, print_program
 from sandbox.operations.table import OPERATIONS
+from tests.sandbox.operations.edges import calls
 from tests.sandbox.strategies import images, programs
 
 
@@ -34,6 +36,17 @@ def test_predicted_sizes_are_the_sizes(program: ToolProgram, image: Image.Image)
     outcome = run_program(lifted, image)
     assert outcome is not None
     assert outcome.image.tobytes() == steps[-1].tobytes()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_call_at_the_edges_that_lifts_does_not_fail(name: str) -> None:
+    """Else a result of a refused size hides the error of a call before it."""
+    for values, image in calls(name, 4 if "Means" in name else 40):
+        grayed = [Operation("Image.convert", ("L",))] if image.mode == "L" else []
+        code = print_program(ToolProgram((*grayed, Operation(name, values))))
+        lifted = lift(code, (image.size,), 0)
+        if isinstance(lifted, ToolProgram):
+            assert run_program(lifted, image.convert("RGB")) is not None, code
 
 
 def test_printed_by_hand() -> None:
