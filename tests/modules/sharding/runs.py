@@ -103,11 +103,11 @@ def make(case: Case, policy: dict[str, Any], is_sharded: bool) -> Any:
 
 
 def with_own_adapters(policy: Policy) -> Policy:
-    """The same adapters whatever was drawn before: a model that is loaded whole may draw numbers, a deferred one not."""
+    """The same adapters, whatever was drawn before: a model that is loaded whole may draw numbers."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.data = (0.3 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
     return policy
 
 
