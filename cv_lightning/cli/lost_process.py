@@ -37,8 +37,9 @@ def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
     def watch(children: list[subprocess.Popen[bytes]]) -> None:
         _Observer(children, folder).start()
 
-    lightnings = subprocess_script._launch_process_observer
-    subprocess_script._launch_process_observer = watch  # it would kill this process, and what it had to say
+    launcher, name = vars(subprocess_script), "_launch_process_observer"
+    lightnings = launcher[name]
+    launcher[name] = watch  # Lightning's kills this process, and with it what it had to say
     try:
         yield
     except RuntimeError as error:
@@ -46,7 +47,7 @@ def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
             raise
         raise _error(str(error).splitlines()[0][:200], folder()) from error
     finally:
-        subprocess_script._launch_process_observer = lightnings
+        launcher[name] = lightnings
 
 
 class _Observer(_ChildProcessObserver):

@@ -29,6 +29,9 @@ trainer:
       init_args: {every_seconds: 0, every_steps: 1}
 """
 
+#: Short replies are paid: a policy with random weights is never right.
+PAID = ["--model.reward.overlong=1", "--model.reward.overlong_max_tokens=8", "--model.reward.overlong_cache_tokens=8"]
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -38,12 +41,14 @@ class Run:
     def __init__(self, folder: Path, *options: str, max_steps: int = N_STEPS) -> None:
         self.folder = folder
         if not (folder / "sft").exists():
-            small_policy().export(folder / "sft" / "policy")
+            policy = small_policy()
+            policy.causal.lm_head.weight.data[policy.conversation.end_of_turn_id] *= 5  # replies of several lengths
+            policy.export(folder / "sft" / "policy")
             (folder / "block.yaml").write_text(BLOCK)
         files = [ROOT / "experiments/tiny/rl.yaml", ROOT / "experiments/sharded.yaml", folder / "block.yaml"]
         command = [sys.executable, "-m", "cv_lightning", "fit", *(f"--config={file}" for file in files)]
         command += [f"--run_folder={folder}", f"--trainer.max_steps={max_steps}", "--data.batch_size=2"]
-        command += ["--model.rollout.max_new_tokens=8", "--model.micro_batch_size=4", *options]
+        command += ["--model.rollout.max_new_tokens=8", "--model.micro_batch_size=4", *PAID, *options]
         self.errors = (folder / "errors.txt").open("w+")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
