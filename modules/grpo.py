@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean
 from typing import Any, Literal
 
@@ -22,8 +23,9 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
 from modules.base import PolicyModule, StepOutput
+from modules.policy.packed_row import prompt_groups
 from modules.policy.policy import Policy
-from modules.policy.token_batch import TokenBatch, by_length, image_bytes
+from modules.policy.token_batch import TokenBatch, image_bytes
 from modules.policy_gradient import (
     PolicyGradientConfig,
     PolicyGradientLoss,
@@ -77,9 +79,8 @@ class GRPOModule(PolicyModule):
         truncated: What is learned from rollouts that were cut off (`max_tokens`, `context_full`): "all",
             "whole_replies" (not the reply that was cut off) or "nothing" (DAPO's overlong filter). Their rewards count
             in the group's mean in any case.
-        minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
+        minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly, group after group.
         epochs: Passes over the rollouts.
-        micro_batch_size: Sequences of a forward pass, of similar length; 0 takes a minibatch at once.
         measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
             measured step costs as much as a step with the term.
         max_resamples: How often groups without any spread of rewards are sampled again, at most.
@@ -97,7 +98,6 @@ class GRPOModule(PolicyModule):
         truncated: Truncated = "all",
         minibatches: int = 1,
         epochs: int = 1,
-        micro_batch_size: int = 0,
         measure_kl_every: int = 0,
         max_resamples: int = 0,
         seed: int = 0,
@@ -113,7 +113,6 @@ class GRPOModule(PolicyModule):
             if value < 1:
                 raise ConfigError(f"{name}: expected at least 1 but got {value}")
         at_least_0 = {
-            "micro_batch_size": micro_batch_size,
             "measure_kl_every": measure_kl_every,
             "max_resamples": max_resamples,
         }
@@ -128,7 +127,6 @@ class GRPOModule(PolicyModule):
         self.truncated: Truncated = truncated
         self.minibatches = minibatches
         self.epochs = epochs
-        self.micro_batch_size = micro_batch_size
         self.measure_kl_every = measure_kl_every
         self.max_resamples = max_resamples
         self.seed = seed
@@ -154,6 +152,7 @@ class GRPOModule(PolicyModule):
         of_update, of_optimizer = self._update(prepared)
         own = of_optimizer | {
             "rl/distinct_sequences": len(sequences),
+            "rl/alone_sequences": _n_alone(prepared),
             "train/tokens": self.epochs * _n_tokens(prepared),
             "time/rollout_s": rolled_out - started,
             "time/tools_s": rollouts.tools_s,
@@ -197,10 +196,13 @@ class GRPOModule(PolicyModule):
     # ---- preparing the update ----------------------------------------------------------------------------------------
 
     def _split(self, sequences: list[WeightedSequence]) -> list[list[WeightedSequence]]:
-        """Minibatches of sequences in an order that mixes the groups."""
+        """Minibatches of equal size, of groups in random order: few have sequences in two of them."""
+        groups = prompt_groups([each.tokens for each in sequences], self.policy.core.config.image_token_id)
         generator = torch.Generator().manual_seed(self._sampling_seed(15))
-        order = torch.randperm(len(sequences), generator=generator).tolist()
-        return [[sequences[i] for i in order[part :: self.minibatches]] for part in range(self.minibatches)]
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        mixed = [sequences[member] for index in order for member in groups[index].members]
+        bounds = [part * len(mixed) // self.minibatches for part in range(self.minibatches + 1)]
+        return [mixed[start:end] for start, end in pairwise(bounds)]
 
     def _prepare(self, sequences: list[WeightedSequence], idle: WeightedSequence) -> tuple[list[_MicroBatch], Tensor]:
         """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor.
@@ -216,13 +218,11 @@ class GRPOModule(PolicyModule):
             for sequence, is_moving in zip(sequences, moves, strict=True)
             if (is_moving or self._compares) and any(sequence.tokens.is_trained)
         ]
-        parts = by_length([sequence.tokens for sequence in computed], self.micro_batch_size) if computed else []
-        micro_batches = [[computed[index] for index in part] for part in parts]
-        micro_batches += [[idle]] * (self.global_max(len(micro_batches)) - len(micro_batches))
-        return [self._micro_batch(each) for each in micro_batches], divisor
+        parts = self.micro_batches([sequence.tokens for sequence in computed])
+        return [self._micro_batch([computed[index] for index in part] or [idle]) for part in parts], divisor
 
     def _micro_batch(self, sequences: list[WeightedSequence]) -> _MicroBatch:
-        tokens = self.policy.collate([sequence.tokens for sequence in sequences])
+        tokens = self.policy.pack([sequence.tokens for sequence in sequences])
         reference, old = None, None
         if self._compares:
             reference = self.policy.reference_logprobs(tokens, self.rollout_config.temperature)
@@ -352,8 +352,15 @@ def _divisor(sequence: WeightedSequence, config: PolicyGradientConfig) -> Tensor
 
 
 def _n_tokens(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
-    """Tokens of one pass of the update, padding not among them."""
-    return sum(int(micro.tokens.is_valid_BT.sum()) for micro_batches, _ in prepared for micro in micro_batches)
+    """Tokens that one pass of the update computes, padding not among them."""
+    return sum(micro.tokens.n_computed for micro_batches, _ in prepared for micro in micro_batches)
+
+
+def _n_alone(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
+    """Sequences whose prompt is computed for them alone."""
+    return sum(
+        micro.tokens.n_alone for micro_batches, _ in prepared for micro in micro_batches if bool(micro.weight_B.any())
+    )
 
 
 def _totals(breakdowns_PG: Sequence[Sequence[RewardBreakdown]]) -> Tensor:

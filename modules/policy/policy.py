@@ -61,7 +61,10 @@ class Policy(Network):
         hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
-        hidden_MD = hidden_BTD[:, :-1][is_target_BT]
+        if batch.row is None:
+            hidden_MD = hidden_BTD[:, :-1][is_target_BT]
+        else:
+            hidden_MD = hidden_BTD[0].index_select(0, batch.row.place_BT[:, :-1][is_target_BT])
         targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
         n_rows = _LARGE_VOCABULARY_ROWS if self._has_large_vocabulary else _LOGIT_ROWS
         scores = [
@@ -93,15 +96,25 @@ class Policy(Network):
         return log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1), entropy_K
 
     def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
-        encoded, grid_O3 = None, None
+        encoded, grid_O3, occurrences = None, None, batch.images.occurrences
         idle = self._idle_images(bool(batch.images.images_N))
         if batch.images.images_N:
             encoded, grid_N3 = self.encode_images(batch.images.images_N)
-            grid_O3 = grid_N3[batch.images.occurrences]
+            grid_O3 = grid_N3[occurrences]
         positions_3BT = self.positions(batch.input_ids_BT, batch.is_valid_BT, grid_O3)
         with nullcontext() if idle is None else added(idle, self.core.get_input_embeddings()):
+            if batch.row is None:
+                return self.hidden_states(
+                    batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, occurrences
+                )
+            row = batch.row
             return self.hidden_states(
-                batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, batch.images.occurrences
+                batch.input_ids_BT.flatten()[None, row.source_S],
+                torch.ones_like(row.source_S)[None],
+                positions_3BT.flatten(1)[:, None, row.source_S],
+                encoded,
+                [occurrences[place] for place in row.occurrences],
+                row=row.attention,
             )
 
     def _idle_images(self, has_images: bool) -> Tensor | None:

@@ -18,7 +18,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import iou
 from cv_lightning.rewards import TERMS, RewardConfig, overlong_penalty, score
 from cv_lightning.types import Group, RewardBreakdown, Sample, TokenSequence, Trajectory
-from sandbox import orient
+from sandbox import ToolExecutor, orient
 
 Play = Callable[..., Trajectory]
 
@@ -431,3 +431,31 @@ def test_the_published_preset_pays_for_code_that_fails_and_for_descriptions(play
     assert failed.turns[0].observation is not None
     assert failed.turns[0].observation.status != "ok"
     assert reward(failed, published).terms["mandatory"] == 1
+
+
+#: What an operation that is only close could hide or invent: codes of one trajectory.
+CLOSE = [
+    ["result = image.rotate(270, expand=True).filter(ImageFilter.GaussianBlur(2))"],
+    ["result = image.rotate(15, Image.BILINEAR)", "result = ImageEnhance.Contrast(image).enhance(3)"],
+    ["result = image.resize((90, 50)).crop((10, 10, 40, 30))", ROT270],
+    ["result = ImageOps.invert(ImageOps.invert(image.filter(ImageFilter.DETAIL)))"],
+    ["result = Image.fromarray(cv2.cvtColor(cv2.cvtColor(np.array(image), cv2.COLOR_RGB2LAB), cv2.COLOR_LAB2RGB))"],
+    ["result = Image.fromarray(cv2.Canny(np.array(image), 50, 150))"],
+]
+
+
+@pytest.mark.parametrize("exactness", ["exact", "close"])
+def test_rewards_do_not_depend_on_the_lane(play: Play, run: Any, say: Any, exactness: Any) -> None:
+    rows = [(row[0], row[1], row[2], row[3]) for row in BOTH] + [
+        (("rotate_90",), None, codes, "FJ7") for codes in CLOSE
+    ]
+    places = set()
+    with ToolExecutor(lane="kornia", device="cpu", exactness=exactness) as executor:
+        for transforms, box, codes, answer in rows:
+            question = sample(*transforms, box=box)
+            texts = [*(run(*((code, 0) if isinstance(code, str) else code)) for code in codes), say(answer)]
+            tensors, pillow = play(question, *texts, executor=executor), play(question, *texts)
+            assert reward(tensors).terms == reward(pillow).terms, codes
+            seen = [turn.observation for turn in tensors.turns if turn.observation is not None]
+            places |= {(each.lane, each.exactness, each.library.partition(" ")[0]) for each in seen}
+    assert {("kornia", exactness, "kornia"), ("pillow", "", "")} <= places
