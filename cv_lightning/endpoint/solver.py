@@ -205,9 +205,7 @@ class EndpointSolver(Solver):
     def _take(self, chat: ChatReply, trajectory: Trajectory, dialogue: Dialogue, wall_s: float, is_last: bool) -> None:
         """Append a reply, and execute its calls in order."""
         turns = dialogue.append_reply(chat)
-        trajectory.stop_reason = end_after(turns[-1][1], chat.finish_reason != "length")
-        if trajectory.stop_reason is None and is_last:
-            trajectory.stop_reason = StopReason.MAX_TURNS
+        trajectory.stop_reason = end_after(turns[-1][1], chat.finish_reason != "length", is_last)
         for number, (text, reply) in enumerate(turns):
             trajectory.turns.append(Turn(text, reply, wall_s=wall_s if number == 0 else 0.0))
             if trajectory.stop_reason is None:

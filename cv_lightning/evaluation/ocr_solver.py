@@ -56,7 +56,7 @@ class OCRSolver(Solver):
         while True:
             reply = parse_reply(text, self._toolbox)
             trajectory.turns.append(Turn(text, reply))
-            trajectory.stop_reason = end_after(reply, is_finished=True)
+            trajectory.stop_reason = end_after(reply, is_finished=True, is_last=False)
             if trajectory.stop_reason is not None:
                 return trajectory
             (observation,) = observe([trajectory], executor)

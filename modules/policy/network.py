@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -19,21 +20,23 @@ from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.chat_template import make_conversation
-from modules.policy.deferred import load_shards, starts_from_shapes
+from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
+from modules.policy.merging import base_of, is_adapter, merge_shards
+from modules.policy.packed_row import pack_row
 from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
     LinearPatchEmbedding,
     add_lora,
     freeze,
     how_to_talk,
-    is_adapter,
     load_model,
     pad_id,
 )
 from modules.policy.quantized import quantize
 from modules.policy.recurrence import tokens_of_block
+from modules.policy.row_attention import RowAttention, use_row_attention
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
@@ -65,9 +68,8 @@ class Network(nn.Module):
         open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
             that of a policy exported with this, does so by itself.
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Each process loads the
-            model whole and keeps its part if `source` is an adapter, or if `lora` computes with the weights (DoRA,
-            PiSSA, ...).
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Adapters of `source`
+            are merged in parts too; adapters that are computed from whole weights (DoRA, PiSSA, ...) are refused.
     """
 
     #: Whether each process holds a part of every parameter.
@@ -98,8 +100,8 @@ class Network(nn.Module):
             )
         if quantization is not None and lora is None:
             raise ConfigError("policy.quantization: expected lora beside it, since codes of four bits are not trained.")
-        if quantization is not None and deferred:
-            raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
+        if deferred:
+            check_deferrable(lora or {}, quantization)
         self.dtype: torch.dtype = getattr(torch, dtype)
         #: Where weights that are still missing come from.
         self._awaited: str | None = None
@@ -109,7 +111,6 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and not is_adapter(str(source)) and starts_from_shapes(lora or {})
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.family = FAMILIES[self.model.config.model_type]
@@ -129,6 +130,8 @@ class Network(nn.Module):
             self.model.disable_input_require_grads()
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
+        #: Whether sequences can be computed in one row; if not, they are padded.
+        self.can_pack = attention == "sdpa" and use_row_attention(self.core.language_model)
         self.family.prepare(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = make_conversation(
@@ -173,7 +176,9 @@ class Network(nn.Module):
             return
         give_memory(self.model, device)
         self.causal.tie_weights()
-        load_shards(self.causal, self._awaited)
+        load_shards(self.causal, base_of(self._awaited))
+        if is_adapter(self._awaited):
+            merge_shards(self.causal, self._awaited)
         self._awaited = None
 
     def _banned(self) -> Tensor:
@@ -218,23 +223,29 @@ class Network(nn.Module):
         encoded: Any | None,
         occurrences: Sequence[int],
         cache: Any | None = None,
+        row: RowAttention | None = None,
     ) -> Tensor:
-        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds."""
+        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds.
+
+        With `row` they are the tokens of a packed row [1, S], and it says which of them see which.
+        """
         features: dict[str, Any] = {}
         if occurrences:
             if encoded is None:
                 raise ValueError("Expected encoded images for the placeholders but got encoded=None")
             features["image"] = self.family.repeated(encoded, occurrences)
         is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
+        # A mask of four axes is handed on as it is, and the attention of a row does not read it.
+        of_row = {} if row is None else {"row": row, "attention_mask": is_valid_BL[None, None]}
         with nullcontext() if cache is None else tokens_of_block(is_new_BT):
             output = self.core(
                 input_ids=input_ids_BT,
-                attention_mask=is_valid_BL,
                 position_ids=position_ids_3BT,
                 cache=cache,
                 use_cache=cache is not None,
                 mm_encoder_outputs=features,
                 return_dict=True,
+                **({"attention_mask": is_valid_BL} | of_row),
             )
         hidden_BTD: Tensor = output.last_hidden_state
         return hidden_BTD
@@ -251,3 +262,10 @@ class Network(nn.Module):
     def collate(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
         """Sequences as one batch on this policy's device."""
         return collate(sequences, self.pad_id).to(self.device)
+
+    def pack(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
+        """The same batch, computed in one row if the model can: without padding, and shared prompts once."""
+        if not self.can_pack:
+            return self.collate(sequences)
+        row = pack_row(sequences, self.core.config.image_token_id, self.device, self.dtype)
+        return replace(self.collate(sequences), row=row)

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 from cv_lightning.conversation import Conversation, format_answer, format_call, format_tool_call, parse_reply
 from cv_lightning.data.oracle import BROKEN_CALLS, SPELLINGS, TURNS, EpisodeBuilder, wordings
 from cv_lightning.data.worlds.plates import PlateWorld
+from cv_lightning.driver import roll_out
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.rollout import Sampling
 from cv_lightning.tools import CodeTools, NamedTools, Toolbox, make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_SCHEMA, SYSTEM_PROMPT
 from cv_lightning.tools.read_codes import ReadCodes
