@@ -20,6 +20,7 @@ from cv_lightning.cli.compose import compose
 from cv_lightning.cli.lightning_cli import run_command
 from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.conversation import format_answer, format_call
+from cv_lightning.rewards import TERMS
 from cv_lightning.serving.policy_backend import PolicyBackend
 from cv_lightning.serving.server import ChatServer
 from cv_lightning.types import ToolCall
@@ -42,6 +43,8 @@ OF_OCR = [EXPERIMENTS / "robustness_ocr.yaml"]
 PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
 #: Named tools instead of code, given after a config that trains on the oracle's episodes.
 NAMED_TOOLS = EXPERIMENTS / "named_tools" / "sft.yaml"
+#: The arms of the paper in miniature: they run in their recipe.
+ARMS = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(RECIPES) - {EXPERIMENTS / "paper" / "shared.yaml"})
 #: Configs of `data build`.
 BUILDS = sorted(EXPERIMENTS.glob("build_*.yaml"))
 #: What other configs include: it runs nothing alone.
@@ -55,7 +58,8 @@ INCLUDED = [
 ]
 #: Samples through an engine, which has an environment of its own.
 WITH_ENGINE = EXPERIMENTS / "tiny" / "rl_engine.yaml"
-OTHERS = {WITH_ENGINE, *RECIPES, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
+OF_COMMANDS = {*RECIPES, *ARMS, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, NAMED_TOOLS}
+OTHERS = {*OF_COMMANDS, *INCLUDED, WITH_ENGINE}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
 
 SIZE = {
@@ -334,7 +338,62 @@ def test_config_serves_the_other_commands(command: str, tmp_path: Path, monkeypa
         assert cli.trainer.predict_loop.predictions
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def differing(one: Any, other: Any, at: str = "") -> set[str]:
+    """The dotted keys at which two configs differ."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return set() if one == other else {at}
+    return {key for name in {*one, *other} for key in differing(one.get(name), other.get(name), f"{at}.{name}")}
+
+
+_PLACES = {".trainer.default_root_dir", ".trainer.logger", ".trainer.callbacks"}
+_REWARD = ".model.init_args.reward"
+_POLICY = f".{POLICY}"
+
+
+@pytest.mark.parametrize(
+    ("arm", "changed"),
+    [
+        ("rl_outcome_only", {f"{_REWARD}.{name}" for name in set(TERMS) - {"accuracy", "necessity", "overlong"}}),
+        ("rl_no_strategy", {f"{_REWARD}.mandatory", f"{_REWARD}.exact"}),
+        ("rl_no_penalties", {f"{_REWARD}.usage", f"{_REWARD}.spurious"}),
+        ("rl_without_sft", {f"{_POLICY}.source"}),
+        ("rl_published", {f"{_REWARD}.preset"}),
+        ("rl_named_tools", {f"{_POLICY}.source", f"{_POLICY}.toolbox.class_path"}),
+    ],
+)
+def test_an_arm_changes_what_its_name_says_and_nothing_else(arm: str, changed: set[str]) -> None:
+    full, other = (compose([EXPERIMENTS / "paper" / f"{name}.yaml"]) for name in ("rl", arm))
+    assert differing(full, other) - _PLACES == changed
+
+
+@pytest.mark.slow
+def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(EXPERIMENTS / "paper" / "recipe.yaml")
+    overrides = [
+        f"{stage.name}:{override.removeprefix('--')}"
+        for stage in recipe.stages
+        for override in [*ONE_PROCESS, *shrunk(composed(*stage.configs)), "--data.init_args.n_test_per_orientation=14"]
+    ]
+    command = ["reproduce", "--recipe", str(recipe.path), "--overrides", *overrides]
+    assert main(command) == 0
+    report = json.loads(Path("runs/paper/report.json").read_text(encoding="utf-8"))
+    assert set(report["stages"]) == {stage.name for stage in recipe.stages}
+    assert all(entry["peak_memory_mb"] < 3000 for entry in report["stages"].values())
+    judged = {claim["name"]: claim for claim in report["claims"]}
+    assert judged["brittleness"]["verdict"] == "not reproduced"  # after two steps
+    assert all(claim["reason"] == "" for name, claim in judged.items() if name not in ("recovery", "chains"))
+    assert "not reproduced" in Path("runs/paper/report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main([*command, "rl_published:model.init_args.group_size=3", "--stages", "rl"]) == 0
+    judged = {claim["name"]: claim for claim in json.loads(Path("runs/paper/report.json").read_text())["claims"]}
+    assert judged["the released reward is hackable"]["reason"].startswith("rl_published: its config, an override")
+    assert capsys.readouterr().out.count("finished before") == 3
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if not load_recipe(path).has_claims], ids=name_of)
 def test_recipe_runs_from_nothing_to_a_report(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
