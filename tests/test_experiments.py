@@ -26,6 +26,9 @@ from cv_lightning.serving.server import ChatServer
 from cv_lightning.types import ToolCall
 from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
+from modules.samplers.vllm.launch import Launch
+from tests.modules.samplers.vllm.helpers import fake_environment
+from tests.modules.samplers.vllm.test_launch import pids_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -50,9 +53,13 @@ INCLUDED = [
     *EXPERIMENTS.glob("*/shared.yaml"),
     *EXPERIMENTS.glob("published/*.yaml"),
     *EXPERIMENTS.glob("lora/*.yaml"),
+    *EXPERIMENTS.glob("engine/*.yaml"),
     EXPERIMENTS / "sharded.yaml",
 ]
-OTHERS = {*RECIPES, *ARMS, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
+#: Samples through an engine, which has an environment of its own.
+WITH_ENGINE = EXPERIMENTS / "tiny" / "rl_engine.yaml"
+OF_COMMANDS = {*RECIPES, *ARMS, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, NAMED_TOOLS}
+OTHERS = {*OF_COMMANDS, *INCLUDED, WITH_ENGINE}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
 
 SIZE = {
@@ -132,6 +139,35 @@ def test_config_trains_and_tests(
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+def test_config_trains_and_tests_with_an_engine(
+    small_policies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = fake_environment(tmp_path / "runs" / "environment")
+    arguments = ["--config", str(WITH_ENGINE), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(composed(WITH_ENGINE))]
+    arguments += [f"--{POLICY}.source={small_policies['qwen2_5_vl']}", f"--settings.engine={engine}"]
+    cli = run_command(["fit", *arguments])
+    assert cli.trainer.global_step == 2
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    assert 0 <= float(cli.trainer.callback_metrics["test/accuracy/upright"]) <= 1
+    assert (tmp_path / "runs/small/rl_engine/engine/server-0.log").exists()
+    assert not pids_of(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+@pytest.mark.parametrize("block", ["beside", "colocated"])
+@pytest.mark.parametrize("model", ["qwen2_5_vl_7b", "qwen3_vl_8b"])
+def test_engine_blocks_complete_the_configs_of_large_models(model: str, block: str) -> None:
+    config = composed(EXPERIMENTS / model / "rl.yaml", EXPERIMENTS / "engine" / f"{block}.yaml")
+    sampler = config.model.init_args.sampler
+    launch = Launch(**OmegaConf.to_container(sampler.init_args.launch, resolve=True))
+    assert sampler.class_path == "modules.samplers.VLLM"
+    trains = config.trainer.devices
+    shared = set(range(trains) if isinstance(trains, int) else trains) & set(launch.devices or ())
+    assert len(shared) == (8 if block == "colocated" else 0)
+    assert launch.devices_of_server == 1
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
