@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -284,6 +285,14 @@ class PolicyModule(LightningModule):
         groups = self._roller.roll_out(samples, group_size, temperature, seed)
         breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
         return Rollouts(groups, breakdowns, waited_for_tools(groups))
+
+    def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
+        """One trajectory of each sample at the evaluation's temperature: one turn that cannot begin a call."""
+        roller = Roller(self.policy, replace(self.rollout_config, max_turns=1))
+        with self.policy.without_tools():
+            groups = roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed)
+        roller.close()
+        return Rollouts(groups, [score(group, self.reward_config, self.judge) for group in groups])
 
     def teardown(self, stage: str) -> None:
         """Close the executor."""

@@ -25,12 +25,14 @@ from cv_lightning.types import RewardBreakdown, Rollouts, Sample, StopReason, To
 from modules.base import PolicyModule, StepOutput
 from modules.policy.packed_row import prompt_groups
 from modules.policy.policy import Policy
+from modules.policy.temperatures import CallTokens, token_temperatures
 from modules.policy.token_batch import TokenBatch, image_bytes
 from modules.policy_gradient import (
     PolicyGradientConfig,
     PolicyGradientLoss,
     group_advantages,
     has_spread,
+    largest_spreads,
     loss_divisor,
     moves_policy,
     policy_gradient_loss,
@@ -84,6 +86,9 @@ class GRPOModule(PolicyModule):
         measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
             measured step costs as much as a step with the term.
         max_resamples: How often groups without any spread of rewards are sampled again, at most.
+        keep_prompts: Fewer than the prompts of a batch: oversample, filter and rank (PyVision-RL, arXiv 2602.20739).
+            That many prompts are rolled out at a time, until as many groups have a spread of rewards or the batch ends;
+            those with the largest spread are learned from. 0 keeps all.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -100,6 +105,7 @@ class GRPOModule(PolicyModule):
         epochs: int = 1,
         measure_kl_every: int = 0,
         max_resamples: int = 0,
+        keep_prompts: int = 0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -115,12 +121,16 @@ class GRPOModule(PolicyModule):
         at_least_0 = {
             "measure_kl_every": measure_kl_every,
             "max_resamples": max_resamples,
+            "keep_prompts": keep_prompts,
         }
         for name, value in at_least_0.items():
             if value < 0:
                 raise ConfigError(f"{name}: expected 0 or more but got {value}")
+        if keep_prompts and max_resamples:
+            raise ConfigError("max_resamples: expected 0 beside keep_prompts, which takes new prompts instead.")
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
+        self._call_tokens = self._tokens_of_calls()
         if sampler_correction is None and not self._roller.sampler.agrees:
             sampler_correction = SamplerCorrection()
         self.sampler_correction = sampler_correction
@@ -129,6 +139,7 @@ class GRPOModule(PolicyModule):
         self.epochs = epochs
         self.measure_kl_every = measure_kl_every
         self.max_resamples = max_resamples
+        self.keep_prompts = keep_prompts
         self.seed = seed
         # Now, because a checkpoint that is loaded later must not become the reference.
         if self.gradient_config.kl_coefficient > 0 or measure_kl_every:
@@ -143,7 +154,9 @@ class GRPOModule(PolicyModule):
 
     def _step(self, batch: list[Sample]) -> StepOutput:
         started = time.perf_counter()
-        rollouts = self._roll_out_with_spread(batch)
+        self._roller.refresh()
+        rollouts = self._roll_out_pool(batch) if self.keep_prompts else self._roll_out_with_spread(batch)
+        self._roller.rest()
         rolled_out = time.perf_counter()
         rewards_PG = _totals(rollouts.breakdowns).to(self.device)
         config = self.gradient_config
@@ -163,11 +176,12 @@ class GRPOModule(PolicyModule):
             "time/score_s": scored - rolled_out,
             "time/update_s": time.perf_counter() - scored,
         }
+        if rollouts.n_prompts is not None:
+            own["rollout/prompts"] = rollouts.n_prompts
         return {"rollouts": rollouts, "metrics": self.measured(own, rollout_metrics(rollouts, rewards_PG) | of_update)}
 
     def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
         """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
-        self._roller.refresh()
         temperature = self.rollout_config.temperature
         rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         for attempt in range(1, self.max_resamples + 1):
@@ -181,8 +195,31 @@ class GRPOModule(PolicyModule):
             for index, group, of_group in zip(flat, again.groups, again.breakdowns, strict=True):
                 groups[index], breakdowns[index] = group, of_group
             rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
-        self._roller.rest()
         return rollouts
+
+    def _roll_out_pool(self, batch: list[Sample]) -> Rollouts:
+        """Roll out parts of the batch until enough groups have a spread; keep those with the largest."""
+        n_kept = self.keep_prompts
+        if self.global_step == 0 and len(batch) <= n_kept:
+            raise ConfigError(
+                f"keep_prompts: expected fewer than the {len(batch)} prompts of a batch but got {n_kept}. "
+                "Raise data.batch_size: it says how many prompts a step may use up."
+            )
+        pool = Rollouts([], [])
+        for part, first in enumerate(range(0, len(batch), n_kept)):
+            seed = self._sampling_seed(part)
+            more = self.roll_out(batch[first : first + n_kept], self.group_size, self.rollout_config.temperature, seed)
+            pool = Rollouts(pool.groups + more.groups, pool.breakdowns + more.breakdowns, pool.tools_s + more.tools_s)
+            rewards_PG = _totals(pool.breakdowns)
+            if int(has_spread(rewards_PG).sum()) >= n_kept:
+                break
+        kept = largest_spreads(rewards_PG, n_kept)
+        return replace(
+            pool,
+            groups=[pool.groups[index] for index in kept],
+            breakdowns=[pool.breakdowns[index] for index in kept],
+            n_prompts=len(pool.groups),
+        )
 
     def _sampling_seed(self, attempt: int) -> int:
         step = self.global_step * self.trainer.world_size + self.trainer.global_rank
@@ -229,10 +266,10 @@ class GRPOModule(PolicyModule):
         tokens = self.policy.pack([sequence.tokens for sequence in sequences])
         reference, old = None, None
         if self._compares:
-            reference = self.policy.reference_logprobs(tokens, self.rollout_config.temperature)
+            reference = self.policy.reference_logprobs(tokens, self._temperature(tokens))
         if self.sampler_correction is not None and self.minibatches * self.epochs > 1:
             with torch.no_grad():
-                old = self.policy(tokens, self.rollout_config.temperature, False)[0]
+                old = self.policy(tokens, self._temperature(tokens), False)[0]
         return _MicroBatch(
             tokens,
             torch.tensor([sequence.advantage for sequence in sequences], device=self.device),
@@ -240,6 +277,25 @@ class GRPOModule(PolicyModule):
             reference,
             old,
         )
+
+    def _tokens_of_calls(self) -> CallTokens | None:
+        """The tags between which another temperature holds; None if there is only one temperature."""
+        if self.rollout_config.call_temperature is None:
+            return None
+        sampler = self._roller.sampler
+        if not sampler.separates_calls:
+            raise ConfigError(
+                f"rollout.call_temperature: {type(sampler).__name__} samples a turn at one temperature. "
+                "Leave it out, or let the policy or a Replica sample."
+            )
+        return CallTokens.of(self.policy.tokenizer)
+
+    def _temperature(self, tokens: TokenBatch) -> float | Tensor:
+        """The temperature at which the tokens were drawn: one, or that of each token, [B, T]."""
+        config = self.rollout_config
+        if self._call_tokens is None or config.call_temperature is None:
+            return config.temperature
+        return token_temperatures(tokens, self._call_tokens, config.temperature, config.call_temperature)
 
     # ---- the update --------------------------------------------------------------------------------------------------
 
@@ -281,7 +337,8 @@ class GRPOModule(PolicyModule):
 
     def _backward(self, micro_batch: _MicroBatch, divisor: Tensor, is_last: bool) -> PolicyGradientLoss:
         needs_entropy = self.gradient_config.entropy_coefficient > 0 or self.is_logged
-        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature, needs_entropy)
+        temperature = self._temperature(micro_batch.tokens)
+        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, temperature, needs_entropy)
         result = policy_gradient_loss(
             self.gradient_config,
             logprobs_BT=logprobs_BT,

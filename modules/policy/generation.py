@@ -19,6 +19,7 @@ from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
 from modules.policy.kv_cache import CachedRows, gathered
 from modules.policy.network import Network
+from modules.policy.temperatures import CallTokens
 from modules.policy.token_batch import distinct_images
 
 #: Closed rows leave the batch if at most this share of it is open.
@@ -38,6 +39,7 @@ class GenerationSession:
         self.network = network
         self.sampling = sampling
         self._on_tokens = on_tokens
+        self._calls = None if sampling.call_temperature is None else CallTokens.of(network.tokenizer)
         self._generator = torch.Generator(device=network.device).manual_seed(sampling.seed)
         self._cache = self._new_cache()
         self._is_started = False
@@ -155,6 +157,7 @@ class GenerationSession:
     def _decode(self, contexts: Sequence[TokenSequence], hidden_BD: Tensor) -> list[Completion]:
         end_id, pad_id = self.network.conversation.end_of_turn_id, self.network.pad_id
         is_open_B = torch.ones(len(contexts), dtype=torch.bool, device=hidden_BD.device)
+        is_inside_B = torch.zeros_like(is_open_B)
         budget_B = torch.tensor(
             [self.network.conversation.max_context_tokens - len(context) for context in contexts],
             device=hidden_BD.device,
@@ -169,7 +172,9 @@ class GenerationSession:
             rows = self._rows  # those in which a turn may be open; B counts all
             ids_B = torch.full_like(budget_B, pad_id)
             logprobs_B = torch.zeros(len(contexts), device=hidden_BD.device)
-            ids_B[rows], logprobs_B[rows] = self._draw(hidden_BD)
+            ids_B[rows], logprobs_B[rows] = self._draw(hidden_BD, is_inside_B[rows])
+            if self._calls is not None:
+                is_inside_B = self._calls.after(is_inside_B, ids_B)
             ids_B = torch.where(is_open_B, ids_B, pad_id)
             ids_TB.append(ids_B)
             logprobs_TB.append(logprobs_B)
@@ -184,13 +189,16 @@ class GenerationSession:
                 hidden_BD = self._step(ids_B[self._rows], is_open_B[self._rows])
         return self._completions(ids_TB, logprobs_TB, is_open_TB, end_id)
 
-    def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, hidden_BD: Tensor, is_inside_B: Tensor) -> tuple[Tensor, Tensor]:
         logits_BV = self.network.logits(hidden_BD)
+        temperature: float | Tensor = self.sampling.temperature
+        if self.sampling.call_temperature is not None:
+            temperature = torch.where(is_inside_B, self.sampling.call_temperature, self.sampling.temperature)[:, None]
         if self.sampling.temperature == 0:
             log_distribution_BV = logits_BV.log_softmax(-1)
             ids_B = logits_BV.argmax(-1)
         else:
-            log_distribution_BV = (logits_BV / self.sampling.temperature).log_softmax(-1)
+            log_distribution_BV = (logits_BV / temperature).log_softmax(-1)
             ids_B = draw(log_distribution_BV.exp(), self._generator)
         return ids_B, log_distribution_BV.gather(-1, ids_B[:, None]).squeeze(-1)
 

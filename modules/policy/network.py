@@ -20,10 +20,11 @@ from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.chat_template import make_conversation
-from modules.policy.deferred import load_shards, starts_from_shapes
+from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
 from modules.policy.features import Features
 from modules.policy.image_patches import Patcher
+from modules.policy.merging import base_of, is_adapter, merge_shards
 from modules.policy.packed_row import pack_row
 from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
@@ -31,7 +32,6 @@ from modules.policy.pretrained import (
     add_lora,
     freeze,
     how_to_talk,
-    is_adapter,
     load_model,
     pad_id,
 )
@@ -69,9 +69,8 @@ class Network(nn.Module):
         open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
             that of a policy exported with this, does so by itself.
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Each process loads the
-            model whole and keeps its part if `source` is an adapter, or if `lora` computes with the weights (DoRA,
-            PiSSA, ...).
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Adapters of `source`
+            are merged in parts too; adapters that are computed from whole weights (DoRA, PiSSA, ...) are refused.
     """
 
     #: Whether each process holds a part of every parameter.
@@ -102,8 +101,8 @@ class Network(nn.Module):
             )
         if quantization is not None and lora is None:
             raise ConfigError("policy.quantization: expected lora beside it, since codes of four bits are not trained.")
-        if quantization is not None and deferred:
-            raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
+        if deferred:
+            check_deferrable(lora or {}, quantization)
         self.dtype: torch.dtype = getattr(torch, dtype)
         #: Where weights that are still missing come from.
         self._awaited: str | None = None
@@ -113,7 +112,6 @@ class Network(nn.Module):
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and not is_adapter(str(source)) and starts_from_shapes(lora or {})
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.family = FAMILIES[self.model.config.model_type]
@@ -180,7 +178,9 @@ class Network(nn.Module):
             return
         give_memory(self.model, device)
         self.causal.tie_weights()
-        load_shards(self.causal, self._awaited)
+        load_shards(self.causal, base_of(self._awaited))
+        if is_adapter(self._awaited):
+            merge_shards(self.causal, self._awaited)
         self._awaited = None
 
     def _banned(self) -> Tensor:

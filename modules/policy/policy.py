@@ -44,13 +44,13 @@ class Policy(Network):
     # ---- scores ------------------------------------------------------------------------------------------------------
 
     def token_logprobs(
-        self, batch: TokenBatch, temperature: float = 1.0, with_entropy: bool = True
+        self, batch: TokenBatch, temperature: float | Tensor = 1.0, with_entropy: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Score the trained tokens of a batch.
 
         Args:
             batch: Sequences on this policy's device.
-            temperature: The one at which the tokens were sampled.
+            temperature: The one at which the tokens were sampled, or that of each token, [B, T].
             with_entropy: Whether entropies are computed; if not, they are 0.
 
         Returns:
@@ -60,7 +60,9 @@ class Policy(Network):
         with self.rounded():
             return self._token_logprobs(batch, temperature, with_entropy)
 
-    def _token_logprobs(self, batch: TokenBatch, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def _token_logprobs(
+        self, batch: TokenBatch, temperature: float | Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
@@ -70,10 +72,13 @@ class Policy(Network):
             hidden_MD = hidden_BTD[0].index_select(0, batch.row.place_BT[:, :-1][is_target_BT])
         targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
         n_rows = _LARGE_VOCABULARY_ROWS if self._has_large_vocabulary else _LOGIT_ROWS
-        scores = [
-            self._score(hidden_MD[start : start + n_rows], targets_M[start : start + n_rows], temperature, with_entropy)
-            for start in range(0, max(1, len(targets_M)), n_rows)
-        ]
+        if isinstance(temperature, Tensor):
+            temperature = temperature[:, 1:][is_target_BT][:, None]
+        scores = []
+        for start in range(0, max(1, len(targets_M)), n_rows):
+            rows = slice(start, start + n_rows)
+            of_rows = temperature[rows] if isinstance(temperature, Tensor) else temperature
+            scores.append(self._score(hidden_MD[rows], targets_M[rows], of_rows, with_entropy))
         zeros_BT = torch.zeros_like(batch.logprobs_BT)
         index_BT = functional.pad(is_target_BT, (1, 0))
         logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*scores, strict=True))
@@ -84,7 +89,7 @@ class Policy(Network):
         return bool(self.causal.lm_head.out_features > _LARGE_VOCABULARY)
 
     def _score(
-        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float, with_entropy: bool
+        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         if self.training and torch.is_grad_enabled() and self._has_large_vocabulary:
             # [K, V] float32 logits of a large vocabulary are recomputed in the backward pass, not kept.
@@ -95,7 +100,7 @@ class Policy(Network):
         return self._score_rows(hidden_KD, targets_K, temperature, with_entropy)
 
     def _score_rows(
-        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float, with_entropy: bool
+        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         log_distribution_KV = functional.log_softmax(self.logits(hidden_KD) / temperature, dim=-1)
         logprobs_K = log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1)
@@ -147,7 +152,9 @@ class Policy(Network):
             parts += layer
         return 0 * torch.stack([part.sum() for part in parts]).sum()
 
-    def forward(self, batch: TokenBatch, temperature: float = 1.0, with_entropy: bool = True) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: TokenBatch, temperature: float | Tensor = 1.0, with_entropy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """`token_logprobs`: the entry that wrappers such as DDP hook."""
         return self.token_logprobs(batch, temperature, with_entropy)
 
@@ -176,7 +183,7 @@ class Policy(Network):
         self._reference = _Hidden(reference)
 
     @torch.no_grad()
-    def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+    def reference_logprobs(self, batch: TokenBatch, temperature: float | Tensor = 1.0) -> Tensor:
         """Log-probabilities [B, T] of the trained tokens under the reference policy."""
         if self.is_lora:
             with adapters_off(self.model):

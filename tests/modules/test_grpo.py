@@ -520,6 +520,49 @@ def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch
     assert scored == ["0", "1", "2"]
 
 
+def pool_rewards(group: Group, *_: Any) -> list[RewardBreakdown]:
+    """Sample 1 has a spread of 2, sample 3 of 6, sample 4 of 4, every other one of 0."""
+    high = {"1": 2.0, "3": 6.0, "4": 4.0}.get(group.sample.id, 0.0)
+    return [paid(high * (index % 2)) for index in range(len(group.trajectories))]
+
+
+@pytest.mark.parametrize(
+    ("keep_prompts", "n_rolled_out", "kept"),
+    [
+        (1, 2, ["1"]),  # 0 is flat: 1 in its place
+        (2, 4, ["1", "3"]),  # 0 and 1, then 2 and 3: enough
+        (3, 6, ["1", "3", "4"]),  # 0 to 2, then 3 to 5: three of six have a spread
+        (4, 7, ["0", "1", "3", "4"]),  # the batch ends: a flat group, the first, fills up
+        (5, 7, ["0", "1", "2", "3", "4"]),
+    ],
+)
+def test_new_prompts_are_taken_for_groups_without_spread(
+    monkeypatch: pytest.MonkeyPatch, keep_prompts: int, n_rolled_out: int, kept: list[str]
+) -> None:
+    monkeypatch.setattr(base, "score", pool_rewards)
+    module = Watched(small_policy(), group_size=2, keep_prompts=keep_prompts)
+    trainer = train(module, [samples(7)])
+    assert trainer.callback_metrics["rollout/prompts"] == n_rolled_out
+    assert [group.sample.id for group in module.rolled_out.groups] == kept
+    flat = {"0", "2"} & set(kept)
+    assert float(trainer.callback_metrics["rl/zero_variance_groups"]) == pytest.approx(len(flat) / len(kept))
+
+
+def test_of_several_groups_those_with_the_largest_spread_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "score", pool_rewards)
+    module = Watched(small_policy(), group_size=2, keep_prompts=2)
+    chosen = [samples(7)[index] for index in (0, 1, 3, 4)]  # one of the first two, both of the next: three for two
+    train(module, [chosen])
+    assert [group.sample.id for group in module.rolled_out.groups] == ["3", "4"]
+
+
+def test_a_batch_without_more_prompts_and_two_ways_to_resample_are_refused() -> None:
+    with pytest.raises(ConfigError, match="keep_prompts: expected fewer than the 3 prompts"):
+        train(Watched(small_policy(), group_size=2, keep_prompts=3), [samples()])
+    with pytest.raises(ConfigError, match="max_resamples"):
+        GRPOModule(small_policy(), keep_prompts=3, max_resamples=1)
+
+
 def test_without_divergence_there_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("no reference is needed")
@@ -611,7 +654,14 @@ def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"group_size": 1}, {"minibatches": 0}, {"epochs": 0}, {"micro_batch_tokens": -1}, {"truncated": "some"}],
+    [
+        {"group_size": 1},
+        {"minibatches": 0},
+        {"epochs": 0},
+        {"micro_batch_tokens": -1},
+        {"truncated": "some"},
+        {"keep_prompts": -1},
+    ],
     ids=str,
 )
 def test_values_out_of_range_are_named(values: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ class ProgramBatches:
         return self._device
 
     def plan(self, program: ToolProgram) -> Steps | str:
-        """What the lane does for a program, or the operation for which it leaves it to the Pillow lane, and why."""
+        """The steps of a program; or the operation that only the Pillow lane does, and why."""
         if not program.has_result or not program.sizes:
             return "a program without an image, or without sizes"
         state, steps = State(program.sizes[0]), list[Step]()
@@ -174,7 +174,7 @@ class ProgramBatches:
 
         Args:
             plans: What `plan` gave for each.
-            images: The source image of each, any mode; one that lies on the device is not copied.
+            images: The source image of each, any mode; one on the device is not copied.
 
         Returns:
             The outcome of each, in order, with the Pillow lane's effects, and its pixels within the contract; images
@@ -274,7 +274,7 @@ class ProgramBatches:
 
 
 def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
-    """What a run earned; it fails if a close operation changed nothing for certain: it may have changed something."""
+    """The credit of a run. It fails if a close operation did not certainly change a pixel: it may have done so."""
     credit = Credit((int(run.source.shape[2]), int(run.source.shape[1])))
     for place, (step, size) in enumerate(zip(run.steps, [*run.sizes, run.size][1:], strict=False)):
         run.is_failed |= not changed.get(place, True) and (step.margin > 0 or step.far > 0)
