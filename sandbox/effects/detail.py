@@ -51,14 +51,17 @@ def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, o
 def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
     """Whether one can see in a result how it was turned: not if it is flat, or looks the same turned back.
 
-    See `keeps_detail`.
+    The whole root, turned to the pixel, shows all there is to see, whatever it looks like. See `keeps_detail`.
     """
     if frame is None or orientation is None:
         return False
+    is_moved = _is_moved(result, root, frame, orientation)
+    if is_moved and result.width * result.height == root.width * root.height:
+        return True
     is_blank = all(high - low <= _BLANK for low, high in result.convert("RGB").getextrema())  # type: ignore[misc]
     if is_blank or same_pixels(orient(result, inverse(orientation)), result):
         return False
-    if _is_moved(result, root, frame, orientation):
+    if is_moved:
         return True
     shown, expected = _edges_of_both(result, frame, root)
     return expected.std() >= _FLAT and _correlation(shown, expected) >= _ENOUGH
