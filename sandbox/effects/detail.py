@@ -81,17 +81,16 @@ def _edges_of_both(image: Image.Image, frame: Affine, root: Image.Image) -> tupl
     """The edges of a result and of what it should show, in one grid [H, W]."""
     width, height = image.size
     full = max(1, round(width * hypot(frame.a, frame.d))), max(1, round(height * hypot(frame.b, frame.e)))
-    scale = min(1.0, _GRID / max(full))
-    grid = max(1, round(full[0] * scale)), max(1, round(full[1] * scale))
-    wide, high = width / grid[0], height / grid[1]
-    of_grid = Affine(a=wide, e=high).then(frame)
-    factor = max(1, int(1 / scale))
+    factor = -(-max(full) // _GRID)
+    grid = max(1, round(full[0] / factor)), max(1, round(full[1] / factor))
+    of_grid = Affine(a=width / grid[0], e=height / grid[1]).then(frame)
     reduced = root.reduce(factor) if factor > 1 else root
     place = of_grid.then(Affine(a=1 / factor, e=1 / factor))
     expected = reduced.transform(
         grid, Image.Transform.AFFINE, (place.a, place.b, place.c, place.d, place.e, place.f), Image.Resampling.BILINEAR
     )
-    shown = image.resize(grid, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    is_larger = width > grid[0] and height > grid[1]
+    shown = image.resize(grid, Image.Resampling.BOX if is_larger else Image.Resampling.BILINEAR)
     return _edges(shown), _edges(expected)
 
 
