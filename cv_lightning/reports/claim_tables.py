@@ -8,20 +8,15 @@ from typing import Any
 from cv_lightning.pages.tables import TextTable
 
 #: Headings of the findings of a claim.
-FINDINGS_HEAD = ("", "value", "95 % interval", "needed", "")
+FINDINGS_HEAD = ("", "value", "95 % interval", "needed", "verdict")
 
 
 def claim_tables(report: Mapping[str, Any]) -> tuple[TextTable, ...]:
-    """A row for each claim, and a row for each of its findings; nothing if the report has no claims."""
+    """A table with a row for each claim; none if the report has no claims."""
     claims: Sequence[Mapping[str, Any]] = report.get("claims") or ()
-    if not claims:
-        return ()
     rows = [[claim["name"], claim["paper"], claim["verdict"], claim["reason"]] for claim in claims]
-    findings = [[claim["name"], *row] for claim in claims for row in finding_rows(claim)]
-    return (
-        TextTable("Claims", ["claim", "the paper", "verdict", "why"], rows, is_prose=True),
-        TextTable("Findings", ["claim", "finding", *FINDINGS_HEAD[1:-1], "verdict"], findings, is_prose=True),
-    )
+    note = "The page has the numbers and an answer for each."
+    return (TextTable("Claims", ["claim", "the paper", "verdict", "why"], rows, note, is_prose=True),) if rows else ()
 
 
 def finding_rows(claim: Mapping[str, Any]) -> list[list[str]]:

@@ -28,8 +28,6 @@ ALL = tuple(STRATEGY_FAMILIES)
 STRATEGIC = ("find", "find_turned", "small")
 #: Crops and turns that solve a family; others need none.
 N_NEEDED = {"turned": 1, "find": 1, "find_turned": 2, "small": 2}
-#: Fewer answers with a mistake say nothing about recovery.
-MIN_MISTAKES = 20
 #: Share of the logged steps that count as the start and as the end of a curve.
 ENDS = 0.1
 #: Accuracy on a family at which it counts as learned, over so many logged steps.
@@ -161,7 +159,7 @@ def _penalties(arms: Arms) -> list[Finding]:
 def _no_cold_start(arms: Arms) -> list[Finding]:
     return [
         at_most("rl without sft: answers with a call", values(arms, "rl_without_sft", ALL, has_call), 0.02),
-        shown("rl: answers with a call", values(arms, "rl", ALL, has_call)),
+        at_least("rl after sft: answers with a call", values(arms, "rl", ALL, has_call), 0.5),
     ]
 
 
@@ -201,9 +199,7 @@ def _chains(arms: Arms) -> list[Finding]:
 def _recovery(arms: Arms) -> list[Finding]:
     return [
         shown("sft: right after a failed or wrong call", values(arms, "sft", ALL, right_after_mistake)),
-        at_least(
-            "rl: right after a failed or wrong call", values(arms, "rl", ALL, right_after_mistake), 0.8, MIN_MISTAKES
-        ),
+        at_least("rl: right after a failed or wrong call", values(arms, "rl", ALL, right_after_mistake), 0.8),
     ]
 
 
@@ -214,7 +210,7 @@ def _hackable(arms: Arms) -> list[Finding]:
     return [
         exceeds(rise, [_rise(arm, "claims/without_effects") for arm in published]),
         shown("published: rollouts paid for a claim, end", [_ends(arm, "claims/paid")[1] for arm in published]),
-        at_most("effects: rollouts paid for a claim, worst step", paid, 0.0),
+        at_most("effects: rollouts paid for a claim, worst step", paid, 0.0, n_least=1),
     ]
 
 

@@ -9,6 +9,9 @@ from statistics import fmean
 
 from cv_lightning.evaluation.intervals import nested_interval
 
+#: Fewer answers are no evidence for a share.
+MIN_ANSWERS = 20
+
 
 class Verdict(StrEnum):
     """What the numbers say about a claim."""
@@ -87,12 +90,12 @@ def _difference(
     return Finding(text, value, low, high, needed, judge(value, low, high), is_share)
 
 
-def at_least(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = 1) -> Finding:
+def at_least(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
     """A share that must be `bound` or more; of fewer than `n_least` answers it cannot be judged."""
     return _share(text, by_seed, f"at least {_shown(bound)}", n_least, lambda value: value >= bound)
 
 
-def at_most(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = 1) -> Finding:
+def at_most(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
     """A share that must be `bound` or less; of fewer than `n_least` answers it cannot be judged."""
     return _share(text, by_seed, f"at most {_shown(bound)}", n_least, lambda value: value <= bound)
 

@@ -151,21 +151,18 @@ class ProgramBatches:
             return "a program without an image, or without sizes"
         state, steps = State(program.sizes[0]), list[Step]()
         for operation, size in zip(program.operations, program.sizes, strict=False):
-            state = State(size, state.mode)
+            name, values, state = operation.name, operation.values, State(size, state.mode)
             if min(size) < 1:
                 return "an image without pixels"
-            between = OPERATIONS[operation.name].bound.between(operation.values, size)
-            after = OPERATIONS[operation.name].after(operation.values, state)
+            between, after = OPERATIONS[name].bound.between(values, size), OPERATIONS[name].after(values, state)
             if any(check_size(one, self._limits) for one in (size, after.size, *between)):
-                return f"{operation.name}: an image beyond the limits on the way"
-            kind = self.declined.get(operation.name) or kind_of(
-                operation.name, operation.values, state, self._exactness
-            )
+                return f"{name}: an image beyond the limits on the way"
+            kind = self.declined.get(name) or kind_of(name, values, state, self._exactness)
             if isinstance(kind, str):
                 return kind
             steps.append(_step(operation, kind, steps[-1] if steps else None))
             if steps[-1].margin == math.inf:
-                return f"{operation.name}: it may enlarge the difference that a close operation left"
+                return f"{name}: it may enlarge the difference that a close operation left"
             state = after
         return tuple(steps)
 

@@ -145,6 +145,7 @@ def test_a_paper_that_holds_is_reproduced_claim_by_claim() -> None:
         ({"rl": arm(fusses, PAID), "rl_no_penalties": arm(solves)}, "penalties keep it lean", "reversed"),
         ({"rl": arm(imitates, PAID), "rl_no_penalties": arm(fusses)}, "penalties keep it lean", "reversed"),
         ({"rl_without_sft": arm(imitates)}, "no cold start, no tools", "not reproduced"),
+        ({"rl": arm(reads_only, PAID)}, "no cold start, no tools", "not reproduced"),  # nor with one
         ({"rl": arm(imitates, PAID, alone=reads_only)}, "emergent tools", "not reproduced"),
         ({"sft": arm(solves)}, "emergent tools", "not reproduced"),  # the filter was there before
         ({"rl": arm(imitates, PAID, alone=solves)}, "emergent tools", "reversed"),
@@ -250,12 +251,11 @@ def test_an_arm_is_read_from_its_folder(tmp_path: Path) -> None:
 
 def test_tables_show_each_claim_and_its_numbers() -> None:
     report = {"claims": judge_claims({0: whole()})}
-    summary, findings = claim_tables(report)
+    (summary,) = claim_tables(report)
     assert [row[0] for row in summary.rows] == [claim.name for claim in CLAIMS]
     rows = finding_rows(report["claims"][0])
     assert rows[0][1] == "100.0 %"
     assert rows[0][3:] == ["at least 97 %", "reproduced"]
-    assert len(findings.rows) == sum(len(claim["findings"]) for claim in report["claims"])
     assert claim_tables({}) == ()
     example = report["claims"][6]["example"]
     assert (example["arm"], example["id"]) == ("rl", "faded-0-test-0")

@@ -77,11 +77,12 @@ def test_a_share_is_held_against_its_upper_bound(n_right: int, verdict: Verdict)
 
 
 def test_too_few_answers_are_no_evidence() -> None:
-    finding = at_least("recovery", [[1.0] * 10, [1.0] * 9], 0.8, n_least=20)
+    finding = at_least("recovery", [[1.0] * 10, [1.0] * 9], 0.8)
     assert finding.verdict == NOT_JUDGED
     assert finding.text == "recovery (only 19 answers)"
     assert finding.low is None
-    assert at_least("recovery", [[1.0] * 10, [1.0] * 10], 0.8, n_least=20).verdict == REPRODUCED
+    assert at_least("recovery", [[1.0] * 10, [1.0] * 10], 0.8).verdict == REPRODUCED
+    assert at_most("paid", [[0.0]], 0.0, n_least=1).verdict == REPRODUCED
     assert at_least("recovery", [[], []], 0.8).value is None
 
 
