@@ -240,6 +240,13 @@ class PolicyModule(LightningModule):
         self.log_dict(metrics, logger=False)
         return metrics
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether the loggers get the metrics of this step; callbacks do in any case if there is no logger."""
+        trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
+        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
+        return not trainer.loggers or bool(every and (step + 1) % every == 0)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Send the step's metrics to the loggers, after the callbacks added theirs.
 
@@ -252,8 +259,8 @@ class PolicyModule(LightningModule):
         values = torch.tensor([*metrics.values()], dtype=torch.float32)
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
         trainer.callback_metrics.update(zip(metrics, values, strict=True))
-        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
-        if every and (step + 1) % every == 0:
+        if self.is_logged:
+            step = trainer.fit_loop.total_batch_idx
             logged = dict(zip(metrics, values.tolist(), strict=True))
             for logger in trainer.loggers:
                 logger.log_metrics(logged | {"epoch": trainer.current_epoch}, step)
