@@ -24,7 +24,7 @@ class UnearnedClaims(RolloutCallback):
 
 
 def claim_metrics(rollouts: Rollouts, config: RewardConfig) -> dict[str, float]:
-    """How far the two readings of the reward are apart.
+    """The difference between the two readings of the reward.
 
     - `claims/without_effects`: share of the rollouts in which the published reading finds a turn or a crop that had no
       effect on an image.

@@ -44,8 +44,8 @@ def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, o
         return False
     if orientation is not None and _is_moved(result, root, frame, orientation):
         return True
-    shown, expected = _edges_of_both(result, frame, root)
-    return expected.std() < _FLAT or _correlation(shown, expected) >= _ENOUGH
+    shown, expected = _in_one_grid(result, frame, root)
+    return _edges(expected, "RGB").std() < _FLAT or _likeness(shown, expected) >= _ENOUGH
 
 
 def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
@@ -63,8 +63,8 @@ def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, ori
         return False
     if is_moved:
         return True
-    shown, expected = _edges_of_both(result, frame, root)
-    return expected.std() >= _FLAT and _correlation(shown, expected) >= _ENOUGH
+    shown, expected = _in_one_grid(result, frame, root)
+    return _edges(expected, "RGB").std() >= _FLAT and _likeness(shown, expected) >= _ENOUGH
 
 
 def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation: str) -> bool:
@@ -77,8 +77,8 @@ def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation
     return same_pixels(orient(root.crop(whole), orientation), result)  # type: ignore[arg-type]
 
 
-def _edges_of_both(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Any, Any]:
-    """The edges of a result and of what it should show, in one grid [H, W]."""
+def _in_one_grid(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """A result and what it should show, in one size."""
     width, height = image.size
     full = max(1, round(width * hypot(frame.a, frame.d))), max(1, round(height * hypot(frame.b, frame.e)))
     factor = -(-max(full) // _GRID)
@@ -91,14 +91,20 @@ def _edges_of_both(image: Image.Image, frame: Affine, root: Image.Image) -> tupl
     )
     is_larger = width > grid[0] and height > grid[1]
     shown = image.resize(grid, Image.Resampling.BOX if is_larger else Image.Resampling.BILINEAR)
-    return _edges(shown), _edges(expected)
+    return shown, expected
 
 
-def _edges(image: Image.Image) -> Any:
-    """Strength of the edges [H, W], in levels per pixel, over all channels."""
-    pixels = np.asarray(image.convert("RGB"), np.float32)
+def _likeness(shown: Image.Image, expected: Image.Image) -> float:
+    """Correlation of the edges of colours or, if that is more, of brightness: a gray result keeps only those."""
+    return max(_correlation(_edges(shown, mode), _edges(expected, mode)) for mode in ("RGB", "L"))
+
+
+def _edges(image: Image.Image, mode: str) -> Any:
+    """Strength of the edges [H, W] in a mode, in levels per pixel, over all channels."""
+    pixels = np.asarray(image.convert(mode), np.float32).reshape(image.height, image.width, -1)
     across, down = cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)
-    return cv2.blur(np.abs(across).sum(2) + np.abs(down).sum(2), (3, 3)) / 8
+    strength = (np.abs(across) + np.abs(down)).reshape(pixels.shape).sum(2)
+    return cv2.blur(strength, (3, 3)) / 8
 
 
 def _correlation(one: Any, other: Any) -> float:
