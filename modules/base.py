@@ -17,8 +17,9 @@ from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.types import Rollouts, Sample
+from cv_lightning.types import Rollouts, Sample, TokenSequence
 from modules.optimizer import OptimizerConfig, make_optimizer
+from modules.policy.micro_batches import packed_micro_batches, padded_micro_batches
 from modules.policy.policy import Policy
 from modules.policy.rows import RowReader
 from modules.policy.shards import whole
@@ -51,6 +52,9 @@ class PolicyModule(LightningModule):
         reward: How they are scored.
         judge: Asked about answers that the rules call wrong; None leaves it at the rules.
         sampler: Who speaks in rollouts; None: the policy itself.
+        micro_batch_tokens: Tokens of a forward pass of an update. Sequences that share a prompt stay together if they
+            fit; a longer sequence is computed alone. 0 computes everything at once.
+        micro_batch_size: Gone; `micro_batch_tokens` takes its place.
     """
 
     def __init__(
@@ -61,8 +65,18 @@ class PolicyModule(LightningModule):
         reward: RewardConfig | None = None,
         judge: Judge | None = None,
         sampler: Sampler | None = None,
+        micro_batch_tokens: int = 0,
+        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if micro_batch_size is not None:
+            raise ConfigError(
+                f"micro_batch_size: expected micro_batch_tokens in its place but got {micro_batch_size}. Give the "
+                "tokens of a forward pass, such as micro_batch_tokens: 32768."
+            )
+        if micro_batch_tokens < 0:
+            raise ConfigError(f"micro_batch_tokens: expected 0 or more but got {micro_batch_tokens}")
+        self.micro_batch_tokens = micro_batch_tokens
         self.automatic_optimization = False
         self.policy = policy
         self.optimizer_config = optimizer or OptimizerConfig()
@@ -167,6 +181,13 @@ class PolicyModule(LightningModule):
         gathered: Any = self.all_gather(padded)
         values: Tensor = gathered[gathered != -1.0]
         return values
+
+    def micro_batches(self, sequences: Sequence[TokenSequence]) -> list[list[int]]:
+        """Indices of sequences that are computed together; each rank makes as many, so some may be empty."""
+        if not self.policy.can_pack:
+            return padded_micro_batches(sequences, self.micro_batch_tokens, self.global_max)
+        image_token_id = int(self.policy.core.config.image_token_id)
+        return packed_micro_batches(sequences, self.micro_batch_tokens, image_token_id, self.global_max)
 
     def backward_part(self, loss: Tensor, is_last: bool) -> None:
         """Backward pass of a micro-batch; shards exchange the gradients of a step in its last one.

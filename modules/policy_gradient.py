@@ -135,6 +135,15 @@ def has_spread(rewards_PG: Tensor) -> Tensor:
     return (high_P - low_P) > SPREAD_TOLERANCE
 
 
+def largest_spreads(rewards_PG: Tensor, n_kept: int) -> list[int]:
+    """Indices, in order, of the groups whose judged rewards have the largest standard deviations; ties by order."""
+    is_judged_PG = ~rewards_PG.isnan()
+    count_P1 = is_judged_PG.sum(-1, keepdim=True).clamp(min=1)
+    centred_PG = rewards_PG.double() - rewards_PG.double().nansum(-1, keepdim=True) / count_P1
+    std_P = (torch.where(is_judged_PG, centred_PG, 0.0).square().sum(-1, keepdim=True) / count_P1).sqrt()[:, 0]
+    return sorted(std_P.argsort(descending=True, stable=True)[:n_kept].tolist())
+
+
 def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: float = 1e-4) -> Tensor:
     """Advantages of each rollout relative to its group.
 

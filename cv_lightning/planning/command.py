@@ -237,7 +237,7 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
         batch_size=parsed.data.get("batch_size", 64),
         group_size=group_size,
         sequences_at_once=rollout.get("sequences_at_once", 0),
-        micro_batch_size=model.get("micro_batch_size", 0),
+        micro_batch_tokens=model.get("micro_batch_tokens", 0),
         epochs=epochs,
         optimizer_steps=epochs * model.get("minibatches", 1),
         has_reference=bool(group_size and (gradient.get("kl_coefficient", 0.001) or model.get("measure_kl_every"))),

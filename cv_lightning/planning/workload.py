@@ -28,7 +28,7 @@ class Workload:
         batch_size: Prompts, or recorded conversations.
         group_size: Trajectories of each prompt; 0 if nothing is rolled out (SFT).
         sequences_at_once: Trajectories that are sampled together; 0 for all of a step.
-        micro_batch_size: Sequences of a forward pass.
+        micro_batch_tokens: Tokens of a forward pass of the update; 0 for those of an optimizer step.
         epochs: Passes of the update over the sequences.
         optimizer_steps: Optimizer steps of a training step.
         has_reference: Whether log-probabilities of a reference policy are taken.
@@ -50,7 +50,7 @@ class Workload:
     batch_size: int
     group_size: int
     sequences_at_once: int
-    micro_batch_size: int
+    micro_batch_tokens: int
     epochs: int
     optimizer_steps: int
     has_reference: bool
@@ -92,9 +92,9 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """Sequences of a forward pass of the update."""
+        """Sequences of a forward pass of the update, if no two share a prompt."""
         per_step = math.ceil(self.sequences * self.epochs / self.optimizer_steps)
-        return min(self.micro_batch_size or per_step, per_step)
+        return min(max(1, self.micro_batch_tokens // self.tokens), per_step) if self.micro_batch_tokens else per_step
 
     def with_tokens(self, tokens: int, size: ModelSize) -> Workload:
         """The same step with other sequence lengths: images that no longer fit go first, then sampled tokens."""

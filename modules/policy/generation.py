@@ -16,6 +16,7 @@ from torch import Tensor
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
 from modules.policy.network import Network
+from modules.policy.temperatures import CallTokens
 from modules.policy.token_batch import distinct_images
 
 
@@ -32,6 +33,7 @@ class GenerationSession:
         self.network = network
         self.sampling = sampling
         self._on_tokens = on_tokens
+        self._calls = None if sampling.call_temperature is None else CallTokens.of(network.tokenizer)
         self._generator = torch.Generator(device=network.device).manual_seed(sampling.seed)
         self._cache = network.family.cache(network.core.config)
         self._is_started = False
@@ -127,6 +129,7 @@ class GenerationSession:
     def _decode(self, contexts: Sequence[TokenSequence], hidden_BD: Tensor) -> list[Completion]:
         end_id, pad_id = self.network.conversation.end_of_turn_id, self.network.pad_id
         is_open_B = torch.ones(len(contexts), dtype=torch.bool, device=hidden_BD.device)
+        is_inside_B = torch.zeros_like(is_open_B)
         budget_B = torch.tensor(
             [self.network.conversation.max_context_tokens - len(context) for context in contexts],
             device=hidden_BD.device,
@@ -138,7 +141,9 @@ class GenerationSession:
             is_open_B = is_open_B & (budget_B > step)
             if not bool(is_open_B.any()):
                 break
-            ids_B, logprobs_B = self._draw(hidden_BD)
+            ids_B, logprobs_B = self._draw(hidden_BD, is_inside_B)
+            if self._calls is not None:
+                is_inside_B = self._calls.after(is_inside_B, ids_B)
             ids_B = torch.where(is_open_B, ids_B, pad_id)
             ids_TB.append(ids_B)
             logprobs_TB.append(logprobs_B)
@@ -150,13 +155,16 @@ class GenerationSession:
                 hidden_BD = self._step(ids_B, is_open_B)
         return self._completions(ids_TB, logprobs_TB, is_open_TB, end_id)
 
-    def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, hidden_BD: Tensor, is_inside_B: Tensor) -> tuple[Tensor, Tensor]:
         logits_BV = self.network.logits(hidden_BD)
+        temperature: float | Tensor = self.sampling.temperature
+        if self.sampling.call_temperature is not None:
+            temperature = torch.where(is_inside_B, self.sampling.call_temperature, self.sampling.temperature)[:, None]
         if self.sampling.temperature == 0:
             log_distribution_BV = logits_BV.log_softmax(-1)
             ids_B = logits_BV.argmax(-1)
         else:
-            log_distribution_BV = (logits_BV / self.sampling.temperature).log_softmax(-1)
+            log_distribution_BV = (logits_BV / temperature).log_softmax(-1)
             ids_B = torch.multinomial(log_distribution_BV.exp(), 1, generator=self._generator).squeeze(-1)
         return ids_B, log_distribution_BV.gather(-1, ids_B[:, None]).squeeze(-1)
 

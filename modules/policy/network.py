@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 from modules.policy.merging import base_of, is_adapter, merge_shards
+from modules.policy.packed_row import pack_row
 from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
     LinearPatchEmbedding,
@@ -34,6 +36,7 @@ from modules.policy.pretrained import (
 )
 from modules.policy.quantized import quantize
 from modules.policy.recurrence import tokens_of_block
+from modules.policy.row_attention import RowAttention, use_row_attention
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
@@ -127,6 +130,8 @@ class Network(nn.Module):
             self.model.disable_input_require_grads()
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
+        #: Whether sequences can be computed in one row; if not, they are padded.
+        self.can_pack = attention == "sdpa" and use_row_attention(self.core.language_model)
         self.family.prepare(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = make_conversation(
@@ -218,23 +223,29 @@ class Network(nn.Module):
         encoded: Any | None,
         occurrences: Sequence[int],
         cache: Any | None = None,
+        row: RowAttention | None = None,
     ) -> Tensor:
-        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds."""
+        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds.
+
+        With `row` they are the tokens of a packed row [1, S], and it says which of them see which.
+        """
         features: dict[str, Any] = {}
         if occurrences:
             if encoded is None:
                 raise ValueError("Expected encoded images for the placeholders but got encoded=None")
             features["image"] = self.family.repeated(encoded, occurrences)
         is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
+        # A mask of four axes is handed on as it is, and the attention of a row does not read it.
+        of_row = {} if row is None else {"row": row, "attention_mask": is_valid_BL[None, None]}
         with nullcontext() if cache is None else tokens_of_block(is_new_BT):
             output = self.core(
                 input_ids=input_ids_BT,
-                attention_mask=is_valid_BL,
                 position_ids=position_ids_3BT,
                 cache=cache,
                 use_cache=cache is not None,
                 mm_encoder_outputs=features,
                 return_dict=True,
+                **({"attention_mask": is_valid_BL} | of_row),
             )
         hidden_BTD: Tensor = output.last_hidden_state
         return hidden_BTD
@@ -251,3 +262,10 @@ class Network(nn.Module):
     def collate(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
         """Sequences as one batch on this policy's device."""
         return collate(sequences, self.pad_id).to(self.device)
+
+    def pack(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
+        """The same batch, computed in one row if the model can: without padding, and shared prompts once."""
+        if not self.can_pack:
+            return self.collate(sequences)
+        row = pack_row(sequences, self.core.config.image_token_id, self.device, self.dtype)
+        return replace(self.collate(sequences), row=row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cv_lightning.types import TokenSequence, Trajectory, ViewedImage
+from modules.policy.packed_row import PackedRow
 from sandbox.lanes.tensor.images import TensorImage
 
 
@@ -50,17 +51,6 @@ def image_bytes(trajectories: Sequence[Trajectory]) -> int:
     return n_bytes
 
 
-def by_length(sequences: Sequence[Sized], size: int) -> list[list[int]]:
-    """Split sequences into parts of at most `size` (0: one part) of similar length, so that little is padded.
-
-    Returns:
-        Indices into `sequences`; every index once.
-    """
-    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
-    size = size or max(1, len(order))
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
 @dataclass(frozen=True)
 class TokenBatch:
     """Right-padded sequences.
@@ -71,6 +61,7 @@ class TokenBatch:
         is_trained_BT: True where the policy wrote the token.
         logprobs_BT: Log-probability under the policy that sampled it, 0 elsewhere.
         images: The distinct images and their places.
+        row: How the network computes it; None: as it is, padded.
     """
 
     input_ids_BT: Tensor
@@ -78,6 +69,17 @@ class TokenBatch:
     is_trained_BT: Tensor
     logprobs_BT: Tensor
     images: DistinctImages
+    row: PackedRow | None = None
+
+    @property
+    def n_computed(self) -> int:
+        """Tokens that the network computes, padding not among them."""
+        return int(self.is_valid_BT.sum()) if self.row is None else len(self.row.source_S)
+
+    @property
+    def n_alone(self) -> int:
+        """Sequences whose prompt is computed for them alone."""
+        return len(self.input_ids_BT) if self.row is None else self.row.n_alone
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch with its tensors on `device`."""

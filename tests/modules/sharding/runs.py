@@ -86,7 +86,7 @@ def start(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def make(case: Case, policy: dict[str, Any], is_sharded: bool) -> Any:
-    arguments: dict[str, Any] = {"optimizer": case.optimizer, "micro_batch_size": 2}
+    arguments: dict[str, Any] = {"optimizer": case.optimizer, "micro_batch_tokens": 250}
     if is_sharded:
         arguments["sampler"] = Replica()
         policy = {**policy, "deferred": True}

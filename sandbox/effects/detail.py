@@ -1,0 +1,105 @@
+"""Whether a result still shows what its frame says it shows.
+
+A frame says where each pixel of a result lies in the question's image, but not what is left to see there: a page turned
+upright and reduced to 2 x 2 pixels has a perfect frame. So a reward asks here before it pays a turn or a crop.
+
+Pixels that were only moved are compared exactly. Everything else is judged by its edges: those of the result and those
+of the question's image in the same place, in a grid of at most `_GRID` pixels, must lie in the same places. Contrast,
+brightness, sharpness, grayscale, inversion, thresholds and drawings keep edges where they are; thumbnails, strong
+blurs and flat colours do not. An operation that raises faint noise above the picture is taken for a loss.
+"""
+
+from __future__ import annotations
+
+from math import hypot
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sandbox.effects.pixels import same_pixels
+from sandbox.geometry import Affine, inverse, orient
+
+#: Longest side of the grid in which edges are compared, in pixels.
+_GRID = 128
+#: Correlation of the edges that a result must keep.
+_ENOUGH = 0.75
+#: Spread of the edges, in levels, below which there is nothing to see.
+_FLAT = 0.1
+#: Range of levels of an image in which nothing can be seen.
+_BLANK = 2
+
+
+def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
+    """Whether a result shows the part of `root` that its frame names; a flat part has nothing that can be lost.
+
+    Args:
+        result: RGB.
+        root: The image that it descends from, RGB.
+        frame: Pixels of the result to those of `root`; None: unknown.
+        orientation: Net element of the eight from `root` to the result; None: unknown.
+    """
+    if frame is None:
+        return False
+    if orientation is not None and _is_moved(result, root, frame, orientation):
+        return True
+    shown, expected = _edges_of_both(result, frame, root)
+    return expected.std() < _FLAT or _correlation(shown, expected) >= _ENOUGH
+
+
+def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
+    """Whether one can see in a result how it was turned: not if it is flat, or looks the same turned back.
+
+    See `keeps_detail`.
+    """
+    if frame is None or orientation is None:
+        return False
+    is_blank = all(high - low <= _BLANK for low, high in result.convert("RGB").getextrema())  # type: ignore[misc]
+    if is_blank or same_pixels(orient(result, inverse(orientation)), result):
+        return False
+    if _is_moved(result, root, frame, orientation):
+        return True
+    shown, expected = _edges_of_both(result, frame, root)
+    return expected.std() >= _FLAT and _correlation(shown, expected) >= _ENOUGH
+
+
+def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation: str) -> bool:
+    """Whether the result is a part of the root in this orientation, to the pixel."""
+    box = frame.box((0, 0, *result.size))
+    whole = tuple(round(side) for side in box)
+    is_inside = 0 <= whole[0] < whole[2] <= root.width and 0 <= whole[1] < whole[3] <= root.height
+    if not is_inside or whole != box:
+        return False
+    return same_pixels(orient(root.crop(whole), orientation), result)  # type: ignore[arg-type]
+
+
+def _edges_of_both(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Any, Any]:
+    """The edges of a result and of what it should show, in one grid [H, W]."""
+    width, height = image.size
+    full = max(1, round(width * hypot(frame.a, frame.d))), max(1, round(height * hypot(frame.b, frame.e)))
+    scale = min(1.0, _GRID / max(full))
+    grid = max(1, round(full[0] * scale)), max(1, round(full[1] * scale))
+    wide, high = width / grid[0], height / grid[1]
+    of_grid = Affine(a=wide, e=high).then(frame)
+    factor = max(1, int(1 / scale))
+    reduced = root.reduce(factor) if factor > 1 else root
+    place = of_grid.then(Affine(a=1 / factor, e=1 / factor))
+    expected = reduced.transform(
+        grid, Image.Transform.AFFINE, (place.a, place.b, place.c, place.d, place.e, place.f), Image.Resampling.BILINEAR
+    )
+    shown = image.resize(grid, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return _edges(shown), _edges(expected)
+
+
+def _edges(image: Image.Image) -> Any:
+    """Strength of the edges [H, W], in levels per pixel, over all channels."""
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    across, down = cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)
+    return cv2.blur(np.abs(across).sum(2) + np.abs(down).sum(2), (3, 3)) / 8
+
+
+def _correlation(one: Any, other: Any) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    size = float(np.sqrt((one * one).sum() * (other * other).sum()))
+    return float((one * other).sum()) / size if size > 0 else 0.0
