@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +26,14 @@ from tests.modules.helpers import LORA, SIZE, small_policy
 SHARDED = replace(WORK, devices=2, shards=2, batch_size=1, group_size=2, has_replica=True, has_reference=True)
 
 
-@pytest.fixture(params=[0, 1])
-def rank(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A process of two; what it gathers from the other is arbitrary, its shapes are not."""
-    torch.distributed.init_process_group("fake", rank=request.param, world_size=2, store=FakeStore())
-    yield request.param
-    torch.distributed.destroy_process_group()
+@contextmanager
+def process_of_two(rank: int) -> Iterator[None]:
+    """Inside, this process is one of two; what it gathers from the other is arbitrary, its shapes are not."""
+    torch.distributed.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def n_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -57,9 +60,16 @@ def planned(policy: dict[str, Any], family: str, *, keeps_whole_gradients: bool)
     return memory(size, replace(SHARDED, keeps_whole_gradients=keeps_whole_gradients)).parts
 
 
-@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "lora": LORA}], ids=str)
+@pytest.mark.parametrize(
+    ("rank", "changes"), [(0, {}), (1, {"dtype": "bfloat16"}), (1, {"dtype": "bfloat16", "lora": LORA})], ids=str
+)
 @pytest.mark.parametrize("family", COUNTED)
-def test_a_share_is_what_torch_holds(family: str, changes: dict[str, Any], rank: int) -> None:
+def test_a_share_is_what_torch_holds(family: str, rank: int, changes: dict[str, Any]) -> None:
+    with process_of_two(rank):
+        compare(family, changes)
+
+
+def compare(family: str, changes: dict[str, Any]) -> None:
     policy, replica = small_policy(family, **changes).train(), Replica()
     policy.prepare_training()
     policy.freeze_reference()
