@@ -41,6 +41,10 @@ from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]
 
+#: Characters by which an answer may be longer than the truth for a judge to be asked: one that a judge cannot read in
+#: time must not be better than a wrong one.
+LONGEST_ANSWER = 2000
+
 #: Below this share of the mandatory part a right answer about a crop is "poor reasoning".
 POOR_REASONING = 0.1
 
@@ -118,7 +122,8 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
     Args:
         group: The rollouts of one sample.
         config: Weights and preset.
-        judge: Asked about answers that the rules call wrong; if it fails the reward is NaN, never a wrong 0.
+        judge: Asked about answers that the rules call wrong; if it is down the reward is NaN, never a wrong 0. An
+            answer that is `LONGEST_ANSWER` characters longer than the truth is wrong without asking.
 
     Returns:
         One breakdown per trajectory, in order; its terms are weighted and all of `TERMS`.
@@ -202,7 +207,8 @@ def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | N
     verdicts: dict[str | None, bool | None] = {
         answer: any(is_right(answer, truth) for truth in truths) for answer in answers
     }
-    doubtful = [answer for answer, verdict in verdicts.items() if answer and not verdict]
+    longest = LONGEST_ANSWER + len(sample.answer)
+    doubtful = [answer for answer, verdict in verdicts.items() if answer and not verdict and len(answer) <= longest]
     if judge is not None and doubtful:
         with ThreadPoolExecutor(max_workers=len(doubtful)) as pool:
             asked = pool.map(lambda answer: judge(sample.question, answer, sample.answer), doubtful)

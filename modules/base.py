@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -239,6 +240,13 @@ class PolicyModule(LightningModule):
         self.log_dict(metrics, logger=False)
         return metrics
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether the loggers get the metrics of this step; callbacks do in any case if there is no logger."""
+        trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
+        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
+        return not trainer.loggers or bool(every and (step + 1) % every == 0)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Send the step's metrics to the loggers, after the callbacks added theirs.
 
@@ -251,8 +259,8 @@ class PolicyModule(LightningModule):
         values = torch.tensor([*metrics.values()], dtype=torch.float32)
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
         trainer.callback_metrics.update(zip(metrics, values, strict=True))
-        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
-        if every and (step + 1) % every == 0:
+        if self.is_logged:
+            step = trainer.fit_loop.total_batch_idx
             logged = dict(zip(metrics, values.tolist(), strict=True))
             for logger in trainer.loggers:
                 logger.log_metrics(logged | {"epoch": trainer.current_epoch}, step)
@@ -277,6 +285,14 @@ class PolicyModule(LightningModule):
         groups = self._roller.roll_out(samples, group_size, temperature, seed)
         breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
         return Rollouts(groups, breakdowns, waited_for_tools(groups))
+
+    def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
+        """One trajectory of each sample at the evaluation's temperature: one turn that cannot begin a call."""
+        roller = Roller(self.policy, replace(self.rollout_config, max_turns=1))
+        with self.policy.without_tools():
+            groups = roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed)
+        roller.close()
+        return Rollouts(groups, [score(group, self.reward_config, self.judge) for group in groups])
 
     def teardown(self, stage: str) -> None:
         """Close the executor."""

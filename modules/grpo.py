@@ -149,6 +149,10 @@ class GRPOModule(PolicyModule):
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out, score, update."""
+        with self.policy.kept_features():
+            return self._step(batch)
+
+    def _step(self, batch: list[Sample]) -> StepOutput:
         started = time.perf_counter()
         self._roller.refresh()
         rollouts = self._roll_out_pool(batch) if self.keep_prompts else self._roll_out_with_spread(batch)
@@ -265,7 +269,7 @@ class GRPOModule(PolicyModule):
             reference = self.policy.reference_logprobs(tokens, self._temperature(tokens))
         if self.sampler_correction is not None and self.minibatches * self.epochs > 1:
             with torch.no_grad():
-                old = self.policy(tokens, self._temperature(tokens))[0]
+                old = self.policy(tokens, self._temperature(tokens), False)[0]
         return _MicroBatch(
             tokens,
             torch.tensor([sequence.advantage for sequence in sequences], device=self.device),
@@ -332,7 +336,9 @@ class GRPOModule(PolicyModule):
         return {f"rl/{name}": total / number for name, (total, number) in totals if number > 0}
 
     def _backward(self, micro_batch: _MicroBatch, divisor: Tensor, is_last: bool) -> PolicyGradientLoss:
-        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self._temperature(micro_batch.tokens))
+        needs_entropy = self.gradient_config.entropy_coefficient > 0 or self.is_logged
+        temperature = self._temperature(micro_batch.tokens)
+        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, temperature, needs_entropy)
         result = policy_gradient_loss(
             self.gradient_config,
             logprobs_BT=logprobs_BT,
@@ -342,7 +348,7 @@ class GRPOModule(PolicyModule):
             divisor=divisor,
             weight_B=micro_batch.weight_B,
             reference_logprobs_BT=micro_batch.reference_logprobs_BT,
-            entropy_BT=entropy_BT,
+            entropy_BT=entropy_BT if needs_entropy else None,
             old_logprobs_BT=micro_batch.old_logprobs_BT,
             correction=self.sampler_correction,
         )

@@ -40,6 +40,8 @@ class Workload:
         max_steps: Optimizer steps of the run; None if it has no end.
         optimizer: Name of the optimizer.
         has_accelerator: False on a CPU, where an optimizer needs no copies.
+        engine_bytes: What an engine that samples takes of each device in rollouts, 0 if it has devices of its own; None
+            if the policy or a replica samples.
     """
 
     devices: int
@@ -62,6 +64,7 @@ class Workload:
     max_steps: int | None
     optimizer: str
     has_accelerator: bool
+    engine_bytes: int | None = None
 
     @property
     def sequences(self) -> int:
@@ -77,6 +80,11 @@ class Workload:
         return min(at_once, max(1, at_once // self.group_size) * self.group_size)
 
     @property
+    def samples_here(self) -> bool:
+        """Whether the trainer's own process computes rollouts."""
+        return self.group_size > 0 and self.engine_bytes is None
+
+    @property
     def is_sharded(self) -> bool:
         """Whether a device holds a share of the weights."""
         return self.shards > 1
@@ -88,7 +96,8 @@ class Workload:
 
     def sharded(self) -> Workload:
         """The same step with a share of the weights on each device, as `experiments/sharded.yaml` makes it."""
-        return replace(self, shards=self.devices, has_replica=self.group_size > 0, keeps_whole_gradients=True)
+        has_replica = self.group_size > 0 and self.engine_bytes is None
+        return replace(self, shards=self.devices, has_replica=has_replica, keeps_whole_gradients=True)
 
     @property
     def rows(self) -> int:

@@ -6,8 +6,8 @@ and its features are handed to all its placeholders: the gradient sums through t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from modules.policy.attention import use_packed_attention
 from modules.policy.chat_template import make_conversation
 from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
+from modules.policy.features import Features
 from modules.policy.image_patches import Patcher
 from modules.policy.merging import base_of, is_adapter, merge_shards
 from modules.policy.packed_row import pack_row
@@ -138,6 +139,7 @@ class Network(nn.Module):
             self.model.config, self.tokenizer, self.patcher, system_prompt, max_context_tokens, tools, open_reasoning
         )
         self.pad_id = pad_id(self.tokenizer)
+        self._features = Features()
         self.is_banned_V: Tensor
         self.register_buffer("is_banned_V", self._banned(), persistent=False)
         self.train()  # `from_pretrained` leaves a model in evaluation mode, and Lightning leaves modes as they are
@@ -204,12 +206,34 @@ class Network(nn.Module):
         """Number of placeholder tokens of an image of `size` (width, height)."""
         return self.conversation.count_image_tokens(size)
 
-    def encode_images(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
+    @contextmanager
+    def kept_features(self) -> Iterator[None]:
+        """Inside, what a frozen vision tower says of an image is kept, for the companions of this network too."""
+        is_frozen = not any(parameter.requires_grad for parameter in self.core.visual.parameters())
+        self._features.is_open = is_frozen and not self.is_sharded  # processes gather a sharded tower together
+        try:
+            yield
+        finally:
+            self._features.clear()
+
+    def encode_images(self, images_N: Sequence[Image.Image], keys_N: Sequence[bytes] = ()) -> tuple[Any, Tensor]:
         """Encode images once each.
+
+        Args:
+            images_N: The images.
+            keys_N: The identity of each, by which its features are found inside `kept_features`.
 
         Returns:
             Hugging Face's encoder output with one entry per image, and the grids [N, 3] in patches.
         """
+        if self._features.is_open and keys_N:
+            missing = [place for place, key in enumerate(keys_N) if key not in self._features]
+            new = self._encoded([images_N[place] for place in missing])[0] if missing else None
+            grids = [self.image_grid(image.size) for image in images_N]
+            return self._features.joined(keys_N, missing, new), torch.tensor(grids, device=self.device)
+        return self._encoded(images_N)
+
+    def _encoded(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
         pixel_values, grid_N3 = self.patcher(images_N, self.device)
         return self.core.get_image_features(pixel_values, grid_N3, return_dict=True), grid_N3
 

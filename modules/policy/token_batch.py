@@ -21,10 +21,12 @@ class DistinctImages:
     Attributes:
         images_N: Distinct images.
         occurrences: For every image placeholder, in reading order over all sequences, the index into `images_N`.
+        keys_N: The identity of each image's pixels.
     """
 
     images_N: list[Image.Image]
     occurrences: list[int]
+    keys_N: Sequence[bytes] = ()
 
 
 def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
@@ -32,7 +34,7 @@ def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
     index_of_key: dict[bytes, int] = {}
     occurrences = [index_of_key.setdefault(viewed.key, len(index_of_key)) for viewed in images]
     image_of_key = {viewed.key: viewed.image for viewed in reversed(images)}  # the first of equal images stays
-    return DistinctImages([image_of_key[key] for key in index_of_key], occurrences)
+    return DistinctImages([image_of_key[key] for key in index_of_key], occurrences, [*index_of_key])
 
 
 def image_bytes(trajectories: Sequence[Trajectory]) -> int:

@@ -44,24 +44,27 @@ def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, o
         return False
     if orientation is not None and _is_moved(result, root, frame, orientation):
         return True
-    shown, expected = _edges_of_both(result, frame, root)
-    return expected.std() < _FLAT or _correlation(shown, expected) >= _ENOUGH
+    shown, expected = _in_one_grid(result, frame, root)
+    return _edges(expected, "RGB").std() < _FLAT or _likeness(shown, expected) >= _ENOUGH
 
 
 def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
     """Whether one can see in a result how it was turned: not if it is flat, or looks the same turned back.
 
-    See `keeps_detail`.
+    The whole root, turned to the pixel, shows all there is to see, whatever it looks like. See `keeps_detail`.
     """
     if frame is None or orientation is None:
         return False
+    is_moved = _is_moved(result, root, frame, orientation)
+    if is_moved and result.width * result.height == root.width * root.height:
+        return True
     is_blank = all(high - low <= _BLANK for low, high in result.convert("RGB").getextrema())  # type: ignore[misc]
     if is_blank or same_pixels(orient(result, inverse(orientation)), result):
         return False
-    if _is_moved(result, root, frame, orientation):
+    if is_moved:
         return True
-    shown, expected = _edges_of_both(result, frame, root)
-    return expected.std() >= _FLAT and _correlation(shown, expected) >= _ENOUGH
+    shown, expected = _in_one_grid(result, frame, root)
+    return _edges(expected, "RGB").std() >= _FLAT and _likeness(shown, expected) >= _ENOUGH
 
 
 def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation: str) -> bool:
@@ -74,29 +77,34 @@ def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation
     return same_pixels(orient(root.crop(whole), orientation), result)  # type: ignore[arg-type]
 
 
-def _edges_of_both(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Any, Any]:
-    """The edges of a result and of what it should show, in one grid [H, W]."""
+def _in_one_grid(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """A result and what it should show, in one size."""
     width, height = image.size
     full = max(1, round(width * hypot(frame.a, frame.d))), max(1, round(height * hypot(frame.b, frame.e)))
-    scale = min(1.0, _GRID / max(full))
-    grid = max(1, round(full[0] * scale)), max(1, round(full[1] * scale))
-    wide, high = width / grid[0], height / grid[1]
-    of_grid = Affine(a=wide, e=high).then(frame)
-    factor = max(1, int(1 / scale))
+    factor = -(-max(full) // _GRID)
+    grid = max(1, round(full[0] / factor)), max(1, round(full[1] / factor))
+    of_grid = Affine(a=width / grid[0], e=height / grid[1]).then(frame)
     reduced = root.reduce(factor) if factor > 1 else root
     place = of_grid.then(Affine(a=1 / factor, e=1 / factor))
     expected = reduced.transform(
         grid, Image.Transform.AFFINE, (place.a, place.b, place.c, place.d, place.e, place.f), Image.Resampling.BILINEAR
     )
-    shown = image.resize(grid, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return _edges(shown), _edges(expected)
+    is_larger = width > grid[0] and height > grid[1]
+    shown = image.resize(grid, Image.Resampling.BOX if is_larger else Image.Resampling.BILINEAR)
+    return shown, expected
 
 
-def _edges(image: Image.Image) -> Any:
-    """Strength of the edges [H, W], in levels per pixel, over all channels."""
-    pixels = np.asarray(image.convert("RGB"), np.float32)
+def _likeness(shown: Image.Image, expected: Image.Image) -> float:
+    """Correlation of the edges of colours or, if that is more, of brightness: a gray result keeps only those."""
+    return max(_correlation(_edges(shown, mode), _edges(expected, mode)) for mode in ("RGB", "L"))
+
+
+def _edges(image: Image.Image, mode: str) -> Any:
+    """Strength of the edges [H, W] in a mode, in levels per pixel, over all channels."""
+    pixels = np.asarray(image.convert(mode), np.float32).reshape(image.height, image.width, -1)
     across, down = cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)
-    return cv2.blur(np.abs(across).sum(2) + np.abs(down).sum(2), (3, 3)) / 8
+    strength = (np.abs(across) + np.abs(down)).reshape(pixels.shape).sum(2)
+    return cv2.blur(strength, (3, 3)) / 8
 
 
 def _correlation(one: Any, other: Any) -> float:

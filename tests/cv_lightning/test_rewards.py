@@ -15,7 +15,7 @@ from PIL import Image
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import iou
-from cv_lightning.rewards import TERMS, RewardConfig, overlong_penalty, score
+from cv_lightning.rewards import LONGEST_ANSWER, TERMS, RewardConfig, overlong_penalty, score
 from cv_lightning.types import Group, RewardBreakdown, Sample, TokenSequence, Trajectory
 from sandbox import ToolExecutor, orient
 
@@ -299,6 +299,24 @@ def test_a_judge_can_overrule_the_rules_but_is_not_asked_about_silence(play: Pla
     said = play(sample(), say("F J 7"))
     breakdowns = score(Group(sample(), [silent, said]), RewardConfig(), lambda *case: True)
     assert [b.is_right for b in breakdowns] == [False, True]
+
+
+def test_an_answer_too_long_for_a_judge_is_wrong_and_no_way_out(play: Play, say: Any) -> None:
+    asked = []
+
+    def judge(question: str, prediction: str, truth: str) -> bool | None:
+        asked.append(prediction)
+        return None  # it runs out of time
+
+    longest = "x" * (LONGEST_ANSWER + 3)
+    breakdowns = score(
+        Group(sample(), [play(sample(), say(answer)) for answer in (longest, longest + "x", "FJ7")]),
+        RewardConfig(),
+        judge,
+    )
+    assert [b.is_right for b in breakdowns] == [None, False, True]
+    assert [math.isnan(b.total) for b in breakdowns] == [True, False, False]
+    assert asked == [longest]
 
 
 # --- weights ---

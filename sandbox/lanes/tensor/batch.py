@@ -146,26 +146,23 @@ class ProgramBatches:
         return self._device
 
     def plan(self, program: ToolProgram) -> Steps | str:
-        """What the lane does for a program, or the operation for which it leaves it to the Pillow lane, and why."""
+        """The steps of a program; or the operation that only the Pillow lane does, and why."""
         if not program.has_result or not program.sizes:
             return "a program without an image, or without sizes"
         state, steps = State(program.sizes[0]), list[Step]()
         for operation, size in zip(program.operations, program.sizes, strict=False):
-            state = State(size, state.mode)
+            name, values, state = operation.name, operation.values, State(size, state.mode)
             if min(size) < 1:
                 return "an image without pixels"
-            between = OPERATIONS[operation.name].bound.between(operation.values, size)
-            after = OPERATIONS[operation.name].after(operation.values, state)
+            between, after = OPERATIONS[name].bound.between(values, size), OPERATIONS[name].after(values, state)
             if any(check_size(one, self._limits) for one in (size, after.size, *between)):
-                return f"{operation.name}: an image beyond the limits on the way"
-            kind = self.declined.get(operation.name) or kind_of(
-                operation.name, operation.values, state, self._exactness
-            )
+                return f"{name}: an image beyond the limits on the way"
+            kind = self.declined.get(name) or kind_of(name, values, state, self._exactness)
             if isinstance(kind, str):
                 return kind
             steps.append(_step(operation, kind, steps[-1] if steps else None))
             if steps[-1].margin == math.inf:
-                return f"{operation.name}: it may enlarge the difference that a close operation left"
+                return f"{name}: it may enlarge the difference that a close operation left"
             state = after
         return tuple(steps)
 
@@ -174,7 +171,7 @@ class ProgramBatches:
 
         Args:
             plans: What `plan` gave for each.
-            images: The source image of each, any mode; one that lies on the device is not copied.
+            images: The source image of each, any mode; one on the device is not copied.
 
         Returns:
             The outcome of each, in order, with the Pillow lane's effects, and its pixels within the contract; images
@@ -274,7 +271,7 @@ class ProgramBatches:
 
 
 def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
-    """What a run earned; it fails if a close operation changed nothing for certain: it may have changed something."""
+    """The credit of a run. It fails if a close operation did not certainly change a pixel: it may have done so."""
     credit = Credit((int(run.source.shape[2]), int(run.source.shape[1])))
     for place, (step, size) in enumerate(zip(run.steps, [*run.sizes, run.size][1:], strict=False)):
         run.is_failed |= not changed.get(place, True) and (step.margin > 0 or step.far > 0)

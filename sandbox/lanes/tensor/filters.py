@@ -1,6 +1,6 @@
 """Sums, medians and extremes around each pixel by Kornia, with Pillow's and OpenCV's kernels, borders and rounding.
 
-Kornia filters floats. A sum of whole numbers is a whole number whatever the order, so it is rounded back to one: that
+Kornia filters floats. A sum of whole numbers is whole in any order, so it is rounded back: that
 makes kernels of whole weights, boxes and extremes exact. Other kernels may differ by one where a sum is halfway.
 """
 
@@ -219,7 +219,7 @@ def _rank(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return call(images_NCHW, [(side,)])
 
 
-#: The difference of one or two images, each the result of steps: e erodes, d dilates.
+#: An image, or the difference of two, by steps: e erodes, d dilates.
 _STEPS: dict[int, tuple[str, ...]] = {
     cv2.MORPH_ERODE: ("e",),
     cv2.MORPH_DILATE: ("d",),

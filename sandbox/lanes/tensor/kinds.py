@@ -1,4 +1,4 @@
-"""How the lane does each operation: the modules of operations register their functions here, with what they promise."""
+"""The registry of tensor operations: modules register functions here, each with the differences it may have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.operations.operation import State, Values
 
 #: (uint8 [N, C, H, W], the values of each image) -> uint8 of the new shape.
 Call = Callable[[Tensor, Sequence[Values]], Tensor]
-#: What may depend on the values of a call.
+#: A number that may depend on the values of a call.
 Number = Callable[[Values], float]
 
 
@@ -26,14 +26,14 @@ class TensorKind:
     """One way to do an operation.
 
     Attributes:
-        call: What does it.
-        by: The functions that do it, for the documentation.
+        call: The function.
+        by: Whose functions it calls, for the documentation.
         is_per_image: Whether images with different values go in one call.
         most: Largest difference from the library's result, of 255; 0 is bit for bit.
         far: Share of values that may differ by more, where a tie falls to the other side.
         growth: By how much it can enlarge a difference between two images.
         refuses: (values, state before) -> whether this call is left to the Pillow lane.
-        reason: Why it is.
+        reason: Why it refuses.
     """
 
     call: Call
@@ -55,7 +55,7 @@ KINDS: dict[str, list[TensorKind]] = {}
 
 
 def operation(*names: str, **facts: Any) -> Callable[[Call], Call]:
-    """Register a function for operations; facts are `TensorKind`'s attributes, a number stands for a constant."""
+    """Register a function for operations; `facts` are attributes of `TensorKind`, a number for a constant."""
     for key in facts.keys() & {"most", "far", "growth"}:
         if not callable(facts[key]):
             facts[key] = _constant(facts[key])

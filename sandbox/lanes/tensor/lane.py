@@ -25,7 +25,7 @@ class TensorLane:
 
     Args:
         device: As torch names it; None is the first accelerator, or else the CPU.
-        is_forced: Take whatever it can do, whatever that costs.
+        is_forced: Take every program that it can do, at any cost.
         exactness: How near the Pillow lane's pixels its own must be.
         limits: What an image on the way may be.
 

@@ -36,8 +36,7 @@ def _sum_of_weights(kernel: Table | None) -> float:
 
 def _is_fractional(values: Values) -> bool:
     """Whether sums of bytes need not be whole numbers that float32 tells apart."""
-    array = values[1].array
-    return bool((array != np.round(array)).any()) or _sum_of_weights(values[1]) >= MAX_WEIGHTS
+    return bool((values[1].array % 1).any()) or _sum_of_weights(values[1]) >= MAX_WEIGHTS
 
 
 @operation(

@@ -103,7 +103,7 @@ def broken_operations(device: str, exactness: Exactness) -> dict[str, str]:
         if not any("kornia" in kind.by for kind in KINDS[name]):
             continue
         try:
-            found = self_check(device, exactness, ((40, 30),), 1, [name])[name]
+            found = self_check(device, exactness, ((40, 30),), 3, [name])[name]
             fault = "" if found.is_kept else f"differs by {found.most} of 255"
         except Exception as error:  # noqa: BLE001 - a function that moved, or takes other arguments
             fault = f"fails ({type(error).__name__}: {error})"

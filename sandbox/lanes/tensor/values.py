@@ -109,11 +109,13 @@ for _name in ("ImageEnhance.Brightness", "cv2.convertScaleAbs"):
     operation(_name, is_per_image=True, growth=lambda values: abs(values[0]))(_by_ramp(_name))
 for _name in ("ImageOps.posterize", "ImageOps.solarize", "cv2.LUT"):
     operation(_name, is_per_image=True)(_by_ramp(_name))
-operation(
-    "cv2.threshold", is_per_image=True, refuses=lambda values, _: values[2] >= cv2.THRESH_OTSU, reason="Otsu's limit"
-)(_by_ramp("cv2.threshold"))
-for _name in ("cv2.threshold", "cv2.equalizeHist"):
-    operation(_name, is_per_image=True)(_by_sorted_pixels(_name))
+operation("cv2.threshold", is_per_image=True, refuses=lambda values, _: values[2] >= cv2.THRESH_OTSU)(
+    _by_ramp("cv2.threshold")
+)
+operation("cv2.threshold", is_per_image=True, refuses=lambda _, state: state.mode != "L", reason="Otsu, of colours")(
+    _by_sorted_pixels("cv2.threshold")
+)
+operation("cv2.equalizeHist", is_per_image=True)(_by_sorted_pixels("cv2.equalizeHist"))
 for _name in ("ImageOps.autocontrast", "ImageOps.equalize"):
     operation(_name, is_per_image=True)(_by_histogram(_name))
 operation("ImageEnhance.Contrast", is_per_image=True, growth=blend_growth)(_by_histogram("ImageEnhance.Contrast"))

@@ -117,10 +117,17 @@ def test_a_result_that_looks_the_same_turned_back_does_not_show_its_turn(orienta
     for other in ORIENTATIONS:  # one of all eight views: symmetric in every way
         symmetric = Image.fromarray(np.maximum(np.asarray(symmetric), np.asarray(orient(quarter, other))))
     for root in (symmetric, Image.new("RGB", (60, 40), "white"), Image.new("RGB", (1, 1))):
-        result = viewed(root, orientation, lambda image: image)
+        result = viewed(root, orientation, lambda image: image.resize((2 * image.width, 2 * image.height), 0))
         assert result.keeps(root)
         assert not result.shows(root)
+        assert viewed(root, orientation, lambda image: image).shows(root), "nothing is lost: all of it was turned"
     assert viewed(quarter, orientation, lambda image: image).shows(quarter)
+    page_with_margin = Image.new("RGB", (90, 90), "white")
+    page_with_margin.paste(quarter, (15, 15))
+    strip = orient(page_with_margin, orientation).crop((0, 0, 90, 14))
+    assert not View(strip, orientation_frame(orientation, (90, 90)), orientation).shows(page_with_margin), (
+        "a blank edge"
+    )
 
 
 def test_crops_are_compared_in_their_own_place() -> None:

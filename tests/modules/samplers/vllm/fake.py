@@ -112,7 +112,7 @@ class FakeServer:
         return 200, {"paths": paths}
 
     def _get_v1_models(self, query: Any, body: Any) -> tuple[int, Any]:
-        (model,) = RECORDED["GET /v1/models"]["data"]
+        model = RECORDED["GET /v1/models"]["data"][0]
         return 200, {"object": "list", "data": [model | {"id": self.model, "max_model_len": self.max_model_len}]}
 
     def _get_server_info(self, query: Any, body: Any) -> tuple[int, Any]:

@@ -2,7 +2,7 @@
 
     python -m tests.modules.samplers.vllm.record ENVIRONMENT
 
-vLLM 0.32 queues requests while it is paused; the reply with 503, which 0.33 gives, is written by hand.
+Two replies are written by hand: the 503 that vLLM 0.33 gives while it is paused, and those of sleep, which needs CUDA.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from modules.policy.policy import Policy
 from modules.samplers.vllm.sampler import VLLM
 from modules.samplers.vllm.wire import collapsed, sampling_parameters
 from tests.modules.samplers.vllm.helpers import contexts_of
-from tests.modules.samplers.vllm.real import a_policy, launch_of
+from tests.modules.samplers.vllm.real import LORA, a_policy, launch_of
 
 RECORDING = Path(__file__).with_name("recorded.json")
 #: Of the real server's configuration, the parts that are asked about.
@@ -43,16 +43,18 @@ ROUTES = (
     *("/reset_prefix_cache", "/reset_encoder_cache", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     *("/get_world_size", "/health"),
 )
+ASLEEP = {"POST /sleep": {"status": "sleeping", "level": 2}, "POST /wake_up": {"status": "awake", "tags": ["weights"]}}
 UNAVAILABLE = {"error": {"message": "Engine is paused.", "type": "ServiceUnavailableError", "param": None, "code": 503}}
 
 
 def asked(policy: Policy, sampler: VLLM, url: str) -> dict[str, Any]:
     """Ask the real server for everything that the fake one says."""
-    said: dict[str, Any] = {"503": UNAVAILABLE}
+    said: dict[str, Any] = {"503": UNAVAILABLE, **ASLEEP}
 
     def ask(method: str, path: str, body: Any = None, key: str = "", **query: str) -> Any:
         response = httpx2.request(method, url + path, json=body, params=query, timeout=120)
-        content = response.json() if response.content else None
+        is_json = "json" in response.headers.get("content-type", "")
+        content = response.json() if is_json else response.text or None
         said[key or f"{method} {path}"] = content
         return content
 
@@ -74,6 +76,9 @@ def asked(policy: Policy, sampler: VLLM, url: str) -> dict[str, Any]:
     ask("POST", "/reset_prefix_cache", reset_running_requests="true")
     ask("POST", "/reset_encoder_cache")
     ask("POST", "/resume")
+    name = sampler._engine.weights.current().model  # type: ignore[union-attr]
+    ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+    ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(sampler._adapters._folder / name)})
     context = contexts_of(policy)[0]
     parameters = sampling_parameters(1.0, 5, 3, policy.conversation.end_of_turn_id, {})
     body = {
@@ -109,7 +114,7 @@ def descendants(pid: int) -> list[int]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        policy = a_policy("qwen2_5_vl")
+        policy = a_policy("qwen2_5_vl", lora=LORA)
         sampler = VLLM(launch=launch_of(sys.argv[1], Path(folder)))
         sampler.attach(policy)
         try:

@@ -1,4 +1,4 @@
-"""The table of docs/kornia_lane.md: `python -m tests.sandbox.lanes.kornia_table` measures and prints it.
+"""The table of docs/kornia_lane.md: `python -m tests.sandbox.lanes.tensor.kornia_table` measures and prints it.
 
 Its calls are the kept ones (`sandbox.lanes.tensor.selfcheck`). Most were drawn once, at random: Hypothesis's own draws
 differ by its version and by the modules that are loaded. `--draw` draws other ones; print the table again after it.
