@@ -83,6 +83,9 @@ class GRPOModule(PolicyModule):
         measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
             measured step costs as much as a step with the term.
         max_resamples: How often groups without any spread of rewards are sampled again, at most.
+        samples_ahead: Sample the next rollouts while the policy is updated. A step then learns from the questions of
+            the step before (the first one from its own, which are asked twice), answered with weights that lack one
+            step's updates; `sampler_correction` is on by default. It takes a sampler that is an engine.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -100,6 +103,7 @@ class GRPOModule(PolicyModule):
         micro_batch_size: int = 0,
         measure_kl_every: int = 0,
         max_resamples: int = 0,
+        samples_ahead: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -120,9 +124,18 @@ class GRPOModule(PolicyModule):
         for name, value in at_least_0.items():
             if value < 0:
                 raise ConfigError(f"{name}: expected 0 or more but got {value}")
+        if samples_ahead and self._roller.sampler.version is None:
+            raise ConfigError(
+                "samples_ahead: expected a sampler that is an engine, such as modules.samplers.VLLM, got "
+                f"{type(self._roller.sampler).__name__}, which samples where the policy is updated."
+            )
+        if samples_ahead and max_resamples:
+            raise ConfigError(
+                f"max_resamples: expected 0 with samples_ahead, got {max_resamples}. Sampling again would wait."
+            )
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
-        if sampler_correction is None and not self._roller.sampler.agrees:
+        if sampler_correction is None and (samples_ahead or not self._roller.sampler.agrees):
             sampler_correction = SamplerCorrection()
         self.sampler_correction = sampler_correction
         self.truncated: Truncated = truncated
@@ -131,6 +144,7 @@ class GRPOModule(PolicyModule):
         self.micro_batch_size = micro_batch_size
         self.measure_kl_every = measure_kl_every
         self.max_resamples = max_resamples
+        self.samples_ahead = samples_ahead
         self.seed = seed
         # Now, because a checkpoint that is loaded later must not become the reference.
         if self.gradient_config.kl_coefficient > 0 or measure_kl_every:
@@ -140,8 +154,8 @@ class GRPOModule(PolicyModule):
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out, score, update."""
-        started = time.perf_counter()
-        rollouts = self._roll_out_with_spread(batch)
+        started, step = time.perf_counter(), self.global_step
+        rollouts = self._roll_out_ahead(batch) if self.samples_ahead else self._roll_out_with_spread(batch)
         rolled_out = time.perf_counter()
         rewards_PG = _totals(rollouts.breakdowns).to(self.device)
         config = self.gradient_config
@@ -160,11 +174,15 @@ class GRPOModule(PolicyModule):
             "time/score_s": scored - rolled_out,
             "time/update_s": time.perf_counter() - scored,
         }
-        return {"rollouts": rollouts, "metrics": self.measured(own, rollout_metrics(rollouts, rewards_PG) | of_update)}
+        staleness = self._staleness(rollouts, step)
+        return {
+            "rollouts": rollouts,
+            "metrics": self.measured(own, rollout_metrics(rollouts, rewards_PG) | staleness | of_update),
+        }
 
     def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
         """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
         temperature = self.rollout_config.temperature
         rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         for attempt in range(1, self.max_resamples + 1):
@@ -180,6 +198,26 @@ class GRPOModule(PolicyModule):
             rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
         self._roller.rest()
         return rollouts
+
+    def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
+        """The rollouts that were sampled during the last update; those of `batch` begin, with the weights of now."""
+        self._roller.refresh(self.global_step)
+        temperature = self.rollout_config.temperature
+        groups = self._roller.take()
+        if groups is None:
+            groups = self._roller.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
+        if not self._is_last_step:
+            self._roller.begin(batch, self.group_size, temperature, self._sampling_seed(1))
+        return self._scored(groups)
+
+    @property
+    def _is_last_step(self) -> bool:
+        return self.global_step + self.minibatches * self.epochs >= self.trainer.max_steps > 0
+
+    def _staleness(self, rollouts: Rollouts, step: int) -> dict[str, float]:
+        """`rl/staleness`: updates that the weights which drew a token lacked, on average and at most."""
+        stale = self._roller.staleness(rollouts.groups, step)
+        return {"rl/staleness": fmean(stale), "rl/staleness_max": max(stale)} if stale else {}
 
     def _sampling_seed(self, attempt: int) -> int:
         step = self.global_step * self.trainer.world_size + self.trainer.global_rank
