@@ -24,6 +24,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from PIL import Image
 
@@ -139,18 +140,13 @@ def roll(kind: type[Together] | type[Apart], conversation: Conversation, n: int,
 def overhead(conversation: Conversation, n: int, rounds: int) -> dict[str, float]:
     """Processor milliseconds of a rollout in which nothing takes time, plain loop and driver, medians."""
     seconds: dict[str, list[float]] = {"plain": [], "driver": []}
+    tools = Tools(0, 0)
     for _ in range(rounds):
         for name, took in seconds.items():
             trajectories = begin(conversation, n)
             session = Together(conversation, [trajectory.tokens for trajectory in trajectories], 0.0)
-            if name == "plain":
-                took.append(
-                    timed(lambda: plain_loop(trajectories, session, conversation, Tools(0, 0)), time.process_time)
-                )  # noqa: B023
-            else:
-                took.append(
-                    timed(lambda: drive(trajectories, session, conversation, Tools(0, 0), MAX_TURNS), time.process_time)
-                )  # noqa: B023
+            loop = plain_loop if name == "plain" else partial(drive, max_turns=MAX_TURNS)
+            took.append(timed(partial(loop, trajectories, session, conversation, tools), time.process_time))
     return {name: 1000 * statistics.median(took) for name, took in seconds.items()}
 
 

@@ -138,7 +138,7 @@ class _Player:
 
     async def _play(self, trajectory: Trajectory, sample: Callable[[TokenSequence], Awaitable[Completion]]) -> None:
         for turn in range(self.max_turns):
-            completion, seconds = await _timed(sample(trajectory.tokens))
+            completion, seconds = await _timed(sample, trajectory.tokens)
             append_reply(trajectory, completion, self.conversation, seconds, is_last=turn == self.max_turns - 1)
             if trajectory.stop_reason is None:
                 await self._answer(trajectory)
@@ -151,15 +151,15 @@ class _Player:
         turn = trajectory.turns[-1]
         turn.observation = observation = refusal(turn.reply)
         if runnable_call(turn.reply) is not None:
-            observation, turn.tools_s = await _timed(self.tools.ask(trajectory))
+            observation, turn.tools_s = await _timed(self.tools.ask, trajectory)
         append_observation(trajectory, observation, self.conversation)
 
 
-async def _timed(awaitable: Awaitable[_Answer]) -> tuple[_Answer, float]:
-    """A result and the seconds until it was there, without the time of trajectories that woke at the same moment."""
+async def _timed(ask: Callable[[_Question], Awaitable[_Answer]], question: _Question) -> tuple[_Answer, float]:
+    """An answer and the seconds until it was there, without the time of trajectories that woke at the same moment."""
     await asyncio.sleep(0)
     started = time.perf_counter()
-    return await awaitable, time.perf_counter() - started
+    return await ask(question), time.perf_counter() - started
 
 
 async def _gather(

@@ -25,11 +25,13 @@ class Sampling:
         temperature: Softmax temperature; 0 takes the most probable token.
         max_new_tokens: Longest turn.
         seed: Seed of the generator; the same seed and contexts give the same tokens.
+        call_temperature: Above 0: the temperature inside of tool calls; None: the same as elsewhere.
     """
 
     temperature: float = 1.0
     max_new_tokens: int = 1024
     seed: int = 0
+    call_temperature: float | None = None
 
 
 @dataclass(frozen=True)

@@ -285,11 +285,13 @@ class Rollouts:
         groups: P groups of G trajectories.
         breakdowns: Their rewards [P][G].
         tools_s: Seconds that the step waited for tools.
+        n_prompts: Prompts that were rolled out, if only the best of them were kept.
     """
 
     groups: list[Group]
     breakdowns: list[list[RewardBreakdown]]
     tools_s: float = 0.0
+    n_prompts: int | None = None
 
     @cached_property
     def trajectories(self) -> list[Trajectory]:

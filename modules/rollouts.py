@@ -31,6 +31,8 @@ class RolloutConfig:
             together, which is fastest. Groups stay whole unless one alone is larger.
         temperature: Softmax temperature in training.
         evaluation_temperature: The same in validation and test; 0 takes the most probable token.
+        call_temperature: Softmax temperature inside of tool calls, above 0; in evaluation only if that samples too.
+            None: the same as elsewhere. Thyme samples words at 1 and code near 0.
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
         device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
             if that is on an accelerator.
@@ -47,10 +49,16 @@ class RolloutConfig:
     limits: Limits = field(default_factory=Limits)
     device: str | None = None
     exactness: Exactness = "exact"
+    call_temperature: float | None = None
 
     def __post_init__(self) -> None:
         if self.sequences_at_once < 0:
             raise ConfigError(f"rollout.sequences_at_once: expected 0 or more but got {self.sequences_at_once}")
+        if self.call_temperature is not None and (self.call_temperature <= 0 or self.temperature <= 0):
+            raise ConfigError(
+                f"rollout.call_temperature: expected it and temperature above 0 but got {self.call_temperature} and "
+                f"{self.temperature}: a token that could not have been another one has no gradient."
+            )
 
     def open_executor(self, policy_device: torch.device) -> ToolExecutor:
         """Start an executor of these settings, for a policy on `policy_device`."""
@@ -123,6 +131,7 @@ class Roller:
         at_once = self.config.sequences_at_once or len(samples) * group_size
         n_groups = max(1, at_once // group_size)
         groups: list[Group] = []
+        call_temperature = self.config.call_temperature if temperature > 0 else None
         with self.sampler.speaking() as policy:
             for first in range(0, len(samples), n_groups):
                 part = samples[first : first + n_groups]
@@ -130,7 +139,7 @@ class Roller:
                 for done in range(0, group_size, at_once):
                     # The multiplier keeps the seeds of parts away from those of other steps and ranks.
                     part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
-                    sampling = Sampling(temperature, self.config.max_new_tokens, part_seed)
+                    sampling = Sampling(temperature, self.config.max_new_tokens, part_seed, call_temperature)
                     size = min(at_once, group_size - done)
                     options = (size, self.config.max_turns, stop)
                     pieces.append(roll_out(part, policy, self._executor, sampling, *options))

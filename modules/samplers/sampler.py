@@ -31,6 +31,8 @@ class Sampler(ABC):
 
     #: Whether its log-probabilities are those that the policy gives, up to the order of sums.
     agrees: bool = False
+    #: Whether it samples at `Sampling.call_temperature` inside of tool calls.
+    separates_calls: bool = False
 
     @property
     def version(self) -> int | None:

@@ -18,8 +18,9 @@ from cv_lightning.types import Box
 
 #: Sides in logical pixels: of a board, a plate, a cell (width, height), the header's height, and the steps of a place.
 BOARD, PLATE, CELL, HEADER, STEP = 252, 42, (84, 77), 21, 7
-#: Font sizes of a plate.
-FONT_SIZES = (11, 13)
+#: Height of the pale field below the text, and the font sizes of the text.
+FIELD = 20
+FONT_SIZES = (13, 15)
 FONT = "DejaVuSans-Bold"
 
 COLORS: Mapping[str, Color] = {
@@ -138,28 +139,26 @@ def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board:
 def draw_plate(
     page: Page, rng: np.random.Generator, at: tuple[int, int], plate: Plate, *, hides_text: bool = False
 ) -> None:
-    """Draw a plate with its left top corner at `at`, its text at a random place of it."""
+    """Draw a plate with its left top corner at `at`: its color, its mark, and its text on a pale field."""
     red, green, blue = (min(255, int(value + rng.integers(-8, 9))) for value in COLORS[plate.color])
-    ink = int(rng.integers(0, 40))
+    paper, ink = int(rng.integers(225, 256)), int(rng.integers(0, 40))
     x, y = at
     page.rectangle((x, y, x + PLATE, y + PLATE), fill=(red, green, blue))
     if plate.mark == "bar":
         page.rectangle((x, y, x + PLATE, y + 9), fill=(0, 0, 0))
     elif plate.mark == "frame":
         page.rectangle((x, y, x + PLATE, y + PLATE), fill=(0, 0, 0))
-        page.rectangle((x + 4, y + 4, x + PLATE - 4, y + PLATE - 4), fill=(red, green, blue))
+        page.rectangle((x + 3, y + 3, x + PLATE - 3, y + PLATE - 3), fill=(red, green, blue))
+    edge, top = {"bar": (2, 10), "frame": (4, 4)}.get(plate.mark, (2, 2))
+    top = y + int(rng.integers(top, PLATE - edge - FIELD + 1))
+    page.rectangle((x + edge, top, x + PLATE - edge, top + FIELD), fill=(paper, paper, paper))
     size = int(rng.integers(FONT_SIZES[0], FONT_SIZES[1] + 1))
-    left, top = (5 if plate.mark == "frame" else 2), {"bar": 11, "frame": 5}.get(plate.mark, 2)
-    bottom = PLATE - (5 if plate.mark == "frame" else 2)
-    while extent(plate.text, FONT, size)[0] > PLATE - 2 * left:
+    while extent(plate.text, FONT, size)[0] > PLATE - 2 * edge - 2:
         size -= 1
     width, height = extent(plate.text, FONT, size)
-    text_at = (
-        x + int(rng.integers(left, PLATE - left - width + 1)),
-        y + int(rng.integers(top, bottom - height + 1)),
-    )
+    left = x + int(rng.integers(edge + 1, PLATE - edge - width))
     if not hides_text:
-        page.text(text_at, plate.text, FONT, size, (ink, ink, ink))
+        page.text((left, top + (FIELD - height) // 2), plate.text, FONT, size, (ink, ink, ink))
 
 
 def table_color(rng: np.random.Generator) -> Color:

@@ -54,7 +54,7 @@ _TURNED = {name: weight for name, weight in ORIENTATION_WEIGHTS.items() if name 
 
 def plate_alone(rng: np.random.Generator, *, hides_target: bool, scale: int = 1, is_full: bool = False) -> Draft:
     """One plate that can be read, with up to 14 pixels of table around it unless `is_full`."""
-    side = PLATE + (0 if is_full else STEP * int(rng.integers(3)))
+    side = PLATE + (0 if is_full else 2 * STEP * int(rng.integers(2)))
     page = Page((side, side), scale, table_color(rng), hides_target=hides_target)
     color = list(COLORS)[int(rng.integers(len(COLORS)))]
     x, y = (int(rng.integers(side - PLATE + 1)) for _ in "xy")

@@ -61,8 +61,8 @@ def force_first_reply(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         self.forced = [_letters(self.network, text) if len(c.images) == 1 else [] for c in contexts]
         return sample(self, contexts)
 
-    def forced_draw(self: Any, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
-        ids_B, logprobs_B = draw(self, hidden_BD)
+    def forced_draw(self: Any, hidden_BD: Tensor, is_inside_B: Tensor) -> tuple[Tensor, Tensor]:
+        ids_B, logprobs_B = draw(self, hidden_BD, is_inside_B)
         rows = [forced.pop(0) if forced else drawn for forced, drawn in zip(self.forced, ids_B.tolist(), strict=True)]
         return torch.tensor(rows), logprobs_B
 

@@ -27,6 +27,7 @@ MORE = [
     Case("rl", {"family": "qwen3_vl", "frozen": ["language"]}),
     Case("rl", {"family": "qwen3_vl"}, is_tied=True),
     Case("sft", {"lora": {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}),
+    Case("rl", is_merged=True),
 ]
 
 

