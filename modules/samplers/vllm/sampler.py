@@ -125,6 +125,8 @@ class VLLM(Sampler):
             fault = self._refreshed(engine, lacks, is_due)
             if fault is None:
                 break
+            if self._fleet is not None:
+                self._fleet.discard()
         if fault is not None:
             raise EngineError(f"The engine does not take the weights: {fault}{self._logs()}")
         if self._fleet is not None:
