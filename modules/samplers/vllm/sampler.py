@@ -100,7 +100,7 @@ class VLLM(Sampler):
         """Take note of the policy; nothing is started yet."""
         super().attach(policy)
         self._dtype: torch.dtype = getattr(torch, self._dtype_name or str(policy.dtype).removeprefix("torch."))
-        self.agrees = self._dtype == policy.dtype == torch.float32
+        self.agrees = self._dtype == policy.dtype == torch.float32 and self._every == 1
 
     @property
     def version(self) -> int:
