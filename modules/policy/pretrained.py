@@ -75,7 +75,7 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
         from peft import PeftModel
 
         try:
-            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+            model = PeftModel.from_pretrained(model, source).merge_and_unload().requires_grad_(True)  # PEFT freezes it
         except RuntimeError as error:
             raise CheckpointError(
                 f"policy.source: the adapters in {source!r} do not fit their base {base!r}."

@@ -47,6 +47,7 @@ def test_parts_are_merged_as_the_whole_is(family: str, lora: dict[str, Any], tmp
     source = exported(tmp_path, family, **lora)
     whole, parts = small_policy(source=source), loaded(source)
     base = small_policy(source=str(tmp_path / "base"))
+    assert all(parameter.requires_grad for policy in (whole, parts) for parameter in policy.parameters())
     changed = []
     for (name, expected), (_, start) in zip(whole.named_parameters(), base.named_parameters(), strict=True):
         torch.testing.assert_close(parts.get_parameter(name), expected, rtol=0, atol=1e-6)

@@ -107,7 +107,7 @@ def with_own_adapters(policy: Policy) -> Policy:
     generator = torch.Generator().manual_seed(0)
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
-            parameter.data = (0.3 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
+            parameter.data = (0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
     return policy
 
 
