@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 SIZES = {"224 px": (224, 224), "1 MP": (1024, 1024), "4 MP": (2048, 2048)}
-BATCHES = (1, 16, 256, 1024)
+BATCHES = (1, 16, 64, 256, 1024)
 
 #: Single operations: (operation, values, raw OpenCV or None).
 SINGLE: dict[str, tuple[str, tuple[Any, ...], Callable[[Any], Any] | None]] = {

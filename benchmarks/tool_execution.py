@@ -3,6 +3,9 @@
     python benchmarks/tool_execution.py --device cpu|cuda [--quick] [--out runs/benchmarks/tool_execution_cpu.json]
     python benchmarks/tool_execution.py --device cuda --check       # compare the device with Pillow under each contract
     python benchmarks/tool_execution.py --device cpu --path         # from images to patches only
+    python benchmarks/tool_execution.py --device cpu --mixed        # mixed batches, and from images to patches
+    python benchmarks/tool_execution.py --device cpu --operations   # each operation against the library
+    python benchmarks/tool_execution.py --device cpu --corruptions  # corruptions one by one and in batches
     python benchmarks/tool_execution.py --device cpu --thresholds   # the numbers that "auto" chooses by
 
 On an accelerator run `--check` first. Warm-up, then interleaved rounds: every way runs once per round, so that a busy
@@ -40,19 +43,21 @@ import torch
 from PIL import Image
 
 from benchmarks.tool_cases import BATCHES, MIX, MOVES, SINGLE, SIZES, pictures
+from cv_lightning.data import corruption
 from sandbox import ToolExecutor, ToolRequest
 from sandbox.lanes.tensor.images import TensorImage, to_tensor
-from sandbox.lanes.tensor.selfcheck import self_check
-from sandbox.lanes.tensor.table import TensorKind, kind_of, operations_of
-from sandbox.lanes.tensor.thresholds import measure
+from sandbox.lanes.tensor.kinds import TensorKind
+from sandbox.lanes.tensor.selfcheck import operations_of, self_check
+from sandbox.lanes.tensor.table import kind_of
+from sandbox.lanes.tensor.thresholds import costs, measure
 from sandbox.operations.operation import State
 from sandbox.operations.table import OPERATIONS
 from sandbox.types import Exactness
 
 Way = Callable[[], object]
 CONTRACTS: tuple[Exactness, ...] = ("exact", "close")
-#: What the columns of the whole path are measured against.
-BASELINE = "path: pillow + hugging face"
+#: What the columns of mixed batches are measured against, the tools alone and the whole path.
+BASELINES = {"tools": "tools: pillow", "path": "path: pillow + hugging face"}
 
 
 def summary(seconds: Sequence[float], scale: float = 1.0) -> dict[str, float]:
@@ -66,7 +71,7 @@ def interleaved(
 ) -> dict[str, dict[str, float]]:
     """Time every way once per round, after two rounds of warm-up; each way is multiplied by its scale.
 
-    Of each way also how much faster than `BASELINE` it was, as the median of the rounds' ratios, by wall and by
+    Of each way also how much faster than its baseline it was, as the median of the rounds' ratios, by wall and by
     processor time: what else runs on the machine slows both of a round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -84,9 +89,10 @@ def interleaved(
     for name, values in seconds.items():
         scale = (scales or {}).get(name, 1.0)
         found[name] = {**summary(values, scale), "cpu_ms": 1000 * scale * statistics.median(busy[name])}
-        if BASELINE in ways:
+        baseline = BASELINES.get(name.partition(":")[0])
+        if baseline in ways:
             for key, times in (("faster", seconds), ("cpu_faster", busy)):
-                pairs = zip(times[BASELINE], times[name], strict=True)
+                pairs = zip(times[baseline], times[name], strict=True)
                 found[name][key] = statistics.median(slow / fast for slow, fast in pairs if fast)
     return found
 
@@ -203,7 +209,7 @@ def mixed(
                     "tools: pillow": partial(each, partial(tool, pillow), requests, pool),
                     "path: exact": partial(ours, auto_exact, patcher, usual, device),
                     "path: close": partial(ours, auto_close, patcher, usual, device),
-                    BASELINE: partial(each, partial(published, pillow, processor, device), requests, pool),
+                    BASELINES["path"]: partial(each, partial(published, pillow, processor, device), requests, pool),
                 }
                 ways = {name: way for name, way in ways.items() if has_tools or name.startswith("path")}
                 rows.append({"size": size_name, "batch": n, **interleaved(ways, device, rounds)})
@@ -222,11 +228,11 @@ def show_single(row: dict[str, Any]) -> None:
 
 
 def show_mixed(row: dict[str, Any]) -> None:
-    """Print a row of `mixed`: milliseconds of the batch, and how much faster the whole path is."""
+    """Print a row of `mixed`: milliseconds of the batch, and how much faster than the library it is."""
     sys.stdout.write(f"{row['size']} x {row['batch']}\n")
     for name, way in row.items():
         if ": " in name:
-            ratio = f"{way['faster']:.2f}x, {way['cpu_faster']:.2f}x by processor time" if "path" in name else ""
+            ratio = f"{way['faster']:.2f}x, {way['cpu_faster']:.2f}x by processor time"
             sys.stdout.write(f"  {name:<28}{way['median_ms']:>10.1f} (IQR {way['iqr_ms']:.1f})  {ratio}\n")
     sys.stdout.flush()
 
@@ -291,12 +297,51 @@ def thresholds(device: torch.device) -> None:
             sys.stdout.flush()
 
 
+def operations(device: torch.device) -> None:
+    """Print what each operation's usual call costs as tensors and in the library: a batch of 32 images of 224 px."""
+    sys.stdout.write("ms per image: as tensors, in the library, ratio\n")
+    for exactness in CONTRACTS:
+        for name in operations_of(exactness):
+            if (seconds := costs(name, device, exactness, 32, 224)) is not None:
+                mine, theirs = (1000 * each / 32 for each in seconds)
+                sys.stdout.write(f"{exactness:<8}{name:<32}{mine:>10.3f}{theirs:>10.3f}{mine / theirs:>8.2f}\n")
+                sys.stdout.flush()
+
+
+def corruptions(device: torch.device, rounds: int) -> None:
+    """Print processor time of each corruption: one by one, in a batch, and in one that ignores the cache."""
+    images = torch.stack([to_tensor(image, device) for image in pictures((224, 224), 32)])
+
+    def at_once(name: str) -> None:
+        usual, corruption._HOST_VALUES = corruption._HOST_VALUES, corruption._MAX_VALUES
+        corruption.corrupt(images, name, 3, 0)
+        corruption._HOST_VALUES = usual
+
+    for name in corruption.CORRUPTIONS:
+        ways: dict[str, Way] = {
+            "one by one": partial(each, partial(_corrupted, name), list(images)),
+            "batch": partial(corruption.corrupt, images, name, 3, 0),
+            "at once": partial(at_once, name),
+        }
+        times = interleaved(ways, device, rounds)
+        shown = "".join(f"  {way} {row['cpu_ms'] / len(images):.2f}" for way, row in times.items())
+        sys.stdout.write(f"{name:<16}{shown}  ms per image\n")
+        sys.stdout.flush()
+
+
+def _corrupted(name: str, image: torch.Tensor) -> torch.Tensor:
+    return corruption.corrupt(image[None], name, 3, 0)
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--check", action="store_true", help="compare with Pillow instead of measuring")
     parser.add_argument("--thresholds", action="store_true", help='measure the thresholds of "auto" only')
+    parser.add_argument("--operations", action="store_true", help="measure each operation against the library only")
+    parser.add_argument("--corruptions", action="store_true", help="measure corruptions of data only")
+    parser.add_argument("--mixed", action="store_true", help="measure mixed batches only")
     parser.add_argument("--path", action="store_true", help="measure the way from images to patches only")
     parser.add_argument("--quick", action="store_true", help="few rounds")
     parser.add_argument("--max-megapixels", type=float, help="of a batch; 64 on a CPU, 4400 on an accelerator")
@@ -305,10 +350,15 @@ def main() -> int:
     if arguments.check:
         return 1 if check(arguments.device) else 0
     device = torch.device(arguments.device)
-    if arguments.thresholds:
-        thresholds(device)
-        return 0
     rounds = 4 if arguments.quick else 15
+    if arguments.thresholds or arguments.operations or arguments.corruptions:
+        if arguments.thresholds:
+            thresholds(device)
+        elif arguments.operations:
+            operations(device)
+        else:
+            corruptions(device, rounds)
+        return 0
     max_pixels = int(1e6 * (arguments.max_megapixels or (64 if device.type == "cpu" else 4400)))
     cores = len(os.sched_getaffinity(0))
     cv2.setNumThreads(cores)
@@ -316,7 +366,7 @@ def main() -> int:
     sys.stdout.write(" ".join(f"{key}={value}" for key, value in report["hardware"].items()) + "\n\n")
     with ThreadPoolExecutor(cores) as pool:
         report["whole path"] = mixed(device, rounds, max_pixels, pool, has_tools=not arguments.path)
-        if not arguments.path:
+        if not (arguments.path or arguments.mixed):
             sys.stdout.write(
                 f"\n{'ms':<15}{'':<14}{'exact':>12}{'close':>12}{'pillow':>12}{'opencv':>12}{'of copy':>12}\n"
             )

@@ -1,4 +1,5 @@
 from .answers import Answers as Answers
+from .answers import AnswersWithoutTools as AnswersWithoutTools
 from .checkpoints import LastCheckpoint as LastCheckpoint
 from .config_and_code import ConfigAndCode as ConfigAndCode
 from .emergent_tools import EmergentTools as EmergentTools
@@ -9,4 +10,5 @@ from .reward_components import RewardComponents as RewardComponents
 from .throughput import Throughput as Throughput
 from .tool_usage import ToolUsage as ToolUsage
 from .trajectories import Trajectories as Trajectories
+from .unearned_claims import UnearnedClaims as UnearnedClaims
 from .validate_first import ValidateFirst as ValidateFirst

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cv_lightning.evaluation.answer_log import AnswerLog, make_record, record_key
 from cv_lightning.evaluation.metrics import orientation_label
 from cv_lightning.grading.benchmarks import Grade
+from cv_lightning.reports.arms import WITHOUT_TOOLS
+from cv_lightning.types import Rollouts
 
 
 class Answers(Callback):
@@ -23,7 +26,10 @@ class Answers(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the log."""
-        self._log = AnswerLog(Path(trainer.default_root_dir), trainer.global_rank)
+        self._log = AnswerLog(self._folder(trainer), trainer.global_rank)
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir)
 
     def on_test_batch_end(
         self,
@@ -35,9 +41,12 @@ class Answers(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the answers of a batch."""
+        self._write(outputs["rollouts"], trainer)
+
+    def _write(self, rollouts: Rollouts, trainer: Trainer) -> None:
         policy = f"step {trainer.global_step}"
         records = []
-        for trajectory, breakdown in outputs["rollouts"].pairs:
+        for trajectory, breakdown in rollouts.pairs:
             condition = orientation_label(trajectory.sample.transforms)
             key = record_key(trajectory.sample, condition, policy)
             grade = Grade(None if breakdown.is_right is None else float(breakdown.is_right))
@@ -52,3 +61,35 @@ class Answers(Callback):
                 if hasattr(logger, "log_artifact"):
                     logger.log_artifact(self._log.path)
         self._log = None
+
+
+class AnswersWithoutTools(Answers):
+    """Asks some questions of a test a second time without tools, into the folder `without_tools`.
+
+    With both, the gain and the harm of tools can be told apart on the same questions. For modules with
+    `roll_out_without_tools` (`modules.base.PolicyModule`).
+
+    Args:
+        families: The families of those questions.
+    """
+
+    def __init__(self, families: Sequence[str]) -> None:
+        self.families = tuple(families)
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / WITHOUT_TOOLS
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Ask, and write the answers."""
+        asked = [sample for sample in batch if sample.family in self.families]
+        if asked:
+            module: Any = pl_module
+            self._write(module.roll_out_without_tools(asked, batch_idx), trainer)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def config_tags(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Tags of a run by its resolved config; values that the config lacks have none.
+    """Tags of a run by its resolved config; a value that the config lacks has no tag.
 
     Args:
         config: As `config_<command>.yaml` holds it.

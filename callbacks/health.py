@@ -44,7 +44,7 @@ _ALARMS = (
         "min_tool_rate",
         "rollout/tool_rate",
         True,
-        "tools are hardly called any more (less than {limit:g} of the rollouts). Lower the learning rate, raise "
+        "tools are rarely called now (in less than {limit:g} of the rollouts). Lower the learning rate, raise "
         "policy_gradient.kl_coefficient or reward.mandatory, or start from more SFT",
     ),
     _Alarm(

@@ -1,4 +1,4 @@
-"""What the callbacks that measure a training step share."""
+"""The base of callbacks that measure a training step."""
 
 from __future__ import annotations
 

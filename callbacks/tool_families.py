@@ -54,7 +54,7 @@ def verified_tools(trajectory: Trajectory) -> frozenset[str]:
 def failure_of(turn: Turn) -> str | None:
     """Why a turn's call failed: "malformed", "timeout", "crash", "rejected", an error's name, "other"; None if it ran.
 
-    The names are few and fixed, whatever a policy writes. None also for a turn that tried no call.
+    The names are few and fixed: a policy cannot add one. None also for a turn that tried no call.
     """
     seen = turn.observation
     if turn.reply.call is None:

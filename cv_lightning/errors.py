@@ -27,3 +27,7 @@ class ConversationError(CVLightningError):
 
 class TrainingError(CVLightningError):
     """A run that went wrong and was told to stop then."""
+
+
+class EngineError(CVLightningError):
+    """An engine that cannot sample any more, or does not sample what it was asked for."""

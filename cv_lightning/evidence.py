@@ -7,7 +7,9 @@
 - the orientation part is all or nothing: the image that the policy saw last must have the required orientation, so
   that there-and-back, four turns of 90 or looking at the unturned image again pay nothing;
 - a crop is measured in pixels of the question's image, through the frames of all turns;
-- the answer counts only if exactly one is given outside of the reasoning.
+- a turn or a crop counts only if it can still be seen in its result (`sandbox/effects/detail.py`);
+- a call that could not be read is a call: it takes a turn;
+- reasoning needs words, and the answer counts only if exactly one is given outside of it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
-from cv_lightning.tools.reply_text import read_turn
+from cv_lightning.tools.reply_text import read_turn, tagged_spans
 from cv_lightning.types import Box, Sample, Trajectory
+from sandbox.effects.detail import keeps_detail, shows_turn
 from sandbox.geometry import ORIENTATIONS, compose, inverse
 
 ORIENTATION_TOOLS = frozenset(ORIENTATIONS) - {"identity"}
@@ -43,6 +46,8 @@ class Evidence:
         orientation_credit: Required orientation tools that count as done.
         n_orientation_changes: Orientation changes made.
         best_iou: Best overlap of a crop with the sample's box.
+        n_calls: Calls that a penalty counts.
+        n_new_views: Calls that showed something new.
         is_well_formed: Whether the text has the format.
         answer: The answer that counts.
     """
@@ -52,19 +57,24 @@ class Evidence:
     orientation_credit: int
     n_orientation_changes: int
     best_iou: float
+    n_calls: int
+    n_new_views: int
     is_well_formed: bool
     answer: str | None
 
 
 def gather_claims(trajectory: Trajectory) -> Evidence:
-    """The release's reading: regular expressions over code and description of every call, whether or not it ran."""
+    """The release's reading of code and description of every call that was executed, whether or not it failed."""
     sample = trajectory.sample
-    calls = [turn.reply.call for turn in trajectory.turns if turn.reply.call is not None]
+    # The release ends a trajectory before it reads a call that is not executed any more.
+    calls = [
+        turn.reply.call for turn in trajectory.turns if turn.reply.call is not None and turn.observation is not None
+    ]
     used: frozenset[str] = frozenset()
     boxes: list[Box] = []
     for call in calls:
-        used |= claimed_tools(f"{call.code}\n{call.description}")
-        boxes += claimed_boxes(f"{call.code}\n{call.description}")
+        used |= claimed_tools(call.code, call.description)
+        boxes += claimed_boxes(call.code, call.description)
     ious = [iou(box, sample.box) for box in boxes] if sample.box is not None else []
     return Evidence(
         required=sample.required_tools,
@@ -72,6 +82,8 @@ def gather_claims(trajectory: Trajectory) -> Evidence:
         orientation_credit=len(sample.required_tools & used & ORIENTATION_TOOLS),
         n_orientation_changes=len(used & ORIENTATION_TOOLS),
         best_iou=max(ious, default=0.0),
+        n_calls=len(calls),
+        n_new_views=len(calls),
         is_well_formed=_has_published_format(trajectory),
         answer=trajectory.answer,
     )
@@ -79,11 +91,13 @@ def gather_claims(trajectory: Trajectory) -> Evidence:
 
 def _has_published_format(trajectory: Trajectory) -> bool:
     text = "".join(turn.text for turn in trajectory.turns).strip()
-    return (
-        text.startswith("<think>")
-        and text.count("<think>") == text.count("</think>")
-        and text.count("<answer>") == text.count("</answer>") == 1
-        and text.endswith("</answer>")
+    answers, thoughts = tagged_spans(text, "answer"), tagged_spans(text, "think")
+    is_closed = text.startswith("<think>") and text.count("<think>") == text.count("</think>")
+    if not is_closed or len(answers) != 1 or not text.endswith("</answer>"):
+        return False
+    begins, ends = answers[0]
+    return not any(
+        "<answer>" in text[start:end] and (start < begins < end or start < ends < end) for start, end in thoughts
     )
 
 
@@ -112,6 +126,8 @@ def gather_effects(trajectory: Trajectory) -> Evidence:
         orientation_credit=len(required & ORIENTATION_TOOLS) if is_restored else 0,
         n_orientation_changes=n_orientation_changes,
         best_iou=_best_iou(trajectory),
+        n_calls=_n_attempts(trajectory),
+        n_new_views=_n_new_views(trajectory),
         is_well_formed=_has_format(trajectory),
         answer=trajectory.answer if trajectory.turns and _answers_once(trajectory.turns[-1].text) else None,
     )
@@ -133,6 +149,23 @@ def call_outcomes(trajectory: Trajectory) -> list[bool]:
     return outcomes
 
 
+def _n_attempts(trajectory: Trajectory) -> int:
+    """Turns that called, or tried to: a call that cannot be read must not be cheaper than one that runs."""
+    replies = [turn.reply for turn in trajectory.turns]
+    return sum(reply.call is not None or (reply.fault is not None and not reply.is_silent) for reply in replies)
+
+
+def _n_new_views(trajectory: Trajectory) -> int:
+    """Results with a verified effect that are no image that the policy has seen before."""
+    seen: set[bytes] = set()
+    n_new = 0
+    for image in trajectory.images:
+        observation = trajectory.turns[image.turn].observation if image.turn >= 0 else None
+        n_new += observation is not None and bool(observation.tools) and image.key not in seen
+        seen.add(image.key)
+    return n_new
+
+
 def is_restored(trajectory: Trajectory) -> bool:
     """Whether the last image that the policy saw is upright to the pixel; one that was never turned counts."""
     return last_orientation(trajectory) == required_orientation(trajectory.sample)
@@ -145,11 +178,18 @@ def required_orientation(sample: Sample) -> str:
 
 
 def last_orientation(trajectory: Trajectory) -> str | None:
-    """Net orientation, relative to the question's first image, of the image that the policy looked at last."""
+    """Net orientation, relative to the question's first image, of the image that the policy looked at last.
+
+    None if it is unknown, if it is that of another image of the question, or if a turn cannot be seen in the result.
+    """
     results = [image for image in trajectory.images if image.turn >= 0]
     if not results:
         return "identity"
-    return results[-1].orientation if results[-1].root == 0 else None
+    last, first = results[-1], trajectory.images[0].image
+    is_turned = last.orientation != "identity"
+    if last.root != 0 or (is_turned and not shows_turn(last.image, first, last.frame, last.orientation)):
+        return None
+    return last.orientation
 
 
 def _orientations_of(tools: Sequence[str], net: str | None) -> frozenset[str]:
@@ -160,7 +200,7 @@ def _orientations_of(tools: Sequence[str], net: str | None) -> frozenset[str]:
 
 
 def _best_iou(trajectory: Trajectory) -> float:
-    """Best overlap of a cropped view with the sample's box, in pixels of the question's first image."""
+    """Best overlap of a cropped view that shows its place with the box, in pixels of the question's first image."""
     if trajectory.sample.box is None:
         return 0.0
     best = 0.0
@@ -169,7 +209,10 @@ def _best_iou(trajectory: Trajectory) -> float:
         if observation is None or "crop" not in observation.tools or image.frame is None or image.root != 0:
             continue
         width, height = image.image.size
-        best = max(best, iou(image.frame.box((0, 0, width, height)), trajectory.sample.box))
+        overlap_of_box = iou(image.frame.box((0, 0, width, height)), trajectory.sample.box)
+        first = trajectory.images[0].image
+        if overlap_of_box > best and keeps_detail(image.image, first, image.frame, image.orientation):
+            best = overlap_of_box
     return best
 
 
@@ -217,11 +260,18 @@ def _has_one_answer(text: str) -> bool:
     return depth == 0 and answers == 1 and not inside_answer
 
 
+def _begins_with_words(text: str) -> bool:
+    """Whether a turn opens with reasoning that holds a letter or a digit, tags not counted."""
+    opening, _, rest = text.lstrip().partition("<think>")
+    reasoning, closing, _ = rest.partition("</think>")
+    return not opening and bool(closing) and any(letter.isalnum() for letter in _TAG.sub("", reasoning))
+
+
 def _has_format(trajectory: Trajectory) -> bool:
     """Every turn opens with reasoning and acts; the last one, and only it, answers once and stops there."""
     if not trajectory.turns:
         return False
     *earlier, last = trajectory.turns
     acts = all(turn.reply.call is not None for turn in earlier) and last.reply.answer is not None
-    reasons = all(turn.text.lstrip().startswith("<think>") for turn in trajectory.turns)
+    reasons = all(_begins_with_words(turn.text) for turn in trajectory.turns)
     return acts and reasons and _has_one_answer(last.text) and last.text.rstrip().endswith("</answer>")

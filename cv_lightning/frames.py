@@ -27,3 +27,11 @@ def view_result(trajectory: Trajectory, call: ToolCall, observation: Observation
     known = observation.orientation is not None and source.orientation is not None
     orientation = compose(source.orientation or "", observation.orientation or "") if known else None
     return ViewedImage(observation.image, source.root, frame, orientation, turn)
+
+
+def see_result(trajectory: Trajectory) -> None:
+    """Append the image that the call of the last turn made, if it made one, to those that the policy has seen."""
+    turn = trajectory.turns[-1]
+    call, observation = turn.reply.call, turn.observation
+    if call is not None and observation is not None and observation.image is not None:
+        trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))

@@ -7,20 +7,22 @@ and core = the orientation tools and crop:
     format       1 if the text has the conversation's shape
     mandatory    (required orientation tools in U + [crop in E and U] * best IoU of a crop with the box) / |E|
     necessity    accuracy of the group's rollouts with tools - without, at least 0, for right rollouts with tools,
-                 only if fewer than 2 were right without
+                 only if some went without and fewer than 2 of them were right
     exact        1 if E and core is not empty and equals U and core
     emergence    1 if right and U holds a tool outside core
+    interaction  calls that showed something new, in a right rollout    (PyVision-RL, arXiv 2602.20739; off by default)
     usage        calls beyond max(2, |E|)                               (subtracted)
     spurious     orientation changes if E has none                      (subtracted)
 
 `overlong` is DAPO's soft punishment of long replies (arXiv 2503.14476, eq. 13), off by default.
 
-A preset determines U, the IoU, the format and the answer (`evidence.py`): "published" reads what the policy *wrote*, as
-the release does; "effects", the default, counts what *happened*. Two terms depend on the preset here:
+A preset determines U, the IoU, the calls, the format and the answer (`evidence.py`): "published" reads what the policy
+*wrote*, as the release does; "effects", the default, counts what *happened*. Three terms depend on the preset here:
 
 - under "effects" `exact` needs the mandatory part to be met as well (a crop by IoU >= 0.1);
-- under "effects" `emergence` is paid only if no rollout of the group was right without such a tool: decorating an
-  image that can be read without it pays nothing.
+- under "effects" `emergence` is paid only if rollouts of the group went without such a tool and all were wrong:
+  decorating an image that can be read without it pays nothing, nor does a decoration that the whole group has;
+- under "published" `necessity` is 0 if the crop is poor.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ from cv_lightning.grading.rules import is_right
 from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]
+
+#: Characters by which an answer may be longer than the truth for a judge to be asked: one that a judge cannot read in
+#: time must not be better than a wrong one.
+LONGEST_ANSWER = 2000
 
 #: Below this share of the mandatory part a right answer about a crop is "poor reasoning".
 POOR_REASONING = 0.1
@@ -57,6 +63,8 @@ class RewardConfig:
         necessity: Weight of tools that made the difference within the group.
         exact: Weight of using the needed core tools and no others.
         emergence: Weight of a tool outside the core in a right trajectory.
+        interaction: Weight of a call that showed something new in a right trajectory (PyVision-RL: 0.1). It pays for
+            every such call, needed or not; with `usage` above it, calls beyond max(2, |E|) still cost.
         usage: Penalty per call beyond max(2, |E|).
         spurious: Penalty per orientation change that nothing asked for.
         overlong: Penalty of a trajectory of `overlong_max_tokens` sampled tokens.
@@ -71,6 +79,7 @@ class RewardConfig:
     necessity: float = 0.0
     exact: float = 0.1
     emergence: float = 0.2
+    interaction: float = 0.0
     usage: float = 0.5
     spurious: float = 0.5
     overlong: float = 0.0
@@ -93,7 +102,18 @@ class RewardConfig:
 
 
 #: Names of the terms, in the order of the formula; each is in every breakdown.
-TERMS = ("accuracy", "format", "mandatory", "necessity", "exact", "emergence", "usage", "spurious", "overlong")
+TERMS = (
+    "accuracy",
+    "format",
+    "mandatory",
+    "necessity",
+    "exact",
+    "emergence",
+    "interaction",
+    "usage",
+    "spurious",
+    "overlong",
+)
 
 
 def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) -> list[RewardBreakdown]:
@@ -102,7 +122,8 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
     Args:
         group: The rollouts of one sample.
         config: Weights and preset.
-        judge: Asked about answers that the rules call wrong; if it fails the reward is NaN, never a wrong 0.
+        judge: Asked about answers that the rules call wrong; if it is down the reward is NaN, never a wrong 0. An
+            answer that is `LONGEST_ANSWER` characters longer than the truth is wrong without asking.
 
     Returns:
         One breakdown per trajectory, in order; its terms are weighted and all of `TERMS`.
@@ -111,20 +132,22 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
     evidence_G = [gather(trajectory) for trajectory in group.trajectories]
     is_right_G = _judge(group.sample, [evidence.answer for evidence in evidence_G], judge)
     with_tools_G = [
-        bool(evidence.used) if config.preset == "effects" else trajectory.n_calls > 0
-        for evidence, trajectory in zip(evidence_G, group.trajectories, strict=True)
+        bool(evidence.used) or (config.preset == "published" and evidence.n_calls > 0) for evidence in evidence_G
     ]
     necessity = _necessity(is_right_G, with_tools_G)
-    is_plainly_right = any(
-        right and not emergent_tools(evidence.used) for right, evidence in zip(is_right_G, evidence_G, strict=True)
-    )
-    pays_emergence = config.preset == "published" or not is_plainly_right
+    is_plainly_right = [
+        right
+        for right, evidence in zip(is_right_G, evidence_G, strict=True)
+        if right is not None and not emergent_tools(evidence.used)
+    ]
+    pays_emergence = config.preset == "published" or (bool(is_plainly_right) and not any(is_plainly_right))
     breakdowns = []
     for trajectory, evidence, right, with_tools in zip(
         group.trajectories, evidence_G, is_right_G, with_tools_G, strict=True
     ):
-        values = _values(evidence, trajectory.n_calls, right is True, config)
-        values["necessity"] = necessity if right and with_tools else 0.0
+        values = _values(evidence, right is True, config)
+        is_poor = config.preset == "published" and _is_poor(evidence, values["mandatory"])
+        values["necessity"] = necessity if right and with_tools and not is_poor else 0.0
         values["emergence"] *= pays_emergence
         n_sampled = sum(trajectory.tokens.is_trained)
         values["overlong"] = overlong_penalty(n_sampled, config.overlong_max_tokens, config.overlong_cache_tokens)
@@ -133,12 +156,12 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
     return breakdowns
 
 
-def _values(evidence: Evidence, n_calls: int, right: bool, config: RewardConfig) -> dict[str, float]:
+def _values(evidence: Evidence, right: bool, config: RewardConfig) -> dict[str, float]:
     """The unweighted terms that need no group; penalties are negative."""
     required, used = evidence.required, evidence.used
     mandatory = _mandatory(evidence)
     accuracy = float(right)
-    if "crop" in required and mandatory < POOR_REASONING and config.mandatory > 0:
+    if _is_poor(evidence, mandatory) and config.mandatory > 0:
         accuracy *= mandatory
     is_exact = bool(required & CORE_TOOLS) and required & CORE_TOOLS == used & CORE_TOOLS
     if config.preset == "effects":
@@ -150,9 +173,14 @@ def _values(evidence: Evidence, n_calls: int, right: bool, config: RewardConfig)
         "mandatory": mandatory,
         "exact": float(is_exact),
         "emergence": float(right and bool(emergent_tools(used))),
-        "usage": 0.0 - max(0, n_calls - max(2, len(required))),
+        "interaction": float(right * evidence.n_new_views),
+        "usage": 0.0 - max(0, evidence.n_calls - max(2, len(required))),
         "spurious": 0.0 if needs_turning else 0.0 - evidence.n_orientation_changes,
     }
+
+
+def _is_poor(evidence: Evidence, mandatory: float) -> bool:
+    return "crop" in evidence.required and mandatory < POOR_REASONING
 
 
 def overlong_penalty(n_tokens: int, max_tokens: int, cache_tokens: int) -> float:
@@ -179,7 +207,8 @@ def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | N
     verdicts: dict[str | None, bool | None] = {
         answer: any(is_right(answer, truth) for truth in truths) for answer in answers
     }
-    doubtful = [answer for answer, verdict in verdicts.items() if answer and not verdict]
+    longest = LONGEST_ANSWER + len(sample.answer)
+    doubtful = [answer for answer, verdict in verdicts.items() if answer and not verdict and len(answer) <= longest]
     if judge is not None and doubtful:
         with ThreadPoolExecutor(max_workers=len(doubtful)) as pool:
             asked = pool.map(lambda answer: judge(sample.question, answer, sample.answer), doubtful)
@@ -188,10 +217,13 @@ def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | N
 
 
 def _necessity(is_right_G: Sequence[bool | None], with_tools_G: Sequence[bool]) -> float:
-    """How much more often rollouts with tools were right; 0 if 2 were right without. Unjudged ones do not count."""
+    """How much more often rollouts with tools were right than those without; unjudged ones do not count.
+
+    0 if 2 were right without, or if all used tools: then there is nothing to compare with.
+    """
     judged = [(right, tools) for right, tools in zip(is_right_G, with_tools_G, strict=True) if right is not None]
     with_tools = [right for right, tools in judged if tools]
     without = [right for right, tools in judged if not tools]
-    if not with_tools or sum(without) >= 2:
+    if not with_tools or not without or sum(without) >= 2:
         return 0.0
-    return max(0.0, fmean(with_tools) - (fmean(without) if without else 0.0))
+    return max(0.0, fmean(with_tools) - fmean(without))

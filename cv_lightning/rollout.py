@@ -1,7 +1,7 @@
-"""The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
+"""What a rollout is made of: how turns are asked for, and what a turn does to its trajectory.
 
-The protocols say what the loop needs of a policy; `modules.policy.Policy` is one. A rollout that goes wrong is
-data: its `Turn`s and its `StopReason` record the cause, and nothing that a policy writes raises here.
+The protocols say what `cv_lightning.driver` needs of a policy; `modules.policy.Policy` is one. A rollout that goes
+wrong is data: its `Turn`s and its `StopReason` record the cause, and nothing that a policy writes raises here.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cv_lightning.conversation import Conversation
 from cv_lightning.frames import view_result
-from cv_lightning.types import Group, Reply, Sample, StopReason, TokenSequence, ToolCall, Trajectory, Turn
+from cv_lightning.types import Reply, StopReason, TokenSequence, ToolCall, Trajectory, Turn
 from sandbox import Observation, ToolRequest
 
 
@@ -25,20 +25,30 @@ class Sampling:
         temperature: Softmax temperature; 0 takes the most probable token.
         max_new_tokens: Longest turn.
         seed: Seed of the generator; the same seed and contexts give the same tokens.
+        call_temperature: Above 0: the temperature inside of tool calls; None: the same as elsewhere.
     """
 
     temperature: float = 1.0
     max_new_tokens: int = 1024
     seed: int = 0
+    call_temperature: float | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A sampled turn: ids with their log-probabilities, and whether it ended by itself."""
+    """A sampled turn.
+
+    Attributes:
+        ids: Its T tokens.
+        logprobs: Of each token [T], under the distribution that it was drawn from.
+        is_finished: Whether the turn ended by itself.
+        versions: Of each token [T], the version of the weights that drew it; None if they are the policy's own.
+    """
 
     ids: list[int]
     logprobs: list[float]
     is_finished: bool
+    versions: list[int] | None = None
 
 
 #: Called after every step with the sampled id of each row, None for a row that has ended. If it returns False, sampling
@@ -47,10 +57,33 @@ OnTokens = Callable[[Sequence[int | None]], bool]
 
 
 class Session(Protocol):
-    """Samples the turns of a batch of conversations."""
+    """Samples the turns of a batch of conversations together, in the caller's thread."""
 
     def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
         """Sample one turn for each context; later calls take some of the same contexts, grown."""
+
+
+@runtime_checkable
+class AsyncSession(Protocol):
+    """Samples the turn of each conversation as soon as it is asked for, as an engine does.
+
+    A session serves one rollout, in one event loop. What it needs of the loop (an HTTP client) it makes in its first
+    `sample`. `on_tokens` gets one row.
+    """
+
+    async def sample(self, context: TokenSequence) -> Completion:
+        """Sample one turn of one trajectory.
+
+        Trajectories call concurrently. Their first calls come in the order of the trajectories; later calls pass the
+        same object, grown by what was sampled and by the observation. So what was made of a context or of a
+        `ViewedImage` may be kept, by identity. A cancelled call must end at once.
+
+        Raises:
+            EngineError: The engine cannot continue; it ends the rollout as a whole. Retry what can be retried.
+        """
+
+    async def close(self) -> None:
+        """End the session within seconds; called once, after every `sample` has returned or was cancelled."""
 
 
 class SamplingPolicy(Protocol):
@@ -58,8 +91,17 @@ class SamplingPolicy(Protocol):
 
     conversation: Conversation
 
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Session | AsyncSession:
+        """Start sampling the turns of a rollout; `on_tokens` reads along and may stop a turn."""
+
+
+class BatchingPolicy(Protocol):
+    """A policy that samples batches here."""
+
+    conversation: Conversation
+
     def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Session:
-        """Start sampling a batch; `on_tokens` reads along and may stop it."""
+        """See `SamplingPolicy`."""
 
 
 class Executor(Protocol):
@@ -69,92 +111,26 @@ class Executor(Protocol):
         """Run requests; answers in their order, and code that fails never raises."""
 
 
-def roll_out(
-    samples: Sequence[Sample],
-    policy: SamplingPolicy,
-    executor: Executor,
-    sampling: Sampling,
-    group_size: int = 1,
-    max_turns: int = 4,
-) -> list[Group]:
-    """Sample `group_size` trajectories of each sample.
-
-    Args:
-        samples: P questions.
-        policy: Speaks.
-        executor: Runs the code.
-        sampling: How tokens are drawn.
-        group_size: G, trajectories of each sample.
-        max_turns: Assistant turns of a trajectory; a tool call in the last one is not executed.
-
-    Returns:
-        P groups of G trajectories.
-    """
-    groups = [Group(sample, _begin(sample, policy.conversation, group_size)) for sample in samples]
-    session = policy.open_session(sampling)
-    active = [trajectory for group in groups for trajectory in group.trajectories]
-    for turn in range(max_turns):
-        active = take_turn(active, session, policy.conversation, executor, is_last=turn == max_turns - 1)
-    return groups
-
-
-def _begin(sample: Sample, conversation: Conversation, group_size: int) -> list[Trajectory]:
-    """G trajectories before their first turn; the prompt is written once, and they share its images."""
-    prompt = conversation.start(sample)
-    return [Trajectory(sample, images=[*prompt.images], tokens=prompt.copy()) for _ in range(group_size)]
-
-
-def take_turn(
-    active: Sequence[Trajectory], session: Session, conversation: Conversation, executor: Executor, is_last: bool
-) -> list[Trajectory]:
-    """Let the policy speak once in every trajectory and run its calls.
-
-    Args:
-        active: Trajectories that have not ended.
-        session: Samples the turns.
-        conversation: Writes them as tokens.
-        executor: Runs the code.
-        is_last: Whether this is the last turn, in which no call is executed.
-
-    Returns:
-        Those that continue after it; the others have their `stop_reason`.
-    """
-    if not active:
-        return []
-    started = time.perf_counter()
-    completions = session.sample([t.tokens for t in active])
-    seconds = time.perf_counter() - started
-    for trajectory, completion in zip(active, completions, strict=True):
-        append_reply(trajectory, completion, conversation, seconds)
-    active = [trajectory for trajectory in active if trajectory.stop_reason is None]
-    if is_last:
-        for trajectory in active:
-            trajectory.stop_reason = StopReason.MAX_TURNS
-        return []
-    observations = observe(active, executor)
-    return [
-        trajectory
-        for trajectory, observation in zip(active, observations, strict=True)
-        if append_observation(trajectory, observation, conversation)
-    ]
-
-
-def append_reply(trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float) -> None:
-    """Append a sampled turn that took `seconds`, read; it may end the trajectory."""
+def append_reply(
+    trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float, is_last: bool
+) -> None:
+    """Append a sampled turn that took `seconds`, read; it may end the trajectory, and does if it `is_last`."""
     trajectory.tokens.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
     text = conversation.decode_reply(completion.ids)
     reply = conversation.read_reply(text, trajectory.images)
-    trajectory.turns.append(Turn(text, reply, wall_s=seconds))
-    trajectory.stop_reason = end_after(reply, completion.is_finished)
+    trajectory.turns.append(Turn(text, reply, wall_s=seconds, versions=completion.versions))
+    trajectory.stop_reason = end_after(reply, completion.is_finished, is_last)
 
 
-def end_after(reply: Reply, is_finished: bool) -> StopReason | None:
-    """Why a trajectory ends with this reply; None if it continues."""
+def end_after(reply: Reply, is_finished: bool, is_last: bool) -> StopReason | None:
+    """Why a trajectory ends with this reply, which may be the last one allowed; None if it continues."""
     if not is_finished:
         return StopReason.MAX_TOKENS
     if reply.answer is not None:
         return StopReason.ANSWERED
-    return StopReason.NO_ACTION if reply.is_silent else None
+    if reply.is_silent:
+        return StopReason.NO_ACTION
+    return StopReason.MAX_TURNS if is_last else None
 
 
 def observe(active: Sequence[Trajectory], executor: Executor) -> list[Observation]:
@@ -164,9 +140,10 @@ def observe(active: Sequence[Trajectory], executor: Executor) -> list[Observatio
     requests = []
     callers = []
     for index, trajectory in enumerate(active):
-        call = trajectory.turns[-1].reply.call
-        observations.append(refusal(trajectory.turns[-1].reply))
-        if call is not None and call.fault is None:
+        reply = trajectory.turns[-1].reply
+        observations.append(refusal(reply))
+        call = runnable_call(reply)
+        if call is not None:
             requests.append(request_of(trajectory, call))
             callers.append(index)
     for index, observation in zip(callers, executor.execute(requests), strict=True):
@@ -175,6 +152,11 @@ def observe(active: Sequence[Trajectory], executor: Executor) -> list[Observatio
     for trajectory, observation in zip(active, observations, strict=True):
         trajectory.turns[-1].observation, trajectory.turns[-1].tools_s = observation, seconds
     return observations
+
+
+def runnable_call(reply: Reply) -> ToolCall | None:
+    """The call that the executor can be asked to run; None if the reply has none, or a malformed one."""
+    return None if reply.call is None or reply.call.fault is not None else reply.call
 
 
 def refusal(reply: Reply) -> Observation:

@@ -148,14 +148,16 @@ class Turn:
         reply: The text, read.
         observation: The executor's answer; None if nothing was executed.
         is_trained: False for a recorded turn that must not be imitated (a mistake before its correction).
-        wall_s: Seconds that sampling the batch of replies took, of which this is one; 0 if it was not sampled.
-        tools_s: Seconds that running the batch of calls took, of which this turn's is one; 0 if none ran.
+        versions: Of each sampled token, the version of the weights that drew it; None if they were the policy's own.
+        wall_s: Seconds that it waited for its reply; 0 if it was not sampled.
+        tools_s: Seconds that it waited for the result of its call; 0 if none ran.
     """
 
     text: str
     reply: Reply
     observation: Observation | None = None
     is_trained: bool = True
+    versions: list[int] | None = field(default=None, compare=False)
     wall_s: float = field(default=0.0, compare=False)
     tools_s: float = field(default=0.0, compare=False)
 
@@ -283,11 +285,13 @@ class Rollouts:
         groups: P groups of G trajectories.
         breakdowns: Their rewards [P][G].
         tools_s: Seconds that the step waited for tools.
+        n_prompts: Prompts that were rolled out, if only the best of them were kept.
     """
 
     groups: list[Group]
     breakdowns: list[list[RewardBreakdown]]
     tools_s: float = 0.0
+    n_prompts: int | None = None
 
     @cached_property
     def trajectories(self) -> list[Trajectory]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypedDict
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.types import Rollouts, Sample
+from cv_lightning.types import Group, Rollouts, Sample, TokenSequence
 from modules.optimizer import OptimizerConfig, make_optimizer
+from modules.policy.micro_batches import packed_micro_batches, padded_micro_batches
 from modules.policy.policy import Policy
 from modules.policy.rows import RowReader
 from modules.policy.shards import whole
@@ -41,6 +43,13 @@ class StepOutput(TypedDict, total=False):
     metrics: dict[str, float]
 
 
+class _CloseOnError(Callback):
+    """Closes what a module holds open if a stage fails; Lightning calls `teardown` only if it does not."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        pl_module.teardown("")
+
+
 class PolicyModule(LightningModule):
     """A LightningModule around a `Policy`, evaluated by rollouts.
 
@@ -51,6 +60,9 @@ class PolicyModule(LightningModule):
         reward: How they are scored.
         judge: Asked about answers that the rules call wrong; None leaves it at the rules.
         sampler: Who speaks in rollouts; None: the policy itself.
+        micro_batch_tokens: Tokens of a forward pass of an update. Sequences that share a prompt stay together if they
+            fit; a longer sequence is computed alone. 0 computes everything at once.
+        micro_batch_size: Gone; `micro_batch_tokens` takes its place.
     """
 
     def __init__(
@@ -61,8 +73,18 @@ class PolicyModule(LightningModule):
         reward: RewardConfig | None = None,
         judge: Judge | None = None,
         sampler: Sampler | None = None,
+        micro_batch_tokens: int = 0,
+        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if micro_batch_size is not None:
+            raise ConfigError(
+                f"micro_batch_size: expected micro_batch_tokens in its place but got {micro_batch_size}. Give the "
+                "tokens of a forward pass, such as micro_batch_tokens: 32768."
+            )
+        if micro_batch_tokens < 0:
+            raise ConfigError(f"micro_batch_tokens: expected 0 or more but got {micro_batch_tokens}")
+        self.micro_batch_tokens = micro_batch_tokens
         self.automatic_optimization = False
         self.policy = policy
         self.optimizer_config = optimizer or OptimizerConfig()
@@ -168,6 +190,13 @@ class PolicyModule(LightningModule):
         values: Tensor = gathered[gathered != -1.0]
         return values
 
+    def micro_batches(self, sequences: Sequence[TokenSequence]) -> list[list[int]]:
+        """Indices of sequences that are computed together; each rank makes as many, so some may be empty."""
+        if not self.policy.can_pack:
+            return padded_micro_batches(sequences, self.micro_batch_tokens, self.global_max)
+        image_token_id = int(self.policy.core.config.image_token_id)
+        return packed_micro_batches(sequences, self.micro_batch_tokens, image_token_id, self.global_max)
+
     def backward_part(self, loss: Tensor, is_last: bool) -> None:
         """Backward pass of a micro-batch; shards exchange the gradients of a step in its last one.
 
@@ -218,6 +247,13 @@ class PolicyModule(LightningModule):
         self.log_dict(metrics, logger=False)
         return metrics
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether the loggers get the metrics of this step; callbacks do in any case if there is no logger."""
+        trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
+        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
+        return not trainer.loggers or bool(every and (step + 1) % every == 0)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Send the step's metrics to the loggers, after the callbacks added theirs.
 
@@ -230,8 +266,8 @@ class PolicyModule(LightningModule):
         values = torch.tensor([*metrics.values()], dtype=torch.float32)
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
         trainer.callback_metrics.update(zip(metrics, values, strict=True))
-        step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
-        if every and (step + 1) % every == 0:
+        if self.is_logged:
+            step = trainer.fit_loop.total_batch_idx
             logged = dict(zip(metrics, values.tolist(), strict=True))
             for logger in trainer.loggers:
                 logger.log_metrics(logged | {"epoch": trainer.current_epoch}, step)
@@ -241,24 +277,38 @@ class PolicyModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Evaluate the policy as it is now."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
 
     def on_test_epoch_start(self) -> None:
         """Evaluate the policy as it is now."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
 
     def on_predict_epoch_start(self) -> None:
         """Ask the policy as it is now."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
 
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         """Sample `group_size` trajectories of each sample and score them."""
-        groups = self._roller.roll_out(samples, group_size, temperature, seed)
+        return self._scored(self._roller.roll_out(samples, group_size, temperature, seed))
+
+    def _scored(self, groups: list[Group]) -> Rollouts:
         breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
         return Rollouts(groups, breakdowns, waited_for_tools(groups))
 
+    def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
+        """One trajectory of each sample at the evaluation's temperature: one turn that cannot begin a call."""
+        roller = Roller(self.policy, replace(self.rollout_config, max_turns=1))
+        with self.policy.without_tools():
+            groups = roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed)
+        roller.close()
+        return self._scored(groups)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add what closes the rollouts' executor, threads and engine after an error."""
+        return [_CloseOnError()]
+
     def teardown(self, stage: str) -> None:
-        """Close the executor."""
+        """Close the executor and the sampler."""
         self._roller.close()
 
     # ---- evaluation --------------------------------------------------------------------------------------------------

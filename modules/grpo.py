@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean
 from typing import Any, Literal
 
@@ -22,13 +23,16 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
 from modules.base import PolicyModule, StepOutput
+from modules.policy.packed_row import prompt_groups
 from modules.policy.policy import Policy
-from modules.policy.token_batch import TokenBatch, by_length, image_bytes
+from modules.policy.temperatures import CallTokens, token_temperatures
+from modules.policy.token_batch import TokenBatch, image_bytes
 from modules.policy_gradient import (
     PolicyGradientConfig,
     PolicyGradientLoss,
     group_advantages,
     has_spread,
+    largest_spreads,
     loss_divisor,
     moves_policy,
     policy_gradient_loss,
@@ -77,12 +81,17 @@ class GRPOModule(PolicyModule):
         truncated: What is learned from rollouts that were cut off (`max_tokens`, `context_full`): "all",
             "whole_replies" (not the reply that was cut off) or "nothing" (DAPO's overlong filter). Their rewards count
             in the group's mean in any case.
-        minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly.
+        minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly, group after group.
         epochs: Passes over the rollouts.
-        micro_batch_size: Sequences of a forward pass, of similar length; 0 takes a minibatch at once.
         measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
             measured step costs as much as a step with the term.
         max_resamples: How often groups without any spread of rewards are sampled again, at most.
+        keep_prompts: Fewer than the prompts of a batch: oversample, filter and rank (PyVision-RL, arXiv 2602.20739).
+            That many prompts are rolled out at a time, until as many groups have a spread of rewards or the batch ends;
+            those with the largest spread are learned from. 0 keeps all.
+        samples_ahead: Sample the next rollouts while the policy is updated. A step then learns from the questions of
+            the step before (the first one from its own, which are asked twice), answered with weights that lack one
+            step's updates; `sampler_correction` is on by default. It takes a sampler that is an engine.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -97,9 +106,10 @@ class GRPOModule(PolicyModule):
         truncated: Truncated = "all",
         minibatches: int = 1,
         epochs: int = 1,
-        micro_batch_size: int = 0,
         measure_kl_every: int = 0,
         max_resamples: int = 0,
+        keep_prompts: int = 0,
+        samples_ahead: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -113,24 +123,30 @@ class GRPOModule(PolicyModule):
             if value < 1:
                 raise ConfigError(f"{name}: expected at least 1 but got {value}")
         at_least_0 = {
-            "micro_batch_size": micro_batch_size,
             "measure_kl_every": measure_kl_every,
             "max_resamples": max_resamples,
+            "keep_prompts": keep_prompts,
         }
         for name, value in at_least_0.items():
             if value < 0:
                 raise ConfigError(f"{name}: expected 0 or more but got {value}")
+        if keep_prompts and max_resamples:
+            raise ConfigError("max_resamples: expected 0 beside keep_prompts, which takes new prompts instead.")
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
-        if sampler_correction is None and not self._roller.sampler.agrees:
+        self._call_tokens = self._tokens_of_calls()
+        if samples_ahead:
+            self._check_ahead(max_resamples, keep_prompts)
+        if sampler_correction is None and (samples_ahead or not self._roller.sampler.agrees):
             sampler_correction = SamplerCorrection()
         self.sampler_correction = sampler_correction
         self.truncated: Truncated = truncated
         self.minibatches = minibatches
         self.epochs = epochs
-        self.micro_batch_size = micro_batch_size
         self.measure_kl_every = measure_kl_every
         self.max_resamples = max_resamples
+        self.keep_prompts = keep_prompts
+        self.samples_ahead = samples_ahead
         self.seed = seed
         # Now, because a checkpoint that is loaded later must not become the reference.
         if self.gradient_config.kl_coefficient > 0 or measure_kl_every:
@@ -140,8 +156,18 @@ class GRPOModule(PolicyModule):
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
         """Roll out, score, update."""
+        with self.policy.kept_features():
+            return self._step(batch)
+
+    def _step(self, batch: list[Sample]) -> StepOutput:
         started = time.perf_counter()
-        rollouts = self._roll_out_with_spread(batch)
+        self._roller.refresh(self.global_step)
+        if self.samples_ahead:
+            rollouts = self._roll_out_ahead(batch)
+        else:
+            rollouts = self._roll_out_pool(batch) if self.keep_prompts else self._roll_out_with_spread(batch)
+            self._roller.rest()
+        staleness = self._staleness(rollouts)
         rolled_out = time.perf_counter()
         rewards_PG = _totals(rollouts.breakdowns).to(self.device)
         config = self.gradient_config
@@ -154,17 +180,20 @@ class GRPOModule(PolicyModule):
         of_update, of_optimizer = self._update(prepared)
         own = of_optimizer | {
             "rl/distinct_sequences": len(sequences),
+            "rl/alone_sequences": _n_alone(prepared),
             "train/tokens": self.epochs * _n_tokens(prepared),
             "time/rollout_s": rolled_out - started,
             "time/tools_s": rollouts.tools_s,
             "time/score_s": scored - rolled_out,
             "time/update_s": time.perf_counter() - scored,
         }
-        return {"rollouts": rollouts, "metrics": self.measured(own, rollout_metrics(rollouts, rewards_PG) | of_update)}
+        if rollouts.n_prompts is not None:
+            own["rollout/prompts"] = rollouts.n_prompts
+        of_all = rollout_metrics(rollouts, rewards_PG) | staleness | of_update
+        return {"rollouts": rollouts, "metrics": self.measured(own, of_all)}
 
     def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
         """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
-        self._roller.refresh()
         temperature = self.rollout_config.temperature
         rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
         for attempt in range(1, self.max_resamples + 1):
@@ -178,8 +207,60 @@ class GRPOModule(PolicyModule):
             for index, group, of_group in zip(flat, again.groups, again.breakdowns, strict=True):
                 groups[index], breakdowns[index] = group, of_group
             rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
-        self._roller.rest()
         return rollouts
+
+    def _roll_out_pool(self, batch: list[Sample]) -> Rollouts:
+        """Roll out parts of the batch until enough groups have a spread; keep those with the largest."""
+        n_kept = self.keep_prompts
+        if self.global_step == 0 and len(batch) <= n_kept:
+            raise ConfigError(
+                f"keep_prompts: expected fewer than the {len(batch)} prompts of a batch but got {n_kept}. "
+                "Raise data.batch_size: it says how many prompts a step may use up."
+            )
+        pool = Rollouts([], [])
+        for part, first in enumerate(range(0, len(batch), n_kept)):
+            seed = self._sampling_seed(part)
+            more = self.roll_out(batch[first : first + n_kept], self.group_size, self.rollout_config.temperature, seed)
+            pool = Rollouts(pool.groups + more.groups, pool.breakdowns + more.breakdowns, pool.tools_s + more.tools_s)
+            rewards_PG = _totals(pool.breakdowns)
+            if int(has_spread(rewards_PG).sum()) >= n_kept:
+                break
+        kept = largest_spreads(rewards_PG, n_kept)
+        return replace(
+            pool,
+            groups=[pool.groups[index] for index in kept],
+            breakdowns=[pool.breakdowns[index] for index in kept],
+            n_prompts=len(pool.groups),
+        )
+
+    # ---- rollouts ahead ----------------------------------------------------------------------------------------------
+
+    def _check_ahead(self, max_resamples: int, keep_prompts: int) -> None:
+        """Refuse `samples_ahead` with what it does not go with."""
+        if self._roller.sampler.version is None:
+            raise ConfigError(
+                "samples_ahead: expected a sampler that is an engine, such as modules.samplers.VLLM, got "
+                f"{type(self._roller.sampler).__name__}, which samples where the policy is updated."
+            )
+        for name, value in (("max_resamples", max_resamples), ("keep_prompts", keep_prompts)):
+            if value:
+                raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. Sampling again would wait.")
+
+    def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
+        """The rollouts that were sampled during the last update; those of `batch` begin, with the weights of now."""
+        temperature = self.rollout_config.temperature
+        groups = self._roller.take()
+        if groups is None:
+            groups = self._roller.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
+        n_steps = self.trainer.max_steps
+        if n_steps < 0 or self.global_step + self.minibatches * self.epochs < n_steps:
+            self._roller.begin(batch, self.group_size, temperature, self._sampling_seed(1))
+        return self._scored(groups)
+
+    def _staleness(self, rollouts: Rollouts) -> dict[str, float]:
+        """`rl/staleness`: updates that the weights which drew a token lacked, on average and at most."""
+        stale = self._roller.staleness(rollouts.groups, self.global_step)
+        return {"rl/staleness": fmean(stale), "rl/staleness_max": max(stale)} if stale else {}
 
     def _sampling_seed(self, attempt: int) -> int:
         step = self.global_step * self.trainer.world_size + self.trainer.global_rank
@@ -197,10 +278,13 @@ class GRPOModule(PolicyModule):
     # ---- preparing the update ----------------------------------------------------------------------------------------
 
     def _split(self, sequences: list[WeightedSequence]) -> list[list[WeightedSequence]]:
-        """Minibatches of sequences in an order that mixes the groups."""
+        """Minibatches of equal size, of groups in random order: few have sequences in two of them."""
+        groups = prompt_groups([each.tokens for each in sequences], self.policy.core.config.image_token_id)
         generator = torch.Generator().manual_seed(self._sampling_seed(15))
-        order = torch.randperm(len(sequences), generator=generator).tolist()
-        return [[sequences[i] for i in order[part :: self.minibatches]] for part in range(self.minibatches)]
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        mixed = [sequences[member] for index in order for member in groups[index].members]
+        bounds = [part * len(mixed) // self.minibatches for part in range(self.minibatches + 1)]
+        return [mixed[start:end] for start, end in pairwise(bounds)]
 
     def _prepare(self, sequences: list[WeightedSequence], idle: WeightedSequence) -> tuple[list[_MicroBatch], Tensor]:
         """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor.
@@ -216,19 +300,17 @@ class GRPOModule(PolicyModule):
             for sequence, is_moving in zip(sequences, moves, strict=True)
             if (is_moving or self._compares) and any(sequence.tokens.is_trained)
         ]
-        parts = by_length([sequence.tokens for sequence in computed], self.micro_batch_size) if computed else []
-        micro_batches = [[computed[index] for index in part] for part in parts]
-        micro_batches += [[idle]] * (self.global_max(len(micro_batches)) - len(micro_batches))
-        return [self._micro_batch(each) for each in micro_batches], divisor
+        parts = self.micro_batches([sequence.tokens for sequence in computed])
+        return [self._micro_batch([computed[index] for index in part] or [idle]) for part in parts], divisor
 
     def _micro_batch(self, sequences: list[WeightedSequence]) -> _MicroBatch:
-        tokens = self.policy.collate([sequence.tokens for sequence in sequences])
+        tokens = self.policy.pack([sequence.tokens for sequence in sequences])
         reference, old = None, None
         if self._compares:
-            reference = self.policy.reference_logprobs(tokens, self.rollout_config.temperature)
+            reference = self.policy.reference_logprobs(tokens, self._temperature(tokens))
         if self.sampler_correction is not None and self.minibatches * self.epochs > 1:
             with torch.no_grad():
-                old = self.policy(tokens, self.rollout_config.temperature)[0]
+                old = self.policy(tokens, self._temperature(tokens), False)[0]
         return _MicroBatch(
             tokens,
             torch.tensor([sequence.advantage for sequence in sequences], device=self.device),
@@ -236,6 +318,25 @@ class GRPOModule(PolicyModule):
             reference,
             old,
         )
+
+    def _tokens_of_calls(self) -> CallTokens | None:
+        """The tags between which another temperature holds; None if there is only one temperature."""
+        if self.rollout_config.call_temperature is None:
+            return None
+        sampler = self._roller.sampler
+        if not sampler.separates_calls:
+            raise ConfigError(
+                f"rollout.call_temperature: {type(sampler).__name__} samples a turn at one temperature. "
+                "Leave it out, or let the policy or a Replica sample."
+            )
+        return CallTokens.of(self.policy.tokenizer)
+
+    def _temperature(self, tokens: TokenBatch) -> float | Tensor:
+        """The temperature at which the tokens were drawn: one, or that of each token, [B, T]."""
+        config = self.rollout_config
+        if self._call_tokens is None or config.call_temperature is None:
+            return config.temperature
+        return token_temperatures(tokens, self._call_tokens, config.temperature, config.call_temperature)
 
     # ---- the update --------------------------------------------------------------------------------------------------
 
@@ -276,7 +377,9 @@ class GRPOModule(PolicyModule):
         return {f"rl/{name}": total / number for name, (total, number) in totals if number > 0}
 
     def _backward(self, micro_batch: _MicroBatch, divisor: Tensor, is_last: bool) -> PolicyGradientLoss:
-        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, self.rollout_config.temperature)
+        needs_entropy = self.gradient_config.entropy_coefficient > 0 or self.is_logged
+        temperature = self._temperature(micro_batch.tokens)
+        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, temperature, needs_entropy)
         result = policy_gradient_loss(
             self.gradient_config,
             logprobs_BT=logprobs_BT,
@@ -286,7 +389,7 @@ class GRPOModule(PolicyModule):
             divisor=divisor,
             weight_B=micro_batch.weight_B,
             reference_logprobs_BT=micro_batch.reference_logprobs_BT,
-            entropy_BT=entropy_BT,
+            entropy_BT=entropy_BT if needs_entropy else None,
             old_logprobs_BT=micro_batch.old_logprobs_BT,
             correction=self.sampler_correction,
         )
@@ -352,8 +455,15 @@ def _divisor(sequence: WeightedSequence, config: PolicyGradientConfig) -> Tensor
 
 
 def _n_tokens(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
-    """Tokens of one pass of the update, padding not among them."""
-    return sum(int(micro.tokens.is_valid_BT.sum()) for micro_batches, _ in prepared for micro in micro_batches)
+    """Tokens that one pass of the update computes, padding not among them."""
+    return sum(micro.tokens.n_computed for micro_batches, _ in prepared for micro in micro_batches)
+
+
+def _n_alone(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
+    """Sequences whose prompt is computed for them alone."""
+    return sum(
+        micro.tokens.n_alone for micro_batches, _ in prepared for micro in micro_batches if bool(micro.weight_B.any())
+    )
 
 
 def _totals(breakdowns_PG: Sequence[Sequence[RewardBreakdown]]) -> Tensor:

@@ -135,6 +135,15 @@ def has_spread(rewards_PG: Tensor) -> Tensor:
     return (high_P - low_P) > SPREAD_TOLERANCE
 
 
+def largest_spreads(rewards_PG: Tensor, n_kept: int) -> list[int]:
+    """Indices, in order, of the groups whose judged rewards have the largest standard deviations; ties by order."""
+    is_judged_PG = ~rewards_PG.isnan()
+    count_P1 = is_judged_PG.sum(-1, keepdim=True).clamp(min=1)
+    centred_PG = rewards_PG.double() - rewards_PG.double().nansum(-1, keepdim=True) / count_P1
+    std_P = (torch.where(is_judged_PG, centred_PG, 0.0).square().sum(-1, keepdim=True) / count_P1).sqrt()[:, 0]
+    return sorted(std_P.argsort(descending=True, stable=True)[:n_kept].tolist())
+
+
 def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: float = 1e-4) -> Tensor:
     """Advantages of each rollout relative to its group.
 
@@ -262,6 +271,27 @@ def policy_gradient_loss(
             "sampler_logprob": sampler_logprobs_BT.nan_to_num(nan=0.0),
             "trainer_logprob": old_logprobs_BT,
         }
+    loss_BT, regularizers = _regularized(config, loss_BT, logprobs_BT, reference_logprobs_BT, entropy_BT, is_trained_BT)
+    measured |= regularizers
+    moving_B = weight_B * moves_policy(advantages_B, config)
+    totals = {
+        name: _total(value_BT.detach(), is_trained_BT, weight_B if name == "kl" else moving_B)
+        for name, value_BT in measured.items()
+    }
+    gaps_M = (logprobs_BT - sampler_logprobs_BT).detach().abs()[is_trained_BT & (moving_B > 0)[:, None]]
+    return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), totals, gaps_M)
+
+
+def _regularized(
+    config: PolicyGradientConfig,
+    loss_BT: Tensor,
+    logprobs_BT: Tensor,
+    reference_logprobs_BT: Tensor | None,
+    entropy_BT: Tensor | None,
+    is_trained_BT: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss per token with its KL and entropy terms, and the divergence and the entropy if they can be measured."""
+    measured: dict[str, Tensor] = {}
     if reference_logprobs_BT is not None:
         measured["kl"] = kl_to_reference(logprobs_BT, reference_logprobs_BT, is_trained_BT)
         loss_BT = loss_BT + config.kl_coefficient * measured["kl"]
@@ -274,13 +304,7 @@ def policy_gradient_loss(
         loss_BT = loss_BT - config.entropy_coefficient * measured["entropy"]
     elif config.entropy_coefficient > 0:
         raise ValueError(f"Expected entropy_BT because entropy_coefficient={config.entropy_coefficient}; 0 needs none")
-    moving_B = weight_B * moves_policy(advantages_B, config)
-    totals = {
-        name: _total(value_BT.detach(), is_trained_BT, weight_B if name == "kl" else moving_B)
-        for name, value_BT in measured.items()
-    }
-    gaps_M = (logprobs_BT - sampler_logprobs_BT).detach().abs()[is_trained_BT & (moving_B > 0)[:, None]]
-    return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), totals, gaps_M)
+    return loss_BT, measured
 
 
 def _surrogate(

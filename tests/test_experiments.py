@@ -20,11 +20,15 @@ from cv_lightning.cli.compose import compose
 from cv_lightning.cli.lightning_cli import run_command
 from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.conversation import format_answer, format_call
+from cv_lightning.rewards import TERMS, RewardConfig
 from cv_lightning.serving.policy_backend import PolicyBackend
 from cv_lightning.serving.server import ChatServer
 from cv_lightning.types import ToolCall
 from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
+from modules.samplers.vllm.launch import Launch
+from tests.modules.samplers.vllm.helpers import fake_environment
+from tests.modules.samplers.vllm.test_launch import pids_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -39,17 +43,23 @@ OF_OCR = [EXPERIMENTS / "robustness_ocr.yaml"]
 PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
 #: Named tools instead of code, given after a config that trains on the oracle's episodes.
 NAMED_TOOLS = EXPERIMENTS / "named_tools" / "sft.yaml"
+#: The arms of the paper in miniature: they run in their recipe.
+ARMS = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(RECIPES) - {EXPERIMENTS / "paper" / "shared.yaml"})
 #: Configs of `data build`.
 BUILDS = sorted(EXPERIMENTS.glob("build_*.yaml"))
 #: What other configs include: it runs nothing alone.
 INCLUDED = [
     *(EXPERIMENTS / "shared").glob("*.yaml"),
     *EXPERIMENTS.glob("*/shared.yaml"),
-    *EXPERIMENTS.glob("paper/*.yaml"),
+    *EXPERIMENTS.glob("published/*.yaml"),
     *EXPERIMENTS.glob("lora/*.yaml"),
+    *EXPERIMENTS.glob("engine/*.yaml"),
     EXPERIMENTS / "sharded.yaml",
 ]
-OTHERS = {*RECIPES, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, *INCLUDED, NAMED_TOOLS}
+#: Samples through an engine, which has an environment of its own.
+WITH_ENGINE = EXPERIMENTS / "tiny" / "rl_engine.yaml"
+OF_COMMANDS = {*RECIPES, *ARMS, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, NAMED_TOOLS}
+OTHERS = {*OF_COMMANDS, *INCLUDED, WITH_ENGINE}
 CONFIGS = sorted(set(EXPERIMENTS.rglob("*.yaml")) - OTHERS)
 
 SIZE = {
@@ -129,6 +139,35 @@ def test_config_trains_and_tests(
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     assert 0 <= metrics["test/accuracy/upright"] <= 1
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "a run writes below its run folder only"
+
+
+def test_config_trains_and_tests_with_an_engine(
+    small_policies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = fake_environment(tmp_path / "runs" / "environment")
+    arguments = ["--config", str(WITH_ENGINE), "--run_folder=runs/small", *ONE_PROCESS, *shrunk(composed(WITH_ENGINE))]
+    arguments += [f"--{POLICY}.source={small_policies['qwen2_5_vl']}", f"--settings.engine={engine}"]
+    cli = run_command(["fit", *arguments])
+    assert cli.trainer.global_step == 2
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    assert 0 <= float(cli.trainer.callback_metrics["test/accuracy/upright"]) <= 1
+    assert (tmp_path / "runs/small/rl_engine/engine/server-0.log").exists()
+    assert not pids_of(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+@pytest.mark.parametrize("block", ["beside", "colocated"])
+@pytest.mark.parametrize("model", ["qwen2_5_vl_7b", "qwen3_vl_8b"])
+def test_engine_blocks_complete_the_configs_of_large_models(model: str, block: str) -> None:
+    config = composed(EXPERIMENTS / model / "rl.yaml", EXPERIMENTS / "engine" / f"{block}.yaml")
+    sampler = config.model.init_args.sampler
+    launch = Launch(**OmegaConf.to_container(sampler.init_args.launch, resolve=True))
+    assert sampler.class_path == "modules.samplers.VLLM"
+    trains = config.trainer.devices
+    shared = set(range(trains) if isinstance(trains, int) else trains) & set(launch.devices or ())
+    assert len(shared) == (8 if block == "colocated" else 0)
+    assert launch.devices_of_server == 1
 
 
 @pytest.mark.parametrize("stage", ["sft", "rl"])
@@ -299,7 +338,68 @@ def test_config_serves_the_other_commands(command: str, tmp_path: Path, monkeypa
         assert cli.trainer.predict_loop.predictions
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def differing(one: Any, other: Any, at: str = "") -> set[str]:
+    """The dotted keys at which two configs differ."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return set() if one == other else {at}
+    return {key for name in {*one, *other} for key in differing(one.get(name), other.get(name), f"{at}.{name}")}
+
+
+_PLACES = {".trainer.default_root_dir", ".trainer.logger", ".trainer.callbacks"}
+_REWARD = ".model.init_args.reward"
+_POLICY = f".{POLICY}"
+_PAID = {name for name in TERMS if getattr(RewardConfig(), name)}
+
+
+@pytest.mark.parametrize(
+    ("arm", "changed"),
+    [
+        ("rl_outcome_only", {f"{_REWARD}.{name}" for name in _PAID - {"accuracy"}}),
+        ("rl_no_strategy", {f"{_REWARD}.mandatory", f"{_REWARD}.exact"}),
+        ("rl_no_penalties", {f"{_REWARD}.usage", f"{_REWARD}.spurious"}),
+        ("rl_without_sft", {f"{_POLICY}.source"}),
+        ("rl_published", {f"{_REWARD}.preset"}),
+        ("rl_call_temperature", {".model.init_args.rollout.call_temperature"}),
+        (
+            "rl_oversample",
+            {".model.init_args.keep_prompts", f"{_REWARD}.interaction", ".data.init_args.batch_size"},
+        ),
+        ("rl_named_tools", {f"{_POLICY}.source", f"{_POLICY}.toolbox.class_path"}),
+    ],
+)
+def test_an_arm_changes_what_its_name_says_and_nothing_else(arm: str, changed: set[str]) -> None:
+    full, other = (compose([EXPERIMENTS / "paper" / f"{name}.yaml"]) for name in ("rl", arm))
+    assert differing(full, other) - _PLACES == changed
+
+
+@pytest.mark.slow
+def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(EXPERIMENTS / "paper" / "recipe.yaml")
+    overrides = [
+        f"{stage.name}:{override.removeprefix('--')}"
+        for stage in recipe.stages
+        for override in [*ONE_PROCESS, *shrunk(composed(*stage.configs)), "--data.init_args.n_test_per_orientation=14"]
+    ]
+    command = ["reproduce", "--recipe", str(recipe.path), "--overrides", *overrides]
+    assert main(command) == 0
+    report = json.loads(Path("runs/paper/report.json").read_text(encoding="utf-8"))
+    assert set(report["stages"]) == {stage.name for stage in recipe.stages}
+    assert all(entry["peak_memory_mb"] < 3000 for entry in report["stages"].values())
+    judged = {claim["name"]: claim for claim in report["claims"]}
+    assert judged["brittleness"]["reason"].startswith("base, upright plates (read) (only 2 answers)")
+    assert judged["the strategy terms teach"]["verdict"] == "not reproduced"  # after two steps
+    assert "not reproduced" in Path("runs/paper/report.html").read_text(encoding="utf-8")
+    capfd.readouterr()
+    assert main([*command, "rl_published:model.init_args.group_size=3", "--stages", "rl"]) == 0
+    judged = {claim["name"]: claim for claim in json.loads(Path("runs/paper/report.json").read_text())["claims"]}
+    assert judged["the released reward is hackable"]["reason"].startswith("rl_published: its config, an override")
+    assert capfd.readouterr().out.count("finished before") == 3
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if not load_recipe(path).has_claims], ids=name_of)
 def test_recipe_runs_from_nothing_to_a_report(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

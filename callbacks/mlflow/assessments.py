@@ -1,4 +1,4 @@
-"""What is said about a trajectory, in MLflow's terms: feedback for verdict and reward, an expectation for the truth."""
+"""A trajectory's verdict and reward as MLflow feedback, and its true answer as an expectation."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _place(source: Mapping[str, Any], split: str) -> tuple[str, dict[str, Any], 
 
 
 def entities(values: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What `inputs_of` found, as MLflow's `DatasetInput`s."""
+    """The splits that `inputs_of` found, as MLflow's `DatasetInput`s."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 

@@ -246,7 +246,7 @@ class Sender(threading.Thread):
         return self._client
 
     def _run_id(self, key: str) -> str:
-        """The run of a key; it is begun if there is none."""
+        """The run of a key, which begins if there is none yet."""
         if key not in self.run_ids:
             self.run_ids[key] = self._begun(self._begins[key])
             if key == self._key:

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from PIL import Image
 
+from cv_lightning.driver import drive
 from cv_lightning.errors import ConversationError
-from cv_lightning.rollout import Executor, Sampling, SamplingPolicy, take_turn
+from cv_lightning.rollout import Executor, Sampling, SamplingPolicy
 from cv_lightning.types import Sample, StopReason, TokenSequence, Trajectory, ViewedImage
 from cv_lightning.viewer.recording import describe
 from cv_lightning.viewer.records import Record
@@ -119,15 +120,14 @@ class Talk:
             watcher.on_text(self._conversation.decode_reply(written))
             return not watcher.is_stopped()
 
-        session = self._policy.open_session(self._limits.sampling, on_tokens)
-        active = [trajectory]
-        for turn in range(self._limits.max_turns):
-            if not active or watcher.is_stopped():
-                break
+        def after_turn(trajectory: Trajectory) -> bool:
             written.clear()
-            is_last = turn == self._limits.max_turns - 1
-            active = take_turn(active, session, self._conversation, self._executor, is_last)
             watcher.on_turn(trajectory)
+            return not watcher.is_stopped()
+
+        if not watcher.is_stopped():
+            session = self._policy.open_session(self._limits.sampling, on_tokens)
+            drive([trajectory], session, self._conversation, self._executor, self._limits.max_turns, after_turn)
 
     def _tokens(self, trajectory: Trajectory, n_new: int) -> TokenSequence:
         """The tokens before the answer: a copy, since the answer may be stopped."""

@@ -23,9 +23,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from cv_lightning.cli.compose import command_line_options, compose_command_line, config_files
 from cv_lightning.cli.config_errors import explain
-from cv_lightning.cli.interrupt import CheckpointOnInterrupt, resume_checkpoint
+from cv_lightning.cli.interrupt import CheckpointOnInterrupt
+from cv_lightning.cli.lost_process import lost_process
 from cv_lightning.console.quiet import is_quiet
-from cv_lightning.errors import ConfigError, CVLightningError, TrainingError
+from cv_lightning.errors import ConfigError, CVLightningError
 
 #: `ckpt_path` values that Lightning resolves itself.
 _CHECKPOINT_WORDS = ("best", "last", "hpc")
@@ -167,7 +168,7 @@ def run_command(arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     rest, config = compose_command_line(arguments)
     given = [f"--config={yaml.safe_dump(config, sort_keys=False)}"] if config else []
     interrupt = CheckpointOnInterrupt()
-    with _located(arguments), _lost_process(interrupt), _plain_interrupt(interrupt):
+    with _located(arguments), lost_process(lambda: interrupt.folder), _plain_interrupt(interrupt):
         return kind(
             LightningModule,
             LightningDataModule,
@@ -231,26 +232,6 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
         interrupt.release()
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Lightning's teardown brings back the handlers that it met
-
-
-#: In what torch says if another process of a run is gone: gloo's words, those of NCCL's watchdog, and of the store.
-_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "TCPStore")
-
-
-@contextlib.contextmanager
-def _lost_process(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
-    """One line if another process of the run has died: its own message says why."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(word in str(error) for word in _LOST):
-            raise
-        newest = resume_checkpoint(interrupt.folder) if interrupt.folder is not None else None
-        remedy = f"Continue with --ckpt_path {newest}" if newest else "It had saved no checkpoint yet"
-        raise TrainingError(
-            f"A process of this run has ended or does not answer ({str(error).splitlines()[0][:200]}). Its own "
-            f"message says why; if it left none it was killed, most often for memory. {remedy}."
-        ) from error
 
 
 @contextlib.contextmanager

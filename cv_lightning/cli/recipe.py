@@ -7,8 +7,13 @@
     report_loggers:
       - {class_path: callbacks.mlflow.BackgroundMLflowLogger, init_args: {folder: "${run_folder}"}}
 
+    jobs: 2
+    has_claims: true
+
 `config` is a file that `fit` and `test` take, or a list of them, relative to the recipe; `after` names the stages whose
-results it reads. Loggers are open while the stages run and take the report's files at the end.
+results it reads. Loggers are open while the stages run and take the report's files at the end. `jobs` stages run at the
+same time, each in a process of one thread. With `has_claims` the report judges the claims of arXiv 2512.03746, and a
+stage that fails ends itself and what reads it, not the others.
 """
 
 from __future__ import annotations
@@ -51,12 +56,16 @@ class Recipe:
         run_folder: Where results go if the command line does not say; relative to the working directory.
         stages: At least one.
         report_loggers: Loggers that take the report's files: `class_path` and `init_args`, `${run_folder}` unresolved.
+        jobs: Stages that run at the same time.
+        has_claims: Whether the report judges the paper's claims.
     """
 
     path: Path
     run_folder: Path
     stages: tuple[Stage, ...]
     report_loggers: tuple[Mapping[str, Any], ...] = ()
+    jobs: int = 1
+    has_claims: bool = False
 
     def selected(self, names: Sequence[str]) -> tuple[Stage, ...]:
         """The named stages and all that they depend on, in order; if `names` is empty all but those on request."""
@@ -81,7 +90,7 @@ def load_recipe(path: Path) -> Recipe:
     """
     path = find_file(path)
     content = read_yaml(path)
-    _check_keys(content, ("run_folder", "stages", "report_loggers"), f"{path}")
+    _check_keys(content, ("run_folder", "stages", "report_loggers", "jobs", "has_claims"), f"{path}")
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise ConfigError(f"{path}: stages: expected a mapping of stage names to configs but got {stages!r}")
@@ -90,7 +99,16 @@ def load_recipe(path: Path) -> Recipe:
         run_folder=Path(str(content.get("run_folder", f"runs/{path.parent.name}"))),
         stages=_stages(path, stages),
         report_loggers=_report_loggers(path, content.get("report_loggers") or []),
+        jobs=check_jobs(f"{path}: jobs", content.get("jobs", 1)),
+        has_claims=content.get("has_claims") is True,
     )
+
+
+def check_jobs(name: str, jobs: Any) -> int:
+    """A number of stages at the same time; raises `ConfigError` below 1."""
+    if not isinstance(jobs, int) or jobs < 1:
+        raise ConfigError(f"{name}: expected a whole number of at least 1 but got {jobs!r}")
+    return jobs
 
 
 def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:

@@ -8,21 +8,23 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from cv_lightning.cli.recipe import Recipe, Stage, fingerprint, load_recipe
-from cv_lightning.cli.stage import peak_memory_mb, run_stage
+from cv_lightning.cli.recipe import Recipe, Stage, check_jobs, fingerprint, load_recipe
+from cv_lightning.cli.schedule import Task, run_tasks
+from cv_lightning.cli.stage import Progress, peak_memory_mb
 from cv_lightning.console.command_parser import CommandParser
-from cv_lightning.console.quiet import is_quiet
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.console.versions import versions
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.pages.tables import show_table
+from cv_lightning.reports.arms import Arm, read_arm
+from cv_lightning.reports.claim_tables import claim_tables
 from cv_lightning.reports.stage_tables import stage_tables
 
 DEFAULT_RECIPE = Path("experiments/tiny/recipe.yaml")
@@ -46,6 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="run once per seed, each in its folder; report mean and minimum",
     )
     parser.add_argument("--out", type=Path, help="where results go (default: the recipe's run_folder)")
+    parser.add_argument("--jobs", type=int, help="stages at the same time, of one thread each (default: the recipe's)")
     parser.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on")
     parser.add_argument(
         "--overrides",
@@ -64,27 +67,33 @@ def main(arguments: Sequence[str]) -> int:
     stages = recipe.selected(options.stages)
     overrides = overrides_by_stage(options.overrides, recipe)
     folder: Path = options.out or recipe.run_folder
-    console, steps = Console(), Console(quiet=is_quiet())
+    run = Run(recipe, stages, overrides, recipe.jobs if options.jobs is None else check_jobs("--jobs", options.jobs))
+    console = Console()
     try:
         with logged(recipe, folder) as files:
             if options.seeds is None:
-                report = _run_seed(stages, folder, options.seed, overrides, steps)
+                report = run.seed(options.seed, folder)
+                report |= run.claims({options.seed: (folder, report["failed"])})
             else:
                 reports = []
-                for seed in dict.fromkeys(options.seeds):
-                    own = folder / f"seed_{seed}"
+                folders = {seed: folder / f"seed_{seed}" for seed in options.seeds}
+                for seed, own in folders.items():
                     with logged(recipe, own) as files_of_seed:
-                        reports.append(_run_seed(stages, own, seed, overrides, steps))
+                        reports.append(run.seed(seed, own))
                         files_of_seed += write(reports[-1], own)
                 report = aggregate(reports)
+                failed = [one["failed"] for one in reports]
+                report |= run.claims(dict(zip(folders, zip(folders.values(), failed, strict=True), strict=True)))
             files += write(report, folder)
     except KeyboardInterrupt:
         command = shlex.join(["python", "-m", "cv_lightning", "reproduce", *arguments])
         raise KeyboardInterrupt(f"\ninterrupted; the same command continues from here: {command}") from None
-    for table in stage_tables(report):
+    for table in (*stage_tables(report), *claim_tables(report)):
         show_table(table, console)
+    for name, reason in report["failed"].items():
+        console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {files[0]}\npage:   {files[1]}", soft_wrap=True)
-    return 0
+    return 1 if report["failed"] else 0
 
 
 def overrides_by_stage(overrides: Sequence[str], recipe: Recipe) -> dict[str, list[str]]:
@@ -106,35 +115,105 @@ def overrides_by_stage(overrides: Sequence[str], recipe: Recipe) -> dict[str, li
     return result
 
 
-def _run_seed(
-    stages: Sequence[Stage], folder: Path, seed: int, overrides: Mapping[str, Sequence[str]], console: Console
-) -> dict[str, Any]:
-    """Run all stages with one seed and return the report."""
-    results: dict[str, Any] = {}
-    fingerprints: dict[str, str] = {}
-    for number, stage in enumerate(stages, start=1):
-        decisive = [f"--seed_everything={seed}", *overrides[stage.name]]
-        fingerprints[stage.name] = fingerprint(stage, decisive, [fingerprints[other] for other in stage.after])
-        heading = f"{number}/{len(stages)}" + (f" {folder.name}" if folder.name.startswith("seed_") else "")
-        results[stage.name] = run_stage(
-            stage,
-            folder / stage.name,
-            fingerprints[stage.name],
-            [f"--run_folder={folder}", f"--trainer.default_root_dir={folder / stage.name}", *decisive],
-            partial(console.print, heading, highlight=False, markup=False, soft_wrap=True),
-        )
-    return {"stages": results, "seeds": [seed], "versions": versions(), "peak_memory_mb": peak_memory_mb()}
+@dataclass(frozen=True)
+class Run:
+    """What to run of a recipe, for any seed.
+
+    Attributes:
+        recipe: The recipe.
+        stages: The stages that were asked for.
+        overrides: Options of each stage, from the command line.
+        jobs: Stages at the same time.
+    """
+
+    recipe: Recipe
+    stages: Sequence[Stage]
+    overrides: Mapping[str, Sequence[str]]
+    jobs: int
+
+    def seed(self, seed: int, folder: Path) -> dict[str, Any]:
+        """Run all stages with one seed and return the report."""
+        prints = self.fingerprints(seed)
+        tasks = []
+        for number, stage in enumerate(self.stages, start=1):
+            heading = f"{number}/{len(self.stages)}" + (f" {folder.name}" if folder.name.startswith("seed_") else "")
+            own = folder / stage.name
+            where = f"--run_folder={folder}", f"--trainer.default_root_dir={own}"
+            tasks.append(Task(stage, own, prints[stage.name], (*where, *self._decisive(stage, seed)), heading))
+        outcome = run_tasks(tasks, self.jobs, keeps_going=self.recipe.has_claims)
+        peaks = [entry["peak_memory_mb"] for entry in outcome.results.values()]
+        return {
+            "stages": outcome.results,
+            "failed": outcome.failed,
+            "seeds": [seed],
+            "versions": versions(),
+            "peak_memory_mb": max([peak_memory_mb(), *peaks]),
+        }
+
+    def fingerprints(self, seed: int) -> dict[str, str]:
+        """The fingerprint of every stage of the recipe, also of those that do not run now."""
+        prints: dict[str, str] = {}
+        for stage in self.recipe.stages:
+            inputs = [prints[other] for other in stage.after]
+            prints[stage.name] = fingerprint(stage, self._decisive(stage, seed), inputs)
+        return prints
+
+    def _decisive(self, stage: Stage, seed: int) -> list[str]:
+        return [f"--seed_everything={seed}", *self.overrides[stage.name]]
+
+    def claims(self, seeds: Mapping[int, tuple[Path, Mapping[str, str]]]) -> dict[str, Any]:
+        """The report's entry of the claims, over the arms that are there, whether or not they ran now.
+
+        Args:
+            seeds: Seed -> its folder, and why stages of it failed.
+        """
+        if not self.recipe.has_claims:
+            return {}
+        from cv_lightning.reports.claims import judge_claims
+
+        names = [stage.name for stage in self.recipe.stages]
+        arms = {
+            seed: {name: find_arm(folder / name, prints[name], failed.get(name)) for name in names}
+            for seed, (folder, failed) in seeds.items()
+            for prints in [self.fingerprints(seed)]
+        }
+        return {"claims": judge_claims(arms)}
+
+
+def find_arm(folder: Path, expected: str, failure: str | None = None) -> Arm | str:
+    """The arm in a stage's folder, or why it cannot serve: it did not run, was cut off, has changed, or failed."""
+    progress = Progress.load(folder)
+    if failure is not None:
+        return failure
+    if progress is None:
+        return "did not run"
+    if progress.fingerprint != expected:
+        return "its config, an override, or a stage that it reads has changed since it ran"
+    if progress.status != "finished":
+        return "was cut off; the same command continues it"
+    try:
+        return read_arm(folder)
+    except DataError as error:
+        return str(error)
 
 
 def aggregate(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One report of several seeds: every number is the mean over seeds; `min` holds the smallest accuracies."""
+    """One report of several seeds: every number is the mean over seeds; `min` holds the smallest accuracies.
+
+    A stage that failed for a seed is left out of that seed.
+    """
     stages = {}
-    for name in reports[0]["stages"]:
-        entries = [report["stages"][name] for report in reports]
+    for name in dict.fromkeys(name for report in reports for name in report["stages"]):
+        entries = [report["stages"][name] for report in reports if name in report["stages"]]
         smallest = _fold([{key: entry[key] for key in ("accuracy", "mean")} for entry in entries], min)
         stages[name] = {**_fold(entries, lambda values: sum(values) / len(values)), "min": smallest}
     return {
         "stages": stages,
+        "failed": {
+            f"{name} of seed {report['seeds'][0]}": reason
+            for report in reports
+            for name, reason in report.get("failed", {}).items()
+        },
         "seeds": [seed for report in reports for seed in report["seeds"]],
         "versions": reports[0]["versions"],
         "peak_memory_mb": max(report["peak_memory_mb"] for report in reports),

@@ -5,7 +5,9 @@ from .oracle import EpisodeBuilder as EpisodeBuilder
 from .source import SampleSource as SampleSource
 from .sources import FileSource as FileSource
 from .sources import RecordedEpisodes as RecordedEpisodes
+from .strategy_oracle import StrategyEpisodes as StrategyEpisodes
 from .stream import BatchStream as BatchStream
 from .worlds import FamilyWorld as FamilyWorld
 from .worlds import MVToolProcedural as MVToolProcedural
 from .worlds import PlateWorld as PlateWorld
+from .worlds import StrategyWorld as StrategyWorld

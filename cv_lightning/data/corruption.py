@@ -42,8 +42,8 @@ _FIGURES: dict[str, tuple[Any, ...]] = {
 #: Names of the corruptions.
 CORRUPTIONS: tuple[str, ...] = tuple(_FIGURES)
 
-#: Values of float32 that are worked on at once: 256 MiB.
-_MAX_VALUES = 1 << 26
+#: Values of float32 that are worked on at once: on a host those that its cache holds, on an accelerator 256 MiB.
+_HOST_VALUES, _MAX_VALUES = 1 << 17, 1 << 26
 
 
 @overload
@@ -117,7 +117,8 @@ def _corrupt_tensor(images_NCHW: Tensor, name: str, severity: int, seeds: Sequen
         got = f"{images_NCHW.dtype} {list(images_NCHW.shape)}"
         raise ValueError(f"Expected a uint8 tensor [N, 3, H, W] but got {got}")
     figure, key = _FIGURES[name][severity - 1], CORRUPTIONS.index(name)
-    n_images = max(1, _MAX_VALUES // max(1, images_NCHW[:1].numel()))
+    most = _HOST_VALUES if images_NCHW.device.type == "cpu" else _MAX_VALUES
+    n_images = max(1, most // max(1, images_NCHW[:1].numel()))
     parts = []
     for start in range(0, len(images_NCHW), n_images):
         part = images_NCHW[start : start + n_images]
@@ -136,7 +137,7 @@ def _unit(images_NCHW: Tensor) -> Tensor:
 
 
 def _bytes(values_NCHW: Tensor) -> Tensor:
-    from sandbox.lanes.tensor.filters import to_bytes
+    from sandbox.lanes.tensor.values import to_bytes
 
     return to_bytes(values_NCHW.clamp(0, 1) * 255)
 
@@ -202,19 +203,21 @@ def _motion_blur(images_NCHW: Tensor, figure: tuple[int, float], generators: _Ge
     """A trail on one side of every pixel, as ImageMagick draws it: Gaussian weights at whole pixels along a line."""
     import torch
 
+    from sandbox.lanes.tensor.filters import bordered
+
     (radius, sigma), (height, width) = figure, images_NCHW.shape[2:]
     weights = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
-    rows, columns = torch.arange(height), torch.arange(width)
+    reach = 2 * radius
+    padded_NCHW = bordered(_unit(images_NCHW), (reach, reach), (0, reach), "edge")
     results = []
-    for image_CHW, generator in zip(_unit(images_NCHW), generators, strict=True):
+    for padded_CHW, generator in zip(padded_NCHW, generators, strict=True):
         angle = math.radians(generator.uniform(-45, 45))
-        total_CHW = torch.zeros_like(image_CHW)
+        total_CHW = torch.zeros_like(padded_CHW[:, :height, :width])
         for step, weight in enumerate(weights.tolist()):
             down, right = math.ceil(step * math.sin(angle) - 0.5), math.ceil(step * math.cos(angle) - 0.5)
-            ys = (rows + down).clamp(0, height - 1).to(image_CHW.device)
-            xs = (columns + right).clamp(0, width - 1).to(image_CHW.device)
-            total_CHW += weight * image_CHW[:, ys][:, :, xs]
+            top = reach + down
+            total_CHW += weight * padded_CHW[:, top : top + height, right : right + width]
         results.append(total_CHW)
     return _bytes(torch.stack(results))
 

@@ -10,8 +10,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from cv_lightning.data.oracle import EpisodeBuilder
-from cv_lightning.data.source import ORIENTATION_WEIGHTS, SampleSource, Split
+from cv_lightning.data.source import SampleSource, Split
 from cv_lightning.data.sources.episodes import RecordedEpisodes
+from cv_lightning.data.strategy_oracle import StrategyEpisodes
 from cv_lightning.data.stream import BatchStream, check_workers
 from cv_lightning.errors import ConfigError, ConversationError, DataError, RowError
 from cv_lightning.types import Sample, Trajectory
@@ -19,12 +20,9 @@ from sandbox import ToolExecutor
 
 Item = TypeVar("Item")
 
-#: Transforms of the images of an evaluation, in the order of the report.
-EVALUATED = tuple(() if name == "none" else (name,) for name in ORIENTATION_WEIGHTS)
-
 
 class EvaluationSet(Dataset[Sample]):
-    """Held-out samples; each in every orientation, so drops against upright are paired."""
+    """Held-out samples; each under every condition of its source, so drops against upright are paired."""
 
     def __init__(self, source: SampleSource, split: Split, n_per_orientation: int) -> None:
         self._source = source
@@ -33,12 +31,13 @@ class EvaluationSet(Dataset[Sample]):
         self._n = n_per_orientation if size is None else min(n_per_orientation, size)
 
     def __len__(self) -> int:
-        return self._n * len(EVALUATED)
+        return self._n * len(self._source.conditions)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"Expected 0 <= index < {len(self)} but got {index}")
-        return self._source.sample(self._split, index // len(EVALUATED), EVALUATED[index % len(EVALUATED)])
+        number, place = divmod(index, len(self._source.conditions))
+        return self._source.sample(self._split, number, self._source.conditions[place])
 
 
 class PromptDataModule(LightningDataModule):
@@ -48,7 +47,8 @@ class PromptDataModule(LightningDataModule):
         source: The source of the samples.
         batch_size: Prompts of a training batch, per process.
         eval_batch_size: Samples of an evaluation batch.
-        n_validation_per_orientation: Validation samples in each of the six orientations.
+        n_validation_per_orientation: Validation samples in each of the six orientations, or under each of the
+            conditions that the source has instead.
         n_test_per_orientation: Test samples in each of them.
         first_index: Training index to start from; stages that share a source start far apart.
         n_workers: Processes that prepare training batches ahead of the step: images decoded, conversations encoded.
@@ -139,7 +139,7 @@ class EpisodeDataModule(PromptDataModule):
         **sizes: As in `PromptDataModule`; a training batch holds trajectories.
     """
 
-    def __init__(self, builder: EpisodeBuilder | RecordedEpisodes, **sizes: Any) -> None:
+    def __init__(self, builder: EpisodeBuilder | StrategyEpisodes | RecordedEpisodes, **sizes: Any) -> None:
         super().__init__(builder.source, **sizes)
         self.builder = builder
         self._executors: dict[int, ToolExecutor] = {}

@@ -18,7 +18,7 @@ from cv_lightning.data.source import SampleSource, Split, check_seed, check_weig
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, last_orientation, required_orientation
-from cv_lightning.frames import view_question, view_result
+from cv_lightning.frames import see_result, view_question
 from cv_lightning.rollout import Executor, refusal, request_of
 from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.toolbox import ToolboxName
@@ -230,8 +230,7 @@ def take_written_turn(
         if call.fault is None:
             (turn.observation,) = executor.execute([request_of(trajectory, call)])
     trajectory.turns.append(turn)
-    if call is not None and turn.observation is not None and turn.observation.image is not None:
-        trajectory.images.append(view_result(trajectory, call, turn.observation, len(trajectory.turns) - 1))
+    see_result(trajectory)
     return turn
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -27,8 +27,21 @@ ORIENTATION_WEIGHTS = dict.fromkeys(
 )
 
 
+#: Names of transforms, in order.
+Transforms = tuple[str, ...]
+
+
 class SampleSource(ABC):
-    """A source of samples: any index of any split, reproducibly."""
+    """A source of samples: any index of any split, reproducibly.
+
+    Attributes:
+        conditions: The transforms under which an evaluation asks each sample: by default the six orientations, in the
+            order of the report. None asks a sample as it is drawn.
+    """
+
+    conditions: ClassVar[tuple[Transforms | None, ...]] = tuple(
+        () if name == "none" else (name,) for name in ORIENTATION_WEIGHTS
+    )
 
     @abstractmethod
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:

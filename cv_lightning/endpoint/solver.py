@@ -18,7 +18,7 @@ from cv_lightning.endpoint.messages import Dialogue, ImageEncoding, ToolMode, de
 from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.endpoint.reply import ChatReply
 from cv_lightning.errors import ConfigError
-from cv_lightning.frames import view_question, view_result
+from cv_lightning.frames import see_result, view_question
 from cv_lightning.rollout import end_after, observe
 from cv_lightning.solver import Solver
 from cv_lightning.tools.choose import make_toolbox
@@ -205,9 +205,7 @@ class EndpointSolver(Solver):
     def _take(self, chat: ChatReply, trajectory: Trajectory, dialogue: Dialogue, wall_s: float, is_last: bool) -> None:
         """Append a reply, and execute its calls in order."""
         turns = dialogue.append_reply(chat)
-        trajectory.stop_reason = end_after(turns[-1][1], chat.finish_reason != "length")
-        if trajectory.stop_reason is None and is_last:
-            trajectory.stop_reason = StopReason.MAX_TURNS
+        trajectory.stop_reason = end_after(turns[-1][1], chat.finish_reason != "length", is_last)
         for number, (text, reply) in enumerate(turns):
             trajectory.turns.append(Turn(text, reply, wall_s=wall_s if number == 0 else 0.0))
             if trajectory.stop_reason is None:
@@ -218,9 +216,7 @@ class EndpointSolver(Solver):
             raise ValueError("Expected an executor but the solver is closed")
         (observation,) = observe([trajectory], self._executor)
         dialogue.append_observation(observation)
-        call = trajectory.turns[-1].reply.call
-        if call is not None and observation.image is not None:
-            trajectory.images.append(view_result(trajectory, call, observation, len(trajectory.turns) - 1))
+        see_result(trajectory)
 
     def usage(self) -> dict[str, float]:
         """Requests, tokens and cost so far."""

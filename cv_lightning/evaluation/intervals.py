@@ -49,3 +49,38 @@ def accuracy_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, fl
 
     exact = stats.binomtest(round(sum(scores)), len(scores)).proportion_ci(CONFIDENCE, method="exact")
     return float(exact.low), float(exact.high)
+
+
+def nested_interval(
+    by_seed: Sequence[Sequence[float]], *, is_difference: bool = False, n_resamples: int = 2000
+) -> tuple[float, float, float]:
+    """The mean over seeds and questions with its interval: seeds are resampled, and within each its questions.
+
+    Args:
+        by_seed: A number for each question of each seed; seeds without one do not count.
+        is_difference: Whether they are differences. If not, they are shares of answers: of all or none the interval
+            is the exact one of `accuracy_interval`, for no resample would differ.
+        n_resamples: Of the bootstrap.
+
+    Returns:
+        Mean, lower and upper end. Every seed weighs the same.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    seeds = [np.asarray(values, dtype=np.float64) for values in by_seed if len(values)]
+    if not seeds:
+        raise ValueError("by_seed: expected at least one value, got none.")
+    mean = float(np.mean([values.mean() for values in seeds]))
+    pooled = np.concatenate(seeds)
+    if pooled.min() == pooled.max():
+        low, high = (mean, mean) if is_difference else accuracy_interval([float(value) for value in pooled])
+        return mean, low, high
+    rng = np.random.default_rng(0)
+    means = np.empty((n_resamples, len(seeds)))
+    chosen = rng.integers(len(seeds), size=means.shape)
+    for number, values in enumerate(seeds):
+        places = np.nonzero(chosen == number)
+        means[places] = [rng.choice(values, len(values)).mean() for _ in range(len(places[0]))]
+    low, high = np.percentile(means.mean(1), [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return mean, float(low), float(high)

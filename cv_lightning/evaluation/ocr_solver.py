@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from importlib.metadata import version
 
 from cv_lightning.conversation import format_answer, format_call, format_tool_call, parse_reply
-from cv_lightning.frames import view_question, view_result
+from cv_lightning.frames import see_result, view_question
 from cv_lightning.rollout import end_after, observe
 from cv_lightning.solver import Solver
 from cv_lightning.tools.code import CodeTools
@@ -56,12 +56,11 @@ class OCRSolver(Solver):
         while True:
             reply = parse_reply(text, self._toolbox)
             trajectory.turns.append(Turn(text, reply))
-            trajectory.stop_reason = end_after(reply, is_finished=True)
+            trajectory.stop_reason = end_after(reply, is_finished=True, is_last=False)
             if trajectory.stop_reason is not None:
                 return trajectory
             (observation,) = observe([trajectory], executor)
-            if reply.call is not None and observation.image is not None:
-                trajectory.images.append(view_result(trajectory, reply.call, observation, len(trajectory.turns) - 1))
+            see_result(trajectory)
             text = script.send(observation)
 
     def _script(self, n_images: int) -> _Script:

@@ -237,7 +237,7 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
         batch_size=parsed.data.get("batch_size", 64),
         group_size=group_size,
         sequences_at_once=rollout.get("sequences_at_once", 0),
-        micro_batch_size=model.get("micro_batch_size", 0),
+        micro_batch_tokens=model.get("micro_batch_tokens", 0),
         epochs=epochs,
         optimizer_steps=epochs * model.get("minibatches", 1),
         has_reference=bool(group_size and (gradient.get("kl_coefficient", 0.001) or model.get("measure_kl_every"))),
@@ -249,8 +249,19 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
         max_steps=steps if steps and steps > 0 else None,
         optimizer=(model.get("optimizer") or {}).get("name", "adamw"),
         has_accelerator=parsed.trainer.get("accelerator") != "cpu",
+        engine_bytes=_engine_bytes(model.get("sampler"), parsed.trainer.get("devices"), options.memory),
     )
     return work.with_tokens(tokens, size)
+
+
+def _engine_bytes(sampler: Any, devices: Any, memory_gb: float) -> int | None:
+    """Bytes that an engine takes of each device of the trainer in rollouts; None if no engine samples."""
+    if _name(sampler) != "VLLM":
+        return None
+    launch = _options(sampler).get("launch") or {}
+    trains = set(devices) if isinstance(devices, list) else set(range(_number(devices)))
+    is_beside = not launch or (launch.get("devices") is not None and not trains & set(launch["devices"]))
+    return 0 if is_beside else int(launch.get("memory", 0.9) * memory_gb * 1e9)
 
 
 def _number(devices: Any) -> int:

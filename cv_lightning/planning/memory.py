@@ -52,10 +52,11 @@ def memory(size: ModelSize, work: Workload) -> Memory:
         "gathered layers": gathered_bytes(size) if work.is_sharded else 0,
         "reference": share(size.n * size.compute_bytes) if work.has_reference and not size.is_lora else 0,
         "replica": size.n * size.compute_bytes if work.has_replica else 0,
-        "KV cache": work.sampled_together * work.tokens * size.cache_bytes_per_token,
+        "engine": work.engine_bytes or 0,
+        "KV cache": work.samples_here * work.sampled_together * work.tokens * size.cache_bytes_per_token,
         "activations": activation_bytes(size, work),
         "logits": logit_bytes(size, work),
-        "activations, rollout": rollout_bytes(size, work) if work.group_size else 0,
+        "activations, rollout": rollout_bytes(size, work) if work.samples_here else 0,
         "optimizer's copies": share(size.master_bytes) if work.optimizer == "adamw" and work.has_accelerator else 0,
     }
     of_batch = {"update": parts["activations"] + parts["logits"] + parts["gathered layers"]}
@@ -68,7 +69,7 @@ def memory(size: ModelSize, work: Workload) -> Memory:
     phases = {name: held + parts["weights"] + n_bytes for name, n_bytes in of_batch.items()}
     phases["update"] += parts["gradients"]
     if work.group_size:
-        phases["rollout"] += parts["replica"]  # freed before the update
+        phases["rollout"] += parts["replica"] + parts["engine"]  # freed before the update
     phases["optimizer step"] = held + share(size.frozen_bytes) + parts["gradients"] + parts["optimizer's copies"]
     return Memory(parts, phases, of_batch)
 

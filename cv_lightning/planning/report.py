@@ -106,12 +106,14 @@ def _advice(size: ModelSize, work: Workload, limit: float) -> Iterator[str]:
 
 
 def _value(name: str, work: Workload) -> Any:
+    holds_one = work.micro_batch_tokens == work.tokens
+    budget = f" and model.micro_batch_tokens to {work.micro_batch_tokens}" if holds_one else ""
     return {
         "policy.gradient_checkpointing": "true",
         "trainer.strategy.reduce_each_micro_batch": "true",
-        "model.micro_batch_size": work.micro_batch_size,
+        "model.micro_batch_tokens": work.micro_batch_tokens,
         "model.rollout.sequences_at_once": work.sequences_at_once,
-        "policy.max_context_tokens": work.tokens,
+        "policy.max_context_tokens": f"{work.tokens}{budget}",
     }[name]
 
 
@@ -121,11 +123,14 @@ _CHANGES: dict[str, Callable[[Workload, ModelSize], Workload]] = {
     "trainer.strategy.reduce_each_micro_batch": lambda work, _: (
         replace(work, keeps_whole_gradients=False) if work.is_sharded else work
     ),
-    "model.micro_batch_size": lambda work, _: replace(work, micro_batch_size=max(1, work.rows // 2)),
+    "model.micro_batch_tokens": lambda work, _: replace(work, micro_batch_tokens=work.tokens * max(1, work.rows // 2)),
     "model.rollout.sequences_at_once": lambda work, _: replace(
         work, sequences_at_once=max(1, work.sampled_together // 2) if work.group_size else 0
     ),
-    "policy.max_context_tokens": lambda work, size: work.with_tokens(max(1024, work.tokens // 2), size),
+    "policy.max_context_tokens": lambda work, size: replace(
+        work.with_tokens(max(1024, work.tokens // 2), size),
+        micro_batch_tokens=min(work.micro_batch_tokens, max(1024, work.tokens // 2)),
+    ),
 }
 
 

@@ -28,7 +28,7 @@ class Workload:
         batch_size: Prompts, or recorded conversations.
         group_size: Trajectories of each prompt; 0 if nothing is rolled out (SFT).
         sequences_at_once: Trajectories that are sampled together; 0 for all of a step.
-        micro_batch_size: Sequences of a forward pass.
+        micro_batch_tokens: Tokens of a forward pass of the update; 0 for those of an optimizer step.
         epochs: Passes of the update over the sequences.
         optimizer_steps: Optimizer steps of a training step.
         has_reference: Whether log-probabilities of a reference policy are taken.
@@ -40,6 +40,8 @@ class Workload:
         max_steps: Optimizer steps of the run; None if it has no end.
         optimizer: Name of the optimizer.
         has_accelerator: False on a CPU, where an optimizer needs no copies.
+        engine_bytes: What an engine that samples takes of each device in rollouts, 0 if it has devices of its own; None
+            if the policy or a replica samples.
     """
 
     devices: int
@@ -50,7 +52,7 @@ class Workload:
     batch_size: int
     group_size: int
     sequences_at_once: int
-    micro_batch_size: int
+    micro_batch_tokens: int
     epochs: int
     optimizer_steps: int
     has_reference: bool
@@ -62,6 +64,7 @@ class Workload:
     max_steps: int | None
     optimizer: str
     has_accelerator: bool
+    engine_bytes: int | None = None
 
     @property
     def sequences(self) -> int:
@@ -77,6 +80,11 @@ class Workload:
         return min(at_once, max(1, at_once // self.group_size) * self.group_size)
 
     @property
+    def samples_here(self) -> bool:
+        """Whether the trainer's own process computes rollouts."""
+        return self.group_size > 0 and self.engine_bytes is None
+
+    @property
     def is_sharded(self) -> bool:
         """Whether a device holds a share of the weights."""
         return self.shards > 1
@@ -88,13 +96,14 @@ class Workload:
 
     def sharded(self) -> Workload:
         """The same step with a share of the weights on each device, as `experiments/sharded.yaml` makes it."""
-        return replace(self, shards=self.devices, has_replica=self.group_size > 0, keeps_whole_gradients=True)
+        has_replica = self.group_size > 0 and self.engine_bytes is None
+        return replace(self, shards=self.devices, has_replica=has_replica, keeps_whole_gradients=True)
 
     @property
     def rows(self) -> int:
-        """Sequences of a forward pass of the update."""
+        """Sequences of a forward pass of the update, if no two share a prompt."""
         per_step = math.ceil(self.sequences * self.epochs / self.optimizer_steps)
-        return min(self.micro_batch_size or per_step, per_step)
+        return min(max(1, self.micro_batch_tokens // self.tokens), per_step) if self.micro_batch_tokens else per_step
 
     def with_tokens(self, tokens: int, size: ModelSize) -> Workload:
         """The same step with other sequence lengths: images that no longer fit go first, then sampled tokens."""

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from cv_lightning.errors import DataError
 from cv_lightning.pages.figures import bars, curves
 from cv_lightning.pages.shell import render
+from cv_lightning.reports.claim_tables import FINDINGS_HEAD, finding_rows
 from cv_lightning.reports.metrics_log import Points, merge, read_curves
 from cv_lightning.reports.stage_tables import stage_tables
 from cv_lightning.rewards import TERMS
@@ -54,8 +55,13 @@ def write_report(run_folder: Path) -> Path:
     colors = {name: number for number, name in enumerate((*_KNOWN_STAGES, *others)) if name in stages}
     learned, not_learned = _reinforcement(curves_of, colors)
     accuracy = {name: entry["accuracy"] for name, entry in stages.items() if entry.get("accuracy")}
+    claims = [_shown(claim, run_folder) for claim in report.get("claims") or ()]
     page = render(
         "reports/report.html",
+        failed=report.get("failed") or {},
+        claims=claims,
+        summary=[[claim["name"], claim["paper"], claim["verdict"]] for claim in claims],
+        head=FINDINGS_HEAD,
         title=run_folder.resolve().name,
         facts=_facts(report),
         colors=colors,
@@ -75,6 +81,15 @@ def write_report(run_folder: Path) -> Path:
     path = run_folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _shown(claim: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
+    """A claim with the rows of its findings, and links from the page to trajectories of its first arm."""
+    folders = [run_folder / claim["arms"][0], *sorted(run_folder.glob(f"seed_*/{claim['arms'][0]}"))]
+    found = [(folder, sorted(folder.glob("trajectories/step_*/index.html"))) for folder in folders]
+    links = [pages[-1].relative_to(run_folder).as_posix() for _, pages in found if pages]
+    links += [path.relative_to(run_folder).as_posix() for folder, _ in found for path in folder.glob("answers_*.jsonl")]
+    return {**claim, "rows": finding_rows(claim), "links": links}
 
 
 def _read_seeds(run_folder: Path, stage: str) -> list[dict[str, Points]]:

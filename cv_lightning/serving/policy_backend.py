@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cv_lightning.rollout import Completion, Sampling, SamplingPolicy
+from cv_lightning.rollout import BatchingPolicy, Completion, Sampling
 from cv_lightning.serving.encoding import ChatEncoder
 from cv_lightning.serving.request import BadRequest, ChatRequest
 from cv_lightning.types import TokenSequence
@@ -165,7 +165,7 @@ class PolicyBackend:
     """
 
     def __init__(
-        self, policy: SamplingPolicy, name: str, max_new_tokens: int = 1024, batching: Batching | None = None
+        self, policy: BatchingPolicy, name: str, max_new_tokens: int = 1024, batching: Batching | None = None
     ) -> None:
         self.policy = policy
         self.name = name

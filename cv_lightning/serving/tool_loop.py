@@ -70,11 +70,9 @@ class ToolLoop:
     def _take(
         self, trajectory: Trajectory, completion: Completion, encoder: ChatEncoder, seconds: float, is_last: bool
     ) -> None:
-        """Read a turn and run its call, as `rollout.take_turn` does."""
+        """Read a turn and run its call, as `driver.drive` does."""
         with encoder.lock:
-            append_reply(trajectory, completion, encoder.conversation, seconds)
-        if trajectory.stop_reason is None and is_last:
-            trajectory.stop_reason = StopReason.MAX_TURNS
+            append_reply(trajectory, completion, encoder.conversation, seconds, is_last)
         if trajectory.stop_reason is not None:
             return
         (observation,) = observe([trajectory], self._executor)

@@ -74,7 +74,7 @@ class TurnText:
     @property
     def answers(self) -> list[str]:
         """The answers, as written between their tags."""
-        return [self.words[start:end] for start, end in _tagged(self.words, "answer")]
+        return [self.words[start:end] for start, end in tagged_spans(self.words, "answer")]
 
 
 def read_turn(text: str) -> TurnText:
@@ -89,7 +89,7 @@ def read_turn(text: str) -> TurnText:
         pieces.append(text[at:start])
         at = max(at, end)
     words = "\n".join([*pieces, text[at:]])
-    broken = _tagged(words, "tool_call")
+    broken = tagged_spans(words, "tool_call")
     calls += [_broken_call(words[start:end], len(text)) for start, end in broken]
     for start, end in reversed(broken):
         words = words[: start - len(_OPEN)] + words[end + len(_CLOSE) :]
@@ -151,7 +151,7 @@ def whole_object(text: str, at: int) -> tuple[int, int] | None:
         return None
 
 
-def _tagged(text: str, tag: str) -> list[tuple[int, int]]:
+def tagged_spans(text: str, tag: str) -> list[tuple[int, int]]:
     """Where the texts between `<tag>` and the next `</tag>` are; an expression would be slow on many open tags."""
     opening, closing, found, at = f"<{tag}>", f"</{tag}>", [], 0
     while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:

@@ -13,7 +13,8 @@ from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 
 from cv_lightning.data.rows import open_image
 from cv_lightning.data.sources.formats import decode_image
-from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.driver import roll_out
+from cv_lightning.rollout import Sampling
 from cv_lightning.serving.command import add_policy_options, load_policy
 from cv_lightning.types import Sample, Trajectory
 from cv_lightning.viewer.recording import describe, image_name

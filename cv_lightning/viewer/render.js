@@ -99,7 +99,8 @@ function turnPart(record, turn, index, images) {
   const seen = turn.observation;
   if (seen) {
     const tools = list(seen.tools).join(", ") || "no verified effect";
-    part.append(make("p", { class: seen.status === "ok" ? "good" : "bad", text: `${seen.status}: ${tools}${seen.lane ? ` (${seen.lane} lane)` : ""}` }));
+    const place = [seen.lane && `${seen.lane} lane`, seen.exactness, seen.library].filter(Boolean).join(", ");
+    part.append(make("p", { class: seen.status === "ok" ? "good" : "bad", text: `${seen.status}: ${tools}${place && ` (${place})`}` }));
     if (seen.text) part.append(make("pre", { text: seen.text, tabindex: "0", "aria-label": "output" }));
   }
   list(record.images).forEach((image, position) => { if (image.turn === index) part.append(picture(record, image, position, images)); });

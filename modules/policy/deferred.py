@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils.hub import cached_file
 
-from cv_lightning.errors import CheckpointError
+from cv_lightning.errors import CheckpointError, ConfigError
 from modules.policy.shards import local
 
 #: What PEFT puts between the name of a module and that of its weight.
 WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.\w+)\.")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 #: Arguments of `peft.LoraConfig` under which new adapters need no weights of their base.
-_OF_SHAPES = {
+OF_SHAPES = {
     *("r", "lora_alpha", "lora_dropout", "lora_bias", "bias", "use_rslora", "task_type", "init_lora_weights"),
     *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
     *("rank_pattern", "alpha_pattern"),
@@ -59,10 +59,21 @@ def _compute_buffers(model: Any) -> None:
         model._init_weights(module)
 
 
-def starts_from_shapes(lora: Mapping[str, Any]) -> bool:
-    """Whether new adapters need no weights of their base; those of DoRA, PiSSA and others are computed from them."""
+def check_deferrable(lora: Mapping[str, Any], quantization: str | None) -> None:
+    """Raise `ConfigError` if a policy needs its weights before they are loaded.
+
+    Args:
+        lora: Arguments of new adapters; those of DoRA, PiSSA and others start from the weights.
+        quantization: Of the policy.
+    """
+    if quantization is not None:
+        raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
     start = lora.get("init_lora_weights", True)
-    return lora.keys() <= _OF_SHAPES and (isinstance(start, bool) or start == "gaussian")
+    if not (lora.keys() <= OF_SHAPES and (isinstance(start, bool) or start == "gaussian")):
+        raise ConfigError(
+            "policy.lora: adapters of this kind (DoRA, PiSSA, ...) start from the weights. Set policy.deferred: false: "
+            "each process then loads the model whole."
+        )
 
 
 @contextmanager
@@ -102,16 +113,13 @@ def load_shards(model: Any, source: str) -> None:
     Raises:
         CheckpointError: A file or tensor is missing or broken, or has another shape.
     """
-    targets: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if ".lora_" not in name:
-            targets.setdefault(WRAPPERS.sub(".", name), []).append(parameter)
+    targets = weights_by_name(model)
     read: set[str] = set()
     try:
         with ExitStack() as stack:
             for name, view in _stored_tensors(model, source, targets, stack):
                 for target in targets.get(name, ()):
-                    _copy_rows(target, view, name)
+                    copy_rows(target, view, name)
                 read.add(name)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
@@ -123,16 +131,40 @@ def load_shards(model: Any, source: str) -> None:
 
 def _stored_tensors(model: Any, source: str, targets: Mapping[str, Any], stack: ExitStack) -> Iterator[tuple[str, Any]]:
     """The tensors of the files by the model's names for them, memory-mapped."""
-    transforms = get_model_conversion_mapping(model)
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if not isinstance(each, WeightRenaming)]
+    rename = renamer(model, targets)
     for path in _files(source):
         file: Any = stack.enter_context(safe_open(path, framework="pt"))
         for key in file.keys():  # noqa: SIM118  # not a dictionary
-            name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, targets)
-            if converted is not None:
-                raise ValueError(f"{key} is stored in another layout than the model's. Set policy.deferred: false")
-            yield name, file.get_slice(key)
+            yield rename(key), file.get_slice(key)
+
+
+def weights_by_name(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters of a model by the names that they have without adapters; those of new adapters are left out."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
+            found.setdefault(WRAPPERS.sub(".", name), []).append(parameter)
+    return found
+
+
+def renamer(model: Any, names: Mapping[str, Any]) -> Callable[[str], str]:
+    """Turns a tensor's name in files, perhaps of an older version, into the model's; raises `ValueError` if it cannot.
+
+    Args:
+        model: Hugging Face's model.
+        names: The model's own names.
+    """
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if not isinstance(each, WeightRenaming)]
+
+    def rename(key: str) -> str:
+        name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, names)
+        if converted is not None:
+            raise ValueError(f"{key} is stored in another layout than the model's. Set policy.deferred: false")
+        return str(name)
+
+    return rename
 
 
 def _files(source: str) -> list[str]:
@@ -142,12 +174,19 @@ def _files(source: str) -> list[str]:
 
 
 @torch.no_grad()
-def _copy_rows(target: Tensor, view: Any, name: str) -> None:
+def copy_rows(target: Tensor, view: Any, name: str) -> None:
+    """Copy the rows of a stored tensor that this process holds; raises `ValueError` if it has another shape."""
     if tuple(view.get_shape()) != tuple(target.shape):
         raise ValueError(f"{name} has shape {tuple(view.get_shape())}, expected {tuple(target.shape)}")
-    if not isinstance(target, DTensor):
-        target.copy_(view[...] if target.ndim else view[:])
-        return
-    size, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
-    if size and size[0]:
-        local(target).copy_(view[offset[0] : offset[0] + size[0]])
+    if not target.ndim:
+        target.copy_(view[:])
+    elif (rows := own_rows(target)) is not None:
+        local(target).copy_(view[rows])
+
+
+def own_rows(tensor: Tensor) -> slice | None:
+    """The rows of a tensor that this process holds; None if it holds none."""
+    if not isinstance(tensor, DTensor):
+        return slice(0, len(tensor))
+    size, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return slice(offset[0], offset[0] + size[0]) if size and size[0] else None

@@ -1,22 +1,29 @@
 """Sampling with a key-value cache that survives the turns of a conversation.
 
-The cache has L columns for each of B rows. All rows get the same new columns, and the mask `_is_valid_BL` says which of
-them hold a token of the row; the others are holes, on the right of what a row gets. Holes change nothing: positions are
-passed explicitly, and `modules.policy.recurrence` keeps them out of recurrent states. A later turn computes its new
-tokens only, and rollouts of one prompt share the computation of the prompt.
+The cache has L columns for each of B rows. All rows get the same new columns, and a mask says which of them hold a
+token of the row; the others are holes, on the right of what a row gets, until the next turn. Holes change nothing:
+positions are passed explicitly, and `modules.policy.recurrence` keeps them out of recurrent states. A later turn
+computes its new tokens only, and rollouts of one prompt share the computation of the prompt. Rows whose turn has ended
+wait in a cache of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
+from modules.policy.kv_cache import CachedRows, gathered
 from modules.policy.network import Network
+from modules.policy.temperatures import CallTokens
 from modules.policy.token_batch import distinct_images
+
+#: Closed rows leave the batch if at most this share of it is open.
+_MAX_OPEN = 2 / 3
 
 
 class GenerationSession:
@@ -32,14 +39,21 @@ class GenerationSession:
         self.network = network
         self.sampling = sampling
         self._on_tokens = on_tokens
+        self._calls = None if sampling.call_temperature is None else CallTokens.of(network.tokenizer)
         self._generator = torch.Generator(device=network.device).manual_seed(sampling.seed)
-        self._cache = network.family.cache(network.core.config)
+        self._cache = self._new_cache()
         self._is_started = False
+        #: Of the rows that are computed: their numbers, their columns, and each row's next position.
+        self._rows: list[int] = []
         self._is_valid_BL = torch.empty(0, 0, dtype=torch.bool)
         self._next_position_B1 = torch.empty(0, 1, dtype=torch.long)
+        self._waiting: list[CachedRows] = []
         self._row_of: dict[int, int] = {}
         self._cached_length: list[int] = []
         self._cached_images: list[int] = []
+
+    def _new_cache(self) -> Any:
+        return self.network.family.cache(self.network.core.config)
 
     @torch.no_grad()
     def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
@@ -62,27 +76,43 @@ class GenerationSession:
         index_of_key = {key: index for index, key in enumerate(dict.fromkeys(keys))}
         n_prompts = len(index_of_key)
         self._is_started = True
+        self._rows = list(range(n_prompts))
         self._is_valid_BL = torch.empty(n_prompts, 0, dtype=torch.bool, device=self.network.device)
         self._cached_length = self._cached_images = [0] * n_prompts
         hidden_PD = self._feed([prompt_of_key[key] for key in index_of_key])
-        rows_B = torch.tensor([index_of_key[key] for key in keys], device=self.network.device)
-        self._select(rows_B)
+        rows = [index_of_key[key] for key in keys]
+        self._select(rows)
+        self._next_position_B1 = self._next_position_B1[rows]
         self._row_of = {id(context): row for row, context in enumerate(contexts)}
-        return hidden_PD[rows_B]
+        return hidden_PD[rows]
 
     def _extend(self, contexts: Sequence[TokenSequence]) -> Tensor:
         """Drop the rows of contexts that ended and feed the others what they grew by; returns hidden states [B, D]."""
         rows = [self._row_of[id(context)] for context in contexts]
-        self._select(torch.tensor(rows, device=self.network.device))
+        self._select(rows)
         self._row_of = {id(context): row for row, context in enumerate(contexts)}
         return self._feed(contexts)
 
-    def _select(self, rows_B: Tensor) -> None:
-        self._cache.batch_select_indices(rows_B)
-        self._is_valid_BL = self._is_valid_BL[rows_B]
-        self._next_position_B1 = self._next_position_B1[rows_B]
-        self._cached_length = [self._cached_length[row] for row in rows_B.tolist()]
-        self._cached_images = [self._cached_images[row] for row in rows_B.tolist()]
+    def _select(self, rows: list[int]) -> None:
+        """Go on with these rows, which may repeat, without holes; they are numbered anew."""
+        blocks = [CachedRows(self._cache, self._is_valid_BL, self._rows), *self._waiting]
+        selected = gathered(blocks, rows, self._new_cache())
+        self._cache, self._is_valid_BL, self._waiting = selected.cache, selected.is_valid_BL, []
+        self._rows = list(range(len(rows)))
+        self._cached_length = [self._cached_length[row] for row in rows]
+        self._cached_images = [self._cached_images[row] for row in rows]
+
+    def _let_wait(self, is_open: list[bool]) -> None:
+        """Take the closed rows out of what is computed, until the next turn."""
+        block = CachedRows(self._cache, self._is_valid_BL, self._rows)
+        kept, closed = (
+            gathered(
+                [block], [row for row, o in zip(self._rows, is_open, strict=True) if o is wanted], self._new_cache()
+            )
+            for wanted in (True, False)
+        )
+        self._waiting.append(closed)
+        self._cache, self._is_valid_BL, self._rows = kept.cache, kept.is_valid_BL, kept.rows
 
     def _feed(self, contexts: Sequence[TokenSequence]) -> Tensor:
         """Feed every row the K tokens at most that its context has beyond the cache.
@@ -105,7 +135,7 @@ class GenerationSession:
             for viewed in context.images[n_seen:]
         ]
         images = distinct_images(new_images)
-        encoded = network.encode_images(images.images_N)[0] if new_images else None
+        encoded = network.encode_images(images.images_N, images.keys_N)[0] if new_images else None
         starts_B = torch.tensor(self._cached_length, device=network.device)
         lengths_B = full.is_valid_BT.sum(1) - starts_B
         offsets_K = torch.arange(int(lengths_B.max()), device=network.device)
@@ -127,6 +157,7 @@ class GenerationSession:
     def _decode(self, contexts: Sequence[TokenSequence], hidden_BD: Tensor) -> list[Completion]:
         end_id, pad_id = self.network.conversation.end_of_turn_id, self.network.pad_id
         is_open_B = torch.ones(len(contexts), dtype=torch.bool, device=hidden_BD.device)
+        is_inside_B = torch.zeros_like(is_open_B)
         budget_B = torch.tensor(
             [self.network.conversation.max_context_tokens - len(context) for context in contexts],
             device=hidden_BD.device,
@@ -138,7 +169,12 @@ class GenerationSession:
             is_open_B = is_open_B & (budget_B > step)
             if not bool(is_open_B.any()):
                 break
-            ids_B, logprobs_B = self._draw(hidden_BD)
+            rows = self._rows  # those in which a turn may be open; B counts all
+            ids_B = torch.full_like(budget_B, pad_id)
+            logprobs_B = torch.zeros(len(contexts), device=hidden_BD.device)
+            ids_B[rows], logprobs_B[rows] = self._draw(hidden_BD, is_inside_B[rows])
+            if self._calls is not None:
+                is_inside_B = self._calls.after(is_inside_B, ids_B)
             ids_B = torch.where(is_open_B, ids_B, pad_id)
             ids_TB.append(ids_B)
             logprobs_TB.append(logprobs_B)
@@ -146,29 +182,35 @@ class GenerationSession:
             if self._on_tokens is not None and not self._on_tokens(_open_ids(ids_B, is_open_B)):
                 break
             is_open_B = is_open_B & (ids_B != end_id)
-            if bool(is_open_B.any()):
-                hidden_BD = self._step(ids_B, is_open_B)
+            is_open = is_open_B[rows].tolist()
+            if any(is_open):
+                if sum(is_open) <= _MAX_OPEN * len(rows):
+                    self._let_wait(is_open)
+                hidden_BD = self._step(ids_B[self._rows], is_open_B[self._rows])
         return self._completions(ids_TB, logprobs_TB, is_open_TB, end_id)
 
-    def _draw(self, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, hidden_BD: Tensor, is_inside_B: Tensor) -> tuple[Tensor, Tensor]:
         logits_BV = self.network.logits(hidden_BD)
+        temperature: float | Tensor = self.sampling.temperature
+        if self.sampling.call_temperature is not None:
+            temperature = torch.where(is_inside_B, self.sampling.call_temperature, self.sampling.temperature)[:, None]
         if self.sampling.temperature == 0:
             log_distribution_BV = logits_BV.log_softmax(-1)
             ids_B = logits_BV.argmax(-1)
         else:
-            log_distribution_BV = (logits_BV / self.sampling.temperature).log_softmax(-1)
-            ids_B = torch.multinomial(log_distribution_BV.exp(), 1, generator=self._generator).squeeze(-1)
+            log_distribution_BV = (logits_BV / temperature).log_softmax(-1)
+            ids_B = draw(log_distribution_BV.exp(), self._generator)
         return ids_B, log_distribution_BV.gather(-1, ids_B[:, None]).squeeze(-1)
 
     def _step(self, ids_B: Tensor, is_open_B: Tensor) -> Tensor:
         """Feed one token to every open row; closed rows get a hole. Returns hidden states [B, D]."""
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_open_B[:, None]], dim=1)
-        positions_3B1 = self._next_position_B1.expand(3, -1, -1)
+        positions_3B1 = self._next_position_B1[self._rows].expand(3, -1, -1)
         hidden_B1D = self.network.hidden_states(
             ids_B[:, None], self._is_valid_BL.int(), positions_3B1, None, (), self._cache
         )
-        self._next_position_B1 = self._next_position_B1 + is_open_B[:, None].long()
-        for row, is_open in enumerate(is_open_B.tolist()):
+        self._next_position_B1[self._rows] += is_open_B[:, None].long()
+        for row, is_open in zip(self._rows, is_open_B.tolist(), strict=True):
             self._cached_length[row] += is_open
         return hidden_B1D[:, 0]
 
@@ -184,6 +226,17 @@ class GenerationSession:
             Completion(row_ids[:length], row_logprobs[:length], length > 0 and row_ids[length - 1] == end_id)
             for row_ids, row_logprobs, length in zip(ids, logprobs, lengths, strict=True)
         ]
+
+
+def draw(probabilities_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw an index [B] from each row, by the place of a uniform number among the cumulated sums."""
+    sums_BV = probabilities_BV.cumsum(-1, dtype=torch.float64)
+    uniform_B1 = torch.rand(len(sums_BV), 1, dtype=torch.float64, device=sums_BV.device, generator=generator)
+    # Below the whole sum, so that rounding does not lead past the last index that has a probability.
+    below_B1 = torch.minimum(
+        uniform_B1 * sums_BV[:, -1:], torch.nextafter(sums_BV[:, -1:], torch.zeros_like(uniform_B1))
+    )
+    return torch.searchsorted(sums_BV, below_B1, right=True).squeeze(-1)
 
 
 def _open_ids(ids_B: Tensor, is_open_B: Tensor) -> list[int | None]:

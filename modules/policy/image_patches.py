@@ -80,6 +80,12 @@ class Patcher:
         width, height = self.target(size)
         return 1, height // self._patch, width // self._patch
 
+    def resized(self, image: Image.Image) -> Image.Image:
+        """An image at the size of its grid: the pixels that the policy sees, by Pillow's own loop."""
+        host = to_pillow(image.pixels) if isinstance(image, TensorImage) else as_rgb(image)
+        size = self.target(image.size)
+        return host if size == host.size else host.resize(size, self._resample)
+
     def __call__(self, images_N: Sequence[Image.Image], device: torch.device) -> tuple[Tensor, Tensor]:
         """Patches of images of any sizes.
 
@@ -118,10 +124,9 @@ class Patcher:
             self._write_on_host(image, rows, in_threads=is_large)
 
     def _write_on_host(self, image: Image.Image, rows: Tensor, *, in_threads: bool) -> None:
-        """Resize by Pillow's own loop; cut bytes, then normalise by tables, some rows at a time, in the cache."""
-        host = to_pillow(image.pixels) if isinstance(image, TensorImage) else as_rgb(image)
+        """Resize; cut bytes, then normalise by tables, some rows at a time, in the cache."""
+        pixels = np.asarray(self.resized(image))
         size = self.target(image.size)
-        pixels = np.asarray(host if size == host.size else host.resize(size, self._resample))
         merge, patch, block = self._merge, self._patch, self._merge * self._patch
         high, wide = size[1] // block, size[0] // block
         parts = rows.numpy().reshape(high, wide * merge * merge, 3, self._frames, patch * patch)

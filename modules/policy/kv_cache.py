@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,10 +44,86 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # its types are not fol
         self.keys, self.values = keys[..., :total, :], values[..., :total, :]
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices`, which may repeat."""
-        super().batch_select_indices(indices)
-        self._buffers = None
+    def take(self, parts: Sequence[Taken], n_rows: int, n_columns: int) -> None:
+        """Become rows of other layers, whose columns are moved to the left, with room for more.
+
+        Args:
+            parts: A layer, its rows and columns [b, l], and the rows [b] that they become.
+            n_rows: Rows.
+            n_columns: Columns; what a row lacks is 0.
+        """
+        first: Any = parts[0].layer
+        self.lazy_initialization(first.keys, first.values)
+        buffers = []
+        for name in ("keys", "values"):
+            held = getattr(first, name)
+            buffer = held.new_zeros(n_rows, held.shape[1], n_columns + _ROOM, held.shape[-1])
+            for part in parts:
+                columns_bl = part.columns_bl[:, :n_columns]
+                taken_blHD = getattr(part.layer, name).transpose(1, 2)[part.rows_b[:, None], columns_bl]
+                buffer[part.places_b, :, : columns_bl.shape[1]] = taken_blHD.transpose(1, 2)
+            buffers.append(buffer)
+        self._buffers = (buffers[0], buffers[1])
+        self.keys, self.values = (buffer[..., :n_columns, :] for buffer in buffers)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Rows that another cache takes from a layer; see `GrowingLayer.take`."""
+
+    layer: Any
+    rows_b: Tensor
+    columns_bl: Tensor
+    places_b: Tensor
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """Rows of conversations in a cache.
+
+    Attributes:
+        cache: Its layers.
+        is_valid_BL: Which columns hold a token of a row; the others are holes.
+        rows: The number of each row.
+    """
+
+    cache: Cache
+    is_valid_BL: Tensor
+    rows: list[int]
+
+
+def gathered(blocks: Sequence[CachedRows], rows: Sequence[int], cache: Cache) -> CachedRows:
+    """Rows out of several caches, in another, empty one, without their holes.
+
+    Args:
+        blocks: Caches with the same layers.
+        rows: Numbers of the rows, which may repeat.
+        cache: Takes them.
+    """
+    device = blocks[0].is_valid_BL.device
+    places: list[list[tuple[int, int]]] = [[] for _ in blocks]
+    where = {row: (number, place) for number, block in enumerate(blocks) for place, row in enumerate(block.rows)}
+    for place, row in enumerate(rows):
+        number, held = where[row]
+        places[number].append((held, place))
+    found = [
+        (block, *torch.tensor(pairs, device=device).T) for block, pairs in zip(blocks, places, strict=True) if pairs
+    ]
+    length_B = torch.empty(len(rows), dtype=torch.long, device=device)
+    columns = []
+    for block, rows_b, places_b in found:
+        length_B[places_b] = block.is_valid_BL[rows_b].sum(1)
+        columns.append((~block.is_valid_BL[rows_b]).to(torch.uint8).argsort(dim=1, stable=True))
+    n_columns = int(length_B.max())
+    for index in range(len(blocks[0].cache.layers)):
+        parts = [
+            Taken(block.cache.layers[index], rows_b, columns_bl, places_b)
+            for (block, rows_b, places_b), columns_bl in zip(found, columns, strict=True)
+        ]
+        if index == len(cache.layers):
+            cache.layers.append(GrowingLayer())
+        cache.layers[index].take(parts, len(rows), n_columns)
+    return CachedRows(cache, torch.arange(n_columns, device=device) < length_B[:, None], [*rows])
 
 
 def _with_room(held: Any, new: Tensor, length: int, capacity: int) -> Tensor:

@@ -6,35 +6,38 @@ and its features are handed to all its placeholders: the gradient sums through t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from cv_lightning.types import TokenSequence
 from modules.policy.attention import use_packed_attention
 from modules.policy.chat_template import make_conversation
-from modules.policy.deferred import load_shards, starts_from_shapes
+from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
+from modules.policy.features import Features
 from modules.policy.image_patches import Patcher
+from modules.policy.merging import base_of, is_adapter, merge_shards
+from modules.policy.packed_row import pack_row
 from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
     LinearPatchEmbedding,
     add_lora,
     freeze,
     how_to_talk,
-    is_adapter,
     load_model,
     pad_id,
 )
 from modules.policy.quantized import quantize
 from modules.policy.recurrence import tokens_of_block
+from modules.policy.row_attention import RowAttention, use_row_attention
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.token_batch import TokenBatch, collate
@@ -66,9 +69,8 @@ class Network(nn.Module):
         open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
             that of a policy exported with this, does so by itself.
         deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Each process loads the
-            model whole and keeps its part if `source` is an adapter, or if `lora` computes with the weights (DoRA,
-            PiSSA, ...).
+            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Adapters of `source`
+            are merged in parts too; adapters that are computed from whole weights (DoRA, PiSSA, ...) are refused.
     """
 
     #: Whether each process holds a part of every parameter.
@@ -99,18 +101,17 @@ class Network(nn.Module):
             )
         if quantization is not None and lora is None:
             raise ConfigError("policy.quantization: expected lora beside it, since codes of four bits are not trained.")
-        if quantization is not None and deferred:
-            raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
+        if deferred:
+            check_deferrable(lora or {}, quantization)
         self.dtype: torch.dtype = getattr(torch, dtype)
         #: Where weights that are still missing come from.
         self._awaited: str | None = None
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
-            self.model, self.tokenizer = build_tiny(build, wordings(tools.kind), attention)
+            self.model, self.tokenizer = build_tiny(build, tools.kind, attention)
             for parameter in self.model.parameters():  # not the buffers: rotary frequencies stay exact, as when loaded
                 parameter.data = parameter.data.to(self.dtype)
         else:
-            deferred = deferred and not is_adapter(str(source)) and starts_from_shapes(lora or {})
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
             self._awaited = source if deferred else None
         self.family = FAMILIES[self.model.config.model_type]
@@ -130,12 +131,15 @@ class Network(nn.Module):
             self.model.disable_input_require_grads()
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
+        #: Whether sequences can be computed in one row; if not, they are padded.
+        self.can_pack = attention == "sdpa" and use_row_attention(self.core.language_model)
         self.family.prepare(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = make_conversation(
             self.model.config, self.tokenizer, self.patcher, system_prompt, max_context_tokens, tools, open_reasoning
         )
         self.pad_id = pad_id(self.tokenizer)
+        self._features = Features()
         self.is_banned_V: Tensor
         self.register_buffer("is_banned_V", self._banned(), persistent=False)
         self.train()  # `from_pretrained` leaves a model in evaluation mode, and Lightning leaves modes as they are
@@ -174,7 +178,9 @@ class Network(nn.Module):
             return
         give_memory(self.model, device)
         self.causal.tie_weights()
-        load_shards(self.causal, self._awaited)
+        load_shards(self.causal, base_of(self._awaited))
+        if is_adapter(self._awaited):
+            merge_shards(self.causal, self._awaited)
         self._awaited = None
 
     def _banned(self) -> Tensor:
@@ -200,12 +206,34 @@ class Network(nn.Module):
         """Number of placeholder tokens of an image of `size` (width, height)."""
         return self.conversation.count_image_tokens(size)
 
-    def encode_images(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
+    @contextmanager
+    def kept_features(self) -> Iterator[None]:
+        """Inside, what a frozen vision tower says of an image is kept, for the companions of this network too."""
+        is_frozen = not any(parameter.requires_grad for parameter in self.core.visual.parameters())
+        self._features.is_open = is_frozen and not self.is_sharded  # processes gather a sharded tower together
+        try:
+            yield
+        finally:
+            self._features.clear()
+
+    def encode_images(self, images_N: Sequence[Image.Image], keys_N: Sequence[bytes] = ()) -> tuple[Any, Tensor]:
         """Encode images once each.
+
+        Args:
+            images_N: The images.
+            keys_N: The identity of each, by which its features are found inside `kept_features`.
 
         Returns:
             Hugging Face's encoder output with one entry per image, and the grids [N, 3] in patches.
         """
+        if self._features.is_open and keys_N:
+            missing = [place for place, key in enumerate(keys_N) if key not in self._features]
+            new = self._encoded([images_N[place] for place in missing])[0] if missing else None
+            grids = [self.image_grid(image.size) for image in images_N]
+            return self._features.joined(keys_N, missing, new), torch.tensor(grids, device=self.device)
+        return self._encoded(images_N)
+
+    def _encoded(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
         pixel_values, grid_N3 = self.patcher(images_N, self.device)
         return self.core.get_image_features(pixel_values, grid_N3, return_dict=True), grid_N3
 
@@ -219,23 +247,29 @@ class Network(nn.Module):
         encoded: Any | None,
         occurrences: Sequence[int],
         cache: Any | None = None,
+        row: RowAttention | None = None,
     ) -> Tensor:
-        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds."""
+        """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds.
+
+        With `row` they are the tokens of a packed row [1, S], and it says which of them see which.
+        """
         features: dict[str, Any] = {}
         if occurrences:
             if encoded is None:
                 raise ValueError("Expected encoded images for the placeholders but got encoded=None")
             features["image"] = self.family.repeated(encoded, occurrences)
         is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
+        # A mask of four axes is handed on as it is, and the attention of a row does not read it.
+        of_row = {} if row is None else {"row": row, "attention_mask": is_valid_BL[None, None]}
         with nullcontext() if cache is None else tokens_of_block(is_new_BT):
             output = self.core(
                 input_ids=input_ids_BT,
-                attention_mask=is_valid_BL,
                 position_ids=position_ids_3BT,
                 cache=cache,
                 use_cache=cache is not None,
                 mm_encoder_outputs=features,
                 return_dict=True,
+                **({"attention_mask": is_valid_BL} | of_row),
             )
         hidden_BTD: Tensor = output.last_hidden_state
         return hidden_BTD
@@ -252,3 +286,10 @@ class Network(nn.Module):
     def collate(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
         """Sequences as one batch on this policy's device."""
         return collate(sequences, self.pad_id).to(self.device)
+
+    def pack(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
+        """The same batch, computed in one row if the model can: without padding, and shared prompts once."""
+        if not self.can_pack:
+            return self.collate(sequences)
+        row = pack_row(sequences, self.core.config.image_token_id, self.device, self.dtype)
+        return replace(self.collate(sequences), row=row)

@@ -6,7 +6,6 @@ It has every parameter with its shape, type and `requires_grad`, so that counts 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import CheckpointError
 from modules.policy.families import FAMILIES
+from modules.policy.merging import base_of, is_adapter
 from modules.policy.precision import hold_masters
-from modules.policy.pretrained import add_lora, freeze, how_to_talk, is_adapter, looks_local
+from modules.policy.pretrained import add_lora, freeze, how_to_talk, looks_local
 from modules.policy.tiny import TinyConfig, build_tiny
 
 #: Shapes of the models that `experiments/` names: the values of https://huggingface.co/<name>/raw/main/config.json, as
@@ -101,7 +100,7 @@ def outline(
     with torch.device("meta"):
         if build is not None:
             tools = how_to_talk(source, others.get("system_prompt"), others.get("toolbox"))[1]
-            model, origin = build_tiny(build, wordings(tools.kind))[0], f"policy.build, a new {build.family}"
+            model, origin = build_tiny(build, tools.kind)[0], f"policy.build, a new {build.family}"
         else:
             config, origin = model_config(str(source))
             model = FAMILIES[config.model_type].model(config)
@@ -120,11 +119,9 @@ def model_config(source: str) -> tuple[Any, str]:
     Raises:
         CheckpointError: It is nowhere, or of another kind of model.
     """
-    folder = Path(source)
     if is_adapter(source):
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return model_config(str(folder / "base") if (folder / "base").is_dir() else str(base))
-    if looks_local(source) and not (folder / "config.json").exists():
+        return model_config(base_of(source))
+    if looks_local(source) and not (Path(source) / "config.json").exists():
         raise CheckpointError(
             f"policy.source: {source!r} holds no config.json, and no config beside this one exports a policy there. "
             "Run the stage before this one, or give the model that it starts from: "

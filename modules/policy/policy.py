@@ -43,31 +43,42 @@ class Policy(Network):
 
     # ---- scores ------------------------------------------------------------------------------------------------------
 
-    def token_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def token_logprobs(
+        self, batch: TokenBatch, temperature: float | Tensor = 1.0, with_entropy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Score the trained tokens of a batch.
 
         Args:
             batch: Sequences on this policy's device.
-            temperature: The one at which the tokens were sampled.
+            temperature: The one at which the tokens were sampled, or that of each token, [B, T].
+            with_entropy: Whether entropies are computed; if not, they are 0.
 
         Returns:
             Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 if a
             token is not trained. Entropies carry no gradient.
         """
         with self.rounded():
-            return self._token_logprobs(batch, temperature)
+            return self._token_logprobs(batch, temperature, with_entropy)
 
-    def _token_logprobs(self, batch: TokenBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    def _token_logprobs(
+        self, batch: TokenBatch, temperature: float | Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
-        hidden_MD = hidden_BTD[:, :-1][is_target_BT]
+        if batch.row is None:
+            hidden_MD = hidden_BTD[:, :-1][is_target_BT]
+        else:
+            hidden_MD = hidden_BTD[0].index_select(0, batch.row.place_BT[:, :-1][is_target_BT])
         targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
         n_rows = _LARGE_VOCABULARY_ROWS if self._has_large_vocabulary else _LOGIT_ROWS
-        scores = [
-            self._score(hidden_MD[start : start + n_rows], targets_M[start : start + n_rows], temperature)
-            for start in range(0, max(1, len(targets_M)), n_rows)
-        ]
+        if isinstance(temperature, Tensor):
+            temperature = temperature[:, 1:][is_target_BT][:, None]
+        scores = []
+        for start in range(0, max(1, len(targets_M)), n_rows):
+            rows = slice(start, start + n_rows)
+            of_rows = temperature[rows] if isinstance(temperature, Tensor) else temperature
+            scores.append(self._score(hidden_MD[rows], targets_M[rows], of_rows, with_entropy))
         zeros_BT = torch.zeros_like(batch.logprobs_BT)
         index_BT = functional.pad(is_target_BT, (1, 0))
         logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*scores, strict=True))
@@ -77,31 +88,48 @@ class Policy(Network):
     def _has_large_vocabulary(self) -> bool:
         return bool(self.causal.lm_head.out_features > _LARGE_VOCABULARY)
 
-    def _score(self, hidden_KD: Tensor, targets_K: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score(
+        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         if self.training and torch.is_grad_enabled() and self._has_large_vocabulary:
             # [K, V] float32 logits of a large vocabulary are recomputed in the backward pass, not kept.
             scores: tuple[Tensor, Tensor] = checkpoint(
-                self._score_rows, hidden_KD, targets_K, temperature, use_reentrant=False
+                self._score_rows, hidden_KD, targets_K, temperature, with_entropy, use_reentrant=False
             )
             return scores
-        return self._score_rows(hidden_KD, targets_K, temperature)
+        return self._score_rows(hidden_KD, targets_K, temperature, with_entropy)
 
-    def _score_rows(self, hidden_KD: Tensor, targets_K: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score_rows(
+        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         log_distribution_KV = functional.log_softmax(self.logits(hidden_KD) / temperature, dim=-1)
+        logprobs_K = log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1)
+        if not with_entropy:
+            return logprobs_K, torch.zeros_like(logprobs_K)
         with torch.no_grad():
             entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.masked_fill(self.is_banned_V, 0.0)).sum(-1)
-        return log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1), entropy_K
+        return logprobs_K, entropy_K
 
     def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
-        encoded, grid_O3 = None, None
+        encoded, grid_O3, occurrences = None, None, batch.images.occurrences
         idle = self._idle_images(bool(batch.images.images_N))
         if batch.images.images_N:
-            encoded, grid_N3 = self.encode_images(batch.images.images_N)
-            grid_O3 = grid_N3[batch.images.occurrences]
+            encoded, grid_N3 = self.encode_images(batch.images.images_N, batch.images.keys_N)
+            grid_O3 = grid_N3[occurrences]
         positions_3BT = self.positions(batch.input_ids_BT, batch.is_valid_BT, grid_O3)
         with nullcontext() if idle is None else added(idle, self.core.get_input_embeddings()):
+            if batch.row is None:
+                return self.hidden_states(
+                    batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, occurrences
+                )
+            row = batch.row
             return self.hidden_states(
-                batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, batch.images.occurrences
+                batch.input_ids_BT.flatten()[None, row.source_S],
+                torch.ones_like(row.source_S)[None],
+                positions_3BT.flatten(1)[:, None, row.source_S],
+                encoded,
+                [occurrences[place] for place in row.occurrences],
+                row=row.attention,
             )
 
     def _idle_images(self, has_images: bool) -> Tensor | None:
@@ -124,9 +152,11 @@ class Policy(Network):
             parts += layer
         return 0 * torch.stack([part.sum() for part in parts]).sum()
 
-    def forward(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: TokenBatch, temperature: float | Tensor = 1.0, with_entropy: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """`token_logprobs`: the entry that wrappers such as DDP hook."""
-        return self.token_logprobs(batch, temperature)
+        return self.token_logprobs(batch, temperature, with_entropy)
 
     # ---- reference ---------------------------------------------------------------------------------------------------
 
@@ -153,11 +183,11 @@ class Policy(Network):
         self._reference = _Hidden(reference)
 
     @torch.no_grad()
-    def reference_logprobs(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+    def reference_logprobs(self, batch: TokenBatch, temperature: float | Tensor = 1.0) -> Tensor:
         """Log-probabilities [B, T] of the trained tokens under the reference policy."""
         if self.is_lora:
             with adapters_off(self.model):
-                logprobs_BT: Tensor = self(batch, temperature)[0]
+                logprobs_BT: Tensor = self(batch, temperature, False)[0]
             reshard(self)
             return logprobs_BT
         if self._reference is None:
@@ -165,7 +195,7 @@ class Policy(Network):
         reference = self._reference.module
         if not self.is_sharded:
             reference.model.to(self.device)
-        logprobs_BT = reference(batch, temperature)[0]
+        logprobs_BT = reference(batch, temperature, False)[0]
         reshard(reference)
         return logprobs_BT
 

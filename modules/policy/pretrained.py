@@ -23,6 +23,7 @@ from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from modules.policy.deferred import build_without_weights, weightless_on_host
 from modules.policy.families import FAMILIES
 from modules.policy.hub import check_hub, remedy
+from modules.policy.merging import base_of, check_mergeable, is_adapter
 
 #: In the folder of an exported policy: its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
@@ -35,30 +36,23 @@ def looks_local(source: str) -> bool:
     )
 
 
-def is_adapter(source: str) -> bool:
-    """Whether a folder holds adapters and no model."""
-    return (Path(source) / "adapter_config.json").exists()
-
-
 def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool = False) -> tuple[Any, Any]:
     """Load a model and its tokenizer from a local folder or the hub; if `deferred`, without its weights.
 
-    A folder that holds a PEFT adapter is loaded on its base model and merged into it.
+    A folder that holds a PEFT adapter is loaded on its base model and merged into it; if `deferred`, its base only.
 
     Raises:
+        ConfigError: It is to be deferred, and cannot be merged in parts.
         CheckpointError: Nothing loadable is there, or it is another kind of model.
     """
-    folder = Path(source)
-    base = source
-    if (folder / "base").is_dir() and is_adapter(source):
-        base = str(folder / "base")
-    elif is_adapter(source):
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    elif looks_local(source) and not (folder / "config.json").exists():
+    if looks_local(source) and not is_adapter(source) and not (Path(source) / "config.json").exists():
         raise CheckpointError(
             f"policy.source: {source!r} holds no config.json. Give a folder that a stage exported "
             "(run the stage before this one first), or a hub name."
         )
+    if deferred and is_adapter(source):
+        check_mergeable(source)
+    base = base_of(source)
     if not looks_local(base):
         check_hub(base)
     try:
@@ -77,11 +71,11 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
         raise CheckpointError(
             f"policy.source: {source!r} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}."
         )
-    if is_adapter(source):
+    if is_adapter(source) and not deferred:
         from peft import PeftModel
 
         try:
-            model = PeftModel.from_pretrained(model, source).merge_and_unload()
+            model = PeftModel.from_pretrained(model, source).merge_and_unload().requires_grad_(True)  # PEFT freezes it
         except RuntimeError as error:
             raise CheckpointError(
                 f"policy.source: the adapters in {source!r} do not fit their base {base!r}."

@@ -12,7 +12,7 @@ those of a row's last tokens. Holes must be on the right of a block, as `Generat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -88,8 +88,15 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # its types are n
         self.recurrent_states[state_idx] = recurrent_states
         return recurrent_states
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices`, which may repeat."""
-        for states in (self.conv_states, self.recurrent_states):
-            for index, held in states.items():
-                states[index] = None if held is None else held[indices]
+    def take(self, parts: Sequence[Any], n_rows: int, n_columns: int) -> None:
+        """Become rows of other layers; see `modules.policy.kv_cache.GrowingLayer.take`. States have no columns."""
+        first = parts[0].layer
+        self.has_previous_state |= first.has_previous_state
+        for name in ("conv_states", "recurrent_states"):
+            for index, held in getattr(first, name).items():
+                if held is None:
+                    continue
+                states = held.new_empty(n_rows, *held.shape[1:])
+                for part in parts:
+                    states[part.places_b] = getattr(part.layer, name)[index][part.rows_b]
+                getattr(self, name)[index] = states

@@ -9,7 +9,6 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from cv_lightning.conversation import Conversation
-from cv_lightning.data.oracle import wordings
 from cv_lightning.errors import CheckpointError, ConfigError, DataError
 from cv_lightning.types import Sample, Trajectory
 from modules.policy.chat_template import make_conversation
@@ -91,7 +90,7 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
     source, build = policy["source"], policy["build"]
     system_prompt, tools = how_to_talk(source, policy["system_prompt"], policy["toolbox"])
     if build is not None:
-        model, tokenizer = build_tiny(TinyConfig(**build), wordings(tools.kind))
+        model, tokenizer = build_tiny(TinyConfig(**build), tools.kind)
         config = model.config
     else:
         config, _ = model_config(source)

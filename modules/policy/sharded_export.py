@@ -32,7 +32,7 @@ def export_model(model: Any, folder: Path, dtype: torch.dtype, is_writer: bool) 
     Raises:
         OSError: A file cannot be written, on the process that writes, once all is gathered.
     """
-    names = {_stored_name(model, name): parameter for name, parameter in _own_parameters(model)}
+    names = {stored_name(model, name): parameter for name, parameter in _own_parameters(model)}
     files = [*_files(names, dtype.itemsize)]
     fault: Exception | None = None
     weight_map: dict[str, str] = {}
@@ -52,7 +52,7 @@ def export_model(model: Any, folder: Path, dtype: torch.dtype, is_writer: bool) 
     if fault is not None:
         raise OSError(*fault.args) from fault
     if is_writer:
-        _write_rest(model, folder, dtype, weight_map if len(files) > 1 else None)
+        write_config(model, folder, dtype, weight_map if len(files) > 1 else None)
 
 
 def adapter_tensors(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield WRAPPERS.sub(".", name), parameter
 
 
-def _stored_name(model: Any, name: str) -> str:
+def stored_name(model: Any, name: str) -> str:
     """The name in files, which may be that of an older version of the model."""
     stored: str = next(iter(revert_weight_conversion(model, {name: torch.empty(0)})))
     return stored
@@ -86,7 +86,8 @@ def _files(names: Mapping[str, Tensor], itemsize: int) -> Iterator[list[str]]:
     yield group
 
 
-def _write_rest(model: Any, folder: Path, dtype: torch.dtype, weight_map: dict[str, str] | None) -> None:
+def write_config(model: Any, folder: Path, dtype: torch.dtype, weight_map: dict[str, str] | None) -> None:
+    """Write all of a Hugging Face folder but the weights; `weight_map` names the file of each, if there are several."""
     model.config.dtype = str(dtype).removeprefix("torch.")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)

@@ -13,7 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from cv_lightning.data.oracle import wordings
+from cv_lightning.data.strategy_oracle import strategy_wordings
 from cv_lightning.errors import ConfigError
+from cv_lightning.tools.toolbox import ToolboxName
 from modules.policy.families import FAMILIES
 
 SPECIAL_TOKENS = (
@@ -67,6 +70,9 @@ class TinyConfig:
         max_token_chars: Longest token. Tokens may span words (as in SuperBPE, arXiv 2503.13423): a call is then about
             17 tokens and not 46, and every stage is that much shorter.
         seed: Seed of the weights.
+        wordings: Whose wordings the tokenizer is trained on: "plates", those of `EpisodeBuilder`, or "strategy", those
+            of `StrategyEpisodes`.
+        split_digits: Make each digit a token of its own, as Qwen's tokenizers do: numbers that vary are then learned.
     """
 
     family: Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5"] = "qwen2_5_vl"
@@ -83,6 +89,8 @@ class TinyConfig:
     vocab_size: int = 640
     max_token_chars: int = 16
     seed: int = 0
+    wordings: Literal["plates", "strategy"] = "plates"
+    split_digits: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -94,10 +102,15 @@ class TinyConfig:
         return self.hidden_size // self.heads
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_token_chars: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, max_token_chars: int, split_digits: bool = False
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer, whose tokens may span words, with Qwen's special tokens and chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if split_digits:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, tokenizer.pre_tokenizer])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(MARKUP_TOKENS),
@@ -121,10 +134,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_token_chars: int)
 
 
 def build_tiny(
-    config: TinyConfig, texts: Iterable[str], attention: str = "sdpa"
+    config: TinyConfig, toolbox: ToolboxName, attention: str = "sdpa"
 ) -> tuple[Any, PreTrainedTokenizerFast]:
-    """Build a model with random weights and a tokenizer trained on `texts`."""
-    tokenizer = train_tokenizer(texts, config.vocab_size, config.max_token_chars)
+    """Build a model with random weights and a tokenizer trained on the wordings of an oracle with these tools."""
+    texts = strategy_wordings() if config.wordings == "strategy" else wordings(toolbox)
+    tokenizer = train_tokenizer(texts, config.vocab_size, config.max_token_chars, config.split_digits)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     family = FAMILIES[config.family]
     text: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from cv_lightning.types import TokenSequence, Trajectory, ViewedImage
+from modules.policy.packed_row import PackedRow
 from sandbox.lanes.tensor.images import TensorImage
 
 
@@ -20,10 +21,12 @@ class DistinctImages:
     Attributes:
         images_N: Distinct images.
         occurrences: For every image placeholder, in reading order over all sequences, the index into `images_N`.
+        keys_N: The identity of each image's pixels.
     """
 
     images_N: list[Image.Image]
     occurrences: list[int]
+    keys_N: Sequence[bytes] = ()
 
 
 def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
@@ -31,7 +34,7 @@ def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
     index_of_key: dict[bytes, int] = {}
     occurrences = [index_of_key.setdefault(viewed.key, len(index_of_key)) for viewed in images]
     image_of_key = {viewed.key: viewed.image for viewed in reversed(images)}  # the first of equal images stays
-    return DistinctImages([image_of_key[key] for key in index_of_key], occurrences)
+    return DistinctImages([image_of_key[key] for key in index_of_key], occurrences, [*index_of_key])
 
 
 def image_bytes(trajectories: Sequence[Trajectory]) -> int:
@@ -50,17 +53,6 @@ def image_bytes(trajectories: Sequence[Trajectory]) -> int:
     return n_bytes
 
 
-def by_length(sequences: Sequence[Sized], size: int) -> list[list[int]]:
-    """Split sequences into parts of at most `size` (0: one part) of similar length, so that little is padded.
-
-    Returns:
-        Indices into `sequences`; every index once.
-    """
-    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
-    size = size or max(1, len(order))
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
 @dataclass(frozen=True)
 class TokenBatch:
     """Right-padded sequences.
@@ -71,6 +63,7 @@ class TokenBatch:
         is_trained_BT: True where the policy wrote the token.
         logprobs_BT: Log-probability under the policy that sampled it, 0 elsewhere.
         images: The distinct images and their places.
+        row: How the network computes it; None: as it is, padded.
     """
 
     input_ids_BT: Tensor
@@ -78,6 +71,17 @@ class TokenBatch:
     is_trained_BT: Tensor
     logprobs_BT: Tensor
     images: DistinctImages
+    row: PackedRow | None = None
+
+    @property
+    def n_computed(self) -> int:
+        """Tokens that the network computes, padding not among them."""
+        return int(self.is_valid_BT.sum()) if self.row is None else len(self.row.source_S)
+
+    @property
+    def n_alone(self) -> int:
+        """Sequences whose prompt is computed for them alone."""
+        return len(self.input_ids_BT) if self.row is None else self.row.n_alone
 
     def to(self, device: torch.device) -> TokenBatch:
         """The same batch with its tensors on `device`."""

@@ -14,6 +14,7 @@ class Itself(Sampler):
     """Samples with the weights that are trained: no copy, and no difference to what is scored."""
 
     agrees = True
+    separates_calls = True
 
     def refresh(self) -> None:
         """Nothing is copied.

@@ -25,6 +25,8 @@ class Replica(Sampler):
             log-probabilities differ from the trainer's.
     """
 
+    separates_calls = True
+
     def __init__(self, dtype: Literal["float32", "bfloat16"] | None = None) -> None:
         self.dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self._network: Policy | None = None

@@ -85,7 +85,7 @@ class ConfinedLane:
         return self._pool.is_kept(episode)
 
     def close(self) -> None:
-        """End every worker at once, whatever it runs."""
+        """End every worker at once, even a busy one."""
         self._pool.close()
 
     def disown(self) -> None:
@@ -126,7 +126,7 @@ class ConfinedLane:
             if fault is not None:
                 return replace(seen, status="error", image=None, text=seen.text + fault)
             image = run_operation(operation, before)
-        except Exception:  # noqa: BLE001 - a worker may say anything; whatever fails here is its own crash
+        except Exception:  # noqa: BLE001 - a worker may send anything: an error here is its crash
             return replace(seen, status="crash", image=None, text="The process that ran the code left no valid call.")
         wall_s = seen.wall_s + time.perf_counter() - started
         return replace(seen, image=image, claim=answer.reply.claim, last=LastCall(operation, before), wall_s=wall_s)

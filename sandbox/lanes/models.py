@@ -128,7 +128,7 @@ class _Worker:
         self._cannot_start: TaskAnswer | None = None
 
     def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> TaskAnswer:
-        """Call the model; whatever fails is an answer."""
+        """Call the model; its failure is an answer, too."""
         with self._lock:
             try:
                 if not self._is_running() and (failure := self._cannot_start or self._start(call)) is not None:
@@ -208,7 +208,7 @@ def _serve(tool: Model, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends us
     try:
         tool.load()
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is told to whoever needs it
+    except Exception as error:  # noqa: BLE001 - its maker must read every error of a model
         pipe.send_bytes(f"{kind_of(error)}: {error}"[:_TEXT_CHARS].encode(errors="replace"))
         return
     with suppress(EOFError, OSError):
@@ -227,7 +227,7 @@ def _call(tool: Model, image: Image.Image, arguments: dict[str, Any]) -> tuple[d
         if not isinstance(found, ModelResult) or not isinstance(found.text, str):
             raise TypeError(f"expected a ModelResult with text but got {type(found).__name__}")
         result = None if found.image is None else found.image.convert("RGB")
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is the policy's to read
+    except Exception as error:  # noqa: BLE001 - the policy must read every error of a model
         return {"status": "error", "text": f"{kind_of(error)}: {error}"[:_TEXT_CHARS], "size": None}, None
     size = None if result is None else result.size
     return {"status": "ok", "text": found.text[:_TEXT_CHARS], "size": size}, result

@@ -63,7 +63,7 @@ def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
 
 
 def observed(program: ToolProgram, outcome: Outcome, lane: str, wall_s: float = 0.0) -> Observation:
-    """What a policy sees of a program that made an image."""
+    """The observation of a program that made an image."""
     is_chosen, image, effects = program.source is None, outcome.image, outcome.effects
     return Observation(
         "ok",

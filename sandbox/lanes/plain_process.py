@@ -119,7 +119,7 @@ class PlainWorkers:
         worker.channel.send_bytes(b"".join([head, *sizes, payload, *pixels]))
 
     def receive(self, worker: PlainWorker) -> wire.WorkerReply | None:
-        """The reply and its pixels; None if there is none."""
+        """The reply and its pixels; None without a reply."""
         try:
             reply = wire.read_reply(worker.channel.recv_bytes(wire.MAX_MESSAGE), worker.nonce, self._capacity)
             if reply is not None and reply.outcome in (wire.IMAGE, wire.UNFINISHED) and min(reply.size):

@@ -37,7 +37,7 @@ class Spawned:
         return bool(self._process.is_alive())
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """End it at once, even if it is busy."""
         self._process.kill()
         self._process.join()
         self.pipe.close()

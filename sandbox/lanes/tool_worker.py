@@ -35,7 +35,7 @@ class ProofTime:
     """Seconds for the claims of one batch, which threads may share.
 
     A claim may run for twice the time that its call took, which the trainer measured, and the batch has `spare_s`
-    besides: whatever is claimed, proofs cost little more than the calls did. Once that is spent, claims are dropped.
+    besides: even false claims cost little more than the calls did. Once that is spent, claims are dropped.
 
     Args:
         spare_s: Seconds.
@@ -60,7 +60,7 @@ class ProofTime:
         return outcome
 
     def run(self, lane: ToolWorkerLane, program: ToolProgram, image: Image.Image, call_s: float) -> Outcome | None:
-        """The outcome of any claim, in a tool worker; None if there is none in time."""
+        """The outcome of any claim, in a tool worker; None if that takes too long."""
         with self._lock:
             if self._left <= 0:
                 return None
@@ -148,7 +148,7 @@ class ToolWorkerLane:
         return Pool(lambda: PlainWorkers("programs", self._limits), self._workers, self._limits, reuses=True)
 
     def close(self) -> None:
-        """End every worker at once, whatever it runs."""
+        """End every worker at once, even a busy one."""
         with self._lock:
             self._is_closed = True
             pool = self._pool

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
 
-from callbacks.answers import Answers
+from callbacks.answers import Answers, AnswersWithoutTools
 from cv_lightning.evaluation.answer_log import AnswerLog
 from cv_lightning.types import (
     Group,
@@ -74,3 +75,26 @@ def test_a_second_test_of_the_same_step_replaces_the_first(tmp_path: Path) -> No
 def test_a_module_without_rollouts_has_no_answers(tmp_path: Path) -> None:
     assert run(tmp_path, 1) == []
     assert not list(tmp_path.iterdir())
+
+
+def test_some_families_are_asked_again_without_tools(tmp_path: Path) -> None:
+    asked: list[tuple[list[str], int]] = []
+    faded, other = rolled_out("faded-1", (), True), rolled_out("read-1", (), True)
+    samples = [replace(group.sample, family=group.sample.id.partition("-")[0]) for group, _ in (faded, other)]
+
+    def roll_out_without_tools(again: list[Sample], seed: int) -> Rollouts:
+        asked.append(([sample.id for sample in again], seed))
+        group, breakdown = faded
+        return Rollouts([group], [[replace(breakdown, is_right=False)]])
+
+    trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path), global_rank=0, global_step=7, loggers=[])
+    module: Any = SimpleNamespace(roll_out_without_tools=roll_out_without_tools)
+    callback = AnswersWithoutTools(["faded"])
+    callback.on_test_start(trainer, module)
+    callback.on_test_batch_end(trainer, module, {}, samples, 3)
+    callback.on_test_batch_end(trainer, module, {}, samples[1:], 4)
+    callback.on_test_end(trainer, module)
+    assert asked == [(["faded-1"], 3)]
+    (record,) = AnswerLog(tmp_path / "without_tools").records.values()
+    assert (record.id, record.score) == ("faded-1", 0.0)
+    assert not list(tmp_path.glob("answers_*"))

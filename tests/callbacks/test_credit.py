@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +11,10 @@ from PIL import Image
 from callbacks.credit import turn_credits
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Group, Reply, Sample, ToolCall, Trajectory, Turn, ViewedImage
-from sandbox import ORIENTATIONS, Affine, Observation, compose
+from sandbox import ORIENTATIONS, Affine, Observation, compose, orient
+from sandbox.geometry import orientation_frame
 
-IMAGE = Image.new("RGB", (4, 4))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8))
 TURNED = Sample("0", "Read.", (IMAGE,), "A", ("rotate_90",))
 CONFIG = RewardConfig()
 
@@ -23,14 +25,15 @@ def trajectory(sample: Sample, moves: list[str], answer: str | None) -> Trajecto
     for index, move in enumerate(moves):
         call = Reply(call=ToolCall("code", image_index=len(images) - 1))
         if move == "error":
-            turns.append(Turn("<think></think>", call, Observation("error", text="TypeError: no")))
+            turns.append(Turn("<think>hm</think>", call, Observation("error", text="TypeError: no")))
             continue
         net = compose(net, move)
         tools = () if move == "identity" else (move,)
-        turns.append(Turn("<think></think>", call, Observation("ok", IMAGE, tools=tools, orientation=move)))
-        images.append(ViewedImage(IMAGE, 0, Affine(), net, index))
+        result = orient(IMAGE, net)
+        turns.append(Turn("<think>hm</think>", call, Observation("ok", result, tools=tools, orientation=move)))
+        images.append(ViewedImage(result, 0, orientation_frame(net, IMAGE.size), net, index))
     if answer is not None:
-        turns.append(Turn(f"<think></think><answer>{answer}</answer>", Reply(answer=answer)))
+        turns.append(Turn(f"<think>hm</think><answer>{answer}</answer>", Reply(answer=answer)))
     return Trajectory(sample, turns, images)
 
 

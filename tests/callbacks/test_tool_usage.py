@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,10 +14,11 @@ from callbacks.rollouts import Rollouts
 from callbacks.tool_families import FAMILIES, NUMERIC_TOOL, failure_of, family_of, tools_of, verified_tools
 from callbacks.tool_usage import tool_metrics
 from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, ToolCall, Trajectory, Turn, ViewedImage
-from sandbox import Affine, Observation, ToolExecutor, ToolRequest
+from sandbox import Affine, Observation, ToolExecutor, ToolRequest, orient
+from sandbox.geometry import orientation_frame
 from sandbox.operations.table import OPERATIONS
 
-IMAGE = Image.new("RGB", (4, 4))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8))
 SAMPLE = Sample("0", "Read.", (IMAGE,), "A")
 
 
@@ -86,8 +88,10 @@ def test_what_lifted_and_confined_code_draws_is_sketching() -> None:
 
 def test_recall_of_required_tools_and_spurious_turns() -> None:
     sample = Sample("0", "Read.", (IMAGE,), "A", ("rotate_90", "crop"), (0.0, 0.0, 2.0, 2.0))
-    views = [ViewedImage(IMAGE, 0, Affine(), "identity"), ViewedImage(IMAGE, 0, Affine(), "rotate_270", 0)]
-    turn = Turn("", Reply(call=ToolCall("")), Observation("ok", IMAGE, tools=("rotate_270",), orientation="rotate_270"))
+    turned_image, frame = orient(IMAGE, "rotate_270"), orientation_frame("rotate_270", IMAGE.size)
+    views = [ViewedImage(IMAGE, 0, Affine(), "identity"), ViewedImage(turned_image, 0, frame, "rotate_270", 0)]
+    seen = Observation("ok", turned_image, tools=("rotate_270",), orientation="rotate_270")
+    turn = Turn("", Reply(call=ToolCall("")), seen)
     metrics = tool_metrics([Trajectory(sample, [turn], views), Trajectory(sample, [], views[:1])], ())
     assert metrics["tools/required_recall"] == 0.25  # turned but not cropped, and nothing
     assert "tools/spurious_rate" not in metrics

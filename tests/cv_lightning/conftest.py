@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
@@ -14,9 +15,9 @@ from sandbox import Observation, ToolExecutor, ToolRequest
 Play = Callable[..., Trajectory]
 
 
-def _play(sample: Sample, *texts: str) -> Trajectory:
+def _play(sample: Sample, *texts: str, executor: ToolExecutor | None = None) -> Trajectory:
     trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
-    with ToolExecutor(lane="pillow") as executor:
+    with nullcontext(executor) if executor is not None else ToolExecutor(lane="pillow") as executor:
         for index, text in enumerate(texts):
             turn = Turn(text, parse_reply(text))
             trajectory.turns.append(turn)
@@ -34,7 +35,7 @@ def _play(sample: Sample, *texts: str) -> Trajectory:
 
 @pytest.fixture(scope="session")
 def play() -> Play:
-    """(sample, *texts of turns) -> trajectory."""
+    """(sample, *texts of turns, executor=one with the Pillow lane) -> trajectory."""
     return _play
 
 

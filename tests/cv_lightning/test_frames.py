@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cv_lightning.frames import view_question, view_result
-from cv_lightning.types import Sample, ToolCall, Trajectory, ViewedImage
-from sandbox import Observation, ToolExecutor, ToolRequest
+from cv_lightning.frames import see_result, view_question, view_result
+from cv_lightning.types import Reply, Sample, ToolCall, Trajectory, Turn, ViewedImage
+from sandbox import Affine, Observation, ToolExecutor, ToolRequest
 
 CODES = (
     "result = image.rotate(90, expand=True)",
@@ -91,3 +91,21 @@ def test_unknown_stays_unknown() -> None:
 def test_result_without_image_has_no_place() -> None:
     with pytest.raises(ValueError, match="status='error'"):
         view_result(question(), ToolCall("x"), Observation("error"), 0)
+
+
+def test_a_result_is_seen_once_and_only_if_a_call_made_one() -> None:
+    image = Image.new("RGB", (6, 4))
+    sample = Sample("s", "?", (image,), "A")
+    trajectory = Trajectory(sample, images=view_question(sample))
+    cut, call = Observation("ok", image.crop((1, 1, 4, 3)), frame=Affine(c=1, f=1)), Reply(call=ToolCall("x"))
+    for reply, observation in (
+        (call, Observation("error", text="no")),
+        (call, None),
+        (Reply(fault="what?"), Observation("rejected", text="what?")),
+        (call, cut),
+        (Reply(answer="A"), None),
+    ):
+        trajectory.turns.append(Turn("", reply, observation))
+        see_result(trajectory)
+    assert [(viewed.turn, viewed.image.size) for viewed in trajectory.images] == [(-1, (6, 4)), (3, (3, 2))]
+    assert trajectory.images[1].frame == Affine(c=1, f=1)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from cv_lightning.conversation import format_call
 from cv_lightning.frames import view_result
-from cv_lightning.rewards import RewardConfig, score
+from cv_lightning.rewards import TERMS, RewardConfig, score
 from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, ToolCall, Trajectory
 from sandbox import Affine, Observation, orient
+from sandbox.geometry import ORIENTATIONS, inverse, orientation_frame
 
 Play = Callable[..., Trajectory]
 
 UPRIGHT = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+PLATE = Image.new("RGB", (60, 40), (40, 60, 90))
+ImageDraw.Draw(PLATE).text((4, 4), "FJ7", (240, 230, 200), ImageFont.load_default(28))
 TURNED = Sample("turned", "?", (orient(UPRIGHT, "rotate_90"),), "FJ7", transforms=("rotate_90",))
 STRAIGHT = Sample("straight", "?", (UPRIGHT,), "FJ7")
 BOXED = Sample("boxed", "?", (UPRIGHT,), "FJ7", transforms=("crop",), box=(10, 10, 30, 30))
@@ -118,6 +122,37 @@ TRICKS: dict[str, tuple[Sample, list[tuple[str, int]], tuple[str, ...]]] = {
         ("mandatory", "exact"),
     ),
     "a resize to the size of the box": (BOXED, [("result = image.resize((20, 20))", 0)], ("mandatory", "exact")),
+    # results in which the turn or the crop cannot be seen any more
+    "a thumbnail of 2 x 2": (TURNED, [(RESTORE + ".resize((2, 2))", 0)], ("mandatory", "exact")),
+    "a thumbnail of 1 x 1": (TURNED, [(RESTORE + ".resize((1, 1))", 0)], ("mandatory", "exact")),
+    "down and up": (TURNED, [(RESTORE + ".resize((3, 2)).resize((60, 40))", 0)], ("mandatory", "exact")),
+    "down and up in a call of its own": (
+        TURNED,
+        turns(RESTORE, "result = image.resize((2, 2)).resize((60, 40))"),
+        ("mandatory", "exact"),
+    ),
+    "black": (TURNED, turns(RESTORE, "result = ImageEnhance.Brightness(image).enhance(0)"), ("mandatory", "exact")),
+    "blurred away": (
+        TURNED,
+        turns(RESTORE, "result = image.filter(ImageFilter.GaussianBlur(30))"),
+        ("mandatory", "exact"),
+    ),
+    "one pixel of what was restored": (TURNED, turns(RESTORE, "result = image.crop((5, 5, 6, 6))"), ("mandatory",)),
+    "a crop to 1 x 1": (BOXED, [(CROP + ".resize((1, 1))", 0)], ("mandatory", "exact")),
+    "a crop to 2 x 2 and up again": (BOXED, [(CROP + ".resize((2, 2)).resize((20, 20))", 0)], ("mandatory", "exact")),
+    "a crop of what was destroyed": (
+        BOXED,
+        turns("result = image.resize((3, 2)).resize((60, 40))", CROP),
+        ("mandatory", "exact"),
+    ),
+    # the same, again and again
+    "the same call again": (TURNED, [(RESTORE, 0)] * 5, ("usage",)),
+    "turned to and fro": (
+        TURNED,
+        turns(RESTORE, "result = image.rotate(90, expand=True)", RESTORE, "result = image.rotate(90, expand=True)"),
+        ("mandatory", "exact", "usage"),
+    ),
+    "the same crop again": (BOXED, [(CROP, 0)] * 3, ("usage",)),
     "a grid of crops": (
         BOXED,
         [(f"result = image.crop(({x}, {y}, {x + 20}, {y + 20}))", 0) for x in (0, 10, 20, 30) for y in (0, 10)],
@@ -139,7 +174,6 @@ def test_no_trick_pays_more_than_honesty(play: Play, run: Any, say: Any, honest:
 PAID_AS_PUBLISHED = [
     "a comment",
     "a string",
-    "a variable",
     "code that fails after turning",
     "code that does not parse",
     "turned but not kept",
@@ -164,7 +198,8 @@ def test_a_trick_pays_less_where_it_looks_at_nothing_new(
 ) -> None:
     sample, calls, _ = TRICKS[name]
     trick, straight = in_group(play(sample, *[run(*call) for call in calls], say("FJ7")), honest)
-    free = {"contrast on an upright image", "decorating what was restored"}  # earn no less and no more
+    # Decorations earn no less and no more, nor do two calls that are free.
+    free = {"contrast on an upright image", "decorating what was restored"}
     assert trick.total < straight.total or name in free
 
 
@@ -207,7 +242,8 @@ def test_a_call_that_failed_earns_nothing_whatever_it_reports(
 
 
 def test_a_route_counts_by_where_it_leads(play: Play, run: Any, say: Any, honest: Any) -> None:
-    thrice = Observation("ok", UPRIGHT, tools=("rotate_90",) * 3, orientation="rotate_270", frame=Affine())
+    frame = orientation_frame("rotate_270", TURNED.images[0].size)
+    thrice = Observation("ok", UPRIGHT, tools=("rotate_90",) * 3, orientation="rotate_270", frame=frame)
     roundabout, straight = in_group(seen(play(TURNED, run(RESTORE), say("FJ7")), thrice), honest)
     assert roundabout.terms == straight.terms
     nowhere = Observation("ok", UPRIGHT, tools=("rotate_90", "rotate_270"), orientation="identity", frame=Affine())
@@ -279,6 +315,62 @@ def test_every_alternative_in_a_turn_of_its_own_is_one_answer_at_most(play: Play
     trick, straight = in_group(play(STRAIGHT, say("FJ8"), say("FJ7")), honest)
     assert trick.terms["format"] == 0
     assert trick.total < straight.total
+
+
+# --- turns that are no calls, and reasoning that is none ---
+
+MALFORMED = "<think>I look.</think><tool_call>{"
+
+
+def test_a_call_that_cannot_be_read_costs_as_one_that_runs(play: Play, run: Any, say: Any, honest: Any) -> None:
+    for n in range(11):
+        unread = play(STRAIGHT, *[MALFORMED] * n, say("FJ7"))
+        idle = play(STRAIGHT, *[run(NOTHING)] * n, say("FJ7"))
+        terms, same = (score(Group(STRAIGHT, [trajectory]), RewardConfig())[0].terms for trajectory in (unread, idle))
+        assert terms["usage"] == same["usage"] == -0.5 * max(0, n - 2)
+    assert score(Group(STRAIGHT, [unread]), RewardConfig())[0].total == 1 - 4  # ten of them
+
+
+@pytest.mark.parametrize(
+    "thought", ["", " ", "\n\t", "\u200b", ".", "...", "</think><think>", "<think></think>", "<answer></answer>"]
+)
+def test_reasoning_without_words_has_no_format(play: Play, honest: Any, thought: str) -> None:
+    silent, straight = in_group(play(STRAIGHT, f"<think>{thought}</think> I see it. <answer>FJ7</answer>"), honest)
+    assert silent.terms["format"] == 0
+    assert straight.terms["format"] == pytest.approx(0.1)
+
+
+def test_every_turn_reasons(play: Play, run: Any, say: Any) -> None:
+    silent = run(RESTORE).replace("I look closer.", "")
+    terms = score(Group(TURNED, [play(TURNED, silent, say("FJ7"))]), RewardConfig())[0].terms
+    assert terms["format"] == 0
+    assert terms["mandatory"] == 1
+
+
+# --- what a whole group does ---
+
+
+@pytest.mark.parametrize("call", ["result = ImageEnhance.Contrast(image).enhance(1.8)", DRAW], ids=["contrast", "draw"])
+def test_a_group_that_decorates_as_one_earns_nothing_by_it(play: Play, run: Any, say: Any, call: str) -> None:
+    sample = STRAIGHT
+    decorated = [play(sample, run(call), say(answer)) for answer in ["FJ7"] * 5 + ["FJ8"] * 3]
+    plain = [play(sample, say(answer)) for answer in ["FJ7"] * 5 + ["FJ8"] * 3]
+    config = RewardConfig(necessity=1.0)
+    totals, honest = ([b.total for b in score(Group(sample, those), config)] for those in (decorated, plain))
+    assert totals == honest
+
+
+# --- images of the question that are not the one in question ---
+
+
+def test_a_turn_or_a_crop_of_another_image_earns_nothing(play: Play, run: Any, say: Any) -> None:
+    for sample, code in ((TURNED, RESTORE), (BOXED, CROP)):
+        two = replace(sample, images=(sample.images[0], sample.images[0].copy()))
+        terms = score(Group(two, [play(two, run(code, image_index=1), say("FJ7"))]), RewardConfig())[0].terms
+        assert terms["mandatory"] == terms["exact"] == 0
+        there, back = play(two, run(code), run(NOTHING, image_index=1), say("FJ7")), play(two, run(code), say("FJ7"))
+        breakdowns = score(Group(two, [there, back]), RewardConfig())
+        assert breakdowns[0].total <= breakdowns[1].total
 
 
 MARKS = [
@@ -365,3 +457,115 @@ def test_in_no_group_does_anything_pay_more_than_honesty(pool: Any, name: str, p
     trajectories = [pool[name][0], *[pool[name][pick % len(pool[name])] for pick in picks]]
     totals = [breakdown.total for breakdown in score(Group(trajectories[0].sample, trajectories), RewardConfig())]
     assert max(totals) <= totals[0] + 1e-9
+
+
+# --- properties of every reward ---
+
+#: Calls that change nothing of what the policy knows: no effect, no code, no call.
+IDLE = ["nothing", "print", "fails", "malformed", "unknown image"]
+
+
+def idle_turn(kind: str, run: Any, image_index: int) -> str:
+    texts = {
+        "nothing": run(NOTHING, image_index),
+        "print": run("x = 1", image_index),
+        "fails": run("result = image.nothing()", image_index),
+        "malformed": MALFORMED,
+        "unknown image": run(RESTORE, 99),
+    }
+    return texts[kind]
+
+
+moves = st.lists(st.sampled_from([*CODES.values(), CROP, "result = ImageOps.invert(image)"]), max_size=3)
+weights = st.fixed_dictionaries({name: st.sampled_from([0.0, 0.5, 2.0]) for name in TERMS})
+
+
+@given(
+    name=st.sampled_from(["turned", "straight", "boxed"]),
+    moves=moves,
+    idle=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(IDLE)), min_size=1, max_size=4),
+    answer=st.sampled_from(["FJ7", "FJ8"]),
+    weights=weights,
+    mates=st.lists(st.tuples(st.booleans(), st.booleans()), max_size=3),
+)
+def test_a_useless_call_never_raises_the_total(
+    play: Play,
+    run: Any,
+    say: Any,
+    name: str,
+    moves: list[str],
+    idle: list[tuple[int, str]],
+    answer: str,
+    weights: dict[str, float],
+    mates: list[tuple[bool, bool]],
+) -> None:
+    """Each move works on the last image, and an idle call looks at it again, whatever the weights and the group."""
+    sample = {"turned": TURNED, "straight": STRAIGHT, "boxed": BOXED}[name]
+    contrast = "result = ImageEnhance.Contrast(image).enhance(1.8)"
+    others = [
+        play(sample, *([run(contrast)] if decorates else []), say("FJ7" if right else "FJ8"))
+        for decorates, right in mates
+    ]
+
+    def played(idle: list[tuple[int, str]]) -> RewardBreakdown:
+        texts, last, n_images = [], 0, 1
+        for place in range(len(moves) + 1):
+            for kind in [kind for at, kind in idle if min(at, len(moves)) == place]:
+                texts.append(idle_turn(kind, run, last))
+                if kind == "nothing":
+                    last, n_images = n_images, n_images + 1
+            if place < len(moves):
+                texts.append(run(moves[place], last))
+                last, n_images = n_images, n_images + 1
+        trajectory = play(sample, *texts, say(answer))
+        return score(Group(sample, [trajectory, *others]), RewardConfig(**weights))[0]
+
+    assert played(idle).total <= played([]).total + 1e-9
+
+
+BOUNDS = {
+    "accuracy": (0, 1),
+    "format": (0, 1),
+    "mandatory": (0, 1),
+    "necessity": (0, 1),
+    "exact": (0, 1),
+    "emergence": (0, 1),
+    "interaction": (0, 12),
+    "usage": (-10, 0),
+    "spurious": (-12, 0),
+    "overlong": (-1, 0),
+}
+
+
+@given(
+    name=st.sampled_from(["turned", "straight", "boxed"]),
+    picks=st.lists(st.integers(0, 99), min_size=1, max_size=6),
+    preset=st.sampled_from(["effects", "published"]),
+)
+def test_terms_stay_in_their_bounds_and_the_order_of_a_group_does_not_matter(
+    pool: Any, name: str, picks: list[int], preset: Any
+) -> None:
+    config = RewardConfig(preset=preset, **dict.fromkeys(TERMS, 1.0))
+    trajectories = [pool[name][pick % len(pool[name])] for pick in picks]
+    breakdowns = score(Group(trajectories[0].sample, trajectories), config)
+    for breakdown in breakdowns:
+        assert tuple(breakdown.terms) == TERMS == tuple(BOUNDS)
+        for term, (low, high) in BOUNDS.items():
+            assert low <= breakdown.terms[term] <= high, term
+    again = score(Group(trajectories[0].sample, trajectories[::-1]), config)
+    assert [b.terms for b in again] == [b.terms for b in breakdowns[::-1]]
+
+
+@given(done=st.sampled_from(ORIENTATIONS[1:6]), size=st.tuples(st.integers(1, 60), st.integers(1, 40)))
+def test_a_restored_image_is_paid_at_every_size_at_which_it_can_be_seen(
+    play: Play, run: Any, say: Any, done: str, size: tuple[int, int]
+) -> None:
+    """A plate in large letters: half of its size shows it, four pixels do not."""
+    sample = Sample("s", "?", (orient(PLATE, done),), "FJ7", transforms=(done,))
+    move = CODES[inverse(done)]
+    trajectory = play(sample, run(f"{move}\nresult = result.resize({size})"), say("FJ7"))
+    mandatory = score(Group(sample, [trajectory]), RewardConfig())[0].terms["mandatory"]
+    if min(size[0] / 60, size[1] / 40) >= 0.5:
+        assert mandatory == 1
+    if size[0] * size[1] <= 4:
+        assert mandatory == 0

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cv_lightning.codevision_claims import claimed_boxes, claimed_tools
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import iou
-from cv_lightning.rewards import TERMS, RewardConfig, overlong_penalty, score
+from cv_lightning.rewards import LONGEST_ANSWER, TERMS, RewardConfig, overlong_penalty, score
 from cv_lightning.types import Group, RewardBreakdown, Sample, TokenSequence, Trajectory
-from sandbox import orient
+from sandbox import ToolExecutor, orient
 
 Play = Callable[..., Trajectory]
 
@@ -31,7 +30,7 @@ ROT90 = "result = image.rotate(90, expand=True)"
 FLIP = "result = image.transpose(Image.FLIP_LEFT_RIGHT)"
 CONTRAST = "result = ImageEnhance.Contrast(image).enhance(1.8)"
 NOTHING = "result = image"
-BROKEN = "result = image.rotate(90"
+BROKEN = "result = image.rotate(90, expand=True).nothing()"
 
 
 def sample(*transforms: str, box: tuple[float, float, float, float] | None = None, answer: str = "FJ7") -> Sample:
@@ -96,7 +95,8 @@ def test_the_formula_by_hand(
 ) -> None:
     calls = [(code, 0) if isinstance(code, str) else code for code in codes]
     trajectory = play(sample(*transforms, box=box), *[run(*code) for code in calls], say(answer))
-    terms = reward(trajectory, RewardConfig(preset=preset)).terms
+    plain_and_wrong = play(trajectory.sample, say("FJ8"))
+    terms = reward([trajectory, plain_and_wrong], RewardConfig(preset=preset)).terms
     accuracy, form, mandatory, exact, emergence, usage, spurious = expected
     exact = {"published": 0.1, "effects": 0.0}[preset] if exact is None else exact
     assert terms == pytest.approx(
@@ -107,6 +107,7 @@ def test_the_formula_by_hand(
             "necessity": 0,
             "exact": exact,
             "emergence": emergence,
+            "interaction": 0,
             "usage": usage,
             "spurious": spurious,
             "overlong": 0,
@@ -246,7 +247,7 @@ def test_necessity_is_nothing_where_two_were_right_without_or_tools_did_worse(pl
     worse = [right_with, wrong_with, wrong_with, right_without]
     assert reward(worse, config).terms["necessity"] == 0
     alone = [right_with, wrong_with]
-    assert reward(alone, config).terms["necessity"] == 0.5  # nobody without tools: their accuracy is 0
+    assert reward(alone, config).terms["necessity"] == 0  # nobody without tools: nothing to compare with
 
 
 def test_emergence_is_paid_where_it_made_the_difference(play: Play, run: Any, say: Any) -> None:
@@ -255,9 +256,20 @@ def test_emergence_is_paid_where_it_made_the_difference(play: Play, run: Any, sa
     plain_right, plain_wrong = (play(turned, run(ROT270), say(answer)) for answer in ("FJ7", "FJ8"))
     assert reward([decorated, plain_wrong, plain_wrong]).terms["emergence"] == pytest.approx(0.2)
     assert reward([decorated, plain_wrong, plain_right]).terms["emergence"] == 0
+    assert reward([decorated, decorated, decorated]).terms["emergence"] == 0
     published = RewardConfig(preset="published")
-    grayscale = play(turned, run(ROT270), run("result = ImageOps.grayscale(image)", image_index=1), say("FJ7"))
+    grayscale = play(turned, run(ROT270), run("result = image.convert('L')", image_index=1), say("FJ7"))
     assert reward([grayscale, plain_right], published).terms["emergence"] == pytest.approx(0.2)
+
+
+def test_necessity_as_published_is_nothing_for_a_poor_crop(play: Play, run: Any, say: Any) -> None:
+    boxed = sample("crop", box=(10, 10, 30, 30))
+    poor, good = (
+        play(boxed, run(f"result = image.crop({box})"), say("FJ7")) for box in ((40, 0, 60, 9), (10, 10, 30, 30))
+    )
+    group = Group(boxed, [poor, good, play(boxed, say("FJ8"))])
+    config = RewardConfig(preset="published", necessity=1.0)
+    assert [b.terms["necessity"] for b in score(group, config)] == [0, 1, 0]
 
 
 # --- judge ---
@@ -287,6 +299,24 @@ def test_a_judge_can_overrule_the_rules_but_is_not_asked_about_silence(play: Pla
     said = play(sample(), say("F J 7"))
     breakdowns = score(Group(sample(), [silent, said]), RewardConfig(), lambda *case: True)
     assert [b.is_right for b in breakdowns] == [False, True]
+
+
+def test_an_answer_too_long_for_a_judge_is_wrong_and_no_way_out(play: Play, say: Any) -> None:
+    asked = []
+
+    def judge(question: str, prediction: str, truth: str) -> bool | None:
+        asked.append(prediction)
+        return None  # it runs out of time
+
+    longest = "x" * (LONGEST_ANSWER + 3)
+    breakdowns = score(
+        Group(sample(), [play(sample(), say(answer)) for answer in (longest, longest + "x", "FJ7")]),
+        RewardConfig(),
+        judge,
+    )
+    assert [b.is_right for b in breakdowns] == [None, False, True]
+    assert [math.isnan(b.total) for b in breakdowns] == [True, False, False]
+    assert asked == [longest]
 
 
 # --- weights ---
@@ -349,6 +379,23 @@ def test_a_cache_beyond_the_longest_reply_is_named(cache_tokens: int) -> None:
         RewardConfig(overlong_max_tokens=100, overlong_cache_tokens=cache_tokens)
 
 
+# --- PyVision-RL's accumulative tool reward ---
+
+
+def test_every_call_that_shows_something_new_is_paid_if_the_answer_is_right(play: Play, run: Any, say: Any) -> None:
+    config = RewardConfig(interaction=0.1)
+    crops = [run("result = image.crop((5, 5, 50, 35))"), run("result = image.crop((5, 5, 20, 20))", image_index=1)]
+    right, wrong = (play(sample(), *crops, say(answer)) for answer in ("FJ7", "FJ8"))
+    assert reward(right, config).terms["interaction"] == pytest.approx(0.2)
+    assert reward(wrong, config).terms["interaction"] == 0
+    # the same again, what was seen before, nothing at all, code that fails, and a call that cannot be read
+    idle = [crops[0], run(ROT90), run(ROT270, image_index=4), run(NOTHING), run(BROKEN), "<think>a</think><tool_call>{"]
+    assert reward(play(sample(), *crops, *idle, say("FJ7")), config).terms["interaction"] == pytest.approx(0.3)
+    published = RewardConfig(preset="published", interaction=0.1)
+    failing = play(sample(), run(BROKEN), run(NOTHING), say("FJ7"))
+    assert reward(failing, published).terms["interaction"] == pytest.approx(0.2)
+
+
 # --- format ---
 
 
@@ -366,6 +413,12 @@ def test_a_cache_beyond_the_longest_reply_is_named(cache_tokens: int) -> None:
         (["<think>a <answer>FJ7</answer></think>"], 0, 0),
         (["<think>a <answer>FJ7</answer></think><answer>FJ7</answer>"], 0, 1),
         (["<think>a</think>FJ7"], 0, 0),
+        (["<think></think><answer>FJ7</answer>"], 1, 0),
+        (["<think> \n\u200b...</think>I see it.<answer>FJ7</answer>"], 1, 0),
+        (["<think><think></think></think><answer>FJ7</answer>"], 1, 0),
+        (["<think>7</think><answer>FJ7</answer>"], 1, 1),
+        (["<think>a</think><answer>FJ7</answer></answer>"], 1, 0),
+        (["<answer>FJ7<think>a</think></answer>"], 0, 0),
         (["hm", "<think>a</think><answer>FJ7</answer>"], 0, 0),
         (["<think>a</think>hm", "<think>a</think><answer>FJ7</answer>"], 1, 0),
         ([""], 0, 0),
@@ -377,49 +430,7 @@ def test_format_by_hand(play: Play, texts: list[str], published: int, effects: i
     assert reward(trajectory, RewardConfig(preset="effects", format=1)).terms["format"] == effects
 
 
-# --- what the published preset reads ---
-
-
-@pytest.mark.parametrize(
-    ("text", "tools"),
-    [
-        ("image.rotate(90, expand=True)", {"rotate_90"}),
-        ("image.rotate(-90)", {"rotate_270"}),
-        ("image.rotate(270)", {"rotate_270"}),
-        ("image.rotate(180)", {"rotate_180"}),
-        ("image.rotate(900)", set()),
-        ("image.transpose(Image.ROTATE_90)", {"rotate_90"}),
-        ("image.transpose(Image.Transpose.ROTATE_270)", {"rotate_270"}),
-        ("cv2.rotate(a, cv2.ROTATE_90_CLOCKWISE)", {"rotate_270"}),
-        ("cv2.rotate(a, cv2.ROTATE_90_COUNTERCLOCKWISE)", {"rotate_90"}),
-        ("cv2.rotate(a, cv2.ROTATE_180)", {"rotate_180"}),
-        ("np.rot90(a)", {"rotate_90"}),
-        ("np.rot90(a, k=2)", {"rotate_180"}),
-        ("np.rot90(a, 3)", {"rotate_270"}),
-        ("np.rot90(a, -1)", {"rotate_270"}),
-        ("ImageOps.mirror(image)", {"flip_horizontal"}),
-        ("ImageOps.flip(image)", {"flip_vertical"}),
-        ("cv2.flip(a, 1)", {"flip_horizontal"}),
-        ("cv2.flip(a, 0)", {"flip_vertical"}),
-        ("np.flipud(a)", {"flip_vertical"}),
-        ("image.transpose(Image.FLIP_TOP_BOTTOM)", {"flip_vertical"}),
-        ("image.crop((0, 0, 5, 5))", {"crop"}),
-        ("a[10:20, 30:40]", {"crop"}),
-        ("ImageEnhance.Contrast(image).enhance(2)", {"contrast"}),
-        ("image.convert('L')", {"grayscale"}),
-        ("image.resize((9, 9))", {"resize"}),
-        ("result = image", set()),
-        ("# rotate_90 and crop it", {"rotate_90", "crop"}),  # a claim is a claim
-    ],
-)
-def test_claimed_tools(text: str, tools: set[str]) -> None:
-    assert claimed_tools(text) == tools
-
-
-def test_claimed_boxes() -> None:
-    assert claimed_boxes("image.crop((1, 2, 3, 4)); a[20:40, 10:30]") == [(1, 2, 3, 4), (10, 20, 30, 40)]
-    assert claimed_boxes("crop [0, 0, 10, 10]") == [(0, 0, 10, 10)]
-    assert claimed_boxes("image.crop(box)") == []
+# --- what the published preset pays, and lanes ---
 
 
 def test_the_published_preset_pays_for_code_that_fails_and_for_descriptions(play: Play, run: Any, say: Any) -> None:
@@ -431,3 +442,31 @@ def test_the_published_preset_pays_for_code_that_fails_and_for_descriptions(play
     assert failed.turns[0].observation is not None
     assert failed.turns[0].observation.status != "ok"
     assert reward(failed, published).terms["mandatory"] == 1
+
+
+#: What an operation that is only close could hide or invent: codes of one trajectory.
+CLOSE = [
+    ["result = image.rotate(270, expand=True).filter(ImageFilter.GaussianBlur(2))"],
+    ["result = image.rotate(15, Image.BILINEAR)", "result = ImageEnhance.Contrast(image).enhance(3)"],
+    ["result = image.resize((90, 50)).crop((10, 10, 40, 30))", ROT270],
+    ["result = ImageOps.invert(ImageOps.invert(image.filter(ImageFilter.DETAIL)))"],
+    ["result = Image.fromarray(cv2.cvtColor(cv2.cvtColor(np.array(image), cv2.COLOR_RGB2LAB), cv2.COLOR_LAB2RGB))"],
+    ["result = Image.fromarray(cv2.Canny(np.array(image), 50, 150))"],
+]
+
+
+@pytest.mark.parametrize("exactness", ["exact", "close"])
+def test_rewards_do_not_depend_on_the_lane(play: Play, run: Any, say: Any, exactness: Any) -> None:
+    rows = [(row[0], row[1], row[2], row[3]) for row in BOTH] + [
+        (("rotate_90",), None, codes, "FJ7") for codes in CLOSE
+    ]
+    places = set()
+    with ToolExecutor(lane="kornia", device="cpu", exactness=exactness) as executor:
+        for transforms, box, codes, answer in rows:
+            question = sample(*transforms, box=box)
+            texts = [*(run(*((code, 0) if isinstance(code, str) else code)) for code in codes), say(answer)]
+            tensors, pillow = play(question, *texts, executor=executor), play(question, *texts)
+            assert reward(tensors).terms == reward(pillow).terms, codes
+            seen = [turn.observation for turn in tensors.turns if turn.observation is not None]
+            places |= {(each.lane, each.exactness, each.library.partition(" ")[0]) for each in seen}
+    assert {("kornia", exactness, "kornia"), ("pillow", "", "")} <= places

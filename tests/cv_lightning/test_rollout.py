@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from cv_lightning.conversation import Conversation, format_answer, format_call
-from cv_lightning.rollout import Completion, OnTokens, Sampling, roll_out
+from cv_lightning.driver import roll_out
+from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import Group, Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from modules.policy.tiny import train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest

@@ -47,7 +47,7 @@ def test_sft_on_two_ranks_is_sft_on_one(tmp_path: Path) -> None:
     expected = torch.cat([value.flatten() for value in alone.state_dict().values()])
     halves = [episodes(4)[0::2], episodes(4)[1::2]]
     saved = SaveWeights(tmp_path)
-    train(SFTModule(small_policy(), optimizer=OPTIMIZER, micro_batch_size=1), halves, callbacks=[saved], **TWO_RANKS)
+    train(SFTModule(small_policy(), optimizer=OPTIMIZER, micro_batch_tokens=1), halves, callbacks=[saved], **TWO_RANKS)
     for rank in (0, 1):
         torch.testing.assert_close(saved.weights(rank), expected, atol=2e-5, rtol=0)
 
@@ -78,7 +78,7 @@ def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: py
         optimizer=OPTIMIZER,
         group_size=4,
         minibatches=2,
-        micro_batch_size=1,
+        micro_batch_tokens=1,
         policy_gradient=PolicyGradientConfig(kl_coefficient=0.0),
         rollout=RolloutConfig(max_turns=1, max_new_tokens=5, lane="pillow"),
     )
@@ -118,7 +118,7 @@ def test_gap_of_one_rank_is_seen_and_metrics_are_over_the_tokens_of_both(tmp_pat
     module = CorruptedElsewhere(
         small_policy(),
         group_size=4,
-        micro_batch_size=1,
+        micro_batch_tokens=1,
         rollout=RolloutConfig(max_turns=1, max_new_tokens=5, lane="pillow"),
     )
     saved = SaveMetrics(tmp_path / "metrics.json")

@@ -131,17 +131,17 @@ def away(policy: Policy) -> Policy:
     return policy
 
 
-SPLITS = [(1, 0), (1, 5), (3, 2)]
+SPLITS = [(1, 0), (1, 300), (3, 150)]
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_step_is_the_plain_computation_in_any_split(family: str, lora: dict[str, Any] | None) -> None:
-    for minibatches, micro_batch_size in SPLITS if family == FAMILIES[0] else SPLITS[-1:]:
+    for minibatches, micro_batch_tokens in SPLITS if family == FAMILIES[0] else SPLITS[-1:]:
         config = PolicyGradientConfig(kl_coefficient=0.1)
         policy = small_policy(family, lora=lora)
         module = Watched(
-            policy, group_size=4, minibatches=minibatches, micro_batch_size=micro_batch_size, policy_gradient=config
+            policy, group_size=4, minibatches=minibatches, micro_batch_tokens=micro_batch_tokens, policy_gradient=config
         )
         away(policy)
         trainer = train(module, [samples()])
@@ -154,7 +154,7 @@ def test_step_is_the_plain_computation_in_any_split(family: str, lora: dict[str,
 
 def test_kl_is_measured_where_nothing_is_paid_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy()
-    module = Watched(policy, group_size=4, micro_batch_size=3, policy_gradient=NO_KL, measure_kl_every=1)
+    module = Watched(policy, group_size=4, micro_batch_tokens=200, policy_gradient=NO_KL, measure_kl_every=1)
     away(policy)
     trainer = train(module, [samples()])
     assert float(trainer.callback_metrics["rl/kl"]) > 1e-4
@@ -178,6 +178,22 @@ def test_kl_is_measured_where_nothing_is_paid_for_it(monkeypatch: pytest.MonkeyP
     assert measured == [True, False, True, False, True], "every other training step, whatever its optimizer steps"
 
 
+@pytest.mark.parametrize(("family", "budget"), [("qwen2_5_vl", 0), ("qwen2_5_vl", 1), ("qwen3_5", 0)])
+def test_sequences_that_share_no_prompt_are_counted(family: str, budget: int) -> None:
+    """A prompt above the budget and recurrent layers: each sequence has its own."""
+    module = Watched(small_policy(family), group_size=4, micro_batch_tokens=budget, policy_gradient=NO_KL)
+    logged = train(module, [samples()]).callback_metrics
+    moving = [t for t, each in zip(module.rolled_out.trajectories, advantages_of(module), strict=True) if each]
+    groups = [[t for t in group.trajectories if t in moving] for group in module.rolled_out.groups]
+    if budget or family == "qwen3_5":
+        assert logged["rl/alone_sequences"] > 4
+        assert logged["train/tokens"] == sum(len(t.tokens) for t in moving)
+    else:
+        assert logged["rl/alone_sequences"] == sum(len(group) == 1 for group in groups)
+        n_prompts = sum((len(group) - 1) * group[0].tokens.is_trained.index(True) for group in groups if group)
+        assert logged["train/tokens"] == sum(len(t.tokens) for t in moving) - n_prompts
+
+
 class Corrupted(GRPOModule):
     """Its sampler reports one log-probability of its longest sequence wrongly, by 5 nats."""
 
@@ -188,9 +204,9 @@ class Corrupted(GRPOModule):
         return rollouts
 
 
-@pytest.mark.parametrize("micro_batch_size", [0, 1, 3])
-def test_gap_is_seen_in_the_longest_sequence(micro_batch_size: int) -> None:
-    module = Corrupted(small_policy(), group_size=4, rollout=ROLLOUT, micro_batch_size=micro_batch_size)
+@pytest.mark.parametrize("micro_batch_tokens", [0, 1, 200])
+def test_gap_is_seen_in_the_longest_sequence(micro_batch_tokens: int) -> None:
+    module = Corrupted(small_policy(), group_size=4, rollout=ROLLOUT, micro_batch_tokens=micro_batch_tokens)
     trainer = train(module, [samples()])
     gap, mean, p999 = (float(trainer.callback_metrics[f"rl/logprob_gap{end}"]) for end in ("", "_mean", "_p999"))
     assert gap == p999 == pytest.approx(5, abs=1e-3), "fewer than a thousand tokens: the percentile is the largest"
@@ -333,7 +349,7 @@ def test_metrics_have_one_population_in_measured_steps_too(monkeypatch: pytest.M
     found, entropies = [], []
     for every in (0, 1):
         module = Watched(
-            small_policy(), group_size=4, micro_batch_size=3, policy_gradient=NO_KL, measure_kl_every=every
+            small_policy(), group_size=4, micro_batch_tokens=200, policy_gradient=NO_KL, measure_kl_every=every
         )
         trainer = train(module, [samples()])
         assert ("rl/kl" in trainer.callback_metrics) == (every == 1)
@@ -362,7 +378,7 @@ def test_what_cannot_move_the_policy_is_left_out_of_the_work_and_not_of_the_mean
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "score", first_group_only)
         policy = small_policy()
-        module = Watched(policy, group_size=4, micro_batch_size=1, policy_gradient=NO_KL)
+        module = Watched(policy, group_size=4, micro_batch_tokens=1, policy_gradient=NO_KL)
         train(module, [samples()])
     assert module.parts[0] <= 4
     n_tokens = sum(sum(t.tokens.is_trained) for t in module.rolled_out.trajectories)
@@ -374,7 +390,7 @@ def test_passes_for_the_sake_of_other_ranks_change_nothing(monkeypatch: pytest.M
     found = []
     for n_passes in (0, 5):
         monkeypatch.setattr(GRPOModule, "global_max", lambda self, value, n=n_passes: max(value, n))
-        module = Watched(small_policy(), group_size=4, micro_batch_size=6)
+        module = Watched(small_policy(), group_size=4, micro_batch_tokens=2000)
         train(module, [samples()])
         found.append(module)
     assert found[0].parts[0] < found[1].parts[0] == 5
@@ -413,7 +429,7 @@ def weights(policy: Policy) -> Tensor:
 
 
 def train_steps(steps: int, seed: int = 0, **changes: Any) -> tuple[GRPOModule, Trainer]:
-    arguments: dict[str, Any] = {"group_size": 4, "minibatches": 2, "micro_batch_size": 3, "rollout": ROLLOUT}
+    arguments: dict[str, Any] = {"group_size": 4, "minibatches": 2, "micro_batch_tokens": 200, "rollout": ROLLOUT}
     arguments |= {"optimizer": OptimizerConfig(lr=1e-3), "seed": seed, **changes}
     module = GRPOModule(small_policy(), **arguments)
     return module, train(module, [samples()] * steps)
@@ -504,6 +520,49 @@ def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch
     assert scored == ["0", "1", "2"]
 
 
+def pool_rewards(group: Group, *_: Any) -> list[RewardBreakdown]:
+    """Sample 1 has a spread of 2, sample 3 of 6, sample 4 of 4, every other one of 0."""
+    high = {"1": 2.0, "3": 6.0, "4": 4.0}.get(group.sample.id, 0.0)
+    return [paid(high * (index % 2)) for index in range(len(group.trajectories))]
+
+
+@pytest.mark.parametrize(
+    ("keep_prompts", "n_rolled_out", "kept"),
+    [
+        (1, 2, ["1"]),  # 0 is flat: 1 in its place
+        (2, 4, ["1", "3"]),  # 0 and 1, then 2 and 3: enough
+        (3, 6, ["1", "3", "4"]),  # 0 to 2, then 3 to 5: three of six have a spread
+        (4, 7, ["0", "1", "3", "4"]),  # the batch ends: a flat group, the first, fills up
+        (5, 7, ["0", "1", "2", "3", "4"]),
+    ],
+)
+def test_new_prompts_are_taken_for_groups_without_spread(
+    monkeypatch: pytest.MonkeyPatch, keep_prompts: int, n_rolled_out: int, kept: list[str]
+) -> None:
+    monkeypatch.setattr(base, "score", pool_rewards)
+    module = Watched(small_policy(), group_size=2, keep_prompts=keep_prompts)
+    trainer = train(module, [samples(7)])
+    assert trainer.callback_metrics["rollout/prompts"] == n_rolled_out
+    assert [group.sample.id for group in module.rolled_out.groups] == kept
+    flat = {"0", "2"} & set(kept)
+    assert float(trainer.callback_metrics["rl/zero_variance_groups"]) == pytest.approx(len(flat) / len(kept))
+
+
+def test_of_several_groups_those_with_the_largest_spread_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "score", pool_rewards)
+    module = Watched(small_policy(), group_size=2, keep_prompts=2)
+    chosen = [samples(7)[index] for index in (0, 1, 3, 4)]  # one of the first two, both of the next: three for two
+    train(module, [chosen])
+    assert [group.sample.id for group in module.rolled_out.groups] == ["3", "4"]
+
+
+def test_a_batch_without_more_prompts_and_two_ways_to_resample_are_refused() -> None:
+    with pytest.raises(ConfigError, match="keep_prompts: expected fewer than the 3 prompts"):
+        train(Watched(small_policy(), group_size=2, keep_prompts=3), [samples()])
+    with pytest.raises(ConfigError, match="max_resamples"):
+        GRPOModule(small_policy(), keep_prompts=3, max_resamples=1)
+
+
 def test_without_divergence_there_is_no_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("no reference is needed")
@@ -532,8 +591,8 @@ def test_reference_is_no_part_of_the_checkpoint() -> None:
 )
 def test_relatives_do_not_depend_on_the_split(config: PolicyGradientConfig) -> None:
     found = []
-    for minibatches, micro_batch_size in ((1, 0), (1, 2), (2, 1)):
-        split = {"minibatches": minibatches, "micro_batch_size": micro_batch_size}
+    for minibatches, micro_batch_tokens in ((1, 0), (1, 150), (2, 1)):
+        split = {"minibatches": minibatches, "micro_batch_tokens": micro_batch_tokens}
         module = Watched(small_policy(), group_size=4, policy_gradient=config, **split)
         train(module, [samples()])
         found.append(module.whole())
@@ -595,7 +654,14 @@ def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"group_size": 1}, {"minibatches": 0}, {"epochs": 0}, {"micro_batch_size": -1}, {"truncated": "some"}],
+    [
+        {"group_size": 1},
+        {"minibatches": 0},
+        {"epochs": 0},
+        {"micro_batch_tokens": -1},
+        {"truncated": "some"},
+        {"keep_prompts": -1},
+    ],
     ids=str,
 )
 def test_values_out_of_range_are_named(values: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from modules.policy_gradient import (
     group_advantages,
     has_spread,
     kl_to_reference,
+    largest_spreads,
     loss_divisor,
     policy_gradient_loss,
 )
@@ -29,6 +30,22 @@ NAN = float("nan")
 KINDS = ["grpo", "dr_grpo", "rloo"]
 AGGREGATIONS = ["token_mean", "sequence_mean", "constant"]
 rewards = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=8)
+
+
+# --- groups ---
+
+
+def test_largest_spreads_by_hand() -> None:
+    # standard deviations 0, 1, 0.5, 1, and of two judged rewards 2
+    rewards_PG = table([[1, 1, 1, 1], [0, 2, 0, 2], [0, 1, 0, 1], [3, 1, 3, 1], [NAN, 4, NAN, 0]])
+    assert [largest_spreads(rewards_PG, n) for n in range(1, 6)] == [
+        [4],
+        [1, 4],
+        [1, 3, 4],
+        [1, 2, 3, 4],
+        [0, 1, 2, 3, 4],
+    ]
+    assert largest_spreads(table([[NAN, NAN], [0, 1]]), 1) == [1]
 
 
 # --- advantages ---

@@ -32,9 +32,9 @@ class Watched(SFTModule):
 
 
 def one_step(
-    policy: Policy, batch: Sequence[Trajectory], micro_batch_size: int
+    policy: Policy, batch: Sequence[Trajectory], micro_batch_tokens: int
 ) -> tuple[dict[str, torch.Tensor], float]:
-    module = Watched(policy, micro_batch_size=micro_batch_size)
+    module = Watched(policy, micro_batch_tokens=micro_batch_tokens)
     trainer = train(module, [batch])
     return module.seen[0], float(trainer.callback_metrics["train/loss"])
 
@@ -54,8 +54,8 @@ def test_loss_is_the_mean_over_trained_tokens_in_any_split(family: str) -> None:
     policy.zero_grad()
     assert 3 < loss.item() < 12, "a random policy is about as good as guessing"
     assert abs(loss.item() - math.log(len(policy.tokenizer))) < 3
-    for micro_batch_size in (0, 1, 4, 100):
-        found, logged = one_step(policy, batch, micro_batch_size)
+    for micro_batch_tokens in (0, 1, 300, 10_000):
+        found, logged = one_step(policy, batch, micro_batch_tokens)
         assert logged == pytest.approx(loss.item(), abs=1e-5)
         assert_same_gradients(found, expected)
 
@@ -90,7 +90,7 @@ def test_two_runs_give_the_same_numbers() -> None:
     weights = []
     for _ in range(2):
         policy = small_policy()
-        train(SFTModule(policy, optimizer=OptimizerConfig(lr=1e-3), micro_batch_size=2), [episodes()] * 3)
+        train(SFTModule(policy, optimizer=OptimizerConfig(lr=1e-3), micro_batch_tokens=200), [episodes()] * 3)
         weights.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
     assert torch.equal(*weights)
     assert not torch.equal(weights[0], torch.cat([p.detach().flatten() for p in small_policy().parameters()]))
@@ -116,6 +116,11 @@ def test_conversation_that_is_too_long_is_named() -> None:
         train(SFTModule(small_policy(max_context_tokens=40)), [episodes()])
 
 
-def test_micro_batch_size_cannot_be_negative() -> None:
-    with pytest.raises(ConfigError, match="micro_batch_size"):
-        SFTModule(small_policy(), micro_batch_size=-1)
+def test_micro_batch_tokens_cannot_be_negative() -> None:
+    with pytest.raises(ConfigError, match="micro_batch_tokens"):
+        SFTModule(small_policy(), micro_batch_tokens=-1)
+
+
+def test_the_old_setting_names_its_successor() -> None:
+    with pytest.raises(ConfigError, match="micro_batch_size: expected micro_batch_tokens in its place but got 16"):
+        SFTModule(small_policy(), micro_batch_size=16)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from cv_lightning.conversation import format_answer, format_call, parse_reply
 from cv_lightning.data.sources.file_source import FileSource
+from cv_lightning.driver import roll_out
 from cv_lightning.evaluation.questions import RobustnessDataModule
-from cv_lightning.rollout import Sampling, observe, roll_out
+from cv_lightning.rollout import Sampling, observe
 from cv_lightning.types import Sample, StopReason, ToolCall, Trajectory, Turn
 from modules.sft import SFTModule
 from sandbox import ToolExecutor

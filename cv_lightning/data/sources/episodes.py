@@ -17,7 +17,7 @@ from cv_lightning.data.sources.file_source import FileSource, Rows
 from cv_lightning.data.sources.formats import unwrap_image
 from cv_lightning.data.sources.records import Record
 from cv_lightning.errors import DataError
-from cv_lightning.frames import view_question, view_result
+from cv_lightning.frames import see_result, view_question
 from cv_lightning.rollout import Executor
 from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
@@ -101,8 +101,8 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
         said = _RESPONSE.sub("", response).replace(IMAGE, "").strip()
         turn.observation = Observation("ok" if image is not None else "error", image=image, text=said)
         call = turn.reply.call
-        if call is not None and image is not None and 0 <= call.image_index < len(trajectory.images):
-            trajectory.images.append(view_result(trajectory, call, turn.observation, number))
+        if call is not None and 0 <= call.image_index < len(trajectory.images):
+            see_result(trajectory)
     return trajectory
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from PIL import Image
@@ -16,8 +17,8 @@ from sandbox.effects.credit import Credit
 from sandbox.effects.outcome import Outcome
 from sandbox.images import check_size
 from sandbox.lanes.tensor.images import TensorImage, stacked, to_tensor
-from sandbox.lanes.tensor.opencv import NotBoundedError
-from sandbox.lanes.tensor.table import TensorKind, kind_of
+from sandbox.lanes.tensor.kinds import TensorKind
+from sandbox.lanes.tensor.table import kind_of
 from sandbox.operations.operation import Operation, State
 from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
@@ -70,17 +71,13 @@ Steps = tuple[Step, ...]
 
 @dataclass
 class _Progress:
-    """A program that is being run.
+    """A program that is being run: images uint8 [C, H, W]; sizes (width, height) before each operation that is done.
 
-    Attributes:
-        steps: What it does.
-        pixels: The image so far, uint8 [C, H, W].
-        sizes: Size before each operation and at the end, (width, height).
-        changes: Whether operation k changed a pixel, as a tensor on the device; only if it left the size.
-        is_failed: Whether the lane gave up.
+    `changes` tells, as a tensor on the device, whether operation k changed a pixel, if it left the size.
     """
 
     steps: Steps
+    source: Tensor
     pixels: Tensor
     sizes: list[tuple[int, int]] = field(default_factory=list)
     changes: dict[int, Tensor] = field(default_factory=dict)
@@ -88,17 +85,14 @@ class _Progress:
 
     @property
     def position(self) -> int:
-        """Index of the next operation."""
         return len(self.sizes)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) now."""
         return int(self.pixels.shape[2]), int(self.pixels.shape[1])
 
     @property
     def next(self) -> Step | None:
-        """The next step, if there is one."""
         return None if self.is_failed or self.position == len(self.steps) else self.steps[self.position]
 
 
@@ -109,8 +103,9 @@ class _UncertainError(RuntimeError):
 @contextmanager
 def precise(device: torch.device) -> Iterator[None]:
     """Float32 as it is written: no half precision of the trainer, no TF32, no gradients."""
-    usual = torch.get_default_dtype()
+    usual, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
     try:
         with (
             torch.no_grad(),
@@ -120,6 +115,7 @@ def precise(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(usual)
+        torch.set_float32_matmul_precision(precision)
 
 
 class ProgramBatches:
@@ -138,7 +134,8 @@ class ProgramBatches:
         self._device = check_device(device)
         self._exactness, self._limits = exactness, limits or Limits()
         self._max_pixels = _MAX_PIXELS["cuda" if self._device.type == "cuda" else "cpu"]
-        self._declined: dict[str, str] = {}
+        #: Operations that are left to the Pillow lane, and why.
+        self.declined: Mapping[str, str] = {}
         self._has_warned = False
 
     @property
@@ -149,41 +146,32 @@ class ProgramBatches:
         return self._device
 
     def plan(self, program: ToolProgram) -> Steps | str:
-        """What the lane does for a program, or the operation for which it leaves it to the Pillow lane, and why."""
-        if not program.has_result:
-            return "a program without an image"
-        if not program.sizes:
-            return "a program without sizes was not lifted"
+        """The steps of a program; or the operation that only the Pillow lane does, and why."""
+        if not program.has_result or not program.sizes:
+            return "a program without an image, or without sizes"
         state, steps = State(program.sizes[0]), list[Step]()
         for operation, size in zip(program.operations, program.sizes, strict=False):
-            state = State(size, state.mode)
+            name, values, state = operation.name, operation.values, State(size, state.mode)
             if min(size) < 1:
                 return "an image without pixels"
-            between = OPERATIONS[operation.name].bound.between(operation.values, size)
-            after = OPERATIONS[operation.name].after(operation.values, state)
+            between, after = OPERATIONS[name].bound.between(values, size), OPERATIONS[name].after(values, state)
             if any(check_size(one, self._limits) for one in (size, after.size, *between)):
-                return f"{operation.name}: an image beyond the limits on the way"
-            kind = self._declined.get(operation.name) or kind_of(
-                operation.name, operation.values, state, self._exactness
-            )
+                return f"{name}: an image beyond the limits on the way"
+            kind = self.declined.get(name) or kind_of(name, values, state, self._exactness)
             if isinstance(kind, str):
                 return kind
             steps.append(_step(operation, kind, steps[-1] if steps else None))
             if steps[-1].margin == math.inf:
-                return f"{operation.name}: it may enlarge the difference that a close operation left"
+                return f"{name}: it may enlarge the difference that a close operation left"
             state = after
         return tuple(steps)
-
-    def decline(self, reasons: Mapping[str, str]) -> None:
-        """Leave operations to the Pillow lane from here on, each for a reason."""
-        self._declined |= reasons
 
     def run(self, plans: Sequence[Steps], images: Sequence[Image.Image]) -> list[Outcome | None]:
         """Run every program on its image.
 
         Args:
             plans: What `plan` gave for each.
-            images: The source image of each, any mode; one that lies on the device is not copied.
+            images: The source image of each, any mode; one on the device is not copied.
 
         Returns:
             The outcome of each, in order, with the Pillow lane's effects, and its pixels within the contract; images
@@ -191,38 +179,33 @@ class ProgramBatches:
             differences hide whether anything changed.
         """
         with precise(self.device):
-            uploaded = self._uploaded(images)
-            runs: dict[tuple[str, int], _Progress] = {}
             keys = [
-                (repr([(step.operation.name, step.operation.values) for step in steps]), id(image))
+                (repr([step.operation for step in steps]), id(image))
                 for steps, image in zip(plans, images, strict=True)
             ]
-            for key, steps in zip(keys, plans, strict=True):
-                source = uploaded[key[1]]
-                if source is not None:
-                    runs.setdefault(key, _Progress(steps, source))
-            sources = [run.pixels for run in runs.values()]
+            uploaded = {key: self._upload(image) for key, image in {id(image): image for image in images}.items()}
+            runs = {
+                key: _Progress(steps, source, source)
+                for key, steps in zip(keys, plans, strict=True)
+                if (source := uploaded[key[1]]) is not None
+            }
             try:
                 self._advance(list(runs.values()))
-                outcomes = dict(zip(runs, self._outcomes(list(runs.values()), sources), strict=True))
+                outcomes = dict(zip(runs, self._outcomes(list(runs.values())), strict=True))
             except Exception as error:  # noqa: BLE001 - an accelerator reports late what went wrong on it
                 self.warn(f"finish {len(runs)} programs", error)
                 return [None] * len(keys)
             return [outcomes.get(key) for key in keys]
 
-    def _uploaded(self, images: Sequence[Image.Image]) -> dict[int, Tensor | None]:
-        """Each distinct image on the device, by its id; None if it cannot be read or does not fit."""
-        uploaded: dict[int, Tensor | None] = {}
-        for image in images:
-            if id(image) in uploaded:
-                continue
-            try:
-                uploaded[id(image)] = to_tensor(image, self.device)
-            except Exception as error:  # noqa: BLE001 - the Pillow lane reads a broken file again and reports it
-                uploaded[id(image)] = None
-                if not isinstance(error, OSError | SyntaxError):
-                    self.warn(f"take an image of {image.width}x{image.height} pixels", error)
-        return uploaded
+    def _upload(self, image: Image.Image) -> Tensor | None:
+        """An image on the device; None if it cannot be read or does not fit."""
+        try:
+            return to_tensor(image, self.device)
+        except (OSError, SyntaxError):  # the Pillow lane reads a broken file again and reports it
+            return None
+        except Exception as error:  # noqa: BLE001 - the Pillow lane does it
+            self.warn(f"take an image of {image.width}x{image.height} pixels", error)
+            return None
 
     def _advance(self, runs: Sequence[_Progress]) -> None:
         while waiting := [(run, step) for run in runs if (step := run.next) is not None]:
@@ -240,21 +223,14 @@ class ProgramBatches:
         """One operation on images of one shape; on half of them at a time if that fails for memory or for one."""
         try:
             self._apply(group)
-        except (torch.OutOfMemoryError, NotBoundedError) as error:
-            if self.device.type == "cuda":
+        except Exception as error:  # noqa: BLE001 - the Pillow lane does it, or has the message for the policy
+            if isinstance(error, torch.OutOfMemoryError) and len(group) > 1:
                 torch.cuda.empty_cache()
-            if len(group) > 1:
                 self._step(group[: len(group) // 2])
                 self._step(group[len(group) // 2 :])
-            else:
-                self._give_up(group, error)
-        except Exception as error:  # noqa: BLE001 - the Pillow lane does it, or has the message for the policy
-            self._give_up(group, error)
-
-    def _give_up(self, group: list[_Progress], error: Exception) -> None:
-        for run in group:
-            run.is_failed = True
-        if not isinstance(error, NotBoundedError):  # which is no failure
+                return
+            for run in group:
+                run.is_failed = True
             size, name = group[0].size, group[0].steps[group[0].position].operation.name
             self.warn(f"do {name} on {size[0]}x{size[1]} pixels", error)
 
@@ -271,51 +247,45 @@ class ProgramBatches:
         before = stacked([run.pixels for run in group])
         steps = [run.steps[run.position] for run in group]
         after = steps[0].kind.call(before, [step.operation.values for step in steps])
-        size = group[0].size
-        is_same_size = before.shape[2:] == after.shape[2:]
-        changes = _changed(before, after, steps) if is_same_size else None
+        size, changes = group[0].size, _changed(before, after, steps) if before.shape[2:] == after.shape[2:] else None
         for place, run in enumerate(group):
             if changes is not None:
                 run.changes[run.position] = changes[place]
             run.sizes.append(size)
             run.pixels = after[place]
 
-    def _outcomes(self, runs: Sequence[_Progress], sources: Sequence[Tensor]) -> list[Outcome | None]:
+    def _outcomes(self, runs: Sequence[_Progress]) -> list[Outcome | None]:
         """Tools, orientation and frame of every run; one look at the device for all changes together."""
         flags = _fetched([flag for run in runs for flag in run.changes.values()])
-        earned: list[Credit] = []
-        for run, source in zip(runs, sources, strict=True):
-            credit = Credit((int(source.shape[2]), int(source.shape[1])))
-            changed = {position: next(flags) for position in run.changes}
-            # Of a close operation, no change that is certain is no certainty that there was none.
-            run.is_failed |= any(
-                not is_changed and (run.steps[position].margin > 0 or run.steps[position].far > 0)
-                for position, is_changed in changed.items()
-            )
-            after = [*run.sizes, run.size][1:]
-            for position, (step, size) in enumerate(zip(run.steps, after, strict=False)):
-                credit.add(step.operation, size, lambda changed=changed, position=position: changed[position])  # type: ignore[misc]
-            earned.append(credit)
-        without_colour = self._without_colour(runs, earned, sources)
+        earned = [_credit(run, {position: next(flags) for position in run.changes}) for run in runs]
+        again = {
+            place: _Progress(_colourless(run.steps), run.source, run.source)
+            for place, (run, credit) in enumerate(zip(runs, earned, strict=True))
+            if not run.is_failed and credit.needs_colourless
+        }
+        self._advance(list(again.values()))
         return [
-            None if run.is_failed else _outcome(run, credit, source, without_colour.get(place))
-            for place, (run, credit, source) in enumerate(zip(runs, earned, sources, strict=True))
+            None if run.is_failed else _outcome(run, credit, again.get(place))
+            for place, (run, credit) in enumerate(zip(runs, earned, strict=True))
         ]
 
-    def _without_colour(
-        self, runs: Sequence[_Progress], earned: Sequence[Credit], sources: Sequence[Tensor]
-    ) -> dict[int, _Progress]:
-        """The programs without colour operations, of those whose colour operations may have undone each other."""
-        again = {}
-        for place, (run, credit) in enumerate(zip(runs, earned, strict=True)):
-            if not run.is_failed and credit.needs_colourless:
-                steps = list[Step]()
-                for step in run.steps:
-                    if not OPERATIONS[step.operation.name].is_colour:
-                        steps.append(_step(step.operation, step.kind, steps[-1] if steps else None))
-                again[place] = _Progress(tuple(steps), sources[place])
-        self._advance(list(again.values()))
-        return {place: run for place, run in again.items() if not run.is_failed}
+
+def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
+    """The credit of a run. It fails if a close operation did not certainly change a pixel: it may have done so."""
+    credit = Credit((int(run.source.shape[2]), int(run.source.shape[1])))
+    for place, (step, size) in enumerate(zip(run.steps, [*run.sizes, run.size][1:], strict=False)):
+        run.is_failed |= not changed.get(place, True) and (step.margin > 0 or step.far > 0)
+        credit.add(step.operation, size, partial(changed.__getitem__, place))
+    return credit
+
+
+def _colourless(steps: Steps) -> Steps:
+    """The steps without colour operations, which may have undone each other."""
+    kept = list[Step]()
+    for step in steps:
+        if not OPERATIONS[step.operation.name].is_colour:
+            kept.append(_step(step.operation, step.kind, kept[-1] if kept else None))
+    return tuple(kept)
 
 
 def _step(operation: Operation, kind: TensorKind, last: Step | None) -> Step:
@@ -324,7 +294,7 @@ def _step(operation: Operation, kind: TensorKind, last: Step | None) -> Step:
     if far and operation.name != "orient":  # few pixels may be anywhere: an operation may spread them
         before = math.inf
     spread = before and kind.growth(operation.values) * before + (operation.name != "orient")
-    error = spread + kind.most
+    error = spread + kind.most(operation.values)
     return Step(operation, kind, error, before + error, far + kind.far(operation.values))
 
 
@@ -339,11 +309,10 @@ def _changed(before: Tensor, after: Tensor, steps: Sequence[Step]) -> Tensor:
     return (difference > margins[:, None]).float().mean(1) > shares
 
 
-def _outcome(run: _Progress, credit: Credit, source: Tensor, plain: _Progress | None) -> Outcome | None:
+def _outcome(run: _Progress, credit: Credit, plain: _Progress | None) -> Outcome | None:
+    """None if the Pillow lane must tell; `plain` is the run without its colour operations."""
     try:
-        effects = credit.effects(
-            lambda: _is_same(run, source, None), lambda: plain is not None and _is_same(run, plain.pixels, plain)
-        )
+        effects = credit.effects(lambda: _is_same(run, run.source, ()), lambda: _is_colourless(run, plain))
     except _UncertainError:
         return None
     return Outcome(TensorImage(run.pixels if run.pixels.shape[0] == 3 else run.pixels.repeat(3, 1, 1)), effects)
@@ -353,11 +322,15 @@ def _fetched(flags: Sequence[Tensor]) -> Iterator[bool]:
     return iter(torch.stack(list(flags)).tolist() if flags else [])
 
 
-def _is_same(run: _Progress, other: Tensor, plain: _Progress | None) -> bool:
-    """Whether a run's result looks like another image: equal size and equal RGB values."""
+def _is_colourless(run: _Progress, plain: _Progress | None) -> bool:
+    return plain is not None and not plain.is_failed and _is_same(run, plain.pixels, plain.steps)
+
+
+def _is_same(run: _Progress, other: Tensor, others: Steps) -> bool:
+    """Whether a run's result looks like another image, which `others` made: equal size and equal RGB values."""
     if run.pixels.shape[1:] != other.shape[1:]:
         return False
-    steps = [*run.steps[-1:], *(plain.steps[-1:] if plain is not None else ())]
+    steps = [*run.steps[-1:], *others[-1:]]
     error, far = sum(step.error for step in steps), sum(step.far for step in steps)
     difference = (run.pixels.to(torch.int16) - other.to(torch.int16)).abs()
     if not error and not far:

@@ -1,6 +1,6 @@
-"""Filters by Kornia, with Pillow's and OpenCV's kernels, borders and rounding.
+"""Sums, medians and extremes around each pixel by Kornia, with Pillow's and OpenCV's kernels, borders and rounding.
 
-Kornia filters floats. A sum of whole numbers is a whole number whatever the order, so it is rounded back to one: that
+Kornia filters floats. A sum of whole numbers is whole in any order, so it is rounded back: that
 makes kernels of whole weights, boxes and extremes exact. Other kernels may differ by one where a sum is halfway.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -18,69 +17,26 @@ from kornia import filters, morphology
 from PIL import ImageFilter
 from torch import Tensor
 
-from sandbox.lanes.tensor.values import blend
-from sandbox.operations.arrays import Table
-from sandbox.operations.operation import Values
+from sandbox.lanes.tensor.kinds import Call, operation
+from sandbox.lanes.tensor.values import blend, blend_growth
+from sandbox.operations.operation import State, Values
 
-Margins = tuple[int, int]
+Array = np.ndarray[Any, Any]
 #: Float32 values of all windows that are held at once: 64 MB.
 _WINDOW_VALUES = 1 << 24
-
-#: The kernels without arguments: (side, divisor, offset, weights), from Pillow's own definitions.
-KERNELS: dict[str, Any] = {
-    name: getattr(ImageFilter, name).filterargs
-    for name in (
-        *("BLUR", "SMOOTH", "SMOOTH_MORE", "CONTOUR", "FIND_EDGES"),
-        *("DETAIL", "EDGE_ENHANCE", "EDGE_ENHANCE_MORE", "SHARPEN", "EMBOSS"),
-    )
-}
-#: Those whose quotients are never halfway, or only where float32 holds them: exact in any order of the sum.
-EXACT_KERNELS = tuple(name for name in KERNELS if name not in ("SMOOTH_MORE", "DETAIL"))
+FILTER2D = "kornia.filters.filter2d"
+#: Absolute weights up to which float32 tells sums of bytes apart.
+MAX_WEIGHTS = 1 << 12
 
 
-def to_bytes(values_NCHW: Tensor) -> Tensor:
-    """Rounded half to even and clamped, as OpenCV saturates."""
-    return values_NCHW.round().clamp_(0, 255).to(torch.uint8)
-
-
-def correlated(images_NCHW: Tensor, weights: np.ndarray[Any, Any]) -> Tensor:
+def correlated(images_NCHW: Tensor, weights: Array) -> Tensor:
     """Sums where the kernel fits the image, float32 [N, C, H - kH + 1, W - kW + 1]."""
     kernel = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).to(images_NCHW.device)
     sums: Tensor = filters.filter2d(images_NCHW.float(), kernel[None], padding="valid")
     return sums.round_() if bool((weights == np.round(weights)).all()) else sums
 
 
-def convolve(images_NCHW: Tensor, kernel: Any) -> Tensor:
-    """`Image.filter` with a kernel, the lowest row first; the border stays."""
-    (side, _), divisor, offset, numbers = kernel
-    height, width = images_NCHW.shape[2:]
-    result = images_NCHW.clone()
-    if height < side or width < side:
-        return result
-    sums = correlated(images_NCHW, np.array(numbers, dtype=np.float64).reshape(side, side)[::-1])
-    reach = side // 2
-    inner = (sums / divisor + (offset + 0.5)).floor_().clamp_(0, 255).to(torch.uint8)
-    result[:, :, reach : height - reach, reach : width - reach] = inner
-    return result
-
-
-def kernel_filter(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
-    """One of `KERNELS` as an operation."""
-    return lambda images_NCHW, _: convolve(images_NCHW, KERNELS[name])
-
-
-def custom_kernel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.Kernel`."""
-    size, numbers, scale, offset = values[0]
-    return convolve(images_NCHW, (size, sum(numbers) if scale is None else scale, offset, numbers))
-
-
-def sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageEnhance.Sharpness`."""
-    return blend(convolve(images_NCHW, KERNELS["SMOOTH"]), images_NCHW, values)
-
-
-def bordered(images_NCHW: Tensor, down: Margins, right: Margins, mode: str) -> Tensor:
+def bordered(images_NCHW: Tensor, down: tuple[int, int], right: tuple[int, int], mode: str) -> Tensor:
     """With margins of any width: "edge" repeats the edge, "reflect" mirrors without it (OpenCV's default)."""
     for axis, margin in ((2, down), (3, right)):
         places = np.pad(np.arange(images_NCHW.shape[axis]), margin, mode=mode)  # type: ignore[call-overload]
@@ -88,9 +44,73 @@ def bordered(images_NCHW: Tensor, down: Margins, right: Margins, mode: str) -> T
     return images_NCHW
 
 
-def _around(side: int) -> Margins:
-    """Margins for a kernel whose anchor is its middle, or the place after it."""
-    return side // 2, side - 1 - side // 2
+def in_strips(images_NCHW: Tensor, reach: int, n_taps: int, call: Callable[[Tensor], Tensor]) -> Tensor:
+    """A local filter by strips of rows, so that what it holds for `n_taps` neighbours of each pixel stays small."""
+    height = images_NCHW.shape[2]
+    step = max(1, _WINDOW_VALUES // max(1, images_NCHW[:, :, 0].numel() * n_taps))
+    strips = []
+    for start in range(0, height, step):
+        first, end = max(0, start - reach), min(height, start + step)
+        done = call(images_NCHW[:, :, first : min(height, end + reach)])
+        strips.append(done[:, :, start - first : end - first])
+    return torch.cat(strips, 2)
+
+
+def _convolve(images_NCHW: Tensor, kernel: Any) -> Tensor:
+    """`Image.filter` with a kernel (size, divisor, offset, weights), the lowest row first; the border stays."""
+    (side, _), divisor, offset, numbers = kernel
+    height, width = images_NCHW.shape[2:]
+    result = images_NCHW.clone()
+    if height >= side and width >= side:
+        sums = correlated(images_NCHW, np.array(numbers, dtype=np.float64).reshape(side, side)[::-1])
+        inner = (sums / divisor + (offset + 0.5)).floor_().clamp_(0, 255).to(torch.uint8)
+        reach = side // 2
+        result[:, :, reach : height - reach, reach : width - reach] = inner
+    return result
+
+
+def _by_kernel(kernel: Any) -> Call:
+    return lambda images_NCHW, _: _convolve(images_NCHW, kernel)
+
+
+#: The kernels without arguments; quotients of the last two may be halfway, which float32 does not hold.
+for _name in (
+    *("BLUR", "SMOOTH", "CONTOUR", "FIND_EDGES", "EDGE_ENHANCE", "EDGE_ENHANCE_MORE", "SHARPEN", "EMBOSS"),
+    *("SMOOTH_MORE", "DETAIL"),
+):
+    _kernel = getattr(ImageFilter, _name).filterargs
+    operation(
+        f"ImageFilter.{_name}",
+        by=FILTER2D,
+        most=_name in ("SMOOTH_MORE", "DETAIL"),
+        growth=sum(map(abs, _kernel[3])) / _kernel[1],
+    )(_by_kernel(_kernel))
+
+
+def _kernel_of(values: Values) -> Any:
+    size, numbers, scale, offset = values
+    return size, sum(numbers) if scale is None else scale, offset, numbers
+
+
+def _is_large_kernel(values: Values, state: State) -> bool:
+    _, divisor, _, numbers = _kernel_of(values)
+    return not divisor or sum(map(abs, numbers)) > min(abs(divisor), 1) * MAX_WEIGHTS
+
+
+@operation(
+    "ImageFilter.Kernel",
+    by=FILTER2D,
+    most=1,
+    refuses=_is_large_kernel,
+    reason="weights so large that float32 loses the pixel",
+)
+def _custom_kernel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    return _convolve(images_NCHW, _kernel_of(values[0]))
+
+
+@operation("ImageEnhance.Sharpness", by=FILTER2D, is_per_image=True, growth=blend_growth)
+def _sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    return blend(_convolve(images_NCHW, ImageFilter.SMOOTH.filterargs), images_NCHW, values)
 
 
 def _box_line(images_NCHW: Tensor, radius: float, axis: int) -> Tensor:
@@ -99,7 +119,7 @@ def _box_line(images_NCHW: Tensor, radius: float, axis: int) -> Tensor:
     inner = int((1 << 24) / (radius * 2 + 1))
     weights = np.full(2 * reach + 3, inner / (1 << 24))
     weights[[0, -1]] = ((1 << 24) - (2 * reach + 1) * inner) // 2 / (1 << 24)
-    margin: Margins = (reach + 1, reach + 1)
+    margin = (reach + 1, reach + 1)
     padded = bordered(images_NCHW, margin if axis == 2 else (0, 0), margin if axis == 3 else (0, 0), "edge")
     sums = correlated(padded, weights[:, None] if axis == 2 else weights[None])
     return sums.add_(0.5).floor_().clamp_(0, 255).to(torch.uint8)
@@ -113,59 +133,49 @@ def _boxes(images_NCHW: Tensor, radius: float, passes: int) -> Tensor:
     return images_NCHW.clone()
 
 
-def box_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.BoxBlur`."""
+@operation("ImageFilter.BoxBlur", by=FILTER2D, most=1, growth=1)
+def _box_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return _boxes(images_NCHW, values[0][0], 1)
 
 
-def _box_radius(sigma: float) -> float:
-    """Radius of three boxes that are like a Gaussian, after `_gaussian_blur_radius` of Pillow's `BoxBlur.c`."""
-    variance = sigma * sigma / 3
+@operation("ImageFilter.GaussianBlur", by=FILTER2D, most=2, growth=1)
+def _pillow_gaussian(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """Three boxes, whose radius is that of `_gaussian_blur_radius` in Pillow's `BoxBlur.c`."""
+    variance = values[0][0] ** 2 / 3
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
-    return whole + part / (6 * (variance - (whole + 1) ** 2))
+    return _boxes(images_NCHW, whole + part / (6 * (variance - (whole + 1) ** 2)), 3)
 
 
-def pillow_gaussian(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.GaussianBlur`: three boxes."""
-    return _boxes(images_NCHW, _box_radius(values[0][0]), 3)
-
-
-def unsharp_mask(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.UnsharpMask`."""
+@operation(
+    "ImageFilter.UnsharpMask",
+    by=FILTER2D,
+    most=2,
+    far=0.02,
+    refuses=lambda values, _: values[1] > 200,
+    reason="more than 200 percent enlarges a rounding of the blur",
+)
+def _unsharp_mask(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     radius, percent, threshold = values[0]
     image = images_NCHW.int()
-    difference = image - _boxes(images_NCHW, _box_radius(radius), 3)
+    difference = image - _pillow_gaussian(images_NCHW, [(radius,)])
     sharper = image + torch.div(difference * percent, 100, rounding_mode="trunc")
     return torch.where(difference.abs() > threshold, sharper, image).clamp_(0, 255).to(torch.uint8)
 
 
-def in_strips(images_NCHW: Tensor, reach: int, n_taps: int, call: Callable[[Tensor], Tensor]) -> Tensor:
-    """A local filter by strips of rows, so that what it holds for `n_taps` neighbours of each pixel stays small."""
-    height = images_NCHW.shape[2]
-    step = max(1, _WINDOW_VALUES // max(1, images_NCHW[:, :, 0].numel() * n_taps))
-    if step >= height:
-        return call(images_NCHW)
-    strips = []
-    for start in range(0, height, step):
-        first, last = max(0, start - reach), min(height, start + step + reach)
-        strips.append(call(images_NCHW[:, :, first:last])[:, :, start - first : start - first + step])
-        strips[-1] = strips[-1][:, :, : min(step, height - start)]
-    return torch.cat(strips, 2)
-
-
-def median_filter(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageFilter.MedianFilter`, `cv2.medianBlur`."""
+@operation("ImageFilter.MedianFilter", "cv2.medianBlur", by="kornia.filters.median_blur", growth=1)
+def _median(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     side = values[0][0]
+    if side == 1:
+        return images_NCHW.clone()
 
-    def median(strip: Tensor) -> Tensor:
-        middle: Tensor = filters.median_blur(strip.float(), side, "replicate")
-        return middle.to(torch.uint8)
+    def median(strip: Tensor) -> Any:
+        return filters.median_blur(strip.float(), side, "replicate").to(torch.uint8)
 
-    return images_NCHW.clone() if side == 1 else in_strips(images_NCHW, side // 2, 2 * side * side, median)
+    return in_strips(images_NCHW, side // 2, 2 * side * side, median)
 
 
-def _extreme(images_NCHW: Tensor, shape: np.ndarray[Any, Any], times: int, *, is_least: bool) -> Tensor:
+def _extreme(images_NCHW: Tensor, shape: Array, times: int, *, is_least: bool) -> Tensor:
     """The least or greatest value under the kernel; what lies outside the image counts for nothing."""
     if shape.size == 1:
         return images_NCHW
@@ -175,14 +185,14 @@ def _extreme(images_NCHW: Tensor, shape: np.ndarray[Any, Any], times: int, *, is
         if is_least:
             image = morphology.erosion(image, kernel)
         else:  # Kornia mirrors the kernel, OpenCV does not
-            origin = [shape.shape[0] - 1 - shape.shape[0] // 2, shape.shape[1] - 1 - shape.shape[1] // 2]
+            origin = [side - 1 - side // 2 for side in shape.shape]
             image = morphology.dilation(image, kernel.flip((0, 1)), origin=origin)
         image = image.clamp_(0, 255)  # a kernel of which nothing meets the image gives an infinity
     return image.to(torch.uint8)
 
 
-def extreme_filter(*, is_least: bool) -> Callable[[Tensor, Sequence[Values]], Tensor]:
-    """`ImageFilter.MinFilter` or `MaxFilter`: along the rows, then along the columns."""
+def _extreme_of(*, is_least: bool) -> Call:
+    """Along the rows, then along the columns."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         line = np.ones((1, values[0][0]))
@@ -191,105 +201,49 @@ def extreme_filter(*, is_least: bool) -> Callable[[Tensor, Sequence[Values]], Te
     return call
 
 
-def _shape(kernel: Table | None) -> np.ndarray[Any, Any]:
-    return np.ones((3, 3)) if kernel is None else kernel.array != 0
+_MORPHOLOGY = "kornia.morphology"
+_least = operation("ImageFilter.MinFilter", by=_MORPHOLOGY, growth=1)(_extreme_of(is_least=True))
+_greatest = operation("ImageFilter.MaxFilter", by=_MORPHOLOGY, growth=1)(_extreme_of(is_least=False))
 
 
-def erode(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.erode`."""
-    kernel, times = values[0]
-    return _extreme(images_NCHW, _shape(kernel), times, is_least=True)
+@operation(
+    "ImageFilter.RankFilter",
+    by="kornia.filters.median_blur; kornia.morphology",
+    growth=1,
+    refuses=lambda values, _: values[1] not in (0, values[0] ** 2 // 2, values[0] ** 2 - 1),
+    reason="Kornia has no rank but the least, the median and the greatest",
+)
+def _rank(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    side, rank = values[0]
+    call = _median if rank == side * side // 2 else _greatest if rank else _least
+    return call(images_NCHW, [(side,)])
 
 
-def dilate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.dilate`."""
-    kernel, times = values[0]
-    return _extreme(images_NCHW, _shape(kernel), times, is_least=False)
+#: An image, or the difference of two, by steps: e erodes, d dilates.
+_STEPS: dict[int, tuple[str, ...]] = {
+    cv2.MORPH_ERODE: ("e",),
+    cv2.MORPH_DILATE: ("d",),
+    cv2.MORPH_OPEN: ("ed",),
+    cv2.MORPH_CLOSE: ("de",),
+    cv2.MORPH_GRADIENT: ("d", "e"),
+    cv2.MORPH_TOPHAT: ("", "ed"),
+    cv2.MORPH_BLACKHAT: ("de", ""),
+}
 
 
-def morphology_ex(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.morphologyEx`: erode, dilate, open, close, gradient, top hat, black hat."""
+@operation("cv2.morphologyEx", by=_MORPHOLOGY, growth=2)
+def _morphology(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     kind, kernel, times = values[0]
-    how = [(kernel, times)]
-    if kind in (cv2.MORPH_ERODE, cv2.MORPH_DILATE):
-        return (erode if kind == cv2.MORPH_ERODE else dilate)(images_NCHW, how)
-    if kind == cv2.MORPH_GRADIENT:
-        return _less(dilate(images_NCHW, how), erode(images_NCHW, how))
-    is_opened = kind in (cv2.MORPH_OPEN, cv2.MORPH_TOPHAT)
-    done = dilate(erode(images_NCHW, how), how) if is_opened else erode(dilate(images_NCHW, how), how)
-    if kind == cv2.MORPH_TOPHAT:
-        return _less(images_NCHW, done)
-    return _less(done, images_NCHW) if kind == cv2.MORPH_BLACKHAT else done
+    shape, done = np.ones((3, 3)) if kernel is None else kernel.array != 0, [images_NCHW for _ in _STEPS[kind]]
+    for place, steps in enumerate(_STEPS[kind]):
+        for step in steps:
+            done[place] = _extreme(done[place], shape, times, is_least=step == "e")
+    return done[0] if len(done) == 1 else (done[0].to(torch.int16) - done[1]).clamp_(0, 255).to(torch.uint8)
 
 
-def _less(one: Tensor, other: Tensor) -> Tensor:
-    return (one.to(torch.int16) - other).clamp_(0, 255).to(torch.uint8)
+def _of_kind(kind: int) -> Call:
+    return lambda images_NCHW, values: _morphology(images_NCHW, [(kind, *values[0])])
 
 
-def correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.filter2D`."""
-    return _reflecting(images_NCHW, values[0][1].array)
-
-
-def _reflecting(images_NCHW: Tensor, weights: np.ndarray[Any, Any]) -> Tensor:
-    """Correlated, the border mirrored, in bytes."""
-    padded = bordered(images_NCHW, _around(weights.shape[0]), _around(weights.shape[1]), "reflect")
-    return to_bytes(correlated(padded, weights))
-
-
-def _derivative_kernel(name: str, values: Values) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """OpenCV's own weights of `cv2.Sobel` or `cv2.Laplacian`, whole numbers."""
-    orders = [values[1:3]] if name == "cv2.Sobel" else [(2, 0), (0, 2)]
-    side = values[-1]
-    if side == 1:
-        return np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
-    lines = [cv2.getDerivKernels(dx, dy, side, ktype=cv2.CV_64F) for dx, dy in orders]
-    return np.asarray(sum(down @ across.T for across, down in lines))
-
-
-def derivative(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
-    """`cv2.Sobel` or `cv2.Laplacian` in bytes."""
-    return lambda images_NCHW, values: _reflecting(images_NCHW, _derivative_kernel(name, values[0]))
-
-
-def sum_of_weights(kernel: Table | None) -> float:
-    """Sum of a kernel's absolute weights; infinite without a kernel."""
-    return math.inf if kernel is None else float(np.abs(kernel.array.astype(float)).sum())
-
-
-def is_whole(kernel: Table) -> bool:
-    """Whether sums of bytes with these weights are whole numbers that float32 tells apart, rounded or not."""
-    return bool((kernel.array == np.round(kernel.array)).all()) and sum_of_weights(kernel) < 1 << 12
-
-
-def blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.blur`."""
-    width, height = values[0][0]
-    padded = bordered(images_NCHW, _around(height), _around(width), "reflect")
-    return to_bytes(box_sums(padded, (height, width)) / (width * height))
-
-
-def box_sums(padded_NCHW: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Sums over boxes of (height, width), whole numbers, where they fit."""
-    return correlated(correlated(padded_NCHW, np.ones((sides[0], 1))), np.ones((1, sides[1])))
-
-
-def gaussian_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.GaussianBlur`, with OpenCV's weights of 8 bits."""
-    (side_x, side_y), sigma_x, sigma_y = values[0]
-    sigma_y = sigma_y if sigma_y > 0 else sigma_x
-    side_x, side_y = side_x or round(sigma_x * 6 + 1) | 1, side_y or round(sigma_y * 6 + 1) | 1
-    padded = bordered(images_NCHW, _around(side_y), _around(side_x), "reflect")
-    across = correlated(padded, _fixed_gaussian(side_x, sigma_x)[None])
-    sums = correlated(across, _fixed_gaussian(side_y, sigma_y)[:, None])
-    return ((sums + (1 << 15)) / (1 << 16)).floor_().clamp_(0, 255).to(torch.uint8)
-
-
-@lru_cache(maxsize=256)
-def _fixed_gaussian(side: int, sigma: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """OpenCV's Gaussian for bytes in 256ths, as it blurs an impulse: but in the middle, 255 / 256 of a weight is it."""
-    impulse = np.zeros((1, 2 * side + 1), np.uint8)
-    impulse[0, side] = 255
-    line = cv2.GaussianBlur(impulse, (side, 1), sigma)[0, side - side // 2 : side + side // 2 + 1].astype(float)
-    line[side // 2] += 256 - line.sum()
-    return line
+operation("cv2.erode", by=_MORPHOLOGY, growth=1)(_of_kind(cv2.MORPH_ERODE))
+operation("cv2.dilate", by=_MORPHOLOGY, growth=1)(_of_kind(cv2.MORPH_DILATE))

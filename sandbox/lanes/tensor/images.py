@@ -12,6 +12,10 @@ from torch import Tensor
 
 from sandbox.images import as_rgb
 
+#: Odd multipliers of a mixing function (SplitMix64's, as signed numbers), and the golden ratio of 64 bits.
+_MIX = (-4658895280553007687, -7723592293110705685)
+_GOLDEN = -7046029254386353131
+
 
 class TensorImage(Image.Image):
     """A Pillow image, RGB, whose pixels are on a device.
@@ -48,8 +52,21 @@ class TensorImage(Image.Image):
         self._im = im
 
     def content_key(self) -> bytes:
-        """The identity of its pixels; see `sandbox.images.content_key`."""
-        return fingerprint(self)
+        """The identity of its pixels, see `sandbox.images.content_key`: 128 bits and the size leave the device.
+
+        Two sums of mixed 8-byte words, each mixed with its place. It tells images apart that were not made to collide.
+        """
+        flat = self.pixels.reshape(-1)
+        words = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
+        places = torch.arange(len(words), device=words.device)
+        sums = []
+        for key in (1, 2):
+            mixed = words ^ (places * _GOLDEN + key)
+            for shift, multiplier in zip((30, 27), _MIX, strict=True):
+                mixed = (mixed ^ (mixed >> shift)) * multiplier
+            sums.append((mixed ^ (mixed >> 31)).sum())
+        digest: bytes = torch.stack(sums).cpu().numpy().tobytes()
+        return digest + repr(self.size).encode()
 
     def __reduce__(self) -> tuple[Callable[..., Image.Image], tuple[str, tuple[int, int], bytes]]:
         return Image.frombytes, ("RGB", self.size, self.tobytes())
@@ -63,8 +80,6 @@ def to_pillow(pixels: Tensor) -> Image.Image:
 
 def to_tensor(image: Image.Image, device: torch.device) -> Tensor:
     """An image as uint8 [3, H, W] on a device; a tensor that is there already is not copied."""
-    if isinstance(image, TensorImage) and image.pixels.device == device:
-        return image.pixels
     if isinstance(image, TensorImage):
         return image.pixels.to(device)
     # Bytes travel as they lie in memory; the planes are made where they will be used.
@@ -85,27 +100,3 @@ def stacked(images: Sequence[Tensor]) -> Tensor:
     if is_batch:
         return first.as_strided((len(images), *first.shape), (step, *first.stride()))
     return torch.stack(list(images))
-
-
-#: Odd multipliers of a mixing function (SplitMix64's, as signed numbers), and the golden ratio of 64 bits.
-_MIX = (-4658895280553007687, -7723592293110705685)
-_GOLDEN = -7046029254386353131
-
-
-def fingerprint(image: TensorImage) -> bytes:
-    """The identity of an image's content, found on its device: 128 bits and the size are all that leaves it.
-
-    Two sums of mixed 8-byte words, each mixed with its place. It tells images apart that were not made to collide.
-    """
-    flat = image.pixels.reshape(-1)
-    flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8))
-    words = flat.view(torch.int64)
-    places = torch.arange(len(words), device=words.device)
-    sums = []
-    for key in (1, 2):
-        mixed = words ^ (places * _GOLDEN + key)
-        for shift, multiplier in zip((30, 27), _MIX, strict=True):
-            mixed = (mixed ^ (mixed >> shift)) * multiplier
-        sums.append((mixed ^ (mixed >> 31)).sum())
-    digest: bytes = torch.stack(sums).cpu().numpy().tobytes()
-    return digest + repr(image.size).encode()

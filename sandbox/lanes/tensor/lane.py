@@ -15,7 +15,7 @@ from sandbox.lanes.lane import Lifted
 from sandbox.lanes.pillow import observed
 from sandbox.lanes.tensor.batch import ProgramBatches, Steps
 from sandbox.lanes.tensor.selfcheck import broken_operations
-from sandbox.lanes.tensor.thresholds import Thresholds
+from sandbox.lanes.tensor.thresholds import threshold
 from sandbox.operations.table import OPERATIONS
 from sandbox.types import Exactness, Limits, Observation
 
@@ -25,7 +25,7 @@ class TensorLane:
 
     Args:
         device: As torch names it; None is the first accelerator, or else the CPU.
-        is_forced: Take whatever it can do, whatever that costs.
+        is_forced: Take every program that it can do, at any cost.
         exactness: How near the Pillow lane's pixels its own must be.
         limits: What an image on the way may be.
 
@@ -41,7 +41,6 @@ class TensorLane:
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._batches = ProgramBatches(name, exactness, limits)
         self._is_forced, self._exactness = is_forced, exactness
-        self._thresholds = Thresholds(self._batches.device, exactness)
         self._is_checked = False
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
@@ -49,7 +48,8 @@ class TensorLane:
         start = time.perf_counter()
         if calls:
             self._check()
-        plans = {place: steps for place, call in enumerate(calls) if (steps := self._plan(call)) is not None}
+        planned = ((place, self._batches.plan(call.program)) for place, call in enumerate(calls))
+        plans = {place: steps for place, steps in planned if not isinstance(steps, str)}
         places = sorted(plans) if self._is_forced else self._cheaper(calls, plans)
         chosen = [calls[place] for place in places]
         outcomes = self._batches.run([plans[place] for place in places], [call.image for call in chosen])
@@ -57,12 +57,9 @@ class TensorLane:
         observations: list[Observation | None] = [None] * len(calls)
         for place, call, outcome in zip(places, chosen, outcomes, strict=True):
             if outcome is not None:
-                observations[place] = replace(
-                    observed(call.program, outcome, self.name),
-                    wall_s=wall_s,
-                    exactness=self._exactness,
-                    library=f"kornia {kornia.__version__}",
-                )
+                seen = observed(call.program, outcome, self.name, wall_s)
+                library = f"kornia {kornia.__version__}"
+                observations[place] = replace(seen, exactness=self._exactness, library=library)
         return observations
 
     def close(self) -> None:
@@ -71,10 +68,6 @@ class TensorLane:
     def disown(self) -> None:
         """There is nothing to let go of."""
 
-    def _plan(self, call: Lifted) -> Steps | None:
-        steps = self._batches.plan(call.program)
-        return None if isinstance(steps, str) else steps
-
     def _check(self) -> None:
         """Leave to the Pillow lane, once and by name, what this Kornia or this device does otherwise than stated."""
         if self._is_checked:
@@ -82,7 +75,7 @@ class TensorLane:
         self._is_checked = True
         broken = broken_operations(str(self._batches.device), self._exactness)
         if broken:
-            self._batches.decline(broken)
+            self._batches.declined = broken
             text = f"The Pillow lane does {len(broken)} operations: {'; '.join(broken.values())}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
@@ -99,10 +92,11 @@ class TensorLane:
         chosen = []
         for (names, (width, height)), group in groups.items():
             try:
-                threshold = self._thresholds.of(max(names, key=lambda name: OPERATIONS[name].bound.ns))
+                dearest = max(names, key=lambda name: OPERATIONS[name].bound.ns)
+                n_pixels = threshold(dearest, self._batches.device, self._exactness)
             except Exception as error:  # noqa: BLE001 - an accelerator that fails must not end a training step
                 self._batches.warn("measure its costs", error)
                 continue
-            if len(group) * width * height >= threshold:
+            if len(group) * width * height >= n_pixels:
                 chosen += group
         return sorted(chosen)

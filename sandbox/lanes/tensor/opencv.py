@@ -1,64 +1,141 @@
-"""OpenCV's algorithms of which Kornia has another definition, on tensors: each names what Kornia lacks."""
+"""OpenCV's other filters, by Kornia's sums with OpenCV's weights, borders and rounding."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from kornia import filters
 from torch import Tensor
 
-from sandbox.lanes.tensor.filters import bordered, box_sums, in_strips, to_bytes
+from sandbox.lanes.tensor.filters import FILTER2D, MAX_WEIGHTS, Array, bordered, correlated, in_strips
+from sandbox.lanes.tensor.kinds import Call, operation
+from sandbox.lanes.tensor.values import to_bytes
+from sandbox.operations.arrays import Table
 from sandbox.operations.operation import Values
 
-#: Rounds in which weak edges may grow from strong ones: an edge that winds on for more pixels is left to OpenCV.
-MAX_ROUNDS = 1024
-#: Rounds between two looks at the device.
-_ROUNDS_AT_ONCE = 16
-#: Side of an image from which on the matrix of a resize is too large to make.
-MAX_SIDE = 4096
+
+def _around(side: int) -> tuple[int, int]:
+    """Margins for a kernel whose anchor is its middle, or the place after it."""
+    return side // 2, side - 1 - side // 2
 
 
-class NotBoundedError(RuntimeError):
-    """What is left to do depends on the pixels, and is more than the lane does."""
+def _reflecting(images_NCHW: Tensor, weights: Array) -> Tensor:
+    """Correlated, the border mirrored, in bytes."""
+    padded = bordered(images_NCHW, _around(weights.shape[0]), _around(weights.shape[1]), "reflect")
+    return to_bytes(correlated(padded, weights))
+
+
+def _sum_of_weights(kernel: Table | None) -> float:
+    """Sum of a kernel's absolute weights; infinite without a kernel."""
+    return math.inf if kernel is None else float(np.abs(kernel.array.astype(float)).sum())
+
+
+def _is_fractional(values: Values) -> bool:
+    """Whether sums of bytes need not be whole numbers that float32 tells apart."""
+    return bool((values[1].array % 1).any()) or _sum_of_weights(values[1]) >= MAX_WEIGHTS
+
+
+@operation(
+    "cv2.filter2D",
+    by=FILTER2D,
+    most=_is_fractional,
+    growth=lambda values: _sum_of_weights(values[1]),
+    refuses=lambda values, _: _sum_of_weights(values[1]) > MAX_WEIGHTS,
+    reason="no kernel, or weights so large that float32 loses the pixel",
+)
+def _correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    return _reflecting(images_NCHW, values[0][1].array)
+
+
+def _derivative(*orders: tuple[int, int]) -> Call:
+    """The sum of derivatives (of x, of y) by OpenCV's own weights, whole numbers, in bytes."""
+
+    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+        side = values[0][-1]
+        if side == 1:
+            return _reflecting(images_NCHW, np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]))
+        lines = [cv2.getDerivKernels(dx, dy, side, ktype=cv2.CV_64F) for dx, dy in orders]
+        return _reflecting(images_NCHW, np.asarray(sum(down @ across.T for across, down in lines)))
+
+    return call
+
+
+operation("cv2.Laplacian", by=FILTER2D)(_derivative((2, 0), (0, 2)))
+operation(
+    "cv2.Sobel", by=FILTER2D, refuses=lambda values, _: values[1:3] == (0, 0), reason="no derivative is asked for"
+)(lambda images_NCHW, values: _derivative(values[0][1:3])(images_NCHW, values))
+
+
+@operation("cv2.blur", by=FILTER2D, most=1, growth=1)
+def _blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    width, height = values[0][0]
+    padded = bordered(images_NCHW, _around(height), _around(width), "reflect")
+    return to_bytes(_box_sums(padded, (height, width)) / (width * height))
+
+
+def _box_sums(padded_NCHW: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Sums over boxes of (height, width), whole numbers, where they fit."""
+    return correlated(correlated(padded_NCHW, np.ones((sides[0], 1))), np.ones((1, sides[1])))
+
+
+@operation(
+    "cv2.GaussianBlur",
+    by=FILTER2D,
+    growth=1,
+    refuses=lambda values, _: any(0 < sigma < 0.01 for sigma in values[1:]),
+    reason="a sigma between 0 and 0.01 divides by zero",
+)
+def _gaussian_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    (side_x, side_y), sigma_x, sigma_y = values[0]
+    sigma_y = sigma_y if sigma_y > 0 else sigma_x
+    side_x, side_y = side_x or round(sigma_x * 6 + 1) | 1, side_y or round(sigma_y * 6 + 1) | 1
+    padded = bordered(images_NCHW, _around(side_y), _around(side_x), "reflect")
+    across = correlated(padded, _fixed_gaussian(side_x, sigma_x)[None])
+    sums = correlated(across, _fixed_gaussian(side_y, sigma_y)[:, None])
+    return ((sums + (1 << 15)) / (1 << 16)).floor_().clamp_(0, 255).to(torch.uint8)
 
 
 @lru_cache(maxsize=256)
-def _resize_matrix(before: int, after: int, factor: float, kind: int) -> Any:
-    """OpenCV's own weights [after, before] of one axis: it resizes an identity."""
-    identity = np.eye(before, dtype=np.float32)
-    if factor:
-        return cv2.resize(identity, None, fx=1, fy=factor, interpolation=kind)
-    return cv2.resize(identity, (before, after), interpolation=kind)
+def _fixed_gaussian(side: int, sigma: float) -> Array:
+    """OpenCV's Gaussian for bytes in 256ths, as it blurs an impulse: but in the middle, 255 / 256 of a weight is it."""
+    impulse = np.zeros((1, 2 * side + 1), np.uint8)
+    impulse[0, side] = 255
+    line = cv2.GaussianBlur(impulse, (side, 1), sigma)[0, side - side // 2 : side + side // 2 + 1].astype(float)
+    line[side // 2] += 256 - line.sum()
+    return line
 
 
-def resize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.resize` with any filter, as two matrix products; Kornia has neither INTER_AREA nor INTER_LANCZOS4."""
-    size, across, down, kind = values[0]
-    height, width = images_NCHW.shape[2:]
-    wide, high = size or (round(width * across), round(height * down))
-    matrices = [
-        torch.from_numpy(_resize_matrix(before, after, 0 if size else factor, kind)).to(images_NCHW.device)
-        for before, after, factor in ((height, high, down), (width, wide, across))
-    ]
-    return to_bytes(matrices[0] @ images_NCHW.float() @ matrices[1].T)
+@operation("cv2.adaptiveThreshold", by=FILTER2D, far=0.02)
+def _adaptive_threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """Against the mean or the Gaussian mean around each pixel."""
+    most, method, kind, side, shift = values[0]
+    padded = bordered(images_NCHW, _around(side), _around(side), "edge")
+    if method == cv2.ADAPTIVE_THRESH_MEAN_C:
+        means = _box_sums(padded, (side, side)) / (side * side)
+    else:
+        line = cv2.getGaussianKernel(side, 0, cv2.CV_32F)
+        means = correlated(correlated(padded, line), line.T)
+    level = math.floor(shift) if kind == cv2.THRESH_BINARY_INV else math.ceil(shift)
+    is_above: Tensor = images_NCHW.to(torch.int16) - to_bytes(means).to(torch.int16) > -level
+    value = int(np.clip(np.rint(most), 0, 255))
+    return torch.where(is_above == (kind == cv2.THRESH_BINARY), value, 0).to(torch.uint8)
 
 
-def bilateral(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.bilateralFilter`: Kornia's `bilateral_blur` takes a square of neighbours, OpenCV a disk."""
+@operation("cv2.bilateralFilter", most=1)
+def _bilateral(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    """Kornia's `bilateral_blur` takes a square of neighbours, OpenCV a disk: up to 42 of 255."""
     reach, sigma_color, sigma_space = max(values[0][0] // 2, 1), *values[0][1:]
     places = range(-reach, reach + 1)
-    disk = [(y, x) for y in places for x in places if y * y + x * x <= reach * reach]
 
     def call(strip: Tensor) -> Tensor:
         height, width = strip.shape[2:]
         padded, middle = bordered(strip, (reach, reach), (reach, reach), "reflect").float(), strip.float()
         total, weights = torch.zeros_like(middle), torch.zeros_like(middle[:, :1])
-        for y, x in disk:
+        for y, x in ((y, x) for y in places for x in places if y * y + x * x <= reach * reach):
             part = padded[:, :, reach + y : reach + y + height, reach + x : reach + x + width]
             distance = (part - middle).abs_().sum(1, keepdim=True)
             weight = (distance.square_() * (-0.5 / sigma_color**2) - 0.5 * (y * y + x * x) / sigma_space**2).exp_()
@@ -66,117 +143,5 @@ def bilateral(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
             weights.add_(weight)
         return to_bytes(total / weights)
 
-    # A strip's own border is mirrored, but cut off: `in_strips` gives each as many rows more as the filter reaches.
+    # A strip's own border is mirrored, but cut off: each has as many rows more as the filter reaches.
     return in_strips(images_NCHW, reach, 8, call)
-
-
-def adaptive_threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.adaptiveThreshold` against the mean or the Gaussian mean around each pixel; Kornia has none."""
-    most, method, kind, side, shift = values[0]
-    padded = bordered(images_NCHW, (side // 2, side // 2), (side // 2, side // 2), "edge")
-    if method == cv2.ADAPTIVE_THRESH_MEAN_C:
-        means = box_sums(padded, (side, side)) / (side * side)
-    else:
-        line = torch.from_numpy(cv2.getGaussianKernel(side, 0, cv2.CV_32F).T.copy()).to(images_NCHW.device)
-        means = filters.filter2d_separable(padded.float(), line, line, padding="valid")
-    level = int(np.floor(shift) if kind == cv2.THRESH_BINARY_INV else np.ceil(shift))
-    is_above: Tensor = images_NCHW.to(torch.int16) - to_bytes(means).to(torch.int16) > -level
-    value = int(np.clip(np.rint(most), 0, 255))
-    return torch.where(is_above == (kind == cv2.THRESH_BINARY), value, 0).to(torch.uint8)
-
-
-def clahe(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.createCLAHE`: Kornia's `equalize_clahe` clips and pads otherwise and differs by up to 47 of 255."""
-    limit, (across, down) = values[0]
-    n, _, height, width = images_NCHW.shape
-    image = images_NCHW
-    if width % across or height % down:  # OpenCV adds a whole row or column of tiles' rest where either does not fit
-        image = bordered(image, (0, down - height % down), (0, across - width % across), "reflect")
-    tile_h, tile_w = image.shape[2] // down, image.shape[3] // across
-    tiles = image.view(n, down, tile_h, across, tile_w).transpose(2, 3).reshape(n * down * across, -1)
-    tables = _clahe_tables(tiles, limit).view(n, down * across, 256)
-    ys = _tile_places(height, tile_h, down, image.device)
-    xs = _tile_places(width, tile_w, across, image.device)
-    rows = []
-    for upper, weight_y in ((ys[0], 1 - ys[2]), (ys[1], ys[2])):
-        looked_up = [_looked_up(images_NCHW, tables, upper[:, None] * across + column) for column in (xs[0], xs[1])]
-        rows.append((looked_up[0] * (1 - xs[2]) + looked_up[1] * xs[2]) * weight_y[:, None])
-    return to_bytes(rows[0] + rows[1])
-
-
-def _clahe_tables(tiles_TP: Tensor, limit: float) -> Tensor:
-    """Tables [T, 256] of tiles [T, P]: what a bin holds beyond the limit is shared among all."""
-    n_pixels = tiles_TP.shape[1]
-    offsets = torch.arange(len(tiles_TP), device=tiles_TP.device)[:, None] * 256
-    counts = torch.bincount((tiles_TP + offsets).reshape(-1), minlength=len(tiles_TP) * 256).view(-1, 256)
-    if limit > 0:
-        most = max(int(limit * n_pixels / 256), 1)
-        excess = (counts - most).clamp_(min=0).sum(1, keepdim=True)
-        residual = excess % 256
-        counts = counts.clamp(max=most) + excess // 256
-        step = (256 // residual.clamp(min=1)).clamp(min=1)
-        places = torch.arange(256, device=counts.device)
-        counts = counts + ((places % step == 0) & (places // step < residual)).long()
-    return to_bytes(counts.cumsum(1) * float(np.float32(255 / n_pixels)))
-
-
-def _tile_places(size: int, tile: int, n_tiles: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The tiles before and after each pixel of an axis, and the weight of the latter."""
-    places = torch.arange(size, device=device, dtype=torch.float32) / tile - 0.5
-    before = places.floor()
-    first, second = before.long().clamp(0, n_tiles - 1), (before.long() + 1).clamp(0, n_tiles - 1)
-    return first, second, places - before
-
-
-def _looked_up(images_N1HW: Tensor, tables_NTV: Tensor, tiles_HW: Tensor) -> Tensor:
-    n, _, height, width = images_N1HW.shape
-    places = tiles_HW[None] * 256 + images_N1HW[:, 0]
-    flat = tables_NTV.reshape(n, -1)
-    return flat.gather(1, places.reshape(n, -1)).view(n, 1, height, width).float()
-
-
-#: tan(22.5 degrees) in 15 bits, as OpenCV divides directions.
-_TAN = 13573
-
-
-def canny(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.Canny` in whole numbers: Kornia's `canny` has no sum of absolute gradients, and none for each channel.
-
-    Raises:
-        NotBoundedError: Edges are too long to be followed in `MAX_ROUNDS` rounds.
-    """
-    low, high = (int(np.floor(value)) for value in sorted(values[0]))
-    n, _, height, width = images_NCHW.shape
-    padded = bordered(images_NCHW, (1, 1), (1, 1), "edge").float()
-    gradients = filters.spatial_gradient(padded, normalized=False)[..., 1:-1, 1:-1].round_().int()
-    size = gradients.abs().sum(2)
-    # Of the channel whose gradient is the largest, the first of several.
-    place = size.argmax(1, keepdim=True)
-    magnitude = size.gather(1, place)
-    dx, dy = gradients.gather(1, place[:, :, None].expand(n, 1, 2, height, width)).unbind(2)
-    around = torch.nn.functional.pad(magnitude, (1, 1, 1, 1))
-
-    def at(down: int, right: int) -> Tensor:
-        return around[:, :, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
-
-    x, y = dx.abs().long() * _TAN, dy.abs().long() << 15
-    is_flat, is_steep = y < x, y > x + (dx.abs().long() << 16)
-    is_falling = (dx ^ dy) < 0
-    across = (magnitude > at(0, -1)) & (magnitude >= at(0, 1))
-    along = (magnitude > at(-1, 0)) & (magnitude >= at(1, 0))
-    falling = (magnitude > at(-1, 1)) & (magnitude > at(1, -1))
-    rising = (magnitude > at(-1, -1)) & (magnitude > at(1, 1))
-    oblique = torch.where(is_falling, falling, rising)
-    is_ridge = torch.where(is_flat, across, torch.where(is_steep, along, oblique)) & (magnitude > low)
-    return _connected(is_ridge & (magnitude > high), is_ridge).to(torch.uint8) * 255
-
-
-def _connected(strong: Tensor, weak: Tensor) -> Tensor:
-    """Weak pixels that touch strong ones, or others that do."""
-    for _ in range(0, MAX_ROUNDS, _ROUNDS_AT_ONCE):
-        before = strong
-        for _ in range(_ROUNDS_AT_ONCE):
-            strong = (torch.nn.functional.max_pool2d(strong.float(), 3, 1, 1) > 0) & weak
-        if torch.equal(before, strong):
-            return strong
-    raise NotBoundedError(f"edges of more than {MAX_ROUNDS} pixels")

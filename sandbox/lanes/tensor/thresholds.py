@@ -7,8 +7,9 @@ measured when it is first asked for, because machines differ.
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from PIL import Image
 
 from sandbox.lanes.tensor.batch import precise
 from sandbox.lanes.tensor.images import to_tensor
-from sandbox.lanes.tensor.selfcheck import CALLS
-from sandbox.lanes.tensor.table import TensorKind, kind_of
+from sandbox.lanes.tensor.selfcheck import kept_calls
+from sandbox.lanes.tensor.table import kind_of
 from sandbox.operations.operation import State
 from sandbox.operations.table import OPERATIONS
 from sandbox.threads import spread
@@ -25,72 +26,55 @@ from sandbox.types import Exactness
 
 #: (images, side in pixels) of the batches that are timed, the smallest first.
 BATCHES = ((1, 128), (8, 128), (8, 512))
-_REPEATS = 3
 
 
-class Thresholds:
-    """Thresholds of one device under one contract.
+#: Of two cores of an AMD EPYC (Zen 4); what is not here never pays there.
+_RANKS: dict[str, float] = {f"ImageFilter.{name}Filter": 16384 for name in ("Median", "Min", "Max", "Rank")}
+CPU: dict[Exactness, dict[str, float]] = {"exact": _RANKS, "close": _RANKS | {"Image.resize": 131072}}
 
-    Args:
-        device: Where the tensor lane runs.
-        exactness: The contract.
-    """
 
-    def __init__(self, device: torch.device, exactness: Exactness) -> None:
-        self._device, self._exactness = device, exactness
-        self._known = dict(CPU) if device.type == "cpu" else {}
-
-    def of(self, name: str) -> float:
-        """Pixels of all images of a group from which on the device is cheaper; infinite if it never is."""
-        if name not in self._known:
-            self._known[name] = math.inf if self._device.type == "cpu" else measure(name, self._device, self._exactness)
-        return self._known[name]
+@cache
+def threshold(name: str, device: torch.device, exactness: Exactness) -> float:
+    """Pixels of all images of a group from which on the device is cheaper; infinite if it never is."""
+    return CPU[exactness].get(name, math.inf) if device.type == "cpu" else measure(name, device, exactness)
 
 
 def measure(name: str, device: torch.device, exactness: Exactness) -> float:
-    """Time one operation in both lanes: the pixels of the smallest batch from which on the device wins."""
-    values, mode = CALLS.get(name, [()])[0], OPERATIONS[name].modes[0]
-    threshold = math.inf
+    """The pixels of the smallest batch from which on the device does an operation's usual call faster than Pillow."""
+    smallest = math.inf
     for n_images, side in reversed(BATCHES):
-        kind = kind_of(name, values, State((side, side), mode), exactness)
-        pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        image = Image.fromarray(pixels).convert(mode)
-        if isinstance(kind, str) or not _is_cheaper(kind, name, image, n_images, device):
+        seconds = costs(name, device, exactness, n_images, side)
+        if seconds is None or seconds[0] >= seconds[1]:
             break
-        threshold = n_images * side * side
-    return threshold
+        smallest = n_images * side * side
+    return smallest
 
 
-def _is_cheaper(kind: TensorKind, name: str, image: Image.Image, n_images: int, device: torch.device) -> bool:
-    """Whether a batch is done faster on the device, with the way there, than in Pillow on all cores."""
-    values = CALLS.get(name, [()])[0]
-    channels = len(image.getbands())
+def costs(
+    name: str, device: torch.device, exactness: Exactness, n_images: int, side: int, rounds: int = 3
+) -> tuple[float, float] | None:
+    """Seconds of an operation's usual call on the device, with the way there, and in the Pillow lane on all cores.
 
-    def on_device() -> None:
-        batch = torch.stack([to_tensor(image, device)[:channels] for _ in range(n_images)])
-        kind.call(batch, [values] * n_images)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def in_pillow() -> None:
-        spread(lambda _: OPERATIONS[name].call(image, values), range(n_images))
-
-    # On a CPU both use the same cores, which others may use, too: what counts there is processor time.
+    Medians of rounds in which either runs once. On a CPU both use the same cores, which others may use, too: what
+    counts there is processor time. None if the lane does not take the call.
+    """
+    values, mode = kept_calls()[name][0], OPERATIONS[name].modes[0]
+    kind = kind_of(name, values, State((side, side), mode), exactness)
+    if isinstance(kind, str):
+        return None
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
+    times: list[tuple[float, float]] = []
     with precise(device):
-        return _seconds(on_device, clock) < _seconds(in_pillow, clock)
-
-
-def _seconds(call: Callable[[], None], clock: Callable[[], float]) -> float:
-    """The fastest of some calls, after one that is not counted."""
-    call()
-    times = []
-    for _ in range(_REPEATS):
-        start = clock()
-        call()
-        times.append(clock() - start)
-    return min(times)
-
-
-#: Of two cores of an AMD EPYC (Zen 4), under either contract; what is not here never pays there.
-CPU: dict[str, float] = {"ImageFilter.MinFilter": 16384, "ImageFilter.MaxFilter": 16384}
+        for _ in range(rounds + 1):
+            start = clock()
+            batch = torch.stack([to_tensor(image, device)[: len(image.getbands())] for _ in range(n_images)])
+            kind.call(batch, [values] * n_images)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            between = clock()
+            spread(lambda _: OPERATIONS[name].call(image, values), range(n_images))
+            times.append((between - start, clock() - between))
+    ours, theirs = zip(*times[1:], strict=True)
+    return statistics.median(ours), statistics.median(theirs)

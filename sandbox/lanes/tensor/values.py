@@ -1,120 +1,59 @@
-"""Operations on single values, exact: tables (most by the library's own call), blends, histograms, gray."""
+"""Operations on single pixels: values, exactly, by tables that the library's own call makes; colours by Kornia."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from kornia import enhance
+from kornia import color
 from PIL import Image
 from torch import Tensor
 
+from sandbox.lanes.tensor.kinds import Call, operation
+from sandbox.operations.opencv import SPACES
 from sandbox.operations.operation import Values
 from sandbox.operations.table import OPERATIONS
 
+_RAMP = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
 
-def apply_tables(images_NCHW: Tensor, tables_NCV: Tensor) -> Tensor:
-    """Replace every value by its entry: uint8 tables [N, C or 1, 256]."""
+
+def to_bytes(values_NCHW: Tensor) -> Tensor:
+    """Rounded half to even and clamped, as OpenCV saturates."""
+    return values_NCHW.round().clamp_(0, 255).to(torch.uint8)
+
+
+def _looked_up(images_NCHW: Tensor, tables: Sequence[Any]) -> Tensor:
+    """Every value replaced by its entry in the image's table, uint8 [C or 1, 256]."""
     n, channels = images_NCHW.shape[:2]
-    entries = tables_NCV.to(images_NCHW.device).expand(n, channels, 256).reshape(-1)
+    entries = torch.from_numpy(np.stack(tables)).to(images_NCHW.device).expand(n, channels, 256).reshape(-1)
+    return entries.index_select(0, _places(images_NCHW)).view(images_NCHW.shape)
+
+
+def _places(images_NCHW: Tensor) -> Tensor:
+    """Each value's place among 256 of its own image and channel, flat."""
+    n, channels = images_NCHW.shape[:2]
     offsets = torch.arange(n * channels, dtype=torch.int32, device=images_NCHW.device).view(n, channels, 1, 1) * 256
-    places = images_NCHW.to(torch.int32).add_(offsets)
-    return entries.index_select(0, places.reshape(-1)).view(images_NCHW.shape)
+    return images_NCHW.to(torch.int32).add_(offsets).reshape(-1)
 
 
-def by_library(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
-    """An operation on single values, by the table that the library's own call makes of the values 0 to 255."""
-    ramp = np.arange(256, dtype=np.uint8)[None]
-
-    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-        tables = [np.asarray(OPERATIONS[name].call(Image.fromarray(ramp), each))[0] for each in values]
-        return apply_tables(images_NCHW, torch.from_numpy(np.stack(tables))[:, None])
-
-    return call
-
-
-def look_up(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.LUT`."""
-    return apply_tables(images_NCHW, torch.from_numpy(np.stack([table.array for (table,) in values]))[:, None])
-
-
-def pick_channel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`Image.getchannel`."""
-    return torch.stack([image[channel, None] for image, (channel,) in zip(images_NCHW, values, strict=True)])
-
-
-def invert(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`ImageOps.invert`, `cv2.bitwise_not`."""
-    return images_NCHW.bitwise_not()
-
-
-def posterize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageOps.posterize`."""
-    bits = torch.tensor([bits for (bits,) in values], device=images_NCHW.device)
-    fewer: Tensor = enhance.posterize(images_NCHW.float() / 255, bits)
-    return (fewer * 255).round().to(torch.uint8)
-
-
-def _each(images_NCHW: Tensor, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """One number for each image, [N, 1, 1, 1]."""
-    return torch.tensor(list(numbers), dtype=dtype, device=images_NCHW.device)[:, None, None, None]
-
-
-def gray_of(images_NCHW: Tensor, weights: tuple[int, int, int], bits: int) -> Tensor:
-    """Weighted sums [N, 1, H, W] of three channels in fixed point, rounded half up."""
-    red, green, blue = (images_NCHW[:, channel : channel + 1].to(torch.int32) for channel in range(3))
-    total = red * weights[0] + green * weights[1] + blue * weights[2] + (1 << (bits - 1))
-    return (total >> bits).to(torch.uint8)
-
-
-def luma(images_NCHW: Tensor) -> Tensor:
-    """Pillow's mode L (ITU-R 601-2, 16 bits), [N, 1, H, W]."""
-    return images_NCHW if images_NCHW.shape[1] == 1 else gray_of(images_NCHW, (19595, 38470, 7471), 16)
-
-
-def convert(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`Image.convert` between RGB and L."""
-    if values[0][0] == "L":
-        return luma(images_NCHW)
-    return images_NCHW if images_NCHW.shape[1] == 3 else images_NCHW.repeat(1, 3, 1, 1)
-
-
-def blend(degenerate_NCHW: Tensor, images_NCHW: Tensor, factors: Sequence[Values]) -> Tensor:
-    """`Image.blend` in float32 as in C, cut off below the point; factors beyond [0, 1] go past the image."""
-    alpha = _each(images_NCHW, [factor for (factor,) in factors], torch.float32)
-    base = degenerate_NCHW.float()
-    return (base + alpha * (images_NCHW.float() - base)).clamp_(0, 255).to(torch.uint8)
-
-
-def color(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageEnhance.Color`."""
-    return blend(luma(images_NCHW), images_NCHW, values)
-
-
-def contrast(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`ImageEnhance.Contrast`: away from the mean luma of the whole image."""
-    gray = luma(images_NCHW)
-    sums = gray.sum((1, 2, 3), dtype=torch.int64).tolist()
-    n_pixels = gray[0].numel()
-    means = _each(images_NCHW, [int(total / n_pixels + 0.5) for total in sums], torch.uint8)
-    return blend(means.expand_as(images_NCHW), images_NCHW, values)
-
-
-def histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Count of each value in each channel, [N, C, 256]."""
     n, channels = images_NCHW.shape[:2]
-    offsets = torch.arange(n * channels, dtype=torch.int32, device=images_NCHW.device)[:, None] * 256
-    places = images_NCHW.reshape(n * channels, -1).to(torch.int32) + offsets
-    counts = torch.bincount(places.reshape(-1), minlength=n * channels * 256)
-    array: np.ndarray[Any, np.dtype[np.int64]] = counts.view(n, channels, 256).cpu().numpy()
-    return array
+    counts = torch.bincount(_places(images_NCHW), minlength=n * channels * 256)
+    return np.asarray(counts.view(n, channels, 256).cpu())
 
 
-def _with_tables(images_NCHW: Tensor, tables: Sequence[Any]) -> Tensor:
-    return apply_tables(images_NCHW, torch.from_numpy(np.array(tables, dtype=np.uint8)))
+def _by_ramp(name: str) -> Call:
+    """An operation on values, by what the library makes of an image of all values."""
+
+    def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+        return _looked_up(images_NCHW, [np.asarray(OPERATIONS[name].call(_RAMP, each)) for each in values])
+
+    return call
 
 
 class _Counted(Image.Image):
@@ -122,8 +61,7 @@ class _Counted(Image.Image):
 
     def __init__(self, counts_CV: Any, gray_1V: Any) -> None:
         super().__init__()
-        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        self.im = Image.merge("RGB", [ramp] * 3).im if len(counts_CV) == 3 else ramp.im
+        self.im = Image.merge("RGB", [_RAMP] * 3).im if len(counts_CV) == 3 else _RAMP.im
         self._mode, self._size = self.im.mode, self.im.size
         self._counts, self._gray = counts_CV, gray_1V
 
@@ -135,89 +73,160 @@ class _Counted(Image.Image):
         return _Counted(self._gray, self._gray)
 
 
-def by_histogram(name: str) -> Callable[[Tensor, Sequence[Values]], Tensor]:
-    """`ImageOps.autocontrast` or `equalize`, by the table that Pillow's own call makes of the histogram."""
+def _by_histogram(name: str) -> Call:
+    """An operation of Pillow's on values that depends on how often each is there."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-        counts_NCV = histograms(images_NCHW)
-        gray_N1V = histograms(luma(images_NCHW)) if name == "ImageOps.autocontrast" else counts_NCV
+        counts_NCV, gray_N1V = _histograms(images_NCHW), _histograms(_luma(images_NCHW))
         tables = [
             np.asarray(OPERATIONS[name].call(_Counted(counts, gray), each)).reshape(256, -1).T
             for counts, gray, each in zip(counts_NCV, gray_N1V, values, strict=True)
         ]
-        return _with_tables(images_NCHW, tables)
+        return _looked_up(images_NCHW, tables)
 
     return call
 
 
-def equalize_hist(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`cv2.equalizeHist`, of one channel."""
-    tables = []
-    for (counts,) in histograms(images_NCHW):
-        first = int(np.flatnonzero(counts)[0])
-        total = int(counts.sum())
-        if counts[first] == total:
-            tables.append([np.full(256, first, dtype=np.uint8)])
-            continue
-        scale = np.float32(255.0) / np.float32(total - counts[first])
-        sums = np.cumsum(counts) - np.cumsum(counts)[first]
-        table = np.rint(np.maximum(sums, 0).astype(np.float32) * scale)
-        tables.append([np.clip(table, 0, 255).astype(np.uint8)])
-    return _with_tables(images_NCHW, tables)
+def _by_sorted_pixels(name: str) -> Call:
+    """One of OpenCV's, on gray images: it counts the pixels itself, which may as well be in order."""
+
+    def call(images_N1HW: Tensor, values: Sequence[Values]) -> Tensor:
+        tables = np.zeros((len(images_N1HW), 1, 256), np.uint8)
+        for (table,), (counts,), each in zip(tables, _histograms(images_N1HW), values, strict=True):
+            pixels = np.repeat(np.arange(256, dtype=np.uint8), counts)[None]
+            table[pixels] = np.asarray(OPERATIONS[name].call(Image.fromarray(pixels), each))
+        return _looked_up(images_N1HW, list(tables))
+
+    return call
 
 
-#: Red, green and blue in 15 bits, as `cv2.cvtColor` weighs them.
-_GRAY = (9798, 19235, 3735)
+def blend_growth(values: Values) -> float:
+    """Of a blend of an image with an average of its values."""
+    return float(abs(values[0]) + abs(1 - values[0]))
 
 
-def swap_channels(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`cv2.COLOR_RGB2BGR`."""
-    return images_NCHW.flip(1)
+for _name in ("ImageEnhance.Brightness", "cv2.convertScaleAbs"):
+    operation(_name, is_per_image=True, growth=lambda values: abs(values[0]))(_by_ramp(_name))
+for _name in ("ImageOps.posterize", "ImageOps.solarize", "cv2.LUT"):
+    operation(_name, is_per_image=True)(_by_ramp(_name))
+operation("cv2.threshold", is_per_image=True, refuses=lambda values, _: values[2] >= cv2.THRESH_OTSU)(
+    _by_ramp("cv2.threshold")
+)
+operation("cv2.threshold", is_per_image=True, refuses=lambda _, state: state.mode != "L", reason="Otsu, of colours")(
+    _by_sorted_pixels("cv2.threshold")
+)
+operation("cv2.equalizeHist", is_per_image=True)(_by_sorted_pixels("cv2.equalizeHist"))
+for _name in ("ImageOps.autocontrast", "ImageOps.equalize"):
+    operation(_name, is_per_image=True)(_by_histogram(_name))
+operation("ImageEnhance.Contrast", is_per_image=True, growth=blend_growth)(_by_histogram("ImageEnhance.Contrast"))
 
 
-def rgb_to_gray(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`cv2.COLOR_RGB2GRAY`."""
-    return gray_of(images_NCHW, _GRAY, 15)
+@operation("Image.getchannel", is_per_image=True, growth=1)
+def _pick_channel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    return torch.stack([image[channel, None] for image, (channel,) in zip(images_NCHW, values, strict=True)])
 
 
-def bgr_to_gray(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`cv2.COLOR_BGR2GRAY`."""
-    return gray_of(images_NCHW, (_GRAY[2], _GRAY[1], _GRAY[0]), 15)
+def _by(module: Any, function: str) -> Call:
+    """A function of the images alone, found when it is called: another version may not have it."""
+    return lambda images_NCHW, _: getattr(module, function)(images_NCHW)
 
 
-def gray_to_rgb(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
-    """`cv2.COLOR_GRAY2RGB`."""
-    return images_NCHW.repeat(1, 3, 1, 1)
+for _name, _module, _function in (
+    ("ImageOps.invert", torch, "bitwise_not"),
+    ("cv2.bitwise_not", torch, "bitwise_not"),
+    ("cv2.RGB2BGR", color, "rgb_to_bgr"),
+    ("cv2.RGB2GRAY", color, "rgb_to_grayscale"),
+    ("cv2.BGR2GRAY", color, "bgr_to_grayscale"),
+    ("cv2.GRAY2RGB", color, "grayscale_to_rgb"),
+):
+    operation(_name, by=_module.__name__, is_per_image=True, growth=1)(_by(_module, _function))
 
 
-def threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """`cv2.threshold`, by the library's table; Otsu's limit comes from the histogram."""
-    counts = histograms(images_NCHW) if any(kind >= cv2.THRESH_OTSU for _, _, kind in values) else None
-    tables = []
-    for place, (limit, most, kind) in enumerate(values):
-        if counts is not None and kind >= cv2.THRESH_OTSU:
-            limit, kind = otsu_limit(counts[place, 0].tolist()), kind - cv2.THRESH_OTSU
-        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        tables.append(np.asarray(OPERATIONS["cv2.threshold"].call(ramp, (limit, most, kind)))[0])
-    return apply_tables(images_NCHW, torch.from_numpy(np.stack(tables))[:, None])
+def _luma(images_NCHW: Tensor) -> Tensor:
+    """Pillow's mode L (ITU-R 601-2, 16 bits), [N, 1, H, W]: sums of whole numbers below 2**24, exact in float32."""
+    if images_NCHW.shape[1] == 1:
+        return images_NCHW
+    weights = torch.tensor([19595.0, 38470.0, 7471.0], device=images_NCHW.device)
+    sums: Tensor = color.rgb_to_grayscale(images_NCHW.float(), weights)
+    return (sums / (1 << 16) + 0.5).to(torch.uint8)
 
 
-def otsu_limit(counts: Sequence[int]) -> int:
-    """The limit that parts a histogram into classes that differ most (Otsu 1979), in OpenCV's float64 steps."""
-    scale = 1.0 / sum(counts)
-    mean = sum(value * float(count) for value, count in enumerate(counts)) * scale
-    low_mean = low_share = best = 0.0
-    limit, epsilon = 0, float(np.finfo(np.float32).eps)
-    for value, count in enumerate(counts):
-        share = count * scale
-        low_mean *= low_share
-        low_share += share
-        high_share = 1.0 - low_share
-        if min(low_share, high_share) < epsilon or max(low_share, high_share) > 1.0 - epsilon:
-            continue
-        low_mean = (low_mean + value * share) / low_share
-        high_mean = (mean - low_share * low_mean) / high_share
-        between = low_share * high_share * (low_mean - high_mean) * (low_mean - high_mean)
-        if between > best:
-            best, limit = between, value
-    return limit
+@operation("Image.convert", by="kornia.color", growth=1)
+def _convert(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    return _luma(images_NCHW) if values[0][0] == "L" else images_NCHW.expand(-1, 3, -1, -1).contiguous()
+
+
+def blend(degenerate_NCHW: Tensor, images_NCHW: Tensor, factors: Sequence[Values]) -> Tensor:
+    """`Image.blend` in float32 as in C, cut off below the point; factors beyond [0, 1] go past the image."""
+    alpha = torch.tensor([factor for (factor,) in factors], dtype=torch.float32, device=images_NCHW.device)
+    base = degenerate_NCHW.float()
+    return (base + alpha[:, None, None, None] * (images_NCHW.float() - base)).clamp_(0, 255).to(torch.uint8)
+
+
+@operation("ImageEnhance.Color", is_per_image=True, growth=blend_growth)
+def _color(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
+    return blend(_luma(images_NCHW), images_NCHW, values)
+
+
+class _Space(NamedTuple):
+    """A colour space of Kornia's: OpenCV's values are `scale` times its channels in `order`, plus `shift`."""
+
+    name: str
+    scale: tuple[float, float, float]
+    shift: tuple[float, float, float] = (0, 0, 0)
+    order: tuple[int, int, int] = (0, 1, 2)
+
+
+def _lab_to_rgb(lab: Tensor) -> Tensor:
+    """By way of XYZ: Kornia's `lab_to_rgb` raises a negative z to 0, but neither x nor y; OpenCV raises none."""
+    lightness, green_red, blue_yellow = lab.unbind(1)
+    y = (lightness + 16) / 116
+    roots = torch.stack([y + green_red / 500, y, y - blue_yellow / 200], 1)
+    xyz = torch.where(roots > 6 / 29, roots**3, (roots - 4 / 29) / 7.787)
+    white = torch.tensor([0.950456, 1.0, 1.088754], device=lab.device)[:, None, None]
+    rgb: Tensor = color.linear_rgb_to_rgb(color.xyz_to_rgb(xyz * white).clamp_(0, 1))
+    return rgb
+
+
+#: OpenCV's hue counts degrees by two: 180 of them are a turn.
+_HUE = 90 / math.pi
+_SPACES = {
+    "HSV": _Space("hsv", (_HUE, 255, 255)),
+    "HLS": _Space("hls", (_HUE, 255, 255)),
+    "LAB": _Space("lab", (2.55, 1, 1), (0, 128, 128)),
+    "YUV": _Space("yuv", (255, 255, 255), (0, 128, 128)),
+    # OpenCV's differences are centered on 128, Kornia's on half of 255.
+    "YCrCb": _Space("ycbcr", (255, 255, 255), (0, 0.5, 0.5), (0, 2, 1)),
+}
+
+
+def _conversion(name: str) -> Call:
+    """`cv2.cvtColor` by the name of a code, "RGB2HSV" or "LAB2BGR"."""
+    before, _, after = name.partition("2")
+    space = _SPACES[after if after in _SPACES else before]
+
+    def call(images_NCHW: Tensor, _: Sequence[Values]) -> Tensor:
+        values = images_NCHW.float()
+        scale, shift = (torch.tensor(each, device=values.device)[:, None, None] for each in (space.scale, space.shift))
+        if before in _SPACES:
+            to_rgb = _lab_to_rgb if before == "LAB" else getattr(color, f"{space.name}_to_rgb")
+            rgb = to_bytes(to_rgb(((values - shift) / scale)[:, space.order]) * 255)
+            return rgb.flip(1) if after == "BGR" else rgb
+        rgb = (values.flip(1) if before == "BGR" else values) / 255
+        values = getattr(color, f"rgb_to_{space.name}")(rgb)[:, space.order] * scale + shift
+        if after == "HSV":
+            values[:, 0] = values[:, 0].round() % 180
+        return to_bytes(values)
+
+    return call
+
+
+for _name in SPACES:
+    operation(
+        f"cv2.{_name}",
+        by="kornia.color",
+        is_per_image=True,
+        most=2,
+        # The hues 179 and 0 are neighbours: a rounding between them is a difference of 179.
+        far=0.001 if _name.endswith(("HSV", "HLS")) else 0,
+    )(_conversion(_name))

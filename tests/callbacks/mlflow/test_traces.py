@@ -27,12 +27,14 @@ from cv_lightning.types import (
     ViewedImage,
 )
 from sandbox import Affine, Observation
+from sandbox.geometry import orientation_frame
 
 HOSTILE = "<script>alert(1)</script> \x00\ud800 'DROP TABLE"
 
 
 def recovered() -> Trajectory:
     image = Image.new("RGB", (6, 4), "red")
+    image.putpixel((1, 1), (0, 0, 255))
     turned = image.rotate(270, expand=True)
     failed = Observation("error", text=HOSTILE, lane="confined", wall_s=0.5)
     ran = Observation("ok", turned, lane="pillow", wall_s=0.25, tools=("rotate_270",), orientation="rotate_270")
@@ -43,7 +45,7 @@ def recovered() -> Trajectory:
     ]
     views = [
         ViewedImage(image, 0, Affine(), "identity"),
-        ViewedImage(turned, 0, Affine(0, 1, 0, 1, 0, 0), "rotate_270", 1),
+        ViewedImage(turned, 0, orientation_frame("rotate_270", image.size), "rotate_270", 1),
     ]
     sample = Sample("s0", HOSTILE, (image,), "A", ("rotate_90",))
     tokens = TokenSequence()

@@ -94,6 +94,35 @@ def test_finished_stages_are_skipped_and_a_changed_one_takes_its_dependents_alon
     assert Path("runs/fake/rl/stage.json").stat().st_mtime_ns > trained["rl"]
 
 
+def test_a_stage_that_fails_leaves_the_other_arms_and_is_named_in_the_report(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(recipe / "recipe.yaml", "run_folder: runs/fake", "run_folder: runs/fake\nhas_claims: true")
+    replace(recipe / "sft.yaml", "init_args:\n    policy", "init_args:\n    fail: true\n    policy")
+    assert reproduce() == 1
+    entry = report()
+    assert list(entry["stages"]) == ["base"]
+    assert entry["failed"]["rl"] == "it reads sft, which failed"
+    assert "this module was asked to fail" in entry["failed"]["sft"]
+    reasons = {claim["name"]: claim["reason"] for claim in entry["claims"]}
+    assert reasons["brittleness"].startswith("base: runs/fake/base: no answers of a test")
+    assert reasons["RL after SFT"].startswith("rl: it reads sft, which failed; sft: failed: ")
+    assert reasons["no cold start, no tools"].startswith("rl_without_sft: the recipe has no such stage")
+    assert "rl: it reads sft, which failed" in capsys.readouterr().out
+    replace(recipe / "sft.yaml", "fail: true", "fail: false")
+    assert reproduce() == 0
+    assert report()["failed"] == {}
+
+
+@pytest.mark.parametrize("jobs", ["0", "two"])
+def test_a_recipe_with_no_stage_at_a_time_is_refused(
+    jobs: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace(recipe / "recipe.yaml", "run_folder: runs/fake", f"run_folder: runs/fake\njobs: {jobs}")
+    assert reproduce() == 2
+    assert "jobs: expected a whole number of at least 1" in capsys.readouterr().err
+
+
 def test_ctrl_c_stops_between_steps_and_the_same_command_goes_on(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

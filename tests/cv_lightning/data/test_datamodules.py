@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from cv_lightning.data.datamodules import EVALUATED, EpisodeDataModule, EvaluationSet, PromptDataModule
+from cv_lightning.data.datamodules import EpisodeDataModule, EvaluationSet, PromptDataModule
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.source import SampleSource, Split
 from cv_lightning.data.worlds.plates import PlateWorld
@@ -210,8 +210,8 @@ def test_evaluation_is_balanced_paired_and_held_out(kind: str, split: Literal["v
     assert [len(batch) for batch in batches] == [5, 5, 5, 5, 4]
     samples = [sample for batch in batches for sample in batch]
     assert all(isinstance(sample, Sample) for sample in samples)
-    assert Counter(sample.transforms for sample in samples) == dict.fromkeys(EVALUATED, 4)
-    assert len(EVALUATED) == 6
+    assert Counter(sample.transforms for sample in samples) == dict.fromkeys(SampleSource.conditions, 4)
+    assert len(SampleSource.conditions) == 6
     assert {sample.id for sample in samples} == {f"plates-2-{split}-{index}" for index in range(4)}
     again = module.val_dataloader() if split == "validation" else module.test_dataloader()
     assert [s.images[0].tobytes() for b in again for s in b] == [s.images[0].tobytes() for s in samples]

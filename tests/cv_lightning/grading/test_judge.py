@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -141,6 +142,10 @@ def test_confusing_the_judge_does_not_pay(server: Server) -> None:
     assert confused[1] < 0
     server.replies = [(503, b"")] * 2
     assert advantages() == [0, 0], "a judge that is down says nothing about the answer"
+    server.replies = [(503, b"")] * 2
+    breakdowns = score(group, RewardConfig(), Judge(server.url, "judge"))
+    assert breakdowns[0].total == 1
+    assert math.isnan(breakdowns[1].total)
 
 
 def test_judge_tries_again_and_remembers(server: Server) -> None:

@@ -78,6 +78,20 @@ def test_full_training_fits_eight_cards(model: str, stage: str, capsys: pytest.C
     assert result["step"]["shards"] == 8
 
 
+@pytest.mark.parametrize(("block", "devices", "engine"), [("beside", 5, 0), ("colocated", 8, 40 * 10**9)])
+@pytest.mark.parametrize("model", ["qwen2_5_vl_7b", "qwen3_vl_8b"])
+def test_an_engine_samples_beside_or_in_turn(
+    model: str, block: str, devices: int, engine: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", str(EXPERIMENTS / f"engine/{block}.yaml"), "--memory", "80"]
+    result = planned(capsys, f"{model}/rl.yaml", *options)
+    assert result["fits"], result["advice"]
+    assert result["step"]["devices"] == devices
+    assert result["bytes"]["engine"] == engine
+    assert result["bytes"]["KV cache"] == result["bytes"]["replica"] == result["bytes"]["activations, rollout"] == 0
+    assert result["phase_bytes"]["rollout"] >= engine
+
+
 @pytest.mark.parametrize("stage", ["sft", "rl"])
 @pytest.mark.parametrize("model", ["qwen2_5_vl_7b", "qwen3_vl_8b"])
 @pytest.mark.parametrize("card", [24, 48, 80])

@@ -29,11 +29,11 @@ def test_what_fits_needs_no_advice() -> None:
 
 
 def test_the_cheapest_value_that_helps_is_named() -> None:
-    work = replace(WORK, micro_batch_size=4, batch_size=4)
+    work = replace(WORK, micro_batch_tokens=4000, batch_size=4)
     with_checkpoints = memory(SIZE, replace(work, gradient_checkpointing=True)).peak
     assert advice_at(work, with_checkpoints) == ["change policy.gradient_checkpointing to true"]
-    one_row = memory(SIZE, replace(work, gradient_checkpointing=True, micro_batch_size=1)).peak
-    assert advice_at(work, one_row)[1:] == ["change model.micro_batch_size to 1"]
+    one_row = memory(SIZE, replace(work, gradient_checkpointing=True, micro_batch_tokens=1000)).peak
+    assert advice_at(work, one_row)[1:] == ["change model.micro_batch_tokens to 1000"]
 
 
 def test_a_rollout_that_is_too_large_is_sampled_in_parts() -> None:

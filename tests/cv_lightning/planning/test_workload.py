@@ -14,11 +14,12 @@ from tests.modules.helpers import small_policy
 
 def test_sequences_and_rows() -> None:
     assert WORK.sequences == 1
-    work = replace(WORK, batch_size=8, group_size=4, micro_batch_size=0, epochs=2, optimizer_steps=4)
+    work = replace(WORK, batch_size=8, group_size=4, micro_batch_tokens=0, epochs=2, optimizer_steps=4)
     assert work.sequences == 32
     assert work.rows == 16  # two minibatches in each of two passes
-    assert replace(work, micro_batch_size=5).rows == 5
-    assert replace(work, micro_batch_size=50).rows == 16
+    assert replace(work, micro_batch_tokens=5999).rows == 5
+    assert replace(work, micro_batch_tokens=50_000).rows == 16
+    assert replace(work, micro_batch_tokens=1).rows == 1
 
 
 @pytest.mark.parametrize(("at_once", "together"), [(0, 32), (32, 32), (15, 12), (3, 3), (100, 32)])

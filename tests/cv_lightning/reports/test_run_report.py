@@ -105,3 +105,40 @@ def test_no_report_is_an_error_that_names_the_file(tmp_path: Path) -> None:
 def test_read_curves_joins_rows_of_a_step_and_skips_what_is_no_number(tmp_path: Path) -> None:
     log(tmp_path, "step,a,b\n1,,7\n0,1.0,nan\n1,2.0,\n2,x,inf\n,9,9\n")
     assert read_curves(tmp_path / "metrics.csv") == {"a": [(0.0, 1.0), (1.0, 2.0)], "b": [(1.0, 7.0)]}
+
+
+def test_claims_come_first_with_numbers_example_and_links(tmp_path: Path) -> None:
+    finding = {
+        "text": "upright <b>",
+        "value": 0.975,
+        "low": 0.95,
+        "high": 1.0,
+        "needed": "at least 97 %",
+        "verdict": "reproduced",
+        "is_share": True,
+    }
+    claim = {
+        "name": "brittleness",
+        "paper": "up to -80 %",
+        "arms": ["base"],
+        "verdict": "reproduced",
+        "reason": "",
+        "findings": [finding],
+        "example": {"arm": "base", "seed": 0, "id": "turned-1", "turns": ["<think>"], "answer": "F", "truth": "G"},
+    }
+    other = {**claim, "name": "chains", "verdict": "cannot be judged", "reason": "rl: did not run", "findings": []}
+    for step in ("step_00000001", "step_00000101"):
+        (tmp_path / "base/trajectories" / step).mkdir(parents=True)
+        (tmp_path / "base/trajectories" / step / "index.html").touch()
+    (tmp_path / "report.json").write_text(
+        json.dumps({"stages": {"base": entry(0.9)}, "claims": [claim, other], "failed": {"rl": "failed: <i>"}})
+    )
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert page.index("Claims") < page.index("Accuracy by orientation")
+    assert "97.5 %" in page
+    assert "95.0 % to 100.0 %" in page
+    assert "upright &lt;b&gt;" in page
+    assert "Not judged: rl: did not run." in page
+    assert 'href="base/trajectories/step_00000101/index.html"' in page
+    assert "step_00000001" not in page
+    assert "rl: failed: &lt;i&gt;" in page

@@ -61,9 +61,10 @@ def force_first_reply(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         self.forced = [_letters(self.network, text) if len(c.images) == 1 else [] for c in contexts]
         return sample(self, contexts)
 
-    def forced_draw(self: Any, hidden_BD: Tensor) -> tuple[Tensor, Tensor]:
-        ids_B, logprobs_B = draw(self, hidden_BD)
-        rows = [forced.pop(0) if forced else drawn for forced, drawn in zip(self.forced, ids_B.tolist(), strict=True)]
+    def forced_draw(self: Any, hidden_BD: Tensor, is_inside_B: Tensor) -> tuple[Tensor, Tensor]:
+        ids_B, logprobs_B = draw(self, hidden_BD, is_inside_B)
+        forced = [self.forced[row] for row in self._rows]  # rows whose turn has ended are not drawn
+        rows = [ids.pop(0) if ids else drawn for ids, drawn in zip(forced, ids_B.tolist(), strict=True)]
         return torch.tensor(rows), logprobs_B
 
     monkeypatch.setattr(GenerationSession, "sample", watched_sample)

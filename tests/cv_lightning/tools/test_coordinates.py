@@ -15,12 +15,13 @@ from PIL import Image
 
 from cv_lightning.conversation import Conversation, announce_images, format_answer, format_tool_call
 from cv_lightning.data.sources.episodes import RecordedEpisodes, episode_of
+from cv_lightning.driver import roll_out
 from cv_lightning.endpoint import Endpoint, EndpointSolver
 from cv_lightning.endpoint.client import ChatReply
 from cv_lightning.endpoint.messages import Dialogue, ImageEncoding
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import gather_claims, gather_effects
-from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.rollout import Sampling
 from cv_lightning.tools import CodeTools, NamedTools, Toolbox
 from cv_lightning.tools.choose import restore_toolbox
 from cv_lightning.tools.read_codes import ReadCodes

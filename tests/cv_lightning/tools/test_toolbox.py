@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerFast
 from cv_lightning.conversation import Conversation, format_answer, format_call, format_tool_call, parse_reply
 from cv_lightning.data.oracle import BROKEN_CALLS, SPELLINGS, TURNS, EpisodeBuilder, wordings
 from cv_lightning.data.worlds.plates import PlateWorld
+from cv_lightning.driver import roll_out
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.rollout import Sampling
 from cv_lightning.tools import CodeTools, NamedTools, Toolbox, make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_SCHEMA, SYSTEM_PROMPT
 from cv_lightning.tools.read_codes import ReadCodes
-from cv_lightning.types import Group, Sample, StopReason, ToolCall
+from cv_lightning.types import Group, Reply, Sample, StopReason, ToolCall, Trajectory, Turn
 from cv_lightning.viewer.recording import describe
 from modules.policy.tiny import train_tokenizer
 from sandbox import ToolExecutor, ToolRequest, orient
@@ -204,7 +205,8 @@ def test_a_rollout_that_asks_a_model(name: str, executor: ToolExecutor) -> None:
     assert second is not None
     assert (second.status, second.text, second.image, second.tools) == ("ok", "28 x 56 rows", None, ("size",))
     assert len(only.images) == 2
-    (breakdown,) = score(group, RewardConfig())
+    unaided = Trajectory(only.sample, [Turn("<answer>J</answer>", Reply(answer="J"))], only.images[:1])
+    breakdown, _ = score(replace(group, trajectories=[only, unaided]), RewardConfig())
     assert breakdown.terms["emergence"] > 0, "a model is a tool outside of those that are required"
     assert describe(only, lambda image: "x.png")["turns"][1]["call"]["arguments"] == {"unit": "rows"}
 

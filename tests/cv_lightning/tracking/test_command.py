@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from callbacks.mlflow.logger import BackgroundMLflowLogger
+from cv_lightning.driver import roll_out
 from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.rollout import Sampling, roll_out
+from cv_lightning.rollout import Sampling
 from cv_lightning.tracking.command import main
 from cv_lightning.types import Sample
 from sandbox import ToolExecutor

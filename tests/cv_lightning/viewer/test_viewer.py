@@ -35,7 +35,8 @@ def a_record(**changes: Any) -> dict[str, Any]:
             "image_index": 0,
             "fault": None,
             "credit": {"accuracy": 0.0, "mandatory": 1.0},
-            "observation": {"status": "ok", "text": "", "tools": ["rotate_180"], "lane": "pillow"},
+            "observation": {"status": "ok", "text": "", "tools": ["rotate_180"], "lane": "kornia"}
+            | {"exactness": "close", "library": "kornia 0.9.1"},
         },
         {
             "text": "<think>Upright.</think>\n<answer>F7G</answer>",
@@ -184,6 +185,7 @@ def test_a_browser_shows_filters_turns_boxes_and_group_mates(tmp_path: Path) -> 
     assert "&lt;img src=x onerror=alert(1)&gt;" in document
     assert "Group mates (2)" in document
     assert '<span class="n">180</span>' in document, "code is highlighted"
+    assert "ok: rotate_180 (kornia lane, close, kornia 0.9.1)" in document
     # The box (0, 0, 10, 20) of the question's image lies in the opposite corner of the one that was turned by 180.
     assert 'points="0,0 10,0 10,20 0,20"' in document
     assert 'points="60,40 50,40 50,20 60,20"' in document

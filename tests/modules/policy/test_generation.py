@@ -9,6 +9,7 @@ import torch
 
 from cv_lightning.rollout import Completion, Sampling
 from cv_lightning.types import Sample, TokenSequence, ViewedImage
+from modules.policy.generation import draw
 from modules.policy.policy import Policy
 from tests.modules.helpers import FAMILIES, noise, small_policy
 
@@ -83,7 +84,9 @@ def test_end_of_turn_ends_a_row_and_leaves_a_hole(policy: Policy) -> None:
     finally:
         del policy.logits
     assert len({len(completion.ids) for completion in first}) > 3
-    assert all(completion.is_finished == (len(completion.ids) < 40) for completion in first)
+    end_id = policy.conversation.end_of_turn_id
+    assert all(completion.is_finished == (completion.ids[-1] == end_id) for completion in first)
+    assert all(completion.is_finished or len(completion.ids) == 40 for completion in first)
     for completion in first:
         assert policy.conversation.end_of_turn_id not in completion.ids[:-1]
     torch.testing.assert_close(logprobs_BT, batch.logprobs_BT, atol=1e-4, rtol=0)
@@ -126,7 +129,7 @@ def test_prompts_are_computed_once(policy: Policy, monkeypatch: pytest.MonkeyPat
     encoded: list[int] = []
     hidden_states, encode_images = policy.hidden_states, policy.encode_images
     monkeypatch.setattr(policy, "hidden_states", lambda *a: (rows.append(tuple(a[0].shape)), hidden_states(*a))[1])
-    monkeypatch.setattr(policy, "encode_images", lambda images: (encoded.append(len(images)), encode_images(images))[1])
+    monkeypatch.setattr(policy, "encode_images", lambda *a: (encoded.append(len(a[0])), encode_images(*a))[1])
     contexts = [policy.conversation.start(question(index)) for index in (1, 1, 1, 3, 1, 3)]
     speak(policy.open_session(Sampling(1.0, 3)), contexts)
     assert rows[0][0] == 2
@@ -178,3 +181,33 @@ def test_whoever_watches_may_stop_a_turn_and_it_stays_as_it_is(policy: Policy) -
     stopped = policy.open_session(sampling, listen).sample(contexts)
     assert [completion.ids for completion in stopped] == [completion.ids[:3] for completion in expected]
     assert not any(completion.is_finished for completion in stopped)
+
+
+def test_draws_have_the_probabilities_and_never_an_impossible_index() -> None:
+    probabilities_V = torch.tensor([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
+    found = draw(probabilities_V.expand(100_000, -1), torch.Generator().manual_seed(0))
+    shares_V = found.bincount(minlength=6) / len(found)
+    torch.testing.assert_close(shares_V, probabilities_V, rtol=0, atol=0.006)
+    assert (shares_V[probabilities_V == 0] == 0).all()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53, 1.0])
+def test_draws_at_the_ends_are_possible(uniform: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, uniform, dtype=torch.float64))
+    probabilities_BV = torch.tensor([[0.0, 0.7, 0.3, 0.0]])
+    assert draw(probabilities_BV, torch.Generator()).tolist() == [1 if uniform == 0 else 2]
+
+
+def test_closed_rows_leave_the_batch(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_rows: list[int] = []
+    step = type(policy.open_session(Sampling(1.0, 1)))._step
+    session = policy.open_session(Sampling(temperature=1.5, max_new_tokens=40, seed=3))
+    monkeypatch.setattr(type(session), "_step", lambda self, ids, *a: (n_rows.append(len(ids)), step(self, ids, *a))[1])
+    bias = torch.zeros_like(policy.is_banned_V, dtype=torch.float)
+    bias[policy.conversation.end_of_turn_id] = 4.0
+    plain = policy.logits
+    monkeypatch.setattr(policy, "logits", lambda hidden_MD: plain(hidden_MD) + bias)
+    done = speak(session, [policy.conversation.start(question(index % 3)) for index in range(12)])
+    n_open = [sum(len(each.ids) > n for each in done) for n in range(1, 40)]
+    assert n_rows[0] == 12
+    assert all(n <= rows < 1.5 * n + 1 for rows, n in zip(n_rows, n_open, strict=False))

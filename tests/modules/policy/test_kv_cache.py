@@ -1,4 +1,4 @@
-"""A cache that grows in place holds what Hugging Face's own holds."""
+"""A cache that grows in place holds what Hugging Face's own holds, and gives rows to others without their holes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from modules.policy.kv_cache import growing_cache
+from modules.policy.kv_cache import CachedRows, gathered, growing_cache
 
 steps = st.lists(st.one_of(st.integers(1, 80), st.lists(st.integers(0, 2), min_size=3, max_size=3)), max_size=6)
 
@@ -19,8 +19,9 @@ def test_columns_are_those_of_the_dynamic_cache(steps: list[int | list[int]]) ->
     generator = torch.Generator().manual_seed(0)
     for step in [2, *steps]:
         if isinstance(step, list):
-            for cache in (ours, theirs):
-                cache.batch_select_indices(torch.tensor(step))
+            theirs.batch_select_indices(torch.tensor(step))
+            is_valid_BL = torch.ones(3, ours.get_seq_length(), dtype=torch.bool)
+            ours = gathered([CachedRows(ours, is_valid_BL, [0, 1, 2])], step, growing_cache()).cache
             continue
         for layer in (0, 1):
             keys, values = torch.randn((2, 3, 2, step, 4), generator=generator)
@@ -29,3 +30,26 @@ def test_columns_are_those_of_the_dynamic_cache(steps: list[int | list[int]]) ->
             ):
                 assert torch.equal(found, expected)
     assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+def block(rows: list[int], is_valid_BL: list[list[int]]) -> CachedRows:
+    """One layer with one head of one feature: a key is 100 times its row and its column, a value its negative."""
+    cache = growing_cache()
+    keys = torch.tensor([[100.0 * row + column for column in range(len(is_valid_BL[0]))] for row in rows])
+    cache.update(keys[:, None, :, None], -keys[:, None, :, None], 0)
+    return CachedRows(cache, torch.tensor(is_valid_BL, dtype=torch.bool), rows)
+
+
+def test_rows_of_several_caches_come_without_holes() -> None:
+    blocks = [block([4, 2], [[1, 0, 1, 0], [0, 0, 1, 0]]), block([3], [[1, 1, 0, 1, 1, 1]])]
+    found = gathered(blocks, [2, 3, 2, 4], growing_cache())
+    assert found.rows == [2, 3, 2, 4]
+    assert found.is_valid_BL.sum(1).tolist() == [1, 5, 1, 2]
+    layer = found.cache.layers[0]
+    for row, expected in enumerate(([202], [300, 301, 303, 304, 305], [202], [400, 402])):
+        is_valid_L = found.is_valid_BL[row]
+        assert layer.keys[row, 0, is_valid_L, 0].tolist() == expected
+        assert layer.values[row, 0, is_valid_L, 0].tolist() == [-key for key in expected]
+    assert layer.keys.shape[-2] == 5
+    more = torch.full((4, 1, 1, 1), 7.0)
+    assert found.cache.update(more, more, 0)[0][..., -1, 0].tolist() == [[7.0]] * 4

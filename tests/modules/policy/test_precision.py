@@ -244,7 +244,7 @@ def test_gradient_of_a_small_step_reaches_every_master() -> None:
     policy = small_policy(dtype="bfloat16", gradient_checkpointing=True)
     before = {name: parameter.detach().float().clone() for name, parameter in trained(policy).items()}
     config = PolicyGradientConfig(kl_coefficient=0.001)
-    module, batch = module_of("rl", policy, minibatches=2, micro_batch_size=1, policy_gradient=config)
+    module, batch = module_of("rl", policy, minibatches=2, micro_batch_tokens=1, policy_gradient=config)
     train(module, [batch])
     unmoved = [name for name, parameter in trained(policy).items() if torch.equal(parameter, before[name])]
     assert not unmoved

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cv_lightning import types
 from cv_lightning.types import Sample, TokenSequence, Trajectory, ViewedImage
-from modules.policy.token_batch import by_length, collate, distinct_images, image_bytes
+from modules.policy.token_batch import collate, distinct_images, image_bytes
 from sandbox.lanes.tensor.images import TensorImage
 from tests.modules.helpers import noise
 
@@ -76,15 +76,6 @@ def test_images_of_sequences_in_reading_order() -> None:
         for images in ([second], [first, second.copy()], [])
     ]
     assert collate(sequences, 0).images.occurrences == [0, 1, 0]
-
-
-@given(st.lists(st.integers(0, 20), max_size=12), st.integers(0, 5))
-def test_parts_hold_every_index_once_and_similar_lengths(lengths: list[int], size: int) -> None:
-    parts = by_length([[0] * length for length in lengths], size)
-    assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
-    assert all(len(part) <= (size or len(lengths)) for part in parts)
-    in_order = [lengths[index] for part in parts for index in part]
-    assert in_order == sorted(in_order)
 
 
 def test_tensor_images_are_told_apart_where_they_are() -> None:

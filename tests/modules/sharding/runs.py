@@ -42,6 +42,7 @@ class Case:
         is_tied: Whether the start's head is its embedding.
         optimizer: How it is updated.
         max_steps: Steps.
+        is_merged: Whether the start is a folder of adapters.
     """
 
     kind: str
@@ -49,11 +50,17 @@ class Case:
     is_tied: bool = False
     optimizer: OptimizerConfig = OptimizerConfig(lr=1e-4)  # noqa: RUF009  # frozen
     max_steps: int = 3
+    is_merged: bool = False
 
     @property
     def name(self) -> str:
         """For tables and folders."""
-        settings = {**self.policy, "lora": "lora" if "lora" in self.policy else "full", "tied": self.is_tied}
+        settings = {
+            **self.policy,
+            "lora": "lora" if "lora" in self.policy else "full",
+            "tied": self.is_tied,
+            "merged": self.is_merged,
+        }
         words = [name if value is True else str(value) for name, value in settings.items() if value]
         return " ".join([self.kind, *words])
 
@@ -70,7 +77,7 @@ def matrix(*families: str) -> list[Case]:
 
 def start(case: Case, folder: Path) -> dict[str, Any]:
     """The policy's arguments with an exported folder as its source, whose weights can be deferred."""
-    policy = small_policy(case.policy.get("family", "qwen2_5_vl"))
+    policy = small_policy(case.policy.get("family", "qwen2_5_vl"), lora=LORA if case.is_merged else None)
     if case.is_tied:
         policy.model.config.tie_word_embeddings = policy.model.config.text_config.tie_word_embeddings = True
         policy.model.tie_weights()
@@ -79,19 +86,29 @@ def start(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def make(case: Case, policy: dict[str, Any], is_sharded: bool) -> Any:
-    arguments: dict[str, Any] = {"optimizer": case.optimizer, "micro_batch_size": 2}
+    arguments: dict[str, Any] = {"optimizer": case.optimizer, "micro_batch_tokens": 250}
     if is_sharded:
         arguments["sampler"] = Replica()
         policy = {**policy, "deferred": True}
+    made = with_own_adapters(small_policy(**policy))
     if case.kind == "sft":
-        return RecordedSFT(small_policy(**policy), **arguments)
+        return RecordedSFT(made, **arguments)
     return RecordedGRPO(
-        small_policy(**policy),
+        made,
         group_size=3,
         policy_gradient=PolicyGradientConfig(kl_coefficient=0.01, aggregation="sequence_mean"),
         rollout=RolloutConfig(max_turns=1, max_new_tokens=6, lane="pillow"),
         **arguments,
     )
+
+
+def with_own_adapters(policy: Policy) -> Policy:
+    """The same adapters, whatever was drawn before: a model that is loaded whole may draw numbers."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if ".lora_" in name:
+            parameter.data = (0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype)
+    return policy
 
 
 def batches(kind: str, rank: int, world_size: int) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,11 @@ MORE = [
     Case("rl", {"family": "qwen3_vl", "frozen": ["language"]}),
     Case("rl", {"family": "qwen3_vl"}, is_tied=True),
     Case("sft", {"lora": {"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}),
+    Case("rl", is_merged=True),
 ]
+
+#: Its gradients differ by 1e-7 in the first step; AdamW makes 5e-6 of a weight of that, and the recurrence 2e-5.
+GRADIENTS_WITHIN = {"rl qwen3_5 full": 5e-5}
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +94,8 @@ def test_two_ranks_are_one(strategy: str, tmp_path: Path) -> None:
     found = {name: differences(*pair) for name, pair in folders.items()}
     for name, values in found.items():
         print(f"{strategy} {name}:", *(f"{value:.1e}" for value in values))
-    assert {name: values for name, values in found.items() if max(values) >= 1e-5} == {}
+    limits = {name: (1e-5, GRADIENTS_WITHIN.get(name, 1e-5), 1e-5) for name in found}
+    assert {name: values for name, values in found.items() if not all(map(operator.lt, values, limits[name]))} == {}
     for case in cases:
         assert_exported(case, folders[case.name][1], tmp_path / case.name / "start")
 

@@ -1,0 +1,80 @@
+"""One process of a run dies: the others end in one line that says how to continue."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from lightning.pytorch.strategies.launchers import subprocess_script
+
+from cv_lightning.cli.interrupt import resume_checkpoint
+from cv_lightning.errors import TrainingError
+
+#: In what torch says if another process of a run is gone: gloo's words, those of NCCL's watchdog, and of the store.
+_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "TCPStore")
+
+#: Seconds in which the first process may notice by itself that another one is gone; some collectives never do.
+_NOTICE_S = 20.0
+
+
+@contextmanager
+def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
+    """Inside, the loss of another process of the run ends this one, soon and in one line.
+
+    Args:
+        folder: Gives the folder of the run, or None if it has not begun.
+
+    Raises:
+        TrainingError: Another process is gone.
+    """
+
+    def watch(children: list[subprocess.Popen[bytes]]) -> None:
+        _Observer(children, folder).start()
+
+    launcher, name = vars(subprocess_script), "_launch_process_observer"
+    lightnings = launcher[name]
+    launcher[name] = watch  # Lightning's kills this process, and with it what it had to say
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(word in str(error) for word in _LOST):
+            raise
+        raise _error(str(error).splitlines()[0][:200], folder()) from error
+    finally:
+        launcher[name] = lightnings
+
+
+class _Observer(_ChildProcessObserver):
+    """Ends all processes if one that this one started has died, and this one waits for it."""
+
+    def __init__(self, children: list[subprocess.Popen[bytes]], folder: Callable[[], Path | None]) -> None:
+        super().__init__(os.getpid(), children)
+        self._folder = folder
+
+    def _run(self) -> bool:
+        codes = [child.poll() for child in self._child_processes]
+        lost = next((index for index, code in enumerate(codes) if code), None)
+        if lost is None:
+            return all(code == 0 for code in codes)
+        time.sleep(_NOTICE_S)
+        print(
+            f"error: {_error(f'process {lost + 1}, status {codes[lost]}', self._folder())}", file=sys.stderr, flush=True
+        )
+        for child in self._child_processes:
+            child.kill()
+        os._exit(1)
+
+
+def _error(fault: str, folder: Path | None) -> TrainingError:
+    newest = resume_checkpoint(folder) if folder is not None else None
+    remedy = f"Continue with --ckpt_path {newest}" if newest else "It had saved no checkpoint yet"
+    return TrainingError(
+        f"A process of this run has ended or does not answer ({fault}). Its own message says why; if it left none it "
+        f"was killed, most often for memory. {remedy}."
+    )

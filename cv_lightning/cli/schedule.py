@@ -1,0 +1,144 @@
+"""Runs the stages of a recipe, one after another here, or several at a time in processes of one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cv_lightning.cli.recipe import Stage
+from cv_lightning.cli.stage import run_stage
+from cv_lightning.console.quiet import is_quiet
+from cv_lightning.errors import CVLightningError
+
+#: Read by the libraries that compute, when they are loaded.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage that is ready to be run in any process.
+
+    Attributes:
+        stage: The stage.
+        folder: Its folder.
+        fingerprint: See `recipe.fingerprint`.
+        arguments: What the command line adds to its config.
+        heading: Shown before each of its lines.
+    """
+
+    stage: Stage
+    folder: Path
+    fingerprint: str
+    arguments: tuple[str, ...]
+    heading: str
+
+    def run(self) -> dict[str, Any]:
+        """Bring the stage to its end and return its entry of the report."""
+        console = Console(quiet=is_quiet())
+        say = partial(console.print, self.heading, highlight=False, markup=False, soft_wrap=True)
+        return run_stage(self.stage, self.folder, self.fingerprint, self.arguments, say)
+
+
+@dataclass
+class Outcome:
+    """What came of the stages.
+
+    Attributes:
+        results: The report's entries of those that finished, in the order of the recipe.
+        failed: Why the others did not.
+    """
+
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int, *, keeps_going: bool) -> Outcome:
+    """Run stages; each begins when those that it reads have finished.
+
+    Args:
+        tasks: In an order in which they can run.
+        jobs: How many at a time; 1 runs them in this process.
+        keeps_going: Whether the others run on if one fails.
+
+    Raises:
+        CVLightningError: A stage failed and `keeps_going` is False; any other error of a stage too.
+        KeyboardInterrupt: Ctrl-C; the next call continues.
+    """
+    outcome = Outcome()
+    if jobs == 1:
+        for task in tasks:
+            if not _is_blocked(task, outcome):
+                _take(outcome, task, task.run, keeps_going)
+    else:
+        _run_side_by_side(tasks, jobs, outcome, keeps_going)
+    order = {task.stage.name: place for place, task in enumerate(tasks)}
+    outcome.results = dict(sorted(outcome.results.items(), key=lambda entry: order[entry[0]]))
+    return outcome
+
+
+def _run_side_by_side(tasks: Sequence[Task], jobs: int, outcome: Outcome, keeps_going: bool) -> None:
+    waiting, running = [*tasks], dict[Future[dict[str, Any]], Task]()
+    context = multiprocessing.get_context("spawn")  # a fork would share the threads of a library that computes
+    with _one_thread(), ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
+        while waiting or running:
+            for task in [task for task in waiting if len(running) < jobs and _is_ready(task, outcome)]:
+                if len(running) < jobs:
+                    waiting.remove(task)
+                    running[pool.submit(task.run)] = task
+            waiting = [task for task in waiting if not _is_blocked(task, outcome)]
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                _take(outcome, running.pop(future), future.result, keeps_going)
+
+
+def _is_ready(task: Task, outcome: Outcome) -> bool:
+    return all(name in outcome.results for name in task.stage.after)
+
+
+def _is_blocked(task: Task, outcome: Outcome) -> bool:
+    """Whether a stage that it reads failed; that is then its own fault in the report."""
+    for name in task.stage.after:
+        if name in outcome.failed:
+            outcome.failed[task.stage.name] = f"it reads {name}, which failed"
+    return task.stage.name in outcome.failed
+
+
+def _take(outcome: Outcome, task: Task, result: Callable[[], dict[str, Any]], keeps_going: bool) -> None:
+    """Put a stage's result, or the reason why it has none, into the outcome."""
+    try:
+        outcome.results[task.stage.name] = result()
+    except Exception as error:
+        if not keeps_going:
+            raise
+        reason = str(error) if isinstance(error, CVLightningError) else repr(error)
+        outcome.failed[task.stage.name] = f"failed: {reason.splitlines()[0] if reason else type(error).__name__}"
+        task.folder.mkdir(parents=True, exist_ok=True)
+        (task.folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, processes that start compute with one thread, if the environment does not say otherwise."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update({name: value or "1" for name, value in before.items()})
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+def _restore(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -1,0 +1,246 @@
+"""SFT episodes of `StrategyWorld`: turns, crops, both in one call, shrinking crops, recovery, and no tool at all.
+
+An episode may begin with a call that fails or does the wrong thing; that call is shown and not trained. A small share
+of episodes tries a filter on an image that does not need one, so that its words exist: none is ever shown on a `faded`
+image, where it would help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cv_lightning.conversation import announcement, format_answer, format_tool_call, parse_reply
+from cv_lightning.data.oracle import (
+    BROKEN_CALLS,
+    ERROR_REASONS,
+    REASONS,
+    TURNS,
+    UPRIGHT_REASONS,
+    WrittenCall,
+    pick,
+    take_written_turn,
+    undoing_steps,
+    write_code,
+)
+from cv_lightning.data.orientation import turn_box
+from cv_lightning.data.source import Split, check_seed, check_weights, generator
+from cv_lightning.data.worlds.boards import BOARD, COLORS, MARKS, PLACES, STEP
+from cv_lightning.data.worlds.strategy import CORNERS, StrategyWorld
+from cv_lightning.errors import ConfigError
+from cv_lightning.evidence import gather_effects, last_orientation, required_orientation
+from cv_lightning.frames import view_question
+from cv_lightning.rollout import Executor
+from cv_lightning.tools.toolbox import ToolboxName
+from cv_lightning.types import Box, Sample, StopReason, Trajectory, Turn
+from sandbox import inverse
+
+CROP_REASON, READABLE_REASON, FILTER_REASON, WRONG_REASON = "Too small.", "Readable.", "Unclear.", "Still wrong."
+
+#: Filters by toolbox: the calls that a policy may try on any image.
+FILTERS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
+    "code": tuple(
+        write_code(f"result = {call}")
+        for call in ("ImageOps.autocontrast(image)", "ImageOps.equalize(image)", "ImageOps.grayscale(image)")
+    ),
+    "named": (("autocontrast", {}), ("contrast", {"factor": 4}), ("grayscale", {})),
+}
+#: Crops that fail.
+_BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
+    "code": (write_code("result = image.crop_box((0, 0, 42, 42))"), write_code("result = image.cut((0, 0, 42, 42))")),
+    "named": (("crop_box", {"bbox": [0, 0, 42, 42]}), ("crop", {"box": [0, 0, 42, 42]})),
+}
+#: A share of filters above this would teach them: they are only meant to exist.
+MAX_FILTERS = 0.02
+
+
+@dataclass(frozen=True)
+class StrategyEpisodes:
+    """Writes the SFT episode of any index of a world.
+
+    Attributes:
+        source: The world.
+        tools: Whether episodes call tools; if not, only families that need none are written.
+        recovery: Share of the episodes with tools that begin with a call that fails or is wrong.
+        filters: Share of the episodes that try a filter on a random image, at most 0.02.
+        in_one_call: Share of the episodes of `find_turned` that turn and crop in one call of code.
+        seed: Seed of the choices.
+        toolbox: "code" or "named": the tools that the policy has.
+    """
+
+    source: StrategyWorld = field(default_factory=StrategyWorld)
+    tools: bool = True
+    recovery: float = 0.2
+    filters: float = MAX_FILTERS
+    in_one_call: float = 0.25
+    seed: int = 0
+    toolbox: ToolboxName = "code"
+
+    def __post_init__(self) -> None:
+        check_seed("builder.seed", self.seed)
+        check_weights("builder.toolbox", {self.toolbox: 1.0}, tuple(TURNS))
+        for name in ("recovery", "in_one_call"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: expected a share in [0, 1] but got {getattr(self, name)}")
+        if not 0 <= self.filters <= MAX_FILTERS:
+            raise ConfigError(
+                f"filters: expected a share in [0, {MAX_FILTERS}] but got {self.filters}. More would teach the filter "
+                "that reinforcement learning is meant to find."
+            )
+        if self.toolbox == "named" and self.in_one_call:
+            raise ConfigError("in_one_call: expected 0 with named tools, which do one thing per call")
+
+    def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
+        """The episode at `index`; None for a family that it cannot be written for, or if a call had another effect."""
+        sample = self.source.sample(split, index)
+        if sample.family == "faded" or (not self.tools and sample.transforms):
+            return None
+        return _Writer(self, sample, executor, generator(self.seed, split, index, stream=1)).write()
+
+    def size(self, split: Split) -> int | None:
+        """None: episodes never end."""
+        return self.source.size(split)
+
+
+@dataclass
+class _Writer:
+    """Writes one episode."""
+
+    settings: StrategyEpisodes
+    sample: Sample
+    executor: Executor
+    rng: np.random.Generator
+
+    def write(self) -> Trajectory | None:
+        self.trajectory = Trajectory(self.sample, images=view_question(self.sample))
+        if self.settings.tools and self.sample.transforms and self.rng.random() < self.settings.recovery:
+            self._mistake()
+        if self.settings.tools and self.rng.random() < self.settings.filters:
+            self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
+        self._solve()
+        is_cropped = "crop" in self.sample.transforms
+        text = format_answer(READABLE_REASON if is_cropped else UPRIGHT_REASONS[0], self.sample.answer)
+        self.trajectory.turns.append(Turn(text, parse_reply(text)))
+        self.trajectory.stop_reason = StopReason.ANSWERED
+        return self.trajectory if self._checks() else None
+
+    def _solve(self) -> None:
+        """Turn, then crop; the view is that of the last call that helped."""
+        steps = undoing_steps(self.sample)
+        boxes = crop_boxes(self.sample)
+        if steps and boxes and self.rng.random() < self.settings.in_one_call:
+            self._call(_turned(steps[0]), self._chain(steps[0], boxes[0]))
+            return
+        for step in steps:
+            self._call(_turned(step), TURNS[self.settings.toolbox][step][0])
+        for box in boxes:
+            self._call(CROP_REASON, self._crop(box))
+
+    def _chain(self, step: str, box: Box) -> WrittenCall:
+        turn = str(TURNS["code"][step][0][1]["code"])
+        edges = turn_box(box, step, self.sample.images[0].size)
+        return write_code(f"{turn}.crop(({', '.join(str(round(edge)) for edge in edges)}))")
+
+    def _crop(self, box: Box) -> WrittenCall:
+        return write_crop(self.settings.toolbox, _in_view(self.trajectory, box))
+
+    def _mistake(self) -> None:
+        """A call that fails, a turn that is none of those needed, or a crop of another place."""
+        toolbox, needed = self.settings.toolbox, required_orientation(self.sample)
+        boxes, fails = crop_boxes(self.sample), self.rng.random() < 0.5
+        if needed != "identity":
+            wrong = [name for name in REASONS if name != needed]
+            calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong)][0]]
+            self._call(REASONS[pick(self.rng, list(REASONS))][0], pick(self.rng, calls), is_mistake=True)
+        elif fails:
+            self._call(CROP_REASON, pick(self.rng, _BROKEN_CROPS[toolbox]), is_mistake=True)
+        else:
+            elsewhere = wrong_box(self.rng, boxes[0], self.sample.images[0].size)
+            self._call(CROP_REASON, write_crop(toolbox, elsewhere), is_mistake=True)
+
+    def _call(self, reason: str, written: WrittenCall, *, is_mistake: bool = False) -> None:
+        turns = self.trajectory.turns
+        source = len(self.trajectory.images) - 1
+        if turns and not turns[-1].is_trained:
+            last = turns[-1].observation
+            failed = last is None or last.status != "ok"
+            reason, source = f"{ERROR_REASONS[0] if failed else WRONG_REASON} {reason}", 0
+        name, arguments = written
+        text = format_tool_call(reason, name, {**arguments, "image_index": source})
+        take_written_turn(self.trajectory, text, self.settings.toolbox, self.executor, is_trained=not is_mistake)
+
+    def _checks(self) -> bool:
+        """Every trained call ran, the last view is upright, and the crop is the box."""
+        if any(
+            turn.observation and turn.observation.status != "ok" for turn in self.trajectory.turns if turn.is_trained
+        ):
+            return False
+        evidence = gather_effects(self.trajectory)
+        is_cropped = "crop" not in evidence.required or evidence.best_iou > 0.99
+        return is_cropped and last_orientation(self.trajectory) == required_orientation(self.sample)
+
+
+def crop_boxes(sample: Sample) -> list[Box]:
+    """The crops that a sample needs, in pixels of its image: each inside the one before, the last one its box."""
+    if "crop" not in sample.transforms or sample.box is None:
+        return []
+    x, y = (BOARD * int(edge // BOARD) for edge in sample.box[:2])
+    outer: list[Box] = [(x, y, x + BOARD, y + BOARD)] if sample.images[0].width > BOARD else []
+    return [*outer, sample.box]
+
+
+def wrong_box(rng: np.random.Generator, box: Box, size: tuple[int, int]) -> Box:
+    """A box of the same sides that shows at most a part of `box`."""
+    sides = round(box[2] - box[0]), round(box[3] - box[1])
+    while True:
+        x, y = (STEP * int(rng.integers((size[axis] - sides[axis]) // STEP + 1)) for axis in (0, 1))
+        if max(abs(x - box[0]) / sides[0], abs(y - box[1]) / sides[1]) >= 0.5:
+            return x, y, x + sides[0], y + sides[1]
+
+
+def write_crop(toolbox: ToolboxName, box: Sequence[float]) -> WrittenCall:
+    """The crop of a box in pixels of its image."""
+    edges = [round(edge) for edge in box]
+    if toolbox == "named":
+        return "crop", {"bbox": edges}
+    return write_code(f"result = image.crop(({', '.join(map(str, edges))}))")
+
+
+def _in_view(trajectory: Trajectory, box: Box) -> Box:
+    """A box of the question's image in pixels of the image that the next call works on."""
+    last = trajectory.turns[-1] if trajectory.turns else None
+    view = trajectory.images[0 if last is not None and not last.is_trained else -1]
+    if view.frame is None:
+        raise ValueError("Expected an image with a known frame")
+    return view.frame.inverse().box(box)
+
+
+def _turned(step: str) -> str:
+    return REASONS[inverse(step)][0]
+
+
+def strategy_wordings() -> Iterator[str]:
+    """Text of the turns that the oracle writes here, without answers and boxes, to train a new tokenizer.
+
+    It is that of both toolboxes, so that one base serves them both.
+    """
+    yield from ("system\n", "user\n", "assistant\n", "Read.", "Read the plate.")
+    yield from (announcement(index, (0, 0)) for index in range(4))
+    for color in COLORS:
+        yield f"Read the {color} plate."
+        yield f"Read the {color} plate on the "
+        yield from (f"Read the plate {place} the {color} one" for place in PLACES)
+    yield from (f" on the {name} board." for name in CORNERS)
+    yield from (f"Read the plate with the {mark}" for mark in MARKS)
+    for reason in (UPRIGHT_REASONS[0], READABLE_REASON):
+        yield from [format_answer(reason, "")] * 20
+    for toolbox in TURNS:
+        turns = [(_turned(step), TURNS[toolbox][step][0]) for step in sorted(TURNS[toolbox])]
+        crops = [(CROP_REASON, call) for call in (write_crop(toolbox, (0, 0, 0, 0)), *_BROKEN_CROPS[toolbox])]
+        filters = [(FILTER_REASON, call) for call in FILTERS[toolbox]]
+        broken = [(ERROR_REASONS[0], call) for call in BROKEN_CALLS[toolbox]]
+        for reason, (name, arguments) in (*turns, *crops, *filters, *broken):
+            yield from (format_tool_call(reason, name, {**arguments, "image_index": index}) for index in (0, 1))
+            yield format_tool_call(f"{WRONG_REASON} {reason}", name, {**arguments, "image_index": 0})

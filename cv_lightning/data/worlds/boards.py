@@ -1,0 +1,172 @@
+"""Boards of colored plates: the pages that need strategy, laid out before they are drawn.
+
+A board is three by three cells below a header, a strip with its badge on the left: its orientation can be seen when
+none of its text can be read. A plate holds three characters and is named by its color, by its place beside another
+plate, or by its mark; no other plate of its board has that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cv_lightning.data.worlds.page import Color, Page, extent
+from cv_lightning.data.worlds.plates import CHIRAL_ALPHABET
+from cv_lightning.types import Box
+
+#: Sides in logical pixels: of a board, a plate, a cell (width, height), the header's height, and the steps of a place.
+BOARD, PLATE, CELL, HEADER, STEP = 252, 42, (84, 77), 21, 7
+#: Height of the pale field below the text, and the font sizes of the text.
+FIELD = 20
+FONT_SIZES = (13, 15)
+FONT = "DejaVuSans-Bold"
+
+COLORS: Mapping[str, Color] = {
+    "red": (232, 72, 64),
+    "orange": (245, 150, 40),
+    "yellow": (245, 225, 70),
+    "green": (80, 190, 90),
+    "cyan": (80, 215, 225),
+    "blue": (90, 130, 245),
+    "purple": (190, 95, 225),
+    "pink": (250, 165, 205),
+    "white": (245, 245, 245),
+}
+#: Places beside a plate, as steps of cells (columns, rows).
+PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+#: Marks that are visible when the text is not.
+MARKS = ("frame", "bar")
+#: How often a plate is named by each property.
+NAMED_BY = {"color": 3.0, "place": 1.0, "mark": 1.0}
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A plate of a board.
+
+    Attributes:
+        cell: Column and row.
+        at: Left and top within its board, in logical pixels.
+        color: A name of `COLORS`.
+        text: Three characters.
+        mark: One of `MARKS`, or "".
+    """
+
+    cell: tuple[int, int]
+    at: tuple[int, int]
+    color: str
+    text: str
+    mark: str = ""
+
+    @property
+    def box(self) -> Box:
+        """Its box within its board."""
+        return (*self.at, self.at[0] + PLATE, self.at[1] + PLATE)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Plates in the order of their cells, and the one that is asked for.
+
+    Attributes:
+        plates: No two have one cell, one color or one text.
+        asked: The place of the plate that is asked for among them.
+        name: Its name, as in "the red plate".
+    """
+
+    plates: tuple[Plate, ...]
+    asked: int
+    name: str
+
+    @property
+    def target(self) -> Plate:
+        """The plate that is asked for."""
+        return self.plates[self.asked]
+
+
+def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
+    """A board of `n_plates` plates, 1 to 9, whose target is named by its "color", "place" or "mark".
+
+    A name by place needs two plates in neighboring cells; a board without them names the target by its color.
+    """
+    cells = sorted(divmod(int(place), 3)[::-1] for place in rng.permutation(9)[:n_plates])
+    colors = [list(COLORS)[number] for number in rng.permutation(len(COLORS))[:n_plates]]
+    texts: dict[str, None] = {}
+    while len(texts) < n_plates:
+        texts[random_text(rng)] = None
+    spare = (CELL[0] - PLATE) // STEP + 1, (CELL[1] - PLATE) // STEP + 1
+    plates = []
+    for cell, color, text in zip(cells, colors, texts, strict=True):
+        x = cell[0] * CELL[0] + STEP * int(rng.integers(spare[0]))
+        y = HEADER + cell[1] * CELL[1] + STEP * int(rng.integers(spare[1]))
+        plates.append(Plate(cell, (x, y), color, text))
+    asked = int(rng.integers(n_plates))
+    if named_by == "mark":
+        plates[asked] = replace(plates[asked], mark=MARKS[int(rng.integers(len(MARKS)))])
+        return Board(tuple(plates), asked, f"the plate with the {plates[asked].mark}")
+    if named_by == "place" and (pairs := _neighbors(plates)):
+        asked, place, beside = pairs[int(rng.integers(len(pairs)))]
+        return Board(tuple(plates), asked, f"the plate {place} the {plates[beside].color} one")
+    return Board(tuple(plates), asked, f"the {plates[asked].color} plate")
+
+
+def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
+    """(plate, place, the plate beside which it is) of all neighbors."""
+    numbers = {plate.cell: number for number, plate in enumerate(plates)}
+    return [
+        (numbers[neighbor], place, number)
+        for (column, row), number in numbers.items()
+        for place, (dx, dy) in PLACES.items()
+        if (neighbor := (column + dx, row + dy)) in numbers
+    ]
+
+
+def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board: Board) -> Box:
+    """Draw a board with its left top corner at `at`; returns the box of its target on the page."""
+    x, y = at
+    page.rectangle((x, y, x + BOARD, y + BOARD), fill=table_color(rng))
+    page.rectangle((x, y, x + BOARD, y + HEADER - STEP), fill=(225, 225, 225))
+    page.rectangle((x, y, x + 2 * PLATE, y + HEADER - STEP), fill=(150, 30, 30))
+    for plate in board.plates:
+        is_target = plate is board.target
+        draw_plate(page, rng, (x + plate.at[0], y + plate.at[1]), plate, hides_text=is_target and page.hides_target)
+    x1, y1, x2, y2 = board.target.box
+    return x + x1, y + y1, x + x2, y + y2
+
+
+def draw_plate(
+    page: Page, rng: np.random.Generator, at: tuple[int, int], plate: Plate, *, hides_text: bool = False
+) -> None:
+    """Draw a plate with its left top corner at `at`: its color, its mark, and its text on a pale field."""
+    red, green, blue = (min(255, int(value + rng.integers(-8, 9))) for value in COLORS[plate.color])
+    paper, ink = int(rng.integers(225, 256)), int(rng.integers(0, 40))
+    x, y = at
+    page.rectangle((x, y, x + PLATE, y + PLATE), fill=(red, green, blue))
+    if plate.mark == "bar":
+        page.rectangle((x, y, x + PLATE, y + 9), fill=(0, 0, 0))
+    elif plate.mark == "frame":
+        page.rectangle((x, y, x + PLATE, y + PLATE), fill=(0, 0, 0))
+        page.rectangle((x + 3, y + 3, x + PLATE - 3, y + PLATE - 3), fill=(red, green, blue))
+    edge, top = {"bar": (2, 10), "frame": (4, 4)}.get(plate.mark, (2, 2))
+    top = y + int(rng.integers(top, PLATE - edge - FIELD + 1))
+    page.rectangle((x + edge, top, x + PLATE - edge, top + FIELD), fill=(paper, paper, paper))
+    size = int(rng.integers(FONT_SIZES[0], FONT_SIZES[1] + 1))
+    while extent(plate.text, FONT, size)[0] > PLATE - 2 * edge - 2:
+        size -= 1
+    width, height = extent(plate.text, FONT, size)
+    left = x + int(rng.integers(edge + 1, PLATE - edge - width))
+    if not hides_text:
+        page.text((left, top + (FIELD - height) // 2), plate.text, FONT, size, (ink, ink, ink))
+
+
+def table_color(rng: np.random.Generator) -> Color:
+    """The gray behind plates."""
+    gray = int(rng.integers(70, 111))
+    return gray, gray, gray
+
+
+def random_text(rng: np.random.Generator) -> str:
+    """Three characters that are told from each other in every orientation."""
+    return "".join(CHIRAL_ALPHABET[number] for number in rng.integers(0, len(CHIRAL_ALPHABET), 3))

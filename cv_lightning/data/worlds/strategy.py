@@ -1,0 +1,167 @@
+"""A world that needs strategy, at the size of the tiny policy: turn, crop, both, two crops, a filter, or no tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from cv_lightning.data.orientation import transform_sample
+from cv_lightning.data.source import (
+    ORIENTATION_WEIGHTS,
+    SampleSource,
+    Split,
+    Transforms,
+    check_seed,
+    check_weights,
+    choose,
+    generator,
+)
+from cv_lightning.data.worlds.boards import (
+    BOARD,
+    COLORS,
+    NAMED_BY,
+    PLATE,
+    STEP,
+    Plate,
+    draw_board,
+    draw_plate,
+    lay_out,
+    random_text,
+    table_color,
+)
+from cv_lightning.data.worlds.families import Draft
+from cv_lightning.data.worlds.page import Page
+from cv_lightning.types import Sample
+
+#: Boards of the page of "small": their names and places.
+CORNERS: Mapping[str, tuple[int, int]] = {
+    "top left": (0, 0),
+    "top right": (BOARD, 0),
+    "bottom left": (0, BOARD),
+    "bottom right": (BOARD, BOARD),
+}
+#: Share of its contrast that a faded image keeps.
+FADED = (0.05, 0.09)
+
+#: The random numbers that draw a page; families that are drawn alike share its pages.
+_STREAM = 2
+_TURNED = {name: weight for name, weight in ORIENTATION_WEIGHTS.items() if name != "none"}
+
+
+def plate_alone(rng: np.random.Generator, *, hides_target: bool, scale: int = 1, is_full: bool = False) -> Draft:
+    """One plate that can be read, with up to 14 pixels of table around it unless `is_full`."""
+    side = PLATE + (0 if is_full else 2 * STEP * int(rng.integers(2)))
+    page = Page((side, side), scale, table_color(rng), hides_target=hides_target)
+    color = list(COLORS)[int(rng.integers(len(COLORS)))]
+    x, y = (int(rng.integers(side - PLATE + 1)) for _ in "xy")
+    plate = Plate((0, 0), (x, y), color, random_text(rng))
+    draw_plate(page, rng, plate.at, plate, hides_text=hides_target)
+    page.mark(plate.box)
+    is_named = is_full or rng.random() < 0.5
+    return Draft(page, f"Read the {color} plate." if is_named else "Read the plate.", plate.text, needs_crop=False)
+
+
+def large_plate(rng: np.random.Generator, *, hides_target: bool) -> Draft:
+    """One plate as large as a board: it can be read as it is."""
+    return plate_alone(rng, hides_target=hides_target, scale=BOARD // PLATE, is_full=True)
+
+
+def faded_plate(rng: np.random.Generator, *, hides_target: bool) -> Draft:
+    """One plate whose contrast is lost; a filter brings it back."""
+    draft = plate_alone(rng, hides_target=hides_target)
+    kept, gray = rng.uniform(*FADED), rng.uniform(110, 190)
+    pixels = np.rint(gray + (np.asarray(draft.page.image, dtype=np.float32) - gray) * kept)
+    draft.page.image.paste(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
+    return draft
+
+
+def one_board(rng: np.random.Generator, *, hides_target: bool) -> Draft:
+    """A board of three to nine plates."""
+    page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
+    board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
+    page.mark(draw_board(page, rng, (0, 0), board))
+    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True)
+
+
+def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
+    """Four boards: the text is unreadable on the page and on a board alone."""
+    page = Page((2 * BOARD, 2 * BOARD), 1, (0, 0, 0), hides_target=hides_target)
+    asked = list(CORNERS)[int(rng.integers(len(CORNERS)))]
+    question, answer = "", ""
+    page.hides_target = False
+    for name, at in CORNERS.items():
+        board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
+        page.hides_target = hides_target and name == asked
+        box = draw_board(page, rng, at, board)
+        if name == asked:
+            page.mark(box)
+            question, answer = f"Read {board.name} on the {asked} board.", board.target.text
+    return Draft(page, question, answer, needs_crop=True)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How a family is drawn; `is_turned`: its image is never upright."""
+
+    draw: Callable[..., Draft]
+    is_turned: bool = False
+
+
+#: Families by name. Those drawn by one function show the same page at one index.
+STRATEGY_FAMILIES: Mapping[str, _Family] = {
+    "read": _Family(plate_alone),
+    "turned": _Family(plate_alone, is_turned=True),
+    "find": _Family(one_board),
+    "find_turned": _Family(one_board, is_turned=True),
+    "small": _Family(four_boards),
+    "faded": _Family(faded_plate),
+    "decoy": _Family(large_plate),
+}
+
+
+@dataclass(frozen=True)
+class StrategyWorld(SampleSource):
+    """Plates to read, each family with a strategy of its own; made for a policy that sees an image at 84 x 84 pixels.
+
+    Validation and test ask all families in turn, `turned` and `find_turned` on the very pages of `read` and `find`.
+
+    Attributes:
+        seed: Seed of the world.
+        families: How often each family is drawn for training: name of `STRATEGY_FAMILIES` -> weight.
+    """
+
+    conditions: ClassVar[tuple[Transforms | None, ...]] = (None,)
+
+    seed: int = 0
+    families: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STRATEGY_FAMILIES, 1.0))
+
+    def __post_init__(self) -> None:
+        check_weights("world.families", self.families, tuple(STRATEGY_FAMILIES))
+        check_seed("world.seed", self.seed)
+
+    def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
+        """The sample at `index`; `transforms` forces its orientation, a "crop" in it is ignored."""
+        rng, number = generator(self.seed, split, index), index
+        if split == "train":
+            family, turn = choose(rng, self.families), choose(rng, _TURNED)
+        else:
+            number, place = divmod(index, len(STRATEGY_FAMILIES))
+            family, turn = list(STRATEGY_FAMILIES)[place], list(_TURNED)[number % len(_TURNED)]
+        asked = tuple(name for name in transforms or () if name != "crop")
+        if transforms is None and STRATEGY_FAMILIES[family].is_turned:
+            asked = (turn,)
+        return transform_sample(self.upright(split, number, family), asked)
+
+    def upright(self, split: Split, number: int, family: str) -> Sample:
+        """Page `number` of a family before anything is done to its image."""
+        draft = self.draw(split, number, family)
+        return draft.sample(f"{family}-{self.seed}-{split}-{number}", family, type(self).__name__)
+
+    def draw(self, split: Split, number: int, family: str, *, hides_target: bool = False) -> Draft:
+        """An upright page; `hides_target` leaves out the answer."""
+        rng = generator(self.seed, split, number, _STREAM)
+        return STRATEGY_FAMILIES[family].draw(rng, hides_target=hides_target)

@@ -1,0 +1,102 @@
+"""The arms of an experiment as its claims need them: a stage's answers to the test, and its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cv_lightning.errors import DataError
+from cv_lightning.evaluation.answer_log import AnswerRecord, read_answers
+from cv_lightning.reports.metrics_log import Points, read_curves
+
+#: Folder of the answers without tools, below a stage's own.
+WITHOUT_TOOLS = "without_tools"
+
+#: A number of an answer; None if it is not defined for it.
+Value = Callable[[AnswerRecord], float | None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A finished stage of one seed.
+
+    Attributes:
+        folder: Its folder.
+        answers: Its answers to the test, by the question's id.
+        alone: Those of the same policy without tools; empty if it was not asked.
+        curves: Its metrics over steps.
+    """
+
+    folder: Path
+    answers: Mapping[str, AnswerRecord]
+    alone: Mapping[str, AnswerRecord] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+
+
+#: Arms by seed, then by name; a text says why an arm is missing.
+Arms = Mapping[int, Mapping[str, "Arm | str"]]
+#: Numbers of the questions of each seed.
+BySeed = list[list[float]]
+
+
+def read_arm(folder: Path) -> Arm:
+    """The arm of a stage's folder.
+
+    Raises:
+        DataError: It holds no answers.
+    """
+    answers = _newest(folder)
+    if not answers:
+        raise DataError(f"{folder}: no answers of a test (answers_*.jsonl). Give the stage the callback Answers.")
+    return Arm(folder, answers, _newest(folder / WITHOUT_TOOLS), read_curves(folder / "metrics.csv"))
+
+
+def _newest(folder: Path) -> dict[str, AnswerRecord]:
+    """The answers of the policy that was tested last."""
+    records = list(read_answers(folder)[0].values())
+    return {record.id: record for record in records if record.policy == records[-1].policy}
+
+
+def missing(arms: Arms, names: Sequence[str]) -> str:
+    """Why the named arms cannot be compared, "" if they can."""
+    reasons: dict[str, None] = {}
+    for seed, of_seed in arms.items():
+        for name in names:
+            arm = of_seed.get(name, "the recipe has no such stage")
+            if isinstance(arm, str):
+                reasons[f"{name}{f' of seed {seed}' if len(arms) > 1 else ''}: {arm}"] = None
+    return "; ".join(reasons)
+
+
+def values(arms: Arms, name: str, families: Collection[str], value: Value) -> BySeed:
+    """A number of each answer of an arm to the questions of some families."""
+    found = []
+    for of_seed in arms.values():
+        records = [record for record in _of(of_seed, name).answers.values() if record.family in families]
+        found.append([number for record in records if (number := value(record)) is not None])
+    return found
+
+
+def differences(arms: Arms, first: str, second: str, families: Collection[str], value: Value) -> BySeed:
+    """The number of `first` minus that of `second`, question by question; both must have it."""
+    found = []
+    for of_seed in arms.values():
+        ones, others = _of(of_seed, first).answers, _of(of_seed, second).answers
+        pairs = (
+            (value(ones[key]), value(others[key])) for key in ones if key in others and ones[key].family in families
+        )
+        found.append([one - other for one, other in pairs if one is not None and other is not None])
+    return found
+
+
+def _of(of_seed: Mapping[str, Arm | str], name: str) -> Arm:
+    arm = of_seed[name]
+    if isinstance(arm, str):
+        raise ValueError(f"{name}: expected a finished arm but {arm}")
+    return arm
+
+
+def each(arms: Arms, name: str) -> list[Arm]:
+    """The arm of every seed."""
+    return [_of(of_seed, name) for of_seed in arms.values()]

@@ -1,0 +1,132 @@
+"""From numbers of questions to a verdict: the rules by which a claim counts as reproduced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean
+
+from cv_lightning.evaluation.intervals import nested_interval
+
+#: Fewer answers are no evidence for a share.
+MIN_ANSWERS = 20
+
+
+class Verdict(StrEnum):
+    """What the numbers say about a claim."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    REVERSED = "reversed"
+    NOT_JUDGED = "cannot be judged"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number with its interval, and what it must be.
+
+    Attributes:
+        text: What it is a number of.
+        value: The mean over questions and seeds; None if there are none.
+        low: Lower end of the 95 % interval.
+        high: Its upper end.
+        needed: What the claim needs, in words; "" for a number that is only shown.
+        verdict: Whether it is so; None for a number that is only shown.
+        is_share: Whether to show it in percent.
+    """
+
+    text: str
+    value: float | None
+    low: float | None
+    high: float | None
+    needed: str = ""
+    verdict: Verdict | None = None
+    is_share: bool = True
+
+
+def exceeds(text: str, by_seed: Sequence[Sequence[float]], least: float = 0.0, *, is_share: bool = True) -> Finding:
+    """A difference that must be above 0, and at least `least`: reversed if its interval is below 0."""
+
+    def judge(value: float, low: float, high: float) -> Verdict:
+        if low > 0 and value >= least:
+            return Verdict.REPRODUCED
+        return Verdict.REVERSED if high < 0 else Verdict.NOT_REPRODUCED
+
+    needed = "interval above 0" + (f", at least {_shown(least, is_share)}" if least else "")
+    return _difference(text, by_seed, needed, judge, is_share)
+
+
+def falls(text: str, by_seed: Sequence[Sequence[float]], *, is_share: bool = True) -> Finding:
+    """A difference that must be below 0: reversed if its interval is above 0."""
+
+    def judge(value: float, low: float, high: float) -> Verdict:
+        if high < 0:
+            return Verdict.REPRODUCED
+        return Verdict.REVERSED if low > 0 else Verdict.NOT_REPRODUCED
+
+    return _difference(text, by_seed, "interval below 0", judge, is_share)
+
+
+def is_not_lower(text: str, by_seed: Sequence[Sequence[float]]) -> Finding:
+    """A difference whose interval must reach 0: reversed if it is below."""
+
+    def judge(value: float, low: float, high: float) -> Verdict:
+        return Verdict.REPRODUCED if high >= 0 else Verdict.REVERSED
+
+    return _difference(text, by_seed, "interval not below 0", judge, True)
+
+
+def _difference(
+    text: str,
+    by_seed: Sequence[Sequence[float]],
+    needed: str,
+    judge: Callable[[float, float, float], Verdict],
+    is_share: bool,
+) -> Finding:
+    if not any(map(len, by_seed)):
+        return Finding(f"{text} (no answer has it)", None, None, None, needed, Verdict.NOT_JUDGED, is_share)
+    value, low, high = nested_interval(by_seed, is_difference=True)
+    return Finding(text, value, low, high, needed, judge(value, low, high), is_share)
+
+
+def at_least(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
+    """A share that must be `bound` or more; of fewer than `n_least` answers it cannot be judged."""
+    return _share(text, by_seed, f"at least {_shown(bound)}", n_least, lambda value: value >= bound)
+
+
+def at_most(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
+    """A share that must be `bound` or less; of fewer than `n_least` answers it cannot be judged."""
+    return _share(text, by_seed, f"at most {_shown(bound)}", n_least, lambda value: value <= bound)
+
+
+def shown(text: str, by_seed: Sequence[Sequence[float]], *, is_share: bool = True) -> Finding:
+    """A number without a verdict."""
+    if not any(map(len, by_seed)):
+        return Finding(text, None, None, None, is_share=is_share)
+    return Finding(text, *nested_interval(by_seed, is_difference=not is_share), is_share=is_share)
+
+
+def overall(findings: Sequence[Finding]) -> Verdict:
+    """The verdict of a claim: that of its worst finding: reversed, then not judged, then not reproduced."""
+    verdicts = {finding.verdict for finding in findings} - {None}
+    for verdict in (Verdict.REVERSED, Verdict.NOT_JUDGED, Verdict.NOT_REPRODUCED):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.REPRODUCED if verdicts else Verdict.NOT_JUDGED
+
+
+def _share(
+    text: str, by_seed: Sequence[Sequence[float]], needed: str, n_least: int, holds: Callable[[float], bool]
+) -> Finding:
+    n = sum(map(len, by_seed))
+    if n < n_least:
+        few = f"{needed}, of at least {n_least} answers"
+        value = fmean(number for of_seed in by_seed for number in of_seed) if n else None
+        return Finding(f"{text} (only {n} answers)", value, None, None, few, Verdict.NOT_JUDGED)
+    value, low, high = nested_interval(by_seed)
+    return Finding(text, value, low, high, needed, Verdict.REPRODUCED if holds(value) else Verdict.NOT_REPRODUCED)
+
+
+def _shown(value: float, is_share: bool = True) -> str:
+    return f"{100 * value:g} %" if is_share else f"{value:g}"

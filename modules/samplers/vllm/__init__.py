@@ -1,0 +1,9 @@
+"""vLLM speaks in rollouts: a server beside the trainer or on its devices, given the weights after each update.
+
+`launch` starts it, `fleet` keeps it running, `session` samples turns through it. `update` and `transfer` bring it the
+policy's weights, `adapters` those of LoRA. `worker` runs inside the server.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,87 @@
+"""The routes by which a trainer manages a server; each call waits for its answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+
+from cv_lightning.endpoint.reply import read_json
+
+#: Characters of a server's own words that a message quotes.
+_EXCERPT_CHARS = 400
+
+
+class ServerFault(Exception):
+    """A server did not do what it was told.
+
+    Attributes:
+        status: The HTTP status; None if the server could not be reached.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Server:
+    """One `vllm serve`.
+
+    Args:
+        url: Its address, such as "http://127.0.0.1:8123".
+        timeout_s: Longest wait for an answer.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 600.0) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx2.Client(timeout=timeout_s, trust_env=False)
+
+    def post(self, path: str, body: Any = None, **parameters: str) -> Any:
+        """Send JSON; returns JSON or text, and raises `ServerFault` unless the status is 200."""
+        return self._send("POST", path, json=body, params=parameters)
+
+    def get(self, path: str, timeout_s: float | None = None, **parameters: str) -> Any:
+        """Read JSON; raises `ServerFault` unless the answer is 200."""
+        times = {} if timeout_s is None else {"timeout": timeout_s}
+        return self._send("GET", path, params=parameters, **times)
+
+    def is_healthy(self, timeout_s: float = 5.0) -> bool:
+        """Whether it answers and its engine is alive."""
+        try:
+            self.get("/health", timeout_s)
+        except ServerFault:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _send(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = self._http.request(method, self.url + path, **options)
+        except httpx2.TransportError as error:
+            raise ServerFault(f"{self.url}{path}: cannot be reached ({type(error).__name__}: {error})") from error
+        if response.status_code != 200:
+            said = words_of(response.content)
+            raise ServerFault(f"{self.url}{path}: HTTP {response.status_code}: {said}", response.status_code)
+        if "json" not in response.headers.get("content-type", ""):
+            return response.text
+        try:
+            return json.loads(response.content)
+        except ValueError as error:
+            raise ServerFault(f"{self.url}{path}: the answer is no JSON: {words_of(response.content)}", 200) from error
+
+
+def words_of(content: bytes) -> str:
+    """What a server says in a refusal, whatever the form."""
+    text = content.decode("utf-8", "replace")
+    try:
+        said = read_json(text)
+    except ValueError:
+        said = None
+    for key in ("error", "message", "detail"):
+        if isinstance(said, dict) and said.get(key):
+            said = said[key]
+    return " ".join(str(said or text).split())[:_EXCERPT_CHARS]

@@ -1,0 +1,82 @@
+"""Which weights an engine was given, and so which replies are accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modules.samplers.vllm.wire import Reply
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+        model: Name of the model or of its adapter.
+        label: Label of the engine's weights.
+        number: Number of the update that brought them.
+    """
+
+    model: str
+    label: str
+    number: int
+
+
+@dataclass
+class WeightLog:
+    """The updates of one run.
+
+    Attributes:
+        token: Tells the labels of this run from those of others.
+        model: The served model's name.
+        number: Updates so far; 0 before the first.
+    """
+
+    token: str
+    model: str
+    number: int = 0
+    _label: str = ""
+    _adapter: str | None = None
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def next_label(self) -> str:
+        """The label of the next update."""
+        return f"{self.token}-{self.number + 1}"
+
+    def note_weights(self, label: str) -> None:
+        """The engine has new weights."""
+        self.number += 1
+        self._label, self._adapter = label, None
+        self._numbers[label] = self.number
+
+    def note_adapter(self, name: str) -> None:
+        """The engine has a new adapter on the same weights."""
+        self.number += 1
+        self._adapter = name
+
+    @property
+    def label(self) -> str:
+        """The label of the engine's weights; "" before the first update."""
+        return self._label
+
+    @property
+    def adapter(self) -> str | None:
+        """The current adapter's name; None if the weights themselves speak."""
+        return self._adapter
+
+    def current(self) -> Asked:
+        """What a request of now asks for."""
+        return Asked(self._adapter or self.model, self._label, self.number)
+
+    def versions(self, reply: Reply, asked: Asked) -> list[int] | None:
+        """Of each token of a reply, the number of the update that sampled it; None if unknown or older weights did.
+
+        Weights that came while the reply was written are accepted, those before the request are not.
+        """
+        if asked.model != self.model:
+            is_same = bool(reply.weights) and all(label == asked.label for label, _, _ in reply.weights)
+            return [asked.number] * len(reply.ids) if is_same else None
+        versions = [0] * len(reply.ids)
+        for label, start, end in reply.weights:
+            versions[start:end] = [self._numbers.get(label, 0)] * (end - start)
+        return versions if all(version >= asked.number for version in versions) else None

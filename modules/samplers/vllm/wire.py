@@ -1,0 +1,130 @@
+"""A request to `POST /inference/v1/generate` and its reply: token ids in, token ids out, no text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cv_lightning.endpoint.reply import read_object
+from cv_lightning.errors import EngineError
+
+#: Takes all probability from a token in float32; the lowest that vLLM allows.
+_BANNED = -100.0
+#: vLLM refuses a higher temperature.
+MAX_TEMPERATURE = 2.0
+
+
+class BrokenReply(Exception):
+    """A reply that is not what was asked for; the same request may succeed again."""
+
+
+class Aborted(Exception):
+    """The engine stopped in the middle of the turn, such as for new weights; nothing of it is kept."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A sampled turn.
+
+    Attributes:
+        ids: What was sampled.
+        logprobs: Of each token, in the distribution that it was drawn from.
+        is_finished: Whether the turn ended by itself.
+        weights: (label, start, end): the label of the weights that sampled tokens `start` to `end`.
+        cached_tokens: Tokens of the prompt that the prefix cache held.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    is_finished: bool
+    weights: tuple[tuple[str, int, int], ...]
+    cached_tokens: int = 0
+
+
+def collapsed(ids: Sequence[int], image_id: int, n_images: int) -> list[int]:
+    """The ids with one placeholder for each image; the engine expands it itself.
+
+    Args:
+        ids: Ids with a run of placeholders for each image.
+        image_id: The placeholder.
+        n_images: Images of the conversation.
+
+    Raises:
+        EngineError: There is another number of runs: with it the engine would silently read another prompt.
+    """
+    kept = [token for k, token in enumerate(ids) if token != image_id or k == 0 or ids[k - 1] != image_id]
+    if kept.count(image_id) != n_images:
+        raise EngineError(
+            f"context: expected a run of image tokens for each of {n_images} images, got {kept.count(image_id)}. "
+            "This is a fault of the conversation, not of the engine."
+        )
+    return kept
+
+
+def bias(banned: Sequence[int]) -> dict[str, float]:
+    """The `logit_bias` that bans tokens."""
+    return {str(token): _BANNED for token in banned}
+
+
+def sampling_parameters(
+    temperature: float, seed: int, max_tokens: int, end_id: int, logit_bias: Mapping[str, float]
+) -> dict[str, Any]:
+    """How a turn is drawn.
+
+    Args:
+        temperature: 0 takes the most probable token.
+        seed: Of this request alone: without one all data-parallel engines draw alike.
+        max_tokens: Longest turn.
+        end_id: The token that ends a turn; it is part of the reply.
+        logit_bias: From `bias`.
+    """
+    parameters: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "logprobs": 0}
+    parameters |= {"stop_token_ids": [end_id], "ignore_eos": True, "detokenize": False, "skip_special_tokens": False}
+    if temperature > 0:
+        parameters["seed"] = seed
+    if logit_bias:
+        parameters["logit_bias"] = logit_bias
+    return parameters
+
+
+def read_reply(content: bytes, expected_ids: Sequence[int]) -> Reply:
+    """Read a reply.
+
+    Args:
+        content: The body of the response.
+        expected_ids: The ids of the prompt, placeholders expanded.
+
+    Raises:
+        BrokenReply: It is cut short, or lacks what was asked for.
+        Aborted: The engine gave up the turn.
+        EngineError: The engine read another prompt, and would again.
+    """
+    try:
+        answer = read_object(content)
+        (choice,) = answer["choices"]
+        ids = [int(token) for token in choice["token_ids"]]
+        logprobs = [float(entry["logprob"]) for entry in choice["logprobs"]["content"]]
+        prompt, reason = answer["prompt_token_ids"], choice["finish_reason"]
+        weights = tuple((str(s["version"]), int(s["start"]), int(s["end"])) for s in choice["weight_versions"] or ())
+        details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+        cached = int(details.get("cached_tokens") or 0)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        excerpt = " ".join(content[:200].decode("utf-8", "replace").split())
+        raise BrokenReply(f"the reply is not what was asked for ({error!r}): {excerpt}") from error
+    if reason == "abort":
+        raise Aborted("the engine gave up the turn")
+    if prompt != list(expected_ids):
+        raise EngineError(_other_prompt(prompt, expected_ids))
+    if len(logprobs) != len(ids) or reason not in ("stop", "length"):
+        raise BrokenReply(f"{len(ids)} tokens with {len(logprobs)} log-probabilities ended with {reason!r}")
+    return Reply(ids, logprobs, reason == "stop", weights, cached)
+
+
+def _other_prompt(actual: Any, expected: Sequence[int]) -> str:
+    got = f"{len(actual)} others" if isinstance(actual, list) else repr(actual)
+    return (
+        f"prompt_token_ids: expected the {len(expected)} ids of the conversation, got {got}. The engine cuts images "
+        "otherwise than the policy: start it with the policy's min_pixels and max_pixels as --mm-processor-kwargs, "
+        "and with the policy's own tokenizer and preprocessor_config.json; `launch` does."
+    )

@@ -1,0 +1,1 @@
+"""What runs inside the engine, in its environment; nothing of the project imports it."""

@@ -1,0 +1,76 @@
+"""Stages in order, side by side, and what one that fails takes along."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cv_lightning.cli.recipe import Stage
+from cv_lightning.cli.schedule import Task, run_tasks
+from cv_lightning.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Fake(Task):
+    """Writes when it ran; says where."""
+
+    fails: bool = False
+
+    def run(self) -> dict[str, Any]:
+        if self.fails:
+            raise TrainingError("the loss is not finite\nmore")
+        read = {name: (self.folder.parent / name / "done").exists() for name in self.stage.after}
+        self.folder.mkdir(parents=True)
+        (self.folder / "done").touch()
+        return {"process": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS"), "read": read}
+
+
+def task(folder: Path, name: str, *after: str, fails: bool = False) -> Fake:
+    return Fake(Stage(name, (), after), folder / name, "", (), "", fails)
+
+
+def tasks(folder: Path, **fails: bool) -> list[Fake]:
+    return [
+        task(folder, "base"),
+        task(folder, "sft", "base", fails=fails.get("sft", False)),
+        task(folder, "alone", "base"),
+        task(folder, "rl", "sft"),
+        task(folder, "last", "rl"),
+    ]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_stage_runs_when_those_that_it_reads_are_done(
+    jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    outcome = run_tasks(tasks(tmp_path), jobs, keeps_going=False)
+    assert list(outcome.results) == ["base", "sft", "alone", "rl", "last"]
+    assert outcome.failed == {}
+    assert all(all(result["read"].values()) for result in outcome.results.values())
+    processes = {result["process"] for result in outcome.results.values()}
+    assert processes == {os.getpid()} if jobs == 1 else len(processes) == 5
+    assert {result["threads"] for result in outcome.results.values()} == {None if jobs == 1 else "1"}
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_that_fails_takes_along_what_reads_it_and_no_other(jobs: int, tmp_path: Path) -> None:
+    outcome = run_tasks(tasks(tmp_path, sft=True), jobs, keeps_going=True)
+    assert list(outcome.results) == ["base", "alone"]
+    assert outcome.failed == {
+        "sft": "failed: the loss is not finite",
+        "rl": "it reads sft, which failed",
+        "last": "it reads rl, which failed",
+    }
+    assert "TrainingError: the loss is not finite" in (tmp_path / "sft" / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_without_claims_the_first_fault_ends_the_run(jobs: int, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        run_tasks(tasks(tmp_path, sft=True), jobs, keeps_going=False)

@@ -1,0 +1,207 @@
+"""Pages that need strategy: one plate has the name, its text needs the crop, and some families share their pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from cv_lightning.data.source import SPLITS, generator
+from cv_lightning.data.worlds.boards import (
+    BOARD,
+    CELL,
+    FONT,
+    FONT_SIZES,
+    HEADER,
+    NAMED_BY,
+    PLACES,
+    PLATE,
+    Board,
+    Plate,
+    lay_out,
+)
+from cv_lightning.data.worlds.page import load_font
+from cv_lightning.data.worlds.plates import CHIRAL_ALPHABET
+from cv_lightning.data.worlds.strategy import CORNERS, STRATEGY_FAMILIES, StrategyWorld
+from cv_lightning.errors import ConfigError
+from cv_lightning.types import Sample
+from sandbox import inverse, orient
+
+SEEN = 84  # pixels of an image's side as the tiny policy sees it
+
+families = st.sampled_from(sorted(STRATEGY_FAMILIES))
+indices = st.integers(0, 10_000)
+
+
+def named(board: Board) -> list[Plate]:
+    """The plates of a board that a question's name fits, found from the name alone."""
+    words = board.name.split()
+    if "with" in words:
+        return [plate for plate in board.plates if plate.mark == words[-1]]
+    place = next((place for place in PLACES if f" {place} the " in board.name), None)
+    if place is None:
+        return [plate for plate in board.plates if plate.color == words[1]]
+    (beside,) = (plate for plate in board.plates if plate.color == words[-2])
+    cell = beside.cell[0] + PLACES[place][0], beside.cell[1] + PLACES[place][1]
+    return [plate for plate in board.plates if plate.cell == cell]
+
+
+@given(index=indices, n_plates=st.integers(1, 9), named_by=st.sampled_from(sorted(NAMED_BY)))
+def test_the_named_plate_is_the_only_one_of_its_name(index: int, n_plates: int, named_by: str) -> None:
+    board = lay_out(generator(0, "train", index), n_plates, named_by)
+    assert named(board) == [board.target]
+    assert len(board.plates) == n_plates
+    for facts in ("cell", "color", "text"):
+        assert len({getattr(plate, facts) for plate in board.plates}) == n_plates
+
+
+@given(index=indices, n_plates=st.integers(1, 9))
+def test_plates_lie_in_their_cells_below_the_header(index: int, n_plates: int) -> None:
+    for plate in lay_out(generator(1, "train", index), n_plates, "color").plates:
+        x1, y1, x2, y2 = plate.box
+        assert (x2 - x1, y2 - y1) == (PLATE, PLATE)
+        assert plate.cell[0] * CELL[0] <= x1
+        assert x2 <= (plate.cell[0] + 1) * CELL[0] <= BOARD
+        assert HEADER + plate.cell[1] * CELL[1] <= y1
+        assert y2 <= HEADER + (plate.cell[1] + 1) * CELL[1] <= BOARD
+
+
+@given(family=families, index=indices)
+def test_the_answer_is_in_the_box_and_nowhere_else(family: str, index: int) -> None:
+    world = StrategyWorld()
+    shown, hidden = (world.draw("train", index, family, hides_target=hides) for hides in (False, True))
+    box = shown.page.box
+    assert box is not None
+    assert box == hidden.page.box
+    assert shown.question == hidden.question
+    assert 0 <= box[0] < box[2] <= shown.page.image.width
+    assert 0 <= box[1] < box[3] <= shown.page.image.height
+    rows, columns = np.nonzero((np.asarray(shown.page.image) != np.asarray(hidden.page.image)).any(-1))
+    assert box[0] <= columns.min() <= columns.max() < box[2]
+    assert box[1] <= rows.min() <= rows.max() < box[3]
+
+
+def read_plate(image: Image.Image, side: int) -> str:
+    """The text that, drawn in the font of plates, looks most like an upright plate seen at `side` x `side` pixels.
+
+    It is a reader that knows the font and that there are three characters of the alphabet.
+    """
+    gray = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+    ink = gray.max() - gray
+    ink[ink <= 0.75 * ink.max()] = 0  # not the plate, which is darker than the field of its text
+    rows, columns = np.nonzero(ink)
+    cut = normal(ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
+    texts, pictures = templates()
+    return texts[int((pictures @ cut).argmax())]
+
+
+@cache
+def templates() -> tuple[list[str], np.ndarray]:
+    """Every text of three characters, and their pictures [n, 480]."""
+    font = load_font(FONT, FONT_SIZES[1])
+    texts = ["".join(text) for text in product(CHIRAL_ALPHABET, repeat=3)]
+    pictures = []
+    for text in texts:
+        left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
+        picture = Image.new("L", (right - left, bottom - top))
+        ImageDraw.Draw(picture).text((-left, -top), text, 255, font)
+        pictures.append(normal(np.asarray(picture, dtype=np.float32)))
+    return texts, np.stack(pictures)
+
+
+def normal(ink: np.ndarray) -> np.ndarray:
+    """Ink at 40 x 12 pixels with mean 0 and norm 1, flat."""
+    small = np.asarray(Image.fromarray(ink).resize((40, 12), Image.Resampling.BILINEAR), dtype=np.float32).ravel()
+    small = small - small.mean()
+    return small / (np.linalg.norm(small) + 1e-6)
+
+
+def plain(sample: Sample) -> Image.Image:
+    """The upright cut-out of a sample's box, without a mark."""
+    x1, y1, x2, y2 = (int(edge) for edge in sample.box or ())
+    cut = sample.images[0].crop((x1, y1, x2, y2))
+    for name in reversed([name for name in sample.transforms if name != "crop"]):
+        cut = orient(cut, inverse(name))
+    return cut
+
+
+@pytest.mark.parametrize("family", ["find", "find_turned", "small"])
+def test_text_is_unreadable_as_seen_and_readable_after_the_crop(family: str) -> None:
+    world = StrategyWorld(families={family: 1.0})
+    samples = [world.sample("train", index) for index in range(60)]
+    samples = [sample for sample in samples if " with the " not in sample.question]
+    as_cut = [read_plate(plain(sample), SEEN) == sample.answer for sample in samples]
+    side = PLATE * SEEN // BOARD  # of a plate in the view of its board; on the page of `small` it is half of that
+    as_seen = [read_plate(plain(sample), side) == sample.answer for sample in samples]
+    assert np.mean(as_cut) > 0.6
+    assert np.mean(as_seen) < 0.2
+    assert FONT_SIZES[1] * SEEN / BOARD <= 5
+
+
+@given(index=indices)
+def test_samples_repeat_and_splits_differ(index: int) -> None:
+    world = StrategyWorld()
+    first, again = world.sample("train", index), world.sample("train", index)
+    assert first == replace(again, images=first.images)
+    assert first.images[0].tobytes() == again.images[0].tobytes()
+    pages = {world.draw(split, index, "find").page.image.tobytes() for split in SPLITS}
+    assert len(pages) == len(SPLITS)
+    other = StrategyWorld(seed=1).draw("train", index, "find").page.image
+    assert other.tobytes() not in pages
+
+
+def test_a_test_asks_all_families_in_turn_whatever_is_trained() -> None:
+    world = StrategyWorld(families={"read": 1.0})
+    asked = [world.sample("test", index) for index in range(14)]
+    assert [sample.family for sample in asked] == [*STRATEGY_FAMILIES, *STRATEGY_FAMILIES]
+    assert {world.sample("train", index).family for index in range(20)} == {"read"}
+    by_family = {sample.family: sample for sample in asked[:7]}
+    assert orient(by_family["turned"].images[0], "rotate_270").tobytes() == by_family["read"].images[0].tobytes()
+    assert by_family["find_turned"].answer == by_family["find"].answer
+    assert [sample.transforms for sample in asked if sample.family == "turned"] == [("rotate_90",), ("rotate_180",)]
+    assert StrategyWorld.conditions == (None,)
+
+
+@given(index=indices, family=families)
+def test_only_what_helps_is_required(index: int, family: str) -> None:
+    sample = StrategyWorld(families={family: 1.0}).sample("train", index)
+    needs = {"read": (0, 0), "turned": (1, 0), "find": (0, 1), "find_turned": (1, 1), "small": (0, 1)}
+    n_turns, n_crops = needs.get(family, (0, 0))
+    assert len(sample.required_tools - {"crop"}) == n_turns
+    assert len(sample.required_tools & {"crop"}) == n_crops
+    assert sample.images[0].width == {"small": 2 * BOARD, "find": BOARD, "find_turned": BOARD, "decoy": BOARD}.get(
+        family, sample.images[0].width
+    )
+
+
+@settings(max_examples=10)
+@given(index=indices)
+def test_a_faded_image_keeps_less_than_a_tenth_of_its_contrast(index: int) -> None:
+    world = StrategyWorld()
+    clear, faded = (
+        np.asarray(world.draw("train", index, name).page.image, dtype=float).std() for name in ("read", "faded")
+    )
+    assert 0.03 * clear < faded < 0.1 * clear
+
+
+def test_small_asks_for_a_plate_of_one_of_four_boards() -> None:
+    world = StrategyWorld(families={"small": 1.0})
+    for index in range(20):
+        sample = world.sample("train", index)
+        assert sample.box is not None
+        (corner,) = (at for name, at in CORNERS.items() if f"on the {name} board" in sample.question)
+        assert corner[0] <= sample.box[0] < corner[0] + BOARD
+        assert corner[1] <= sample.box[1] < corner[1] + BOARD
+
+
+def test_families_and_seeds_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"world\.families: .*find_turned"):
+        StrategyWorld(families={"seek": 1.0})
+    with pytest.raises(ConfigError, match=r"world\.seed"):
+        StrategyWorld(seed=-1)

@@ -1,0 +1,97 @@
+"""What the tests of the engine share: conversations, and environments whose vLLM is a fake."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cv_lightning.rollout import Completion, OnTokens, Sampling
+from cv_lightning.types import Sample, TokenSequence, ViewedImage
+from modules.policy.policy import Policy
+from modules.samplers.vllm.images import EncodedImages
+from modules.samplers.vllm.session import Engine, EngineSession, Patience, Place
+from modules.samplers.vllm.weight_log import WeightLog
+from tests.modules.helpers import noise
+from tests.modules.samplers.vllm import fake
+from tests.modules.samplers.vllm.fake import FakeServer
+
+#: Faults end in tenths of a second.
+SHORT = Patience(turn_s=0.5, away_s=2.0, attempts=3)
+
+
+def engine_of(policy: Policy, *servers: FakeServer, patience: Patience = SHORT, **more: Any) -> Engine:
+    """An engine whose servers were given weights."""
+    log = WeightLog("run", "policy")
+    log.note_weights("run-1")
+    for server in servers:
+        server.version = "run-1"
+        server.image_id = policy.core.config.image_token_id
+    images = EncodedImages(policy.patcher.resized, "size")
+    return Engine([Place(server.url) for server in servers], log, images, patience, **more)
+
+
+def session_of(engine: Engine, policy: Policy, on_tokens: OnTokens | None = None, **sampling: Any) -> EngineSession:
+    return EngineSession(
+        engine,
+        Sampling(**{"max_new_tokens": 12, "seed": 3, **sampling}),
+        image_id=policy.core.config.image_token_id,
+        end_id=policy.conversation.end_of_turn_id,
+        banned=[1, 2],
+        max_context_tokens=policy.conversation.max_context_tokens,
+        on_tokens=on_tokens,
+    )
+
+
+def contexts_of(policy: Policy, each: int = 2) -> list[TokenSequence]:
+    """Beginnings of conversations, `each` of a prompt with one image and of one with two."""
+    samples = [
+        Sample("a", "Read the text.", (noise(),), "x"),
+        Sample("b", "Read all of the text please.", (noise(120, 60, 1), noise(seed=2)), "x"),
+    ]
+    prompts = [policy.conversation.start(sample) for sample in samples]
+    return [prompt.copy() for prompt in prompts for _ in range(each)]
+
+
+def converse(
+    session: EngineSession, policy: Policy, contexts: Sequence[TokenSequence], n_turns: int = 2
+) -> list[list[Completion]]:
+    """Let each conversation have its turns at its own pace, with a new image between them."""
+
+    async def one(context: TokenSequence, number: int) -> list[Completion]:
+        said = []
+        for turn in range(n_turns):
+            completion = await session.sample(context)
+            said.append(completion)
+            context.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
+            result = ViewedImage(noise(60 + 30 * (number % 2), 90, 5 + turn))
+            assert policy.conversation.append_observation(context, "seen", result)
+        return said
+
+    async def all_of_them() -> list[list[Completion]]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(context, number)) for number, context in enumerate(contexts)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            await session.close()
+        return [task.result() for task in tasks]
+
+    return asyncio.run(all_of_them())
+
+
+def fake_environment(folder: Path) -> Path:
+    """An environment in which `vllm` is the fake server."""
+    site = folder / "site" / "vllm-0.32.0+cpu.dist-info"
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n", encoding="utf-8")
+    (folder / "bin").mkdir()
+    for name, program in (("python", ""), ("vllm", f"'{fake.__file__}'")):
+        path = folder / "bin" / name
+        text = f"#!/bin/sh\nPYTHONPATH='{folder}/site' exec '{sys.executable}' {program} \"$@\"\n"
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    return folder

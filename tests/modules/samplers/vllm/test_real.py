@@ -1,0 +1,212 @@
+"""The real vLLM on a CPU: the same log-probabilities as the policy, new weights, and kills. `pytest -m vllm`.
+
+One server of each family serves all of its tests but the kills. `VLLM_ENV` names its environment; else it is made once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+
+from cv_lightning.rollout import Sampling
+from cv_lightning.types import TokenSequence
+from modules.policy.policy import Policy
+from modules.samplers.vllm.fleet import Fleet
+from modules.samplers.vllm.launch import Needs, make_processes
+from modules.samplers.vllm.sampler import VLLM
+from modules.samplers.vllm.session import Patience
+from modules.samplers.vllm.weights import write_model
+from tests.modules.samplers.vllm.fake import RECORDED
+from tests.modules.samplers.vllm.helpers import contexts_of, converse
+from tests.modules.samplers.vllm.real import LORA, a_policy, environment, launch_of
+from tests.modules.samplers.vllm.record import descendants
+from tests.modules.samplers.vllm.test_launch import pids_of
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+
+#: Largest difference of a log-probability, in nats.
+CLOSE = 1e-4
+PATIENCE = Patience(turn_s=300.0, away_s=1200.0)
+
+
+@pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen3_vl"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A family, and the address of a server that has its weights."""
+    folder = tmp_path_factory.mktemp(request.param)
+    policy = a_policy(request.param)
+    write_model(policy, folder / "model", torch.float32)
+    bounds = policy.image_processor.size
+    pixels = bounds["shortest_edge"], bounds["longest_edge"]
+    needs = Needs("float32", 600, *pixels, "files", lora_rank=8)
+    launch = launch_of(environment(), folder)
+    fleet = Fleet(make_processes(launch, needs, folder / "model", "127.0.0.1"), 1500.0, 0, folder)
+    try:
+        fleet.bring_up()
+        yield request.param, fleet.servers[0].url
+    finally:
+        fleet.end()
+    assert not pids_of(folder)
+
+
+@contextmanager
+def sampling_from(url: str, policy: Policy, **settings: Any) -> Iterator[VLLM]:
+    sampler = VLLM([url], patience=PATIENCE, **settings)
+    sampler.attach(policy)
+    try:
+        yield sampler
+    finally:
+        sampler.close()
+
+
+def conversations(sampler: VLLM, policy: Policy, temperature: float = 1.0, each: int = 3) -> list[TokenSequence]:
+    """Three turns of each conversation, with one to four images."""
+    contexts = contexts_of(policy, each)
+    with sampler.speaking() as speaker:
+        session: Any = speaker.open_session(Sampling(temperature, 16, seed=7))
+        converse(session, policy, contexts, n_turns=2)
+    return contexts
+
+
+@torch.no_grad()
+def gap(policy: Policy, contexts: list[TokenSequence], temperature: float = 1.0) -> float:
+    """Largest difference between the engine's log-probabilities and the policy's, in nats."""
+    batch = policy.collate(contexts)
+    scored, _ = policy.token_logprobs(batch, temperature or 1.0)
+    gaps = (scored - batch.logprobs_BT)[batch.is_trained_BT].abs()
+    assert len(gaps) > 50
+    assert not policy.is_banned_V[batch.input_ids_BT[batch.is_trained_BT]].any()
+    print(f"{len(gaps)} tokens: max {gaps.max():.1e}, mean {gaps.mean():.1e}")
+    return float(gaps.max())
+
+
+@torch.no_grad()
+def change(policy: Policy) -> None:
+    """Move every trained weight, those of the vision tower included."""
+    for parameter in policy.model.parameters():
+        if parameter.requires_grad and parameter.numel() > 1:
+            parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("kind", ["full", "adapters", "sums"])
+def test_the_engine_has_the_policys_logprobs(served: tuple[str, str], kind: str, tmp_path: Path) -> None:
+    family, url = served
+    policy = a_policy(family, lora=None if kind == "full" else LORA)
+    adapters = {"full": None, "adapters": True, "sums": False}[kind]
+    with sampling_from(url, policy, folder=str(tmp_path), adapters=adapters) as sampler:
+        sampler.refresh()
+        for temperature in (1.0, 2.0, 0.0, 0.7):
+            assert gap(policy, conversations(sampler, policy, temperature), temperature) < CLOSE
+        change(policy)
+        started = time.perf_counter()
+        sampler.refresh()
+        print(f"weights brought in {time.perf_counter() - started:.2f} s")
+        assert gap(policy, conversations(sampler, policy)) < CLOSE
+
+
+def test_greedy_turns_are_those_of_the_policy(served: tuple[str, str], tmp_path: Path) -> None:
+    family, url = served
+    policy = a_policy(family)
+    with sampling_from(url, policy, folder=str(tmp_path)) as sampler:
+        sampler.refresh()
+        (spoken, *_) = conversations(sampler, policy, temperature=0.0, each=1)
+    (context, *_) = contexts_of(policy, each=1)
+    (completion,) = policy.open_session(Sampling(0.0, 16)).sample([context])
+    assert spoken.ids[len(context) :][: len(completion.ids)] == completion.ids
+
+
+def test_the_recorded_replies_are_still_the_servers(served: tuple[str, str]) -> None:
+    _, url = served
+    model = httpx2.get(url + "/v1/models").json()["data"][0]  # adapters follow
+    assert RECORDED["GET /v1/models"]["data"][0].keys() == model.keys()
+    body = {"model": "policy", "token_ids": [5, 6, 7], "return_token_ids": True}
+    body["sampling_params"] = {"max_tokens": 2, "logprobs": 0, "seed": 1, "detokenize": False}
+    reply = httpx2.post(url + "/inference/v1/generate", json=body, timeout=300).json()
+    recorded = RECORDED["POST /inference/v1/generate"]
+    assert recorded.keys() == reply.keys()
+    assert recorded["choices"][0].keys() == reply["choices"][0].keys()
+    missing = [path for path in RECORDED["GET /openapi.json"]["paths"] if path not in _routes(url)]
+    assert not missing
+    forgotten = {"content_parts": [{"type": "image_url", "uuid": "never sent"}], "token_ids": [5, 6]}
+    said = httpx2.post(url + "/inference/v1/generate", json=body | forgotten, timeout=300)
+    assert (said.status_code, said.json()["error"]["type"]) == (400, RECORDED["400 forgotten"]["error"]["type"])
+
+
+def _routes(url: str) -> dict[str, Any]:
+    routes: dict[str, Any] = json.loads(httpx2.get(url + "/openapi.json").content)["paths"]
+    return routes
+
+
+def test_an_engine_that_is_killed_during_rollout_and_update_and_between(tmp_path: Path) -> None:
+    policy = a_policy("qwen2_5_vl")
+    launch = replace(launch_of(environment(), tmp_path / "engine"), start_s=1500.0)
+    sampler = VLLM(launch=launch, patience=PATIENCE, folder=str(tmp_path))
+    sampler.attach(policy)
+    try:
+        sampler.refresh()
+        before = conversations(sampler, policy)
+        with killed_soon("EngineCore"), pytest.warns(UserWarning, match="is started again"):
+            during = conversations(sampler, policy)
+        assert [context.ids for context in during] == [context.ids for context in before]  # each turn once
+        assert gap(policy, during) < CLOSE
+        change(policy)
+        kill("EngineCore")
+        with pytest.warns(UserWarning, match="is started again"):
+            sampler.refresh()
+        assert gap(policy, conversations(sampler, policy)) < CLOSE
+        change(policy)
+        with at_the_first_file(tmp_path, lambda: kill("bin/vllm")), pytest.warns(UserWarning, match="is started again"):
+            sampler.refresh()
+        assert gap(policy, conversations(sampler, policy)) < CLOSE
+        assert sampler.version == 3
+    finally:
+        sampler.close()
+    assert not pids_of(tmp_path)
+
+
+def kill(name: str) -> None:
+    """End a process of the engine as the kernel does that is out of memory."""
+    for pid in descendants(os.getpid()):
+        words = Path(f"/proc/{pid}/cmdline").read_text("utf-8")
+        if name in words and "guardian" not in words:
+            os.kill(pid, signal.SIGKILL)
+            return
+    raise AssertionError(f"no process {name}")
+
+
+@contextmanager
+def killed_soon(name: str) -> Iterator[None]:
+    timer = threading.Timer(0.5, kill, [name])
+    timer.start()
+    yield
+    timer.join()
+
+
+@contextmanager
+def at_the_first_file(folder: Path, call: Callable[[], None]) -> Iterator[None]:
+    """Call once the first file of new weights is there: the update has begun."""
+    old = {path.name for path in folder.rglob("*.safetensors")}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            if {path.name for path in folder.rglob("cv_lightning-*/weights/*.safetensors")} - old:
+                call()
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
