@@ -375,6 +375,7 @@ class _Speaker:
             end_id=self.conversation.end_of_turn_id,
             banned=self._policy.is_banned_V.nonzero().flatten().tolist(),
             max_context_tokens=self.conversation.max_context_tokens,
+            on_tokens=on_tokens,
         )
 
 
