@@ -221,14 +221,15 @@ class VLLM(Sampler):
 
     def _bring_up(self) -> bool:
         """On the first process: start and check what is down; returns whether some servers lack the weights."""
-        for attempt in range(1, self._patience.attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             new = self._fleet.bring_up() if self._fleet is not None else self._waited_for()
             try:
                 return self._introduced(new)
             except ServerFault as error:  # one ended meanwhile
                 if attempt == self._patience.attempts:
                     raise EngineError(f"The engine does not take part in transfer={self._kind}: {error}") from error
-        raise AssertionError("unreachable")
 
     def _introduced(self, new: Sequence[Server]) -> bool:
         """Check new servers, and agree with all on the way of the weights if some lack them; returns whether."""
