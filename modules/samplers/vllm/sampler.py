@@ -212,7 +212,7 @@ class VLLM(Sampler):
     def _open(self) -> tuple[str, list[str]]:
         """On the first process: find or make the servers; returns a token of this run and the servers' addresses."""
         if self._launch is None:
-            self._servers = [Server(url, self._patience.away_s) for url in self._urls]
+            self._servers = [Server(url) for url in self._urls]
             return secrets.token_hex(3), self._urls
         made = make_processes(self._launch, self._needs, self._model_folder, self._host)
         self._fleet = Fleet(made, self._launch.start_s, self._launch.restarts, self._complaints)
