@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +35,7 @@ from cv_lightning.rollout import (
     runnable_call,
 )
 from cv_lightning.types import Group, Sample, TokenSequence, Trajectory
+from sandbox import Observation
 
 _Question = TypeVar("_Question")
 _Answer = TypeVar("_Answer")
@@ -46,6 +49,7 @@ def roll_out(
     sampling: Sampling,
     group_size: int = 1,
     max_turns: int = 4,
+    stop: Future[None] | None = None,
 ) -> list[Group]:
     """Sample `group_size` trajectories of each sample.
 
@@ -56,17 +60,19 @@ def roll_out(
         sampling: How tokens are drawn.
         group_size: G, trajectories of each sample.
         max_turns: Assistant turns of a trajectory; a tool call in the last one is not executed.
+        stop: Done if another thread no longer wants the rollouts.
 
     Returns:
         P groups of G trajectories.
 
     Raises:
         EngineError: The policy's engine cannot continue.
+        CancelledError: It was stopped (that of `concurrent.futures`).
     """
     groups = [Group(sample, _begin(sample, policy.conversation, group_size)) for sample in samples]
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     if trajectories:
-        drive(trajectories, policy.open_session(sampling), policy.conversation, executor, max_turns)
+        drive(trajectories, policy.open_session(sampling), policy.conversation, executor, max_turns, stop=stop)
     return groups
 
 
@@ -83,6 +89,7 @@ def drive(
     executor: Executor,
     max_turns: int,
     after_turn: Callable[[Trajectory], bool] | None = None,
+    stop: Future[None] | None = None,
 ) -> None:
     """Continue trajectories until each has its `stop_reason`.
 
@@ -95,49 +102,64 @@ def drive(
         max_turns: Turns of each; a tool call in the last one is not executed.
         after_turn: Called after each turn, with the result of its call; if it returns False, the trajectory is left
             as it is.
+        stop: Done if another thread no longer wants the rollouts.
 
     Raises:
         EngineError: The session cannot continue; some trajectories have no `stop_reason`.
+        CancelledError: It was stopped.
     """
     caller = _CallersThread()
-    tools = _Batches(caller, partial(observe, executor=executor))
+    if stop is not None:
+        stop.add_done_callback(lambda _: caller.stop())
+    player = _Player(caller, _Batches(caller, partial(observe, executor=executor)), conversation, max_turns, after_turn)
+    caller.serve(player.play_all(trajectories, session))
 
-    async def play(trajectory: Trajectory, sample: Callable[[TokenSequence], Awaitable[Completion]]) -> None:
-        for turn in range(max_turns):
-            completion, seconds = await _timed(sample(trajectory.tokens))
-            append_reply(trajectory, completion, conversation, seconds, is_last=turn == max_turns - 1)
+
+@dataclass(frozen=True)
+class _Player:
+    """Plays trajectories; the attributes are those of `drive`."""
+
+    caller: _CallersThread
+    tools: _Batches[Trajectory, Observation]
+    conversation: Conversation
+    max_turns: int
+    after_turn: Callable[[Trajectory], bool] | None
+
+    async def play_all(self, trajectories: Sequence[Trajectory], session: Session | AsyncSession) -> None:
+        """Play all of them, and close the session."""
+        if isinstance(session, AsyncSession):
+            try:
+                await _gather([self._play(trajectory, session.sample) for trajectory in trajectories])
+            finally:
+                await session.close()
+        else:
+            barrier = _Barrier(self.caller, session, [trajectory.tokens for trajectory in trajectories])
+            await _gather([self._play(trajectory, barrier.ask) for trajectory in trajectories], barrier.leave)
+
+    async def _play(self, trajectory: Trajectory, sample: Callable[[TokenSequence], Awaitable[Completion]]) -> None:
+        for turn in range(self.max_turns):
+            completion, seconds = await _timed(sample, trajectory.tokens)
+            append_reply(trajectory, completion, self.conversation, seconds, is_last=turn == self.max_turns - 1)
             if trajectory.stop_reason is None:
-                await answer(trajectory)
-            if after_turn is not None and not await caller.run(partial(after_turn, trajectory)):
+                await self._answer(trajectory)
+            if self.after_turn is not None and not await self.caller.run(partial(self.after_turn, trajectory)):
                 return
             if trajectory.stop_reason is not None:
                 return
 
-    async def answer(trajectory: Trajectory) -> None:
+    async def _answer(self, trajectory: Trajectory) -> None:
         turn = trajectory.turns[-1]
         turn.observation = observation = refusal(turn.reply)
         if runnable_call(turn.reply) is not None:
-            observation, turn.tools_s = await _timed(tools.ask(trajectory))
-        append_observation(trajectory, observation, conversation)
-
-    async def play_all() -> None:
-        if isinstance(session, AsyncSession):
-            try:
-                await _gather([play(trajectory, session.sample) for trajectory in trajectories])
-            finally:
-                await session.close()
-        else:
-            barrier = _Barrier(caller, session, [trajectory.tokens for trajectory in trajectories])
-            await _gather([play(trajectory, barrier.ask) for trajectory in trajectories], barrier.leave)
-
-    caller.serve(play_all())
+            observation, turn.tools_s = await _timed(self.tools.ask, trajectory)
+        append_observation(trajectory, observation, self.conversation)
 
 
-async def _timed(awaitable: Awaitable[_Answer]) -> tuple[_Answer, float]:
-    """A result and the seconds until it was there, without the time of trajectories that woke at the same moment."""
+async def _timed(ask: Callable[[_Question], Awaitable[_Answer]], question: _Question) -> tuple[_Answer, float]:
+    """An answer and the seconds until it was there, without the time of trajectories that woke at the same moment."""
     await asyncio.sleep(0)
     started = time.perf_counter()
-    return await awaitable, time.perf_counter() - started
+    return await ask(question), time.perf_counter() - started
 
 
 async def _gather(
@@ -161,22 +183,24 @@ class _CallersThread:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._task: asyncio.Task[Any] | None = None
+        self._may_start = threading.Event()  # when the pool knows its thread, and so will wait for it
         self._is_cancelled = False
 
     def serve(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Return when the coroutine has ended; what is raised in either thread ends both and is raised here."""
 
         async def main() -> None:
-            self._task = asyncio.current_task()
-            if self._is_cancelled:
-                coroutine.close()
-            else:
-                await coroutine
+            self._task = task = asyncio.current_task()
+            self._may_start.wait()
+            if self._is_cancelled and task is not None:
+                task.cancel()  # the coroutine begins all the same, and so closes what it was given
+            await coroutine
 
         with ThreadPoolExecutor(1, thread_name_prefix="rollout") as pool:
             try:
                 ended = pool.submit(asyncio.run, main())
                 ended.add_done_callback(lambda _: self._jobs.put(None))
+                self._may_start.set()
                 while (job := self._jobs.get()) is not None:
                     job()
             except BaseException:
@@ -186,9 +210,18 @@ class _CallersThread:
 
     def _cancel(self) -> None:
         self._is_cancelled = True
+        self._may_start.set()
         if self._task is not None:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    def stop(self) -> None:
+        """Let `serve` raise `CancelledError`; called in any thread."""
+
+        def job() -> None:
+            raise CancelledError
+
+        self._jobs.put(job)
 
     def run(self, function: Callable[[], _Answer]) -> asyncio.Future[_Answer]:
         """The result of a function that runs in the thread of `serve`."""

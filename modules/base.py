@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.types import Rollouts, Sample, TokenSequence
+from cv_lightning.types import Group, Rollouts, Sample, TokenSequence
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.micro_batches import packed_micro_batches, padded_micro_batches
 from modules.policy.policy import Policy
@@ -41,6 +41,13 @@ class StepOutput(TypedDict, total=False):
 
     rollouts: Rollouts
     metrics: dict[str, float]
+
+
+class _CloseOnError(Callback):
+    """Closes what a module holds open if a stage fails; Lightning calls `teardown` only if it does not."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        pl_module.teardown("")
 
 
 class PolicyModule(LightningModule):
@@ -270,19 +277,21 @@ class PolicyModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Evaluate the policy as it is now."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
 
     def on_test_epoch_start(self) -> None:
         """Evaluate the policy as it is now."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
 
     def on_predict_epoch_start(self) -> None:
         """Ask the policy as it is now."""
-        self._roller.refresh()
+        self._roller.refresh(self.global_step)
 
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         """Sample `group_size` trajectories of each sample and score them."""
-        groups = self._roller.roll_out(samples, group_size, temperature, seed)
+        return self._scored(self._roller.roll_out(samples, group_size, temperature, seed))
+
+    def _scored(self, groups: list[Group]) -> Rollouts:
         breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
         return Rollouts(groups, breakdowns, waited_for_tools(groups))
 
@@ -292,10 +301,14 @@ class PolicyModule(LightningModule):
         with self.policy.without_tools():
             groups = roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed)
         roller.close()
-        return Rollouts(groups, [score(group, self.reward_config, self.judge) for group in groups])
+        return self._scored(groups)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add what closes the rollouts' executor, threads and engine after an error."""
+        return [_CloseOnError()]
 
     def teardown(self, stage: str) -> None:
-        """Close the executor."""
+        """Close the executor and the sampler."""
         self._roller.close()
 
     # ---- evaluation --------------------------------------------------------------------------------------------------

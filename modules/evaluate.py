@@ -28,6 +28,7 @@ from cv_lightning.types import Sample, Trajectory
 from modules.policy.policy import Policy
 from modules.policy.shards import whole
 from modules.rollouts import Roller, RolloutConfig
+from modules.samplers.sampler import Sampler
 
 
 class LocalSolver(nn.Module, Solver):
@@ -38,15 +39,31 @@ class LocalSolver(nn.Module, Solver):
         rollout: How trajectories are sampled; `evaluation_temperature` is the one that counts.
         seed: Seed of the sampling, if the temperature is not 0.
         tools: Whether it may call tools; if not, it answers in one turn and cannot begin a call.
+        sampler: Who speaks, such as `modules.samplers.VLLM`; None: the policy itself.
     """
 
-    def __init__(self, policy: Policy, rollout: RolloutConfig | None = None, seed: int = 0, tools: bool = True) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rollout: RolloutConfig | None = None,
+        seed: int = 0,
+        tools: bool = True,
+        sampler: Sampler | None = None,
+    ) -> None:
         super().__init__()
         self.policy = policy
         self.rollout_config = rollout or RolloutConfig()
         self.seed = seed
         self.tools = tools
-        self._roller = Roller(policy, self.rollout_config if tools else replace(self.rollout_config, max_turns=1))
+        config = self.rollout_config if tools else replace(self.rollout_config, max_turns=1)
+        self._roller = Roller(policy, config, sampler)
+        self._is_refreshed = False
+
+    def refresh(self) -> None:
+        """Let the sampler take over the weights, once; on all ranks together. `solve` does it otherwise."""
+        if not self._is_refreshed:
+            self._roller.refresh()
+            self._is_refreshed = True
 
     def fingerprint(self) -> str:
         """A hash of the weights and of everything else that decides the answers."""
@@ -63,6 +80,8 @@ class LocalSolver(nn.Module, Solver):
         }
         if config.exactness == "close":  # other pixels
             settings["exactness"] = [config.device, config.exactness]
+        if not self._roller.sampler.agrees:  # other log-probabilities, and so other answers
+            settings["sampler"] = type(self._roller.sampler).__name__
         if not self.tools:
             settings |= {"turns": [1, config.max_new_tokens], "tools": None}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -70,6 +89,7 @@ class LocalSolver(nn.Module, Solver):
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
         """Roll out samples; one whose prompt does not fit is left out, with a warning."""
         temperature = self.rollout_config.evaluation_temperature
+        self.refresh()
         with nullcontext() if self.tools else self.policy.without_tools():
             fitting = [index for index, sample in enumerate(samples) if self._fits(sample)]
             groups = self._roller.roll_out([samples[index] for index in fitting], 1, temperature, self.seed)
@@ -88,11 +108,14 @@ class LocalSolver(nn.Module, Solver):
 
     def without_tools(self) -> LocalSolver:
         """The same weights, which answer in one turn and cannot begin a call."""
-        return LocalSolver(self.policy, self.rollout_config, self.seed, tools=False)
+        alone = LocalSolver(self.policy, self.rollout_config, self.seed, False, self._roller.sampler)
+        alone._is_refreshed = self._is_refreshed
+        return alone
 
     def close(self) -> None:
-        """End the tool's workers."""
+        """End the tool's workers, and what the sampler holds."""
         self._roller.close()
+        self._is_refreshed = False
 
 
 @torch.no_grad()
@@ -167,6 +190,8 @@ class RobustnessTest(LightningModule):
     def on_test_start(self) -> None:
         """Open the log of answers, which may hold earlier answers of this policy."""
         self.trainer.test_loop.verbose = False  # the table says it better than a list of all its cells
+        if isinstance(self.solver, LocalSolver):
+            self.solver.refresh()
         solvers = {self.folder: self.solver}
         if self.compare_without_tools:
             solvers[self.folder / "without_tools"] = self.solver.without_tools()

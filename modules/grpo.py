@@ -89,6 +89,9 @@ class GRPOModule(PolicyModule):
         keep_prompts: Fewer than the prompts of a batch: oversample, filter and rank (PyVision-RL, arXiv 2602.20739).
             That many prompts are rolled out at a time, until as many groups have a spread of rewards or the batch ends;
             those with the largest spread are learned from. 0 keeps all.
+        samples_ahead: Sample the next rollouts while the policy is updated. A step then learns from the questions of
+            the step before (the first one from its own, which are asked twice), answered with weights that lack one
+            step's updates; `sampler_correction` is on by default. It takes a sampler that is an engine.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -106,6 +109,7 @@ class GRPOModule(PolicyModule):
         measure_kl_every: int = 0,
         max_resamples: int = 0,
         keep_prompts: int = 0,
+        samples_ahead: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -131,7 +135,9 @@ class GRPOModule(PolicyModule):
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
         self._call_tokens = self._tokens_of_calls()
-        if sampler_correction is None and not self._roller.sampler.agrees:
+        if samples_ahead:
+            self._check_ahead(max_resamples, keep_prompts)
+        if sampler_correction is None and (samples_ahead or not self._roller.sampler.agrees):
             sampler_correction = SamplerCorrection()
         self.sampler_correction = sampler_correction
         self.truncated: Truncated = truncated
@@ -140,6 +146,7 @@ class GRPOModule(PolicyModule):
         self.measure_kl_every = measure_kl_every
         self.max_resamples = max_resamples
         self.keep_prompts = keep_prompts
+        self.samples_ahead = samples_ahead
         self.seed = seed
         # Now, because a checkpoint that is loaded later must not become the reference.
         if self.gradient_config.kl_coefficient > 0 or measure_kl_every:
@@ -154,9 +161,13 @@ class GRPOModule(PolicyModule):
 
     def _step(self, batch: list[Sample]) -> StepOutput:
         started = time.perf_counter()
-        self._roller.refresh()
-        rollouts = self._roll_out_pool(batch) if self.keep_prompts else self._roll_out_with_spread(batch)
-        self._roller.rest()
+        self._roller.refresh(self.global_step)
+        if self.samples_ahead:
+            rollouts = self._roll_out_ahead(batch)
+        else:
+            rollouts = self._roll_out_pool(batch) if self.keep_prompts else self._roll_out_with_spread(batch)
+            self._roller.rest()
+        staleness = self._staleness(rollouts)
         rolled_out = time.perf_counter()
         rewards_PG = _totals(rollouts.breakdowns).to(self.device)
         config = self.gradient_config
@@ -178,7 +189,8 @@ class GRPOModule(PolicyModule):
         }
         if rollouts.n_prompts is not None:
             own["rollout/prompts"] = rollouts.n_prompts
-        return {"rollouts": rollouts, "metrics": self.measured(own, rollout_metrics(rollouts, rewards_PG) | of_update)}
+        of_all = rollout_metrics(rollouts, rewards_PG) | staleness | of_update
+        return {"rollouts": rollouts, "metrics": self.measured(own, of_all)}
 
     def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
         """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
@@ -220,6 +232,35 @@ class GRPOModule(PolicyModule):
             breakdowns=[pool.breakdowns[index] for index in kept],
             n_prompts=len(pool.groups),
         )
+
+    # ---- rollouts ahead ----------------------------------------------------------------------------------------------
+
+    def _check_ahead(self, max_resamples: int, keep_prompts: int) -> None:
+        """Refuse `samples_ahead` with what it does not go with."""
+        if self._roller.sampler.version is None:
+            raise ConfigError(
+                "samples_ahead: expected a sampler that is an engine, such as modules.samplers.VLLM, got "
+                f"{type(self._roller.sampler).__name__}, which samples where the policy is updated."
+            )
+        for name, value in (("max_resamples", max_resamples), ("keep_prompts", keep_prompts)):
+            if value:
+                raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. Sampling again would wait.")
+
+    def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
+        """The rollouts that were sampled during the last update; those of `batch` begin, with the weights of now."""
+        temperature = self.rollout_config.temperature
+        groups = self._roller.take()
+        if groups is None:
+            groups = self._roller.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
+        n_steps = self.trainer.max_steps
+        if n_steps < 0 or self.global_step + self.minibatches * self.epochs < n_steps:
+            self._roller.begin(batch, self.group_size, temperature, self._sampling_seed(1))
+        return self._scored(groups)
+
+    def _staleness(self, rollouts: Rollouts) -> dict[str, float]:
+        """`rl/staleness`: updates that the weights which drew a token lacked, on average and at most."""
+        stale = self._roller.staleness(rollouts.groups, self.global_step)
+        return {"rl/staleness": fmean(stale), "rl/staleness_max": max(stale)} if stale else {}
 
     def _sampling_seed(self, attempt: int) -> int:
         step = self.global_step * self.trainer.world_size + self.trainer.global_rank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import torch
@@ -80,15 +81,51 @@ class Roller:
         self.policy = policy
         self.config = config
         self.sampler = Itself() if sampler is None else sampler
-        self.sampler.attach(policy)
+        if getattr(self.sampler, "policy", None) is not policy:  # another roller may share it
+            self.sampler.attach(policy)
         self._executor: ToolExecutor | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: Future[list[Group]] | None = None
+        self._stop: Future[None] | None = None
+        self._step_of_version: dict[int, int] = {}
 
-    def refresh(self) -> None:
-        """Let the sampler take over the policy's weights; on all ranks together."""
+    def refresh(self, step: int = 0) -> None:
+        """Let the sampler take over the policy's weights, as they are after `step` updates; on all ranks together.
+
+        Rollouts that run ahead end first: their weights are those of before.
+        """
+        if self._ahead is not None:
+            wait([self._ahead])
         self.sampler.refresh()
+        if self.sampler.version is not None:
+            self._step_of_version.setdefault(self.sampler.version, step)
 
-    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> list[Group]:
-        """Sample `group_size` trajectories of each sample."""
+    def staleness(self, groups: Sequence[Group], step: int) -> list[int]:
+        """Of each token whose sampler says which weights drew it: the updates that these lack at `step`."""
+        turns = (turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns)
+        return [step - self._step_of_version.get(version, step) for turn in turns for version in turn.versions or ()]
+
+    def begin(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> None:
+        """Begin to sample in another thread, while this one updates the policy: see `take`."""
+        if self._thread is None:  # one thread for all, because tool workers may die with the thread that began them
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts ahead")
+        self._stop = Future()
+        self._ahead = self._thread.submit(self.roll_out, samples, group_size, temperature, seed, self._stop)
+
+    def take(self) -> list[Group] | None:
+        """Wait for the rollouts that `begin` began, and return them; None if it did not."""
+        ahead, self._ahead = self._ahead, None
+        return None if ahead is None else ahead.result()
+
+    def roll_out(
+        self,
+        samples: Sequence[Sample],
+        group_size: int,
+        temperature: float,
+        seed: int,
+        stop: Future[None] | None = None,
+    ) -> list[Group]:
+        """Sample `group_size` trajectories of each sample; `stop` is done if they are no longer wanted."""
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
         at_once = self.config.sequences_at_once or len(samples) * group_size
@@ -104,7 +141,8 @@ class Roller:
                     part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
                     sampling = Sampling(temperature, self.config.max_new_tokens, part_seed, call_temperature)
                     size = min(at_once, group_size - done)
-                    pieces.append(roll_out(part, policy, self._executor, sampling, size, self.config.max_turns))
+                    options = (size, self.config.max_turns, stop)
+                    pieces.append(roll_out(part, policy, self._executor, sampling, *options))
                 groups += [
                     Group(sample, [trajectory for group in of_sample for trajectory in group.trajectories])
                     for sample, *of_sample in zip(part, *pieces, strict=True)
@@ -116,7 +154,12 @@ class Roller:
         self.sampler.rest()
 
     def close(self) -> None:
-        """End the tool's workers, and give back what the sampler holds."""
+        """End rollouts that run ahead and the tool's workers, and give back what the sampler holds."""
+        if self._thread is not None and self._stop is not None:
+            if not self._stop.done():
+                self._stop.set_result(None)
+            self._thread.shutdown()
+            self._thread = self._ahead = None
         self.sampler.close()
         if self._executor is not None:
             self._executor.close()

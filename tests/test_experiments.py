@@ -374,7 +374,7 @@ def test_an_arm_changes_what_its_name_says_and_nothing_else(arm: str, changed: s
 
 @pytest.mark.slow
 def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(EXPERIMENTS / "paper" / "recipe.yaml")
@@ -392,11 +392,11 @@ def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
     assert judged["brittleness"]["reason"].startswith("base, upright plates (read) (only 2 answers)")
     assert judged["the strategy terms teach"]["verdict"] == "not reproduced"  # after two steps
     assert "not reproduced" in Path("runs/paper/report.html").read_text(encoding="utf-8")
-    capsys.readouterr()
+    capfd.readouterr()
     assert main([*command, "rl_published:model.init_args.group_size=3", "--stages", "rl"]) == 0
     judged = {claim["name"]: claim for claim in json.loads(Path("runs/paper/report.json").read_text())["claims"]}
     assert judged["the released reward is hackable"]["reason"].startswith("rl_published: its config, an override")
-    assert capsys.readouterr().out.count("finished before") == 3
+    assert capfd.readouterr().out.count("finished before") == 3
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if not load_recipe(path).has_claims], ids=name_of)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def _turn(turn: Turn, credit: Mapping[str, float] | None) -> dict[str, Any]:
         "image_index": call.image_index if call else None,
         "fault": turn.reply.fault,
         "seconds": turn.wall_s or None,
+        **({"versions": _spans(turn.versions)} if turn.versions else {}),
         "credit": credit,
         "observation": None
         if seen is None
@@ -78,6 +80,10 @@ def _turn(turn: Turn, credit: Mapping[str, float] | None) -> dict[str, Any]:
             **({"exactness": seen.exactness, "library": seen.library} if seen.exactness else {}),
         },
     }
+
+
+def _spans(versions: Sequence[int]) -> list[list[int]]:
+    return [[version, len([*of_one])] for version, of_one in groupby(versions)]
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

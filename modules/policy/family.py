@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from cv_lightning.conversation import QWEN_TEMPLATE, Template
@@ -74,7 +76,9 @@ class Family:
         return time * height * width // int(config.vision_config.spatial_merge_size) ** 2
 
     def positions(self, core: Any, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Tensor | None) -> Tensor:
-        """mRoPE positions [3, B, T]: time, row and column of a token; for text all three are equal.
+        """mRoPE positions [3, B, T]: time, row and column of a token; for text all three are equal, and 0 at padding.
+
+        Those of Hugging Face's `get_rope_index`, without its loops over tokens.
 
         Args:
             core: The model without its language head.
@@ -82,12 +86,21 @@ class Family:
             is_valid_BT: True where a token is not padding [B, T].
             grid_O3: Grids (time, height, width) in patches, one per image placeholder run in reading order [O, 3].
         """
-        # Newer versions find the images by types, not by ids: 1 at image tokens.
-        types_BT = (input_ids_BT == core.config.image_token_id).int()
-        positions_3BT: Tensor = core.get_rope_index(
-            input_ids_BT, mm_token_type_ids=types_BT, image_grid_thw=grid_O3, attention_mask=is_valid_BT.int()
-        )[0]
-        return positions_3BT
+        is_image_BT = (input_ids_BT == core.config.image_token_id) & is_valid_BT.bool()
+        is_first_BT = is_image_BT & ~functional.pad(is_image_BT[:, :-1], (1, 0))
+        is_last_BT = is_image_BT & ~functional.pad(is_image_BT[:, 1:], (0, 1))
+        advance_BT = is_valid_BT.long()
+        row_BT = column_BT = torch.zeros_like(advance_BT)
+        if grid_O3 is not None:
+            run_BT = (is_first_BT.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids_BT)
+            size_BT2 = (grid_O3[:, 1:] // core.config.vision_config.spatial_merge_size)[run_BT]
+            # The patches of an image share a time; what follows it continues after the largest of all its positions.
+            advance_BT = torch.where(is_image_BT, size_BT2.amax(-1) * is_last_BT, advance_BT)
+            places_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
+            place_BT = places_T - torch.where(is_first_BT, places_T, 0).cummax(1).values
+            row_BT, column_BT = (f(place_BT, size_BT2[..., 1]) * is_image_BT for f in (torch.floor_divide, torch.fmod))
+        start_BT = advance_BT.cumsum(1) - advance_BT
+        return torch.stack([start_BT, start_BT + row_BT, start_BT + column_BT]) * is_valid_BT.bool()
 
     def repeated(self, encoded: Any, occurrences: Sequence[int]) -> Any:
         """Encoder output with an entry per placeholder, from one with an entry per distinct image.

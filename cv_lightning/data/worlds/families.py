@@ -10,6 +10,7 @@ from PIL import Image
 
 from cv_lightning.data.worlds.page import FONTS, PHOTOS, Color, Page, air_of, extent, grain
 from cv_lightning.errors import ConfigError
+from cv_lightning.types import Sample
 
 #: Characters that are told from each other in every orientation and font.
 CODE_ALPHABET = "24567FGJLPR"
@@ -42,6 +43,19 @@ class Draft:
     question: str
     answer: str
     needs_crop: bool
+
+    def sample(self, identity: str, family: str, source: str) -> Sample:
+        """The page as an upright sample."""
+        return Sample(
+            id=identity,
+            question=self.question,
+            images=(self.page.image,),
+            answer=self.answer,
+            transforms=("crop",) if self.needs_crop else (),
+            box=self.page.box,
+            family=family,
+            source=source,
+        )
 
 
 @dataclass(frozen=True)

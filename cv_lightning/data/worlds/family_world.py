@@ -104,16 +104,7 @@ class FamilyWorld(SampleSource):
     def upright(self, split: Split, index: int, family: str) -> Sample:
         """The sample of a family at `index` before anything is done to its image."""
         draft = self.draw(split, index, family)
-        return Sample(
-            id=f"{family}-{self.seed}-{split}-{index}",
-            question=draft.question,
-            images=(draft.page.image,),
-            answer=draft.answer,
-            transforms=("crop",) if draft.needs_crop else (),
-            box=draft.page.box,
-            family=family,
-            source=type(self).__name__,
-        )
+        return draft.sample(f"{family}-{self.seed}-{split}-{index}", family, type(self).__name__)
 
     def draw(self, split: Split, index: int, family: str, *, hides_target: bool = False) -> Draft:
         """The upright page of an index; `hides_target` leaves out the answer."""

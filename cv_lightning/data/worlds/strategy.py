@@ -159,16 +159,7 @@ class StrategyWorld(SampleSource):
     def upright(self, split: Split, number: int, family: str) -> Sample:
         """Page `number` of a family before anything is done to its image."""
         draft = self.draw(split, number, family)
-        return Sample(
-            id=f"{family}-{self.seed}-{split}-{number}",
-            question=draft.question,
-            images=(draft.page.image,),
-            answer=draft.answer,
-            transforms=("crop",) if draft.needs_crop else (),
-            box=draft.page.box,
-            family=family,
-            source=type(self).__name__,
-        )
+        return draft.sample(f"{family}-{self.seed}-{split}-{number}", family, type(self).__name__)
 
     def draw(self, split: Split, number: int, family: str, *, hides_target: bool = False) -> Draft:
         """An upright page; `hides_target` leaves out the answer."""

@@ -24,7 +24,7 @@ class Fleet:
     Args:
         made: Each server's URL and process, not started.
         start_s: Longest time that a start may take.
-        restarts: How often a server may be restarted in all.
+        restarts: How often each may be restarted.
         complaints: Folder in which any process of the trainer leaves the number of a server that hangs.
     """
 
@@ -34,7 +34,7 @@ class Fleet:
         self.servers = [Server(url) for url, _ in made]
         self._processes = [process for _, process in made]
         self._start_s = start_s
-        self._restarts_left = restarts
+        self._restarts = restarts
         self._complaints = complaints
         self._lock = threading.RLock()
         self._watcher: threading.Thread | None = None
@@ -81,6 +81,12 @@ class Fleet:
         with self._lock:
             pass
 
+    def discard(self) -> None:
+        """End all servers for now: what they hold is unknown. `bring_up` starts them anew."""
+        with self._lock:
+            for process in self._processes:
+                process.end(at_once=True)
+
     def end(self) -> None:
         """End all servers."""
         self._is_ended.set()
@@ -123,10 +129,9 @@ class Fleet:
 
     def _start(self, index: int) -> None:
         process = self._processes[index]
-        if process.was_started:
-            if self._restarts_left <= 0:
+        if process.n_starts:
+            if process.n_starts > self._restarts:
                 raise EngineError(f"launch.restarts: the engine ended too often. {process.log}: {process.last_words()}")
-            self._restarts_left -= 1
             warnings.warn(
                 f"The engine at {self.servers[index].url} ended and is started again. {process.log}: "
                 f"{process.last_words()}",

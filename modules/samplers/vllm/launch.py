@@ -38,7 +38,7 @@ class Launch:
         max_sequences: Conversations that a server samples at once.
         max_images: Images of a conversation, at most.
         start_s: Longest time that a start may take.
-        restarts: How often a server is restarted in one run.
+        restarts: How often each server is restarted in one run.
         options: More options of `vllm serve`, such as `{enforce-eager: true, kv-cache-dtype: fp8}`; null takes one out.
         variables: More environment variables of the servers.
     """

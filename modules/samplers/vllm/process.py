@@ -35,11 +35,11 @@ class ServerProcess:
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
-        self.was_started = False
+        self.n_starts = 0
 
     def start(self) -> None:
         """Start it in a session of its own: a Ctrl-C in the terminal reaches the trainer alone, which ends it."""
-        self.was_started = True
+        self.n_starts += 1
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._log_start = log.tell()

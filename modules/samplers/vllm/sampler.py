@@ -100,7 +100,7 @@ class VLLM(Sampler):
         """Take note of the policy; nothing is started yet."""
         super().attach(policy)
         self._dtype: torch.dtype = getattr(torch, self._dtype_name or str(policy.dtype).removeprefix("torch."))
-        self.agrees = self._dtype == policy.dtype == torch.float32
+        self.agrees = self._dtype == policy.dtype == torch.float32 and self._every == 1
 
     @property
     def version(self) -> int:
@@ -125,6 +125,8 @@ class VLLM(Sampler):
             fault = self._refreshed(engine, lacks, is_due)
             if fault is None:
                 break
+            if self._fleet is not None:
+                self._fleet.discard()
         if fault is not None:
             raise EngineError(f"The engine does not take the weights: {fault}{self._logs()}")
         if self._fleet is not None:
@@ -210,7 +212,7 @@ class VLLM(Sampler):
     def _open(self) -> tuple[str, list[str]]:
         """On the first process: find or make the servers; returns a token of this run and the servers' addresses."""
         if self._launch is None:
-            self._servers = [Server(url, self._patience.away_s) for url in self._urls]
+            self._servers = [Server(url) for url in self._urls]
             return secrets.token_hex(3), self._urls
         made = make_processes(self._launch, self._needs, self._model_folder, self._host)
         self._fleet = Fleet(made, self._launch.start_s, self._launch.restarts, self._complaints)
@@ -373,6 +375,7 @@ class _Speaker:
             end_id=self.conversation.end_of_turn_id,
             banned=self._policy.is_banned_V.nonzero().flatten().tolist(),
             max_context_tokens=self.conversation.max_context_tokens,
+            on_tokens=on_tokens,
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from cv_lightning.errors import EngineError
-from cv_lightning.rollout import Completion, Sampling
+from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence, ViewedImage
 from modules.samplers.vllm.images import EncodedImages
 from modules.samplers.vllm.server import words_of
@@ -121,6 +121,7 @@ class EngineSession:
         sampling: How tokens are drawn.
         image_id: The placeholder of images.
         end_id: The token that ends a turn.
+        on_tokens: Reads along, and may end a turn before its end; a turn is shown when all of it is there.
         banned: Tokens that are never drawn.
         max_context_tokens: Longest conversation.
     """
@@ -134,11 +135,13 @@ class EngineSession:
         end_id: int,
         banned: Sequence[int],
         max_context_tokens: int,
+        on_tokens: OnTokens | None = None,
     ) -> None:
         self._engine = engine
         self._sampling = sampling
         self._image_id, self._end_id, self._bias = image_id, end_id, bias(banned)
         self._max_context_tokens = max_context_tokens
+        self._on_tokens = on_tokens
         self._conversations: dict[int, _Conversation] = {}
         self._place_of_prompt: dict[tuple[int, ...], int] = {}
         self._sharers: dict[tuple[int, ...], int] = {}
@@ -158,7 +161,17 @@ class EngineSession:
         seed = _seed(self._sampling.seed, conversation.number, conversation.n_turns)
         conversation.n_turns += 1
         turn = self._turn(context, n_left, seed)
-        return await self._ask(turn, conversation)
+        return self._read_along(await self._ask(turn, conversation))
+
+    def _read_along(self, completion: Completion) -> Completion:
+        """Show a turn to whoever reads along, who may cut it."""
+        if self._on_tokens is None:
+            return completion
+        for n, token in enumerate(completion.ids, start=1):
+            if not self._on_tokens([token]) and n < len(completion.ids):
+                versions = completion.versions
+                return Completion(completion.ids[:n], completion.logprobs[:n], False, versions and versions[:n])
+        return completion
 
     async def close(self) -> None:
         """Give up what was asked, and close the connections."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Literal
 
 from modules.policy.shards import is_first_process
@@ -20,7 +19,7 @@ _RESETS = 50
 
 def update(
     servers: Sequence[Server], transfer: WeightTransfer, parts: Iterable[Part], label: str, mode: PauseMode
-) -> dict[str, float]:
+) -> None:
     """Give servers new weights; all processes together.
 
     Args:
@@ -30,36 +29,26 @@ def update(
         label: The label that the servers give them.
         mode: What happens to turns that are being sampled.
 
-    Returns:
-        Seconds by call.
-
     Raises:
         ServerFault: A server failed, on the first process alone.
     """
-    times: dict[str, float] = {}
     fault: ServerFault | None = None
     sends = is_first_process() or transfer.is_of_all
-    started = time.perf_counter()
     try:
         _begin(servers, mode)
         if sends:
             transfer.begin(label)
     except ServerFault as error:
         fault = error
-    times["begin"] = time.perf_counter() - started
     for part in parts:
         if sends and (fault is None or transfer.is_of_all):
             try:
                 transfer.send(part)
             except ServerFault as error:
                 fault = fault or error
-    times["send"] = time.perf_counter() - started - times["begin"]
     if fault is not None:
-        _resume_what_lives(servers)
-        raise fault
+        raise fault  # servers stay paused: some have a part of the weights
     _finish(servers, label)
-    times["finish"] = time.perf_counter() - started - times["begin"] - times["send"]
-    return times
 
 
 def update_again(server: Server, transfer: FileTransfer, label: str) -> None:
@@ -92,9 +81,3 @@ def _reset_prefix_cache(server: Server) -> None:
             return
         time.sleep(0.1)
     raise ServerFault(f"{server.url}: the prefix cache could not be reset")
-
-
-def _resume_what_lives(servers: Sequence[Server]) -> None:
-    for server in servers:
-        with suppress(ServerFault):
-            server.post("/resume")

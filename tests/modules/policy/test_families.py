@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cv_lightning.types import Sample
 from modules.policy.families import FAMILIES as KINDS
-from tests.modules.helpers import FAMILIES, small_policy
+from tests.modules.helpers import FAMILIES, sampled_conversations, small_policy
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,3 +38,22 @@ def test_features_are_repeated_for_every_placeholder(layers: list[list[str]] | N
 def test_a_new_model_normalises_as_its_family(family: str, mean: float) -> None:
     config = small_policy(family).core.config
     assert KINDS[family].processor(config, None, 784, 7056).image_mean[0] == mean
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_are_those_of_hugging_face(family: str) -> None:
+    """Several images of several sizes, sequences of several lengths, one without an image."""
+    policy = small_policy(family)
+    seen = sampled_conversations(policy)
+    text = policy.conversation.start(Sample("t", "What is one and one?", (), "2"))
+    for sequences in ([*seen, text], [text], seen[4:5]):
+        batch = policy.collate(sequences)
+        grids = [policy.image_grid(viewed.image.size) for each in sequences for viewed in each.images]
+        grid_O3 = torch.tensor(grids) if grids else None
+        expected = policy.core.get_rope_index(
+            batch.input_ids_BT,
+            mm_token_type_ids=(batch.input_ids_BT == policy.core.config.image_token_id).int(),
+            image_grid_thw=grid_O3,
+            attention_mask=batch.is_valid_BT.int(),
+        )[0]
+        assert torch.equal(policy.positions(batch.input_ids_BT, batch.is_valid_BT, grid_O3), expected)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cv_lightning.rollout import Completion, Sampling
+from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import Sample, TokenSequence, ViewedImage
 from modules.policy.policy import Policy
 from modules.samplers.vllm.images import EncodedImages
@@ -33,7 +33,7 @@ def engine_of(policy: Policy, *servers: FakeServer, patience: Patience = SHORT, 
     return Engine([Place(server.url) for server in servers], log, images, patience, **more)
 
 
-def session_of(engine: Engine, policy: Policy, **sampling: Any) -> EngineSession:
+def session_of(engine: Engine, policy: Policy, on_tokens: OnTokens | None = None, **sampling: Any) -> EngineSession:
     return EngineSession(
         engine,
         Sampling(**{"max_new_tokens": 12, "seed": 3, **sampling}),
@@ -41,6 +41,7 @@ def session_of(engine: Engine, policy: Policy, **sampling: Any) -> EngineSession
         end_id=policy.conversation.end_of_turn_id,
         banned=[1, 2],
         max_context_tokens=policy.conversation.max_context_tokens,
+        on_tokens=on_tokens,
     )
 
 

@@ -99,6 +99,21 @@ def test_options_of_adapters_and_sleep() -> None:
     assert variables["A"] == "1"
 
 
+def test_the_docs_name_every_option_and_variable() -> None:
+    said = (Path(__file__).parents[4] / "docs" / "engines.md").read_text("utf-8")
+    needs = Needs("bfloat16", 600, 784, 40000, "ipc", lora_rank=8, sleeps=True)
+    for option in options_of(Launch("env"), needs, is_cpu=False):
+        assert f"--{option}" in said, option
+    ours = (
+        "VLLM_SERVER_DEV_MODE",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION",
+        "PYTHONPATH",
+    )
+    assert set(ours) <= variables_of(Launch("env"), needs, False, None).keys()
+    assert all(name in said for name in ours)
+
+
 def test_a_server_does_not_join_the_trainers_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK"):
         monkeypatch.setenv(name, "1")

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,7 +109,9 @@ def test_the_engine_has_the_policys_logprobs(served: tuple[str, str], kind: str,
         for temperature in (1.0, 2.0, 0.0, 0.7):
             assert gap(policy, conversations(sampler, policy, temperature), temperature) < CLOSE
         change(policy)
+        started = time.perf_counter()
         sampler.refresh()
+        print(f"weights brought in {time.perf_counter() - started:.2f} s")
         assert gap(policy, conversations(sampler, policy)) < CLOSE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -175,6 +175,20 @@ def test_no_room_for_a_turn_is_an_empty_one(server: FakeServer) -> None:
     context.append([7] * (policy().conversation.max_context_tokens - len(context)), is_trained=False)
     assert asyncio.run(session.sample(context)) == Completion([], [], False)
     assert not server.requests
+
+
+def test_a_reader_sees_each_token_and_may_cut_a_turn(server: FakeServer) -> None:
+    seen: list[int | None] = []
+
+    def read(row: Sequence[int | None]) -> bool:
+        seen.extend(row)
+        return len(seen) != 2
+
+    engine = engine_of(policy(), server)
+    whole = asyncio.run(session_of(engine, policy()).sample(contexts_of(policy())[0]))
+    cut = asyncio.run(session_of(engine, policy(), read).sample(contexts_of(policy())[0]))
+    assert seen == cut.ids == whole.ids[:2]
+    assert (cut.logprobs, cut.is_finished, cut.versions) == (whole.logprobs[:2], False, [1, 1])
 
 
 def test_a_cancelled_turn_ends_at_once(server: FakeServer) -> None:

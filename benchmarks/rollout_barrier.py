@@ -1,0 +1,212 @@
+"""Trajectories in flight over time, with a barrier after each turn and with each trajectory at its own pace.
+
+    python benchmarks/rollout_barrier.py [--trajectories 64] [--out runs/benchmarks/rollout_barrier]
+
+The policy is a clock: a turn takes its number of tokens times `--token-ms`, whoever speaks beside it, as on an engine
+that is not full. Lengths are log-normal (median 40 tokens, sigma 0.8), a trajectory has one to four turns, and one of
+eight tool calls takes 0.5 s. Both ways sample the same turns, in turn, `--rounds` times; the ratio is the median of the
+rounds' own. Also measured: processor time of a rollout whose policy and tools take no time, by the driver and by the
+plain loop over batches of turns. Writes a figure and a JSON.
+"""
+
+# ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from PIL import Image
+
+from cv_lightning.conversation import Conversation, format_answer, format_call
+from cv_lightning.driver import drive
+from cv_lightning.rollout import AsyncSession, Completion, Session, append_observation, append_reply, observe
+from cv_lightning.types import Sample, TokenSequence, ToolCall, Trajectory
+from modules.policy.tiny import train_tokenizer
+from sandbox import Observation, ToolRequest
+
+MAX_TURNS = 4
+SLOW_S, FAST_S, SLOW_ONE_OF = 0.5, 0.002, 8
+
+
+class Clock:
+    """Says the same in each run, and notes when each trajectory is being sampled."""
+
+    def __init__(self, conversation: Conversation, contexts: Sequence[TokenSequence], token_s: float) -> None:
+        self.conversation, self.token_s = conversation, token_s
+        self.number = {id(context): number for number, context in enumerate(contexts)}
+        self.n_turns = [0] * len(contexts)
+        self.spans: list[tuple[float, float]] = []
+
+    def turn(self, context: TokenSequence) -> tuple[Completion, float]:
+        """The next turn of a trajectory, and the seconds that it takes."""
+        number = self.number[id(context)]
+        turn, self.n_turns[number] = self.n_turns[number], self.n_turns[number] + 1
+        chance = random.Random(1000 * number + turn)
+        n_tokens = chance.lognormvariate(3.7, 0.8)
+        is_answer = turn == MAX_TURNS - 1 or chance.random() < 0.35
+        is_slow = chance.randrange(SLOW_ONE_OF) == 0
+        call = ToolCall(f"result = image  # {'slow' if is_slow else 'fast'}", "")
+        text = format_answer("", "K") if is_answer else format_call("", call)
+        ids = [*self.conversation.tokenizer.encode(text, add_special_tokens=False), self.conversation.end_of_turn_id]
+        return Completion(ids, [-1.0] * len(ids), True), n_tokens * self.token_s
+
+
+class Together(Clock):
+    """A batch of turns ends with its longest."""
+
+    def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
+        """See `Session`."""
+        turns = [self.turn(context) for context in contexts]
+        started = time.perf_counter()
+        self.spans += [(started, started + seconds) for _, seconds in turns]
+        time.sleep(max(seconds for _, seconds in turns))
+        return [completion for completion, _ in turns]
+
+
+class Apart(Clock):
+    """Each turn ends by itself."""
+
+    async def sample(self, context: TokenSequence) -> Completion:
+        """See `AsyncSession`."""
+        completion, seconds = self.turn(context)
+        started = time.perf_counter()
+        await asyncio.sleep(seconds)
+        self.spans.append((started, time.perf_counter()))
+        return completion
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+class Tools:
+    """Runs the calls of a batch side by side."""
+
+    def __init__(self, slow_s: float, fast_s: float) -> None:
+        self.slow_s, self.fast_s = slow_s, fast_s
+
+    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        """See `Executor`."""
+        if requests:
+            time.sleep(max(self.slow_s if "slow" in request.code else self.fast_s for request in requests))
+        return [Observation("ok", text="done") for _ in requests]
+
+
+def begin(conversation: Conversation, n: int) -> list[Trajectory]:
+    """Trajectories before their first turn."""
+    sample = Sample("a", "What is written?", (Image.new("RGB", (56, 56)),), "K")
+    prompt = conversation.start(sample)
+    return [Trajectory(sample, images=[*prompt.images], tokens=prompt.copy()) for _ in range(n)]
+
+
+def plain_loop(trajectories: list[Trajectory], session: Session, conversation: Conversation, tools: Tools) -> None:
+    """The loop over batches of turns that the driver replaced."""
+    for turn in range(MAX_TURNS):
+        completions = session.sample([trajectory.tokens for trajectory in trajectories])
+        for trajectory, completion in zip(trajectories, completions, strict=True):
+            append_reply(trajectory, completion, conversation, 0.0, is_last=turn == MAX_TURNS - 1)
+        trajectories = [trajectory for trajectory in trajectories if trajectory.stop_reason is None]
+        if not trajectories:
+            return
+        for trajectory, observation in zip(trajectories, observe(trajectories, tools), strict=True):
+            append_observation(trajectory, observation, conversation)
+
+
+def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that a function takes, by a clock."""
+    started = clock()
+    work()
+    return clock() - started
+
+
+def roll(kind: type[Together] | type[Apart], conversation: Conversation, n: int, token_s: float) -> tuple[float, Clock]:
+    """One rollout: its seconds, and its clock."""
+    trajectories = begin(conversation, n)
+    clock = kind(conversation, [trajectory.tokens for trajectory in trajectories], token_s)
+    session: Session | AsyncSession = clock
+    return timed(lambda: drive(trajectories, session, conversation, Tools(SLOW_S, FAST_S), MAX_TURNS)), clock
+
+
+def overhead(conversation: Conversation, n: int, rounds: int) -> dict[str, float]:
+    """Processor milliseconds of a rollout in which nothing takes time, plain loop and driver, medians."""
+    seconds: dict[str, list[float]] = {"plain": [], "driver": []}
+    tools = Tools(0, 0)
+    for _ in range(rounds):
+        for name, took in seconds.items():
+            trajectories = begin(conversation, n)
+            session = Together(conversation, [trajectory.tokens for trajectory in trajectories], 0.0)
+            loop = plain_loop if name == "plain" else partial(drive, max_turns=MAX_TURNS)
+            took.append(timed(partial(loop, trajectories, session, conversation, tools), time.process_time))
+    return {name: 1000 * statistics.median(took) for name, took in seconds.items()}
+
+
+def in_flight(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
+    """Times from the first turn's beginning, and how many trajectories are being sampled from each on."""
+    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    times, counts = [0.0], [0]
+    for at, change in events:
+        times.append(at - events[0][0])
+        counts.append(counts[-1] + change)
+    return times, counts
+
+
+def draw(clocks: dict[str, Clock], path: Path) -> None:
+    """Both curves in one figure."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for name, clock in clocks.items():
+        times, counts = in_flight(clock.spans)
+        axes.step(times, counts, where="post", label=name, linewidth=1.2)
+    axes.set(xlabel="seconds", ylabel="trajectories being sampled", xlim=(0, None), ylim=(0, None))
+    axes.set_title("Tools that take 0.5 s in one of eight calls", fontsize=10)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trajectories", type=int, default=64)
+    parser.add_argument("--token-ms", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/rollout_barrier"), help="without its ending")
+    options = parser.parse_args()
+    conversation = Conversation(
+        train_tokenizer(["result = image"], 400, max_token_chars=16), lambda _: 4, "Read.", 4096
+    )
+    n, token_s = options.trajectories, options.token_ms / 1000
+    ratios, seconds, clocks = [], [], {}
+    for _ in range(options.rounds):
+        (together_s, together), (apart_s, apart) = (roll(kind, conversation, n, token_s) for kind in (Together, Apart))
+        ratios.append(together_s / apart_s)
+        seconds.append((together_s, apart_s))
+        clocks = {"a barrier after each turn": together, "each at its own pace": apart}
+    result = {
+        "trajectories": n,
+        "with_barrier_s": statistics.median(pair[0] for pair in seconds),
+        "without_s": statistics.median(pair[1] for pair in seconds),
+        "ratio": statistics.median(ratios),
+        "overhead_ms": overhead(conversation, n, 5 * options.rounds),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    draw(clocks, options.out.with_suffix(".png"))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""One coroutine per trajectory: whatever answers first, each gets its own turns; nothing is lost, and nothing stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cv_lightning.conversation import format_answer, format_call
+from cv_lightning.driver import drive, roll_out
+from cv_lightning.errors import EngineError
+from cv_lightning.rollout import Completion, OnTokens, Sampling
+from cv_lightning.types import Sample, StopReason, TokenSequence, ToolCall, Trajectory
+from sandbox import Observation, ToolRequest
+from tests.cv_lightning.test_rollout import Script
+
+CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)", ""))
+ANSWER = format_answer("I can read it.", "K")
+BROKEN = "<tool_call>{</tool_call>"
+
+
+class Paced(Script):
+    """Says what `Script` says, each trajectory on its own; `pace` is awaited before each turn."""
+
+    def __init__(self, lines: Sequence[Sequence[str | None]], pace: Callable[[int], Any] | None = None) -> None:
+        super().__init__(lines)
+        self.pace = pace or (lambda index: asyncio.sleep(0))
+        self.n_closed = 0
+        self.cancelled: list[int] = []
+        self.threads: set[threading.Thread] = set()
+
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Any:
+        super().open_session(sampling, on_tokens)
+        return self
+
+    async def sample(self, context: TokenSequence) -> Completion:  # type: ignore[override]
+        index = self._indices.setdefault(id(context), len(self._indices))
+        self.threads.add(threading.current_thread())
+        try:
+            await self.pace(index)
+        except asyncio.CancelledError:
+            self.cancelled.append(index)
+            raise
+        completion = self._speak(index)
+        return replace(completion, versions=[7] * len(completion.ids))
+
+    async def close(self) -> None:
+        self.n_closed += 1
+
+
+class Turner:
+    """An executor that turns images here; it notes the size of each batch and the threads it ran in."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.threads: set[threading.Thread] = set()
+
+    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        self.batches.append(len(requests))
+        self.threads.add(threading.current_thread())
+        return [Observation("ok", request.images[request.image_index].rotate(90)) for request in requests]
+
+
+def play(policy: Script, executor: Any = None, **options: Any) -> list[Trajectory]:
+    sample = Sample("a", "What is written?", (Image.new("RGB", (56, 28)),), "K")
+    (group,) = roll_out([sample], policy, executor or Turner(), Sampling(), group_size=len(policy.lines), **options)
+    return group.trajectories
+
+
+def said(trajectory: Trajectory) -> Any:
+    tokens = trajectory.tokens
+    images = [viewed.key for viewed in tokens.images]
+    return tokens.ids, tokens.is_trained, tokens.logprobs, images, trajectory.turns, trajectory.stop_reason
+
+
+def rollout_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("rollout")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    yield
+    assert rollout_threads() == []
+
+
+# ---- the same trajectories, whatever the pace ------------------------------------------------------------------------
+
+LINES = st.lists(st.lists(st.sampled_from([CALL, BROKEN, ANSWER, "So.", None]), min_size=3, max_size=3), max_size=5)
+
+
+@given(LINES, st.randoms(use_true_random=False))
+def test_trajectories_are_those_of_the_barrier_whatever_comes_first(
+    lines: list[list[str | None]], chance: random.Random
+) -> None:
+    if not lines:
+        return
+
+    async def pace(_: int) -> None:
+        for _ in range(chance.randrange(12)):
+            await asyncio.sleep(0)
+
+    together, apart = Script(lines), Paced(lines, pace)
+    executor = Turner()
+    expected, found = play(together, max_turns=3), play(apart, executor, max_turns=3)
+    assert [said(trajectory) for trajectory in found] == [said(trajectory) for trajectory in expected]
+    assert all(trajectory.stop_reason is not None for trajectory in found)
+    assert apart._spoken == [len(trajectory.turns) for trajectory in found], "no turn is sampled twice or lost"
+    calls = [
+        turn for t in found for turn in t.turns if turn.observation is not None and turn.observation.status == "ok"
+    ]
+    assert sum(executor.batches) == len(calls), "every call is executed once"
+    assert all(len(turn.versions or ()) > 0 for trajectory in found for turn in trajectory.turns)
+    assert all(turn.versions is None for trajectory in expected for turn in trajectory.turns)
+    assert apart.n_closed == 1
+
+
+def test_a_batching_session_speaks_in_the_callers_thread_with_rows_in_order() -> None:
+    policy, executor = Script([[CALL, ANSWER], [BROKEN, CALL, ANSWER], [CALL, CALL, ANSWER]]), Turner()
+    threads: list[threading.Thread] = []
+    sample = policy.sample
+    policy.sample = lambda contexts: (threads.append(threading.current_thread()), sample(contexts))[1]  # type: ignore
+    play(policy, executor)
+    assert policy.asked == [[0, 1, 2], [0, 1, 2], [1, 2]], "a refused call is back first and waits in its row"
+    assert executor.batches == [2, 2]
+    assert {*threads, *executor.threads} == {threading.current_thread()}
+
+
+# ---- the pace of each ------------------------------------------------------------------------------------------------
+
+
+def test_a_trajectory_waits_for_no_other_one() -> None:
+    first_is_done = asyncio.Event()
+
+    async def pace(index: int) -> None:
+        if index == 1:
+            await first_is_done.wait()
+
+    policy = Paced([[CALL, CALL, ANSWER], [ANSWER]], pace)
+    spoken = policy._speak
+
+    def speak(index: int) -> Completion:
+        completion = spoken(index)
+        if policy._spoken[0] == 3:
+            first_is_done.set()
+        return completion
+
+    policy._speak = speak  # type: ignore[method-assign]
+    trajectories = play(policy)
+    assert [len(trajectory.turns) for trajectory in trajectories] == [3, 1]
+
+
+def test_calls_that_come_while_tools_run_are_the_next_batch() -> None:
+    tools_run, others_wait = threading.Event(), threading.Event()
+
+    class Slow(Turner):
+        def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+            if not self.batches:
+                tools_run.set()
+                assert others_wait.wait(60)
+            return super().execute(requests)
+
+    n_called = 0
+
+    async def pace(index: int) -> None:
+        nonlocal n_called
+        if index == 0:
+            return
+        while not tools_run.is_set():
+            await asyncio.sleep(0.001)
+        n_called += 1
+        if n_called == 3:
+            asyncio.get_running_loop().call_later(0.05, others_wait.set)
+
+    policy, executor = Paced([[CALL, ANSWER]] * 4, pace), Slow()
+    play(policy, executor)
+    assert executor.batches == [1, 3]
+    assert executor.threads == {threading.current_thread()}
+    assert policy.threads.isdisjoint({threading.current_thread()})
+
+
+def test_it_runs_inside_a_running_loop() -> None:
+    async def handle() -> list[Trajectory]:
+        return play(Paced([[CALL, ANSWER]])) + play(Script([[CALL, ANSWER]]))
+
+    assert [trajectory.stop_reason for trajectory in asyncio.run(handle())] == [StopReason.ANSWERED] * 2
+
+
+def test_a_trajectory_that_is_no_longer_wanted_is_left_as_it_is() -> None:
+    policy = Paced([[CALL, CALL, ANSWER]])
+    sample = Sample("a", "What?", (Image.new("RGB", (56, 28)),), "K")
+    trajectory = Trajectory(sample, tokens=policy.conversation.start(sample))
+    trajectory.images = [*trajectory.tokens.images]
+    seen: list[tuple[int, bool]] = []
+
+    def after_turn(one: Trajectory) -> bool:
+        seen.append((len(one.turns), one.turns[-1].observation is not None))
+        return len(one.turns) < 2
+
+    drive([trajectory], policy.open_session(Sampling()), policy.conversation, Turner(), 4, after_turn)
+    assert seen == [(1, True), (2, True)]
+    assert trajectory.stop_reason is None
+    assert policy.n_closed == 1
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_engine_ends_all_and_is_raised_as_it_is() -> None:
+    cause = OSError("refused")
+
+    async def pace(index: int) -> None:
+        if index == 1:
+            raise EngineError("The engine is gone. Start it.") from cause
+        await asyncio.sleep(3600)
+
+    policy = Paced([[ANSWER]] * 3, pace)
+    with pytest.raises(EngineError, match=r"The engine is gone\. Start it\.") as caught:
+        play(policy)
+    assert caught.value.__cause__ is cause
+    assert sorted(policy.cancelled) == [0, 2]
+    assert policy.n_closed == 1
+
+
+def test_a_turn_that_the_client_cancels_is_an_error_and_no_lost_trajectory() -> None:
+    async def pace(index: int) -> None:
+        if index == 0:
+            raise asyncio.CancelledError
+
+    with pytest.raises(EngineError, match="cancelled a turn"):
+        play(Paced([[ANSWER]] * 2, pace))
+
+
+@pytest.mark.parametrize("policy", [Script([[CALL, ANSWER]] * 2), Paced([[CALL, ANSWER]] * 2)], ids=["batched", "own"])
+def test_what_the_executor_raises_is_raised(policy: Script) -> None:
+    class Broken(Turner):
+        def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+            raise MemoryError("none left")
+
+    with pytest.raises(MemoryError, match="none left"):
+        play(policy, Broken())
+    assert getattr(policy, "n_closed", 1) == 1
+
+
+def test_an_interrupt_cancels_turns_and_closes_the_session() -> None:
+    async def pace(index: int) -> None:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(3600)
+
+    policy = Paced([[ANSWER]] * 3, pace)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            play(policy)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sorted(policy.cancelled) == [0, 1, 2]
+    assert policy.n_closed == 1
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_another_thread_stops_it(is_early: bool) -> None:
+    stop: Future[None] = Future()
+
+    async def pace(index: int) -> None:
+        if not is_early:
+            stop.set_result(None)
+        await asyncio.sleep(3600)
+
+    if is_early:
+        stop.set_result(None)
+    policy = Paced([[ANSWER]], pace)
+    with pytest.raises(CancelledError):
+        play(policy, stop=stop)
+    assert policy.n_closed == 1
