@@ -96,7 +96,7 @@ class GenerationSession:
     def _select(self, rows: list[int]) -> None:
         """Go on with these rows, which may repeat, without holes; they are numbered anew."""
         blocks = [CachedRows(self._cache, self._is_valid_BL, self._rows), *self._waiting]
-        selected = gathered(blocks, rows, self._new_cache())
+        (selected,) = gathered(blocks, [rows], self._new_cache)
         self._cache, self._is_valid_BL, self._waiting = selected.cache, selected.is_valid_BL, []
         self._rows = list(range(len(rows)))
         self._cached_length = [self._cached_length[row] for row in rows]
@@ -104,13 +104,8 @@ class GenerationSession:
 
     def _let_wait(self, is_open: list[bool]) -> None:
         """Take the closed rows out of what is computed, until the next turn."""
-        block = CachedRows(self._cache, self._is_valid_BL, self._rows)
-        kept, closed = (
-            gathered(
-                [block], [row for row, o in zip(self._rows, is_open, strict=True) if o is wanted], self._new_cache()
-            )
-            for wanted in (True, False)
-        )
+        rows = [[row for row, each in zip(self._rows, is_open, strict=True) if each is kept] for kept in (True, False)]
+        kept, closed = gathered([CachedRows(self._cache, self._is_valid_BL, self._rows)], rows, self._new_cache)
         self._waiting.append(closed)
         self._cache, self._is_valid_BL, self._rows = kept.cache, kept.is_valid_BL, kept.rows
 

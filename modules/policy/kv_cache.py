@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,38 +92,61 @@ class CachedRows:
     rows: list[int]
 
 
-def gathered(blocks: Sequence[CachedRows], rows: Sequence[int], cache: Cache) -> CachedRows:
-    """Rows out of several caches, in another, empty one, without their holes.
+def gathered(
+    blocks: Sequence[CachedRows], wanted: Sequence[Sequence[int]], new_cache: Callable[[], Cache]
+) -> list[CachedRows]:
+    """Rows out of several caches, in new ones, without their holes; the old layers are freed one by one.
 
     Args:
-        blocks: Caches with the same layers.
-        rows: Numbers of the rows, which may repeat.
-        cache: Takes them.
+        blocks: Caches with the same layers. They cannot be used after it.
+        wanted: Of each new cache the numbers of its rows, which may repeat.
+        new_cache: Makes an empty one.
     """
-    device = blocks[0].is_valid_BL.device
-    places: list[list[tuple[int, int]]] = [[] for _ in blocks]
-    where = {row: (number, place) for number, block in enumerate(blocks) for place, row in enumerate(block.rows)}
-    for place, row in enumerate(rows):
-        number, held = where[row]
-        places[number].append((held, place))
-    found = [
-        (block, *torch.tensor(pairs, device=device).T) for block, pairs in zip(blocks, places, strict=True) if pairs
-    ]
-    length_B = torch.empty(len(rows), dtype=torch.long, device=device)
-    columns = []
-    for block, rows_b, places_b in found:
-        length_B[places_b] = block.is_valid_BL[rows_b].sum(1)
-        columns.append((~block.is_valid_BL[rows_b]).to(torch.uint8).argsort(dim=1, stable=True))
-    n_columns = int(length_B.max())
+    plans = [_Plan.of(blocks, rows, new_cache()) for rows in wanted]
     for index in range(len(blocks[0].cache.layers)):
-        parts = [
-            Taken(block.cache.layers[index], rows_b, columns_bl, places_b)
-            for (block, rows_b, places_b), columns_bl in zip(found, columns, strict=True)
-        ]
-        if index == len(cache.layers):
-            cache.layers.append(GrowingLayer())
-        cache.layers[index].take(parts, len(rows), n_columns)
-    return CachedRows(cache, torch.arange(n_columns, device=device) < length_B[:, None], [*rows])
+        for plan in plans:
+            plan.take(index)
+        for block in blocks:
+            block.cache.layers[index] = None
+    return [CachedRows(plan.cache, plan.is_valid_BL, [*rows]) for plan, rows in zip(plans, wanted, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Of each block that gives rows: which, their columns, and what rows they become."""
+
+    parts: list[tuple[CachedRows, Tensor, Tensor, Tensor]]
+    is_valid_BL: Tensor
+    cache: Cache
+
+    @classmethod
+    def of(cls, blocks: Sequence[CachedRows], rows: Sequence[int], cache: Cache) -> _Plan:
+        """See `gathered`."""
+        device = blocks[0].is_valid_BL.device
+        pairs: list[list[tuple[int, int]]] = [[] for _ in blocks]
+        where = {row: (number, place) for number, block in enumerate(blocks) for place, row in enumerate(block.rows)}
+        for place, row in enumerate(rows):
+            number, held = where[row]
+            pairs[number].append((held, place))
+        length_B = torch.empty(len(rows), dtype=torch.long, device=device)
+        parts = []
+        for block, of_block in zip(blocks, pairs, strict=True):
+            if not of_block:
+                continue
+            rows_b, places_b = torch.tensor(of_block, device=device).T
+            is_valid_bL = block.is_valid_BL[rows_b]
+            length_B[places_b] = is_valid_bL.sum(1)
+            columns_bL = (~is_valid_bL).to(torch.uint8).argsort(dim=1, stable=True)  # tokens first, in their order
+            parts.append((block, rows_b, columns_bL, places_b))
+        columns_L = torch.arange(int(length_B.max()), device=device)
+        return cls(parts, columns_L < length_B[:, None], cache)
+
+    def take(self, index: int) -> None:
+        """Take the rows of a layer."""
+        if index == len(self.cache.layers):
+            self.cache.layers.append(GrowingLayer())
+        taken = [Taken(block.cache.layers[index], *places) for block, *places in self.parts]
+        self.cache.layers[index].take(taken, *self.is_valid_BL.shape)
 
 
 def _with_room(held: Any, new: Tensor, length: int, capacity: int) -> Tensor:

@@ -212,7 +212,7 @@ class VLLM(Sampler):
     def _open(self) -> tuple[str, list[str]]:
         """On the first process: find or make the servers; returns a token of this run and the servers' addresses."""
         if self._launch is None:
-            self._servers = [Server(url, self._patience.away_s) for url in self._urls]
+            self._servers = [Server(url) for url in self._urls]
             return secrets.token_hex(3), self._urls
         made = make_processes(self._launch, self._needs, self._model_folder, self._host)
         self._fleet = Fleet(made, self._launch.start_s, self._launch.restarts, self._complaints)
@@ -221,14 +221,15 @@ class VLLM(Sampler):
 
     def _bring_up(self) -> bool:
         """On the first process: start and check what is down; returns whether some servers lack the weights."""
-        for attempt in range(1, self._patience.attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             new = self._fleet.bring_up() if self._fleet is not None else self._waited_for()
             try:
                 return self._introduced(new)
             except ServerFault as error:  # one ended meanwhile
                 if attempt == self._patience.attempts:
                     raise EngineError(f"The engine does not take part in transfer={self._kind}: {error}") from error
-        raise AssertionError("unreachable")
 
     def _introduced(self, new: Sequence[Server]) -> bool:
         """Check new servers, and agree with all on the way of the weights if some lack them; returns whether."""

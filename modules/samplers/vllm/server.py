@@ -9,6 +9,14 @@ import httpx2
 
 from cv_lightning.endpoint.reply import read_json
 
+#: Seconds for calls that wait for turns, weights or memory, and for others: a server whose engine died while it was
+#: asked may never answer.
+_LONG_S, _SHORT_S = 600.0, 60.0
+_LONG_CALLS = {
+    *("/pause", "/init_weight_transfer_engine", "/update_weights", "/finish_weight_update", "/sleep", "/wake_up"),
+    *("/start_weight_update", "/v1/load_lora_adapter"),
+}
+
 #: Characters of a server's own words that a message quotes.
 _EXCERPT_CHARS = 400
 
@@ -30,16 +38,16 @@ class Server:
 
     Args:
         url: Its address, such as "http://127.0.0.1:8123".
-        timeout_s: Longest wait for an answer.
     """
 
-    def __init__(self, url: str, timeout_s: float = 600.0) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx2.Client(timeout=timeout_s, trust_env=False)
+        self._http = httpx2.Client(timeout=_SHORT_S, trust_env=False)
 
     def post(self, path: str, body: Any = None, **parameters: str) -> Any:
         """Send JSON; returns JSON or text, and raises `ServerFault` unless the status is 200."""
-        return self._send("POST", path, json=body, params=parameters)
+        timeout_s = _LONG_S if path in _LONG_CALLS else _SHORT_S
+        return self._send("POST", path, json=body, params=parameters, timeout=timeout_s)
 
     def get(self, path: str, timeout_s: float | None = None, **parameters: str) -> Any:
         """Read JSON; raises `ServerFault` unless the answer is 200."""

@@ -217,9 +217,10 @@ class EngineSession:
     async def _ask(self, turn: _Turn, conversation: _Conversation) -> Completion:
         """Ask until there is a reply; a turn is kept whole or not at all, so nothing is lost or counted twice."""
         patience = self._engine.patience
-        n_failed, last = 0, ""
+        n_failed, attempt, last = 0, 0, ""
         deadline = time.monotonic() + patience.away_s
-        for attempt in range(1_000_000):
+        while True:
+            attempt += 1
             place = self._engine.places[conversation.place]
             try:
                 return await self._request(turn, place)
@@ -245,7 +246,6 @@ class EngineSession:
                     f"{place.url}: {last}, for {patience.away_s:g} s. Start the engine again; its log says why."
                 )
             await asyncio.sleep(min(2.0, 0.1 * 2 ** min(attempt, 10)))
-        raise AssertionError("unreachable")
 
     async def _request(self, turn: _Turn, place: Place) -> Completion:
         """Ask once."""

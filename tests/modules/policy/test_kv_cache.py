@@ -21,7 +21,7 @@ def test_columns_are_those_of_the_dynamic_cache(steps: list[int | list[int]]) ->
         if isinstance(step, list):
             theirs.batch_select_indices(torch.tensor(step))
             is_valid_BL = torch.ones(3, ours.get_seq_length(), dtype=torch.bool)
-            ours = gathered([CachedRows(ours, is_valid_BL, [0, 1, 2])], step, growing_cache()).cache
+            ours = gathered([CachedRows(ours, is_valid_BL, [0, 1, 2])], [step], growing_cache)[0].cache
             continue
         for layer in (0, 1):
             keys, values = torch.randn((2, 3, 2, step, 4), generator=generator)
@@ -42,7 +42,9 @@ def block(rows: list[int], is_valid_BL: list[list[int]]) -> CachedRows:
 
 def test_rows_of_several_caches_come_without_holes() -> None:
     blocks = [block([4, 2], [[1, 0, 1, 0], [0, 0, 1, 0]]), block([3], [[1, 1, 0, 1, 1, 1]])]
-    found = gathered(blocks, [2, 3, 2, 4], growing_cache())
+    found, other = gathered(blocks, [[2, 3, 2, 4], [3]], growing_cache)
+    assert other.cache.layers[0].keys[0, 0, :, 0].tolist() == [300, 301, 303, 304, 305]
+    assert blocks[0].cache.layers == blocks[1].cache.layers == [None], "freed"
     assert found.rows == [2, 3, 2, 4]
     assert found.is_valid_BL.sum(1).tolist() == [1, 5, 1, 2]
     layer = found.cache.layers[0]

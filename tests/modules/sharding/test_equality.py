@@ -64,7 +64,10 @@ def assert_exported(case: Case, folder: Path, source: Path) -> None:
     is_trained_1T = batch.is_trained_BT[:, 1:]
     scores = record["scores"][:, 1:][is_trained_1T]
     assert len(scores) > 20
-    torch.testing.assert_close(logprobs_1T[is_trained_1T], scores, rtol=0, atol=1e-5, msg=lambda m: f"{case.name}: {m}")
+    within = 1e-4 if "qwen3_5" in case.name else 1e-5  # a recurrence rounds more than attention does
+    torch.testing.assert_close(
+        logprobs_1T[is_trained_1T], scores, rtol=0, atol=within, msg=lambda m: f"{case.name}: {m}"
+    )
 
 
 def policy_is_adapter(folder: Path) -> bool:

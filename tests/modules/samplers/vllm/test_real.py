@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from modules.samplers.vllm.fleet import Fleet
 from modules.samplers.vllm.launch import Needs, make_processes
 from modules.samplers.vllm.sampler import VLLM
 from modules.samplers.vllm.session import Patience
-from modules.samplers.vllm.weights import write_model
+from modules.samplers.vllm.weights import Part, write_model
 from tests.modules.samplers.vllm.fake import RECORDED
 from tests.modules.samplers.vllm.helpers import contexts_of, converse
 from tests.modules.samplers.vllm.real import LORA, a_policy, environment, launch_of
@@ -166,7 +166,7 @@ def test_an_engine_that_is_killed_during_rollout_and_update_and_between(tmp_path
             sampler.refresh()
         assert gap(policy, conversations(sampler, policy)) < CLOSE
         change(policy)
-        with at_the_first_file(tmp_path, lambda: kill("bin/vllm")), pytest.warns(UserWarning, match="is started again"):
+        with killed_in_the_next_update(sampler), pytest.warns(UserWarning, match="is started again"):
             sampler.refresh()
         assert gap(policy, conversations(sampler, policy)) < CLOSE
         assert sampler.version == 3
@@ -194,19 +194,15 @@ def killed_soon(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def at_the_first_file(folder: Path, call: Callable[[], None]) -> Iterator[None]:
-    """Call once the first file of new weights is there: the update has begun."""
-    old = {path.name for path in folder.rglob("*.safetensors")}
-    ended = threading.Event()
+def killed_in_the_next_update(sampler: VLLM) -> Iterator[None]:
+    """End the server when it has been told that weights come and the first of them are about to be sent."""
+    send = sampler._transfer.send
 
-    def look() -> None:
-        while not ended.is_set():
-            if {path.name for path in folder.rglob("cv_lightning-*/weights/*.safetensors")} - old:
-                call()
-                return
+    def once(part: Part) -> None:
+        sampler._transfer.send = send  # type: ignore[method-assign]
+        kill("bin/vllm")
+        send(part)
 
-    thread = threading.Thread(target=look)
-    thread.start()
+    sampler._transfer.send = once  # type: ignore[method-assign]
     yield
-    ended.set()
-    thread.join()
+    assert sampler._transfer.send == send

@@ -166,6 +166,7 @@ def test_who_agrees() -> None:
     assert attached(VLLM(urls), float32).agrees
     assert not attached(VLLM(urls, dtype="bfloat16"), float32).agrees
     assert not attached(VLLM(urls), bfloat16).agrees
+    assert not attached(VLLM(urls, every=2), float32).agrees, "its weights may be old"
     assert GRPOModule(bfloat16, sampler=VLLM(urls)).sampler_correction is not None
 
 
