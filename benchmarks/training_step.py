@@ -134,7 +134,7 @@ def _run(
     policy.zero_grad()
     began, started = time.process_time(), time.perf_counter()
     for part in parts:
-        policy(make([sequences[index] for index in part]), with_entropy=False)[0].sum().backward()
+        policy(make([sequences[index] for index in part]), entropy="none")[0].sum().backward()
     return time.process_time() - began, time.perf_counter() - started
 
 

@@ -24,7 +24,7 @@ from cv_lightning.rewards import TERMS
 from cv_lightning.types import RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
 from modules.base import PolicyModule, StepOutput
 from modules.policy.packed_row import prompt_groups
-from modules.policy.policy import Policy
+from modules.policy.policy import Entropy, Policy
 from modules.policy.temperatures import CallTokens, token_temperatures
 from modules.policy.token_batch import TokenBatch, image_bytes
 from modules.policy_gradient import (
@@ -310,7 +310,7 @@ class GRPOModule(PolicyModule):
             reference = self.policy.reference_logprobs(tokens, self._temperature(tokens))
         if self.sampler_correction is not None and self.minibatches * self.epochs > 1:
             with torch.no_grad():
-                old = self.policy(tokens, self._temperature(tokens), False)[0]
+                old = self.policy(tokens, self._temperature(tokens), "none")[0]
         return _MicroBatch(
             tokens,
             torch.tensor([sequence.advantage for sequence in sequences], device=self.device),
@@ -377,9 +377,11 @@ class GRPOModule(PolicyModule):
         return {f"rl/{name}": total / number for name, (total, number) in totals if number > 0}
 
     def _backward(self, micro_batch: _MicroBatch, divisor: Tensor, is_last: bool) -> PolicyGradientLoss:
-        needs_entropy = self.gradient_config.entropy_coefficient > 0 or self.is_logged
+        entropy: Entropy = "measured" if self.is_logged else "none"
+        if self.gradient_config.entropy_coefficient > 0:
+            entropy = "learned"
         temperature = self._temperature(micro_batch.tokens)
-        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, temperature, needs_entropy)
+        logprobs_BT, entropy_BT = self.policy(micro_batch.tokens, temperature, entropy)
         result = policy_gradient_loss(
             self.gradient_config,
             logprobs_BT=logprobs_BT,
@@ -389,7 +391,7 @@ class GRPOModule(PolicyModule):
             divisor=divisor,
             weight_B=micro_batch.weight_B,
             reference_logprobs_BT=micro_batch.reference_logprobs_BT,
-            entropy_BT=entropy_BT if needs_entropy else None,
+            entropy_BT=None if entropy == "none" else entropy_BT,
             old_logprobs_BT=micro_batch.old_logprobs_BT,
             correction=self.sampler_correction,
         )

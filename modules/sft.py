@@ -29,7 +29,7 @@ class SFTModule(PolicyModule):
             for number, (part, weight) in enumerate(weighted, start=1):
                 tokens = self.policy.pack([sequences[index] for index in part])
                 n_computed += tokens.n_computed if weight else 0
-                logprobs_BT, _ = self.policy(tokens, with_entropy=False)
+                logprobs_BT, _ = self.policy(tokens, entropy="none")
                 loss = -weight * logprobs_BT.sum() / divisor
                 self.backward_part(loss, is_last=number == len(weighted))
                 total += loss.detach()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -35,6 +36,9 @@ _LARGE_VOCABULARY_ROWS = 1024
 #: Beyond this many tokens logits are recomputed in the backward pass.
 _LARGE_VOCABULARY = 8192
 
+#: What becomes of entropies: see `Policy.token_logprobs`.
+Entropy = Literal["none", "measured", "learned"]
+
 
 class Policy(Network):
     """A vision-language policy; see `Network` for its arguments."""
@@ -44,24 +48,24 @@ class Policy(Network):
     # ---- scores ------------------------------------------------------------------------------------------------------
 
     def token_logprobs(
-        self, batch: TokenBatch, temperature: float | Tensor = 1.0, with_entropy: bool = True
+        self, batch: TokenBatch, temperature: float | Tensor = 1.0, entropy: Entropy = "measured"
     ) -> tuple[Tensor, Tensor]:
         """Score the trained tokens of a batch.
 
         Args:
             batch: Sequences on this policy's device.
             temperature: The one at which the tokens were sampled, or that of each token, [B, T].
-            with_entropy: Whether entropies are computed; if not, they are 0.
+            entropy: Whether entropies are left out (they are 0), only measured, or carry a gradient.
 
         Returns:
             Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 if a
-            token is not trained. Entropies carry no gradient.
+            token is not trained.
         """
         with self.rounded():
-            return self._token_logprobs(batch, temperature, with_entropy)
+            return self._token_logprobs(batch, temperature, entropy)
 
     def _token_logprobs(
-        self, batch: TokenBatch, temperature: float | Tensor, with_entropy: bool
+        self, batch: TokenBatch, temperature: float | Tensor, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
         hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
@@ -78,7 +82,7 @@ class Policy(Network):
         for start in range(0, max(1, len(targets_M)), n_rows):
             rows = slice(start, start + n_rows)
             of_rows = temperature[rows] if isinstance(temperature, Tensor) else temperature
-            scores.append(self._score(hidden_MD[rows], targets_M[rows], of_rows, with_entropy))
+            scores.append(self._score(hidden_MD[rows], targets_M[rows], of_rows, entropy))
         zeros_BT = torch.zeros_like(batch.logprobs_BT)
         index_BT = functional.pad(is_target_BT, (1, 0))
         logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*scores, strict=True))
@@ -89,24 +93,24 @@ class Policy(Network):
         return bool(self.causal.lm_head.out_features > _LARGE_VOCABULARY)
 
     def _score(
-        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, with_entropy: bool
+        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
         if self.training and torch.is_grad_enabled() and self._has_large_vocabulary:
             # [K, V] float32 logits of a large vocabulary are recomputed in the backward pass, not kept.
             scores: tuple[Tensor, Tensor] = checkpoint(
-                self._score_rows, hidden_KD, targets_K, temperature, with_entropy, use_reentrant=False
+                self._score_rows, hidden_KD, targets_K, temperature, entropy, use_reentrant=False
             )
             return scores
-        return self._score_rows(hidden_KD, targets_K, temperature, with_entropy)
+        return self._score_rows(hidden_KD, targets_K, temperature, entropy)
 
     def _score_rows(
-        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, with_entropy: bool
+        self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
         log_distribution_KV = functional.log_softmax(self.logits(hidden_KD) / temperature, dim=-1)
         logprobs_K = log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1)
-        if not with_entropy:
+        if entropy == "none":
             return logprobs_K, torch.zeros_like(logprobs_K)
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "learned"):
             entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.masked_fill(self.is_banned_V, 0.0)).sum(-1)
         return logprobs_K, entropy_K
 
@@ -153,10 +157,10 @@ class Policy(Network):
         return 0 * torch.stack([part.sum() for part in parts]).sum()
 
     def forward(
-        self, batch: TokenBatch, temperature: float | Tensor = 1.0, with_entropy: bool = True
+        self, batch: TokenBatch, temperature: float | Tensor = 1.0, entropy: Entropy = "measured"
     ) -> tuple[Tensor, Tensor]:
         """`token_logprobs`: the entry that wrappers such as DDP hook."""
-        return self.token_logprobs(batch, temperature, with_entropy)
+        return self.token_logprobs(batch, temperature, entropy)
 
     # ---- reference ---------------------------------------------------------------------------------------------------
 
@@ -187,7 +191,7 @@ class Policy(Network):
         """Log-probabilities [B, T] of the trained tokens under the reference policy."""
         if self.is_lora:
             with adapters_off(self.model):
-                logprobs_BT: Tensor = self(batch, temperature, False)[0]
+                logprobs_BT: Tensor = self(batch, temperature, "none")[0]
             reshard(self)
             return logprobs_BT
         if self._reference is None:
@@ -195,7 +199,7 @@ class Policy(Network):
         reference = self._reference.module
         if not self.is_sharded:
             reference.model.to(self.device)
-        logprobs_BT = reference(batch, temperature, False)[0]
+        logprobs_BT = reference(batch, temperature, "none")[0]
         reshard(reference)
         return logprobs_BT
 

@@ -120,7 +120,7 @@ def test_logits_are_those_that_the_loss_keeps() -> None:
     policy.prepare_training()
     hidden_MD = torch.randn(work.sampled, size.text.hidden_size, dtype=torch.bfloat16, requires_grad=True)
     targets_M = batch.input_ids_BT[0, : work.sampled]
-    kept = kept_bytes(policy, lambda: policy._score(hidden_MD, targets_M, 1.0, with_entropy=True))
+    kept = kept_bytes(policy, lambda: policy._score(hidden_MD, targets_M, 1.0, entropy="measured"))
     rows = 4 * size.text.vocab_size * work.sampled
     assert rows <= kept < logit_bytes(size, work) <= 5 * rows
 

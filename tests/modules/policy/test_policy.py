@@ -139,6 +139,21 @@ def test_entropies_are_those_of_the_distributions(full: Conversations) -> None:
     assert not entropy_BT[~batch.is_trained_BT].any()
 
 
+def test_the_gradient_of_an_entropy_is_that_of_the_distribution(full: Conversations) -> None:
+    policy, conversations = full
+    batch = policy.collate(conversations)
+    assert not policy.token_logprobs(batch)[1].requires_grad, "what is only measured keeps no graph"
+    logits = oracle_logits(policy, batch)[:, :-1][batch.is_trained_BT[:, 1:]]
+    expected = torch.distributions.Categorical(logits=logits[:, ~policy.is_banned_V]).entropy()
+    found = []
+    for entropy in (expected, policy.token_logprobs(batch, entropy="learned")[1]):
+        policy.zero_grad()
+        entropy.sum().backward()
+        found.append(gradients(policy))
+    policy.zero_grad()
+    assert_same_gradients(*found)
+
+
 def test_each_image_once_gives_the_gradient_of_each_image_everywhere(full: Conversations) -> None:
     policy, conversations = full
     batch = policy.collate(conversations)
