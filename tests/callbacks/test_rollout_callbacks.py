@@ -46,6 +46,7 @@ class Learner(LightningModule):
     """Returns the rollouts and metrics that it is told to; logs as the modules of this project do."""
 
     on_train_batch_end = PolicyModule.on_train_batch_end
+    is_logged = PolicyModule.is_logged
 
     def __init__(self, groups: Sequence[Group | None], measured: Sequence[dict[str, float]] = ()) -> None:
         super().__init__()
