@@ -271,12 +271,13 @@ def _fits(job: QueuedReply, first: QueuedReply) -> bool:
 
 
 def _find(text: str, stop: Sequence[str]) -> int | None:
-    """The index at which the first of the stop texts begins; None if the text has no stop text."""
-    return min((at for at in map(text.find, stop) if at >= 0), default=None)
+    """Where the stop text begins that is complete first, the longest one of them; None if there is none."""
+    ends = [(at + len(one), at) for one in stop if (at := text.find(one)) >= 0]
+    return min(ends)[1] if ends else None
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop texts."""
+    """The text before the stop text that is complete first: a stream cannot wait for one that may become longer."""
     return text[: _find(text, stop)]
 
 

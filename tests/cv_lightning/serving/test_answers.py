@@ -8,7 +8,7 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cv_lightning.conversation import Conversation
@@ -141,6 +141,7 @@ def test_any_top_p_is_right_for_the_most_probable_token(client: openai.OpenAI) -
 WORDS = st.text("ab", max_size=12)
 
 
+@example("bab", False, ["a", "babb"], "b")  # one that began earlier, and is complete later
 @given(WORDS, st.booleans(), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), WORDS)
 def test_no_stop_text_takes_back_what_was_sent(written: str, is_cut: bool, stop: list[str], more: str) -> None:
     """A replacement character at the end of what is there so far is a letter of which bytes are missing."""
