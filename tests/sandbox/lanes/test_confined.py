@@ -367,8 +367,8 @@ def test_descriptors_and_processes_are_given_back() -> None:
         executor.execute([ToolRequest(code, [IMAGE]) for code in codes])
         assert open_descriptors() <= steady + 4, "a ready worker whose handle is on its way"
     executor.close()
-    assert open_descriptors() == before
-    assert descendants(os.getpid()) == processes
+    assert open_descriptors() <= before, "those of other tests may go meanwhile"
+    assert not set(descendants(os.getpid())) - set(processes)
 
 
 def test_a_zygote_that_was_killed_is_started_again() -> None:
