@@ -4,7 +4,7 @@
 
 Both sides compute the same sequences within the same budget of tokens, in turns, on one thread. The ratio is padded by
 packed: the median of those of the repeats. It is taken in processor time, which other work on the machine does not
-stretch; wall time stands beside it. The tiny policy has random weights. Conversations are those of the tiny world's
+stretch; wall time is printed too. The tiny policy has random weights. Conversations are those of the tiny world's
 oracle; the rollouts of a group have the oracle's lengths and other tokens, or the share of them that is distinct. The
 case "long" has prompts of about 1,000 tokens, nearly all of the image, and replies of 300. Gradients of both sides are
 compared first.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -297,10 +296,8 @@ class PolicyModule(LightningModule):
 
     def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
         """One trajectory of each sample at the evaluation's temperature: one turn that cannot begin a call."""
-        roller = Roller(self.policy, replace(self.rollout_config, max_turns=1))
         with self.policy.without_tools():
-            groups = roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed)
-        roller.close()
+            groups = self._roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed, max_turns=1)
         return self._scored(groups)
 
     def configure_callbacks(self) -> list[Callback]:

@@ -124,8 +124,18 @@ class Roller:
         temperature: float,
         seed: int,
         stop: Future[None] | None = None,
+        max_turns: int | None = None,
     ) -> list[Group]:
-        """Sample `group_size` trajectories of each sample; `stop` is done if they are no longer wanted."""
+        """Sample `group_size` trajectories of each sample.
+
+        Args:
+            samples: P questions.
+            group_size: G, trajectories of each.
+            temperature: Softmax temperature.
+            seed: Decides the tokens.
+            stop: Done if the trajectories are no longer wanted.
+            max_turns: Turns of each; None for those of the config.
+        """
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
         at_once = self.config.sequences_at_once or len(samples) * group_size
@@ -141,7 +151,7 @@ class Roller:
                     part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
                     sampling = Sampling(temperature, self.config.max_new_tokens, part_seed, call_temperature)
                     size = min(at_once, group_size - done)
-                    options = (size, self.config.max_turns, stop)
+                    options = (size, max_turns or self.config.max_turns, stop)
                     pieces.append(roll_out(part, policy, self._executor, sampling, *options))
                 groups += [
                     Group(sample, [trajectory for group in of_sample for trajectory in group.trajectories])

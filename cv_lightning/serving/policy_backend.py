@@ -271,7 +271,7 @@ def _fits(job: QueuedReply, first: QueuedReply) -> bool:
 
 
 def _find(text: str, stop: Sequence[str]) -> int | None:
-    """Where the stop text begins that is complete first, the longest one of them; None if there is none."""
+    """Index of the stop text that is complete first, and of the longest if several end there; None without any."""
     ends = [(at + len(one), at) for one in stop if (at := text.find(one)) >= 0]
     return min(ends)[1] if ends else None
 

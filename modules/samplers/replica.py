@@ -56,9 +56,10 @@ class Replica(Sampler):
 
     @contextmanager
     def speaking(self) -> Iterator[SamplingPolicy]:
-        """The copy."""
+        """The copy, which writes and bans what the policy does now."""
         if self._network is None or not self._has_weights:
             raise ValueError("Call refresh() before speaking()")
+        self._network.conversation, self._network.is_banned_V = self.policy.conversation, self.policy.is_banned_V
         yield self._network
 
     def rest(self) -> None:
