@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from cv_lightning.cli.recipe import Recipe, Stage, check_jobs, fingerprint, load_recipe
-from cv_lightning.cli.schedule import Task, run_tasks
+from cv_lightning.cli.schedule import StageTask, run_tasks
 from cv_lightning.cli.stage import Progress, peak_memory_mb
 from cv_lightning.console.command_parser import CommandParser
 from cv_lightning.console.suggestions import did_you_mean
@@ -67,7 +67,9 @@ def main(arguments: Sequence[str]) -> int:
     stages = recipe.selected(options.stages)
     overrides = overrides_by_stage(options.overrides, recipe)
     folder: Path = options.out or recipe.run_folder
-    run = Run(recipe, stages, overrides, recipe.jobs if options.jobs is None else check_jobs("--jobs", options.jobs))
+    run = RecipeRun(
+        recipe, stages, overrides, recipe.jobs if options.jobs is None else check_jobs("--jobs", options.jobs)
+    )
     console = Console()
     try:
         with logged(recipe, folder) as files:
@@ -116,7 +118,7 @@ def overrides_by_stage(overrides: Sequence[str], recipe: Recipe) -> dict[str, li
 
 
 @dataclass(frozen=True)
-class Run:
+class RecipeRun:
     """What to run of a recipe, for any seed.
 
     Attributes:
@@ -139,7 +141,7 @@ class Run:
             heading = f"{number}/{len(self.stages)}" + (f" {folder.name}" if folder.name.startswith("seed_") else "")
             own = folder / stage.name
             where = f"--run_folder={folder}", f"--trainer.default_root_dir={own}"
-            tasks.append(Task(stage, own, prints[stage.name], (*where, *self._decisive(stage, seed)), heading))
+            tasks.append(StageTask(stage, own, prints[stage.name], (*where, *self._decisive(stage, seed)), heading))
         outcome = run_tasks(tasks, self.jobs, keeps_going=self.recipe.has_claims)
         peaks = [entry["peak_memory_mb"] for entry in outcome.results.values()]
         return {

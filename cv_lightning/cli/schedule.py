@@ -25,7 +25,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class Task:
+class StageTask:
     """A stage that is ready to be run in any process.
 
     Attributes:
@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass
-class Outcome:
+class StageOutcomes:
     """What came of the stages.
 
     Attributes:
@@ -62,7 +62,7 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int, *, keeps_going: bool) -> Outcome:
+def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> StageOutcomes:
     """Run stages; each begins when those that it reads have finished.
 
     Args:
@@ -74,7 +74,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int, *, keeps_going: bool) -> Outcome
         CVLightningError: A stage failed and `keeps_going` is False; any other error of a stage too.
         KeyboardInterrupt: Ctrl-C; the next call continues.
     """
-    outcome = Outcome()
+    outcome = StageOutcomes()
     if jobs == 1:
         for task in tasks:
             if not _is_blocked(task, outcome):
@@ -86,8 +86,8 @@ def run_tasks(tasks: Sequence[Task], jobs: int, *, keeps_going: bool) -> Outcome
     return outcome
 
 
-def _run_side_by_side(tasks: Sequence[Task], jobs: int, outcome: Outcome, keeps_going: bool) -> None:
-    waiting, running = [*tasks], dict[Future[dict[str, Any]], Task]()
+def _run_side_by_side(tasks: Sequence[StageTask], jobs: int, outcome: StageOutcomes, keeps_going: bool) -> None:
+    waiting, running = [*tasks], dict[Future[dict[str, Any]], StageTask]()
     context = multiprocessing.get_context("spawn")  # a fork would share the threads of a library that computes
     with _one_thread(), ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
         while waiting or running:
@@ -100,11 +100,11 @@ def _run_side_by_side(tasks: Sequence[Task], jobs: int, outcome: Outcome, keeps_
                 _take(outcome, running.pop(future), future.result, keeps_going)
 
 
-def _is_ready(task: Task, outcome: Outcome) -> bool:
+def _is_ready(task: StageTask, outcome: StageOutcomes) -> bool:
     return all(name in outcome.results for name in task.stage.after)
 
 
-def _is_blocked(task: Task, outcome: Outcome) -> bool:
+def _is_blocked(task: StageTask, outcome: StageOutcomes) -> bool:
     """Whether a stage that it reads failed; that is then its own fault in the report."""
     for name in task.stage.after:
         if name in outcome.failed:
@@ -112,7 +112,7 @@ def _is_blocked(task: Task, outcome: Outcome) -> bool:
     return task.stage.name in outcome.failed
 
 
-def _take(outcome: Outcome, task: Task, result: Callable[[], dict[str, Any]], keeps_going: bool) -> None:
+def _take(outcome: StageOutcomes, task: StageTask, result: Callable[[], dict[str, Any]], keeps_going: bool) -> None:
     """Put a stage's result, or the reason why it has none, into the outcome."""
     try:
         outcome.results[task.stage.name] = result()

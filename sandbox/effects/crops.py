@@ -28,7 +28,7 @@ _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Place:
+class CropPlace:
     """The part is the rectangle at (x, y), in pixels, of the image in an orientation."""
 
     orientation: str
@@ -36,7 +36,7 @@ class Place:
     y: int
 
 
-def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[Place] | None:
+def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[CropPlace] | None:
     """Where the part lies in the image; None if that cannot be told.
 
     An upright place is the only answer if there is one. A part that is the whole image in an orientation is none.
@@ -57,7 +57,7 @@ def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[Pla
     if starts is None:
         return None
     column, indices = starts
-    places: list[Place] = []
+    places: list[CropPlace] = []
     for name in ORIENTATIONS if len(indices) else ():
         turned = oriented(image, name)
         if turned.shape == part.shape or turned.shape[0] < part.shape[0] or turned.shape[1] < part.shape[1]:
@@ -66,7 +66,7 @@ def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[Pla
         found = _fitting(turned, part, ys - row, xs - column, row, budget)
         if found is None:
             return None
-        places += [Place(name, x, y) for x, y in found]
+        places += [CropPlace(name, x, y) for x, y in found]
         if places and name == "identity":
             break
     return places

@@ -44,7 +44,7 @@ RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
 
 
 @dataclass(frozen=True)
-class Claim:
+class ReadClaim:
     """A claim that was read.
 
     Attributes:
@@ -150,7 +150,7 @@ def _is_by_tables(before: Image.Image, after: Image.Image) -> bool:
     return True
 
 
-def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
+def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> ReadClaim | None:
     """A claim as a program; None if it is long, or more than calls with literals.
 
     If a line cannot be read, the claim leads to what the line before it made.
@@ -174,10 +174,10 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> Claim | None:
         read = lift("\n".join([*readable, f"result = {target[1]}"]), sizes, chosen)
     if not isinstance(read, ToolProgram) or not read.has_result:
         return None
-    return Claim(read, is_whole)
+    return ReadClaim(read, is_whole)
 
 
-def _run(claim: Claim, source: Image.Image, result: Image.Image, last: LastCall | None) -> Outcome | None:
+def _run(claim: ReadClaim, source: Image.Image, result: Image.Image, last: LastCall | None) -> Outcome | None:
     """What the program of a claim gives: `result` itself, if its last operation gives that.
 
     One that the trainer ran is not run again, if it ran on the same image. A turn is compared without making its image:

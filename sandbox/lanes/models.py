@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import signal
 import threading
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 
 from sandbox.effects.pixels import same_pixels
 from sandbox.images import as_rgb, check_size
+from sandbox.lanes.process import Spawned
 from sandbox.messages import kind_of
 from sandbox.types import Limits, Model, ModelCall, ModelResult, Observation, Status, ToolRequest
 
@@ -33,7 +33,7 @@ _HEADER_BYTES = 1 << 20
 _TEXT_CHARS = 1 << 16
 
 #: How a call ended, and what the model found, or why it did not.
-TaskAnswer = tuple[Status, ModelResult]
+ModelAnswer = tuple[Status, ModelResult]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class ModelLane:
 
     def run(self, calls: Sequence[ModelStep]) -> list[Observation]:
         """The observation of each step, in order. Equal calls on equal images are made once."""
-        answers: dict[object, tuple[TaskAnswer, float]] = {}
+        answers: dict[object, tuple[ModelAnswer, float]] = {}
         return [self._observe(step, answers) for step in calls]
 
-    def _observe(self, step: ModelStep, answers: dict[object, tuple[TaskAnswer, float]]) -> Observation:
+    def _observe(self, step: ModelStep, answers: dict[object, tuple[ModelAnswer, float]]) -> Observation:
         before, call, image = step.before, step.model, step.before.image
         if image is None:
             return before
@@ -123,30 +123,30 @@ class _Worker:
     def __init__(self, tool: Model) -> None:
         self._tool = tool  # holding it keeps its id from being another's
         self._lock = threading.Lock()
-        self._process: Any = None
-        self._pipe: Any = None
-        self._cannot_start: TaskAnswer | None = None
+        self._process: Spawned | None = None
+        self._cannot_start = ""
 
-    def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> TaskAnswer:
+    def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> ModelAnswer:
         """Call the model; its failure is an answer, too."""
         with self._lock:
             try:
-                if not self._is_running() and (failure := self._cannot_start or self._start(call)) is not None:
-                    return failure
+                process = self._running(call)
+                if process is None:
+                    return "crash", ModelResult(self._cannot_start)
                 pixels = as_rgb(image)
-                self._pipe.send((pixels.size, pixels.tobytes(), dict(call.arguments)))
-                if not self._pipe.poll(call.wall_s):
+                process.pipe.send((pixels.size, pixels.tobytes(), dict(call.arguments)))
+                if not process.pipe.poll(call.wall_s):
                     self._end()
                     return "timeout", ModelResult(f"{call.name} took longer than {call.wall_s:g} s and was ended.")
-                return self._read(call.name, limits)
+                return self._read(process.pipe, call.name, limits)
             except BaseException as error:
                 self._end()  # also if the user interrupts: the next call must not get this answer
                 if not isinstance(error, Exception):
                     raise
                 return "crash", ModelResult(f"{call.name} failed: {_reason(error)}")
 
-    def _read(self, name: str, limits: Limits) -> TaskAnswer:
-        header = json.loads(self._pipe.recv_bytes(_HEADER_BYTES))
+    def _read(self, pipe: Connection, name: str, limits: Limits) -> ModelAnswer:
+        header = json.loads(pipe.recv_bytes(_HEADER_BYTES))
         text, size = str(header["text"]), header["size"]
         if header["status"] != "ok":
             return "error", ModelResult(f"{name} failed: {text}")
@@ -156,43 +156,34 @@ class _Worker:
         if (fault := check_size((width, height), limits)) is not None:
             self._end()  # it waits to send pixels that nobody reads
             return "error", ModelResult(f"{name} failed: {fault}")
-        pixels = self._pipe.recv_bytes(3 * width * height)
+        pixels = pipe.recv_bytes(3 * width * height)
         return "ok", ModelResult(text, Image.frombytes("RGB", (width, height), pixels))
 
-    def _is_running(self) -> bool:
-        return self._process is not None and self._process.is_alive()
+    def _running(self, call: ModelCall) -> Spawned | None:
+        """The process, started if need be; None if it cannot be.
 
-    def _start(self, call: ModelCall) -> TaskAnswer | None:
-        """Start the process; why it cannot be, which is remembered: a rollout must not wait for each of its calls."""
+        The reason is remembered: a rollout must not wait for each of its calls.
+        """
+        if self._cannot_start or (self._process is not None and self._process.is_alive()):
+            return self._process
         self._end()
         try:
-            context = multiprocessing.get_context("spawn")  # a fork of a process with threads and a GPU is not sound
-            self._pipe, theirs = context.Pipe()
-            with theirs:
-                process = context.Process(target=_serve, args=(self._tool, theirs), daemon=True)
-                process.start()
-            self._process = process
-            if self._pipe.poll(call.start_s):
-                problem = self._pipe.recv_bytes(_HEADER_BYTES).decode(errors="replace")
-            else:
-                problem = f"not within {call.start_s:g} s"
+            self._process = Spawned(_serve, self._tool)
+            problem = f"not within {call.start_s:g} s"
+            if self._process.pipe.poll(call.start_s):
+                problem = self._process.pipe.recv_bytes(_HEADER_BYTES).decode(errors="replace")
         except Exception as error:  # noqa: BLE001 - a tool that cannot be pickled, a machine without memory
             problem = _reason(error)
-        if not problem:
-            return None
-        self._end()
-        text = f"{call.name} could not be started: {problem}"
-        warnings.warn(f"{text}. Calls of it fail from now on.", RuntimeWarning, stacklevel=2)
-        self._cannot_start = "crash", ModelResult(text)
-        return self._cannot_start
+        if problem:
+            self._end()
+            self._cannot_start = f"{call.name} could not be started: {problem}"
+            warnings.warn(f"{self._cannot_start}. Calls of it fail from now on.", RuntimeWarning, stacklevel=2)
+        return self._process
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+            self._process.end()
+        self._process = None
 
     def close(self) -> None:
         with self._lock:

@@ -24,7 +24,7 @@ class Aborted(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
+class EngineReply:
     """A sampled turn.
 
     Attributes:
@@ -88,7 +88,7 @@ def sampling_parameters(
     return parameters
 
 
-def read_reply(content: bytes, expected_ids: Sequence[int]) -> Reply:
+def read_reply(content: bytes, expected_ids: Sequence[int]) -> EngineReply:
     """Read a reply.
 
     Args:
@@ -118,7 +118,7 @@ def read_reply(content: bytes, expected_ids: Sequence[int]) -> Reply:
         raise EngineError(_other_prompt(prompt, expected_ids))
     if len(logprobs) != len(ids) or reason not in ("stop", "length"):
         raise BrokenReply(f"{len(ids)} tokens with {len(logprobs)} log-probabilities ended with {reason!r}")
-    return Reply(ids, logprobs, reason == "stop", weights, cached)
+    return EngineReply(ids, logprobs, reason == "stop", weights, cached)
 
 
 def _other_prompt(actual: Any, expected: Sequence[int]) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cv_lightning.cli.recipe import Stage
-from cv_lightning.cli.schedule import Task, run_tasks
+from cv_lightning.cli.schedule import StageTask, run_tasks
 from cv_lightning.errors import TrainingError
 
 
 @dataclass(frozen=True)
-class Fake(Task):
+class Fake(StageTask):
     """Writes when it ran; says where."""
 
     fails: bool = False

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from sandbox import ORIENTATIONS
 from sandbox.effects import crops as cut_outs
-from sandbox.effects.crops import Place, find_places
+from sandbox.effects.crops import CropPlace, find_places
 from sandbox.effects.pixels import Numbers, SearchBudget, colours, numbers, oriented
 
 
-def every_place(image: Numbers, part: Numbers) -> list[Place]:
+def every_place(image: Numbers, part: Numbers) -> list[CropPlace]:
     """What `find_places` must find, the slow way."""
     if max(len(set(row.tolist())) for row in part) < min(4, part.shape[1]):
         return []
     height, width = part.shape
-    found: list[Place] = []
+    found: list[CropPlace] = []
     for name in ORIENTATIONS:
         turned = oriented(image, name)
         if turned.shape == part.shape:
@@ -28,7 +28,7 @@ def every_place(image: Numbers, part: Numbers) -> list[Place]:
         for y in range(turned.shape[0] - height + 1):
             for x in range(turned.shape[1] - width + 1):
                 if (turned[y : y + height, x : x + width] == part).all():
-                    found.append(Place(name, x, y))
+                    found.append(CropPlace(name, x, y))
         if found and name == "identity":
             break
     return found
@@ -72,7 +72,7 @@ def test_work_is_bounded_on_a_large_image(n_colours: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(cut_outs, "_fitting", counted)
     found = find_places(image, oriented(image, "transverse")[100:900, 50:700], SearchBudget(1 << 25))
     if n_colours == 2**24:
-        assert found == [Place("transverse", 50, 100)]
+        assert found == [CropPlace("transverse", 50, 100)]
     assert sum(looked) <= 8 * cut_outs._MAX_PLACES
 
 

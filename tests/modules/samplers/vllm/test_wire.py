@@ -9,7 +9,15 @@ import pytest
 
 from cv_lightning.errors import EngineError
 from modules.samplers.vllm.weight_log import WeightLog
-from modules.samplers.vllm.wire import Aborted, BrokenReply, Reply, bias, collapsed, read_reply, sampling_parameters
+from modules.samplers.vllm.wire import (
+    Aborted,
+    BrokenReply,
+    EngineReply,
+    bias,
+    collapsed,
+    read_reply,
+    sampling_parameters,
+)
 from tests.modules.samplers.vllm.fake import RECORDED
 
 PAD = 9
@@ -81,8 +89,8 @@ def test_an_aborted_turn_is_told_from_one_that_ended() -> None:
         read_reply(json.dumps(reply).encode(), reply["prompt_token_ids"])
 
 
-def spoken(*weights: tuple[str, int, int]) -> Reply:
-    return Reply([7] * 4, [0.0] * 4, True, weights)
+def spoken(*weights: tuple[str, int, int]) -> EngineReply:
+    return EngineReply([7] * 4, [0.0] * 4, True, weights)
 
 
 def test_replies_of_older_or_unknown_weights_are_refused() -> None:
