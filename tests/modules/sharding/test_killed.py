@@ -48,7 +48,7 @@ class Run:
         files = [ROOT / "experiments/tiny/rl.yaml", ROOT / "experiments/sharded.yaml", folder / "block.yaml"]
         command = [sys.executable, "-m", "cv_lightning", "fit", *(f"--config={file}" for file in files)]
         command += [f"--run_folder={folder}", f"--trainer.max_steps={max_steps}", "--data.batch_size=2"]
-        command += ["--model.rollout.max_new_tokens=8", "--model.micro_batch_size=4", *PAID, *options]
+        command += ["--model.rollout.max_new_tokens=8", "--model.micro_batch_tokens=300", *PAID, *options]
         self.errors = (folder / "errors.txt").open("w+")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
