@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -9,11 +11,11 @@ from torch import nn
 
 from callbacks.throughput import Throughput, flops, memory_metrics, passed_parameters, rollout_metrics, step_metrics
 from cv_lightning.errors import ConfigError
-from cv_lightning.types import Group, Reply, Rollouts, Sample, ToolCall, Trajectory, Turn, ViewedImage
+from cv_lightning.types import Group, Reply, Rollouts, ToolCall, Trajectory, Turn, ViewedImage
 from sandbox import Observation
+from tests.callbacks.steps import SAMPLE, Learner, fit, trajectory
 
 IMAGE = Image.new("RGB", (4, 4))
-SAMPLE = Sample("0", "Read.", (IMAGE,), "A")
 
 
 class Model(nn.Module):
@@ -87,3 +89,14 @@ def test_memory_of_this_process_is_seen() -> None:
 def test_a_peak_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="Throughput: peak_tflops"):
         Throughput(peak_tflops=0)
+
+
+def test_throughput_measures_each_step(tmp_path: Path) -> None:
+    logged = {"train/tokens": 100.0, "time/rollout_s": 1e-4, "rollout/sampled_tokens": 10.0}
+    module = Learner([Group(SAMPLE, [trajectory()]), None], [logged, logged])
+    first, second = fit(tmp_path, module, 2, Throughput(peak_tflops=1.0))
+    assert first["throughput/step_s"] > 0
+    assert first["throughput/rollout_tokens_per_s"] == pytest.approx(1e5)
+    assert first["throughput/mfu"] > 0
+    assert "throughput/trajectories_per_s" in first
+    assert "throughput/trajectories_per_s" not in second

@@ -1,76 +1,26 @@
-"""Families, failures and emergent tools: worked out by hand, and whole over a resume."""
+"""What calls and tools are logged: recall, outcomes, lanes, and what is not defined in a step."""
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from callbacks.emergent_tools import COLUMNS, EmergentTools
-from callbacks.rollouts import Rollouts
-from callbacks.tool_families import FAMILIES, NUMERIC_TOOL, failure_of, family_of, tools_of, verified_tools
-from callbacks.tool_usage import tool_metrics
-from cv_lightning.types import Group, Reply, RewardBreakdown, Sample, ToolCall, Trajectory, Turn, ViewedImage
+from callbacks.tool_usage import ToolUsage, tool_metrics
+from cv_lightning.types import Group, Reply, Sample, ToolCall, Trajectory, Turn, ViewedImage
 from sandbox import Affine, Observation, ToolExecutor, ToolRequest, orient
 from sandbox.geometry import orientation_frame
-from sandbox.operations.table import OPERATIONS
-
-IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8))
-SAMPLE = Sample("0", "Read.", (IMAGE,), "A")
-
-
-def call(
-    status: str = "ok", text: str = "", *tools: str, image: Image.Image | None = IMAGE, lane: str = "pillow"
-) -> Turn:
-    seen = Observation(status, image if status == "ok" else None, text, lane, tools=tools)  # type: ignore[arg-type]
-    return Turn("", Reply(call=ToolCall("")), seen)
-
-
-def using(*tools: str) -> Trajectory:
-    return Trajectory(SAMPLE, [call("ok", "", *tools)] if tools else [])
-
-
-def judged(is_right: bool | None) -> RewardBreakdown:
-    return RewardBreakdown({"accuracy": float(is_right is True)}, is_right)
-
-
-def test_every_tool_of_the_lifted_lane_has_a_family() -> None:
-    tools = {kind.tool for kind in OPERATIONS.values()} - {None}
-    assert {family_of(str(tool)) for tool in tools} == {"geometry", "enhancement", "sketching"}
-    assert {family_of(tool) for tool in ("crop", "contrast", "draw", NUMERIC_TOOL, "made_up")} == set(FAMILIES)
-
-
-@pytest.mark.parametrize(
-    ("turn", "kind"),
-    [
-        (call(), None),
-        (Turn("", Reply(answer="A")), None),
-        (Turn("", Reply(fault="what?", is_silent=True)), None),
-        (Turn("", Reply(fault="no JSON")), "malformed"),
-        (Turn("", Reply(fault="no JSON"), Observation("rejected", text="no JSON")), "malformed"),
-        (call("timeout"), "timeout"),
-        (call("rejected", "The code was not run"), "rejected"),
-        (call("error", "12\nKeyError: 3\nIndexError: list index out of range\n  line 2: x[9]"), "IndexError"),
-        (call("error", "ZeroDivisionError\n  line 1: 1/0"), "ZeroDivisionError"),
-        (call("error", "cv2.error: (-215:Assertion failed)"), "other"),
-        (call("error", "MyOwnError/../x: boo"), "other"),
-        (call("error", "The code ran but gave no result: assign the new image to `result`."), "no_result"),
-    ],
-)
-def test_why_a_call_failed_has_few_fixed_names(turn: Turn, kind: str | None) -> None:
-    assert failure_of(turn) == kind
-
-
-def test_a_call_that_computes_is_numeric_but_changes_no_pixel() -> None:
-    measured = call("ok", "mean 12.5", image=None)
-    assert tools_of(measured) == (NUMERIC_TOOL,)
-    assert verified_tools(Trajectory(SAMPLE, [measured])) == frozenset()
-    metrics = tool_metrics([Trajectory(SAMPLE, [measured])], ())
-    assert metrics["tools/family/numeric"] == 1.0
-    assert metrics["tools/entropy"] == 0.0
+from tests.callbacks.calls import IMAGE, call, using
+from tests.callbacks.steps import SAMPLE, Learner, fit, trajectory
 
 
 def test_what_lifted_and_confined_code_draws_is_sketching() -> None:
@@ -114,64 +64,68 @@ def test_share_of_each_lane_and_contract() -> None:
     assert shares == {"tools/lane/kornia_close": 0.5, "tools/lane/kornia": 0.25, "tools/lane/pillow": 0.25}
 
 
-# ---- emergent tools --------------------------------------------------------------------------------------------------
-
-
-def step_one() -> Rollouts:
-    """Two groups: in the first, blur and right against plain and wrong; in the second, all blur, one of two right."""
-    return Rollouts(
-        [Group(SAMPLE, [using("blur", "rotate_90"), using("crop")]), Group(SAMPLE, [using("blur"), using("blur")])],
-        [[judged(True), judged(False)], [judged(True), judged(False)]],
+def test_tools_count_where_their_call_ran() -> None:
+    failed, turned = Observation("error", tools=("blur",)), Observation("ok", tools=("rotate_90", "contrast"))
+    metrics = tool_metrics([trajectory(failed, turned), trajectory(failed), trajectory()], {"rotate_90", "contrast"})
+    assert metrics == pytest.approx(
+        {
+            "tools/calls": 1.0,
+            "tools/error_rate": 2 / 3,
+            "tools/recovery_rate": 1 / 2,
+            "tools/emergent_rate": 1 / 3,
+            "tools/used/contrast": 1 / 3,
+            "tools/used/rotate_90": 1 / 3,
+            "tools/success_rate": 1 / 3,
+            "tools/error/other": 2 / 3,
+            "tools/chain_length": 2.0,
+            "tools/family/geometry": 0.5,
+            "tools/family/enhancement": 0.5,
+            "tools/family/sketching": 0.0,
+            "tools/family/numeric": 0.0,
+            "tools/family/other": 0.0,
+            "tools/entropy": math.log(2),
+            "tools/spurious_rate": 1 / 3,
+        }
     )
 
 
-def test_a_row_compares_with_and_without() -> None:
-    table = EmergentTools()
-    assert table.add(step_one(), 7) == ["blur"]
-    assert table.add(step_one(), 8) == []
-    table.close_row(10)
-    (row,) = table.rows
-    assert dict(zip(COLUMNS, row, strict=True)) == {
-        "step": 10,
-        "tool": "blur",
-        "family": "enhancement",
-        "first_step": 7,
-        "trajectories": 8,
-        "uses": 6,
-        "rate": 0.75,
-        "accuracy_with": pytest.approx(2 / 3),
-        "accuracy_without": 0.0,
-        "gain_within_groups": 1.0,
-    }
+def test_first_step_of_an_emergent_tool_is_kept_over_a_resume(tmp_path: Path) -> None:
+    contrast = Group(SAMPLE, [trajectory(Observation("ok", tools=("contrast", "rotate_90", "rotate")))])
+    usage = ToolUsage()
+    steps = fit(tmp_path, Learner([Group(SAMPLE, [trajectory()]), contrast, contrast]), 3, usage)
+    assert usage.emergent.first_step == {"contrast": 2}
+    assert [step.get("tools/first_step/contrast") for step in steps] == [None, 2.0, None]
+    resumed = ToolUsage()
+    resumed.load_state_dict(usage.state_dict())
+    steps = fit(tmp_path, Learner([contrast, Group(SAMPLE, [trajectory()])]), 2, resumed)
+    assert resumed.emergent.first_step == {"contrast": 2}
+    assert steps[-1]["tools/used/rotate_90"] == 0.0
 
 
-def test_a_tool_that_is_not_used_any_more_keeps_its_row() -> None:
-    table = EmergentTools()
-    table.add(step_one(), 1)
-    table.close_row(10)
-    table.add(Rollouts([Group(SAMPLE, [using()])], [[judged(None)]]), 11)
-    table.close_row(20)
-    assert table.rows[1] == [20, "blur", "enhancement", 1, 1, 0, 0.0, None, None, None]
+def test_a_metric_that_is_not_defined_in_a_step_is_not_logged_again(tmp_path: Path) -> None:
+    failed = Group(SAMPLE, [trajectory(Observation("error"), Observation("ok"))])
+    first, second = fit(tmp_path, Learner([failed, Group(SAMPLE, [trajectory()])]), 2, ToolUsage())
+    assert first["tools/recovery_rate"] == 1.0
+    assert "tools/recovery_rate" not in second
+    assert "tools/calls" in second
 
 
-def test_a_resume_in_the_middle_of_a_row_changes_nothing(tmp_path: Path) -> None:
-    straight = EmergentTools()
-    for step in (1, 2):
-        straight.add(step_one(), step)
-    straight.close_row(3)
-    before, after = EmergentTools(), EmergentTools()
-    before.add(step_one(), 1)
-    after.load_state_dict(json.loads(json.dumps(before.state_dict())))
-    assert after.add(step_one(), 2) == []
-    after.close_row(3)
-    for table, name in ((straight, "a"), (after, "b")):
-        table.write(tmp_path / name)
-    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
-    assert json.loads((tmp_path / "a").read_text())["columns"] == list(COLUMNS)
+def test_nor_does_a_logger_get_it_again(tmp_path: Path) -> None:
+    failed = Group(SAMPLE, [trajectory(Observation("error"), Observation("ok"))])
+    module = Learner([failed, Group(SAMPLE, [trajectory()])])
+    logger = CSVLogger(tmp_path)
+    settings: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=2, logger=logger, enable_checkpointing=False, callbacks=[ToolUsage()], **settings
+    )
+    trainer.fit(module, DataLoader(torch.zeros(2, 1)))  # type: ignore[arg-type]
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open(encoding="utf-8")))
+    assert [row["tools/recovery_rate"] for row in rows] == ["1.0", ""]
+    assert [row["tools/calls"] for row in rows] == ["2.0", "0.0"]
 
 
-def test_rows_are_due_also_where_the_due_step_is_passed_over() -> None:
-    table = EmergentTools()
-    assert [table.is_due(step, 10) for step in (9, 12)] == [False, True]
-    table.close_row(12)
-    assert [table.is_due(step, 10) for step in (18, 20)] == [False, True]
+def test_the_table_of_emergent_tools_is_written_when_due_and_at_the_end(tmp_path: Path) -> None:
+    contrast = [Group(SAMPLE, [trajectory(Observation("ok", tools=("contrast",)))]) for _ in range(5)]
+    fit(tmp_path, Learner(contrast), 5, ToolUsage(table_every_n_steps=2))
+    table = json.loads((tmp_path / "emergent_tools.json").read_text(encoding="utf-8"))
+    assert [row[:2] for row in table["data"]] == [[2, "contrast"], [4, "contrast"], [5, "contrast"]]

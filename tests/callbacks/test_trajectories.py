@@ -18,46 +18,14 @@ from callbacks.rollouts import Rollouts
 from callbacks.trajectories import Trajectories, pick, turn_tokens, write_trajectories
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig
-from cv_lightning.types import (
-    Group,
-    Reply,
-    RewardBreakdown,
-    Sample,
-    StopReason,
-    ToolCall,
-    Trajectory,
-    Turn,
-    ViewedImage,
-)
-from sandbox import Affine, Observation
+from cv_lightning.types import ViewedImage
+from sandbox import Affine
+from tests.callbacks.shown import group_of
 
 HOSTILE = (
     "</pre></style></title><script>alert(1)</script><img src=x onerror=alert(1)>"
     "<iframe src='http://x'></iframe><!-- <![CDATA[ \" onload=\"x' &lt;script&gt; \x00\x1b\ud800\u202e"
 )
-
-
-def group_of(text: str, totals: list[float | None]) -> tuple[Group, list[RewardBreakdown]]:
-    image = Image.new("RGB", (6, 4), "red")
-    sample = Sample(f"../{text}", text, (image,), text, ("rotate_90",), family=text)
-    trajectories = [
-        Trajectory(
-            sample,
-            [
-                Turn(
-                    text, Reply(call=ToolCall(text, text)), Observation("ok", image, text=text, tools=("rotate_270",))
-                ),
-                Turn(text, Reply(answer=text)),
-            ],
-            [ViewedImage(image, 0, None, None), ViewedImage(image.rotate(90, expand=True), 0, None, None, 0)],
-            stop_reason=StopReason.ANSWERED,
-        )
-        for _ in totals
-    ]
-    return Group(sample, trajectories), [
-        RewardBreakdown({"accuracy": 0.0 if total is None else total}, None if total is None else total > 0)
-        for total in totals
-    ]
 
 
 def test_hostile_text_stays_text_on_the_page_and_in_the_lines(tmp_path: Path) -> None:
@@ -81,19 +49,6 @@ def test_images_are_saved_once_and_to_the_pixel(tmp_path: Path) -> None:
     for viewed, entry in zip(group.trajectories[0].images, lines[0]["images"], strict=True):
         with Image.open(tmp_path / entry["file"]) as saved:
             assert saved.tobytes() == viewed.image.tobytes()
-
-
-def test_no_trajectory_is_picked_twice() -> None:
-    group, breakdowns = group_of("x", [0.0, 1.0, 0.5])
-    picked = pick([group], [breakdowns], 2)
-    assert [(one.kind, one.breakdown.total) for one in picked] == [("best", 1.0), ("best", 0.5), ("worst", 0.0)]
-
-
-def test_equal_rewards_are_shown_of_different_questions() -> None:
-    pairs = [group_of(text, [1.0, 1.0, 0.0, 0.0]) for text in "abc"]
-    picked = pick([group for group, _ in pairs], [breakdowns for _, breakdowns in pairs], 3)
-    shown = {kind: [one.trajectory.sample.question for one in picked if one.kind == kind] for kind in ("best", "worst")}
-    assert shown == {"best": ["a", "b", "c"], "worst": ["a", "b", "c"]}
 
 
 def test_written_and_sent_when_due_even_if_the_due_step_is_passed_over(
@@ -120,24 +75,6 @@ def test_written_and_sent_when_due_even_if_the_due_step_is_passed_over(
     assert written == ["step_00000002", "step_00000012", "step_00000020"]
     assert sent == [(name, True, f"trajectories/{name}") for name in written]
     assert traced == list(zip(written, (2, 12, 20), strict=True))
-
-
-def with_calls(text: str, *statuses: str, tools: tuple[str, ...] = ()) -> Trajectory:
-    sample = Sample(text, text, (Image.new("RGB", (6, 4)),), "A")
-    calls = [Turn("", Reply(call=ToolCall("")), Observation(status, tools=tools)) for status in statuses]  # type: ignore[arg-type]
-    return Trajectory(sample, [*calls, Turn("", Reply(answer="A"))])
-
-
-def test_each_kind_gets_its_part_and_groups_are_completed() -> None:
-    plain, recovered = with_calls("a"), with_calls("a", "error", "ok")
-    emergent = with_calls("a", "ok", tools=("blur",))
-    group = Group(plain.sample, [plain, plain, recovered, emergent, plain, plain, plain])
-    paid = [RewardBreakdown({"accuracy": total}, True) for total in (3.0, 0.0, 2.0, 2.0, 1.0, 1.0, 1.0)]
-    picked = pick([group], [paid], 1, n_whole_groups=1)
-    kinds = [one.kind for one in picked]
-    assert kinds == ["best", "worst", "recovered", "emergent", "sampled", "mate", "mate"]
-    assert [one.rollout for one in picked[:4]] == [0, 1, 2, 3]
-    assert sorted(one.rollout for one in picked) == list(range(7))
 
 
 def test_records_hold_frames_credit_and_calls(tmp_path: Path) -> None:
