@@ -3,60 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_lightning.__main__ import main
 from cv_lightning.cli.compose import ROOT
-from cv_lightning.cli.recipe import Stage, fingerprint, load_recipe
+from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.cli.reproduce import aggregate, logged, overrides_by_stage
-from cv_lightning.cli.stage import Progress, stage_result
+from cv_lightning.cli.stage import Progress
 from cv_lightning.console.versions import versions
 from cv_lightning.errors import ConfigError
-
-FAKES = Path(__file__).parent / "fakes"
-RECIPE = "recipe/recipe.yaml"
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A recipe of three fake stages below an empty working directory."""
-    monkeypatch.syspath_prepend(FAKES)
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "recipe"
-    folder.mkdir()
-    text = (FAKES / "stage.yaml").read_text(encoding="utf-8")
-    shutil.copy(FAKES / "recipe.yaml", folder)
-    for name, file in (("base", "stage.yaml"), ("sft", "sft.yaml"), ("rl", "rl.yaml")):
-        own = text.replace("${run_folder}/base", f"${{run_folder}}/{name}").replace("name: base", f"name: {name}")
-        (folder / file).write_text(own, encoding="utf-8")
-    return folder
-
-
-def reproduce(*arguments: str) -> int:
-    return main(["reproduce", "--recipe", RECIPE, *arguments])
-
-
-def report(folder: str = "runs/fake") -> dict[str, Any]:
-    return json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
-
-
-def replace(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
+from tests.cv_lightning.cli.fake_recipe import FAKES, RECIPE, replace, report, reproduce
 
 
 def test_report_has_the_published_shape(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,17 +111,6 @@ def test_ctrl_c_stops_between_steps_and_the_same_command_goes_on(
     assert steps == [0, 1, 2, 3, 4]
 
 
-def test_stage_cut_off_before_its_test_is_only_tested(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reproduce("--stages", "base") == 0
-    path = Path("runs/fake/base/stage.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "trained", "result": {}}))
-    checkpoints = {p.name: p.stat().st_mtime_ns for p in Path("runs/fake/base/checkpoints").iterdir()}
-    assert reproduce("--stages", "base") == 0
-    assert "base: trained before; testing" in capsys.readouterr().out
-    assert {p.name: p.stat().st_mtime_ns for p in Path("runs/fake/base/checkpoints").iterdir()} == checkpoints
-    assert report()["stages"]["base"]["mean"] == 0.5
-
-
 def test_folder_that_reproduce_did_not_make_is_kept(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     precious = Path("runs/fake/base/precious.txt")
     precious.parent.mkdir(parents=True)
@@ -207,64 +161,6 @@ def test_mistake_is_named(
     assert [word for word in words if word not in error] == [], error
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("stages:", "stagse:", ["'stagse'", "'stages'"]),
-        ("config: sft.yaml", "config: stf.yaml", ["stages.sft.config", "stf.yaml", "'sft.yaml'"]),
-        ("after: [base]", "after: [bass]", ["stages.sft.after", "'bass'", "'base'"]),
-        ("after: [base]", "atfer: [base]", ["stages.sft", "'atfer'", "'after'"]),
-        ("{config: stage.yaml}", "stage.yaml", ["stages.base", "expected {config"]),
-        ("stages:", "stages: {", ["not valid YAML"]),
-    ],
-)
-def test_mistake_in_a_recipe_is_named(old: str, new: str, words: list[str], recipe: Path) -> None:
-    replace(recipe / "recipe.yaml", old, new)
-    with pytest.raises(ConfigError) as error:
-        load_recipe(Path(RECIPE))
-    assert [word for word in words if word not in str(error.value)] == [], error.value
-
-
-def test_missing_recipe_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"experiments/tiny/recipe\.yaml"):
-        load_recipe(Path("experiments/tiny/recip.yaml"))
-
-
-def test_default_recipe_is_found_from_any_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = ROOT / "experiments/tiny/recipe.yaml"
-    assert load_recipe(Path("experiments/tiny/recipe.yaml")).path == path
-
-
-def test_a_stage_of_several_files_is_what_they_come_to(recipe: Path) -> None:
-    (recipe / "more.yaml").write_text("trainer: {max_steps: 2}", encoding="utf-8")
-    replace(recipe / "recipe.yaml", "config: stage.yaml", "config: [stage.yaml, more.yaml]")
-    (stage, *_) = load_recipe(Path(RECIPE)).stages
-    assert [path.name for path in stage.configs] == ["stage.yaml", "more.yaml"]
-    before = fingerprint(stage, [], [])
-    (recipe / "more.yaml").write_text("trainer: {max_steps: 3}", encoding="utf-8")
-    assert fingerprint(stage, [], []) != before
-    assert reproduce("--stages", "base") == 0
-    assert "max_steps: 3\n" in Path("runs/fake/base/config_fit.yaml").read_text(encoding="utf-8")
-
-
-def test_stages_bring_what_they_depend_on(recipe: Path) -> None:
-    loaded = load_recipe(Path(RECIPE))
-    assert [stage.name for stage in loaded.selected(["sft"])] == ["base", "sft"]
-    assert [stage.name for stage in loaded.selected([])] == ["base", "sft", "rl"]
-
-
-def test_a_stage_on_request_runs_only_where_it_is_named() -> None:
-    loaded = load_recipe(ROOT / "experiments/tiny/recipe.yaml")
-    assert "rl_outcome_only" not in [stage.name for stage in loaded.selected([])]
-    assert "rl_outcome_only" in [stage.name for stage in loaded.selected(["rl", "rl_outcome_only"])]
-
-
-def test_test_without_accuracy_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"Stage 'rl'.*no test/accuracy.*train/loss"):
-        stage_result("rl", {"train/loss": 1.0}, 3.0)
-
-
 def test_overrides_go_to_all_stages_or_to_one(recipe: Path) -> None:
     loaded = load_recipe(Path(RECIPE))
     assert overrides_by_stage(["a.b=1", "sft:c=x=y"], loaded) == {
@@ -274,13 +170,9 @@ def test_overrides_go_to_all_stages_or_to_one(recipe: Path) -> None:
     }
 
 
-def test_fingerprint_tells_apart_what_decides_a_result(recipe: Path) -> None:
-    stage = Stage("base", (recipe / "stage.yaml",))
-    variants = [(["--seed_everything=0"], []), (["--seed_everything=1"], []), (["--seed_everything=0"], ["other"])]
-    assert len({fingerprint(stage, arguments, inputs) for arguments, inputs in variants}) == 3
-
-
 rates = st.fixed_dictionaries({name: st.floats(0, 1) for name in ("upright", "rot90")})
+
+
 entries = st.lists(st.tuples(rates, st.floats(0, 1)), min_size=1, max_size=4)
 
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_lightning.compare.answers import PairedTable, pair_groups
-from cv_lightning.compare.groups import RunGroup
-from cv_lightning.compare.run import Run
-from cv_lightning.compare.statistics import (
-    holm,
-    interval_of_questions,
-    mcnemar_exact,
-    sign_flip_test,
-)
-from cv_lightning.evaluation.answer_log import AnswerRecord
+from cv_lightning.compare.statistics import holm, interval_of_questions, mcnemar_exact, sign_flip_test
 
 
 def interval_of_means(of_runs: list[list[float]]) -> tuple[float, float] | None:
@@ -107,48 +96,3 @@ def test_questions_that_all_seeds_were_asked_count_once() -> None:
     assert thrice[1] - thrice[0] == pytest.approx(once[1] - once[0], abs=0.04)
     apart = interval_of_means([list(scores.values())] * 3) or (0.0, 0.0)
     assert apart[1] - apart[0] < 0.75 * (once[1] - once[0])
-
-
-def paired(first: list[dict[tuple[str, str], float]], second: list[dict[tuple[str, str], float]]) -> PairedTable:
-    """Two groups of runs; each run is (question, condition) -> score, its seed its place."""
-
-    def group(name: str, runs: list[dict[tuple[str, str], float]]) -> RunGroup:
-        made = []
-        for seed, answers in enumerate(runs):
-            run = Run(name, str(seed))
-            run.config = {"seed_everything": seed}
-            run.answers = [
-                cast("AnswerRecord", SimpleNamespace(item=q, condition=c, score=s, truth="x", required=[], tools=[]))
-                for (q, c), s in answers.items()
-            ]
-            made.append(run)
-        return RunGroup(name, made)
-
-    return pair_groups(group("first", first), group("second", second))
-
-
-def test_questions_that_several_seeds_share_do_not_make_luck_significant() -> None:
-    random = np.random.default_rng(0)
-    n_trials, n_rejected, n_missed = 200, 0, 0
-    for _ in range(n_trials):
-        first, second = ({(str(q), "a"): float(random.integers(2)) for q in range(40)} for _ in range(2))
-        row = paired([first] * 3, [second] * 3).rows[0]
-        assert row.test == "sign flips"
-        n_rejected += row.p < 0.05
-        n_missed += row.interval is None or not row.interval[0] <= 0 <= row.interval[1]
-    assert n_rejected <= 0.08 * n_trials
-    assert n_missed <= 0.1 * n_trials
-
-
-def test_difference_and_interval_are_of_one_mean() -> None:
-    """By hand: 10 questions gain 1 under six conditions each, 100 gain nothing under one: 10 / 110 of a question."""
-    asked = [(str(q), c) for q in range(10) for c in "abcdef"] + [(str(q), "a") for q in range(10, 110)]
-    row = paired([dict.fromkeys(asked, 0.0)], [{(q, c): float(int(q) < 10) for q, c in asked}]).rows[-1]
-    assert row.difference == pytest.approx(10 / 110)
-    assert row.interval is not None
-    assert row.interval[0] < row.difference < row.interval[1]
-    unequal = paired(
-        [{(str(q), "a"): 0.0 for q in range(n)} for n in (100, 4)],
-        [{(str(q), "a"): value for q in range(n)} for n, value in ((100, 1.0), (4, 0.0))],
-    ).rows[0]
-    assert unequal.difference == pytest.approx(0.5)  # the mean over the seeds, however many questions each was asked

@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cv_lightning.endpoint.adaptation import Adaptation
 from cv_lightning.endpoint.client import Endpoint
-from cv_lightning.endpoint.messages import MAX_CALLS, ImageEncoding
 from cv_lightning.endpoint.meter import RequestError
 from cv_lightning.endpoint.solver import EndpointSolver
 from cv_lightning.errors import ConfigError
 from cv_lightning.evaluation.answer_log import AnswerLog, make_record, read_answers
 from cv_lightning.grading.benchmarks import Grade
 from cv_lightning.grading.judge import Judge
-from cv_lightning.types import StopReason
 from tests.cv_lightning.endpoint.fake_server import (
     HELLO,
     SETTINGS,
@@ -33,14 +30,12 @@ from tests.cv_lightning.endpoint.fake_server import (
     completion,
     error,
     one,
-    pixels,
     sample,
     says,
     solve,
 )
+from tests.cv_lightning.endpoint.replies import DONE, TURN, answering
 
-TURN = "result = image.rotate(270, expand=True)"
-Messages = list[dict[str, Any]]
 #: What is wrong with a request, None if nothing is.
 Demand = Callable[[dict[str, Any]], bytes | None]
 
@@ -58,15 +53,6 @@ def demands(server: Server, demand: Demand, *answers: bytes, status: int = 400) 
 
     return reply
 
-
-def answering(message: Mapping[str, Any], end: str = "stop") -> bytes:
-    return json.dumps({"choices": [{"message": message, "finish_reason": end}]}).encode()
-
-
-DONE = completion("<answer>x</answer>")
-
-
-# --- what a message carried is sent back whole ---
 
 SIGNED = {
     "role": "assistant",
@@ -97,14 +83,6 @@ def test_a_message_is_sent_back_whole(server: Server) -> None:
     assert sent == {key: value for key, value in SIGNED.items() if key not in ("refusal", "annotations")}
 
 
-def test_a_message_of_parts_is_sent_back_whole(server: Server) -> None:
-    parts = [{"type": "thinking", "thinking": "Hm.", "signature": "s"}, {"type": "text", "text": "I turn it."}]
-    server.replies = [says(answering({"role": "assistant", "content": parts, "tool_calls": [call(TURN)]})), says(DONE)]
-    trajectory = one(solve(server))
-    assert server.requests[1]["messages"][2]["content"] == parts
-    assert trajectory.turns[0].text.startswith("I turn it.\n<tool_call>")
-
-
 def test_a_field_that_a_server_does_not_take_back_is_left_out(server: Server) -> None:
     def demand(body: dict[str, Any]) -> bytes | None:
         """Groq, Mistral."""
@@ -118,74 +96,6 @@ def test_a_field_that_a_server_does_not_take_back_is_left_out(server: Server) ->
     assert trajectory.answer == "x"
     assert trajectory.adapted == ("reasoning_content of earlier turns left out",)
     assert server.requests[2]["messages"][2]["reasoning_details"] == SIGNED["reasoning_details"]
-
-
-# --- several calls in a turn ---
-
-
-def test_calls_of_a_turn_are_executed_in_order_each_under_its_id(server: Server) -> None:
-    calls = [call(TURN, "a"), call("result = image.crop((0, 0, 8, 6))", "b", image_index=1), call("1 / 0", "c")]
-    server.replies = [says(completion("I look.", calls, "tool_calls")), says(DONE)]
-    trajectory = one(solve(server))
-    assert trajectory.stop_reason is StopReason.ANSWERED
-    assert trajectory.n_calls == 3
-    assert [viewed.image.size for viewed in trajectory.images] == [(40, 30), (30, 40), (8, 6)]
-    assert [viewed.turn for viewed in trajectory.images] == [-1, 0, 1]
-    assert trajectory.images[2].orientation == "rotate_270", "the second call works on the result of the first"
-    assert [turn.text.startswith("I look.") for turn in trajectory.turns] == [True, False, False, False]
-    first, second, third, shown = server.requests[1]["messages"][3:]
-    assert [message["tool_call_id"] for message in (first, second, third)] == ["a", "b", "c"]
-    assert (first["content"], second["content"]) == ("image 1: 30 x 40", "image 2: 8 x 6")
-    assert third["content"].startswith("line 1: "), "a call that fails is answered with words"
-    assert [part["text"] for part in shown["content"] if part["type"] == "text"] == [
-        "image 1: 30 x 40\n",
-        "image 2: 8 x 6\n",
-    ]
-    urls = [part["image_url"]["url"] for part in shown["content"] if part["type"] == "image_url"]
-    assert [pixels(url).shape for url in urls] == [(40, 30, 3), (6, 8, 3)]
-
-
-@pytest.mark.parametrize("ids", [("", ""), ("same", "same"), (None, None)])
-def test_calls_without_ids_of_their_own_get_ours(server: Server, ids: tuple[Any, Any]) -> None:
-    turn = completion(None, [{**call(TURN), "id": each} for each in ids])
-    server.replies = [says(turn), says(turn), says(DONE)]
-    assert one(solve(server)).answer == "x"
-    messages = server.requests[2]["messages"]
-    made = [each["id"] for message in messages for each in message.get("tool_calls", ())]
-    assert made == ["call_0", "call_1", "call_2", "call_3"]
-    assert [message["tool_call_id"] for message in messages if message["role"] == "tool"] == made
-
-
-def test_calls_beyond_the_limit_are_answered_and_not_executed(server: Server) -> None:
-    calls = [call("result = image", str(number)) for number in range(MAX_CALLS + 2)]
-    server.replies = [says(completion(None, calls)), says(DONE)]
-    trajectory = one(solve(server))
-    assert [turn.observation is not None and turn.observation.status for turn in trajectory.turns] == [
-        *["ok"] * MAX_CALLS,
-        *["rejected"] * 2,
-        False,
-    ]
-    results = [message for message in server.requests[1]["messages"] if message["role"] == "tool"]
-    assert len(results) == MAX_CALLS + 2
-
-
-def test_max_turns_counts_replies(server: Server) -> None:
-    server.replies = [says(completion(None, [call(TURN, "a"), call(TURN, "b")]))]
-    trajectory = one(solve(server, max_turns=2))
-    assert trajectory.stop_reason is StopReason.MAX_TURNS
-    assert len(server.requests) == 2
-    assert [turn.observation is not None for turn in trajectory.turns] == [True, True, False, False]
-
-
-def test_a_context_that_is_full_takes_back_all_images_of_the_turn(server: Server) -> None:
-    turn = completion(None, [call(TURN, "a"), call(TURN, "b")])
-    server.replies = [says(turn), says(error("too long", "context_length_exceeded"), 400)]
-    trajectory = one(solve(server))
-    assert trajectory.stop_reason is StopReason.CONTEXT_FULL
-    assert len(trajectory.images) == 1
-
-
-# --- where the images of tool results may be ---
 
 
 def mistral(body: dict[str, Any]) -> bytes | None:
@@ -293,9 +203,6 @@ def test_a_refusal_for_another_reason_changes_nothing(server: Server) -> None:
     with pytest.warns(UserWarning, match="content policy"):
         assert solve(server) == [None]
     assert len(server.requests) == 2
-
-
-# --- settings refused by name ---
 
 
 def reasoning_model(body: dict[str, Any]) -> bytes | None:
@@ -418,28 +325,3 @@ def test_threads_agree_on_what_was_learned() -> None:
 def test_a_wrong_place_is_named() -> None:
     with pytest.raises(ConfigError, match="tool_images to be one of user, bridge, tool but got 'behind'"):
         Endpoint("http://127.0.0.1/v1", tool_images="behind")  # type: ignore[arg-type]
-
-
-# --- sizes ---
-
-
-def test_sizes_are_of_the_whole_image_also_if_it_travels_reduced(server: Server) -> None:
-    server.replies = [says(completion(None, [call("result = image.resize((80, 60))")])), says(DONE)]
-    one(solve(server, images=ImageEncoding(max_pixels=300)))
-    sized, image = server.requests[1]["messages"][-1]["content"]
-    assert sized["text"] == "image 1: 80 x 60\n"
-    assert pixels(image["image_url"]["url"]).shape == (15, 20, 3)
-
-
-@pytest.mark.parametrize(("tools", "option", "is_told"), [("native", False, False), ("text", True, True)])
-def test_sizes_are_an_option(server: Server, tools: str, option: bool, is_told: bool) -> None:
-    server.replies = [says(DONE)]
-    one(solve(server, tools=tools, announce_sizes=option))
-    texts = [part["text"] for part in server.requests[0]["messages"][1]["content"] if part["type"] == "text"]
-    assert ("image 0: 40 x 30\n" in texts) == is_told
-    assert np.array_equal(pixels(sample_url(server)), np.asarray(sample().images[0]))
-
-
-def sample_url(server: Server) -> str:
-    content = server.requests[0]["messages"][1]["content"]
-    return str(next(part["image_url"]["url"] for part in content if part["type"] == "image_url"))
