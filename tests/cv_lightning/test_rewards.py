@@ -14,22 +14,37 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cv_lightning.errors import ConfigError
-from cv_lightning.evidence import iou
 from cv_lightning.rewards import LONGEST_ANSWER, TERMS, RewardConfig, overlong_penalty, score
 from cv_lightning.types import Group, RewardBreakdown, Sample, TokenSequence, Trajectory
 from sandbox import ToolExecutor, orient
 
 Play = Callable[..., Trajectory]
 
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
 UPRIGHT = Image.fromarray(PIXELS)
+
+
 OUTCOME_ONLY = RewardConfig(format=0, mandatory=0, necessity=0, exact=0, emergence=0, usage=0, spurious=0)
 
+
 ROT270 = "result = image.rotate(270, expand=True)"
+
+
 ROT90 = "result = image.rotate(90, expand=True)"
+
+
 FLIP = "result = image.transpose(Image.FLIP_LEFT_RIGHT)"
+
+
 CONTRAST = "result = ImageEnhance.Contrast(image).enhance(1.8)"
+
+
 NOTHING = "result = image"
+
+
 BROKEN = "result = image.rotate(90, expand=True).nothing()"
 
 
@@ -85,7 +100,6 @@ BOTH = [
      ["result = image.crop((40, 10, 60, 30))", "result = image.crop((10, 10, 30, 20))"], "FJ7",
      (1, .1, .5, .1, 0, 0, 0)),
 ]
-# fmt: on
 
 
 @pytest.mark.parametrize("preset", ["published", "effects"])
@@ -129,9 +143,6 @@ def test_an_empty_trajectory_earns_nothing() -> None:
         assert breakdown.is_right is False
 
 
-# --- several requirements ---
-
-
 def test_two_transforms_are_undone_in_two_calls_or_in_one(play: Play, run: Any, say: Any) -> None:
     turned = sample("rotate_90", "flip_horizontal")
     step_by_step = play(turned, run(FLIP), run(ROT270, image_index=1), say("FJ7"))
@@ -171,9 +182,6 @@ def test_a_crop_without_a_box_is_neither_demanded_nor_paid(play: Play, run: Any,
     assert reward(cropped).total == reward(without_box).total
 
 
-# --- frames ---
-
-
 def test_iou_follows_the_frames_of_all_turns(play: Play, run: Any, say: Any) -> None:
     boxed = sample("crop", box=(20, 10, 40, 30))
     # Crop to (10, 5, 60, 40), double its size, then crop (20, 10, 60, 50) of that: (20, 10, 40, 30) of the question's.
@@ -205,25 +213,6 @@ def test_colour_and_crop_after_restoring_keep_it_restored(play: Play, run: Any, 
     )
     assert reward(trajectory).terms["mandatory"] == 1
     assert reward(trajectory).terms["exact"] == 0  # the crop was not asked for
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ((0, 0, 2, 2), (0, 0, 2, 2), 1),
-        ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7),
-        ((0, 0, 2, 2), (2, 0, 4, 2), 0),
-        ((0, 0, 2, 2), (0, 0, 1, 2), 0.5),
-        ((0, 0, 0, 0), (0, 0, 2, 2), 0),
-        ((2, 2, 0, 0), (0, 0, 2, 2), 0),
-    ],
-)
-def test_iou_by_hand(first: Any, second: Any, expected: float) -> None:
-    assert iou(first, second) == pytest.approx(expected)
-    assert iou(second, first) == pytest.approx(expected)
-
-
-# --- terms of the group ---
 
 
 @pytest.mark.parametrize("preset", ["published", "effects"])
@@ -272,9 +261,6 @@ def test_necessity_as_published_is_nothing_for_a_poor_crop(play: Play, run: Any,
     assert [b.terms["necessity"] for b in score(group, config)] == [0, 1, 0]
 
 
-# --- judge ---
-
-
 def test_a_failed_judge_is_nan_and_is_left_out_of_necessity(play: Play, run: Any, say: Any) -> None:
     turned = sample("rotate_90")
     right = play(turned, run(ROT270), say("FJ7"))
@@ -319,9 +305,6 @@ def test_an_answer_too_long_for_a_judge_is_wrong_and_no_way_out(play: Play, say:
     assert asked == [longest]
 
 
-# --- weights ---
-
-
 def test_other_right_answers_are_paid_and_a_list_of_everything_is_not(play: Play, say: Any) -> None:
     question = replace(sample(answer="B"), alternatives=("FJ7",), rule="contains")
     answers = [reward(play(question, say(text)), OUTCOME_ONLY).total for text in ("B", "FJ7", "A B FJ7", "A")]
@@ -355,9 +338,6 @@ def test_an_unknown_preset_is_named() -> None:
         RewardConfig(preset="paper")  # type: ignore[arg-type]
 
 
-# --- length ---
-
-
 @pytest.mark.parametrize(
     ("n_tokens", "expected"), [(0, 0), (60, 0), (61, -1 / 40), (70, -0.25), (99, -39 / 40), (100, -1), (101, -1)]
 )
@@ -379,9 +359,6 @@ def test_a_cache_beyond_the_longest_reply_is_named(cache_tokens: int) -> None:
         RewardConfig(overlong_max_tokens=100, overlong_cache_tokens=cache_tokens)
 
 
-# --- PyVision-RL's accumulative tool reward ---
-
-
 def test_every_call_that_shows_something_new_is_paid_if_the_answer_is_right(play: Play, run: Any, say: Any) -> None:
     config = RewardConfig(interaction=0.1)
     crops = [run("result = image.crop((5, 5, 50, 35))"), run("result = image.crop((5, 5, 20, 20))", image_index=1)]
@@ -394,9 +371,6 @@ def test_every_call_that_shows_something_new_is_paid_if_the_answer_is_right(play
     published = RewardConfig(preset="published", interaction=0.1)
     failing = play(sample(), run(BROKEN), run(NOTHING), say("FJ7"))
     assert reward(failing, published).terms["interaction"] == pytest.approx(0.2)
-
-
-# --- format ---
 
 
 @pytest.mark.parametrize(
@@ -428,9 +402,6 @@ def test_format_by_hand(play: Play, texts: list[str], published: int, effects: i
     trajectory = play(sample(), *texts)
     assert reward(trajectory, RewardConfig(preset="published", format=1)).terms["format"] == published
     assert reward(trajectory, RewardConfig(preset="effects", format=1)).terms["format"] == effects
-
-
-# --- what the published preset pays, and lanes ---
 
 
 def test_the_published_preset_pays_for_code_that_fails_and_for_descriptions(play: Play, run: Any, say: Any) -> None:

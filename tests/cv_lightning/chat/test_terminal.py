@@ -12,7 +12,6 @@ from PIL import Image
 from rich.console import Console
 
 from cv_lightning.chat.terminal import TerminalChat, load_photo
-from cv_lightning.chat.terminal_images import can_show, half_blocks
 from cv_lightning.conversation import Conversation
 from cv_lightning.errors import ConfigError
 from cv_lightning.viewer.records import FILE, read
@@ -68,22 +67,6 @@ def test_a_terminal_gets_words_as_they_come_and_images(
 def test_quiet_prints_the_answer_alone(conversation: Conversation, executor: ToolExecutor, tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     assert talk_in(console, conversation, executor, tmp_path, is_quiet=True) == "64P\n"
-
-
-def test_images_are_shown_only_where_they_can_be() -> None:
-    pipe = Console(file=io.StringIO())
-    simple, rich = (Console(file=io.StringIO(), force_terminal=True, color_system=c) for c in ("standard", "truecolor"))
-    shown = [[can_show(console, show) for show in ("auto", "blocks", "none")] for console in (pipe, simple, rich)]
-    assert shown == [[False] * 3, [False, True, False], [True, True, False]]
-
-
-def test_half_blocks_have_the_upper_pixel_before_the_lower() -> None:
-    image = Image.new("RGB", (2, 3), (255, 0, 0))
-    image.putpixel((0, 1), (0, 0, 255))
-    text = half_blocks(image, 80)
-    assert text.plain == "\u2580\u2580\n\u2580\u2580\n"
-    style = text.spans[0].style
-    assert str(style) == "#ff0000 on #0000ff"
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), (b"no image", "is no image")])

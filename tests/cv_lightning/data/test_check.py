@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,28 +14,7 @@ from PIL import Image
 
 from cv_lightning.__main__ import main
 from cv_lightning.data import rows as rows_module
-
-ROOT = Path(__file__).parents[3]
-
-Check = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Check:
-    Image.fromarray(np.zeros((30, 40, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-
-    def run(rows: list[Any], *options: str) -> tuple[int, str]:
-        path = tmp_path / "rows.jsonl"
-        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        status = main(["data", "check", str(path), *options])
-        return status, capsys.readouterr().out
-
-    return run
-
-
-def row(number: int, **changes: Any) -> dict[str, Any]:
-    return {"id": f"q{number}", "question": f"What {number}?", "images": ["a.png"], "answer": "x"} | changes
+from tests.cv_lightning.data.checked import Check, row
 
 
 def test_a_good_file(check: Check) -> None:
@@ -88,19 +63,6 @@ def test_a_long_list_is_cut_and_the_report_is_whole(check: Check, tmp_path: Path
     assert "... and 7 more" in out
     found = json.loads(report.read_text(encoding="utf-8"))
     assert (found["format"], found["rows"], found["good"], len(found["faults"])) == ("plain", 9, 0, 9)
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_report_that_cannot_be_written_costs_nothing_that_was_found(
-    check: Check, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check([row(0), row(1, answer="")])
-    assert main(["data", "check", str(tmp_path / "rows.jsonl"), "--report", "/dev/full"]) == 1
-    printed = capsys.readouterr()
-    assert "good rows: 1 of 2" in printed.out
-    assert "--report /dev/full: cannot be written (No space left on device)" in printed.err
-    check([row(0)], "--report", str(tmp_path / "new" / "report.json"))
-    assert (tmp_path / "new" / "report.json").is_file()
 
 
 def test_only_the_first_rows(check: Check) -> None:
@@ -157,33 +119,6 @@ def test_an_image_too_large_is_refused_before_it_is_decoded(check: Check, tmp_pa
     assert "large.png cannot be read, it is too large (12000 x 9000 pixels)" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["gone.jsonl"], "There is no file or folder gone.jsonl"),
-        (["rows.jsonl", "--format", "x"], "invalid choice: 'x'"),
-        ([], "required: path"),
-    ],
-)
-def test_a_wrong_command_line_says_why(
-    arguments: list[str],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["data", "check", *arguments]) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_an_unknown_data_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "chek"]) == 2
-    assert "Did you mean 'data check'" in capsys.readouterr().err
-    assert main(["data", "--help"]) == 0
-    assert "check" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("kind", ["cut", "text"])
 def test_a_broken_parquet_file_says_so(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.parquet"
@@ -209,13 +144,6 @@ def test_pages_that_are_broken_are_faults_and_the_rest_goes_on(
     out = capsys.readouterr().out
     assert "good rows: 30 of 40" in out
     assert "the file is broken in the 10 rows from here" in out
-
-
-def test_the_check_loads_no_torch() -> None:
-    heavy = "{'torch', 'lightning', 'matplotlib'} & set(sys.modules)"
-    code = f"import sys, cv_lightning.data.command; found = {heavy}; sys.exit(str(found) if found else 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_what_would_fail_while_training_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

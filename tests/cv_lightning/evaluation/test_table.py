@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,51 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cv_lightning.evaluation.answer_log import AnswerRecord
-from cv_lightning.evaluation.page import print_table, write_page
 from cv_lightning.evaluation.robustness import INDICES
 from cv_lightning.evaluation.table import CELLS, MEAN, make_table, write_results
-
-FACTS = {"policy": "<tiny>", "questions": 6, "asked_now": 4, "not_answered": 1}
-
-
-def record(item: str, condition: str, score: float | None, **changes: Any) -> AnswerRecord:
-    fields: dict[str, Any] = {
-        "key": f"{item}/{condition}",
-        "item": item,
-        "id": item,
-        "condition": condition,
-        "policy": "p",
-        "family": "plates",
-        "truth": "x",
-        "answer": "x",
-        "score": score,
-        "graded_by": "rule",
-        "graded_for": "",
-        "stop_reason": "answered",
-        "turns": ["a"],
-        "n_calls": 0,
-        "outcomes": [],
-        "tools": [],
-        "is_restored": True,
-        "required": [],
-        "used": [],
-        "crop_iou": None,
-    }
-    return AnswerRecord(**fields | changes)
-
-
-@pytest.fixture
-def records() -> list[AnswerRecord]:
-    call = {"n_calls": 1, "turns": ["a", "b"], "required": ["rotate_270"]}
-    return [
-        record("a", "upright", 1.0),
-        record("b", "upright", 1.0, n_calls=1, outcomes=[True], tools=[["contrast", "resize"]], used=["contrast"]),
-        record("c", "upright", 0.0),
-        record("a", "rot90", 1.0, **call, outcomes=[True], tools=[["rotate_270"]], used=["rotate_270"]),
-        record("b", "rot90", 0.0, **call, outcomes=[False], is_restored=False),
-        record("c", "rot90", None, **call, outcomes=[False, True], tools=[["rotate", "crop"]], used=["crop"]),
-        record("d", "rot90", 1.0, **call, outcomes=[False, True], tools=[["rotate_270"]], used=["rotate_270"]),
-    ]
+from tests.cv_lightning.evaluation.answered import FACTS, record
 
 
 def test_cells_by_hand(records: list[AnswerRecord]) -> None:
@@ -116,18 +73,6 @@ def test_gain_and_harm_by_hand(records: list[AnswerRecord]) -> None:
     assert (mean["tool_gain"], mean["tool_effect_low"]) == (pytest.approx(1 / 3), None)
 
 
-def test_gain_and_harm_are_on_the_page_only_if_they_were_measured(
-    records: list[AnswerRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for without_tools, is_shown in ((), False), ([record("a", "upright", 0.0)], True):
-        table = make_table(records, ["upright", "rot90"], without_tools=without_tools)
-        page = write_page(table, FACTS, tmp_path).read_text(encoding="utf-8")
-        print_table(table, FACTS, tmp_path)
-        assert ("<h2>With and without tools</h2>" in page) is is_shown
-        assert ("same questions with and without tools" in capsys.readouterr().out) is is_shown
-        assert "<h2>Robustness</h2>" in page
-
-
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_a_drop_is_the_difference_of_accuracies_where_all_questions_are_paired(pairs: list[tuple[bool, bool]]) -> None:
     records = [record(str(n), "upright", float(before)) for n, (before, _) in enumerate(pairs)]
@@ -173,12 +118,6 @@ def test_families_are_told_apart() -> None:
     assert make_table(records[1:], ["upright"]).families == {}
 
 
-def test_nothing_answered_is_an_empty_table(tmp_path: Path) -> None:
-    table = make_table([], ["upright"])
-    assert (table.rows, table.metrics()) == ({}, {})
-    assert "No answer was judged" in write_page(table, FACTS, tmp_path).read_text(encoding="utf-8")
-
-
 def test_json_and_csv_hold_the_same_numbers(records: list[AnswerRecord], tmp_path: Path) -> None:
     table = make_table(records, ["upright", "rot90"])
     json_path, csv_path = write_results(table, FACTS, tmp_path)
@@ -190,22 +129,3 @@ def test_json_and_csv_hold_the_same_numbers(records: list[AnswerRecord], tmp_pat
     for label, cells in content["conditions"].items():
         assert list(cells) == list(CELLS)
         assert {cell: rows[label][cell] for cell in CELLS} == {c: "" if v is None else str(v) for c, v in cells.items()}
-
-
-def test_page_and_table_show_it(
-    records: list[AnswerRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = [record(item, f"jpeg_{level}", 0.5) for item in "abc" for level in (1, 3, 5)]
-    table = make_table([*records, *more], ["upright", "rot90", "jpeg_1", "jpeg_3", "jpeg_5"])
-    path = write_page(table, FACTS, tmp_path)
-    text = path.read_text(encoding="utf-8")
-    assert "&lt;tiny&gt;" in text
-    assert "<tiny>" not in text
-    assert text.count("<svg") == 3, "accuracy, tools, and jpeg by severity"
-    assert "contrast 1, resize 1" in text
-    assert "66.7\n(0.0 to 100.0)" in text
-    print_table(table, FACTS, path)
-    printed = capsys.readouterr().out
-    assert "rot90" in printed
-    assert "1 not answered" in printed
-    assert "crop" not in printed, "a column without a value is left out"

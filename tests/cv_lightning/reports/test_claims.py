@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 
-from cv_lightning.errors import DataError
 from cv_lightning.evaluation.answer_log import AnswerRecord
-from cv_lightning.reports.arms import Arm, Arms, differences, missing, read_arm, values
-from cv_lightning.reports.claim_tables import claim_tables, finding_rows
+from cv_lightning.reports.arms import Arm, Arms, missing
 from cv_lightning.reports.claims import (
-    ALL,
     CLAIMS,
-    is_right,
     judge_claims,
     n_spurious,
     operations_per_call,
@@ -25,102 +17,7 @@ from cv_lightning.reports.claims import (
     solved_in_one_call,
     steps_to,
 )
-
-REQUIRED = {"turned": ["rotate_90"], "find": ["crop"], "find_turned": ["crop", "rotate_90"], "small": ["crop"]}
-#: The calls of a policy that solves each family in the right way.
-SOLVED: dict[str, list[list[str]]] = {
-    "read": [],
-    "turned": [["rotate_90"]],
-    "find": [["crop"]],
-    "find_turned": [["rotate_90", "crop"]],
-    "small": [["crop"], ["crop"]],
-    "faded": [["autocontrast"]],
-    "decoy": [],
-}
-N = 40  # questions of each family
-
-
-def record(family: str, number: int, right: bool = True, **changes: Any) -> AnswerRecord:
-    tools = changes.get("tools", SOLVED[family])
-    facts: dict[str, Any] = {
-        "key": f"{family}{number}",
-        "item": f"StrategyWorld#{family}-0-test-{number}",
-        "id": f"{family}-0-test-{number}",
-        "condition": "upright",
-        "policy": "step 1",
-        "family": family,
-        "truth": "F7G",
-        "answer": "F7G" if right else "777",
-        "score": float(right),
-        "graded_by": "rule",
-        "graded_for": "",
-        "stop_reason": "answered",
-        "turns": ["<think>Upright.</think>\n<answer>F7G</answer>"],
-        "n_calls": len(tools),
-        "outcomes": [True] * len(tools),
-        "tools": tools,
-        "is_restored": True,
-        "required": REQUIRED.get(family, []),
-        "used": sorted({tool for call in tools for tool in call}),
-        "crop_iou": None,
-    }
-    return AnswerRecord(**{**facts, **changes})
-
-
-Make = Callable[[str, int], AnswerRecord]
-
-
-def arm(make: Make, curves: Mapping[str, Any] | None = None, alone: Make | None = None) -> Arm:
-    answers = [make(family, number) for family in ALL for number in range(N)]
-    without = [] if alone is None else [alone("faded", number) for number in range(N)]
-    return Arm(Path("arm"), {a.id: a for a in answers}, {a.id: a for a in without}, curves or {})
-
-
-def solves(family: str, number: int) -> AnswerRecord:
-    return record(family, number)
-
-
-def mends(family: str, number: int) -> AnswerRecord:
-    """Solves all, but every second time it turns the plate wrongly first."""
-    if family == "turned" and number % 2:
-        return record(family, number, tools=[["rotate_180"], ["rotate_90"]])
-    return record(family, number)
-
-
-def imitates(family: str, number: int) -> AnswerRecord:
-    """Half of what it answers is right; it turns and crops in two calls and never filters."""
-    tools = {"find_turned": [["rotate_90"], ["crop"]], "faded": []}.get(family, SOLVED[family])
-    return record(family, number, right=number % 2 == 0 and family != "faded", tools=tools)
-
-
-def reads_only(family: str, number: int) -> AnswerRecord:
-    return record(family, number, right=family in ("read", "decoy"), tools=[])
-
-
-def fusses(family: str, number: int) -> AnswerRecord:
-    """Solves all with a needless turn and another one back."""
-    return record(family, number, tools=[["rotate_180"], ["rotate_180"], *SOLVED[family]])
-
-
-def rising(start: float, end: float) -> list[tuple[float, float]]:
-    return [(float(step), start + (end - start) * step / 99) for step in range(100)]
-
-
-PAID = {"claims/paid": rising(0, 0), "claims/without_effects": rising(0.02, 0.02)}
-
-
-def whole() -> dict[str, Arm | str]:
-    learned = {f"components/accuracy/{family}": rising(0.2, 1.0) for family in ALL}
-    return {
-        "base": arm(reads_only),
-        "sft": arm(imitates),
-        "rl": arm(mends, PAID | learned, alone=reads_only),
-        "rl_outcome_only": arm(imitates, {f"components/accuracy/{family}": rising(0.2, 0.6) for family in ALL}),
-        "rl_no_strategy": arm(imitates),
-        "rl_no_penalties": arm(fusses),
-        "rl_without_sft": arm(reads_only),
-        "rl_published": arm(imitates, {"claims/paid": rising(0, 0.5), "claims/without_effects": rising(0.02, 0.5)}),
-    }
+from tests.cv_lightning.reports.made_arms import PAID, arm, fusses, imitates, mends, reads_only, record, solves, whole
 
 
 def verdicts(arms: Mapping[str, Arm | str]) -> dict[str, str]:
@@ -215,47 +112,7 @@ def test_a_mistake_is_a_call_that_failed_or_did_not_help(one: AnswerRecord, expe
     assert right_after_mistake(one) == expected
 
 
-def test_pairs_are_the_questions_that_both_were_asked() -> None:
-    first, second = arm(solves), arm(imitates)
-    kept = {key: answer for key, answer in second.answers.items() if not key.endswith("-0")}
-    arms: Arms = {0: {"a": first, "b": Arm(Path(), kept)}}
-    (changes,) = differences(arms, "a", "b", ("find",), is_right)
-    assert len(changes) == N - 1
-    assert sum(changes) == N // 2
-    assert values(arms, "b", ("find",), is_right) == [[float(number % 2 == 0) for number in range(1, N)]]
-
-
 def test_steps_count_to_the_end_of_ten_that_are_good_enough() -> None:
     curve = [(float(step), 0.5 if step < 30 else 0.9) for step in range(60)]
     arms = [arm(solves, {"components/accuracy/find": curve}), arm(solves)]
     assert steps_to(arms, "find") == [[37.0], []]  # 28 to 37: two of 0.5 and eight of 0.9 have the mean 0.82
-
-
-def test_an_arm_is_read_from_its_folder(tmp_path: Path) -> None:
-    def write(folder: Path, *records: AnswerRecord) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "answers_0.jsonl").write_text("".join(json.dumps(asdict(one)) + "\n" for one in records))
-
-    with pytest.raises(DataError, match=r"no answers of a test"):
-        read_arm(tmp_path)
-    write(
-        tmp_path, record("read", 0, policy="step 1", key="old"), record("read", 1), record("read", 0, policy="step 2")
-    )
-    write(tmp_path / "without_tools", record("faded", 0))
-    (tmp_path / "metrics.csv").write_text("step,claims/paid\n0,0.0\n1,0.5\n")
-    found = read_arm(tmp_path)
-    assert [answer.policy for answer in found.answers.values()] == ["step 2"]
-    assert list(found.alone) == ["faded-0-test-0"]
-    assert found.curves["claims/paid"] == [(0.0, 0.0), (1.0, 0.5)]
-
-
-def test_tables_show_each_claim_and_its_numbers() -> None:
-    report = {"claims": judge_claims({0: whole()})}
-    (summary,) = claim_tables(report)
-    assert [row[0] for row in summary.rows] == [claim.name for claim in CLAIMS]
-    rows = finding_rows(report["claims"][0])
-    assert rows[0][1] == "100.0 %"
-    assert rows[0][3:] == ["at least 97 %", "reproduced"]
-    assert claim_tables({}) == ()
-    example = report["claims"][6]["example"]
-    assert (example["arm"], example["id"]) == ("rl", "faded-0-test-0")

@@ -18,7 +18,7 @@ from cv_lightning.driver import roll_out
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.rollout import Sampling
-from cv_lightning.tools import CodeTools, NamedTools, Toolbox, make_toolbox, restore_toolbox
+from cv_lightning.tools import CodeTools, NamedTools, Toolbox
 from cv_lightning.tools.code import CODE_SCHEMA, SYSTEM_PROMPT
 from cv_lightning.tools.read_codes import ReadCodes
 from cv_lightning.types import Group, Reply, Sample, StopReason, ToolCall, Trajectory, Turn
@@ -28,6 +28,8 @@ from sandbox import ToolExecutor, ToolRequest, orient
 from tests.cv_lightning.test_rollout import Script
 from tests.cv_lightning.tools.size_tool import Size
 
+NAMED = NamedTools()
+
 #: The part of Qwen's chat template that offers tools.
 TEMPLATE = """{{- '<tools>' }}
 {%- for tool in tools %}
@@ -35,7 +37,6 @@ TEMPLATE = """{{- '<tools>' }}
 {{- tool | tojson }}
 {%- endfor %}
 {{- '\\n</tools>' }}"""
-NAMED = NamedTools()
 
 
 BOXES: dict[str, Toolbox] = {
@@ -114,39 +115,6 @@ def test_names_that_stand_twice_are_refused() -> None:
         NamedTools(models=[Rotate()])
 
 
-@pytest.mark.parametrize("box", [CodeTools(), CodeTools([ReadCodes()]), NAMED, NamedTools(["flip"], [ReadCodes()])])
-def test_a_description_gives_the_toolbox_again(box: Toolbox) -> None:
-    again = restore_toolbox(json.loads(json.dumps(box.describe())))
-    assert (type(again), again.schemas, again.system_prompt) == (type(box), box.schemas, box.system_prompt)
-
-
-@pytest.mark.parametrize(
-    ("described", "words"),
-    [
-        (None, "expected"),
-        ({"kind": "named"}, "expected"),
-        ({"kind": "other", "tools": []}, "expected"),
-        ({"kind": "named", "tools": [3]}, "expected"),
-        ({"kind": "code", "tools": ["code_image_tool", "size"]}, "'size', which does not come with this project"),
-        ({"kind": "named", "tools": ["flip", "os.system"]}, "'os.system', which does not come"),
-    ],
-)
-def test_a_description_that_is_none_is_refused(described: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        restore_toolbox(described)
-
-
-def test_names_of_toolboxes() -> None:
-    assert make_toolbox("code").kind == "code"
-    assert make_toolbox("named").names == NAMED.names
-    assert make_toolbox(NAMED) is NAMED
-    with pytest.raises(ConfigError, match="'tools'"):
-        make_toolbox("tools")  # type: ignore[arg-type]
-
-
-# ---- rollouts --------------------------------------------------------------------------------------------------------
-
-
 def speaking(box: Toolbox, *lines: Sequence[str]) -> Script:
     script = Script(lines)
     script.conversation = replace(script.conversation, toolbox=box)
@@ -210,8 +178,6 @@ def test_a_rollout_that_asks_a_model(name: str, executor: ToolExecutor) -> None:
     assert breakdown.terms["emergence"] > 0, "a model is a tool outside of those that are required"
     assert describe(only, lambda image: "x.png")["turns"][1]["call"]["arguments"] == {"unit": "rows"}
 
-
-# ---- the oracle ------------------------------------------------------------------------------------------------------
 
 WORLD = PlateWorld(seed=5, width=90, height=60)
 

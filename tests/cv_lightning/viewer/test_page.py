@@ -1,4 +1,4 @@
-"""The page of trajectories: what it reads, what it leaves out, and what a browser makes of it."""
+"""The page of records, and how it is used in a browser."""
 
 from __future__ import annotations
 
@@ -7,62 +7,20 @@ import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cv_lightning.__main__ import main as command_line
-from cv_lightning.errors import ConfigError, DataError
-from cv_lightning.viewer.command import main, write
+from cv_lightning.viewer.command import write
 from cv_lightning.viewer.page import page
-from cv_lightning.viewer.pictures import store
-from cv_lightning.viewer.records import find, read
 from tests.cv_lightning.browser import CHROMIUM, Browser, needs_chromium
+from tests.cv_lightning.viewer.made_records import a_record, written
 
 HOSTILE = (
     "</script></title><script>document.title='broken'</script><img src=x onerror=alert(1)>"
     "<!-- \u202e\ud800\x00 &lt;b&gt;"
 )
-
-
-def a_record(**changes: Any) -> dict[str, Any]:
-    turns = [
-        {
-            "text": "<think>Upside down.</think>\n<tool_call>...</tool_call>",
-            "call": {"code": "result = image.rotate(180)  # turn", "description": ""},
-            "image_index": 0,
-            "fault": None,
-            "credit": {"accuracy": 0.0, "mandatory": 1.0},
-            "observation": {"status": "ok", "text": "", "tools": ["rotate_180"], "lane": "kornia"}
-            | {"exactness": "close", "library": "kornia 0.9.1"},
-        },
-        {
-            "text": "<think>Upright.</think>\n<answer>F7G</answer>",
-            "call": None,
-            "fault": None,
-            "credit": {"accuracy": 1.0, "mandatory": 0.0},
-            "observation": None,
-        },
-    ]
-    images = [
-        {"file": "images/a.png", "turn": -1, "width": 60, "height": 40, "root": 0, "frame": [1, 0, 0, 0, 1, 0]},
-        {"file": "images/b.png", "turn": 0, "width": 60, "height": 40, "root": 0, "frame": [-1, 0, 60, 0, -1, 40]},
-    ]
-    record = {"schema": 2, "kind": "best", "step": 3, "group": 0, "rollout": 0, "id": "p-1", "family": "plates"}
-    record |= {"question": "Read the text.", "truth": "F7G", "answer": "F7G", "is_right": True, "reward": 2.0}
-    record |= {"terms": {"accuracy": 1.0, "mandatory": 1.0}, "transforms": ["rotate_180"], "box": [0, 0, 10, 20]}
-    return record | {"stop_reason": "answered", "emergent": [], "images": images, "turns": turns} | changes
-
-
-def written(folder: Path, *records: dict[str, Any], extra: str = "") -> Path:
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (60, 40), "white").save(folder / "images" / "a.png")
-    Image.new("RGB", (60, 40), "gray").save(folder / "images" / "b.png")
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (folder / "trajectories.jsonl").write_text(lines + extra, encoding="utf-8")
-    return folder
 
 
 class Elements(HTMLParser):
@@ -85,85 +43,6 @@ def test_text_of_a_policy_is_data_and_never_markup() -> None:
     payload = text.split('id="data">')[1].split("</script>")[0]
     assert json.loads(payload)["records"] == records
     assert "default-src 'none'" in text
-
-
-def test_records_of_all_steps_are_found_in_order(tmp_path: Path) -> None:
-    for step in (1, 20, 100):
-        written(tmp_path / "trajectories" / f"step_{step:08d}", a_record(step=step))
-    found = read(find(tmp_path))
-    assert [record["step"] for record in found.records] == [1, 20, 100]
-    assert set(found.images) == {"a.png", "b.png"}
-
-
-def test_a_record_without_its_step_takes_that_of_its_folder(tmp_path: Path) -> None:
-    record = a_record()
-    del record["step"]
-    found = read(find(written(tmp_path / "step_00000012", record)))
-    assert found.records[0]["step"] == 12
-
-
-def test_a_line_that_is_cut_off_is_named_and_the_others_are_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = written(tmp_path, a_record(), extra='{"turns": [{"te')
-    assert main([str(target)]) == 0
-    shown = capsys.readouterr()
-    assert "line 2: not a whole record" in shown.err
-    assert "1 broken lines were left out" in Path(shown.out.strip()).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("line", ["", "[]", "{}", '{"images": 1, "turns": []}', "[" * 5000, "\x00"])
-def test_a_file_without_any_record_is_refused_by_name(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "trajectories.jsonl"
-    path.write_text(line, encoding="utf-8")
-    with pytest.raises(DataError, match=r"trajectories\.jsonl: holds no trajectory"):
-        write(path, tmp_path / "page.html")
-
-
-def test_what_is_not_there_is_named_with_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line(["view", str(tmp_path / "nowhere")]) == 1
-    assert "or a run id of MLflow" in capsys.readouterr().err
-    assert command_line(["view", str(tmp_path)]) == 1
-    assert "no trajectories.jsonl below it" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="--most: expected at least 1 but got 0"):
-        main([str(written(tmp_path / "run", a_record())), "--most", "0"])
-    with pytest.raises(ConfigError, match="there is no folder"):
-        main([str(tmp_path / "run"), "--out", str(tmp_path / "no" / "such" / "folder.html")])
-
-
-def test_a_record_names_files_of_its_own_folder_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
-    images = [{"file": name, "turn": -1} for name in ("../secret.png", "images/../../secret.png", "/etc/passwd")]
-    target = written(tmp_path / "run", a_record(images=images))
-    assert read(find(target)).images == {}
-    main([str(target)])
-    assert "3 images are missing" in capsys.readouterr().err
-
-
-def test_only_the_newest_are_shown(tmp_path: Path) -> None:
-    target = written(tmp_path, *[a_record(step=step, id=f"id-{step}") for step in range(6)])
-    text = write(target, tmp_path / "page.html", most=2).read_text(encoding="utf-8")
-    assert "2 trajectories of 6, the newest" in text
-    assert [f"id-{step}" in text for step in range(6)] == [False] * 4 + [True] * 2
-
-
-def test_images_are_encoded_once_and_made_small_enough_for_the_budget(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (20, 600, 700, 3), dtype=np.uint8)
-    sources = [(f"{index}.png", Image.fromarray(pixels)) for index, pixels in enumerate(noise)]
-    stored = store(sources + sources, budget=300_000)
-    assert len(stored) == 20
-    assert 100_000 < sum(len(str(image["uri"])) * 3 / 4 for image in stored.values()) < 310_000
-    assert {(image["width"], image["height"]) for image in stored.values()} == {(700, 600)}
-
-
-def test_extreme_and_broken_images_do_no_harm(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    extreme = {"long": Image.new("L", (60_000, 2)), "dot": Image.new("1", (1, 1)), "palette": Image.new("P", (9, 9))}
-    Image.new("1", (20_000, 7_000)).save(tmp_path / "huge.png")
-    files = [(name, tmp_path / f"{name}.png") for name in ("broken", "gone", "huge")]
-    stored = store([*files, *extreme.items()])
-    assert set(stored) == set(extreme)
-    assert stored["long"]["width"] == 60_000
 
 
 def browse(target: Path, fragment: str = "", *options: str) -> str:

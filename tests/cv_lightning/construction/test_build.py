@@ -1,4 +1,4 @@
-"""The command: what it writes loads back equal."""
+"""What the command writes loads back equal."""
 
 from __future__ import annotations
 
