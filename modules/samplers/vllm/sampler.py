@@ -21,11 +21,12 @@ from modules.policy.shards import is_first_process, is_one_of_several
 from modules.samplers.sampler import Sampler
 from modules.samplers.vllm.adapters import Adapters, rank_of
 from modules.samplers.vllm.checks import check
+from modules.samplers.vllm.engine import Engine, Patience, Place
 from modules.samplers.vllm.fleet import Fleet, complain
 from modules.samplers.vllm.images import EncodedImages
 from modules.samplers.vllm.launch import SERVED_NAME, Launch, Needs, Transfer, make_processes
 from modules.samplers.vllm.server import Server, ServerFault
-from modules.samplers.vllm.session import Engine, EngineSession, Patience, Place
+from modules.samplers.vllm.session import EngineSession
 from modules.samplers.vllm.transfer import FileTransfer, WeightTransfer, make_transfer
 from modules.samplers.vllm.update import PauseMode, update, update_again
 from modules.samplers.vllm.weight_log import WeightLog

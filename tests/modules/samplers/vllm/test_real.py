@@ -23,10 +23,10 @@ import torch
 from cv_lightning.rollout import Sampling
 from cv_lightning.types import TokenSequence
 from modules.policy.policy import Policy
+from modules.samplers.vllm.engine import Patience
 from modules.samplers.vllm.fleet import Fleet
 from modules.samplers.vllm.launch import Needs, make_processes
 from modules.samplers.vllm.sampler import VLLM
-from modules.samplers.vllm.session import Patience
 from modules.samplers.vllm.weights import Part, write_model
 from tests.modules.samplers.vllm.fake import RECORDED
 from tests.modules.samplers.vllm.helpers import contexts_of, converse
