@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -11,7 +13,7 @@ import httpx2
 from cv_lightning.errors import EngineError
 from cv_lightning.rollout import OnTokens
 from modules.samplers.vllm.server import words_of
-from modules.samplers.vllm.wire import Aborted, Reply, StreamedReply, read_reply
+from modules.samplers.vllm.wire import Aborted, EngineReply, StreamedReply, read_reply
 
 GENERATE = "/inference/v1/generate"
 #: Words of a server that was asked about an image it has forgotten.
@@ -47,7 +49,7 @@ class Reader:
         self._end_id = end_id
         self._shown: list[int] = []
 
-    async def read(self, response: httpx2.Response, expected_ids: Sequence[int]) -> Reply:
+    async def read(self, response: httpx2.Response, expected_ids: Sequence[int]) -> EngineReply:
         """Read a streamed reply while it is written.
 
         Raises:
@@ -81,11 +83,11 @@ class Client:
     def __init__(self, turn_s: float) -> None:
         self._turn_s = turn_s
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-        self._http = httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False)
+        self._http = httpx2.AsyncClient(verify=_ssl_context(), timeout=None, limits=limits, trust_env=False)
 
     async def generate(
         self, url: str, body: dict[str, Any], expected_ids: Sequence[int], reader: Reader | None = None
-    ) -> Reply:
+    ) -> EngineReply:
         """Ask for a turn.
 
         Args:
@@ -121,6 +123,11 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    return httpx2.create_ssl_context(trust_env=False)  # reading the certificates takes longer than a short turn
 
 
 def _refusal(url: str, status: int, words: str) -> Exception:

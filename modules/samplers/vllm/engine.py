@@ -17,7 +17,7 @@ class Patience:
     Attributes:
         turn_s: Longest time for one turn, its wait in the queue included; then the engine counts as hung.
         away_s: Longest time in which it is unreachable, paused or has other weights, such as while it is restarted.
-        attempts: Requests of one turn that may fail with an error or a broken reply.
+        attempts: Requests of one turn that may fail with an error, a broken reply, or none within `turn_s`.
     """
 
     turn_s: float = 600.0

@@ -147,6 +147,7 @@ class EngineSession:
             except Away as error:
                 if isinstance(error, Hung):
                     self._engine.complain(place)
+                    n_failed += 1
                     deadline = max(deadline, time.monotonic() + patience.away_s / 2)  # hanging took its time already
                 last = str(error)
                 conversation.place = (conversation.place + 1) % len(self._engine.places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from modules.samplers.vllm.wire import Reply
+from modules.samplers.vllm.wire import EngineReply
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class WeightLog:
         """What a request of now asks for."""
         return Asked(self._adapter or self.model, self._label, self.number)
 
-    def versions(self, reply: Reply, asked: Asked) -> list[int] | None:
+    def versions(self, reply: EngineReply, asked: Asked) -> list[int] | None:
         """Of each token of a reply, the number of the update that sampled it; None if unknown or older weights did.
 
         Weights that came while the reply was written are accepted, those before the request are not.

@@ -24,7 +24,7 @@ class Aborted(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
+class EngineReply:
     """A sampled turn.
 
     Attributes:
@@ -87,7 +87,7 @@ def sampling_parameters(
     return parameters
 
 
-def read_reply(content: bytes, expected_ids: Sequence[int]) -> Reply:
+def read_reply(content: bytes, expected_ids: Sequence[int]) -> EngineReply:
     """Read a reply.
 
     Args:
@@ -138,14 +138,14 @@ class StreamedReply:
             raise _broken(error, chunk) from error
         return bool(choice["token_ids"])
 
-    def whole(self) -> Reply:
+    def whole(self) -> EngineReply:
         """The reply, once the response has ended. Raises what `read_reply` raises."""
         return _read(self._answer, self._expected_ids)
 
-    def cut(self, n: int, end_id: int) -> Reply:
+    def cut(self, n: int, end_id: int) -> EngineReply:
         """Only the first `n` tokens."""
         ids = self.ids[:n]
-        return Reply(ids, [float(entry["logprob"]) for entry in self._content[:n]], end_id in ids, None)
+        return EngineReply(ids, [float(entry["logprob"]) for entry in self._content[:n]], end_id in ids, None)
 
 
 def _object(content: bytes) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _broken(error: Exception, content: Any) -> BrokenReply:
     return BrokenReply(f"the reply is not what was asked for ({error!r}): {excerpt}")
 
 
-def _read(answer: dict[str, Any], expected_ids: Sequence[int]) -> Reply:
+def _read(answer: dict[str, Any], expected_ids: Sequence[int]) -> EngineReply:
     try:
         (choice,) = answer["choices"]
         ids = [int(token) for token in choice["token_ids"]]
@@ -174,7 +174,7 @@ def _read(answer: dict[str, Any], expected_ids: Sequence[int]) -> Reply:
     _check_prompt(prompt, expected_ids)
     if len(logprobs) != len(ids) or reason not in ("stop", "length"):
         raise BrokenReply(f"{len(ids)} tokens with {len(logprobs)} log-probabilities ended with {reason!r}")
-    return Reply(ids, logprobs, reason == "stop", weights)
+    return EngineReply(ids, logprobs, reason == "stop", weights)
 
 
 def _check_prompt(prompt: Any, expected_ids: Sequence[int]) -> None:

@@ -139,6 +139,14 @@ def test_a_hung_server_is_complained_about(server: FakeServer) -> None:
     assert [place.url for place in complaints] == [server.url]
 
 
+def test_a_server_that_always_hangs_is_given_up(server: FakeServer) -> None:
+    server.faults.extend(["hangs"] * 50)
+    engine = engine_of(policy(), server, patience=replace(SHORT, turn_s=0.05))
+    with pytest.raises(EngineError, match=r"no reply within 0.05 s \(3 attempts\)"):
+        converse(session_of(engine, policy()), policy(), contexts_of(policy(), each=1)[:1])
+    assert len(server.requests) == 3
+
+
 def test_an_engine_that_was_given_up_is_not_waited_for(server: FakeServer) -> None:
     engine = engine_of(policy(), server)
     engine.fault = EngineError("it ended too often")

@@ -12,7 +12,7 @@ from modules.samplers.vllm.weight_log import WeightLog
 from modules.samplers.vllm.wire import (
     Aborted,
     BrokenReply,
-    Reply,
+    EngineReply,
     StreamedReply,
     bias,
     collapsed,
@@ -69,7 +69,7 @@ def test_recorded_chunks_are_the_reply_that_they_make() -> None:
     assert not reply.add("data: [DONE]")
     read = reply.whole()
     assert read == read_reply(json.dumps(recorded()).encode(), prompt)
-    assert reply.cut(2, read.ids[1]) == Reply(read.ids[:2], read.logprobs[:2], True, None)
+    assert reply.cut(2, read.ids[1]) == EngineReply(read.ids[:2], read.logprobs[:2], True, None)
     with pytest.raises(EngineError, match="prompt_token_ids"):
         StreamedReply([1]).add(json.dumps(chunks[0]))
 
@@ -118,8 +118,8 @@ def test_an_aborted_turn_is_told_from_one_that_ended() -> None:
         read_reply(json.dumps(reply).encode(), reply["prompt_token_ids"])
 
 
-def spoken(*weights: tuple[str, int, int]) -> Reply:
-    return Reply([7] * 4, [0.0] * 4, True, weights)
+def spoken(*weights: tuple[str, int, int]) -> EngineReply:
+    return EngineReply([7] * 4, [0.0] * 4, True, weights)
 
 
 def test_replies_of_older_or_unknown_weights_are_refused() -> None:
