@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cv_lightning.errors import EngineError
+from cv_lightning.errors import ConfigError, EngineError
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence, ViewedImage
+from modules.policy.policy import Policy
 from modules.samplers.vllm.client import Away, Client, Failed, Forgotten, Hung, Reader
 from modules.samplers.vllm.engine import Engine, Place
-from modules.samplers.vllm.wire import BrokenReply, bias, collapsed, sampling_parameters
+from modules.samplers.vllm.wire import MAX_TEMPERATURE, BrokenReply, bias, collapsed, sampling_parameters
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,32 @@ class EngineSession:
         if versions is None:
             raise Away(f"expected weights {asked.label!r}, got {sorted({label for label, _, _ in reply.weights})}")
         return Completion(reply.ids, reply.logprobs, reply.is_finished, versions)
+
+
+class Speaker:
+    """What a rollout asks: the conversation is the policy's, the tokens are the engine's."""
+
+    def __init__(self, policy: Policy, engine: Engine) -> None:
+        self.conversation = policy.conversation
+        self._policy = policy
+        self._engine = engine
+
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> EngineSession:
+        """Start sampling; raises `ConfigError` for a temperature that vLLM refuses."""
+        if sampling.temperature > MAX_TEMPERATURE:
+            raise ConfigError(
+                f"rollout.temperature: expected at most {MAX_TEMPERATURE:g}, which is vLLM's limit, got "
+                f"{sampling.temperature:g}."
+            )
+        return EngineSession(
+            self._engine,
+            sampling,
+            image_id=int(self._policy.core.config.image_token_id),
+            end_id=self.conversation.end_of_turn_id,
+            banned=self._policy.is_banned_V.nonzero().flatten().tolist(),
+            max_context_tokens=self.conversation.max_context_tokens,
+            on_tokens=on_tokens,
+        )
 
 
 def _seed(seed: int, conversation: int, turn: int) -> int:
