@@ -1,9 +1,9 @@
 """The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
 
 Each trajectory is a coroutine. It asks for its next turn as soon as the result of its call is there, and waits for no
-other trajectory. The event loop has a thread of its own. Whatever blocks (a local policy, tools) runs in the
-thread that called, which would only wait: it keeps its autocast, its device and its interrupts, and may have a running
-event loop itself.
+other trajectory. The event loop has a thread of its own. Whatever blocks (a local policy, tools) runs in the thread
+that called, which would only wait: it keeps its autocast, its device and its interrupts, and may have a running event
+loop itself. With an engine, tools that take no worker have another thread.
 """
 
 from __future__ import annotations
@@ -155,11 +155,12 @@ class _Player:
 
     async def _answer(self, trajectory: Trajectory, run: _Run) -> None:
         turn = trajectory.turns[-1]
-        turn.observation = refusal(turn.reply)
+        observation = refusal(turn.reply)
         call = runnable_call(turn.reply)
         if call is not None:
-            turn.observation, turn.tools_s = await _timed(run, request_of(trajectory, call))
-        append_observation(trajectory, turn.observation, self.conversation)
+            observation, turn.tools_s = await _timed(run, request_of(trajectory, call))
+        turn.observation = observation
+        append_observation(trajectory, observation, self.conversation)
 
 
 async def _timed(ask: _Ask[_Question, _Answer], question: _Question) -> tuple[_Answer, float]:
@@ -244,13 +245,14 @@ class _CallersThread:
         return future
 
 
-def _resolve(future: asyncio.Future[_Answer], result: _Answer | BaseException) -> None:
-    if future.done():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
+def _resolve(future: asyncio.Future[_Answer], result: _Answer) -> None:
+    if not future.done():
         future.set_result(result)
+
+
+def _fail(future: asyncio.Future[_Answer], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 class _Batches(Generic[_Question, _Answer]):
@@ -300,10 +302,12 @@ class _Batches(Generic[_Question, _Answer]):
         if answered.cancelled():
             return
         error = answered.exception()
-        for _, future in waiting if error is not None else ():
-            _resolve(future, error)
-        for (_, future), answer in answered.result() if error is None else ():
-            _resolve(future, answer)
+        if error is not None:
+            for _, future in waiting:
+                _fail(future, error)
+        else:
+            for (_, future), answer in answered.result():
+                _resolve(future, answer)
         self._start()
 
 

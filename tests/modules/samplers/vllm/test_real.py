@@ -39,7 +39,7 @@ from tests.modules.samplers.vllm.fake import RECORDED
 from tests.modules.samplers.vllm.helpers import contexts_of, converse
 from tests.modules.samplers.vllm.real import LORA, a_policy, environment, launch_of
 from tests.modules.samplers.vllm.record import descendants
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.test_launch import pids_of, server_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
@@ -159,12 +159,13 @@ def test_answers_of_an_evaluation_are_those_without_an_engine(served: tuple[str,
 def test_a_reader_follows_a_turn_and_cuts_it(served: tuple[str, str], tmp_path: Path) -> None:
     family, url = served
     policy = a_policy(family)
-    with sampling_from(url, policy, folder=str(tmp_path)) as sampler, sampler.speaking() as speaker:
+    with sampling_from(url, policy, folder=str(tmp_path)) as sampler:
         sampler.refresh()
         seen: list[int | None] = []
 
         def said(on_tokens: OnTokens | None) -> Completion:
-            session: Any = speaker.open_session(Sampling(1.0, 40, seed=7), on_tokens)
+            with sampler.speaking() as speaker:
+                session: Any = speaker.open_session(Sampling(1.0, 40, seed=7), on_tokens)
             ((completion,),) = converse(session, policy, contexts_of(policy, each=1)[:1], n_turns=1)
             return completion
 
@@ -207,24 +208,24 @@ def _routes(url: str) -> dict[str, Any]:
 def test_an_engine_that_is_killed_during_rollout_and_update_and_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = a_policy("qwen2_5_vl")
-    launch = replace(launch_of(environment(), tmp_path / "engine"), start_s=1500.0)
+    policy, folder = a_policy("qwen2_5_vl"), tmp_path / "engine"
+    launch = replace(launch_of(environment(), folder), start_s=1500.0)
     sampler = VLLM(launch=launch, patience=PATIENCE, folder=str(tmp_path))
     sampler.attach(policy)
     try:
         sampler.refresh()
         before = conversations(sampler, policy)
-        with killed_in_a_turn(monkeypatch), pytest.warns(UserWarning, match="is started again"):
+        with killed_in_a_turn(folder, monkeypatch), pytest.warns(UserWarning, match="is started again"):
             during = conversations(sampler, policy)
         assert [context.ids for context in during] == [context.ids for context in before]  # each turn once
         assert gap(policy, during) < CLOSE
         change(policy)
-        kill("EngineCore")
+        kill(folder, "EngineCore")
         with pytest.warns(UserWarning, match="is started again"):
             sampler.refresh()
         assert gap(policy, conversations(sampler, policy)) < CLOSE
         change(policy)
-        with killed_in_the_next_update(sampler), pytest.warns(UserWarning, match="is started again"):
+        with killed_in_the_next_update(folder, sampler), pytest.warns(UserWarning, match="is started again"):
             sampler.refresh()
         assert gap(policy, conversations(sampler, policy)) < CLOSE
         assert sampler.version == 3
@@ -233,18 +234,16 @@ def test_an_engine_that_is_killed_during_rollout_and_update_and_between(
     assert not pids_of(tmp_path)
 
 
-def kill(name: str) -> None:
-    """End a process of the engine as the kernel does that is out of memory."""
-    for pid in descendants(os.getpid()):
-        words = Path(f"/proc/{pid}/cmdline").read_text("utf-8")
-        if name in words and "guardian" not in words:
-            os.kill(pid, signal.SIGKILL)
-            return
-    raise AssertionError(f"no process {name}")
+def kill(folder: Path, name: str = "") -> None:
+    """End the server of a folder, or its process of this name, as the kernel does that is out of memory."""
+    pid = server_of(folder)
+    if name:
+        (pid,) = [each for each in descendants(pid) if name in Path(f"/proc/{each}/cmdline").read_text("utf-8")]
+    os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
-def killed_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def killed_in_a_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """End the engine when second turns begin, while other conversations are sampled."""
     generate, n_asked = Client.generate, 0
 
@@ -254,7 +253,7 @@ def killed_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         asked = asyncio.ensure_future(generate(self, url, body, *arguments))
         if n_asked == N_CONVERSATIONS + 1:
             await asyncio.sleep(0.002)
-            kill("EngineCore")
+            kill(folder, "EngineCore")
             n_asked += 1
         return await asked
 
@@ -265,13 +264,13 @@ def killed_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def killed_in_the_next_update(sampler: VLLM) -> Iterator[None]:
+def killed_in_the_next_update(folder: Path, sampler: VLLM) -> Iterator[None]:
     """End the server when it has been told that weights come and the first of them are about to be sent."""
     send = sampler._transfer.send
 
     def once(part: Part) -> None:
         sampler._transfer.send = send  # type: ignore[method-assign]
-        kill("bin/vllm")
+        kill(folder)
         send(part)
 
     sampler._transfer.send = once  # type: ignore[method-assign]
