@@ -1,9 +1,9 @@
 """The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
 
 Each trajectory is a coroutine. It asks for its next turn as soon as the result of its call is there, and waits for no
-other trajectory. The event loop has a thread of its own. Whatever blocks (the executor, a local policy) runs in the
-thread that called, which would only wait: it keeps its autocast, its device and its interrupts, and may have a running
-event loop itself.
+other trajectory. The event loop has a thread of its own. Whatever blocks (a local policy, tools) runs in the thread
+that called, which would only wait: it keeps its autocast, its device and its interrupts, and may have a running event
+loop itself. With an engine, tools that take no worker have another thread.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ from cv_lightning.rollout import (
     Session,
     append_observation,
     append_reply,
-    observe,
     refusal,
+    request_of,
     runnable_call,
 )
 from cv_lightning.types import Group, Sample, TokenSequence, Trajectory
-from sandbox import Observation
+from sandbox import Observation, ToolRequest
 
 _Question = TypeVar("_Question")
 _Answer = TypeVar("_Answer")
 _Waiting = tuple[_Question, asyncio.Future[_Answer]]
+_Ask = Callable[[_Question], Awaitable[_Answer]]
+_Run = Callable[[ToolRequest], Awaitable[Observation]]
 
 
 def roll_out(
@@ -98,7 +100,8 @@ def drive(
         session: Samples the turns; it is closed in the end. One that samples batches gets all live trajectories
             together, in their order.
         conversation: Writes them as tokens.
-        executor: Runs the code: all calls that wait, in one batch.
+        executor: Runs the code: all calls that wait, in one batch. If trajectories have paces of their own, calls that
+            take no worker do not wait for those that do.
         max_turns: Turns of each; a tool call in the last one is not executed.
         after_turn: Called after each turn, with the result of its call; if it returns False, the trajectory is left
             as it is.
@@ -111,8 +114,7 @@ def drive(
     caller = _CallersThread()
     if stop is not None:
         stop.add_done_callback(lambda _: caller.stop())
-    player = _Player(caller, _Batches(caller, partial(observe, executor=executor)), conversation, max_turns, after_turn)
-    caller.serve(player.play_all(trajectories, session))
+    caller.serve(_Player(caller, executor, conversation, max_turns, after_turn).play_all(trajectories, session))
 
 
 @dataclass(frozen=True)
@@ -120,42 +122,48 @@ class _Player:
     """Plays trajectories; the attributes are those of `drive`."""
 
     caller: _CallersThread
-    tools: _Batches[Trajectory, Observation]
+    executor: Executor
     conversation: Conversation
     max_turns: int
     after_turn: Callable[[Trajectory], bool] | None
 
     async def play_all(self, trajectories: Sequence[Trajectory], session: Session | AsyncSession) -> None:
         """Play all of them, and close the session."""
+        tools: _Batches[ToolRequest, Observation] = _Batches(self.caller.run, self.executor.execute)
         if isinstance(session, AsyncSession):
             try:
-                await _gather([self._play(trajectory, session.sample) for trajectory in trajectories])
+                with ThreadPoolExecutor(1, "rollout-tools") as thread:
+                    ask = _Sorted(thread, self.executor, tools).ask
+                    await _gather([self._play(trajectory, session.sample, ask) for trajectory in trajectories])
             finally:
                 await session.close()
         else:
             barrier = _Barrier(self.caller, session, [trajectory.tokens for trajectory in trajectories])
-            await _gather([self._play(trajectory, barrier.ask) for trajectory in trajectories], barrier.leave)
+            plays = [self._play(trajectory, barrier.ask, tools.ask) for trajectory in trajectories]
+            await _gather(plays, barrier.leave)
 
-    async def _play(self, trajectory: Trajectory, sample: Callable[[TokenSequence], Awaitable[Completion]]) -> None:
+    async def _play(self, trajectory: Trajectory, sample: _Ask[TokenSequence, Completion], run: _Run) -> None:
         for turn in range(self.max_turns):
             completion, seconds = await _timed(sample, trajectory.tokens)
             append_reply(trajectory, completion, self.conversation, seconds, is_last=turn == self.max_turns - 1)
             if trajectory.stop_reason is None:
-                await self._answer(trajectory)
+                await self._answer(trajectory, run)
             if self.after_turn is not None and not await self.caller.run(partial(self.after_turn, trajectory)):
                 return
             if trajectory.stop_reason is not None:
                 return
 
-    async def _answer(self, trajectory: Trajectory) -> None:
+    async def _answer(self, trajectory: Trajectory, run: _Run) -> None:
         turn = trajectory.turns[-1]
-        turn.observation = observation = refusal(turn.reply)
-        if runnable_call(turn.reply) is not None:
-            observation, turn.tools_s = await _timed(self.tools.ask, trajectory)
+        observation = refusal(turn.reply)
+        call = runnable_call(turn.reply)
+        if call is not None:
+            observation, turn.tools_s = await _timed(run, request_of(trajectory, call))
+        turn.observation = observation
         append_observation(trajectory, observation, self.conversation)
 
 
-async def _timed(ask: Callable[[_Question], Awaitable[_Answer]], question: _Question) -> tuple[_Answer, float]:
+async def _timed(ask: _Ask[_Question, _Answer], question: _Question) -> tuple[_Answer, float]:
     """An answer and the seconds until it was there, without the time of trajectories that woke at the same moment."""
     await asyncio.sleep(0)
     started = time.perf_counter()
@@ -242,16 +250,25 @@ def _resolve(future: asyncio.Future[_Answer], result: _Answer) -> None:
         future.set_result(result)
 
 
+def _fail(future: asyncio.Future[_Answer], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
 class _Batches(Generic[_Question, _Answer]):
-    """Answers all questions that wait in one call in the caller's thread, and those that come meanwhile in the next.
+    """Answers all questions that wait in one call in another thread, and those that come meanwhile in the next.
 
     Args:
-        caller: Runs `answer`.
+        run: Runs a function in that thread.
         answer: Answers a batch, in its order.
     """
 
-    def __init__(self, caller: _CallersThread, answer: Callable[[Sequence[_Question]], Sequence[_Answer]]) -> None:
-        self._caller = caller
+    def __init__(
+        self,
+        run: Callable[[Callable[[], Any]], asyncio.Future[Any]],
+        answer: Callable[[Sequence[_Question]], Sequence[_Answer]],
+    ) -> None:
+        self._run = run
         self._answer = answer
         self._waiting: list[_Waiting[_Question, _Answer]] = []
         self._is_busy = False
@@ -273,16 +290,48 @@ class _Batches(Generic[_Question, _Answer]):
             return
         self._waiting, self._is_busy = [], True
         questions = [question for question, _ in waiting]
-        answers = self._caller.run(lambda: list(zip(waiting, self._answer(questions), strict=True)))
-        answers.add_done_callback(self._end)
+        answers = self._run(lambda: list(zip(waiting, self._answer(questions), strict=True)))
+        answers.add_done_callback(partial(self._end, waiting))
 
-    def _end(self, answered: asyncio.Future[list[tuple[_Waiting[_Question, _Answer], _Answer]]]) -> None:
+    def _end(
+        self,
+        waiting: Sequence[_Waiting[_Question, _Answer]],
+        answered: asyncio.Future[list[tuple[_Waiting[_Question, _Answer], _Answer]]],
+    ) -> None:
         self._is_busy = False
         if answered.cancelled():
             return
-        for (_, future), answer in answered.result():
-            _resolve(future, answer)
+        error = answered.exception()
+        if error is not None:
+            for _, future in waiting:
+                _fail(future, error)
+        else:
+            for (_, future), answer in answered.result():
+                _resolve(future, answer)
         self._start()
+
+
+class _Sorted:
+    """Runs the calls that take no worker in a thread of their own, so that they do not wait for those that do.
+
+    Args:
+        thread: That thread.
+        executor: Runs them.
+        others: Runs the others.
+    """
+
+    def __init__(
+        self, thread: ThreadPoolExecutor, executor: Executor, others: _Batches[ToolRequest, Observation]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._quick: _Batches[ToolRequest, Observation | None] = _Batches(
+            partial(loop.run_in_executor, thread), executor.execute_here
+        )
+        self._others = others
+
+    async def ask(self, request: ToolRequest) -> Observation:
+        """The observation of a call."""
+        return await self._quick.ask(request) or await self._others.ask(request)
 
 
 class _Barrier(_Batches[TokenSequence, Completion]):
@@ -295,7 +344,7 @@ class _Barrier(_Batches[TokenSequence, Completion]):
     """
 
     def __init__(self, caller: _CallersThread, session: Session, contexts: Sequence[TokenSequence]) -> None:
-        super().__init__(caller, session.sample)
+        super().__init__(caller.run, session.sample)
         self._row = {id(context): row for row, context in enumerate(contexts)}
         self._n_live = len(contexts)
 

@@ -110,6 +110,9 @@ class Executor(Protocol):
     def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
         """Run requests; answers in their order, and code that fails never raises."""
 
+    def execute_here(self, requests: Sequence[ToolRequest]) -> Sequence[Observation | None]:
+        """Run those that take no worker, in any thread; None for the others."""
+
 
 def append_reply(
     trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float, is_last: bool

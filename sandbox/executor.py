@@ -33,6 +33,7 @@ from sandbox.types import ConfinementError, Exactness, Fresh, Limits, Observatio
 
 LaneName = Literal["auto", "pillow", "kornia", "confined"]
 Call = TypeVar("Call")
+Decision = TypeVar("Decision")
 
 _EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
 
@@ -144,17 +145,10 @@ class ToolExecutor:
             Observations with RGB images. Never raises for what a request holds.
         """
         plans = dict(enumerate(map(self.plan, requests)))
-        done = {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
-        lifted = {index: plan for index, plan in plans.items() if isinstance(plan, Lifted)}
         budget = Budget(self._limits)
-        done |= _refused(lifted, budget)
-        lifted = {index: plan for index, plan in lifted.items() if index not in done}
-        if self._tensors is not None:
-            done |= _run(self._tensors, lifted)
-        for lane in (self._pillow, self._tools):
-            chosen = {index: call for index, call in lifted.items() if self._lane_of(call) is lane}
-            done |= _run(lane, {index: call for index, call in chosen.items() if index not in done})
-        for index in lifted.keys() - done.keys():  # not what reading it had promised: the code itself must tell
+        done = self._served(plans, budget, (self._pillow, self._tools))
+        lifted = {index for index, plan in plans.items() if isinstance(plan, Lifted)}
+        for index in lifted - done.keys():  # not what reading it had promised: the code itself must tell
             plans[index] = self._confine(requests[index], Unliftable("a call with these arguments"))
         done |= {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
         confined = {index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)}
@@ -167,22 +161,60 @@ class ToolExecutor:
         done |= _run(self._models, steps)
         if self._is_closed:  # what a call after `close` started ends with it
             self._models.close()
-        chars = self._limits.text_chars
-        return [replace(done[index], text=clean(done[index].text, chars)) for index in range(len(requests))]
+        return [self._cleaned(done[index]) for index in range(len(requests))]
+
+    def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
+        """Run those requests that need no worker; None for each of the others, which `execute` runs.
+
+        They never wait for other people's code: a thread may serve them while `execute` runs in another.
+        """
+        plans = {}
+        for index, request in enumerate(requests):
+            plan = self._guarded(self._read, request)
+            if isinstance(plan, Rejected | Lifted) and request.model is None:
+                plans[index] = plan
+        done = self._served(plans, Budget(self._limits), (self._pillow,))
+        return [self._cleaned(done[index]) if index in done else None for index in range(len(requests))]
+
+    def _cleaned(self, observation: Observation) -> Observation:
+        return replace(observation, text=clean(observation.text, self._limits.text_chars))
+
+    def _served(
+        self, plans: Mapping[int, Plan], budget: Budget, lanes: Sequence[Lane[Lifted]]
+    ) -> dict[int, Observation]:
+        """Observations of what is rejected, and of the programs of these lanes and of the tensor lane."""
+        done = {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
+        lifted = {index: plan for index, plan in plans.items() if isinstance(plan, Lifted)}
+        done |= _refused(lifted, budget)
+        lifted = {index: plan for index, plan in lifted.items() if index not in done}
+        if self._tensors is not None:
+            done |= _run(self._tensors, lifted)
+        for lane in lanes:
+            chosen = {index: call for index, call in lifted.items() if self._lane_of(call) is lane}
+            done |= _run(lane, {index: call for index, call in chosen.items() if index not in done})
+        return done
 
     def plan(self, request: ToolRequest) -> Plan:
         """Decide, once, what becomes of a request; never raises for what it holds."""
+        return self._guarded(self._planned, request)
+
+    def _guarded(self, decide: Callable[[ToolRequest], Decision], request: ToolRequest) -> Decision | Rejected:
         try:
-            return self._planned(request)
+            return decide(request)
         except Exception as error:  # noqa: BLE001 - a bad request is data: nothing in it may end a training step
             text = f"The request could not be served: {type(error).__name__}: {error}"
             return Rejected(Observation("error", text=text))
 
     def _planned(self, request: ToolRequest) -> Plan:
+        read = self._read(request)
+        return read if isinstance(read, Rejected | Lifted) else self._confine(request, read)
+
+    def _read(self, request: ToolRequest) -> Rejected | Lifted | Unliftable | None:
+        """The plan for a request, by reading its code; why that must run, or None if all code must."""
         if (text := refuse(request, self._limits)) is not None:
             return Rejected(Observation("rejected", text=text))
         if self._lane == "confined" or self._keeps_state(request.episode):
-            return self._confine(request)
+            return None
         persists = self._fresh == "episode"
         sizes = tuple(image.size for image in request.images)
         read = lift(request.code, sizes, request.image_index, persists=persists)
@@ -190,9 +222,9 @@ class ToolExecutor:
             text = read.text + describe_error(read.kind, read.message, read.line, request.code)
             return Rejected(Observation("error", text=text, lane="pillow", level="lifted"))
         if isinstance(read, Unliftable):
-            return self._confine(request, read)
+            return read
         if persists and read.binds:
-            return self._confine(request, Unliftable("a variable that a later call may use"))
+            return Unliftable("a variable that a later call may use")
         if read.has_result and (fault := check_size(read.sizes[-1], self._limits)) is not None:
             return Rejected(Observation("error", text=read.text + fault, lane="pillow", level="lifted"))
         return Lifted(request, read)

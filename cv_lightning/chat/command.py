@@ -16,7 +16,7 @@ from cv_lightning.chat.terminal_images import SHOWS
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
-from cv_lightning.serving.command import add_policy_options, command_line, load_policy
+from cv_lightning.serving.command import add_policy_options, command_line, load_policy, speaking
 from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import LaneName
 
@@ -101,8 +101,8 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
         executor = ToolExecutor(lane=options.lane, device=on_device)
     except (ValueError, ConfinementError) as error:
         raise ConfigError(f"--lane {options.lane}: {error}") from error
-    with executor:
-        yield lambda: Talk(policy, executor, limits)
+    with executor, speaking(options, policy) as speaker:
+        yield lambda: Talk(speaker, executor, limits)
 
 
 def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:

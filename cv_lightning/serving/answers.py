@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cv_lightning.rollout import Completion
-from cv_lightning.serving.policy_backend import PolicyBackend, ReplySoFar, WantedReply, wanted_reply
+from cv_lightning.serving.replies import Backend, ReplySoFar, WantedReply, wanted_reply
 from cv_lightning.serving.request import ChatRequest
 from cv_lightning.tools.reply_text import split_calls, stable_text
 from cv_lightning.types import TokenSequence
@@ -40,11 +40,11 @@ class Answer:
 class Answering(Protocol):
     """A way to answer a request."""
 
-    def encode(self, backend: PolicyBackend, request: ChatRequest) -> TokenSequence:
+    def encode(self, backend: Backend, request: ChatRequest) -> TokenSequence:
         """The conversation; raises `BadRequest` if it cannot be answered in this way."""
 
     def answer(
-        self, backend: PolicyBackend, request: ChatRequest, tokens: TokenSequence, index: int
+        self, backend: Backend, request: ChatRequest, tokens: TokenSequence, index: int
     ) -> AsyncGenerator[Answer, None]:
         """Choice `index` whenever it has grown, until it has ended; whoever stops reading cancels it."""
 
@@ -52,12 +52,12 @@ class Answering(Protocol):
 class OneReply:
     """Answers with one turn of the policy; its calls are for the client to execute."""
 
-    def encode(self, backend: PolicyBackend, request: ChatRequest) -> TokenSequence:
+    def encode(self, backend: Backend, request: ChatRequest) -> TokenSequence:
         """The conversation."""
         return backend.encoder.encode(request)
 
     async def answer(
-        self, backend: PolicyBackend, request: ChatRequest, tokens: TokenSequence, index: int
+        self, backend: Backend, request: ChatRequest, tokens: TokenSequence, index: int
     ) -> AsyncGenerator[Answer, None]:
         """The turn while it is written; calls stay words unless the client offers tools."""
         wanted = wanted_reply(request, tokens, backend.max_new_tokens, index)
@@ -78,9 +78,7 @@ def _call(name: str, arguments: str) -> dict[str, Any]:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
-async def pieces(
-    backend: PolicyBackend, wanted: WantedReply, is_first: bool = True
-) -> AsyncGenerator[ReplySoFar, None]:
+async def pieces(backend: Backend, wanted: WantedReply, is_first: bool = True) -> AsyncGenerator[ReplySoFar, None]:
     """The reply whenever it has grown, until it is whole; whoever stops reading cancels it."""
     loop, is_new = asyncio.get_running_loop(), asyncio.Event()
 

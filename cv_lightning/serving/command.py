@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,6 +18,7 @@ from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import LaneName
 
 if TYPE_CHECKING:
+    from cv_lightning.rollout import SamplingPolicy
     from modules.policy.policy import Policy
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -80,6 +82,13 @@ def add_policy_options(options: argparse.ArgumentParser, is_required: bool = Tru
     add("--max-new-tokens", type=int, default=1024, help="longest reply")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     add("--device", default="auto", help='as torch names it; "auto" takes an accelerator if there is one')
+    add(
+        "--engine",
+        action="append",
+        metavar="WHERE",
+        help="let vLLM sample: the folder of its environment, to start it here, or the address of a server that runs; "
+        "again for each further address (docs/engines.md)",
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -147,7 +156,9 @@ def _address(options: argparse.Namespace, port: int) -> str:
 
 def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextlib.ExitStack) -> int:
     # torch, transformers and FastAPI only once the options are right.
+    from cv_lightning.serving.engine_backend import EngineBackend
     from cv_lightning.serving.policy_backend import Batching, PolicyBackend
+    from cv_lightning.serving.replies import Backend
     from cv_lightning.serving.server import ChatServer
     from cv_lightning.serving.tool_loop import ToolLoop
     from cv_lightning.serving.web_server import ServerLimits
@@ -158,8 +169,13 @@ def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextli
     if options.tools == "loop":
         loop = ToolLoop(stack.enter_context(_executor(options)), options.max_turns)
     name = options.name or f"{Path(options.policy).resolve().name}-{weights_digest(policy)[:8]}"
-    batching = Batching(options.max_batch, max_waiting=options.max_waiting)
-    backend = PolicyBackend(policy, name, options.max_new_tokens, batching)
+    backend: Backend
+    if options.engine is not None:
+        speaker = stack.enter_context(speaking(options, policy))
+        backend = EngineBackend(speaker, name, options.max_new_tokens, options.max_waiting)
+    else:
+        batching = Batching(options.max_batch, max_waiting=options.max_waiting)
+        backend = PolicyBackend(policy, name, options.max_new_tokens, batching)
     limits = ServerLimits(request_megabytes=options.max_request_mb)
     stack.callback(backend.close)
     with _named_address(options):
@@ -186,13 +202,46 @@ def load_policy(options: argparse.Namespace) -> Policy:
         **pixels,
     )
     device = options.device
-    if device == "auto":
+    if device == "auto" and options.engine is not None:
+        device = "cpu"  # it gives its weights to the engine, which takes the accelerator
+    elif device == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = "cpu" if accelerator is None else accelerator.type
     try:
         return policy.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def speaking(options: argparse.Namespace, policy: Policy) -> Iterator[SamplingPolicy]:
+    """Who samples for a policy: itself, or the engine of `--engine`, which ends with the block if it was started here.
+
+    Raises:
+        ConfigError: There is no vLLM at the folder, or a server has other settings than the policy's.
+        EngineError: The engine does not start, or does not answer.
+    """
+    if options.engine is None:
+        yield policy
+        return
+    from modules.samplers.vllm.launch import Launch
+    from modules.samplers.vllm.sampler import VLLM
+
+    are_addresses = [where.startswith(("http://", "https://")) for where in options.engine]
+    if all(are_addresses):
+        sampler = VLLM(options.engine)
+    elif len(options.engine) == 1:
+        folder = Path("runs/engine") / time.strftime("%Y-%m-%d_%H-%M-%S")
+        sampler = VLLM(launch=Launch(options.engine[0], str(folder)))
+    else:
+        raise ConfigError("--engine: expected addresses that begin with http, or one folder.")
+    sampler.attach(policy)
+    try:
+        sampler.refresh()
+        with sampler.speaking() as speaker:
+            yield speaker
+    finally:
+        sampler.close()
 
 
 def stored_pixels(source: str) -> dict[str, int]:

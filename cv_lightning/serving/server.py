@@ -1,6 +1,6 @@
 """An OpenAI-compatible server for chat completions: /v1/models and /v1/chat/completions, streamed or not.
 
-A `PolicyBackend` writes the replies. Tool calls go back to the client as `tool_calls`, or are executed by the confined
+A `Backend` writes the replies. Tool calls go back to the client as `tool_calls`, or are executed by the confined
 executor of a `ToolLoop`. Every request ends in an answer, an error in OpenAI's form, or a closed connection.
 """
 
@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from cv_lightning.serving.answers import Answer, Answering, Choices, OneReply
-from cv_lightning.serving.policy_backend import PolicyBackend
+from cv_lightning.serving.replies import Backend
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.web_server import (
     ServerLimits,
@@ -49,7 +49,7 @@ class ChatServer(WebServer):
 
     def __init__(
         self,
-        backend: PolicyBackend,
+        backend: Backend,
         host: str = "127.0.0.1",
         port: int = 8000,
         key: str | None = None,

@@ -13,7 +13,7 @@ from cv_lightning.frames import view_question
 from cv_lightning.rollout import Completion, Executor, append_observation, append_reply, observe
 from cv_lightning.serving.answers import Answer, pieces
 from cv_lightning.serving.encoding import ChatEncoder
-from cv_lightning.serving.policy_backend import PolicyBackend, cut_at, wanted_reply
+from cv_lightning.serving.replies import Backend, cut_at, wanted_reply
 from cv_lightning.serving.request import BadRequest, ChatRequest
 from cv_lightning.tools.reply_text import read_turn
 from cv_lightning.types import Sample, StopReason, TokenSequence, Trajectory
@@ -32,7 +32,7 @@ class ToolLoop:
         self._executor = executor
         self._max_turns = max_turns
 
-    def encode(self, backend: PolicyBackend, request: ChatRequest) -> TokenSequence:
+    def encode(self, backend: Backend, request: ChatRequest) -> TokenSequence:
         """The conversation; the policy's own prompt, which describes its tools, stays in it.
 
         Raises:
@@ -43,7 +43,7 @@ class ToolLoop:
         return backend.encoder.encode(request, keeps_prompt=True)
 
     async def answer(
-        self, backend: PolicyBackend, request: ChatRequest, tokens: TokenSequence, index: int
+        self, backend: Backend, request: ChatRequest, tokens: TokenSequence, index: int
     ) -> AsyncGenerator[Answer, None]:
         """Each turn as an empty piece with its text, then the answer with the trajectory."""
         trajectory = _begin(request, tokens)

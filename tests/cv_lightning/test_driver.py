@@ -71,6 +71,9 @@ class Turner:
         self.threads.add(threading.current_thread())
         return [Observation("ok", request.images[request.image_index].rotate(90)) for request in requests]
 
+    def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
+        return [None] * len(requests)
+
 
 def play(policy: Script, executor: Any = None, **options: Any) -> list[Trajectory]:
     sample = Sample("a", "What is written?", (Image.new("RGB", (56, 28)),), "K")
@@ -187,6 +190,62 @@ def test_calls_that_come_while_tools_run_are_the_next_batch() -> None:
     assert executor.batches == [1, 3]
     assert executor.threads == {threading.current_thread()}
     assert policy.threads.isdisjoint({threading.current_thread()})
+
+
+QUICK = format_call("Turned.", ToolCall("result = image.transpose(3)", ""))
+
+
+class Sorting(Turner):
+    """Runs `QUICK` here; other calls end when `is_over` is set."""
+
+    def __init__(self, is_over: threading.Event) -> None:
+        super().__init__()
+        self.is_over = is_over
+        self.here: list[threading.Thread] = []
+
+    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        assert self.is_over.wait(60)
+        return super().execute(requests)
+
+    def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
+        self.here.append(threading.current_thread())
+        return [Observation("ok", text="here") if "transpose" in request.code else None for request in requests]
+
+
+def test_calls_that_take_no_worker_do_not_wait_for_those_that_do() -> None:
+    is_over = threading.Event()
+    policy, executor = Paced([[CALL, ANSWER], [QUICK, QUICK, ANSWER]]), Sorting(is_over)
+    spoken = policy._speak
+
+    def speak(index: int) -> Completion:
+        if index == 1 and policy._spoken[1] == 2:
+            is_over.set()  # the other call still runs
+        return spoken(index)
+
+    policy._speak = speak  # type: ignore[method-assign]
+    slow, quick = play(policy, executor)
+    assert [turn.observation.text for turn in quick.turns if turn.observation] == ["here"] * 2
+    assert [turn.observation.text for turn in slow.turns if turn.observation] == [""]
+    assert executor.batches == [1]
+    assert executor.threads == {threading.current_thread()}
+    assert threading.current_thread() not in executor.here
+
+
+def test_a_batching_session_has_all_of_a_turns_calls_in_one_batch() -> None:
+    is_over = threading.Event()
+    is_over.set()
+    executor = Sorting(is_over)
+    play(Script([[CALL, ANSWER], [QUICK, ANSWER]]), executor)
+    assert (executor.batches, executor.here) == ([2], [])
+
+
+def test_what_fails_in_the_other_thread_is_raised() -> None:
+    class Broken(Turner):
+        def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
+            raise MemoryError("none left")
+
+    with pytest.raises(MemoryError, match="none left"):
+        play(Paced([[CALL, ANSWER]] * 2), Broken())
 
 
 def test_it_runs_inside_a_running_loop() -> None:

@@ -134,6 +134,21 @@ def test_each_request_is_planned_once(code: str, kind: type) -> None:
         assert isinstance(executor.plan(ToolRequest(code, [IMAGE])), kind)
 
 
+@pytest.mark.parametrize("lane", ["auto", "pillow", "kornia"])
+def test_calls_without_a_worker_are_those_of_execute(lane: Any) -> None:
+    quick = ["", "x = (", TURN, "result = image.crop((0, 0, 3, 4))", "print(image.size)"]
+    others = ["while True: pass", "result = image.rotate(90); import os"]
+    with ToolExecutor(lane=lane, workers=1, device="cpu" if lane == "kornia" else None) as executor:
+        requests = [ToolRequest(code, [IMAGE]) for code in (*quick, *others)]
+        here = executor.execute_here([*requests, ToolRequest(TURN, [IMAGE], model="a model")])
+        assert here[len(quick) :] == [None] * 3
+        assert executor._confined is None, "no worker was started"
+        for seen, expected in zip(here, executor.execute(requests[: len(quick)]), strict=False):
+            assert seen is not None
+            assert (seen.status, seen.text, seen.lane) == (expected.status, expected.text, expected.lane)
+            assert (seen.image and seen.image.tobytes()) == (expected.image and expected.image.tobytes())
+
+
 def test_exif_turns_nothing(tmp_path: Any) -> None:
     path, exif = tmp_path / "turned.jpg", Image.Exif()
     exif[0x0112] = 6

@@ -1,3 +1,3 @@
+from .engine import Patience as Patience
 from .launch import Launch as Launch
 from .sampler import VLLM as VLLM
-from .session import Patience as Patience

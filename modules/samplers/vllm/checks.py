@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cv_lightning.errors import EngineError
+from modules.samplers.vllm.client import GENERATE
 from modules.samplers.vllm.launch import Needs
 from modules.samplers.vllm.server import Server, ServerFault
-from modules.samplers.vllm.session import GENERATE
 
 #: The routes that an update needs.
 _UPDATE_ROUTES = (

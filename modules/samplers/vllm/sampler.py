@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,22 +14,23 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from cv_lightning.errors import ConfigError, EngineError
-from cv_lightning.rollout import OnTokens, Sampling, SamplingPolicy
+from cv_lightning.rollout import SamplingPolicy
 from modules.policy.policy import Policy
 from modules.policy.shards import is_first_process, is_one_of_several
 from modules.samplers.sampler import Sampler
 from modules.samplers.vllm.adapters import Adapters, rank_of
 from modules.samplers.vllm.checks import check
+from modules.samplers.vllm.engine import Engine, Patience, Place
 from modules.samplers.vllm.fleet import Fleet, complain
+from modules.samplers.vllm.given import GivenServers
 from modules.samplers.vllm.images import EncodedImages
 from modules.samplers.vllm.launch import SERVED_NAME, Launch, Needs, Transfer, make_processes
 from modules.samplers.vllm.server import Server, ServerFault
-from modules.samplers.vllm.session import Engine, EngineSession, Patience, Place
+from modules.samplers.vllm.session import Speaker
 from modules.samplers.vllm.transfer import FileTransfer, WeightTransfer, make_transfer
 from modules.samplers.vllm.update import PauseMode, update, update_again
 from modules.samplers.vllm.weight_log import WeightLog
 from modules.samplers.vllm.weights import parts, write_model
-from modules.samplers.vllm.wire import MAX_TEMPERATURE
 
 _Result = TypeVar("_Result")
 
@@ -89,8 +89,7 @@ class VLLM(Sampler):
         self._patience = patience or Patience()
         self._engine: Engine | None = None
         # Of the first process:
-        self._fleet: Fleet | None = None
-        self._servers: list[Server] = []
+        self._fleet: Fleet | GivenServers = GivenServers([], 0.0)
         self._sleeps = False
         self._n_refreshes = 0
 
@@ -115,8 +114,7 @@ class VLLM(Sampler):
             ConfigError: It was started with other settings than the policy's.
         """
         engine = self._connected()
-        if self._fleet is not None:
-            self._fleet.rest()
+        self._fleet.rest()
         is_due = self._n_refreshes % self._every == 0
         self._n_refreshes += 1
         fault: str | None = None
@@ -125,29 +123,26 @@ class VLLM(Sampler):
             fault = self._refreshed(engine, lacks, is_due)
             if fault is None:
                 break
-            if self._fleet is not None:
-                self._fleet.discard()
+            self._fleet.discard()
         if fault is not None:
-            raise EngineError(f"The engine does not take the weights: {fault}{self._logs()}")
-        if self._fleet is not None:
-            self._fleet.watch(self._revive, self._give_up)
+            raise EngineError(f"The engine does not take the weights: {fault} {self._fleet.last_words()}".rstrip())
+        self._fleet.watch(self._revive, self._give_up)
 
     @contextmanager
     def speaking(self) -> Iterator[SamplingPolicy]:
         """The engine."""
         if self._engine is None:
             raise ValueError("Call refresh() before speaking()")
-        yield _Speaker(self.policy, self._engine)
+        yield Speaker(self.policy, self._engine)
 
     def rest(self) -> None:
         """Let the engine give back the device's memory; all processes together."""
         if is_one_of_several():
             torch.distributed.barrier()  # others may still sample
-        if self._fleet is not None:
-            self._fleet.rest()
+        self._fleet.rest()
         if self._sleep and not self._sleeps and self._engine is not None:
             with suppress(ServerFault):  # one that is gone has given back everything, and is missed by `refresh`
-                for server in self._servers:
+                for server in self._fleet.servers:
                     server.post("/sleep", level=str(self._sleep))
             self._sleeps = True
 
@@ -157,12 +152,8 @@ class VLLM(Sampler):
             return
         self._engine.images.close()
         self._engine = None
-        if self._fleet is not None:
-            self._fleet.end()
-            self._fleet = None
-        for server in self._servers:
-            server.close()
-        self._servers = []
+        self._fleet.end()
+        self._fleet = GivenServers([], 0.0)
         self._transfer.close()
         if is_first_process():
             self._adapters.close()
@@ -212,21 +203,19 @@ class VLLM(Sampler):
     def _open(self) -> tuple[str, list[str]]:
         """On the first process: find or make the servers; returns a token of this run and the servers' addresses."""
         if self._launch is None:
-            self._servers = [Server(url) for url in self._urls]
+            self._fleet = GivenServers(self._urls, self._patience.away_s)
             return secrets.token_hex(3), self._urls
         made = make_processes(self._launch, self._needs, self._model_folder, self._host)
         self._fleet = Fleet(made, self._launch.start_s, self._launch.restarts, self._complaints)
-        self._servers = self._fleet.servers
-        return secrets.token_hex(3), [server.url for server in self._servers]
+        return secrets.token_hex(3), [server.url for server in self._fleet.servers]
 
     def _bring_up(self) -> bool:
         """On the first process: start and check what is down; returns whether some servers lack the weights."""
         attempt = 0
         while True:
             attempt += 1
-            new = self._fleet.bring_up() if self._fleet is not None else self._waited_for()
             try:
-                return self._introduced(new)
+                return self._introduced(self._fleet.bring_up())
             except ServerFault as error:  # one ended meanwhile
                 if attempt == self._patience.attempts:
                     raise EngineError(f"The engine does not take part in transfer={self._kind}: {error}") from error
@@ -234,26 +223,14 @@ class VLLM(Sampler):
     def _introduced(self, new: Sequence[Server]) -> bool:
         """Check new servers, and agree with all on the way of the weights if some lack them; returns whether."""
         label = "" if self._engine is None else self._engine.weights.label
-        for server in new if label else self._servers:
+        for server in new if label else self._fleet.servers:
             check(server, SERVED_NAME, self._needs)
-        lacks = not label or any(server.get("/weight_info")["weight_version"] != label for server in self._servers)
+        lacks = not label or any(
+            server.get("/weight_info")["weight_version"] != label for server in self._fleet.servers
+        )
         if lacks:
-            self._transfer.open(self._servers)
+            self._transfer.open(self._fleet.servers)
         return lacks
-
-    def _waited_for(self) -> list[Server]:
-        """Wait for servers that others started; returns those that were not there at first."""
-        new = [server for server in self._servers if not server.is_healthy()]
-        deadline = time.monotonic() + self._patience.away_s
-        for server in new:
-            while not server.is_healthy():
-                if time.monotonic() > deadline:
-                    raise EngineError(
-                        f"sampler.servers: expected a server at {server.url}, got no answer for "
-                        f"{self._patience.away_s:g} s. Start it, or use `launch`."
-                    )
-                time.sleep(1.0)
-        return new
 
     # ---- bringing the weights ----------------------------------------------------------------------------------------
 
@@ -264,12 +241,12 @@ class VLLM(Sampler):
         name = f"{SERVED_NAME}-{label}"
         fault = self._told(lambda: self._wake("weights"))
         if fault is None and brings_weights:
-            fault = self._told(lambda: self._update(self._servers, label, self._pause))
+            fault = self._told(lambda: self._update(self._fleet.servers, label, self._pause))
             if fault is None:
                 engine.weights.note_weights(label)
         if fault is None and self._uses_adapters and (brings_weights or is_due):
             self._adapters.write(self.policy, name)
-            fault = self._told(lambda: self._adapters.load(self._servers, name))
+            fault = self._told(lambda: self._adapters.load(self._fleet.servers, name))
             if fault is None:
                 engine.weights.note_adapter(name)
         if fault is None:
@@ -293,7 +270,7 @@ class VLLM(Sampler):
         update(servers, self._transfer, tensors, label, mode)
 
     def _wake(self, tag: str) -> None:
-        for server in self._servers if self._sleeps else ():
+        for server in self._fleet.servers if self._sleeps else ():
             server.post("/wake_up", tags=tag)
 
     # ---- faults ------------------------------------------------------------------------------------------------------
@@ -308,13 +285,13 @@ class VLLM(Sampler):
             server.post("/init_weight_transfer_engine", {"init_info": {}})
             update_again(server, self._transfer, engine.weights.label)
         elif not self.policy.is_sharded and not (self._transfer.is_of_all and is_one_of_several()):
-            self._transfer.open(self._servers)
-            self._update(self._servers, engine.weights.label, "abort")
+            self._transfer.open(self._fleet.servers)
+            self._update(self._fleet.servers, engine.weights.label, "abort")
         else:
-            if len(self._servers) == 1:  # else the others take its turns until `refresh`
+            if len(self._fleet.servers) == 1:  # else the others take its turns until `refresh`
                 raise EngineError(
                     "The engine ended, and only all processes together can bring it the weights. Continue from the "
-                    f"last checkpoint; with transfer: files the run would have continued.{self._logs()}"
+                    f"last checkpoint; with transfer: files the run would have continued. {self._fleet.last_words()}"
                 )
             return
         if engine.weights.adapter is not None:
@@ -336,9 +313,6 @@ class VLLM(Sampler):
     def _complaints(self) -> Path:
         return Path(self._launch.folder if self._launch is not None else "") / "complaints"
 
-    def _logs(self) -> str:
-        return "" if self._fleet is None else f" {self._fleet.last_words()}"
-
     def _on_first(self, work: Callable[[], _Result]) -> _Result:
         """Work of the first process; all get its result, or raise its error."""
         result: Any = None
@@ -352,32 +326,6 @@ class VLLM(Sampler):
         if fault is not None:
             raise fault
         return result  # type: ignore[no-any-return]
-
-
-class _Speaker:
-    """What the rollout asks."""
-
-    def __init__(self, policy: Policy, engine: Engine) -> None:
-        self.conversation = policy.conversation
-        self._policy = policy
-        self._engine = engine
-
-    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> EngineSession:
-        """Start sampling; raises `ConfigError` for a temperature that vLLM refuses."""
-        if sampling.temperature > MAX_TEMPERATURE:
-            raise ConfigError(
-                f"rollout.temperature: expected at most {MAX_TEMPERATURE:g}, which is vLLM's limit, got "
-                f"{sampling.temperature:g}."
-            )
-        return EngineSession(
-            self._engine,
-            sampling,
-            image_id=int(self._policy.core.config.image_token_id),
-            end_id=self.conversation.end_of_turn_id,
-            banned=self._policy.is_banned_V.nonzero().flatten().tolist(),
-            max_context_tokens=self.conversation.max_context_tokens,
-            on_tokens=on_tokens,
-        )
 
 
 def _of_first(value: _Result) -> _Result:

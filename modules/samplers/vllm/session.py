@@ -6,90 +6,17 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx2
-
-from cv_lightning.errors import EngineError
+from cv_lightning.errors import ConfigError, EngineError
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence, ViewedImage
-from modules.samplers.vllm.images import EncodedImages
-from modules.samplers.vllm.server import words_of
-from modules.samplers.vllm.weight_log import WeightLog
-from modules.samplers.vllm.wire import Aborted, BrokenReply, bias, collapsed, read_reply, sampling_parameters
-
-GENERATE = "/inference/v1/generate"
-#: Words of a server that was asked about an image it has forgotten.
-_FORGOTTEN = "data is not provided"
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long an engine may be wrong or away.
-
-    Attributes:
-        turn_s: Longest time for one turn, its wait in the queue included; then the engine counts as hung.
-        away_s: Longest time in which it is unreachable, paused or has other weights, such as while it is restarted.
-        attempts: Requests of one turn that may fail with an error or a broken reply.
-    """
-
-    turn_s: float = 600.0
-    away_s: float = 900.0
-    attempts: int = 4
-
-
-@dataclass
-class Place:
-    """A server as its clients see it.
-
-    Attributes:
-        url: Its address.
-        known: Names of the images that it has.
-        n_conversations: Conversations that were sent to it.
-    """
-
-    url: str
-    known: set[str] = field(default_factory=set)
-    n_conversations: int = 0
-
-
-@dataclass
-class Engine:
-    """What the sessions of one process share.
-
-    Attributes:
-        places: The servers.
-        weights: Which weights they have.
-        images: The images that they get.
-        patience: How long they may be wrong or away.
-        complain: Called with the place that did not answer in time.
-        fault: Why no server will come back; None while there is hope.
-    """
-
-    places: list[Place]
-    weights: WeightLog
-    images: EncodedImages
-    patience: Patience
-    complain: Callable[[Place], None] = lambda place: None
-    fault: EngineError | None = None
-
-
-class _Away(Exception):
-    """The server cannot answer now; waiting or another server may help."""
-
-
-class _Hung(_Away):
-    """The server did not answer in time."""
-
-
-class _Failed(Exception):
-    """The server answered with an error."""
-
-
-class _Forgotten(Exception):
-    """The server no longer has an image."""
+from modules.policy.policy import Policy
+from modules.samplers.vllm.client import Away, Client, Failed, Forgotten, Hung, Reader
+from modules.samplers.vllm.engine import Engine, Place
+from modules.samplers.vllm.wire import MAX_TEMPERATURE, BrokenReply, bias, collapsed, sampling_parameters
 
 
 @dataclass(frozen=True)
@@ -99,6 +26,7 @@ class _Turn:
     ids: list[int]
     images: list[ViewedImage]
     parameters: dict[str, Any]
+    reader: Reader | None = None
 
 
 @dataclass
@@ -121,7 +49,7 @@ class EngineSession:
         sampling: How tokens are drawn.
         image_id: The placeholder of images.
         end_id: The token that ends a turn.
-        on_tokens: Reads along, and may end a turn before its end; a turn is shown when all of it is there.
+        on_tokens: Reads along while turns are sampled, and may cut a turn.
         banned: Tokens that are never drawn.
         max_context_tokens: Longest conversation.
     """
@@ -146,7 +74,7 @@ class EngineSession:
         self._place_of_prompt: dict[tuple[int, ...], int] = {}
         self._sharers: dict[tuple[int, ...], int] = {}
         self._introduced: dict[tuple[int, ...], asyncio.Task[None]] = {}
-        self._client: httpx2.AsyncClient | None = None
+        self._client: Client | None = None
 
     async def sample(self, context: TokenSequence) -> Completion:
         """Sample one turn.
@@ -160,25 +88,15 @@ class EngineSession:
         conversation = await self._begin(context)
         seed = _seed(self._sampling.seed, conversation.number, conversation.n_turns)
         conversation.n_turns += 1
-        turn = self._turn(context, n_left, seed)
-        return self._read_along(await self._ask(turn, conversation))
-
-    def _read_along(self, completion: Completion) -> Completion:
-        """Show a turn to whoever reads along, who may cut it."""
-        if self._on_tokens is None:
-            return completion
-        for n, token in enumerate(completion.ids, start=1):
-            if not self._on_tokens([token]) and n < len(completion.ids):
-                versions = completion.versions
-                return Completion(completion.ids[:n], completion.logprobs[:n], False, versions and versions[:n])
-        return completion
+        reader = None if self._on_tokens is None else Reader(self._on_tokens, self._end_id)
+        return await self._ask(replace(self._turn(context, n_left, seed), reader=reader), conversation)
 
     async def close(self) -> None:
         """Give up what was asked, and close the connections."""
         for task in self._introduced.values():
             task.cancel()
         if self._client is not None:
-            await self._client.aclose()
+            await self._client.close()
             self._client = None
 
     # ---- where a conversation is ---------------------------------------------------------------------------------
@@ -224,16 +142,17 @@ class EngineSession:
             place = self._engine.places[conversation.place]
             try:
                 return await self._request(turn, place)
-            except _Forgotten:
+            except Forgotten:
                 place.known -= {self._engine.images.name(viewed) for viewed in turn.images}
                 continue
-            except _Away as error:
-                if isinstance(error, _Hung):
+            except Away as error:
+                if isinstance(error, Hung):
                     self._engine.complain(place)
+                    n_failed += 1
                     deadline = max(deadline, time.monotonic() + patience.away_s / 2)  # hanging took its time already
                 last = str(error)
                 conversation.place = (conversation.place + 1) % len(self._engine.places)
-            except (_Failed, BrokenReply) as error:
+            except (Failed, BrokenReply) as error:
                 n_failed, last = n_failed + 1, str(error)
             if self._engine.fault is not None:
                 raise self._engine.fault
@@ -255,7 +174,6 @@ class EngineSession:
             "model": asked.model,
             "token_ids": collapsed(turn.ids, self._image_id, len(turn.images)),
             "sampling_params": turn.parameters,
-            "return_token_ids": True,
         }
         if names:
             body["content_parts"] = [
@@ -263,44 +181,42 @@ class EngineSession:
                 | ({} if name in place.known else {"url": await self._engine.images.url(viewed)})
                 for name, viewed in zip(names, turn.images, strict=True)
             ]
-        try:
-            reply = read_reply(await self._post(place, body), turn.ids)
-        except Aborted as error:
-            raise _Away(str(error)) from error
+        if self._client is None:
+            self._client = Client(self._engine.patience.turn_s)
+        reply = await self._client.generate(place.url, body, turn.ids, turn.reader)
+        place.known.update(names)
+        if reply.weights is None:
+            return Completion(reply.ids, reply.logprobs, reply.is_finished)
         versions = self._engine.weights.versions(reply, asked)
         if versions is None:
-            raise _Away(f"expected weights {asked.label!r}, got {sorted({label for label, _, _ in reply.weights})}")
-        place.known.update(names)
+            raise Away(f"expected weights {asked.label!r}, got {sorted({label for label, _, _ in reply.weights})}")
         return Completion(reply.ids, reply.logprobs, reply.is_finished, versions)
 
-    async def _post(self, place: Place, body: dict[str, Any]) -> bytes:
-        """Send a request; faults of the way and of the server become ours."""
-        if self._client is None:
-            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-            self._client = httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False)
-        try:
-            async with asyncio.timeout(self._engine.patience.turn_s):
-                response = await self._client.post(place.url + GENERATE, json=body)
-        except TimeoutError:
-            raise _Hung(f"no reply within {self._engine.patience.turn_s:g} s") from None
-        except httpx2.TransportError as error:
-            raise _Away(f"cannot be reached ({type(error).__name__}: {error})") from error
-        if response.status_code == 200:
-            return response.content
-        said = f"HTTP {response.status_code}: {words_of(response.content)}"
-        if response.status_code == 400 and _FORGOTTEN in said:
-            raise _Forgotten
-        if response.status_code in (404, 502, 503):  # 404: it was restarted and has not got the adapter yet
-            raise _Away(said)
-        if response.status_code >= 500:
-            raise _Failed(said)
-        raise EngineError(f"{place.url}: {said}. The engine refuses the request itself; {_remedy(said)}")
 
+class Speaker:
+    """What a rollout asks: the conversation is the policy's, the tokens are the engine's."""
 
-def _remedy(said: str) -> str:
-    if "max_model_len" in said or "maximum" in said or "longer than" in said:
-        return "start it with --max-model-len of at least policy.max_context_tokens."
-    return "compare its options with those in docs/engines.md."
+    def __init__(self, policy: Policy, engine: Engine) -> None:
+        self.conversation = policy.conversation
+        self._policy = policy
+        self._engine = engine
+
+    def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> EngineSession:
+        """Start sampling; raises `ConfigError` for a temperature that vLLM refuses."""
+        if sampling.temperature > MAX_TEMPERATURE:
+            raise ConfigError(
+                f"rollout.temperature: expected at most {MAX_TEMPERATURE:g}, which is vLLM's limit, got "
+                f"{sampling.temperature:g}."
+            )
+        return EngineSession(
+            self._engine,
+            sampling,
+            image_id=int(self._policy.core.config.image_token_id),
+            end_id=self.conversation.end_of_turn_id,
+            banned=self._policy.is_banned_V.nonzero().flatten().tolist(),
+            max_context_tokens=self.conversation.max_context_tokens,
+            on_tokens=on_tokens,
+        )
 
 
 def _seed(seed: int, conversation: int, turn: int) -> int:

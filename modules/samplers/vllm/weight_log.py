@@ -73,10 +73,11 @@ class WeightLog:
 
         Weights that came while the reply was written are accepted, those before the request are not.
         """
+        spans = reply.weights or ()
         if asked.model != self.model:
-            is_same = bool(reply.weights) and all(label == asked.label for label, _, _ in reply.weights)
+            is_same = bool(spans) and all(label == asked.label for label, _, _ in spans)
             return [asked.number] * len(reply.ids) if is_same else None
         versions = [0] * len(reply.ids)
-        for label, start, end in reply.weights:
+        for label, start, end in spans:
             versions[start:end] = [self._numbers.get(label, 0)] * (end - start)
         return versions if all(version >= asked.number for version in versions) else None

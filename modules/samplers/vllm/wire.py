@@ -31,15 +31,14 @@ class EngineReply:
         ids: What was sampled.
         logprobs: Of each token, in the distribution that it was drawn from.
         is_finished: Whether the turn ended by itself.
-        weights: (label, start, end): the label of the weights that sampled tokens `start` to `end`.
-        cached_tokens: Tokens of the prompt that the prefix cache held.
+        weights: (label, start, end): the label of the weights that sampled tokens `start` to `end`. None if the turn
+            was cut, because the engine says it at the end.
     """
 
     ids: list[int]
     logprobs: list[float]
     is_finished: bool
-    weights: tuple[tuple[str, int, int], ...]
-    cached_tokens: int = 0
+    weights: tuple[tuple[str, int, int], ...] | None
 
 
 def collapsed(ids: Sequence[int], image_id: int, n_images: int) -> list[int]:
@@ -100,25 +99,87 @@ def read_reply(content: bytes, expected_ids: Sequence[int]) -> EngineReply:
         Aborted: The engine gave up the turn.
         EngineError: The engine read another prompt, and would again.
     """
+    return _read(_object(content), expected_ids)
+
+
+class StreamedReply:
+    """A reply whose tokens come while they are sampled.
+
+    Args:
+        expected_ids: The ids of the prompt, placeholders expanded.
+    """
+
+    def __init__(self, expected_ids: Sequence[int]) -> None:
+        self._expected_ids = expected_ids
+        self._content: list[Any] = []
+        self._choice: dict[str, Any] = {"token_ids": [], "logprobs": {"content": self._content}}
+        self._answer: dict[str, Any] = {"choices": [self._choice], "prompt_token_ids": None}
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens so far."""
+        return [*self._choice["token_ids"]]
+
+    def add(self, line: str) -> bool:
+        """Take a line of the response; returns whether it has tokens. Raises what `read_reply` raises."""
+        data = line.removeprefix("data:").strip()
+        if data in ("", "[DONE]"):
+            return False
+        chunk = _object(data.encode())
+        try:
+            if chunk.get("prompt_token_ids") is not None:
+                self._answer["prompt_token_ids"] = chunk["prompt_token_ids"]
+                _check_prompt(chunk["prompt_token_ids"], self._expected_ids)
+            (choice,) = chunk["choices"]
+            self._choice["token_ids"] += choice["token_ids"]
+            self._content += (choice["logprobs"] or {"content": ()})["content"]
+            self._choice |= {key: choice[key] for key in ("finish_reason", "weight_versions")}
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise _broken(error, chunk) from error
+        return bool(choice["token_ids"])
+
+    def whole(self) -> EngineReply:
+        """The reply, once the response has ended. Raises what `read_reply` raises."""
+        return _read(self._answer, self._expected_ids)
+
+    def cut(self, n: int, end_id: int) -> EngineReply:
+        """Only the first `n` tokens."""
+        ids = self.ids[:n]
+        return EngineReply(ids, [float(entry["logprob"]) for entry in self._content[:n]], end_id in ids, None)
+
+
+def _object(content: bytes) -> dict[str, Any]:
     try:
-        answer = read_object(content)
+        return read_object(content)
+    except ValueError as error:
+        raise _broken(error, content.decode("utf-8", "replace")) from error
+
+
+def _broken(error: Exception, content: Any) -> BrokenReply:
+    excerpt = " ".join(str(content)[:200].split())
+    return BrokenReply(f"the reply is not what was asked for ({error!r}): {excerpt}")
+
+
+def _read(answer: dict[str, Any], expected_ids: Sequence[int]) -> EngineReply:
+    try:
         (choice,) = answer["choices"]
         ids = [int(token) for token in choice["token_ids"]]
         logprobs = [float(entry["logprob"]) for entry in choice["logprobs"]["content"]]
         prompt, reason = answer["prompt_token_ids"], choice["finish_reason"]
         weights = tuple((str(s["version"]), int(s["start"]), int(s["end"])) for s in choice["weight_versions"] or ())
-        details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
-        cached = int(details.get("cached_tokens") or 0)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        excerpt = " ".join(content[:200].decode("utf-8", "replace").split())
-        raise BrokenReply(f"the reply is not what was asked for ({error!r}): {excerpt}") from error
+        raise _broken(error, answer) from error
     if reason == "abort":
         raise Aborted("the engine gave up the turn")
-    if prompt != list(expected_ids):
-        raise EngineError(_other_prompt(prompt, expected_ids))
+    _check_prompt(prompt, expected_ids)
     if len(logprobs) != len(ids) or reason not in ("stop", "length"):
         raise BrokenReply(f"{len(ids)} tokens with {len(logprobs)} log-probabilities ended with {reason!r}")
-    return EngineReply(ids, logprobs, reason == "stop", weights, cached)
+    return EngineReply(ids, logprobs, reason == "stop", weights)
+
+
+def _check_prompt(prompt: Any, expected_ids: Sequence[int]) -> None:
+    if prompt != list(expected_ids):
+        raise EngineError(_other_prompt(prompt, expected_ids))
 
 
 def _other_prompt(actual: Any, expected: Sequence[int]) -> str:

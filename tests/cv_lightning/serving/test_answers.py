@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cv_lightning.conversation import Conversation
 from cv_lightning.rollout import Sampling
-from cv_lightning.serving.policy_backend import Batching, cut_at, unstopped
+from cv_lightning.serving.policy_backend import Batching
+from cv_lightning.serving.replies import cut_at, unstopped
 from cv_lightning.types import TokenSequence
 from tests.cv_lightning.scripted import a_conversation
 from tests.cv_lightning.serving.spoken import Spoken, serving

@@ -22,7 +22,7 @@ from PIL import Image
 
 from cv_lightning.conversation import format_call
 from cv_lightning.rollout import Completion
-from cv_lightning.serving.policy_backend import ReplySoFar, WantedReply
+from cv_lightning.serving.replies import ReplySoFar, WantedReply
 from cv_lightning.serving.request import BadRequest, ChatRequest, read_request
 from cv_lightning.serving.server import ChatServer
 from cv_lightning.serving.web_server import ServerLimits

@@ -17,7 +17,7 @@ from PIL import Image
 from cv_lightning.conversation import Conversation, format_answer, format_call
 from cv_lightning.driver import roll_out
 from cv_lightning.rollout import Sampling
-from cv_lightning.serving.policy_backend import QueuedReply
+from cv_lightning.serving.replies import QueuedReply
 from cv_lightning.serving.tool_loop import ToolLoop
 from cv_lightning.types import Sample, TokenSequence, ToolCall
 from sandbox import ToolExecutor

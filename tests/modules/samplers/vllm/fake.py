@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -63,6 +64,8 @@ class FakeServer:
         self.n_running = 0
         self.most_running = 0
         self.hang_s = 60.0
+        self.token_s = 0.0  # between the tokens of a stream
+        self.n_streamed = 0
         self.orders: Path | None = None  # a file `kill_ROUTE` in it kills this process when the route is asked for
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -231,7 +234,30 @@ class FakeServer:
         choice["weight_versions"] = [{"version": version, "start": 0, "end": len(ids)}]
         reply["prompt_token_ids"] = prompt[:-1] if fault == "other_prompt" else prompt
         reply["model"] = body["model"]
+        if body.get("stream"):
+            return self._chunks(reply, fault)
         return reply if fault != "half" else json.dumps(reply)[: len(json.dumps(reply)) // 2].encode()
+
+    def _chunks(self, reply: Any, fault: str) -> Iterator[bytes]:
+        """The reply token by token, each with the time that it takes; the last chunk says how it ended."""
+        recorded = json.loads(json.dumps(RECORDED["POST /inference/v1/generate, streamed"]))
+        (choice,) = reply["choices"]
+        for n, token in enumerate(choice["token_ids"], start=1):
+            is_last = n == len(choice["token_ids"])
+            chunk = recorded[0 if n == 1 else -1 if is_last else 1]
+            (of_chunk,) = chunk["choices"]
+            of_chunk["token_ids"] = [token]
+            of_chunk["logprobs"]["content"] = choice["logprobs"]["content"][n - 1 : n]
+            if n == 1:
+                chunk["prompt_token_ids"] = reply["prompt_token_ids"]
+            if is_last:
+                of_chunk |= {key: choice[key] for key in ("finish_reason", "stop_reason", "weight_versions")}
+            if fault == "half" and n > len(choice["token_ids"]) // 2:
+                return
+            yield f"data: {json.dumps(chunk)}\n\n".encode()
+            self.n_streamed += 1
+            self._ended.wait(self.token_s)
+        yield b"data: [DONE]\n\n"
 
 
 def sampled(parameters: dict[str, Any], prompt: list[int]) -> list[int]:
@@ -270,6 +296,9 @@ class _Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.connection.shutdown(socket.SHUT_RDWR)
             return
+        if isinstance(body, Iterator):
+            self._stream(body)
+            return
         is_text = body is None or isinstance(body, str)
         data = body if isinstance(body, bytes) else ((body or "") if is_text else json.dumps(body)).encode()
         self.send_response(status)
@@ -277,6 +306,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _stream(self, pieces: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in pieces:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Be quiet."""

@@ -11,8 +11,9 @@ from typing import Any
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import Sample, TokenSequence, ViewedImage
 from modules.policy.policy import Policy
+from modules.samplers.vllm.engine import Engine, Patience, Place
 from modules.samplers.vllm.images import EncodedImages
-from modules.samplers.vllm.session import Engine, EngineSession, Patience, Place
+from modules.samplers.vllm.session import EngineSession
 from modules.samplers.vllm.weight_log import WeightLog
 from tests.modules.helpers import noise
 from tests.modules.samplers.vllm import fake

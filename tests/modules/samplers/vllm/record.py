@@ -55,6 +55,9 @@ def asked(policy: Policy, sampler: VLLM, url: str) -> dict[str, Any]:
         response = httpx2.request(method, url + path, json=body, params=query, timeout=120)
         is_json = "json" in response.headers.get("content-type", "")
         content = response.json() if is_json else response.text or None
+        if "event-stream" in response.headers.get("content-type", ""):
+            data = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+            content = [json.loads(each) for each in data if each != "[DONE]"]
         said[key or f"{method} {path}"] = content
         return content
 
@@ -94,6 +97,7 @@ def asked(policy: Policy, sampler: VLLM, url: str) -> dict[str, Any]:
     ask("POST", "/inference/v1/generate", body | long, "400 too long")
     plain = {"token_ids": context.ids[:5] + context.ids[-5:], "content_parts": []}
     ask("POST", "/inference/v1/generate", body | plain)
+    ask("POST", "/inference/v1/generate", body | plain | {"stream": True}, "POST /inference/v1/generate, streamed")
     (core,) = _engine_cores(sampler)
     os.kill(core, signal.SIGKILL)
     ask("POST", "/inference/v1/generate", body | plain, "500")

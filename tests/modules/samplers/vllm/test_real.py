@@ -5,10 +5,10 @@ One server of each family serves all of its tests but the kills. `VLLM_ENV` name
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,25 +19,34 @@ from typing import Any
 import httpx2
 import pytest
 import torch
+from lightning import Trainer
 
-from cv_lightning.rollout import Sampling
+from cv_lightning.data.worlds.plates import PlateWorld
+from cv_lightning.evaluation.questions import RobustnessDataModule
+from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence
+from modules.evaluate import LocalSolver, RobustnessTest
 from modules.policy.policy import Policy
+from modules.rollouts import RolloutConfig
+from modules.samplers.vllm.client import Client
+from modules.samplers.vllm.engine import Patience
 from modules.samplers.vllm.fleet import Fleet
 from modules.samplers.vllm.launch import Needs, make_processes
 from modules.samplers.vllm.sampler import VLLM
-from modules.samplers.vllm.session import Patience
 from modules.samplers.vllm.weights import Part, write_model
+from modules.samplers.vllm.wire import EngineReply
 from tests.modules.samplers.vllm.fake import RECORDED
 from tests.modules.samplers.vllm.helpers import contexts_of, converse
 from tests.modules.samplers.vllm.real import LORA, a_policy, environment, launch_of
 from tests.modules.samplers.vllm.record import descendants
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.test_launch import pids_of, server_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 #: Largest difference of a log-probability, in nats.
 CLOSE = 1e-4
+#: Of `conversations`.
+N_CONVERSATIONS = 6
 PATIENCE = Patience(turn_s=300.0, away_s=1200.0)
 
 
@@ -70,7 +79,9 @@ def sampling_from(url: str, policy: Policy, **settings: Any) -> Iterator[VLLM]:
         sampler.close()
 
 
-def conversations(sampler: VLLM, policy: Policy, temperature: float = 1.0, each: int = 3) -> list[TokenSequence]:
+def conversations(
+    sampler: VLLM, policy: Policy, temperature: float = 1.0, each: int = N_CONVERSATIONS // 2
+) -> list[TokenSequence]:
     """Three turns of each conversation, with one to four images."""
     contexts = contexts_of(policy, each)
     with sampler.speaking() as speaker:
@@ -126,6 +137,47 @@ def test_greedy_turns_are_those_of_the_policy(served: tuple[str, str], tmp_path:
     assert spoken.ids[len(context) :][: len(completion.ids)] == completion.ids
 
 
+def test_answers_of_an_evaluation_are_those_without_an_engine(served: tuple[str, str], tmp_path: Path) -> None:
+    family, url = served
+    policy = a_policy(family)
+    answers = []
+    for sampler in (None, VLLM([url], patience=PATIENCE, folder=str(tmp_path))):
+        solver = LocalSolver(policy, RolloutConfig(max_turns=2, max_new_tokens=16, lane="pillow"), sampler=sampler)
+        folder = tmp_path / ("engine" if sampler else "local")
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, default_root_dir=folder)
+        world = PlateWorld(width=84, height=84)
+        orientations = ["upright", "rot180"]
+        data = RobustnessDataModule(source=world, n_questions=8, batch_size=16, orientations=orientations)
+        trainer.test(RobustnessTest(solver), datamodule=data)
+        records = [json.loads(line) for line in (folder / "answers_0.jsonl").read_text("utf-8").splitlines()]
+        answers.append({record["key"]: record["turns"] for record in records})
+    assert len(answers[0]) == 16
+    assert len({*map(str, answers[0].values())}) > 4, "else nothing is proven"
+    assert answers[1] == answers[0]
+
+
+def test_a_reader_follows_a_turn_and_cuts_it(served: tuple[str, str], tmp_path: Path) -> None:
+    family, url = served
+    policy = a_policy(family)
+    with sampling_from(url, policy, folder=str(tmp_path)) as sampler:
+        sampler.refresh()
+        seen: list[int | None] = []
+
+        def said(on_tokens: OnTokens | None) -> Completion:
+            with sampler.speaking() as speaker:
+                session: Any = speaker.open_session(Sampling(1.0, 40, seed=7), on_tokens)
+            ((completion,),) = converse(session, policy, contexts_of(policy, each=1)[:1], n_turns=1)
+            return completion
+
+        whole = said(None)
+        assert said(lambda row: seen.extend(row) is None) == whole
+        assert seen == whole.ids
+        seen.clear()
+        cut = said(lambda row: seen.extend(row) is None and len(seen) < 3)
+        assert seen == cut.ids == whole.ids[:3]
+        assert (cut.logprobs, cut.is_finished, cut.versions) == (pytest.approx(whole.logprobs[:3]), False, None)
+
+
 def test_the_recorded_replies_are_still_the_servers(served: tuple[str, str]) -> None:
     _, url = served
     model = httpx2.get(url + "/v1/models").json()["data"][0]  # adapters follow
@@ -133,6 +185,11 @@ def test_the_recorded_replies_are_still_the_servers(served: tuple[str, str]) -> 
     body = {"model": "policy", "token_ids": [5, 6, 7], "return_token_ids": True}
     body["sampling_params"] = {"max_tokens": 2, "logprobs": 0, "seed": 1, "detokenize": False}
     reply = httpx2.post(url + "/inference/v1/generate", json=body, timeout=300).json()
+    with httpx2.stream("POST", url + "/inference/v1/generate", json=body | {"stream": True}, timeout=300) as streamed:
+        chunks = [json.loads(line.removeprefix("data: ")) for line in streamed.iter_lines() if line[:7] == "data: {"]
+    for number, chunk in enumerate(RECORDED["POST /inference/v1/generate, streamed"][::2]):
+        assert chunk.keys() == chunks[-number].keys()
+        assert chunk["choices"][0].keys() == chunks[-number]["choices"][0].keys()
     recorded = RECORDED["POST /inference/v1/generate"]
     assert recorded.keys() == reply.keys()
     assert recorded["choices"][0].keys() == reply["choices"][0].keys()
@@ -148,25 +205,27 @@ def _routes(url: str) -> dict[str, Any]:
     return routes
 
 
-def test_an_engine_that_is_killed_during_rollout_and_update_and_between(tmp_path: Path) -> None:
-    policy = a_policy("qwen2_5_vl")
-    launch = replace(launch_of(environment(), tmp_path / "engine"), start_s=1500.0)
+def test_an_engine_that_is_killed_during_rollout_and_update_and_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, folder = a_policy("qwen2_5_vl"), tmp_path / "engine"
+    launch = replace(launch_of(environment(), folder), start_s=1500.0)
     sampler = VLLM(launch=launch, patience=PATIENCE, folder=str(tmp_path))
     sampler.attach(policy)
     try:
         sampler.refresh()
         before = conversations(sampler, policy)
-        with killed_soon("EngineCore"), pytest.warns(UserWarning, match="is started again"):
+        with killed_in_a_turn(folder, monkeypatch), pytest.warns(UserWarning, match="is started again"):
             during = conversations(sampler, policy)
         assert [context.ids for context in during] == [context.ids for context in before]  # each turn once
         assert gap(policy, during) < CLOSE
         change(policy)
-        kill("EngineCore")
+        kill(folder, "EngineCore")
         with pytest.warns(UserWarning, match="is started again"):
             sampler.refresh()
         assert gap(policy, conversations(sampler, policy)) < CLOSE
         change(policy)
-        with killed_in_the_next_update(sampler), pytest.warns(UserWarning, match="is started again"):
+        with killed_in_the_next_update(folder, sampler), pytest.warns(UserWarning, match="is started again"):
             sampler.refresh()
         assert gap(policy, conversations(sampler, policy)) < CLOSE
         assert sampler.version == 3
@@ -175,32 +234,43 @@ def test_an_engine_that_is_killed_during_rollout_and_update_and_between(tmp_path
     assert not pids_of(tmp_path)
 
 
-def kill(name: str) -> None:
-    """End a process of the engine as the kernel does that is out of memory."""
-    for pid in descendants(os.getpid()):
-        words = Path(f"/proc/{pid}/cmdline").read_text("utf-8")
-        if name in words and "guardian" not in words:
-            os.kill(pid, signal.SIGKILL)
-            return
-    raise AssertionError(f"no process {name}")
+def kill(folder: Path, name: str = "") -> None:
+    """End the server of a folder, or its process of this name, as the kernel does that is out of memory."""
+    pid = server_of(folder)
+    if name:
+        (pid,) = [each for each in descendants(pid) if name in Path(f"/proc/{each}/cmdline").read_text("utf-8")]
+    os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
-def killed_soon(name: str) -> Iterator[None]:
-    timer = threading.Timer(0.5, kill, [name])
-    timer.start()
-    yield
-    timer.join()
+def killed_in_a_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the engine when second turns begin, while other conversations are sampled."""
+    generate, n_asked = Client.generate, 0
+
+    async def watched(self: Client, url: str, body: dict[str, Any], *arguments: Any) -> EngineReply:
+        nonlocal n_asked
+        n_asked += body["sampling_params"]["max_tokens"] > 1
+        asked = asyncio.ensure_future(generate(self, url, body, *arguments))
+        if n_asked == N_CONVERSATIONS + 1:
+            await asyncio.sleep(0.002)
+            kill(folder, "EngineCore")
+            n_asked += 1
+        return await asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "generate", watched)
+        yield
+    assert n_asked > N_CONVERSATIONS + 1
 
 
 @contextmanager
-def killed_in_the_next_update(sampler: VLLM) -> Iterator[None]:
+def killed_in_the_next_update(folder: Path, sampler: VLLM) -> Iterator[None]:
     """End the server when it has been told that weights come and the first of them are about to be sent."""
     send = sampler._transfer.send
 
     def once(part: Part) -> None:
         sampler._transfer.send = send  # type: ignore[method-assign]
-        kill("bin/vllm")
+        kill(folder)
         send(part)
 
     sampler._transfer.send = once  # type: ignore[method-assign]

@@ -18,9 +18,9 @@ from cv_lightning.rollout import Sampling
 from modules.grpo import GRPOModule
 from modules.policy.policy import Policy
 from modules.rollouts import RolloutConfig
+from modules.samplers.vllm.engine import Patience
 from modules.samplers.vllm.launch import Launch
 from modules.samplers.vllm.sampler import VLLM
-from modules.samplers.vllm.session import Patience
 from tests.modules.helpers import LORA, small_policy, train
 from tests.modules.samplers.vllm.fake import FakeServer
 from tests.modules.samplers.vllm.helpers import fake_environment

@@ -14,8 +14,9 @@ import pytest
 from cv_lightning.errors import EngineError
 from cv_lightning.rollout import Completion
 from modules.policy.policy import Policy
-from modules.samplers.vllm.session import Place
+from modules.samplers.vllm.engine import Place
 from tests.modules.helpers import small_policy
+from tests.modules.samplers.vllm import fake
 from tests.modules.samplers.vllm.fake import FAULTS, FakeServer, sampled
 from tests.modules.samplers.vllm.helpers import SHORT, contexts_of, converse, engine_of, session_of
 
@@ -31,14 +32,14 @@ def policy() -> Policy:
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    with FakeServer() as fake:
-        yield fake
+    with FakeServer() as served:
+        yield served
 
 
 @cache
 def unbroken() -> list[list[Completion]]:
-    with FakeServer() as fake:
-        return converse(session_of(engine_of(policy(), fake), policy()), policy(), contexts_of(policy()))
+    with FakeServer() as server:
+        return converse(session_of(engine_of(policy(), server), policy()), policy(), contexts_of(policy()))
 
 
 def test_turns_are_what_the_server_sampled(server: FakeServer) -> None:
@@ -57,11 +58,11 @@ def test_turns_are_what_the_server_sampled(server: FakeServer) -> None:
 
 
 def test_a_seed_gives_the_same_turns_again() -> None:
-    with FakeServer() as fake:
-        again = converse(session_of(engine_of(policy(), fake), policy()), policy(), contexts_of(policy()))
+    with FakeServer() as server:
+        again = converse(session_of(engine_of(policy(), server), policy()), policy(), contexts_of(policy()))
     assert again == unbroken()
-    with FakeServer() as fake:
-        other = converse(session_of(engine_of(policy(), fake), policy(), seed=4), policy(), contexts_of(policy()))
+    with FakeServer() as server:
+        other = converse(session_of(engine_of(policy(), server), policy(), seed=4), policy(), contexts_of(policy()))
     assert other != unbroken()
 
 
@@ -116,8 +117,8 @@ def test_failures_are_repeated_so_often_and_no_more(server: FakeServer) -> None:
 
 
 def test_a_server_that_stays_away_is_waited_for_so_long_and_no_longer() -> None:
-    with FakeServer() as fake:
-        engine = engine_of(policy(), fake)
+    with FakeServer() as server:
+        engine = engine_of(policy(), server)
     engine.patience = replace(SHORT, away_s=0.4)
     with pytest.raises(EngineError, match=r"cannot be reached .* for 0.4 s"):
         converse(session_of(engine, policy()), policy(), contexts_of(policy())[:1])
@@ -136,6 +137,14 @@ def test_a_hung_server_is_complained_about(server: FakeServer) -> None:
     server.faults.append("hangs")
     converse(session_of(engine, policy()), policy(), contexts_of(policy())[:1])
     assert [place.url for place in complaints] == [server.url]
+
+
+def test_a_server_that_always_hangs_is_given_up(server: FakeServer) -> None:
+    server.faults.extend(["hangs"] * 50)
+    engine = engine_of(policy(), server, patience=replace(SHORT, turn_s=0.05))
+    with pytest.raises(EngineError, match=r"no reply within 0.05 s \(3 attempts\)"):
+        converse(session_of(engine, policy()), policy(), contexts_of(policy(), each=1)[:1])
+    assert len(server.requests) == 3
 
 
 def test_an_engine_that_was_given_up_is_not_waited_for(server: FakeServer) -> None:
@@ -177,18 +186,46 @@ def test_no_room_for_a_turn_is_an_empty_one(server: FakeServer) -> None:
     assert not server.requests
 
 
+class Seen(list[int]):
+    """Reads along, and cuts the turn after `n` tokens."""
+
+    def __init__(self, n: int = 1000) -> None:
+        super().__init__()
+        self.n = n
+
+    def __call__(self, row: Sequence[int | None]) -> bool:
+        self.extend(token for token in row if token is not None)
+        return len(self) < self.n
+
+
 def test_a_reader_sees_each_token_and_may_cut_a_turn(server: FakeServer) -> None:
-    seen: list[int | None] = []
-
-    def read(row: Sequence[int | None]) -> bool:
-        seen.extend(row)
-        return len(seen) != 2
-
-    engine = engine_of(policy(), server)
+    engine, seen = engine_of(policy(), server), Seen(2)
     whole = asyncio.run(session_of(engine, policy()).sample(contexts_of(policy())[0]))
-    cut = asyncio.run(session_of(engine, policy(), read).sample(contexts_of(policy())[0]))
+    assert len(whole.ids) > 3
+    server.token_s = 0.2
+    cut = asyncio.run(session_of(engine, policy(), seen).sample(contexts_of(policy())[0]))
     assert seen == cut.ids == whole.ids[:2]
-    assert (cut.logprobs, cut.is_finished, cut.versions) == (whole.logprobs[:2], False, [1, 1])
+    assert (cut.logprobs, cut.is_finished, cut.versions) == (whole.logprobs[:2], False, None)
+    assert server.n_streamed < len(whole.ids), "the server was told to stop"
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_turn_that_breaks_off_is_shown_once(server: FakeServer, fault: str) -> None:
+    server.faults.extend([fault, fault])
+    seen = Seen()
+    said = asyncio.run(session_of(engine_of(policy(), server), policy(), seen).sample(contexts_of(policy())[0]))
+    assert said == unbroken()[0][0]
+    assert seen == said.ids
+    assert not server.faults
+
+
+def test_a_turn_that_was_shown_is_not_replaced_by_another(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.faults.append("half")
+    replies = iter([[10, 11, 12, 13], [10, 14, 15, 16]])
+    monkeypatch.setattr(fake, "sampled", lambda parameters, prompt: next(replies))
+    session = session_of(engine_of(policy(), server), policy(), Seen())
+    with pytest.raises(EngineError, match="broke off a turn that was being read"):
+        asyncio.run(session.sample(contexts_of(policy())[0]))
 
 
 def test_a_cancelled_turn_ends_at_once(server: FakeServer) -> None:

@@ -13,6 +13,7 @@ from modules.samplers.vllm.wire import (
     Aborted,
     BrokenReply,
     EngineReply,
+    StreamedReply,
     bias,
     collapsed,
     read_reply,
@@ -57,6 +58,34 @@ def test_a_recorded_reply_is_read() -> None:
     assert read.logprobs == [entry["logprob"] for entry in choice["logprobs"]["content"]]
     assert read.is_finished == (choice["finish_reason"] == "stop")
     assert read.weights == ((choice["weight_versions"][0]["version"], 0, len(read.ids)),)
+
+
+def test_recorded_chunks_are_the_reply_that_they_make() -> None:
+    chunks = RECORDED["POST /inference/v1/generate, streamed"]
+    prompt = recorded()["prompt_token_ids"]
+    reply = StreamedReply(prompt)
+    assert [reply.add(f"data: {json.dumps(chunk)}") for chunk in chunks] == [True] * 3
+    assert not reply.add("")
+    assert not reply.add("data: [DONE]")
+    read = reply.whole()
+    assert read == read_reply(json.dumps(recorded()).encode(), prompt)
+    assert reply.cut(2, read.ids[1]) == EngineReply(read.ids[:2], read.logprobs[:2], True, None)
+    with pytest.raises(EngineError, match="prompt_token_ids"):
+        StreamedReply([1]).add(json.dumps(chunks[0]))
+
+
+@pytest.mark.parametrize("n_chunks", [0, 1, 2])
+def test_a_stream_that_ends_early_is_no_reply(n_chunks: int) -> None:
+    reply = StreamedReply(recorded()["prompt_token_ids"])
+    for chunk in RECORDED["POST /inference/v1/generate, streamed"][:n_chunks]:
+        reply.add(json.dumps(chunk))
+    with pytest.raises(BrokenReply):
+        reply.whole()
+
+
+def test_an_error_in_a_stream_is_no_reply() -> None:
+    with pytest.raises(BrokenReply, match="EngineDead"):
+        StreamedReply([1]).add('data: {"error": {"message": "EngineDeadError", "code": 500}}')
 
 
 def test_a_reply_about_another_prompt_names_the_remedy() -> None:
