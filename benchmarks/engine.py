@@ -22,18 +22,16 @@ import json
 import statistics
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.rollout_barrier import draw
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.driver import roll_out
 from cv_lightning.rollout import Completion, Executor, OnTokens, Sampling, SamplingPolicy
+from cv_lightning.serving.command import speaking
 from cv_lightning.types import Group, Sample, TokenSequence
 from modules.policy.policy import Policy
-from modules.samplers.vllm.launch import Launch
-from modules.samplers.vllm.sampler import VLLM
 from sandbox import Observation, ToolExecutor, ToolRequest
 
 SLOW_S, SLOW_ONE_OF = 0.5, 8
@@ -103,20 +101,6 @@ class _Together(_Apart):
     close = None  # type: ignore[assignment]  # a session that samples batches has none
 
 
-@contextmanager
-def engine_of(policy: Policy, where: str) -> Iterator[SamplingPolicy]:
-    """Who speaks for the policy."""
-    launch = None if where.startswith("http") else Launch(where, max_sequences=128, max_images=4)
-    sampler = VLLM([] if launch else [where], launch)
-    sampler.attach(policy)
-    try:
-        sampler.refresh()
-        with sampler.speaking() as speaker:
-            yield speaker
-    finally:
-        sampler.close()
-
-
 def roll(samples: Sequence[Sample], policy: SamplingPolicy, executor: Executor, seed: int) -> tuple[float, list[Group]]:
     """The seconds of a rollout of four trajectories each, and what it gave."""
     started = time.perf_counter()
@@ -128,7 +112,7 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", required=True)
-    parser.add_argument("--engine", required=True)
+    parser.add_argument("--engine", required=True, action="append")
     parser.add_argument("--trajectories", type=int, default=128, help="a multiple of four")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/engine"), help="without its ending")
@@ -139,7 +123,7 @@ def main() -> None:
     samples = [world.sample("train", index, ("rotate_90",)) for index in range(options.trajectories // 4)]
     seconds: dict[str, list[float]] = {"engine_s": [], "local_s": []}
     n_tokens: list[int] = []
-    with ToolExecutor() as executor, engine_of(policy, options.engine) as speaker:
+    with ToolExecutor() as executor, speaking(options, policy) as speaker:
         for seed in range(options.rounds + 1):
             for name, who in (("engine_s", speaker), ("local_s", policy)):
                 took, groups = roll(samples, who, executor, seed)

@@ -168,10 +168,14 @@ class ToolExecutor:
 
         They never wait for other people's code: a thread may serve them while `execute` runs in another.
         """
-        plans = {}
+        plans: dict[int, Plan] = {}
         for index, request in enumerate(requests):
             plan = self._guarded(self._read, request)
-            if isinstance(plan, Rejected | Lifted) and request.model is None:
+            if request.model is not None:
+                continue
+            if isinstance(plan, Lifted) and self._tensors is None and self._lane_of(plan) is not self._pillow:
+                continue  # too large for this process: a tool worker's
+            if isinstance(plan, Rejected | Lifted):
                 plans[index] = plan
         done = self._served(plans, Budget(self._limits), (self._pillow,))
         return [self._cleaned(done[index]) if index in done else None for index in range(len(requests))]

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -233,6 +234,7 @@ def speaking(options: argparse.Namespace, policy: Policy) -> Iterator[SamplingPo
     elif len(options.engine) == 1:
         folder = Path("runs/engine") / time.strftime("%Y-%m-%d_%H-%M-%S")
         sampler = VLLM(launch=Launch(options.engine[0], str(folder)))
+        print(f"starting the engine (log: {folder}/server-0.log)", file=sys.stderr, flush=True)
     else:
         raise ConfigError("--engine: expected addresses that begin with http, or one folder.")
     sampler.attach(policy)

@@ -36,7 +36,7 @@ class Forgotten(Exception):
     """The server no longer has an image."""
 
 
-class Reader:
+class StreamReader:
     """Shows a turn token by token; one that is asked for again is shown from where it broke off.
 
     Args:
@@ -73,7 +73,7 @@ class Reader:
         return True
 
 
-class Client:
+class EngineClient:
     """The connections of one event loop.
 
     Args:
@@ -86,7 +86,7 @@ class Client:
         self._http = httpx2.AsyncClient(verify=_ssl_context(), timeout=None, limits=limits, trust_env=False)
 
     async def generate(
-        self, url: str, body: dict[str, Any], expected_ids: Sequence[int], reader: Reader | None = None
+        self, url: str, body: dict[str, Any], expected_ids: Sequence[int], reader: StreamReader | None = None
     ) -> EngineReply:
         """Ask for a turn.
 

@@ -14,7 +14,7 @@ from cv_lightning.errors import ConfigError, EngineError
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import TokenSequence, ViewedImage
 from modules.policy.policy import Policy
-from modules.samplers.vllm.client import Away, Client, Failed, Forgotten, Hung, Reader
+from modules.samplers.vllm.client import Away, EngineClient, Failed, Forgotten, Hung, StreamReader
 from modules.samplers.vllm.engine import Engine, Place
 from modules.samplers.vllm.wire import MAX_TEMPERATURE, BrokenReply, bias, collapsed, sampling_parameters
 
@@ -26,7 +26,7 @@ class _Turn:
     ids: list[int]
     images: list[ViewedImage]
     parameters: dict[str, Any]
-    reader: Reader | None = None
+    reader: StreamReader | None = None
 
 
 @dataclass
@@ -74,7 +74,7 @@ class EngineSession:
         self._place_of_prompt: dict[tuple[int, ...], int] = {}
         self._sharers: dict[tuple[int, ...], int] = {}
         self._introduced: dict[tuple[int, ...], asyncio.Task[None]] = {}
-        self._client: Client | None = None
+        self._client: EngineClient | None = None
 
     async def sample(self, context: TokenSequence) -> Completion:
         """Sample one turn.
@@ -88,7 +88,7 @@ class EngineSession:
         conversation = await self._begin(context)
         seed = _seed(self._sampling.seed, conversation.number, conversation.n_turns)
         conversation.n_turns += 1
-        reader = None if self._on_tokens is None else Reader(self._on_tokens, self._end_id)
+        reader = None if self._on_tokens is None else StreamReader(self._on_tokens, self._end_id)
         return await self._ask(replace(self._turn(context, n_left, seed), reader=reader), conversation)
 
     async def close(self) -> None:
@@ -182,7 +182,7 @@ class EngineSession:
                 for name, viewed in zip(names, turn.images, strict=True)
             ]
         if self._client is None:
-            self._client = Client(self._engine.patience.turn_s)
+            self._client = EngineClient(self._engine.patience.turn_s)
         reply = await self._client.generate(place.url, body, turn.ids, turn.reader)
         place.known.update(names)
         if reply.weights is None:

@@ -28,7 +28,7 @@ from cv_lightning.types import TokenSequence
 from modules.evaluate import LocalSolver, RobustnessTest
 from modules.policy.policy import Policy
 from modules.rollouts import RolloutConfig
-from modules.samplers.vllm.client import Client
+from modules.samplers.vllm.client import EngineClient
 from modules.samplers.vllm.engine import Patience
 from modules.samplers.vllm.fleet import Fleet
 from modules.samplers.vllm.launch import Needs, make_processes
@@ -245,9 +245,9 @@ def kill(folder: Path, name: str = "") -> None:
 @contextmanager
 def killed_in_a_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """End the engine when second turns begin, while other conversations are sampled."""
-    generate, n_asked = Client.generate, 0
+    generate, n_asked = EngineClient.generate, 0
 
-    async def watched(self: Client, url: str, body: dict[str, Any], *arguments: Any) -> EngineReply:
+    async def watched(self: EngineClient, url: str, body: dict[str, Any], *arguments: Any) -> EngineReply:
         nonlocal n_asked
         n_asked += body["sampling_params"]["max_tokens"] > 1
         asked = asyncio.ensure_future(generate(self, url, body, *arguments))
@@ -258,7 +258,7 @@ def killed_in_a_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         return await asked
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "generate", watched)
+        patch.setattr(EngineClient, "generate", watched)
         yield
     assert n_asked > N_CONVERSATIONS + 1
 
