@@ -7,10 +7,11 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 
+from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import AsyncSession, SamplingPolicy
 from cv_lightning.serving.replies import Backend, QueuedReply, WantedReply, failed, hand_on, shutting_down, too_many
+from cv_lightning.serving.request import BadRequest
 
 _LOG = logging.getLogger(__name__)
 _CLOSE_S = 60.0
@@ -53,13 +54,20 @@ class EngineBackend(Backend):
     def close(self) -> None:
         """See `Backend`."""
         with self._lock:
-            self._is_closed = True
-            running = [*self._running]
-        for future in running:
-            future.cancel()
-        wait_for(running, _CLOSE_S)
+            was_closed, self._is_closed = self._is_closed, True
+        if was_closed:
+            return
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(_CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_S)
+        self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        """Cancel the replies in their own thread, and wait until each has said so to its client."""
+        replies = asyncio.all_tasks() - {asyncio.current_task()}
+        for reply in replies:
+            reply.cancel()
+        await asyncio.gather(*replies, return_exceptions=True)
 
     def _forget(self, future: Future[None]) -> None:
         with self._lock:
@@ -78,6 +86,8 @@ class EngineBackend(Backend):
         except asyncio.CancelledError:
             job.add(shutting_down())
             raise
+        except ConfigError as error:  # a temperature that the engine does not have
+            job.add(BadRequest(str(error), "temperature"))
         except Exception:  # noqa: BLE001 - the client gets an error and the server continues
             _LOG.exception("a reply failed")
             job.add(failed())

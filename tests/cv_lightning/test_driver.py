@@ -132,7 +132,12 @@ def test_a_batching_session_speaks_in_the_callers_thread_with_rows_in_order() ->
     policy, executor = Script([[CALL, ANSWER], [BROKEN, CALL, ANSWER], [CALL, CALL, ANSWER]]), Turner()
     threads: list[threading.Thread] = []
     sample = policy.sample
-    policy.sample = lambda contexts: (threads.append(threading.current_thread()), sample(contexts))[1]  # type: ignore
+
+    def noted(contexts: Sequence[TokenSequence]) -> list[Completion]:
+        threads.append(threading.current_thread())
+        return sample(contexts)
+
+    policy.sample = noted  # type: ignore[method-assign]
     play(policy, executor)
     assert policy.asked == [[0, 1, 2], [0, 1, 2], [1, 2]], "a refused call is back first and waits in its row"
     assert executor.batches == [2, 2]

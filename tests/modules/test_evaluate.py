@@ -48,7 +48,7 @@ SPELLED = {
 
 
 class Reader(Solver):
-    """Undoes quarter turns but no mirroring, and reads what stands upright."""
+    """Undoes quarter turns but no mirroring, and reads what is upright."""
 
     def __init__(self, name: str = "reader", stop_after: int | None = None) -> None:
         self.name = name
@@ -280,7 +280,7 @@ def test_rotbench_is_asked_as_recorded_and_counted_by_rotation(tmp_path: Path) -
     class Upright(Reader):
         def play(self, sample: Sample) -> Trajectory | None:
             trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
-            self.say(trajectory, format_answer("It stands upright.", "0 degrees"))
+            self.say(trajectory, format_answer("It is upright.", "0 degrees"))
             return trajectory
 
     picture = BytesIO()

@@ -139,7 +139,6 @@ def options_of(launch: Launch, needs: Needs, is_cpu: bool) -> dict[str, Any]:
         "logprobs-mode": "processed_logprobs",  # of the distribution that was sampled: temperature and bans included
         "generation-config": "vllm",  # no top-k or temperature from the policy's folder
         "enable-prefix-caching": True,
-        "enable-prompt-tokens-details": True,
         "enable-scale-out": True,  # the route for token ids
         "worker-extension-cls": "cv_lightning_vllm.WorkerExtension",
         "weight-transfer-config": {"backend": needs.transfer},

@@ -117,8 +117,8 @@ def test_each_fault_of_a_turn_has_its_name(
         ("7", "I crop at 7 of 9.", False),
         ("yes", "Yes, it lies on its side.", False),
         ("yes", "The answer must be yes.", True),
-        ("2R5F6", "Below LINDEN stands 2r5f6.", True),
-        ("2R5F6", "Below LINDEN stands a code.", False),
+        ("2R5F6", "Below LINDEN is 2r5f6.", True),
+        ("2R5F6", "Below LINDEN is a code.", False),
         ("", "Nothing.", False),
     ],
 )

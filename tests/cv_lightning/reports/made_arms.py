@@ -68,7 +68,7 @@ def solves(family: str, number: int) -> AnswerRecord:
     return record(family, number)
 
 
-def mends(family: str, number: int) -> AnswerRecord:
+def recovers(family: str, number: int) -> AnswerRecord:
     """Solves all, but every second time it turns the plate wrongly first."""
     if family == "turned" and number % 2:
         return record(family, number, tools=[["rotate_180"], ["rotate_90"]])
@@ -102,7 +102,7 @@ def whole() -> dict[str, Arm | str]:
     return {
         "base": arm(reads_only),
         "sft": arm(imitates),
-        "rl": arm(mends, PAID | learned, alone=reads_only),
+        "rl": arm(recovers, PAID | learned, alone=reads_only),
         "rl_outcome_only": arm(imitates, {f"components/accuracy/{family}": rising(0.2, 0.6) for family in ALL}),
         "rl_no_strategy": arm(imitates),
         "rl_no_penalties": arm(fusses),

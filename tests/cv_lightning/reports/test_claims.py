@@ -17,7 +17,17 @@ from cv_lightning.reports.claims import (
     solved_in_one_call,
     steps_to,
 )
-from tests.cv_lightning.reports.made_arms import PAID, arm, fusses, imitates, mends, reads_only, record, solves, whole
+from tests.cv_lightning.reports.made_arms import (
+    PAID,
+    arm,
+    fusses,
+    imitates,
+    reads_only,
+    record,
+    recovers,
+    solves,
+    whole,
+)
 
 
 def verdicts(arms: Mapping[str, Arm | str]) -> dict[str, str]:
@@ -38,7 +48,7 @@ def test_a_paper_that_holds_is_reproduced_claim_by_claim() -> None:
         ({"rl_outcome_only": arm(solves)}, "dense beats outcome only", "not reproduced"),
         ({"rl": arm(reads_only, PAID)}, "dense beats outcome only", "reversed"),
         ({"rl_no_strategy": arm(solves)}, "the strategy terms teach", "not reproduced"),
-        ({"rl_no_penalties": arm(mends)}, "penalties keep it lean", "not reproduced"),
+        ({"rl_no_penalties": arm(recovers)}, "penalties keep it lean", "not reproduced"),
         ({"rl": arm(fusses, PAID), "rl_no_penalties": arm(solves)}, "penalties keep it lean", "reversed"),
         ({"rl": arm(imitates, PAID), "rl_no_penalties": arm(fusses)}, "penalties keep it lean", "reversed"),
         ({"rl_without_sft": arm(imitates)}, "no cold start, no tools", "not reproduced"),

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,14 +16,18 @@ from openai import InternalServerError, OpenAI, RateLimitError
 
 from cv_lightning.chat import command as chat_command
 from cv_lightning.errors import ConfigError
-from cv_lightning.rollout import OnTokens, Sampling
+from cv_lightning.rollout import Sampling
 from cv_lightning.serving import command as serve_command
 from cv_lightning.serving.engine_backend import EngineBackend
+from cv_lightning.serving.replies import WantedReply
+from cv_lightning.serving.request import BadRequest
 from cv_lightning.serving.server import ChatServer
+from cv_lightning.types import Sample
 from modules.policy.policy import Policy
+from modules.samplers.vllm.session import Speaker
 from tests.modules.helpers import noise, small_policy
 from tests.modules.samplers.vllm.fake import FakeServer, sampled
-from tests.modules.samplers.vllm.helpers import SHORT, engine_of, fake_environment, session_of
+from tests.modules.samplers.vllm.helpers import SHORT, engine_of, fake_environment
 from tests.modules.samplers.vllm.test_launch import pids_of
 
 MESSAGES: Any = [{"role": "user", "content": "Read the text."}]
@@ -44,13 +47,7 @@ def engine() -> Iterator[FakeServer]:
 @contextmanager
 def serving(policy: Policy, engine: FakeServer, **settings: Any) -> Iterator[OpenAI]:
     """A client of a chat server before an engine."""
-    shared = engine_of(policy, engine, patience=replace(SHORT, turn_s=60.0))
-
-    def open_session(sampling: Sampling, on_tokens: OnTokens | None = None) -> Any:
-        options = {"temperature": sampling.temperature, "seed": sampling.seed}
-        return session_of(shared, policy, on_tokens, max_new_tokens=sampling.max_new_tokens, **options)
-
-    speaker: Any = SimpleNamespace(conversation=policy.conversation, open_session=open_session)
+    speaker = Speaker(policy, engine_of(policy, engine, patience=replace(SHORT, turn_s=60.0)))
     backend = EngineBackend(speaker, "small", **settings)
     server = ChatServer(backend, port=0, on_stop=backend.close)
     thread = threading.Thread(target=server.serve, daemon=True)
@@ -123,6 +120,17 @@ def test_a_stop_text_ends_the_sampling(policy: Policy, engine: FakeServer) -> No
     assert engine.n_streamed < len(sampled(engine.requests[0]["sampling_params"], []))
 
 
+def test_a_temperature_that_the_engine_lacks_is_the_clients_mistake(policy: Policy, engine: FakeServer) -> None:
+    backend = EngineBackend(Speaker(policy, engine_of(policy, engine)), "small")
+    wanted = WantedReply(policy.conversation.start(Sample("a", "What?", (noise(),), "")), Sampling(3.0))
+    is_there = threading.Event()
+    reply = backend.start(wanted, is_there.set)
+    assert is_there.wait(60)
+    with pytest.raises(BadRequest, match=r"at most 2, which is vLLM's limit"):
+        reply.read()
+    backend.close()
+
+
 def test_an_engine_that_fails_is_an_error_of_one_request(policy: Policy, engine: FakeServer) -> None:
     with serving(policy, engine) as client:
         engine.faults.extend(["500"] * SHORT.attempts)
@@ -140,6 +148,22 @@ def test_the_end_of_the_server_ends_replies(policy: Policy, engine: FakeServer) 
                 time.sleep(0.01)
         with pytest.raises(Exception, match=r"shutting down|Connection error"):
             waiting.result()
+
+
+def test_a_backend_that_closes_tells_each_reply_and_may_be_closed_again(policy: Policy, engine: FakeServer) -> None:
+    engine.is_paused = True
+    backend = EngineBackend(Speaker(policy, engine_of(policy, engine, patience=replace(SHORT, turn_s=60.0))), "small")
+    conversation = policy.conversation.start(Sample("a", "What?", (noise(),), ""))
+    replies = [backend.start(WantedReply(conversation.copy(), Sampling(1.0, 8, seed)), list) for seed in range(3)]
+    while not engine.requests:
+        time.sleep(0.01)
+    backend.close()
+    backend.close()
+    for reply in replies:
+        with pytest.raises(BadRequest, match="shutting down"):
+            reply.read()
+    with pytest.raises(BadRequest, match="shutting down"):
+        backend.start(WantedReply(conversation, Sampling(1.0, 8, 0)), list)
 
 
 # ---- the commands ----------------------------------------------------------------------------------------------------

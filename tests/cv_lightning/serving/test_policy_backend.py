@@ -148,7 +148,7 @@ def test_the_same_trajectories_as_the_local_policy(
     assert _letters(policy, CALL) != policy.tokenizer.encode(CALL, add_special_tokens=False), "else nothing is proven"
     force_first_reply(monkeypatch, CALL)
     local = LocalSolver(policy, RolloutConfig(max_turns=3, max_new_tokens=400))
-    # A system message beside `tools` gets their description, as in Qwen's template; without one the policy's stands.
+    # A system message beside `tools` gets their description, as in Qwen's template; else the policy's own stays.
     remote = solver_of(url, tools, max_new_tokens=400, system_prompt="Read." if tools == "text" else "")
     expected, given = local.solve(samples()), remote.solve(samples())
     local.close()

@@ -1,4 +1,4 @@
-"""The example of a tool that is a model reads what OpenCV's encoder wrote, wherever it stands in the image."""
+"""The example of a tool that is a model reads what OpenCV's encoder wrote, wherever in the image."""
 
 from __future__ import annotations
 

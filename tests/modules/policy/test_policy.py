@@ -39,7 +39,7 @@ def with_lora(request: pytest.FixtureRequest) -> Conversations:
 
 
 def repeated(batch: TokenBatch) -> TokenBatch:
-    """The same batch with every image encoded wherever it stands."""
+    """The same batch with every image encoded wherever it is."""
     images = [batch.images.images_N[index] for index in batch.images.occurrences]
     return replace(batch, images=DistinctImages(images, list(range(len(images)))))
 

@@ -311,7 +311,7 @@ def _about_centre(degrees: float, size: Size) -> Affine:
     return Affine(cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
 
 
-#: What stands around the calls.
+#: Code around the calls.
 WRITTEN: dict[str, Callable[[str], str]] = {
     "plain": lambda code: code,
     "def": lambda code: (

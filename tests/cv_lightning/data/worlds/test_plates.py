@@ -1,4 +1,4 @@
-"""Plates: reproducible by index, splits that never meet, text that stands in the image."""
+"""Plates: reproducible by index, splits that never meet, text inside the image."""
 
 from __future__ import annotations
 
