@@ -37,6 +37,9 @@ from cv_lightning.rollout import (
 from cv_lightning.types import Group, Sample, TokenSequence, Trajectory
 from sandbox import Observation, ToolRequest
 
+#: Longest wait that an interrupt may fail to end.
+_WAIT_S = 0.5
+
 _Question = TypeVar("_Question")
 _Answer = TypeVar("_Answer")
 _Waiting = tuple[_Question, asyncio.Future[_Answer]]
@@ -209,12 +212,18 @@ class _CallersThread:
                 ended = pool.submit(asyncio.run, main())
                 ended.add_done_callback(lambda _: self._jobs.put(None))
                 self._may_start.set()
-                while (job := self._jobs.get()) is not None:
+                while (job := self._next_job()) is not None:
                     job()
             except BaseException:
                 self._cancel()
                 raise
         ended.result()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        """The next job; None after the last. Waits are short: a signal just before one begins does not end it."""
+        while True:
+            with suppress(queue.Empty):
+                return self._jobs.get(timeout=_WAIT_S)
 
     def _cancel(self) -> None:
         self._is_cancelled = True

@@ -316,10 +316,21 @@ def test_what_the_executor_raises_is_raised(policy: Script) -> None:
     assert getattr(policy, "n_closed", 1) == 1
 
 
-def test_an_interrupt_cancels_turns_and_closes_the_session() -> None:
+def interrupt_the_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupt_this_thread() -> None:
+    """The main thread's wait is not woken, as if the signal had come just before it began."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("interrupt", [interrupt_the_process, interrupt_this_thread])
+def test_an_interrupt_cancels_turns_and_closes_the_session(interrupt: Callable[[], None]) -> None:
     async def pace(index: int) -> None:
         if index == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            interrupt()
         await asyncio.sleep(3600)
 
     policy = Paced([[ANSWER]] * 3, pace)
