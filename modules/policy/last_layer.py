@@ -37,7 +37,7 @@ def use_reading_layer(core: Any) -> bool:
 class _Reading(nn.Module):
     """Decoder layer that returns hidden states [1, M, D] of the tokens `read_M` if it is given."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, read_M: Tensor | None = None, **kwargs: Any) -> Tensor:  # noqa: N803
+    def forward(self, hidden_states: Tensor, *args: Any, read_M: Tensor | None = None, **kwargs: Any) -> Tensor:
         layer: Any = super()
         if read_M is None:
             whole: Tensor = layer.forward(hidden_states, *args, **kwargs)
