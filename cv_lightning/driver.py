@@ -9,18 +9,17 @@ loop itself. With an engine, tools that take no worker have another thread.
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from cv_lightning.conversation import Conversation
 from cv_lightning.errors import EngineError
+from cv_lightning.pacing.batches import Barrier, Batches, SortedCalls
+from cv_lightning.pacing.callers_thread import CallersThread
 from cv_lightning.rollout import (
     AsyncSession,
     Completion,
@@ -37,12 +36,8 @@ from cv_lightning.rollout import (
 from cv_lightning.types import Group, Sample, TokenSequence, Trajectory
 from sandbox import Observation, ToolRequest
 
-#: Longest wait that an interrupt may fail to end.
-_WAIT_S = 0.5
-
 _Question = TypeVar("_Question")
 _Answer = TypeVar("_Answer")
-_Waiting = tuple[_Question, asyncio.Future[_Answer]]
 _Ask = Callable[[_Question], Awaitable[_Answer]]
 _Run = Callable[[ToolRequest], Awaitable[Observation]]
 
@@ -114,7 +109,7 @@ def drive(
         EngineError: The session cannot continue; some trajectories have no `stop_reason`.
         CancelledError: It was stopped.
     """
-    caller = _CallersThread()
+    caller = CallersThread()
     if stop is not None:
         stop.add_done_callback(lambda _: caller.stop())
     caller.serve(_Player(caller, executor, conversation, max_turns, after_turn).play_all(trajectories, session))
@@ -124,7 +119,7 @@ def drive(
 class _Player:
     """Plays trajectories; the attributes are those of `drive`."""
 
-    caller: _CallersThread
+    caller: CallersThread
     executor: Executor
     conversation: Conversation
     max_turns: int
@@ -132,16 +127,16 @@ class _Player:
 
     async def play_all(self, trajectories: Sequence[Trajectory], session: Session | AsyncSession) -> None:
         """Play all of them, and close the session."""
-        tools: _Batches[ToolRequest, Observation] = _Batches(self.caller.run, self.executor.execute)
+        tools: Batches[ToolRequest, Observation] = Batches(self.caller.run, self.executor.execute)
         if isinstance(session, AsyncSession):
             try:
                 with ThreadPoolExecutor(1, "rollout-tools") as thread:
-                    ask = _Sorted(thread, self.executor, tools).ask
+                    ask = SortedCalls(thread, self.executor, tools).ask
                     await _gather([self._play(trajectory, session.sample, ask) for trajectory in trajectories])
             finally:
                 await session.close()
         else:
-            barrier = _Barrier(self.caller, session, [trajectory.tokens for trajectory in trajectories])
+            barrier = Barrier(self.caller, session, [trajectory.tokens for trajectory in trajectories])
             plays = [self._play(trajectory, barrier.ask, tools.ask) for trajectory in trajectories]
             await _gather(plays, barrier.leave)
 
@@ -186,183 +181,3 @@ async def _gather(
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
     if any(task.cancelled() for task in tasks):
         raise EngineError("The engine's client cancelled a turn. This is a fault of the client: report it.")
-
-
-class _CallersThread:
-    """Runs a coroutine in a thread of its own, and what it passes to `run` in the thread that called `serve`."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._task: asyncio.Task[Any] | None = None
-        self._may_start = threading.Event()  # when the pool knows its thread, and so will wait for it
-        self._is_cancelled = False
-
-    def serve(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Return when the coroutine has ended; what is raised in either thread ends both and is raised here."""
-
-        async def main() -> None:
-            self._task = task = asyncio.current_task()
-            self._may_start.wait()
-            if self._is_cancelled and task is not None:
-                task.cancel()  # the coroutine begins all the same, and so closes what it was given
-            await coroutine
-
-        with ThreadPoolExecutor(1, thread_name_prefix="rollout") as pool:
-            try:
-                ended = pool.submit(asyncio.run, main())
-                ended.add_done_callback(lambda _: self._jobs.put(None))
-                self._may_start.set()
-                while (job := self._next_job()) is not None:
-                    job()
-            except BaseException:
-                self._cancel()
-                raise
-        ended.result()
-
-    def _next_job(self) -> Callable[[], None] | None:
-        """The next job; None after the last. Waits are short: a signal just before one begins does not end it."""
-        while True:
-            with suppress(queue.Empty):
-                return self._jobs.get(timeout=_WAIT_S)
-
-    def _cancel(self) -> None:
-        self._is_cancelled = True
-        self._may_start.set()
-        if self._task is not None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
-
-    def stop(self) -> None:
-        """Let `serve` raise `CancelledError`; called in any thread."""
-
-        def job() -> None:
-            raise CancelledError
-
-        self._jobs.put(job)
-
-    def run(self, function: Callable[[], _Answer]) -> asyncio.Future[_Answer]:
-        """The result of a function that runs in the thread of `serve`."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Answer] = loop.create_future()
-
-        def job() -> None:
-            result = function()
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(_resolve, future, result)
-
-        self._jobs.put(job)
-        return future
-
-
-def _resolve(future: asyncio.Future[_Answer], result: _Answer) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[_Answer], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-class _Batches(Generic[_Question, _Answer]):
-    """Answers all questions that wait in one call in another thread, and those that come meanwhile in the next.
-
-    Args:
-        run: Runs a function in that thread.
-        answer: Answers a batch, in its order.
-    """
-
-    def __init__(
-        self,
-        run: Callable[[Callable[[], Any]], asyncio.Future[Any]],
-        answer: Callable[[Sequence[_Question]], Sequence[_Answer]],
-    ) -> None:
-        self._run = run
-        self._answer = answer
-        self._waiting: list[_Waiting[_Question, _Answer]] = []
-        self._is_busy = False
-
-    async def ask(self, question: _Question) -> _Answer:
-        """The answer to a question."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Answer] = loop.create_future()
-        self._waiting.append((question, future))
-        loop.call_soon(self._start)  # after all coroutines that woke at the same moment have asked
-        return await future
-
-    def _due(self) -> list[_Waiting[_Question, _Answer]]:
-        return self._waiting
-
-    def _start(self) -> None:
-        waiting = [] if self._is_busy else self._due()
-        if not waiting:
-            return
-        self._waiting, self._is_busy = [], True
-        questions = [question for question, _ in waiting]
-        answers = self._run(lambda: list(zip(waiting, self._answer(questions), strict=True)))
-        answers.add_done_callback(partial(self._end, waiting))
-
-    def _end(
-        self,
-        waiting: Sequence[_Waiting[_Question, _Answer]],
-        answered: asyncio.Future[list[tuple[_Waiting[_Question, _Answer], _Answer]]],
-    ) -> None:
-        self._is_busy = False
-        if answered.cancelled():
-            return
-        error = answered.exception()
-        if error is not None:
-            for _, future in waiting:
-                _fail(future, error)
-        else:
-            for (_, future), answer in answered.result():
-                _resolve(future, answer)
-        self._start()
-
-
-class _Sorted:
-    """Runs the calls that take no worker in a thread of their own, so that they do not wait for those that do.
-
-    Args:
-        thread: That thread.
-        executor: Runs them.
-        others: Runs the others.
-    """
-
-    def __init__(
-        self, thread: ThreadPoolExecutor, executor: Executor, others: _Batches[ToolRequest, Observation]
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self._quick: _Batches[ToolRequest, Observation | None] = _Batches(
-            partial(loop.run_in_executor, thread), executor.execute_here
-        )
-        self._others = others
-
-    async def ask(self, request: ToolRequest) -> Observation:
-        """The observation of a call."""
-        return await self._quick.ask(request) or await self._others.ask(request)
-
-
-class _Barrier(_Batches[TokenSequence, Completion]):
-    """Asks a session that samples batches for turns when every live trajectory waits for one.
-
-    Args:
-        caller: Samples.
-        session: Samples batches.
-        contexts: Those of all trajectories, in the order of the rows.
-    """
-
-    def __init__(self, caller: _CallersThread, session: Session, contexts: Sequence[TokenSequence]) -> None:
-        super().__init__(caller.run, session.sample)
-        self._row = {id(context): row for row, context in enumerate(contexts)}
-        self._n_live = len(contexts)
-
-    def leave(self, _: object) -> None:
-        """Wait no longer for a trajectory that has ended."""
-        self._n_live -= 1
-        self._start()
-
-    def _due(self) -> list[_Waiting[TokenSequence, Completion]]:
-        if len(self._waiting) < self._n_live:
-            return []
-        return sorted(self._waiting, key=lambda waiting: self._row[id(waiting[0])])

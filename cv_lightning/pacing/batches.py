@@ -1,0 +1,127 @@
+"""What many coroutines ask one by one, answered in batches: tool calls, and turns of a policy that samples batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from cv_lightning.pacing.callers_thread import CallersThread, resolve
+from cv_lightning.rollout import Completion, Executor, Session
+from cv_lightning.types import TokenSequence
+from sandbox import Observation, ToolRequest
+
+_Question = TypeVar("_Question")
+_Answer = TypeVar("_Answer")
+_Waiting = tuple[_Question, asyncio.Future[_Answer]]
+
+
+class Batches(Generic[_Question, _Answer]):
+    """Answers all questions that wait in one call in another thread, and those that come meanwhile in the next.
+
+    Args:
+        run: Runs a function in that thread.
+        answer: Answers a batch, in its order.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Callable[[], Any]], asyncio.Future[Any]],
+        answer: Callable[[Sequence[_Question]], Sequence[_Answer]],
+    ) -> None:
+        self._run = run
+        self._answer = answer
+        self._waiting: list[_Waiting[_Question, _Answer]] = []
+        self._is_busy = False
+
+    async def ask(self, question: _Question) -> _Answer:
+        """The answer to a question."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Answer] = loop.create_future()
+        self._waiting.append((question, future))
+        loop.call_soon(self._start)  # after all coroutines that woke at the same moment have asked
+        return await future
+
+    def _due(self) -> list[_Waiting[_Question, _Answer]]:
+        return self._waiting
+
+    def _start(self) -> None:
+        waiting = [] if self._is_busy else self._due()
+        if not waiting:
+            return
+        self._waiting, self._is_busy = [], True
+        questions = [question for question, _ in waiting]
+        answers = self._run(lambda: list(zip(waiting, self._answer(questions), strict=True)))
+        answers.add_done_callback(partial(self._end, waiting))
+
+    def _end(
+        self,
+        waiting: Sequence[_Waiting[_Question, _Answer]],
+        answered: asyncio.Future[list[tuple[_Waiting[_Question, _Answer], _Answer]]],
+    ) -> None:
+        self._is_busy = False
+        if answered.cancelled():
+            return
+        error = answered.exception()
+        if error is not None:
+            for _, future in waiting:
+                _fail(future, error)
+        else:
+            for (_, future), answer in answered.result():
+                resolve(future, answer)
+        self._start()
+
+
+class SortedCalls:
+    """Runs the calls that take no worker in a thread of their own, so that they do not wait for those that do.
+
+    Args:
+        thread: That thread.
+        executor: Runs them.
+        others: Runs the others.
+    """
+
+    def __init__(
+        self, thread: ThreadPoolExecutor, executor: Executor, others: Batches[ToolRequest, Observation]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._quick: Batches[ToolRequest, Observation | None] = Batches(
+            partial(loop.run_in_executor, thread), executor.execute_here
+        )
+        self._others = others
+
+    async def ask(self, request: ToolRequest) -> Observation:
+        """The observation of a call."""
+        return await self._quick.ask(request) or await self._others.ask(request)
+
+
+class Barrier(Batches[TokenSequence, Completion]):
+    """Asks a session that samples batches for turns when every live trajectory waits for one.
+
+    Args:
+        caller: Samples.
+        session: Samples batches.
+        contexts: Those of all trajectories, in the order of the rows.
+    """
+
+    def __init__(self, caller: CallersThread, session: Session, contexts: Sequence[TokenSequence]) -> None:
+        super().__init__(caller.run, session.sample)
+        self._row = {id(context): row for row, context in enumerate(contexts)}
+        self._n_live = len(contexts)
+
+    def leave(self, _: object) -> None:
+        """Wait no longer for a trajectory that has ended."""
+        self._n_live -= 1
+        self._start()
+
+    def _due(self) -> list[_Waiting[TokenSequence, Completion]]:
+        if len(self._waiting) < self._n_live:
+            return []
+        return sorted(self._waiting, key=lambda waiting: self._row[id(waiting[0])])
+
+
+def _fail(future: asyncio.Future[_Answer], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,81 @@
+"""An event loop in a thread of its own, and the thread that called, which does what blocks meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+#: Longest wait of the caller that an interrupt may fail to end, and of the coroutine for the end of its caller.
+_WAIT_S, _LOOK_S = 0.5, 0.05
+
+_Answer = TypeVar("_Answer")
+
+
+class CallersThread:
+    """Runs a coroutine in a thread of its own, and what it passes to `run` in the thread that called `serve`."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._is_serving = threading.Lock()
+        self._may_start = threading.Event()  # when the pool knows its thread, and so will wait for it
+
+    def serve(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Return when the coroutine has ended; what is raised in either thread ends both and is raised here."""
+        # The other thread looks at the lock. Code here that cancels the coroutine could be interrupted before it does,
+        # and the pool would wait for ever; no interrupt comes between an exception and the end of a lock.
+        with ThreadPoolExecutor(1, thread_name_prefix="rollout") as pool, self._is_serving:
+            ended = pool.submit(asyncio.run, self._while_served(coroutine))
+            ended.add_done_callback(lambda _: self._jobs.put(None))
+            self._may_start.set()
+            while (job := self._next_job()) is not None:
+                job()
+        ended.result()
+
+    async def _while_served(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine, and cancel it if `serve` is left; it has begun by then, and closes what it was given."""
+        while self._is_serving.locked() and not self._may_start.wait(_LOOK_S):
+            pass
+        task = asyncio.ensure_future(coroutine)
+        while not (await asyncio.wait([task], timeout=_LOOK_S))[0]:
+            if not self._is_serving.locked():
+                task.cancel()
+                break
+        await task
+
+    def _next_job(self) -> Callable[[], None] | None:
+        """The next job; None after the last. Waits are short: a signal just before one begins does not end it."""
+        while True:
+            with suppress(queue.Empty):
+                return self._jobs.get(timeout=_WAIT_S)
+
+    def stop(self) -> None:
+        """Let `serve` raise `CancelledError`; called in any thread."""
+
+        def job() -> None:
+            raise CancelledError
+
+        self._jobs.put(job)
+
+    def run(self, function: Callable[[], _Answer]) -> asyncio.Future[_Answer]:
+        """The result of a function that runs in the thread of `serve`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Answer] = loop.create_future()
+
+        def job() -> None:
+            result = function()
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(resolve, future, result)
+
+        self._jobs.put(job)
+        return future
+
+
+def resolve(future: asyncio.Future[_Answer], result: _Answer) -> None:
+    """Set a result, unless nobody waits for it any more."""
+    if not future.done():
+        future.set_result(result)
