@@ -140,7 +140,7 @@ class LinearPatchEmbedding(nn.Module):
     def forward(self, patches_ND: Tensor) -> Tensor:
         """Patches [N, C * T * P * P] of T equal frames to features [N, D]."""
         weight_DCTPP = self.proj.weight
-        first_NCPP = patches_ND.unflatten(1, weight_DCTPP.shape[1:])[:, :, 0]
+        first_NCPP = torch.unflatten(patches_ND, 1, weight_DCTPP.shape[1:])[:, :, 0]
         return functional.linear(
             first_NCPP.flatten(1).to(weight_DCTPP.dtype), weight_DCTPP.sum(2).flatten(1), self.proj.bias
         )
