@@ -33,6 +33,7 @@ from cv_lightning.serving.command import speaking
 from cv_lightning.types import Group, Sample, TokenSequence
 from modules.policy.policy import Policy
 from sandbox import Observation, ToolExecutor, ToolRequest
+from sandbox.types import Tell
 
 SLOW_S, SLOW_ONE_OF = 0.5, 8
 
@@ -43,7 +44,7 @@ class Slow:
     def __init__(self, executor: ToolExecutor) -> None:
         self._executor = executor
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         """See `Executor`."""
         if any(map(self._is_slow, requests)):
             time.sleep(SLOW_S)

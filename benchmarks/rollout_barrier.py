@@ -5,8 +5,9 @@
 The policy is a clock: a turn takes its number of tokens times `--token-ms`, whoever speaks beside it, as on an engine
 that is not full. Lengths are log-normal (median 40 tokens, sigma 0.8), a trajectory has one to four turns, and one of
 eight tool calls takes 0.5 s. Both ways sample the same turns, in turn, `--rounds` times; the ratio is the median of the
-rounds' own. Also measured: processor time of a rollout whose policy and tools take no time, by the driver and by the
-plain loop over batches of turns. Writes a figure and a JSON.
+rounds' own. Also measured: rollouts all of whose calls take workers, one of eight for 5 s, if the calls of a batch are
+answered together and if each is as it ends; and processor time of a rollout whose policy and tools take no time, by
+the driver and by the plain loop over batches of turns. Writes a figure and a JSON.
 """
 
 # ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages
@@ -34,9 +35,10 @@ from cv_lightning.rollout import AsyncSession, Completion, Session, append_obser
 from cv_lightning.types import Sample, TokenSequence, ToolCall, Trajectory
 from modules.policy.tiny import train_tokenizer
 from sandbox import Observation, ToolRequest
+from sandbox.types import Tell
 
 MAX_TURNS = 4
-SLOW_S, FAST_S, SLOW_ONE_OF = 0.5, 0.002, 8
+SLOW_S, LONG_S, FAST_S, SLOW_ONE_OF = 0.5, 5.0, 0.002, 8
 
 
 class Clock:
@@ -95,7 +97,7 @@ class Tools:
     def __init__(self, slow_s: float, fast_s: float) -> None:
         self.slow_s, self.fast_s = slow_s, fast_s
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         """See `Executor`."""
         if requests:
             time.sleep(max(self.slow_s if "slow" in request.code else self.fast_s for request in requests))
@@ -106,6 +108,31 @@ class Tools:
         is_fast = ["slow" not in request.code for request in requests]
         time.sleep(self.fast_s * any(is_fast))
         return [Observation("ok", text="done") if fast else None for fast in is_fast]
+
+
+class InWorkers(Tools):
+    """Every call takes a worker; those of a batch are told as they end, if anybody is to know."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(LONG_S, FAST_S)
+        self.tells = tells
+
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
+        """See `Executor`."""
+        started, seconds = (
+            time.perf_counter(),
+            [self.slow_s if "slow" in each.code else self.fast_s for each in requests],
+        )
+        done = Observation("ok", text="done")
+        for index in sorted(range(len(requests)), key=lambda index: seconds[index]):
+            time.sleep(max(0.0, started + seconds[index] - time.perf_counter()))
+            if tell is not None and self.tells:
+                tell(index, done)
+        return [done] * len(requests)
+
+    def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
+        """See `Executor`."""
+        return [None] * len(requests)
 
 
 def begin(conversation: Conversation, n: int) -> list[Trajectory]:
@@ -135,12 +162,15 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
     return clock() - started
 
 
-def roll(kind: type[Together] | type[Apart], conversation: Conversation, n: int, token_s: float) -> tuple[float, Clock]:
+def roll(
+    kind: type[Together] | type[Apart], conversation: Conversation, n: int, token_s: float, tools: Tools | None = None
+) -> tuple[float, Clock]:
     """One rollout: its seconds, and its clock."""
     trajectories = begin(conversation, n)
     clock = kind(conversation, [trajectory.tokens for trajectory in trajectories], token_s)
     session: Session | AsyncSession = clock
-    return timed(lambda: drive(trajectories, session, conversation, Tools(SLOW_S, FAST_S), MAX_TURNS)), clock
+    executor = tools or Tools(SLOW_S, FAST_S)
+    return timed(lambda: drive(trajectories, session, conversation, executor, MAX_TURNS)), clock
 
 
 def overhead(conversation: Conversation, n: int, rounds: int) -> dict[str, float]:
@@ -206,6 +236,10 @@ def main() -> None:
         "with_barrier_s": statistics.median(pair[0] for pair in seconds),
         "without_s": statistics.median(pair[1] for pair in seconds),
         "ratio": statistics.median(ratios),
+        "in_workers_s": {
+            name: roll(Apart, conversation, n, token_s, InWorkers(tells))[0]
+            for name, tells in (("all_with_the_last", False), ("each_as_it_ends", True))
+        },
         "overhead_ms": overhead(conversation, n, 5 * options.rounds),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

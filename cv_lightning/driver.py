@@ -98,8 +98,8 @@ def drive(
         session: Samples the turns; it is closed in the end. One that samples batches gets all live trajectories
             together, in their order.
         conversation: Writes them as tokens.
-        executor: Runs the code: all calls that wait, in one batch. If trajectories have paces of their own, calls that
-            take no worker do not wait for those that do.
+        executor: Runs the code: all calls that wait, in one batch. If trajectories have paces of their own, each goes
+            on as soon as its own call has ended, and calls that take no worker do not wait for those that do.
         max_turns: Turns of each; a tool call in the last one is not executed.
         after_turn: Called after each turn, with the result of its call; if it returns False, the trajectory is left
             as it is.
@@ -127,8 +127,8 @@ class _Player:
 
     async def play_all(self, trajectories: Sequence[Trajectory], session: Session | AsyncSession) -> None:
         """Play all of them, and close the session."""
-        tools: Batches[ToolRequest, Observation] = Batches(self.caller.run, self.executor.execute)
         if isinstance(session, AsyncSession):
+            tools: Batches[ToolRequest, Observation] = Batches(self.caller.run, self.executor.execute)
             try:
                 with ThreadPoolExecutor(1, "rollout-tools") as thread:
                     ask = SortedCalls(thread, self.executor, tools).ask
@@ -137,6 +137,7 @@ class _Player:
                 await session.close()
         else:
             barrier = Barrier(self.caller, session, [trajectory.tokens for trajectory in trajectories])
+            tools = Batches(self.caller.run, lambda requests, _: self.executor.execute(requests))
             plays = [self._play(trajectory, barrier.ask, tools.ask) for trajectory in trajectories]
             await _gather(plays, barrier.leave)
 

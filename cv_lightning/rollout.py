@@ -15,6 +15,7 @@ from cv_lightning.conversation import Conversation
 from cv_lightning.frames import view_result
 from cv_lightning.types import Reply, StopReason, TokenSequence, ToolCall, Trajectory, Turn
 from sandbox import Observation, ToolRequest
+from sandbox.types import Tell
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,11 @@ class BatchingPolicy(Protocol):
 class Executor(Protocol):
     """The part of an executor that the rollout needs, such as `sandbox.ToolExecutor`."""
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
-        """Run requests; answers in their order, and code that fails never raises."""
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
+        """Run requests; answers in their order, and code that fails never raises.
+
+        `tell` may get index and observation of some while others run.
+        """
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> Sequence[Observation | None]:
         """Run those that take no worker, in any thread; None for the others."""

@@ -29,7 +29,7 @@ from sandbox.operations.bounds import fits_in_process
 from sandbox.operations.program import ToolProgram
 from sandbox.requests import check_images, refuse
 from sandbox.threads import count_cores, spread
-from sandbox.types import ConfinementError, Exactness, Fresh, Limits, Observation, ToolRequest
+from sandbox.types import ConfinementError, Exactness, Fresh, Limits, Observation, Tell, ToolRequest
 
 LaneName = Literal["auto", "pillow", "kornia", "confined"]
 Call = TypeVar("Call")
@@ -135,11 +135,13 @@ class ToolExecutor:
             if lane is not None:
                 lane.close()
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         """Run every request; one observation for each, in order.
 
         Args:
             requests: Code and images; a request that cannot be served gets an observation that says why.
+            tell: Gets the observations of code in workers as they come, and before them those that need none; not
+                those of models.
 
         Returns:
             Observations with RGB images. Never raises for what a request holds.
@@ -151,8 +153,15 @@ class ToolExecutor:
         for index in lifted - done.keys():  # not what reading it had promised: the code itself must tell
             plans[index] = self._confine(requests[index], Unliftable("a call with these arguments"))
         done |= {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
+
+        def pass_on(index: int, seen: Observation) -> None:
+            if tell is not None and requests[index].model is None:
+                tell(index, self._cleaned(seen))
+
+        for index, seen in done.items():
+            pass_on(index, seen)
         confined = {index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)}
-        done |= self._credited(confined, self._run_confined(confined, budget))
+        done |= self._run_confined(confined, budget, None if tell is None else pass_on)
         steps = {
             index: ModelStep(request, request.model, done[index])
             for index, request in enumerate(requests)
@@ -273,21 +282,36 @@ class ToolExecutor:
                 warnings.warn(f"Code that does not lift will be rejected. {error}", RuntimeWarning, stacklevel=2)
             return self._confined is not None
 
-    def _run_confined(self, requests: Mapping[int, ToolRequest], budget: Budget) -> dict[int, Observation]:
+    def _run_confined(
+        self, requests: Mapping[int, ToolRequest], budget: Budget, tell: Tell | None
+    ) -> dict[int, Observation]:
+        """Observations of code with what it earns."""
         if not requests:
             return {}
         with self._lock:
             confined = self._confined if self._start() else None
         if confined is None:
             return dict.fromkeys(requests, Observation("rejected", text=CLOSED))
-        return _run(confined, requests, lambda calls: confined.run(calls, budget))
+        indices = list(requests)
+        earning = self._earning()
+        earned: dict[int, Observation] = {}
 
-    def _credited(self, requests: Mapping[int, ToolRequest], seen: Mapping[int, Observation]) -> dict[int, Observation]:
-        """Observations of code with what it earns."""
+        def pass_on(place: int, seen: Observation) -> None:
+            index = indices[place]
+            earned[index] = earning(requests[index], seen)
+            if tell is not None:
+                tell(index, earned[index])
+
+        seen = _run(confined, requests, lambda calls: confined.run(calls, budget, None if tell is None else pass_on))
+        rest = [index for index in indices if index not in earned]
+        credited = spread(lambda index: earning(requests[index], seen[index]), rest)
+        return earned | dict(zip(rest, credited, strict=True))
+
+    def _earning(self) -> Callable[[ToolRequest, Observation], Observation]:
+        """Gives code what it earns; the claims of one batch share their time."""
         proof_time = ProofTime(self._limits.wall_s)
 
-        def earning(index: int) -> Observation:
-            request, observation = requests[index], seen[index]
+        def earning(request: ToolRequest, observation: Observation) -> Observation:
             if observation.image is None:
                 return observation
 
@@ -310,7 +334,7 @@ class ToolExecutor:
             plain = replace(observation, claim="", last=None)
             return replace(plain, tools=found.tools, orientation=found.orientation, frame=found.frame)
 
-        return dict(zip(seen, spread(earning, list(seen)), strict=True))
+        return earning
 
     def leave_to_parent(self) -> None:
         """Let go of the parent's workers, in a forked child."""

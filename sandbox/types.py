@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -152,3 +152,7 @@ class Observation:
     frame: Affine | None = None
     claim: str = field(default="", repr=False)
     last: LastCall | None = field(default=None, repr=False)
+
+
+#: Gets the index of a request and its observation while others still run.
+Tell = Callable[[int, Observation], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -23,13 +24,13 @@ class Batches(Generic[_Question, _Answer]):
 
     Args:
         run: Runs a function in that thread.
-        answer: Answers a batch, in its order.
+        answer: Answers a batch, in its order; it may tell index and answer of some while it answers the others.
     """
 
     def __init__(
         self,
         run: Callable[[Callable[[], Any]], asyncio.Future[Any]],
-        answer: Callable[[Sequence[_Question]], Sequence[_Answer]],
+        answer: Callable[[Sequence[_Question], Callable[[int, _Answer], None]], Sequence[_Answer]],
     ) -> None:
         self._run = run
         self._answer = answer
@@ -53,7 +54,13 @@ class Batches(Generic[_Question, _Answer]):
             return
         self._waiting, self._is_busy = [], True
         questions = [question for question, _ in waiting]
-        answers = self._run(lambda: list(zip(waiting, self._answer(questions), strict=True)))
+        loop = asyncio.get_running_loop()
+
+        def tell(index: int, answer: _Answer) -> None:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(resolve, waiting[index][1], answer)
+
+        answers = self._run(lambda: list(zip(waiting, self._answer(questions, tell), strict=True)))
         answers.add_done_callback(partial(self._end, waiting))
 
     def _end(
@@ -88,7 +95,7 @@ class SortedCalls:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._quick: Batches[ToolRequest, Observation | None] = Batches(
-            partial(loop.run_in_executor, thread), executor.execute_here
+            partial(loop.run_in_executor, thread), lambda requests, _: executor.execute_here(requests)
         )
         self._others = others
 
@@ -107,7 +114,7 @@ class Barrier(Batches[TokenSequence, Completion]):
     """
 
     def __init__(self, caller: CallersThread, session: Session, contexts: Sequence[TokenSequence]) -> None:
-        super().__init__(caller.run, session.sample)
+        super().__init__(caller.run, lambda contexts, _: session.sample(contexts))
         self._row = {id(context): row for row, context in enumerate(contexts)}
         self._n_live = len(contexts)
 

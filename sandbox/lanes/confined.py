@@ -24,7 +24,7 @@ from sandbox.messages import hide_paths
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 from sandbox.threads import spread
-from sandbox.types import Fresh, LastCall, Limits, Observation, Status, ToolRequest
+from sandbox.types import Fresh, LastCall, Limits, Observation, Status, Tell, ToolRequest
 
 #: Seconds of processor time of a worker that serves more than one call.
 LONG_LIFE_S = 3600
@@ -92,15 +92,26 @@ class ConfinedLane:
         """Close this process's handles, in a forked child that must leave its parent's workers alone."""
         self._pool.disown()
 
-    def run(self, calls: Sequence[ToolRequest], budget: Budget | None = None) -> list[Observation]:
-        """Run every request; one observation for each, in order."""
-        answered: dict[int, TaskAnswer] = {}
+    def run(
+        self, calls: Sequence[ToolRequest], budget: Budget | None = None, tell: Tell | None = None
+    ) -> list[Observation]:
+        """Run every request; one observation for each, in order.
+
+        `tell` gets them as they come; idle workers wait for it.
+        """
+        left: dict[int, TaskAnswer] = {}
+        seen: dict[int, Observation] = {}
         budget = budget or Budget(self._limits)
         with closing(self._pool.run([self._task(call) for call in calls], budget)) as answers:
-            answered.update(answers)
-        left = [index for index, answer in answered.items() if answer.reply is not None and answer.reply.rest]
-        seen = {index: self._observe(answer) for index, answer in answered.items() if index not in left}
-        finished = spread(lambda index: self._finish(calls[index], answered[index], budget), left)
+            for index, answer in answers:
+                has_rest = answer.reply is not None and answer.reply.rest != ""
+                if has_rest and tell is None:
+                    left[index] = answer
+                    continue
+                seen[index] = self._finish(calls[index], answer, budget) if has_rest else self._observe(answer)
+                if tell is not None:
+                    tell(index, seen[index])
+        finished = spread(lambda index: self._finish(calls[index], left[index], budget), list(left))
         seen |= dict(zip(left, finished, strict=True))
         return [seen[index] for index in range(len(calls))]
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sandbox.images import Budget
 from sandbox.operations.program import ToolProgram
-from sandbox.types import Observation, ToolRequest
+from sandbox.types import Observation, Tell, ToolRequest
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,10 @@ class Lane(Protocol[Call]):
 class CodeLane(Lane[ToolRequest], Protocol):
     """A lane that runs code, and may keep an episode's variables."""
 
-    def run(self, calls: Sequence[ToolRequest], budget: Budget | None = None) -> Sequence[Observation | None]:
-        """As `Lane.run`; results beyond the budget are refused."""
+    def run(
+        self, calls: Sequence[ToolRequest], budget: Budget | None = None, tell: Tell | None = None
+    ) -> Sequence[Observation | None]:
+        """As `Lane.run`; results beyond the budget are refused. `tell` gets some while others run."""
 
     def has_state(self, episode: str) -> bool:
         """Whether variables of the episode are alive in a worker."""

@@ -23,6 +23,7 @@ from cv_lightning.errors import EngineError
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from sandbox import Observation, ToolRequest
+from sandbox.types import Tell
 from tests.cv_lightning.test_rollout import Script
 
 CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)", ""))
@@ -66,7 +67,7 @@ class Turner:
         self.batches: list[int] = []
         self.threads: set[threading.Thread] = set()
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         self.batches.append(len(requests))
         self.threads.add(threading.current_thread())
         return [Observation("ok", request.images[request.image_index].rotate(90)) for request in requests]
@@ -172,7 +173,7 @@ def test_calls_that_come_while_tools_run_are_the_next_batch() -> None:
     tools_run, others_wait = threading.Event(), threading.Event()
 
     class Slow(Turner):
-        def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
             if not self.batches:
                 tools_run.set()
                 assert others_wait.wait(60)
@@ -208,13 +209,39 @@ class Sorting(Turner):
         self.is_over = is_over
         self.here: list[threading.Thread] = []
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         assert self.is_over.wait(60)
         return super().execute(requests)
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
         self.here.append(threading.current_thread())
         return [Observation("ok", text="here") if "transpose" in request.code else None for request in requests]
+
+
+def test_a_call_does_not_wait_for_the_slowest_of_its_batch() -> None:
+    goes_on = threading.Event()
+
+    class Telling(Turner):
+        def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
+            if len(requests) == 2:
+                assert tell is not None
+                tell(1, Observation("ok", text="told"))
+                assert goes_on.wait(60), "its next turn waits for the other call"
+            return super().execute(requests)
+
+    policy, executor = Paced([[CALL, ANSWER], [CALL, CALL, ANSWER]]), Telling()
+    spoken = policy._speak
+
+    def speak(index: int) -> Completion:
+        if index == 1 and policy._spoken[1] == 1:
+            goes_on.set()
+        return spoken(index)
+
+    policy._speak = speak  # type: ignore[method-assign]
+    slow, quick = play(policy, executor)
+    assert [turn.observation.text for turn in quick.turns if turn.observation] == ["told", ""], "told once, and first"
+    assert [turn.observation.text for turn in slow.turns if turn.observation] == [""]
+    assert executor.batches == [2, 1]
 
 
 def test_calls_that_take_no_worker_do_not_wait_for_those_that_do() -> None:
@@ -308,7 +335,7 @@ def test_a_turn_that_the_client_cancels_is_an_error_and_no_lost_trajectory() -> 
 @pytest.mark.parametrize("policy", [Script([[CALL, ANSWER]] * 2), Paced([[CALL, ANSWER]] * 2)], ids=["batched", "own"])
 def test_what_the_executor_raises_is_raised(policy: Script) -> None:
     class Broken(Turner):
-        def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+        def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
             raise MemoryError("none left")
 
     with pytest.raises(MemoryError, match="none left"):

@@ -14,6 +14,7 @@ from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import Group, Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from modules.policy.tiny import train_tokenizer
 from sandbox import Observation, ToolExecutor, ToolRequest
+from sandbox.types import Tell
 
 TURN_LEFT = "result = image.rotate(90, expand=True)"
 
@@ -57,7 +58,7 @@ class Recorder:
         self.calls: list[list[ToolRequest]] = []
         self._executor = ToolExecutor(lane="pillow")
 
-    def execute(self, requests: Sequence[ToolRequest]) -> list[Observation]:
+    def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         self.calls.append(list(requests))
         return self._executor.execute(requests)
 

@@ -25,6 +25,7 @@ from PIL import Image
 from sandbox import ConfinementError, Limits, Observation, ToolExecutor, ToolProgram, ToolRequest
 from sandbox.lift.reader import Unliftable, lift
 from sandbox.operations.program import print_program
+from sandbox.types import ModelCall
 from tests.sandbox.attack_site import descendants
 from tests.sandbox.idioms import IDIOMS, Idiom, snippet_of
 from tests.sandbox.machine import need, noise
@@ -377,6 +378,29 @@ def check_all_is_given_back() -> None:
     executor.close()
     assert open_descriptors() == before
     assert descendants(os.getpid()) == processes
+
+
+def test_results_are_told_as_they_come(executor: ToolExecutor) -> None:
+    codes = [
+        "import time\ntime.sleep(2)\nresult = image",
+        "result = image.rotate(90, expand=True)",  # large: the trainer runs it
+        "result = image.crop((0, 0, 9, 7))",
+        "1 / 0",
+    ]
+    large = noise(200, 150)
+    requests = [ToolRequest(code, [large]) for code in ("", *codes)]
+    requests.append(ToolRequest("1 / 0", [large], model=ModelCall(None, "read_text", {}, 1.0)))  # type: ignore[arg-type]
+    told: list[tuple[int, Observation]] = []
+    seen = executor.execute(requests, lambda *one: told.append(one))
+    order = [index for index, _ in told]
+    assert (order[0], order[-1]) == (0, 1), "what takes no worker is first, the slow call last"
+    assert sorted(order) == [0, 1, 2, 3, 4], "each once, and none that a model may follow"
+    for index, observation in told:
+        assert observation == seen[index]
+        assert observation.image is seen[index].image
+    assert [one.status for one in seen] == ["rejected", "ok", "ok", "ok", "error", "error"]
+    for index, one in enumerate(executor.execute(requests)):
+        assert (one.status, one.text, one.tools) == (seen[index].status, seen[index].text, seen[index].tools)
 
 
 def test_a_zygote_that_was_killed_is_started_again() -> None:

@@ -55,6 +55,7 @@ class FakeServer:
         self.together = 0  # turns wait until so many have been in flight at once
         self.version = "default"
         self.weights: dict[str, str] = {}
+        self.dtypes: set[str] = set()
         self.adapters: dict[str, str] = {}
         self.images: dict[str, tuple[int, int]] = {}
         self.is_paused = False
@@ -147,7 +148,9 @@ class FakeServer:
         for path in body["update_info"].get("paths", ()):
             with Path(path).open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            self.weights |= {name: str(each["shape"]) for name, each in header.items() if name != "__metadata__"}
+            header.pop("__metadata__", None)
+            self.weights |= {name: str(each["shape"]) for name, each in header.items()}
+            self.dtypes |= {each["dtype"] for each in header.values()}
         return 200, RECORDED["POST /update_weights"]
 
     def _post_finish_weight_update(self, query: Any, body: Any) -> tuple[int, Any]:

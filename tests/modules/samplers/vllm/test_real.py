@@ -1,11 +1,13 @@
 """The real vLLM on a CPU: the same log-probabilities as the policy, new weights, and kills. `pytest -m vllm`.
 
-One server of each family serves all of its tests but the kills. `VLLM_ENV` names its environment; else it is made once.
+One server of each family and precision serves all tests but the kills. `VLLM_ENV` names its environment; else that is
+made once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import signal
@@ -20,6 +22,7 @@ import httpx2
 import pytest
 import torch
 from lightning import Trainer
+from torch import Tensor
 
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.evaluation.questions import RobustnessDataModule
@@ -52,18 +55,33 @@ PATIENCE = Patience(turn_s=300.0, away_s=1200.0)
 
 @pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen3_vl"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A family, and the address of a server that has its weights."""
-    folder = tmp_path_factory.mktemp(request.param)
-    policy = a_policy(request.param)
-    write_model(policy, folder / "model", torch.float32)
+    """A family, and the address of its server, which computes in float32."""
+    with serving(request.param, torch.float32, tmp_path_factory.mktemp(request.param)) as url:
+        yield request.param, url
+
+
+@pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen3_vl"])
+def served_rounded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """The same in bfloat16."""
+    with serving(request.param, torch.bfloat16, tmp_path_factory.mktemp(request.param)) as url:
+        yield request.param, url
+
+
+@contextmanager
+def serving(family: str, dtype: torch.dtype, folder: Path) -> Iterator[str]:
+    """The address of a server that has a family's weights."""
+    policy = a_policy(family)
+    write_model(policy, folder / "model", dtype)
     bounds = policy.image_processor.size
     pixels = bounds["shortest_edge"], bounds["longest_edge"]
-    needs = Needs("float32", 600, *pixels, "files", lora_rank=8)
+    needs = Needs(str(dtype).removeprefix("torch."), 600, *pixels, "files", lora_rank=8)
     launch = launch_of(environment(), folder)
     fleet = Fleet(make_processes(launch, needs, folder / "model", "127.0.0.1"), 1500.0, 0, folder)
     try:
         fleet.bring_up()
-        yield request.param, fleet.servers[0].url
+        yield fleet.servers[0].url
     finally:
         fleet.end()
     assert not pids_of(folder)
@@ -82,11 +100,12 @@ def sampling_from(url: str, policy: Policy, **settings: Any) -> Iterator[VLLM]:
 def conversations(
     sampler: VLLM, policy: Policy, temperature: float = 1.0, each: int = N_CONVERSATIONS // 2
 ) -> list[TokenSequence]:
-    """Three turns of each conversation, with one to four images."""
+    """Two turns of each conversation, with one to four images, by the newest weights."""
     contexts = contexts_of(policy, each)
     with sampler.speaking() as speaker:
         session: Any = speaker.open_session(Sampling(temperature, 16, seed=7))
-        converse(session, policy, contexts, n_turns=2)
+        turns = [turn for said in converse(session, policy, contexts, n_turns=2) for turn in said]
+    assert {version for turn in turns for version in turn.versions or ()} == {sampler.version}
     return contexts
 
 
@@ -100,6 +119,20 @@ def gap(policy: Policy, contexts: list[TokenSequence], temperature: float = 1.0)
     assert not policy.is_banned_V[batch.input_ids_BT[batch.is_trained_BT]].any()
     print(f"{len(gaps)} tokens: max {gaps.max():.1e}, mean {gaps.mean():.1e}")
     return float(gaps.max())
+
+
+@torch.no_grad()
+def scores(policy: Policy, contexts: list[TokenSequence], temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the sampled tokens: the policy's, and those that they were sampled with."""
+    batch = policy.collate(contexts)
+    return policy.token_logprobs(batch, temperature)[0][batch.is_trained_BT], batch.logprobs_BT[batch.is_trained_BT]
+
+
+@torch.no_grad()
+def unrounded(policy: Policy) -> Policy:
+    """A bfloat16 policy's own rounded weights, computing in float32."""
+    model = copy.deepcopy(policy.model).to(torch.bfloat16).float()
+    return policy.companion(model, torch.float32)
 
 
 @torch.no_grad()
@@ -124,6 +157,51 @@ def test_the_engine_has_the_policys_logprobs(served: tuple[str, str], kind: str,
         sampler.refresh()
         print(f"weights brought in {time.perf_counter() - started:.2f} s")
         assert gap(policy, conversations(sampler, policy)) < CLOSE
+
+
+@pytest.mark.parametrize("kind", ["full", "adapters", "sums"])
+def test_in_bfloat16_the_engine_is_as_near_as_rounding_allows(
+    served_rounded: tuple[str, str], kind: str, tmp_path: Path
+) -> None:
+    """Both round: their gap is at most the sum of their distances to the same weights in float32.
+
+    An engine that rounds no worse than the trainer is then within twice the trainer's distance, in the mean. Old
+    weights and another temperature are not.
+    """
+    family, url = served_rounded
+    policy = a_policy(family, dtype="bfloat16", lora=None if kind == "full" else LORA)
+    adapters = {"full": None, "adapters": True, "sums": False}[kind]
+    with sampling_from(url, policy, folder=str(tmp_path), adapters=adapters) as sampler:
+        assert not sampler.agrees
+        for _ in range(2):
+            sampler.refresh()
+            for temperature in (1.0, 0.7):
+                contexts = conversations(sampler, policy, temperature, each=8)
+                trainer, engine = scores(policy, contexts, temperature)
+                exact, _ = scores(unrounded(policy), contexts, temperature)
+                print(f"T = {temperature}, {len(engine)} tokens")
+                limit = 2 * mean_gap("trainer, float32", trainer, exact)
+                assert mean_gap("engine, float32", engine, exact) < limit
+                assert mean_gap("engine, trainer", engine, trainer) < limit
+                assert mean_gap("engine, trainer at T = 1.3", engine, scores(policy, contexts, 1.3)[0]) > limit
+                mean_gap("own sampling, trainer", *scores(policy, own_turns(policy, temperature), temperature))
+            change(policy)
+            assert mean_gap("engine, newer weights", engine, scores(policy, contexts, 0.7)[0]) > limit
+
+
+def own_turns(policy: Policy, temperature: float) -> list[TokenSequence]:
+    """The first turns of as many conversations, sampled by the policy itself."""
+    contexts = contexts_of(policy, each=8)
+    turns = policy.open_session(Sampling(temperature, 16, seed=7)).sample(contexts)
+    for context, turn in zip(contexts, turns, strict=True):
+        context.append(turn.ids, is_trained=True, logprobs=turn.logprobs)
+    return contexts
+
+
+def mean_gap(name: str, left: Tensor, right: Tensor) -> float:
+    gaps = (left - right).abs()
+    print(f"  {name}: max {gaps.max():.2f}, mean {gaps.mean():.1e}")
+    return float(gaps.mean())
 
 
 def test_greedy_turns_are_those_of_the_policy(served: tuple[str, str], tmp_path: Path) -> None:

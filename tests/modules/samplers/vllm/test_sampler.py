@@ -97,6 +97,21 @@ def test_a_killed_engine_changes_nothing(unbroken: Any, tmp_path: Path, when: st
     assert not pids_of(tmp_path)
 
 
+def test_a_policy_in_bfloat16_brings_bfloat16_and_corrects(tmp_path: Path) -> None:
+    with FakeServer(settings={("model_config", "dtype"): "torch.bfloat16"}) as server:
+        policy = small_policy(dtype="bfloat16")
+        server.image_id = policy.core.config.image_token_id
+        sampler = VLLM([server.url], folder=str(tmp_path), patience=PATIENCE)
+        rollout = RolloutConfig(max_turns=2, max_new_tokens=12, lane="pillow")
+        # A step that measures the KL computes groups without a spread of rewards too.
+        module = GRPOModule(policy, group_size=2, rollout=rollout, sampler=sampler, measure_kl_every=1)
+        logged = train(module, [[PlateWorld(seed=0).sample("train", 0)]]).callback_metrics
+    assert server.dtypes == {"BF16"}
+    assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}, "masters stay here"
+    assert logged["rl/logprob_gap"] >= logged["rl/logprob_gap_mean"] > 1, "the fake invents its log-probabilities"
+    assert 0 < logged["rl/sampler_weight"] < 0.5
+
+
 def test_adapters_are_brought_under_a_new_name_each_time(tmp_path: Path) -> None:
     with FakeServer() as server:
         policy = small_policy(lora=LORA)
