@@ -46,6 +46,8 @@ def forward_flops(size: ModelSize, work: Workload, images: int | None = None) ->
         "head": work.sampled,
     }
     flops: dict[str, float] = {part: 2.0 * size.parts[part].n_products * rows[part] for part in PARTS}
+    flops["patches"] /= vision.temporal_patch_size  # a still image's frames are equal: one product for all
+    flops["language"] -= 2.0 * _products_for_a_reader(size) * (work.tokens - work.sampled)
     per_pair = 4 * text.num_attention_heads * size.head_dim
     flops["attention"] = text.num_hidden_layers * per_pair * float(work.tokens) ** 2
     is_windowed = vision.model_type.startswith("qwen2_5")
@@ -54,6 +56,14 @@ def forward_flops(size: ModelSize, work: Workload, images: int | None = None) ->
     pairs = n_full * work.patches + (vision.depth - n_full) * window
     flops["vision attention"] = 4.0 * vision.hidden_size * patches * pairs
     return flops
+
+
+def _products_for_a_reader(size: ModelSize) -> int:
+    """Products of the last layer that a token takes only if it is read; see `modules.policy.last_layer`."""
+    text = size.text
+    if text.num_hidden_layers <= len(getattr(size.vision, "deepstack_visual_indexes", ())):
+        return 0
+    return int(text.hidden_size * (text.num_attention_heads * size.head_dim + 3 * text.intermediate_size))
 
 
 def update_flops(size: ModelSize, work: Workload) -> float:
@@ -72,6 +82,8 @@ def update_flops(size: ModelSize, work: Workload) -> float:
             # Nothing before the first layer is trained: its queries, keys and values hand no gradient on.
             width = (text.num_attention_heads + 2 * text.num_key_value_heads) * size.head_dim
             total -= 2.0 * text.hidden_size * width * work.tokens
+            if not size.trains_keys:  # nor is there one for its keys: one of the two products of attention
+                total -= forward["attention"] / text.num_hidden_layers / 2
         has_gradient = has_gradient or part.n_trained > 0
         if not passes:
             continue

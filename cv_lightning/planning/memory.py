@@ -106,7 +106,7 @@ def _vision_bytes(size: ModelSize, work: Workload, images: int) -> int:
     """Bytes of the vision tower: kept if it is trained, else one block at a time; of pixels and mergers."""
     vision, n_bytes = size.vision, size.compute_bytes
     block = size.block_bytes_per_patch()
-    pixels = n_bytes * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    pixels = n_bytes * vision.in_channels * vision.patch_size**2  # of one frame: those of a still image are equal
     mergers = (1 + len(getattr(vision, "deepstack_visual_indexes", ()))) * (4 + 4 * n_bytes) * vision.hidden_size
     kept = vision.depth * block
     if not (size.parts["vision"].n_trained or size.parts["patches"].n_trained):

@@ -43,6 +43,7 @@ class ModelSize:
         master_bytes: Bytes of those that one steps, as it holds them.
         compute_bytes: Bytes of a number in the dtype that the network computes in.
         is_lora: Whether it is trained through adapters.
+        trains_keys: Whether the products that make the language model's keys are trained.
         optimizer_bytes: Bytes of the optimizer's states.
         largest_layer: Parameters of the largest decoder layer or vision block.
         root: Parameters outside of all layers and blocks.
@@ -55,6 +56,7 @@ class ModelSize:
     master_bytes: int
     compute_bytes: int
     is_lora: bool
+    trains_keys: bool
     optimizer_bytes: int
     largest_layer: int
     root: int
@@ -135,6 +137,7 @@ def measure(
     parts = {name: PartSize() for name in PARTS}
     in_products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)}
     frozen_bytes = master_bytes = 0
+    trains_keys = False
     of_layers: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         is_product, n = id(parameter) in in_products, parameter.numel()
@@ -148,6 +151,7 @@ def measure(
             part.n_trained += n
             part.n_trained_products += n * is_product
             master_bytes += n * parameter.element_size()
+            trains_keys |= ".k_proj." in name
         elif quantized_bytes is not None and is_product and layer and layer[1] == "layers":
             frozen_bytes += round(n * quantized_bytes)
         else:
@@ -155,7 +159,8 @@ def measure(
     shapes = (config.text_config, config.vision_config)
     root = of_layers.pop("", 0)
     largest = max(of_layers.values(), default=0)
-    return ModelSize(parts, frozen_bytes, master_bytes, compute_bytes, is_lora, optimizer_bytes, largest, root, *shapes)
+    held = (frozen_bytes, master_bytes, compute_bytes)
+    return ModelSize(parts, *held, is_lora, trains_keys, optimizer_bytes, largest, root, *shapes)
 
 
 def part_of(name: str) -> str:

@@ -140,14 +140,16 @@ class GenerationSession:
         ids_BK = full.input_ids_BT.gather(1, columns_BK).masked_fill(~is_new_BK, network.pad_id)
         positions_3BK = positions_3BT.gather(2, columns_BK.expand(3, -1, -1))
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_new_BK], dim=1)
-        hidden_BKD = network.hidden_states(
-            ids_BK, self._is_valid_BL.int(), positions_3BK, encoded, images.occurrences, self._cache
+        # Of a row only its last token is read.
+        last_B = torch.arange(len(contexts), device=network.device) * len(offsets_K) + lengths_B - 1
+        hidden_1BD = network.hidden_states(
+            ids_BK, self._is_valid_BL.int(), positions_3BK, encoded, images.occurrences, self._cache, read_M=last_B
         )
         # An image's patches share a time and spread over rows and columns: text continues after the largest of all.
         self._next_position_B1 = positions_3BK.amax(0).masked_fill(~is_new_BK, -1).amax(1, keepdim=True) + 1
         self._cached_length = [len(context) for context in contexts]
         self._cached_images = [len(context.images) for context in contexts]
-        return hidden_BKD[torch.arange(len(contexts), device=network.device), lengths_B - 1]
+        return hidden_1BD[0]
 
     def _decode(self, contexts: Sequence[TokenSequence], hidden_BD: Tensor) -> list[Completion]:
         end_id, pad_id = self.network.conversation.end_of_turn_id, self.network.pad_id

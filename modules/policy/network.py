@@ -24,6 +24,7 @@ from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
 from modules.policy.features import Features
 from modules.policy.image_patches import Patcher
+from modules.policy.last_layer import picked, use_reading_layer
 from modules.policy.merging import base_of, is_adapter, merge_shards
 from modules.policy.packed_row import pack_row
 from modules.policy.precision import hold_masters, rounded_masters
@@ -133,6 +134,7 @@ class Network(nn.Module):
             use_packed_attention(self.core.visual)
         #: Whether sequences can be computed in one row; if not, they are padded.
         self.can_pack = attention == "sdpa" and use_row_attention(self.core.language_model)
+        self._has_reading_layer = use_reading_layer(self.core)
         self.family.prepare(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
         self.conversation = make_conversation(
@@ -248,10 +250,12 @@ class Network(nn.Module):
         occurrences: Sequence[int],
         cache: Any | None = None,
         row: RowAttention | None = None,
+        read_M: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds.
 
-        With `row` they are the tokens of a packed row [1, S], and it says which of them see which.
+        With `row` they are the tokens of a packed row [1, S], and it says which of them see which. With `read_M` only
+        the hidden states [1, M, D] of these tokens are computed to the end; they are places in the flattened batch.
         """
         features: dict[str, Any] = {}
         if occurrences:
@@ -261,6 +265,7 @@ class Network(nn.Module):
         is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
         # A mask of four axes is handed on as it is, and the attention of a row does not read it.
         of_row = {} if row is None else {"row": row, "attention_mask": is_valid_BL[None, None]}
+        of_last = {"read_M": read_M} if self._has_reading_layer and read_M is not None else {}
         with nullcontext() if cache is None else tokens_of_block(is_new_BT):
             output = self.core(
                 input_ids=input_ids_BT,
@@ -269,10 +274,10 @@ class Network(nn.Module):
                 use_cache=cache is not None,
                 mm_encoder_outputs=features,
                 return_dict=True,
-                **({"attention_mask": is_valid_BL} | of_row),
+                **({"attention_mask": is_valid_BL} | of_row | of_last),
             )
         hidden_BTD: Tensor = output.last_hidden_state
-        return hidden_BTD
+        return hidden_BTD if read_M is None or of_last else picked(hidden_BTD, read_M)
 
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Float32 logits [M, V]; banned tokens have -inf."""

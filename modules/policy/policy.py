@@ -67,13 +67,12 @@ class Policy(Network):
     def _token_logprobs(
         self, batch: TokenBatch, temperature: float | Tensor, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
-        hidden_BTD = self._scored_hidden_states(batch)
         # The token at t is drawn from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
-        if batch.row is None:
-            hidden_MD = hidden_BTD[:, :-1][is_target_BT]
-        else:
-            hidden_MD = hidden_BTD[0].index_select(0, batch.row.place_BT[:, :-1][is_target_BT])
+        place_BT = torch.arange(batch.input_ids_BT.numel(), device=self.device).view_as(batch.input_ids_BT)
+        if batch.row is not None:
+            place_BT = batch.row.place_BT
+        hidden_MD = self._scored_hidden_states(batch, place_BT[:, :-1][is_target_BT])[0]
         targets_M = batch.input_ids_BT[:, 1:][is_target_BT]
         n_rows = _LARGE_VOCABULARY_ROWS if self._has_large_vocabulary else _LOGIT_ROWS
         if isinstance(temperature, Tensor):
@@ -114,7 +113,7 @@ class Policy(Network):
             entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.masked_fill(self.is_banned_V, 0.0)).sum(-1)
         return logprobs_K, entropy_K
 
-    def _scored_hidden_states(self, batch: TokenBatch) -> Tensor:
+    def _scored_hidden_states(self, batch: TokenBatch, read_M: Tensor | None = None) -> Tensor:
         encoded, grid_O3, occurrences = None, None, batch.images.occurrences
         idle = self._idle_images(bool(batch.images.images_N))
         if batch.images.images_N:
@@ -124,7 +123,7 @@ class Policy(Network):
         with nullcontext() if idle is None else added(idle, self.core.get_input_embeddings()):
             if batch.row is None:
                 return self.hidden_states(
-                    batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, occurrences
+                    batch.input_ids_BT, batch.is_valid_BT.int(), positions_3BT, encoded, occurrences, read_M=read_M
                 )
             row = batch.row
             return self.hidden_states(
@@ -134,6 +133,7 @@ class Policy(Network):
                 encoded,
                 [occurrences[place] for place in row.occurrences],
                 row=row.attention,
+                read_M=read_M,
             )
 
     def _idle_images(self, has_images: bool) -> Tensor | None:

@@ -126,10 +126,11 @@ def freeze(model: Any, parts: Sequence[str]) -> None:
 
 
 class LinearPatchEmbedding(nn.Module):
-    """The patch embedding as a matrix product.
+    """The patch embedding of still images as a matrix product.
 
     Its convolution has stride equal to its kernel, so both are the same sum; on two CPU cores the product is several
-    times faster. The parameters keep their names, and so do checkpoints.
+    times faster. A still image is shown as T equal frames: one product with the sum of their kernels is the sum of T.
+    The parameters keep their names, and so do checkpoints.
     """
 
     def __init__(self, proj: nn.Conv3d) -> None:
@@ -137,9 +138,12 @@ class LinearPatchEmbedding(nn.Module):
         self.proj = proj
 
     def forward(self, patches_ND: Tensor) -> Tensor:
-        """Patches [N, C * T * P * P] to features [N, D]."""
-        weight = self.proj.weight
-        return functional.linear(patches_ND.to(weight.dtype), weight.flatten(1), self.proj.bias)
+        """Patches [N, C * T * P * P] of T equal frames to features [N, D]."""
+        weight_DCTPP = self.proj.weight
+        first_NCPP = torch.unflatten(patches_ND, 1, weight_DCTPP.shape[1:])[:, :, 0]
+        return functional.linear(
+            first_NCPP.flatten(1).to(weight_DCTPP.dtype), weight_DCTPP.sum(2).flatten(1), self.proj.bias
+        )
 
 
 @contextmanager

@@ -128,7 +128,9 @@ def test_prompts_are_computed_once(policy: Policy, monkeypatch: pytest.MonkeyPat
     rows: list[tuple[int, ...]] = []
     encoded: list[int] = []
     hidden_states, encode_images = policy.hidden_states, policy.encode_images
-    monkeypatch.setattr(policy, "hidden_states", lambda *a: (rows.append(tuple(a[0].shape)), hidden_states(*a))[1])
+    monkeypatch.setattr(
+        policy, "hidden_states", lambda *a, **k: (rows.append(tuple(a[0].shape)), hidden_states(*a, **k))[1]
+    )
     monkeypatch.setattr(policy, "encode_images", lambda *a: (encoded.append(len(a[0])), encode_images(*a))[1])
     contexts = [policy.conversation.start(question(index)) for index in (1, 1, 1, 3, 1, 3)]
     speak(policy.open_session(Sampling(1.0, 3)), contexts)

@@ -20,8 +20,9 @@ from tests.modules.helpers import FAMILIES, LORA, SIZE, gradients, noise, sample
 def test_linear_patch_embedding_is_the_convolution(family: str) -> None:
     policy = small_policy(family)
     vision = policy.core.config.vision_config
-    shape = (7, vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    patches = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    shape = (7, vision.in_channels, 1, vision.patch_size, vision.patch_size)
+    still = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    patches = still.expand(-1, -1, vision.temporal_patch_size, -1, -1)
     embedding = policy.core.visual.patch_embed
     torch.testing.assert_close(embedding(patches.flatten(1)), embedding.proj(patches).flatten(1), atol=1e-5, rtol=1e-5)
 
