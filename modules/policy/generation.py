@@ -20,7 +20,6 @@ from cv_lightning.types import TokenSequence
 from modules.policy.kv_cache import CachedRows, gathered
 from modules.policy.network import Network
 from modules.policy.temperatures import CallTokens
-from modules.policy.token_batch import distinct_images
 
 #: Closed rows leave the batch if at most this share of it is open.
 _MAX_OPEN = 2 / 3
@@ -78,11 +77,11 @@ class GenerationSession:
         self._is_started = True
         self._rows = list(range(n_prompts))
         self._is_valid_BL = torch.empty(n_prompts, 0, dtype=torch.bool, device=self.network.device)
+        self._next_position_B1 = torch.zeros(n_prompts, 1, dtype=torch.long, device=self.network.device)
         self._cached_length = self._cached_images = [0] * n_prompts
         hidden_PD = self._feed([prompt_of_key[key] for key in index_of_key])
         rows = [index_of_key[key] for key in keys]
         self._select(rows)
-        self._next_position_B1 = self._next_position_B1[rows]
         self._row_of = {id(context): row for row, context in enumerate(contexts)}
         return hidden_PD[rows]
 
@@ -94,11 +93,15 @@ class GenerationSession:
         return self._feed(contexts)
 
     def _select(self, rows: list[int]) -> None:
-        """Go on with these rows, which may repeat, without holes; they are numbered anew."""
+        """Go on with these rows, which may repeat, without columns that no row needs; they are numbered anew."""
+        is_same = rows == self._rows == list(range(len(self._cached_length)))
+        if is_same and self._is_valid_BL.shape[1] == int(self._is_valid_BL.sum(1).max()):
+            return
         blocks = [CachedRows(self._cache, self._is_valid_BL, self._rows), *self._waiting]
         (selected,) = gathered(blocks, [rows], self._new_cache)
         self._cache, self._is_valid_BL, self._waiting = selected.cache, selected.is_valid_BL, []
         self._rows = list(range(len(rows)))
+        self._next_position_B1 = self._next_position_B1[rows]
         self._cached_length = [self._cached_length[row] for row in rows]
         self._cached_images = [self._cached_images[row] for row in rows]
 
@@ -112,39 +115,29 @@ class GenerationSession:
     def _feed(self, contexts: Sequence[TokenSequence]) -> Tensor:
         """Feed every row the K tokens at most that its context has beyond the cache.
 
-        A token's position depends on all images before it, so positions are made of whole contexts and the new ones are
-        cut out. New tokens are moved to the left of a block [B, K]; the rest of a shorter row is a hole in the cache,
+        Their positions follow the row's last one. The rest of a shorter row of the block [B, K] is a hole in the cache,
         which the mask hides for good.
 
         Returns:
             Hidden state [B, D] of each row's last token.
         """
         network = self.network
-        full = network.collate(contexts)
-        grids = [network.image_grid(viewed.image.size) for context in contexts for viewed in context.images]
-        grid_O3 = torch.tensor(grids, device=network.device) if grids else None
-        positions_3BT = network.positions(full.input_ids_BT, full.is_valid_BT, grid_O3)
-        new_images = [
-            viewed
-            for context, n_seen in zip(contexts, self._cached_images, strict=True)
-            for viewed in context.images[n_seen:]
+        grown = zip(contexts, self._cached_length, self._cached_images, strict=True)
+        new = [
+            TokenSequence(context.ids[n:], context.is_trained[n:], context.logprobs[n:], context.images[n_images:])
+            for context, n, n_images in grown
         ]
-        images = distinct_images(new_images)
-        encoded = network.encode_images(images.images_N, images.keys_N)[0] if new_images else None
-        starts_B = torch.tensor(self._cached_length, device=network.device)
-        lengths_B = full.is_valid_BT.sum(1) - starts_B
-        offsets_K = torch.arange(int(lengths_B.max()), device=network.device)
-        is_new_BK = offsets_K < lengths_B[:, None]
-        # Beyond a row's end any column will do: what is gathered there is masked below.
-        columns_BK = (starts_B[:, None] + offsets_K).clamp(max=full.input_ids_BT.shape[1] - 1)
-        ids_BK = full.input_ids_BT.gather(1, columns_BK).masked_fill(~is_new_BK, network.pad_id)
-        positions_3BK = positions_3BT.gather(2, columns_BK.expand(3, -1, -1))
+        batch = network.collate(new)
+        is_new_BK, images = batch.is_valid_BT, batch.images
+        grids = [network.image_grid(viewed.image.size) for sequence in new for viewed in sequence.images]
+        grid_O3 = torch.tensor(grids, device=network.device) if grids else None
+        positions_3BK = network.positions(batch.input_ids_BT, is_new_BK, grid_O3) + self._next_position_B1
+        encoded = network.encode_images(images.images_N, images.keys_N)[0] if images.images_N else None
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_new_BK], dim=1)
         # Of a row only its last token is read.
-        last_B = torch.arange(len(contexts), device=network.device) * len(offsets_K) + lengths_B - 1
-        hidden_1BD = network.hidden_states(
-            ids_BK, self._is_valid_BL.int(), positions_3BK, encoded, images.occurrences, self._cache, read_M=last_B
-        )
+        last_B = torch.arange(len(contexts), device=network.device) * is_new_BK.shape[1] + is_new_BK.sum(1) - 1
+        inputs = batch.input_ids_BT, self._is_valid_BL.int(), positions_3BK, encoded, images.occurrences
+        hidden_1BD = network.hidden_states(*inputs, self._cache, read_M=last_B)
         # An image's patches share a time and spread over rows and columns: text continues after the largest of all.
         self._next_position_B1 = positions_3BK.amax(0).masked_fill(~is_new_BK, -1).amax(1, keepdim=True) + 1
         self._cached_length = [len(context) for context in contexts]

@@ -228,9 +228,15 @@ def row_attention(
     Returns:
         [B, S, heads, features], and no weights.
     """
+    if row is None and query_BHSD.shape[2] == 1:
+        # Heads that share keys become queries of one. Hugging Face repeats the whole cache for them, at every token.
+        query_BJGD = query_BHSD.reshape(*key_BJSD.shape[:2], -1, query_BHSD.shape[-1])
+        attended = functional.scaled_dot_product_attention(
+            query_BJGD, key_BJSD, value_BJSD, attn_mask=attention_mask, scale=scaling
+        )
+        return attended.flatten(1, 2).unsqueeze(1), None
     if row is None and attention_mask is not None and query_BHSD.device.type == "cpu":
-        # Hugging Face repeats the keys and values of the whole cache for every head, at every token. Other devices'
-        # kernels with a mask need that.
+        # The same for more queries; with a mask, the kernels of other devices need repeated keys.
         attended = functional.scaled_dot_product_attention(
             query_BHSD, key_BJSD, value_BJSD, attn_mask=attention_mask, scale=scaling, enable_gqa=True
         )

@@ -113,11 +113,12 @@ def test_pytorch_has_the_kernel() -> None:
     assert callable(row_attention.flash_kernel())
 
 
-def test_a_mask_is_that_of_hugging_face_without_repeated_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_queries", [1, 2])
+def test_a_mask_is_that_of_hugging_face_without_repeated_keys(n_queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(3, 4, 2, 8, generator=generator)
+    query = torch.randn(3, 4, n_queries, 8, generator=generator)
     key, value = torch.randn(2, 3, 2, 9, 8, generator=generator)
-    mask_BHSL = torch.rand(3, 1, 2, 9, generator=generator) < 0.6
+    mask_BHSL = torch.rand(3, 1, n_queries, 9, generator=generator) < 0.6
     mask_BHSL[..., 0] = True
     layer = torch.nn.Module()
     layer.num_key_value_groups, layer.is_causal = 2, True  # type: ignore[assignment]
