@@ -213,3 +213,21 @@ def test_closed_rows_leave_the_batch(policy: Policy, monkeypatch: pytest.MonkeyP
     n_open = [sum(len(each.ids) > n for each in done) for n in range(1, 40)]
     assert n_rows[0] == 12
     assert all(n <= rows < 1.5 * n + 1 for rows, n in zip(n_rows, n_open, strict=False))
+
+
+def test_a_turn_collates_and_copies_what_is_new(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    collate = policy.collate
+    monkeypatch.setattr(policy, "collate", lambda s: (shapes.append((len(s), max(map(len, s)))), collate(s))[1])
+    contexts = [policy.conversation.start(question(index)) for index in (0, 0, 1)]
+    session = policy.open_session(Sampling(temperature=0, max_new_tokens=4))
+    n_prompt = max(map(len, contexts))
+    speak(session, contexts)
+    layers = session._cache.layers
+    before = [len(context) for context in contexts]
+    for context in contexts:
+        assert policy.conversation.append_observation(context, "ok", ViewedImage(noise()))
+    n_new = max(len(context) - n for context, n in zip(contexts, before, strict=True))
+    speak(session, contexts)
+    assert shapes == [(2, n_prompt), (3, n_new)]
+    assert session._cache.layers is layers, "no column is free, so no key moves"
