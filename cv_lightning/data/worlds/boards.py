@@ -1,8 +1,9 @@
 """Boards of colored plates: the pages that need strategy, laid out before they are drawn.
 
 A board is three by three cells below a header, a strip with its badge on the left: its orientation can be seen when
-none of its text can be read. A plate holds three characters and is named by its color, by its place beside another
-plate, or by its mark; no other plate of its board has that name.
+none of its text can be read. Each cell has a tint of its own, darker to the left, red in the middle row and blue in
+the last: a small policy sees where a plate lies at the plate itself. A plate holds three characters and is named by
+its color, by its place beside another plate, or by its mark; no other plate of its board has that name.
 """
 
 from __future__ import annotations
@@ -130,7 +131,13 @@ def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
 def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board: Board) -> Box:
     """Draw a board with its left top corner at `at`; returns the box of its target on the page."""
     x, y = at
-    page.rectangle((x, y, x + BOARD, y + BOARD), fill=table_color(rng))
+    red, green, blue = (int(value) for value in rng.integers(-8, 9, 3))
+    for column, gray in enumerate((40, 75, 110)):
+        for row, (more_red, more_blue) in enumerate(((0, 0), (40, 0), (0, 40))):
+            left, top = x + column * CELL[0], y + HEADER + row * CELL[1]
+            tint = gray + red + more_red, gray + green, gray + blue + more_blue
+            page.rectangle((left, top, left + CELL[0], top + CELL[1]), fill=tint)
+    page.rectangle((x, y, x + BOARD, y + HEADER), fill=table_color(rng))
     page.rectangle((x, y, x + BOARD, y + STRIP), fill=(225, 225, 225))
     page.rectangle((x, y, x + CELL[0], y + STRIP), fill=(150, 30, 30))
     for plate in board.plates:

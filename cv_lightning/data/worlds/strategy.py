@@ -92,17 +92,12 @@ def one_board(rng: np.random.Generator, *, hides_target: bool) -> Draft:
 
 
 def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
-    """A board of one to nine plates, of which one to three are to be found: the answer is their boxes, in words."""
+    """A board of one to nine plates: the answer is the box of one of them, in words."""
     page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
-    board = lay_out(rng, int(rng.integers(1, 10)), choose(rng, NAMED_BY))
+    board = lay_out(rng, 1 + int(9 * rng.random() ** 2), choose(rng, NAMED_BY))  # a third of the boards hold one plate
     page.mark(draw_board(page, rng, (0, 0), board))
-    asked, name = [board.target], board.name
-    if name == f"the {board.target.color} plate":
-        others = [plate for plate in board.plates if plate is not board.target]
-        asked += [others[number] for number in rng.permutation(len(others))[: int(rng.integers(3))]]
-        name = f"{', '.join(plate.color for plate in asked)}"
-    answer = "; ".join(box_in_words(plate.color, plate.box) for plate in asked)
-    return Draft(page, f"Find {name}.", answer, needs_crop=False)
+    answer = box_in_words(board.target.color, board.target.box)
+    return Draft(page, f"Find {board.name}.", answer, needs_crop=False)
 
 
 def box_in_words(name: str, box: Sequence[float]) -> str:
