@@ -3,7 +3,7 @@
 A board is three by three cells below a header, a strip with its badge on the left: its orientation can be seen when
 none of its text can be read. Each cell has a tint of its own, darker to the left, red in the middle row and blue in
 the last: a small policy sees where a plate lies at the plate itself. A plate holds three characters and is named by
-its color, by its place beside another plate, or by its mark; no other plate of its board has that name.
+its cell, by its color, by its place beside another plate, or by its mark; no other plate of its board has that name.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ COLORS: Mapping[str, Color] = {
 PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 #: Marks that are visible when the text is not.
 MARKS = ("frame", "bar")
-#: How often a plate is named by each property.
-NAMED_BY = {"color": 6.0, "place": 1.0, "mark": 1.0}
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+#: How often a plate is named by each property. A cell says where to crop; for the others the plate must be seen.
+NAMED_BY = {"cell": 6.0, "color": 2.0, "place": 1.0, "mark": 1.0}
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,13 @@ class Board:
         plates: No two have one cell, one color or one text.
         asked: The place of the plate that is asked for among them.
         name: Its name, as in "the red plate".
+        label: Its name in a word or two, as in "red".
     """
 
     plates: tuple[Plate, ...]
     asked: int
     name: str
+    label: str
 
     @property
     def target(self) -> Plate:
@@ -92,7 +95,7 @@ class Board:
 
 
 def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
-    """A board of `n_plates` plates, 1 to 9, whose target is named by its "color", "place" or "mark".
+    """A board of `n_plates` plates, 1 to 9, whose target is named by its "cell", "color", "place" or "mark".
 
     A name by place needs two plates in neighboring cells; a board without them names the target by its color.
     """
@@ -109,12 +112,16 @@ def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
         plates.append(Plate(cell, (x, y), color, text))
     asked = int(rng.integers(n_plates))
     if named_by == "mark":
-        plates[asked] = replace(plates[asked], mark=MARKS[int(rng.integers(len(MARKS)))])
-        return Board(tuple(plates), asked, f"the plate with the {plates[asked].mark}")
+        mark = MARKS[int(rng.integers(len(MARKS)))]
+        plates[asked] = replace(plates[asked], mark=mark)
+        return Board(tuple(plates), asked, f"the plate with the {mark}", mark)
     if named_by == "place" and (pairs := _neighbors(plates)):
         asked, place, beside = pairs[int(rng.integers(len(pairs)))]
-        return Board(tuple(plates), asked, f"the plate {place} the {plates[beside].color} one")
-    return Board(tuple(plates), asked, f"the {plates[asked].color} plate")
+        color = plates[beside].color
+        return Board(tuple(plates), asked, f"the plate {place} the {color} one", f"{place} {color}")
+    target = plates[asked]
+    label = f"{ROWS[target.cell[1]]} {COLUMNS[target.cell[0]]}" if named_by == "cell" else target.color
+    return Board(tuple(plates), asked, f"the {label} plate", label)
 
 
 def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:

@@ -88,7 +88,7 @@ def one_board(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
     board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
     page.mark(draw_board(page, rng, (0, 0), board))
-    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True, names=(board.target.color,))
+    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True, names=(board.label,))
 
 
 def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
@@ -96,7 +96,7 @@ def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
     board = lay_out(rng, 1 + int(9 * rng.random() ** 2), choose(rng, NAMED_BY))  # a third of the boards hold one plate
     page.mark(draw_board(page, rng, (0, 0), board))
-    answer = box_in_words(board.target.color, board.target.box)
+    answer = box_in_words(board.label, board.target.box)
     return Draft(page, f"Find {board.name}.", answer, needs_crop=False)
 
 
@@ -109,7 +109,7 @@ def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     """Four boards: the text is unreadable on the page and on a board alone."""
     page = Page((2 * BOARD, 2 * BOARD), 1, (0, 0, 0), hides_target=hides_target)
     asked = list(CORNERS)[int(rng.integers(len(CORNERS)))]
-    question, answer, color = "", "", ""
+    question, answer, label = "", "", ""
     page.hides_target = False
     for name, at in CORNERS.items():
         board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
@@ -118,8 +118,8 @@ def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
         if name == asked:
             page.mark(box)
             question, answer = f"Read {board.name} on the {asked} board.", board.target.text
-            color = board.target.color
-    return Draft(page, question, answer, needs_crop=True, names=(asked, color))
+            label = board.label
+    return Draft(page, question, answer, needs_crop=True, names=(asked, label))
 
 
 @dataclass(frozen=True)
