@@ -243,7 +243,7 @@ class PolicyModule(LightningModule):
             if are_of_all:
                 values = self.trainer.strategy.reduce(values, reduce_op="mean")
             metrics |= dict(zip(scalars, values.tolist(), strict=True))
-        self.log_dict(metrics, logger=False)
+        show_monitors(self.trainer, metrics)
         return metrics
 
     @property
@@ -262,11 +262,11 @@ class PolicyModule(LightningModule):
         left_out = getattr(self.trainer.train_dataloader, "left_out", None)
         if left_out is not None:
             metrics["data/left_out"] = float(self.global_sum(torch.tensor(float(len(left_out)), device=self.device)))
-        values = torch.tensor([*metrics.values()], dtype=torch.float32)
+        show_monitors(self.trainer, metrics)
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
-        trainer.callback_metrics.update(zip(metrics, values, strict=True))
         if self.is_logged:
             step = trainer.fit_loop.total_batch_idx
+            values = torch.tensor([*metrics.values()], dtype=torch.float32)
             logged = dict(zip(metrics, values.tolist(), strict=True))
             for logger in trainer.loggers:
                 logger.log_metrics(logged | {"epoch": trainer.current_epoch}, step)
@@ -352,3 +352,9 @@ class PolicyModule(LightningModule):
             }
             for trajectory in rollouts.trajectories
         ]
+
+
+def show_monitors(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """Let callbacks such as early stopping read the metrics of a step; Lightning's `log` takes longer for it."""
+    values = torch.tensor([*metrics.values()], dtype=torch.float32)
+    trainer.callback_metrics.update(zip(metrics, values, strict=True))

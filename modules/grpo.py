@@ -38,6 +38,7 @@ from modules.policy_gradient import (
     policy_gradient_loss,
 )
 from modules.sampler_correction import SamplerCorrection, check_choice
+from modules.surrogates import MAX_LOG_RATIO
 
 #: What is learned from a rollout that was cut off: see `GRPOModule`.
 Truncated = Literal["all", "whole_replies", "nothing"]
@@ -400,13 +401,20 @@ class GRPOModule(PolicyModule):
 
 
 def gap_metrics(gaps_M: Tensor) -> dict[str, Tensor]:
-    """Largest, mean and 99.9th percentile (nearest rank) of the gaps of M tokens; nothing if there are none."""
+    """What is logged of the gaps, trainer - sampler, of M tokens; nothing if there are none.
+
+    Of their sizes the largest, the mean and the 99.9th percentile (nearest rank); and the k3 estimate of
+    KL(sampler || trainer): the mean of exp(gap) - gap - 1, for the sampler drew the tokens.
+    """
     if not len(gaps_M):
         return {}
+    sizes_M = gaps_M.abs()
+    log_ratios_M = gaps_M.double().clamp(max=MAX_LOG_RATIO)  # float32 would round 1e-6 away
     return {
-        "rl/logprob_gap": gaps_M.max(),
-        "rl/logprob_gap_mean": gaps_M.mean(),
-        "rl/logprob_gap_p999": gaps_M.kthvalue(math.ceil(0.999 * len(gaps_M))).values,
+        "rl/logprob_gap": sizes_M.max(),
+        "rl/logprob_gap_mean": sizes_M.mean(),
+        "rl/logprob_gap_p999": sizes_M.kthvalue(math.ceil(0.999 * len(sizes_M))).values,
+        "rl/logprob_gap_k3": (log_ratios_M.expm1() - log_ratios_M).mean().float(),
     }
 
 

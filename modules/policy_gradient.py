@@ -113,7 +113,7 @@ class PolicyGradientLoss:
             counts n times, so totals of micro-batches and ranks add up. "ratio", "clip_fraction" (not of SAPO),
             "dual_clip_fraction" (if there is one), with entropies "entropy" and with a correction "sampler_..." are
             over the sequences that move the policy (see `moves_policy`); with a reference, "kl" is over all.
-        gaps_M: |trainer's - sampler's log-probability| of each trained token of the same sequences, once each.
+        gaps_M: Trainer's - sampler's log-probability of each trained token of the same sequences, once each.
     """
 
     loss: Tensor
@@ -278,7 +278,7 @@ def policy_gradient_loss(
         name: _total(value_BT.detach(), is_trained_BT, weight_B if name == "kl" else moving_B)
         for name, value_BT in measured.items()
     }
-    gaps_M = (logprobs_BT - sampler_logprobs_BT).detach().abs()[is_trained_BT & (moving_B > 0)[:, None]]
+    gaps_M = (logprobs_BT - sampler_logprobs_BT).detach()[is_trained_BT & (moving_B > 0)[:, None]]
     return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), totals, gaps_M)
 
 

@@ -228,6 +228,13 @@ def row_attention(
     Returns:
         [B, S, heads, features], and no weights.
     """
+    if row is None and attention_mask is not None and query_BHSD.device.type == "cpu":
+        # Hugging Face repeats the keys and values of the whole cache for every head, at every token. Other devices'
+        # kernels with a mask need that.
+        attended = functional.scaled_dot_product_attention(
+            query_BHSD, key_BJSD, value_BJSD, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+        )
+        return attended.transpose(1, 2), None
     if row is None:
         attended, _ = sdpa_attention_forward(
             module, query_BHSD, key_BJSD, value_BJSD, attention_mask, scaling=scaling, **kwargs

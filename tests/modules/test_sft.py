@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 
 from cv_lightning.errors import ConfigError, ConversationError, DataError
 from cv_lightning.types import Trajectory, Turn
@@ -77,11 +78,8 @@ def test_turns_that_are_not_trained_do_not_count() -> None:
 def test_it_learns_a_batch_by_heart() -> None:
     module = SFTModule(small_policy(), optimizer=OptimizerConfig(name="muon", lr=5e-3))
     losses: list[float] = []
-    log = module.log
-    module.log = lambda name, value, **kwargs: (  # type: ignore[method-assign,assignment]
-        losses.append(float(value)) if name == "train/loss" else None,
-        log(name, value, **kwargs),
-    )
+    measured = module.measured
+    module.measured = lambda own, of_all: (losses.append(float(of_all["train/loss"])), measured(own, of_all))[1]  # type: ignore[method-assign]
     train(module, [episodes(2)] * 40)
     assert losses[-1] < 0.5 * losses[0]
 
@@ -124,3 +122,16 @@ def test_micro_batch_tokens_cannot_be_negative() -> None:
 def test_the_old_setting_names_its_successor() -> None:
     with pytest.raises(ConfigError, match="micro_batch_size: expected micro_batch_tokens in its place but got 16"):
         SFTModule(small_policy(), micro_batch_size=16)
+
+
+def test_monitors_read_a_step_at_its_end_and_nothing_is_logged_by_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    class Monitor(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            seen.append(float(trainer.callback_metrics["train/loss"]))
+
+    module = SFTModule(small_policy(), optimizer=OptimizerConfig(lr=1e-2))
+    monkeypatch.setattr(module, "log", None)  # it takes 4 % of a small step
+    train(module, [episodes(2)] * 2, callbacks=[Monitor()])
+    assert seen[1] < seen[0]

@@ -111,3 +111,17 @@ def test_an_old_gpu_takes_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pytorch_has_the_kernel() -> None:
     assert callable(row_attention.flash_kernel())
+
+
+def test_a_mask_is_that_of_hugging_face_without_repeated_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 2, 8, generator=generator)
+    key, value = torch.randn(2, 3, 2, 9, 8, generator=generator)
+    mask_BHSL = torch.rand(3, 1, 2, 9, generator=generator) < 0.6
+    mask_BHSL[..., 0] = True
+    layer = torch.nn.Module()
+    layer.num_key_value_groups, layer.is_causal = 2, True  # type: ignore[assignment]
+    expected, _ = row_attention.sdpa_attention_forward(layer, query, key, value, mask_BHSL, scaling=0.3)
+    monkeypatch.setattr(row_attention, "sdpa_attention_forward", None)
+    found, _ = row_attention.row_attention(layer, query, key, value, mask_BHSL, scaling=0.3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -1,0 +1,229 @@
+"""What a training step is measured with: prompts, and the tokens that both rollouts write; see `training_step.py`."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cv_lightning.data.oracle import EpisodeBuilder
+from cv_lightning.data.worlds.plates import PlateWorld
+from cv_lightning.types import Sample, TokenSequence, Trajectory
+from modules.policy import generation
+from modules.policy.generation import GenerationSession
+from modules.policy.policy import Policy
+from modules.policy.tiny import TinyConfig
+from sandbox import ToolExecutor
+
+#: Of both optimizers, and of the KL term.
+LEARNING_RATE, KL = 1e-6, 0.04
+
+#: The replies of a rollout, in tokens.
+Script = list[list[int]]
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A kind of step.
+
+    Attributes:
+        name: What it is called.
+        n_prompts: Prompts, or episodes of SFT.
+        group_size: Rollouts of each prompt; 1 for SFT.
+        n_distinct: How many rollouts of a group differ.
+        is_long: Whether prompts have about 1,000 tokens, nearly all of an image, and one reply of 300.
+        trl_batch: Sequences of TRL's forward pass.
+    """
+
+    name: str
+    n_prompts: int
+    group_size: int
+    n_distinct: int
+    is_long: bool = False
+    trl_batch: int = 32
+
+    @property
+    def is_sft(self) -> bool:
+        """Whether episodes are imitated."""
+        return self.group_size == 1
+
+    @property
+    def n_turns(self) -> int:
+        """Replies of a rollout."""
+        return 1 if self.is_long else 2
+
+
+CASES = {
+    case.name: case
+    for case in (
+        StepCase("rl", 16, 8, 8),
+        StepCase("rl joined", 16, 8, 2),
+        StepCase("rl 64x8", 64, 8, 8),
+        StepCase("rl long", 2, 8, 8, is_long=True, trl_batch=4),
+        StepCase("sft", 64, 1, 1),
+    )
+}
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """The steps of a case.
+
+    Attributes:
+        policy: Ours, before it is trained.
+        batches: Of each step the samples, or the episodes.
+        scripts: Of each step the replies of each rollout, groups one after another.
+        results: Of each step and rollout the image that its call gives.
+        n_distinct: Sequences of a step that differ.
+        n_tokens: Tokens of a step's sequences.
+    """
+
+    policy: Policy
+    batches: list[list[Any]]
+    scripts: list[list[Script]]
+    results: list[list[Image.Image | None]]
+    n_distinct: int
+    n_tokens: int
+
+    @property
+    def longest_turn(self) -> int:
+        """Tokens of the longest reply."""
+        return max(len(turn) for scripts in self.scripts for script in scripts for turn in script)
+
+    def check(self, n_sampled: float | None, step: int) -> None:
+        """Raise `RuntimeError` if a rollout did not write its scripts."""
+        if n_sampled is not None:
+            expected = sum(len(turn) for script in self.scripts[step] for turn in script)
+            if n_sampled != expected:
+                raise RuntimeError(f"sampled tokens: expected the {expected} of the script, got {n_sampled}")
+
+
+def work_of(case: StepCase, n_steps: int) -> StepWork:
+    """A policy and the steps of a case."""
+    side = 868 if case.is_long else 84  # 31 x 31 tokens, or 3 x 3
+    policy = Policy(
+        build=TinyConfig(family="qwen2_5_vl"),
+        system_prompt="Read.",
+        min_pixels=784,
+        max_pixels=side * side,
+        max_context_tokens=4000,
+    )
+    writer = _Writer(policy)
+    if case.is_long:
+        return _long_work(case, policy, writer, n_steps, side)
+    episodes = _episodes(case, case.n_prompts * n_steps, policy)
+    steps = [episodes[start : start + case.n_prompts] for start in range(0, len(episodes), case.n_prompts)]
+    sequences = [[episode.tokens for episode in step] for step in steps]
+    n_tokens = case.group_size * sum(len(each) for each in sequences[-1])
+    if case.is_sft:
+        return StepWork(policy, [[*step] for step in steps], [], [], len(steps[-1]), n_tokens)
+    scripts = [[script for each in step for script in writer.group(_replies(each), case)] for step in sequences]
+    results = [[_result(episode) for episode in step for _ in range(case.group_size)] for step in steps]
+    samples: list[list[Any]] = [[episode.sample for episode in step] for step in steps]
+    return StepWork(policy, samples, scripts, results, case.n_prompts * case.n_distinct, n_tokens)
+
+
+def _episodes(case: StepCase, n: int, policy: Policy) -> list[Trajectory]:
+    mix = {"read": 2.0, "turn": 5.0, "mend": 2.5} if case.is_sft else {"turn": 1.0}
+    builder = EpisodeBuilder(PlateWorld(seed=0), mix=mix, n_wordings=1, n_spellings=1)
+    with ToolExecutor(lane="pillow") as executor:
+        found = (builder.episode("train", index, executor) for index in itertools.count())
+        usable = (each for each in found if each is not None and (case.is_sft or len(each.turns) == case.n_turns))
+        return [replace(each, tokens=policy.conversation.encode(each)) for each in itertools.islice(usable, n)]
+
+
+def _result(episode: Trajectory) -> Image.Image | None:
+    observation = episode.turns[0].observation
+    return observation.image if observation else None
+
+
+def _replies(sequence: TokenSequence) -> Script:
+    """The trained tokens, turn by turn."""
+    runs = itertools.groupby(zip(sequence.ids, sequence.is_trained, strict=True), key=lambda pair: pair[1])
+    return [[token for token, _ in run] for is_trained, run in runs if is_trained]
+
+
+def _long_work(case: StepCase, policy: Policy, writer: _Writer, n_steps: int, side: int) -> StepWork:
+    end = policy.conversation.end_of_turn_id
+    batches, scripts = [], []
+    for step in range(n_steps):
+        images = [Image.effect_noise((side, side), 60 + step).convert("RGB") for _ in range(case.n_prompts)]
+        batches.append([Sample(f"{step} {n}", "Read.", (image,), "x") for n, image in enumerate(images)])
+        scripts.append([[[*writer.words(299), end]] for _ in range(case.n_prompts * case.group_size)])
+    n_tokens = case.n_prompts * case.group_size * (300 + len(policy.conversation.start(batches[0][0])))
+    return StepWork(policy, [[*batch] for batch in batches], scripts, [], len(scripts[0]), n_tokens)
+
+
+class _Writer:
+    """Writes other words into replies."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._generator = random.Random(0)
+        texts = {token: policy.tokenizer.decode([token]) for token in range(len(policy.tokenizer))}
+        self._words = [token for token, text in texts.items() if text.isascii() and text.isalpha()]
+        self._think = policy.tokenizer.convert_tokens_to_ids("<think>")
+
+    def words(self, n: int) -> list[int]:
+        """Tokens of letters."""
+        return self._generator.choices(self._words, k=n)
+
+    def group(self, replies: Script, case: StepCase) -> list[Script]:
+        """The replies of a group, of which `n_distinct` differ: each begins to think with another word."""
+        distinct: list[Script] = []
+        while len(distinct) < case.n_distinct:
+            other = [self._rewritten(reply) for reply in replies]
+            if other not in distinct:
+                distinct.append(other)
+        return [*itertools.islice(itertools.cycle(distinct), case.group_size)]
+
+    def _rewritten(self, reply: list[int]) -> list[int]:
+        place = reply.index(self._think) + 1
+        return [*reply[:place], *self.words(1), *reply[place + 1 :]]
+
+
+class ScriptedSession(GenerationSession):
+    """Draws tokens, and goes on with those of a script."""
+
+    def __init__(self, network: Any, sampling: Any, on_tokens: Any, scripts: Sequence[Script]) -> None:
+        super().__init__(network, sampling, on_tokens)
+        self._left = [[*script] for script in scripts]
+        self._script_of: dict[int, int] = {}
+        self._turn: list[list[int]] = []
+
+    def sample(self, contexts: Sequence[TokenSequence]) -> Any:
+        """One turn of each context."""
+        if not self._script_of:
+            self._script_of = {id(context): row for row, context in enumerate(contexts)}
+        self._turn = [self._left[self._script_of[id(context)]].pop(0) for context in contexts]
+        self._n_drawn = 0
+        really_drawn, generation.draw = generation.draw, self._draw_scripted
+        self._really_drawn = really_drawn
+        try:
+            return super().sample(contexts)
+        finally:
+            generation.draw = really_drawn
+
+    def _draw_scripted(self, probabilities_BV: Tensor, generator: torch.Generator) -> Tensor:
+        self._really_drawn(probabilities_BV, generator)
+        place, self._n_drawn = self._n_drawn, self._n_drawn + 1
+        turns = [self._turn[row] for row in self._rows]
+        return torch.tensor([turn[min(place, len(turn) - 1)] for turn in turns])
+
+
+@contextmanager
+def scripted(work: StepWork) -> Iterator[None]:
+    """Inside, the policy's rollouts write the scripts, one step after another."""
+    steps = iter(work.scripts)
+    policy: Any = work.policy
+    policy.open_session = lambda sampling, on_tokens=None: ScriptedSession(policy, sampling, on_tokens, next(steps))
+    try:
+        yield
+    finally:
+        del policy.open_session
