@@ -48,7 +48,7 @@ class Slow:
         """See `Executor`."""
         if any(map(self._is_slow, requests)):
             time.sleep(SLOW_S)
-        return self._executor.execute(requests)
+        return self._executor.execute(requests, tell)
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
         """See `Executor`."""

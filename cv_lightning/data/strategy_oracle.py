@@ -25,10 +25,9 @@ from cv_lightning.data.oracle import (
     undoing_steps,
     write_code,
 )
-from cv_lightning.data.orientation import turn_box
 from cv_lightning.data.source import Split, check_seed, check_weights, generator
 from cv_lightning.data.worlds.boards import BOARD, COLORS, MARKS, PLACES, STEP
-from cv_lightning.data.worlds.strategy import CORNERS, StrategyWorld
+from cv_lightning.data.worlds.strategy import CORNERS, StrategyWorld, box_in_words
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import gather_effects, last_orientation, required_orientation
 from cv_lightning.frames import view_question
@@ -97,7 +96,8 @@ class StrategyEpisodes:
         sample = self.source.sample(split, index)
         if sample.family == "faded" or (not self.tools and sample.transforms):
             return None
-        return _Writer(self, sample, executor, generator(self.seed, split, index, stream=1)).write()
+        names = self.source.names(split, index)
+        return _Writer(self, sample, names, executor, generator(self.seed, split, index, stream=1)).write()
 
     def size(self, split: Split) -> int | None:
         """None: episodes never end."""
@@ -110,6 +110,7 @@ class _Writer:
 
     settings: StrategyEpisodes
     sample: Sample
+    names: tuple[str, ...]
     executor: Executor
     rng: np.random.Generator
 
@@ -131,20 +132,18 @@ class _Writer:
         steps = undoing_steps(self.sample)
         boxes = crop_boxes(self.sample)
         if steps and boxes and self.rng.random() < self.settings.in_one_call:
-            self._call(_turned(steps[0]), self._chain(steps[0], boxes[0]))
+            place = box_in_words(self.names[0], boxes[0])
+            self._call(f"{_turned(steps[0])} {CROP_REASON} {place}", write_crop_and_turn(boxes[0], steps[0]))
             return
         for step in steps:
             self._call(_turned(step), TURNS[self.settings.toolbox][step][0])
-        for box in boxes:
-            self._call(CROP_REASON, self._crop(box))
+        for name, box in zip(self.names, boxes, strict=True):
+            self._crop(name, _in_view(self.trajectory, box))
 
-    def _chain(self, step: str, box: Box) -> WrittenCall:
-        turn = str(TURNS["code"][step][0][1]["code"])
-        edges = turn_box(box, step, self.sample.images[0].size)
-        return write_code(f"{turn}.crop(({', '.join(str(round(edge)) for edge in edges)}))")
-
-    def _crop(self, box: Box) -> WrittenCall:
-        return write_crop(self.settings.toolbox, _in_view(self.trajectory, box))
+    def _crop(self, name: str, box: Box, *, is_mistake: bool = False) -> None:
+        """Say what is where in the view, then crop it: the box is found in words, as `locate` asks it, and copied."""
+        call = write_crop(self.settings.toolbox, box)
+        self._call(f"{CROP_REASON} {box_in_words(name, box)}", call, is_mistake=is_mistake)
 
     def _mistake(self) -> None:
         """A call that fails, a turn that is none of those needed, or a crop of another place."""
@@ -158,7 +157,7 @@ class _Writer:
             self._call(CROP_REASON, pick(self.rng, _BROKEN_CROPS[toolbox]), is_mistake=True)
         else:
             elsewhere = wrong_box(self.rng, boxes[0], self.sample.images[0].size)
-            self._call(CROP_REASON, write_crop(toolbox, elsewhere), is_mistake=True)
+            self._crop(self.names[0], elsewhere, is_mistake=True)
 
     def _call(self, reason: str, written: WrittenCall, *, is_mistake: bool = False) -> None:
         turns = self.trajectory.turns
@@ -208,6 +207,13 @@ def write_crop(toolbox: ToolboxName, box: Sequence[float]) -> WrittenCall:
     return write_code(f"result = image.crop(({', '.join(map(str, edges))}))")
 
 
+def write_crop_and_turn(box: Sequence[float], step: str) -> WrittenCall:
+    """The crop of a box in the view as it is, turned: one call of code."""
+    turn = str(TURNS["code"][step][0][1]["code"])
+    crop = f"image.crop(({', '.join(str(round(edge)) for edge in box)}))"
+    return write_code(turn.replace("image", crop, 1))
+
+
 def _in_view(trajectory: Trajectory, box: Box) -> Box:
     """A box of the question's image in pixels of the image that the next call works on."""
     last = trajectory.turns[-1] if trajectory.turns else None
@@ -232,7 +238,10 @@ def strategy_wordings() -> Iterator[str]:
         yield f"Read the {color} plate."
         yield f"Read the {color} plate on the "
         yield from (f"Read the plate {place} the {color} one" for place in PLACES)
+        yield f"Find {color}, {color}."
+        yield from (f"{color} {edge}, " for edge in (0, 21))
     yield from (f" on the {name} board." for name in CORNERS)
+    yield from (f"{CROP_REASON} {name} 0, " for name in CORNERS)
     yield from (f"Read the plate with the {mark}" for mark in MARKS)
     for reason in (UPRIGHT_REASONS[0], READABLE_REASON):
         yield from [format_answer(reason, "")] * 20

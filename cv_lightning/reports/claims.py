@@ -23,7 +23,7 @@ from cv_lightning.reports.verdicts import (
     shown,
 )
 
-ALL = tuple(STRATEGY_FAMILIES)
+ALL = tuple(name for name in STRATEGY_FAMILIES if name != "locate")
 #: Families that need a strategy.
 STRATEGIC = ("find", "find_turned", "small")
 #: Crops and turns that solve a family; others need none.

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from cv_lightning.data.oracle import wordings
 from cv_lightning.data.strategy_oracle import strategy_wordings
+from cv_lightning.data.worlds.boards import COLORS
 from cv_lightning.errors import ConfigError
 from cv_lightning.tools.toolbox import ToolboxName
 from modules.policy.families import FAMILIES
@@ -103,14 +104,19 @@ class TinyConfig:
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, max_token_chars: int, split_digits: bool = False
+    texts: Iterable[str], vocab_size: int, max_token_chars: int, split_digits: bool = False, words: Iterable[str] = ()
 ) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer, whose tokens may span words, with Qwen's special tokens and chat template."""
+    """Train a byte-level BPE tokenizer, whose tokens may span words, with Qwen's special tokens and chat template.
+
+    Each of `words` is never part of a longer token: it is the same token in a question and in a thought.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    cuts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     if split_digits:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, tokenizer.pre_tokenizer])
+        cuts.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    if whole := "|".join(map(re.escape, words)):
+        cuts.insert(0, pre_tokenizers.Split(Regex(rf"\b({whole})\b"), "isolated"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS) - len(MARKUP_TOKENS),
@@ -137,8 +143,14 @@ def build_tiny(
     config: TinyConfig, toolbox: ToolboxName, attention: str = "sdpa"
 ) -> tuple[Any, PreTrainedTokenizerFast]:
     """Build a model with random weights and a tokenizer trained on the wordings of an oracle with these tools."""
-    texts = strategy_wordings() if config.wordings == "strategy" else wordings(toolbox)
-    tokenizer = train_tokenizer(texts, config.vocab_size, config.max_token_chars, config.split_digits)
+    is_strategy = config.wordings == "strategy"
+    tokenizer = train_tokenizer(
+        strategy_wordings() if is_strategy else wordings(toolbox),
+        config.vocab_size,
+        config.max_token_chars,
+        config.split_digits,
+        COLORS if is_strategy else (),
+    )
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     family = FAMILIES[config.family]
     text: dict[str, Any] = {

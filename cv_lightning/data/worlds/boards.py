@@ -1,8 +1,9 @@
 """Boards of colored plates: the pages that need strategy, laid out before they are drawn.
 
 A board is three by three cells below a header, a strip with its badge on the left: its orientation can be seen when
-none of its text can be read. A plate holds three characters and is named by its color, by its place beside another
-plate, or by its mark; no other plate of its board has that name.
+none of its text can be read. Each cell has a tint of its own, darker to the left, red in the middle row and blue in
+the last: a small policy sees where a plate lies at the plate itself. A plate holds three characters and is named by
+its cell, by its color, by its place beside another plate, or by its mark; no other plate of its board has that name.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from cv_lightning.data.worlds.plates import CHIRAL_ALPHABET
 from cv_lightning.types import Box
 
 #: Sides in logical pixels: of a board, a plate, a cell (width, height), the header's height, and the steps of a place.
-BOARD, PLATE, CELL, HEADER, STEP = 252, 42, (84, 77), 21, 7
-#: Height of the pale field below the text, and the font sizes of the text.
-FIELD = 20
-FONT_SIZES = (13, 15)
+#: So each plate lies in one of the nine visual tokens of a policy that sees its board at 84 x 84 pixels: with plates
+#: that two tokens share, a small policy learned no places in 340 steps.
+BOARD, PLATE, CELL, HEADER, STEP = 252, 63, (84, 77), 21, 21
+#: Height of the strip in the header.
+STRIP = 14
+#: Font sizes of the text on a board, of a plate that lies alone, and of one that is large.
+#: A policy learns to read large text first.
+FONT_SIZES, ALONE_FONT_SIZES, LARGE_FONT_SIZES = (13, 15), (13, 22), (20, 24)
 FONT = "DejaVuSans-Bold"
 
 COLORS: Mapping[str, Color] = {
@@ -38,8 +43,9 @@ COLORS: Mapping[str, Color] = {
 PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 #: Marks that are visible when the text is not.
 MARKS = ("frame", "bar")
-#: How often a plate is named by each property.
-NAMED_BY = {"color": 3.0, "place": 1.0, "mark": 1.0}
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+#: How often a plate is named by each property. A cell says where to crop; for the others the plate must be seen.
+NAMED_BY = {"cell": 6.0, "color": 2.0, "place": 1.0, "mark": 1.0}
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,13 @@ class Board:
         plates: No two have one cell, one color or one text.
         asked: The place of the plate that is asked for among them.
         name: Its name, as in "the red plate".
+        label: Its name in a word or two, as in "red".
     """
 
     plates: tuple[Plate, ...]
     asked: int
     name: str
+    label: str
 
     @property
     def target(self) -> Plate:
@@ -87,7 +95,7 @@ class Board:
 
 
 def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
-    """A board of `n_plates` plates, 1 to 9, whose target is named by its "color", "place" or "mark".
+    """A board of `n_plates` plates, 1 to 9, whose target is named by its "cell", "color", "place" or "mark".
 
     A name by place needs two plates in neighboring cells; a board without them names the target by its color.
     """
@@ -104,12 +112,16 @@ def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
         plates.append(Plate(cell, (x, y), color, text))
     asked = int(rng.integers(n_plates))
     if named_by == "mark":
-        plates[asked] = replace(plates[asked], mark=MARKS[int(rng.integers(len(MARKS)))])
-        return Board(tuple(plates), asked, f"the plate with the {plates[asked].mark}")
+        mark = MARKS[int(rng.integers(len(MARKS)))]
+        plates[asked] = replace(plates[asked], mark=mark)
+        return Board(tuple(plates), asked, f"the plate with the {mark}", mark)
     if named_by == "place" and (pairs := _neighbors(plates)):
         asked, place, beside = pairs[int(rng.integers(len(pairs)))]
-        return Board(tuple(plates), asked, f"the plate {place} the {plates[beside].color} one")
-    return Board(tuple(plates), asked, f"the {plates[asked].color} plate")
+        color = plates[beside].color
+        return Board(tuple(plates), asked, f"the plate {place} the {color} one", f"{place} {color}")
+    target = plates[asked]
+    label = f"{ROWS[target.cell[1]]} {COLUMNS[target.cell[0]]}" if named_by == "cell" else target.color
+    return Board(tuple(plates), asked, f"the {label} plate", label)
 
 
 def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
@@ -126,9 +138,15 @@ def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
 def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board: Board) -> Box:
     """Draw a board with its left top corner at `at`; returns the box of its target on the page."""
     x, y = at
-    page.rectangle((x, y, x + BOARD, y + BOARD), fill=table_color(rng))
-    page.rectangle((x, y, x + BOARD, y + HEADER - STEP), fill=(225, 225, 225))
-    page.rectangle((x, y, x + 2 * PLATE, y + HEADER - STEP), fill=(150, 30, 30))
+    red, green, blue = (int(value) for value in rng.integers(-8, 9, 3))
+    for column, gray in enumerate((40, 75, 110)):
+        for row, (more_red, more_blue) in enumerate(((0, 0), (40, 0), (0, 40))):
+            left, top = x + column * CELL[0], y + HEADER + row * CELL[1]
+            tint = gray + red + more_red, gray + green, gray + blue + more_blue
+            page.rectangle((left, top, left + CELL[0], top + CELL[1]), fill=tint)
+    page.rectangle((x, y, x + BOARD, y + HEADER), fill=table_color(rng))
+    page.rectangle((x, y, x + BOARD, y + STRIP), fill=(225, 225, 225))
+    page.rectangle((x, y, x + CELL[0], y + STRIP), fill=(150, 30, 30))
     for plate in board.plates:
         is_target = plate is board.target
         draw_plate(page, rng, (x + plate.at[0], y + plate.at[1]), plate, hides_text=is_target and page.hides_target)
@@ -137,7 +155,13 @@ def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board:
 
 
 def draw_plate(
-    page: Page, rng: np.random.Generator, at: tuple[int, int], plate: Plate, *, hides_text: bool = False
+    page: Page,
+    rng: np.random.Generator,
+    at: tuple[int, int],
+    plate: Plate,
+    *,
+    font_sizes: tuple[int, int] = FONT_SIZES,
+    hides_text: bool = False,
 ) -> None:
     """Draw a plate with its left top corner at `at`: its color, its mark, and its text on a pale field."""
     red, green, blue = (min(255, int(value + rng.integers(-8, 9))) for value in COLORS[plate.color])
@@ -145,20 +169,21 @@ def draw_plate(
     x, y = at
     page.rectangle((x, y, x + PLATE, y + PLATE), fill=(red, green, blue))
     if plate.mark == "bar":
-        page.rectangle((x, y, x + PLATE, y + 9), fill=(0, 0, 0))
+        page.rectangle((x, y, x + PLATE, y + 12), fill=(0, 0, 0))
     elif plate.mark == "frame":
         page.rectangle((x, y, x + PLATE, y + PLATE), fill=(0, 0, 0))
-        page.rectangle((x + 3, y + 3, x + PLATE - 3, y + PLATE - 3), fill=(red, green, blue))
-    edge, top = {"bar": (2, 10), "frame": (4, 4)}.get(plate.mark, (2, 2))
-    top = y + int(rng.integers(top, PLATE - edge - FIELD + 1))
-    page.rectangle((x + edge, top, x + PLATE - edge, top + FIELD), fill=(paper, paper, paper))
-    size = int(rng.integers(FONT_SIZES[0], FONT_SIZES[1] + 1))
+        page.rectangle((x + 5, y + 5, x + PLATE - 5, y + PLATE - 5), fill=(red, green, blue))
+    edge, top = {"bar": (2, 13), "frame": (6, 6)}.get(plate.mark, (2, 2))
+    size = int(rng.integers(font_sizes[0], font_sizes[1] + 1))
+    field = size + 5
+    top = y + int(rng.integers(top, PLATE - edge - field + 1))
+    page.rectangle((x + edge, top, x + PLATE - edge, top + field), fill=(paper, paper, paper))
     while extent(plate.text, FONT, size)[0] > PLATE - 2 * edge - 2:
         size -= 1
     width, height = extent(plate.text, FONT, size)
     left = x + int(rng.integers(edge + 1, PLATE - edge - width))
     if not hides_text:
-        page.text((left, top + (FIELD - height) // 2), plate.text, FONT, size, (ink, ink, ink))
+        page.text((left, top + (field - height) // 2), plate.text, FONT, size, (ink, ink, ink))
 
 
 def table_color(rng: np.random.Generator) -> Color:

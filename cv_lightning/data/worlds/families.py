@@ -37,12 +37,21 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Draft:
-    """A drawn page with its question."""
+    """A drawn page with its question.
+
+    Attributes:
+        page: The page.
+        question: The question.
+        answer: Its answer.
+        needs_crop: Whether the answer cannot be read without a crop.
+        names: What each crop shows, in words.
+    """
 
     page: Page
     question: str
     answer: str
     needs_crop: bool
+    names: tuple[str, ...] = ()
 
     def sample(self, identity: str, family: str, source: str) -> Sample:
         """The page as an upright sample."""

@@ -21,11 +21,12 @@ from cv_lightning.data.source import (
     generator,
 )
 from cv_lightning.data.worlds.boards import (
+    ALONE_FONT_SIZES,
     BOARD,
     COLORS,
+    LARGE_FONT_SIZES,
     NAMED_BY,
     PLATE,
-    STEP,
     Plate,
     draw_board,
     draw_plate,
@@ -49,17 +50,20 @@ FADED = (0.05, 0.09)
 
 #: The random numbers that draw a page; families that are drawn alike share its pages.
 _STREAM = 2
+#: Logical pixels of table on each side of a plate that lies alone.
+_MARGIN = 7
 _TURNED = {name: weight for name, weight in ORIENTATION_WEIGHTS.items() if name != "none"}
 
 
 def plate_alone(rng: np.random.Generator, *, hides_target: bool, scale: int = 1, is_full: bool = False) -> Draft:
     """One plate that can be read, with up to 14 pixels of table around it unless `is_full`."""
-    side = PLATE + (0 if is_full else 2 * STEP * int(rng.integers(2)))
+    side = PLATE + (0 if is_full else 2 * _MARGIN * int(rng.integers(2)))
     page = Page((side, side), scale, table_color(rng), hides_target=hides_target)
     color = list(COLORS)[int(rng.integers(len(COLORS)))]
     x, y = (int(rng.integers(side - PLATE + 1)) for _ in "xy")
     plate = Plate((0, 0), (x, y), color, random_text(rng))
-    draw_plate(page, rng, plate.at, plate, hides_text=hides_target)
+    font_sizes = LARGE_FONT_SIZES if is_full else ALONE_FONT_SIZES
+    draw_plate(page, rng, plate.at, plate, font_sizes=font_sizes, hides_text=hides_target)
     page.mark(plate.box)
     is_named = is_full or rng.random() < 0.5
     return Draft(page, f"Read the {color} plate." if is_named else "Read the plate.", plate.text, needs_crop=False)
@@ -84,14 +88,28 @@ def one_board(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
     board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
     page.mark(draw_board(page, rng, (0, 0), board))
-    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True)
+    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True, names=(board.label,))
+
+
+def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
+    """A board of one to nine plates: the answer is the box of one of them, in words."""
+    page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
+    board = lay_out(rng, 1 + int(9 * rng.random() ** 2), choose(rng, NAMED_BY))  # a third of the boards hold one plate
+    page.mark(draw_board(page, rng, (0, 0), board))
+    answer = box_in_words(board.label, board.target.box)
+    return Draft(page, f"Find {board.name}.", answer, needs_crop=False)
+
+
+def box_in_words(name: str, box: Sequence[float]) -> str:
+    """A named box in pixels, such as "red 84, 21, 147, 84"."""
+    return f"{name} {', '.join(str(round(edge)) for edge in box)}"
 
 
 def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     """Four boards: the text is unreadable on the page and on a board alone."""
     page = Page((2 * BOARD, 2 * BOARD), 1, (0, 0, 0), hides_target=hides_target)
     asked = list(CORNERS)[int(rng.integers(len(CORNERS)))]
-    question, answer = "", ""
+    question, answer, label = "", "", ""
     page.hides_target = False
     for name, at in CORNERS.items():
         board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
@@ -100,7 +118,8 @@ def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
         if name == asked:
             page.mark(box)
             question, answer = f"Read {board.name} on the {asked} board.", board.target.text
-    return Draft(page, question, answer, needs_crop=True)
+            label = board.label
+    return Draft(page, question, answer, needs_crop=True, names=(asked, label))
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,7 @@ STRATEGY_FAMILIES: Mapping[str, _Family] = {
     "small": _Family(four_boards),
     "faded": _Family(faded_plate),
     "decoy": _Family(large_plate),
+    "locate": _Family(named_boxes),
 }
 
 
@@ -145,16 +165,24 @@ class StrategyWorld(SampleSource):
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         """The sample at `index`; `transforms` forces its orientation, a "crop" in it is ignored."""
-        rng, number = generator(self.seed, split, index), index
-        if split == "train":
-            family, turn = choose(rng, self.families), choose(rng, _TURNED)
-        else:
-            number, place = divmod(index, len(STRATEGY_FAMILIES))
-            family, turn = list(STRATEGY_FAMILIES)[place], list(_TURNED)[number % len(_TURNED)]
+        number, family, turn = self._asked(split, index)
         asked = tuple(name for name in transforms or () if name != "crop")
         if transforms is None and STRATEGY_FAMILIES[family].is_turned:
             asked = (turn,)
         return transform_sample(self.upright(split, number, family), asked)
+
+    def names(self, split: Split, index: int) -> tuple[str, ...]:
+        """What each crop shows that the sample at `index` needs, the outer one first: ("top left", "red"), say."""
+        number, family, _ = self._asked(split, index)
+        return self.draw(split, number, family).names
+
+    def _asked(self, split: Split, index: int) -> tuple[int, str, str]:
+        """(page, family, turn) of an index."""
+        if split == "train":
+            rng = generator(self.seed, split, index)
+            return index, choose(rng, self.families), choose(rng, _TURNED)
+        number, place = divmod(index, len(STRATEGY_FAMILIES))
+        return number, list(STRATEGY_FAMILIES)[place], list(_TURNED)[number % len(_TURNED)]
 
     def upright(self, split: Split, number: int, family: str) -> Sample:
         """Page `number` of a family before anything is done to its image."""

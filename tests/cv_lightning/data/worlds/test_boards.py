@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cv_lightning.data.source import generator
-from cv_lightning.data.worlds.boards import BOARD, CELL, HEADER, NAMED_BY, PLACES, PLATE, Board, Plate, lay_out
+from cv_lightning.data.worlds.boards import (
+    BOARD,
+    CELL,
+    COLUMNS,
+    HEADER,
+    NAMED_BY,
+    PLACES,
+    PLATE,
+    ROWS,
+    Board,
+    Plate,
+    lay_out,
+)
 
 indices = st.integers(0, 10_000)
 
@@ -17,6 +29,8 @@ def named(board: Board) -> list[Plate]:
     if "with" in words:
         return [plate for plate in board.plates if plate.mark == words[-1]]
     place = next((place for place in PLACES if f" {place} the " in board.name), None)
+    if len(words) == 4:
+        return [plate for plate in board.plates if (ROWS[plate.cell[1]], COLUMNS[plate.cell[0]]) == tuple(words[1:3])]
     if place is None:
         return [plate for plate in board.plates if plate.color == words[1]]
     (beside,) = (plate for plate in board.plates if plate.color == words[-2])
