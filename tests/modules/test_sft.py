@@ -132,6 +132,6 @@ def test_monitors_read_a_step_at_its_end_and_nothing_is_logged_by_lightning(monk
             seen.append(float(trainer.callback_metrics["train/loss"]))
 
     module = SFTModule(small_policy(), optimizer=OptimizerConfig(lr=1e-2))
-    monkeypatch.setattr(module, "log", None)  # it takes 4 % of a small step
+    monkeypatch.setattr(module, "log", None)  # a step must not need it
     train(module, [episodes(2)] * 2, callbacks=[Monitor()])
     assert seen[1] < seen[0]
