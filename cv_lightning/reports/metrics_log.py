@@ -27,14 +27,17 @@ def set_aside(folder: Path) -> None:
 
 
 def join(folder: Path) -> None:
-    """Write all attempts into metrics.csv; of a step that several attempts logged, the last one counts."""
+    """Write all attempts into metrics.csv; of a step that several attempts logged, the last one counts.
+
+    A test trains no step, so an attempt that only tests takes no step from those before it.
+    """
     earlier = _earlier(folder)
     if not earlier:
         return
     rows: list[Row] = []
     for path in [*earlier, folder / FILE]:
         attempt = _read(path)
-        first = min((int(row["step"]) for row in attempt), default=None)
+        first = min((int(row["step"]) for row in attempt if not _is_of_test(row)), default=None)
         rows = [row for row in rows if first is None or int(row["step"]) < first] + attempt
     columns = sorted({name for row in rows for name in row})
     joined = folder / f"{FILE}.new"
@@ -76,6 +79,10 @@ def _number(cell: str | None) -> float | None:
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) else None
+
+
+def _is_of_test(row: Row) -> bool:
+    return any(cell and name.startswith("test/") for name, cell in row.items())
 
 
 def _earlier(folder: Path) -> list[Path]:

@@ -34,6 +34,18 @@ def test_attempts_with_other_columns_are_joined_and_repeated_steps_count_once(tm
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
 
+def test_an_attempt_that_only_tests_keeps_the_curves(tmp_path: Path) -> None:
+    write(tmp_path, "a,step\n1,0\n2,10\n")
+    set_aside(tmp_path)
+    write(tmp_path, "step,test/accuracy/mean\n0,0.5\n")
+    join(tmp_path)
+    assert [(row["step"], row["a"], row["test/accuracy/mean"]) for row in rows(tmp_path)] == [
+        ("0", "1", ""),
+        ("10", "2", ""),
+        ("0", "", "0.5"),
+    ]
+
+
 def test_single_attempt_stays_as_it_is(tmp_path: Path) -> None:
     write(tmp_path, "a,step\n1,0\n")
     before = (tmp_path / "metrics.csv").read_bytes()
