@@ -238,6 +238,7 @@ def strategy_wordings() -> Iterator[str]:
         yield f"Read the {color} plate."
         yield f"Read the {color} plate on the "
         yield from (f"Read the plate {place} the {color} one" for place in PLACES)
+        # Nobody asks this, but the tokenizer of docs/paper.md learned from it; other texts are another tokenizer.
         yield f"Find {color}, {color}."
         yield from (f"{color} {edge}, " for edge in (0, 21))
     yield from (f" on the {name} board." for name in CORNERS)
