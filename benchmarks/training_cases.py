@@ -189,7 +189,7 @@ class _Writer:
 
 
 class ScriptedSession(GenerationSession):
-    """Draws tokens, and goes on with those of a script."""
+    """Draws tokens as usual, then puts those of a script in their place."""
 
     def __init__(self, network: Any, sampling: Any, on_tokens: Any, scripts: Sequence[Script]) -> None:
         super().__init__(network, sampling, on_tokens)

@@ -401,10 +401,13 @@ class GRPOModule(PolicyModule):
 
 
 def gap_metrics(gaps_M: Tensor) -> dict[str, Tensor]:
-    """What is logged of the gaps, trainer - sampler, of M tokens; nothing if there are none.
+    """Metrics of how far trainer and sampler differ; empty if there are no tokens.
 
-    Of their sizes the largest, the mean and the 99.9th percentile (nearest rank); and the k3 estimate of
-    KL(sampler || trainer): the mean of exp(gap) - gap - 1, for the sampler drew the tokens.
+    They are the largest size of a gap, the mean size, its 99.9th percentile (nearest rank), and the k3 estimate of
+    KL(sampler || trainer). The sampler drew the tokens, so k3 is the mean of exp(gap) - gap - 1.
+
+    Args:
+        gaps_M: Trainer's - sampler's log-probability of M tokens, in nats.
     """
     if not len(gaps_M):
         return {}
