@@ -1,6 +1,6 @@
 """SFT episodes of `StrategyWorld`: turns, crops, both in one call, shrinking crops, recovery, and no tool at all.
 
-An episode may begin with a call that fails or does the wrong thing; that call is shown and not trained. A small share
+A call may fail or do the wrong thing before it is made well: that first call is shown and not trained. A small share
 of episodes tries a filter on an image that does not need one, so that its words exist: none is ever shown on a `faded`
 image, where it would help.
 """
@@ -26,7 +26,8 @@ from cv_lightning.data.oracle import (
     write_code,
 )
 from cv_lightning.data.source import Split, check_seed, check_weights, generator
-from cv_lightning.data.worlds.boards import BOARD, COLORS, MARKS, PLACES, STEP
+from cv_lightning.data.worlds.boards import BOARD, COLORS, MARKS, PLACES
+from cv_lightning.data.worlds.families import NamedCrop
 from cv_lightning.data.worlds.strategy import CORNERS, StrategyWorld, box_in_words
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import gather_effects, last_orientation, required_orientation
@@ -62,7 +63,7 @@ class StrategyEpisodes:
     Attributes:
         source: The world.
         tools: Whether episodes call tools; if not, only families that need none are written.
-        recovery: Share of the episodes with tools that begin with a call that fails or is wrong.
+        recovery: Share of the episodes with tools in which one call fails or is wrong before it is made well.
         filters: Share of the episodes that try a filter on a random image, at most 0.02.
         in_one_call: Share of the episodes of `find_turned` that turn and crop in one call of code.
         seed: Seed of the choices.
@@ -96,8 +97,8 @@ class StrategyEpisodes:
         sample = self.source.sample(split, index)
         if sample.family == "faded" or (not self.tools and sample.transforms):
             return None
-        names = self.source.names(split, index)
-        return _Writer(self, sample, names, executor, generator(self.seed, split, index, stream=1)).write()
+        crops = self.source.crops(split, index)
+        return _Writer(self, sample, crops, executor, generator(self.seed, split, index, stream=1)).write()
 
     def size(self, split: Split) -> int | None:
         """None: episodes never end."""
@@ -110,14 +111,14 @@ class _Writer:
 
     settings: StrategyEpisodes
     sample: Sample
-    names: tuple[str, ...]
+    crops: tuple[NamedCrop, ...]
     executor: Executor
     rng: np.random.Generator
+    #: The image that the next call works on: the last one that a trained call made.
+    view: int = 0
 
     def write(self) -> Trajectory | None:
         self.trajectory = Trajectory(self.sample, images=view_question(self.sample))
-        if self.settings.tools and self.sample.transforms and self.rng.random() < self.settings.recovery:
-            self._mistake()
         if self.settings.tools and self.rng.random() < self.settings.filters:
             self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
         self._solve()
@@ -128,47 +129,63 @@ class _Writer:
         return self.trajectory if self._checks() else None
 
     def _solve(self) -> None:
-        """Turn, then crop; the view is that of the last call that helped."""
-        steps = undoing_steps(self.sample)
-        boxes = crop_boxes(self.sample)
-        if steps and boxes and self.rng.random() < self.settings.in_one_call:
-            place = box_in_words(self.names[0], boxes[0])
+        """Turn, then crop, with at most one mistake on the way."""
+        steps, boxes = undoing_steps(self.sample), crop_boxes(self.sample)
+        n_calls = len(steps) + len(boxes)
+        has_mistake = n_calls and self.settings.tools and self.rng.random() < self.settings.recovery
+        mistake = int(self.rng.integers(n_calls)) if has_mistake else n_calls
+        if steps and boxes and mistake == n_calls and self.rng.random() < self.settings.in_one_call:
+            place = box_in_words(self.crops[0].name, boxes[0])
             self._call(f"{_turned(steps[0])} {CROP_REASON} {place}", write_crop_and_turn(boxes[0], steps[0]))
             return
-        for step in steps:
+        for number, step in enumerate(steps):
+            if number == mistake:
+                self._turn_wrongly()
             self._call(_turned(step), TURNS[self.settings.toolbox][step][0])
-        for name, box in zip(self.names, boxes, strict=True):
-            self._crop(name, _in_view(self.trajectory, box))
+        for number, (crop, box) in enumerate(zip(self.crops, boxes, strict=True), len(steps)):
+            if number == mistake:
+                self._crop_wrongly(crop)
+            self._crop(crop.name, self._in_view(box))
 
     def _crop(self, name: str, box: Box, *, is_mistake: bool = False) -> None:
         """Say what is where in the view, then crop it: the box is found in words, as `locate` asks it, and copied."""
         call = write_crop(self.settings.toolbox, box)
         self._call(f"{CROP_REASON} {box_in_words(name, box)}", call, is_mistake=is_mistake)
 
-    def _mistake(self) -> None:
-        """A call that fails, a turn that is none of those needed, or a crop of another place."""
+    def _turn_wrongly(self) -> None:
+        """A call that fails, or a turn that is none of those needed."""
         toolbox, needed = self.settings.toolbox, required_orientation(self.sample)
-        boxes, fails = crop_boxes(self.sample), self.rng.random() < 0.5
-        if needed != "identity":
-            wrong = [name for name in REASONS if name != needed]
-            calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong)][0]]
-            self._call(REASONS[pick(self.rng, list(REASONS))][0], pick(self.rng, calls), is_mistake=True)
-        elif fails:
-            self._call(CROP_REASON, pick(self.rng, _BROKEN_CROPS[toolbox]), is_mistake=True)
+        fails = self.rng.random() < 0.5
+        wrong = [name for name in REASONS if name != needed]
+        calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong)][0]]
+        self._call(REASONS[pick(self.rng, list(REASONS))][0], pick(self.rng, calls), is_mistake=True)
+
+    def _crop_wrongly(self, crop: NamedCrop) -> None:
+        """A call that fails, or a crop of another plate or board."""
+        if self.rng.random() < 0.5:
+            broken = pick(self.rng, _BROKEN_CROPS[self.settings.toolbox])
+            self._call(CROP_REASON, broken, is_mistake=True)
         else:
-            elsewhere = wrong_box(self.rng, boxes[0], self.sample.images[0].size)
-            self._crop(self.names[0], elsewhere, is_mistake=True)
+            self._crop(crop.name, pick(self.rng, crop.others), is_mistake=True)
 
     def _call(self, reason: str, written: WrittenCall, *, is_mistake: bool = False) -> None:
         turns = self.trajectory.turns
-        source = len(self.trajectory.images) - 1
         if turns and not turns[-1].is_trained:
             last = turns[-1].observation
             failed = last is None or last.status != "ok"
-            reason, source = f"{ERROR_REASONS[0] if failed else WRONG_REASON} {reason}", 0
+            reason = f"{ERROR_REASONS[0] if failed else WRONG_REASON} {reason}"
         name, arguments = written
-        text = format_tool_call(reason, name, {**arguments, "image_index": source})
+        text = format_tool_call(reason, name, {**arguments, "image_index": self.view})
         take_written_turn(self.trajectory, text, self.settings.toolbox, self.executor, is_trained=not is_mistake)
+        if not is_mistake:
+            self.view = len(self.trajectory.images) - 1
+
+    def _in_view(self, box: Box) -> Box:
+        """A box of the question's image in pixels of the view."""
+        frame = self.trajectory.images[self.view].frame
+        if frame is None:
+            raise ValueError("Expected an image with a known frame")
+        return frame.inverse().box(box)
 
     def _checks(self) -> bool:
         """Every trained call ran, the last view is upright, and the crop is the box."""
@@ -190,15 +207,6 @@ def crop_boxes(sample: Sample) -> list[Box]:
     return [*outer, sample.box]
 
 
-def wrong_box(rng: np.random.Generator, box: Box, size: tuple[int, int]) -> Box:
-    """A box of the same sides that shows at most a part of `box`."""
-    sides = round(box[2] - box[0]), round(box[3] - box[1])
-    while True:
-        x, y = (STEP * int(rng.integers((size[axis] - sides[axis]) // STEP + 1)) for axis in (0, 1))
-        if max(abs(x - box[0]) / sides[0], abs(y - box[1]) / sides[1]) >= 0.5:
-            return x, y, x + sides[0], y + sides[1]
-
-
 def write_crop(toolbox: ToolboxName, box: Sequence[float]) -> WrittenCall:
     """The crop of a box in pixels of its image."""
     edges = [round(edge) for edge in box]
@@ -212,15 +220,6 @@ def write_crop_and_turn(box: Sequence[float], step: str) -> WrittenCall:
     turn = str(TURNS["code"][step][0][1]["code"])
     crop = f"image.crop(({', '.join(str(round(edge)) for edge in box)}))"
     return write_code(turn.replace("image", crop, 1))
-
-
-def _in_view(trajectory: Trajectory, box: Box) -> Box:
-    """A box of the question's image in pixels of the image that the next call works on."""
-    last = trajectory.turns[-1] if trajectory.turns else None
-    view = trajectory.images[0 if last is not None and not last.is_trained else -1]
-    if view.frame is None:
-        raise ValueError("Expected an image with a known frame")
-    return view.frame.inverse().box(box)
 
 
 def _turned(step: str) -> str:

@@ -1,9 +1,8 @@
 """Boards of colored plates: the pages that need strategy, laid out before they are drawn.
 
 A board is three by three cells below a header, a strip with its badge on the left: its orientation can be seen when
-none of its text can be read. Each cell has a tint of its own, darker to the left, red in the middle row and blue in
-the last: a small policy sees where a plate lies at the plate itself. A plate holds three characters and is named by
-its cell, by its color, by its place beside another plate, or by its mark; no other plate of its board has that name.
+none of its text can be read. A plate holds three characters and is named by its cell, by its color, by its place
+beside another plate, or by its mark; no other plate of its board has that name.
 """
 
 from __future__ import annotations
@@ -13,31 +12,32 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cv_lightning.data.worlds.families import NamedCrop
 from cv_lightning.data.worlds.page import Color, Page, extent
 from cv_lightning.data.worlds.plates import CHIRAL_ALPHABET
 from cv_lightning.types import Box
 
 #: Sides in logical pixels: of a board, a plate, a cell (width, height), the header's height, and the steps of a place.
-#: So each plate lies in one of the nine visual tokens of a policy that sees its board at 84 x 84 pixels: with plates
-#: that two tokens share, a small policy learned no places in 340 steps.
-BOARD, PLATE, CELL, HEADER, STEP = 252, 63, (84, 77), 21, 21
+#: So each plate fills most of one of the nine visual tokens of a policy that sees its board at 84 x 84 pixels: with
+#: plates that two tokens share, a small policy learned no places in 340 steps.
+BOARD, PLATE, CELL, HEADER, STEP = 252, 63, (84, 77), 21, 7
 #: Height of the strip in the header.
 STRIP = 14
 #: Font sizes of the text on a board, of a plate that lies alone, and of one that is large.
 #: A policy learns to read large text first.
-FONT_SIZES, ALONE_FONT_SIZES, LARGE_FONT_SIZES = (13, 15), (13, 22), (20, 24)
+FONT_SIZES, ALONE_FONT_SIZES, LARGE_FONT_SIZES = (16, 17), (18, 24), (20, 24)
 FONT = "DejaVuSans-Bold"
 
 COLORS: Mapping[str, Color] = {
-    "red": (232, 72, 64),
-    "orange": (245, 150, 40),
-    "yellow": (245, 225, 70),
-    "green": (80, 190, 90),
-    "cyan": (80, 215, 225),
-    "blue": (90, 130, 245),
-    "purple": (190, 95, 225),
-    "pink": (250, 165, 205),
-    "white": (245, 245, 245),
+    "red": (230, 30, 30),
+    "orange": (250, 140, 10),
+    "yellow": (250, 240, 30),
+    "green": (20, 150, 40),
+    "cyan": (40, 230, 240),
+    "blue": (30, 60, 240),
+    "purple": (130, 20, 170),
+    "pink": (255, 140, 210),
+    "white": (250, 250, 250),
 }
 #: Places beside a plate, as steps of cells (columns, rows).
 PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -45,7 +45,7 @@ PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0),
 MARKS = ("frame", "bar")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
 #: How often a plate is named by each property. A cell says where to crop; for the others the plate must be seen.
-NAMED_BY = {"cell": 6.0, "color": 2.0, "place": 1.0, "mark": 1.0}
+NAMED_BY = {"mark": 5.0, "cell": 4.0, "color": 0.5, "place": 0.5}
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ class Board:
         """The plate that is asked for."""
         return self.plates[self.asked]
 
+    @property
+    def crop(self) -> NamedCrop:
+        """The crop that shows the plate that is asked for."""
+        others = tuple(plate.box for plate in self.plates if plate is not self.target)
+        return NamedCrop(self.label, others)
+
 
 def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
     """A board of `n_plates` plates, 1 to 9, whose target is named by its "cell", "color", "place" or "mark".
@@ -138,13 +144,7 @@ def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
 def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board: Board) -> Box:
     """Draw a board with its left top corner at `at`; returns the box of its target on the page."""
     x, y = at
-    red, green, blue = (int(value) for value in rng.integers(-8, 9, 3))
-    for column, gray in enumerate((40, 75, 110)):
-        for row, (more_red, more_blue) in enumerate(((0, 0), (40, 0), (0, 40))):
-            left, top = x + column * CELL[0], y + HEADER + row * CELL[1]
-            tint = gray + red + more_red, gray + green, gray + blue + more_blue
-            page.rectangle((left, top, left + CELL[0], top + CELL[1]), fill=tint)
-    page.rectangle((x, y, x + BOARD, y + HEADER), fill=table_color(rng))
+    page.rectangle((x, y, x + BOARD, y + BOARD), fill=table_color(rng))
     page.rectangle((x, y, x + BOARD, y + STRIP), fill=(225, 225, 225))
     page.rectangle((x, y, x + CELL[0], y + STRIP), fill=(150, 30, 30))
     for plate in board.plates:
@@ -175,20 +175,20 @@ def draw_plate(
         page.rectangle((x + 5, y + 5, x + PLATE - 5, y + PLATE - 5), fill=(red, green, blue))
     edge, top = {"bar": (2, 13), "frame": (6, 6)}.get(plate.mark, (2, 2))
     size = int(rng.integers(font_sizes[0], font_sizes[1] + 1))
-    field = size + 5
-    top = y + int(rng.integers(top, PLATE - edge - field + 1))
-    page.rectangle((x + edge, top, x + PLATE - edge, top + field), fill=(paper, paper, paper))
-    while extent(plate.text, FONT, size)[0] > PLATE - 2 * edge - 2:
+    while extent(plate.text, FONT, size)[0] > PLATE - 2 * edge - 6:
         size -= 1
     width, height = extent(plate.text, FONT, size)
-    left = x + int(rng.integers(edge + 1, PLATE - edge - width))
+    field = width + 6, size + 5
+    left = x + int(rng.integers(edge, PLATE - edge - field[0] + 1))
+    top = y + int(rng.integers(top, PLATE - edge - field[1] + 1))
+    page.rectangle((left, top, left + field[0], top + field[1]), fill=(paper, paper, paper))
     if not hides_text:
-        page.text((left, top + (field - height) // 2), plate.text, FONT, size, (ink, ink, ink))
+        page.text((left + 3, top + (field[1] - height) // 2), plate.text, FONT, size, (ink, ink, ink))
 
 
 def table_color(rng: np.random.Generator) -> Color:
     """The gray behind plates."""
-    gray = int(rng.integers(70, 111))
+    gray = int(rng.integers(60, 91))
     return gray, gray, gray
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cv_lightning.data.worlds.page import FONTS, PHOTOS, Color, Page, air_of, extent, grain
 from cv_lightning.errors import ConfigError
-from cv_lightning.types import Sample
+from cv_lightning.types import Box, Sample
 
 #: Characters that are told from each other in every orientation and font.
 CODE_ALPHABET = "24567FGJLPR"
@@ -36,6 +36,19 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class NamedCrop:
+    """What a crop is to show.
+
+    Attributes:
+        name: Its name in a word or two, as in "red".
+        others: Boxes of its kind that could be taken for it, in pixels of the upright view that it is cropped from.
+    """
+
+    name: str
+    others: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
 class Draft:
     """A drawn page with its question.
 
@@ -44,14 +57,14 @@ class Draft:
         question: The question.
         answer: Its answer.
         needs_crop: Whether the answer cannot be read without a crop.
-        names: What each crop shows, in words.
+        crops: What each crop shows, the outer one first.
     """
 
     page: Page
     question: str
     answer: str
     needs_crop: bool
-    names: tuple[str, ...] = ()
+    crops: tuple[NamedCrop, ...] = ()
 
     def sample(self, identity: str, family: str, source: str) -> Sample:
         """The page as an upright sample."""

@@ -34,7 +34,7 @@ from cv_lightning.data.worlds.boards import (
     random_text,
     table_color,
 )
-from cv_lightning.data.worlds.families import Draft
+from cv_lightning.data.worlds.families import Draft, NamedCrop
 from cv_lightning.data.worlds.page import Page
 from cv_lightning.types import Sample
 
@@ -50,14 +50,14 @@ FADED = (0.05, 0.09)
 
 #: The random numbers that draw a page; families that are drawn alike share its pages.
 _STREAM = 2
-#: Logical pixels of table on each side of a plate that lies alone.
+#: Logical pixels of table beside a plate that lies alone.
 _MARGIN = 7
 _TURNED = {name: weight for name, weight in ORIENTATION_WEIGHTS.items() if name != "none"}
 
 
 def plate_alone(rng: np.random.Generator, *, hides_target: bool, scale: int = 1, is_full: bool = False) -> Draft:
-    """One plate that can be read, with up to 14 pixels of table around it unless `is_full`."""
-    side = PLATE + (0 if is_full else 2 * _MARGIN * int(rng.integers(2)))
+    """One plate that can be read, with up to 7 pixels of table beside it unless it `is_full`."""
+    side = PLATE + (0 if is_full else _MARGIN * int(rng.integers(2)))
     page = Page((side, side), scale, table_color(rng), hides_target=hides_target)
     color = list(COLORS)[int(rng.integers(len(COLORS)))]
     x, y = (int(rng.integers(side - PLATE + 1)) for _ in "xy")
@@ -88,7 +88,7 @@ def one_board(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
     board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
     page.mark(draw_board(page, rng, (0, 0), board))
-    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True, names=(board.label,))
+    return Draft(page, f"Read {board.name}.", board.target.text, needs_crop=True, crops=(board.crop,))
 
 
 def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
@@ -101,7 +101,7 @@ def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
 
 
 def box_in_words(name: str, box: Sequence[float]) -> str:
-    """A named box in pixels, such as "red 84, 21, 147, 84"."""
+    """A named box in pixels, such as "red 91, 28, 154, 91"."""
     return f"{name} {', '.join(str(round(edge)) for edge in box)}"
 
 
@@ -109,17 +109,17 @@ def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     """Four boards: the text is unreadable on the page and on a board alone."""
     page = Page((2 * BOARD, 2 * BOARD), 1, (0, 0, 0), hides_target=hides_target)
     asked = list(CORNERS)[int(rng.integers(len(CORNERS)))]
-    question, answer, label = "", "", ""
-    page.hides_target = False
+    boards = {}
     for name, at in CORNERS.items():
-        board = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
+        boards[name] = lay_out(rng, int(rng.integers(3, 10)), choose(rng, NAMED_BY))
         page.hides_target = hides_target and name == asked
-        box = draw_board(page, rng, at, board)
+        box = draw_board(page, rng, at, boards[name])
         if name == asked:
             page.mark(box)
-            question, answer = f"Read {board.name} on the {asked} board.", board.target.text
-            label = board.label
-    return Draft(page, question, answer, needs_crop=True, names=(asked, label))
+    board = boards[asked]
+    others = tuple((x, y, x + BOARD, y + BOARD) for name, (x, y) in CORNERS.items() if name != asked)
+    crops = (NamedCrop(asked, others), board.crop)
+    return Draft(page, f"Read {board.name} on the {asked} board.", board.target.text, needs_crop=True, crops=crops)
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ class StrategyWorld(SampleSource):
             asked = (turn,)
         return transform_sample(self.upright(split, number, family), asked)
 
-    def names(self, split: Split, index: int) -> tuple[str, ...]:
-        """What each crop shows that the sample at `index` needs, the outer one first: ("top left", "red"), say."""
+    def crops(self, split: Split, index: int) -> tuple[NamedCrop, ...]:
+        """What each crop shows that the sample at `index` needs, the outer one first."""
         number, family, _ = self._asked(split, index)
-        return self.draw(split, number, family).names
+        return self.draw(split, number, family).crops
 
     def _asked(self, split: Split, index: int) -> tuple[int, str, str]:
         """(page, family, turn) of an index."""

@@ -11,8 +11,7 @@ from cv_lightning.construction.checks import Checks
 from cv_lightning.construction.episode import construct
 from cv_lightning.construction.plan import Planner
 from cv_lightning.construction.teacher import OracleTeacher
-from cv_lightning.data.source import generator
-from cv_lightning.data.strategy_oracle import FILTER_REASON, StrategyEpisodes, crop_boxes, strategy_wordings, wrong_box
+from cv_lightning.data.strategy_oracle import FILTER_REASON, StrategyEpisodes, crop_boxes, strategy_wordings
 from cv_lightning.data.worlds.boards import COLORS
 from cv_lightning.data.worlds.strategy import StrategyWorld
 from cv_lightning.errors import ConfigError
@@ -86,16 +85,20 @@ def test_mistakes_are_shown_not_trained_and_then_corrected(executor: ToolExecuto
     builder = StrategyEpisodes(recovery=1.0, filters=0.0)
     made = [episode for index in range(80) if (episode := builder.episode("train", index, executor)) is not None]
     begun = [episode for episode in made if episode.sample.required_tools]
-    statuses = set()
+    statuses, crops = set(), 0
     for episode in begun:
-        mistake, *others = episode.turns
-        assert not mistake.is_trained
-        assert all(turn.is_trained for turn in others)
+        (place,) = (number for number, turn in enumerate(episode.turns) if not turn.is_trained)
+        mistake, retry = episode.turns[place : place + 2]
         assert mistake.observation is not None
         statuses.add(mistake.observation.status)
-        assert others[0].reply.call is not None
-        assert others[0].reply.call.image_index == 0
+        assert retry.reply.call is not None
+        assert mistake.reply.call is not None
+        assert retry.reply.call.image_index == mistake.reply.call.image_index == place
+        if mistake.observation.tools == ("crop",):
+            crops += 1
+            assert mistake.reply.call.code != retry.reply.call.code
     assert statuses == {"ok", "error"}
+    assert crops > 5
     assert all(not episode.n_calls for episode in made if not episode.sample.required_tools)
 
 
@@ -135,15 +138,6 @@ def test_an_episode_is_a_function_of_its_index(executor: ToolExecutor) -> None:
         texts = [[turn.text for turn in made.turns] if (made := builder.episode("train", index, executor)) else None]
         again = builder.episode("train", index, executor)
         assert texts == [[turn.text for turn in again.turns] if again else None]
-
-
-def test_a_wrong_box_shows_at_most_half_of_the_right_one() -> None:
-    rng = generator(0, "train", 0)
-    for _ in range(50):
-        x1, y1, x2, y2 = wrong_box(rng, (84, 98, 147, 161), (252, 252))
-        assert (x2 - x1, y2 - y1) == (63, 63)
-        assert 0 <= x1 < x2 <= 252
-        assert max(abs(x1 - 84), abs(y1 - 98)) >= 31
 
 
 def test_data_build_writes_episodes_of_this_world(executor: ToolExecutor, tmp_path: Path) -> None:

@@ -51,8 +51,7 @@ def read_plate(image: Image.Image, side: int) -> str:
     """
     gray = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
     ink = gray.max() - gray
-    rows, columns = np.nonzero(ink > 0.75 * ink.max())  # not the plate, which is darker than the field of its text
-    ink = np.clip(ink - 0.5 * ink.max(), 0, None)
+    rows, columns = np.nonzero(ink > 0.8 * ink.max())  # not the plate, which is darker than the field of its text
     cut = normal(ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     texts, pictures = templates()
     return texts[int((pictures @ cut).argmax())]
@@ -99,7 +98,7 @@ def test_text_is_unreadable_as_seen_and_readable_after_the_crop(family: str) -> 
     as_seen = [read_plate(plain(sample), side) == sample.answer for sample in samples]
     assert np.mean(as_cut) > 0.6
     assert np.mean(as_seen) < 0.2
-    assert FONT_SIZES[1] * SEEN / BOARD <= 5
+    assert FONT_SIZES[1] * SEEN / BOARD < 6
 
 
 @given(index=indices)
