@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from rich.console import Console
@@ -89,7 +92,7 @@ def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> St
 def _run_side_by_side(tasks: Sequence[StageTask], jobs: int, outcome: StageOutcomes, keeps_going: bool) -> None:
     waiting, running = [*tasks], dict[Future[dict[str, Any]], StageTask]()
     context = multiprocessing.get_context("spawn")  # a fork would share the threads of a library that computes
-    with _one_thread(), ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
+    with _one_thread(), ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         while waiting or running:
             for task in [task for task in waiting if len(running) < jobs and _is_ready(task, outcome)]:
                 if len(running) < jobs:
@@ -98,6 +101,18 @@ def _run_side_by_side(tasks: Sequence[StageTask], jobs: int, outcome: StageOutco
             waiting = [task for task in waiting if not _is_blocked(task, outcome)]
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 _take(outcome, running.pop(future), future.result, keeps_going)
+
+
+def _end_with_parent() -> None:
+    """Send this process SIGTERM once the one that started it is gone: a stage then saves its checkpoint and ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        Thread(target=_terminate_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _terminate_after(sentinel: int) -> None:
+    wait_for([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_ready(task: StageTask, outcome: StageOutcomes) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +77,31 @@ def test_one_that_fails_takes_along_what_reads_it_and_no_other(jobs: int, tmp_pa
 def test_without_claims_the_first_fault_ends_the_run(jobs: int, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not finite"):
         run_tasks(tasks(tmp_path, sft=True), jobs, keeps_going=False)
+
+
+@dataclass(frozen=True)
+class Endless(StageTask):
+    """Tells that it runs, over a connection that ends with its process, and never returns."""
+
+    told: Connection | None = None
+
+    def run(self) -> dict[str, Any]:
+        assert self.told is not None
+        self.told.send("running")
+        while True:
+            time.sleep(1)
+
+
+def test_stages_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    heard, told = context.Pipe(duplex=False)
+    endless = [Endless(Stage(name, (), ()), tmp_path, "", (), "", told) for name in ("one", "two")]
+    parent = context.Process(target=run_tasks, args=(endless, 2), kwargs={"keeps_going": False})
+    parent.start()
+    told.close()
+    assert [heard.recv(), heard.recv()] == ["running", "running"]
+    parent.kill()
+    parent.join()
+    assert wait([heard], timeout=60), "a stage still runs"
+    with pytest.raises(EOFError):
+        heard.recv()
