@@ -38,12 +38,6 @@ def policy() -> Policy:
     return small_policy()
 
 
-@pytest.fixture
-def engine() -> Iterator[FakeServer]:
-    with FakeServer() as fake:
-        yield fake
-
-
 @contextmanager
 def serving(policy: Policy, engine: FakeServer, **settings: Any) -> Iterator[OpenAI]:
     """A client of a chat server before an engine."""

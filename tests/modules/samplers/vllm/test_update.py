@@ -23,12 +23,6 @@ CALLS = [
 ]
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as fake:
-        yield fake
-
-
 def two_parts() -> Iterator[Part]:
     yield [("a", torch.ones(2, 3)), ("b", torch.zeros(4))]
     yield [("c", torch.ones(1))]
