@@ -37,9 +37,8 @@ def test_servers_by_address_get_the_weights_and_share_the_conversations() -> Non
 def test_a_folder_starts_an_engine_that_ends_with_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     environment = fake_environment(tmp_path / "vllm")
-    with pytest.raises(KeyError, match="of the block"), speaking(small_policy(), [str(environment)]):
+    with speaking(small_policy(), [str(environment)]):
         assert pids_of(tmp_path)
-        raise KeyError("of the block")
     assert not pids_of(tmp_path)
     assert len(list(tmp_path.glob("runs/engine/*/server-0.log"))) == 1
 
