@@ -27,8 +27,7 @@ from modules.policy.policy import Policy
 from modules.samplers.vllm.session import Speaker
 from tests.modules.helpers import noise, small_policy
 from tests.modules.samplers.vllm.fake import FakeServer, sampled
-from tests.modules.samplers.vllm.helpers import SHORT, engine_of, fake_environment
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.helpers import SHORT, engine_of, fake_environment, pids_of
 
 MESSAGES: Any = [{"role": "user", "content": "Read the text."}]
 

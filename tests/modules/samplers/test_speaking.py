@@ -11,8 +11,7 @@ from cv_lightning.rollout import Sampling
 from modules.samplers.speaking import speaking
 from tests.modules.helpers import small_policy
 from tests.modules.samplers.vllm.fake import FakeServer
-from tests.modules.samplers.vllm.helpers import contexts_of, converse, fake_environment
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.helpers import contexts_of, converse, fake_environment, pids_of
 
 
 def test_a_policy_without_an_engine_samples_itself() -> None:
