@@ -141,7 +141,7 @@ def test_calls_without_a_worker_are_those_of_execute(lane: Any) -> None:
         requests = [ToolRequest(code, [IMAGE]) for code in (*quick, *others)]
         here = executor.execute_here([*requests, ToolRequest(TURN, [IMAGE], model="a model")])
         assert here[len(quick) :] == [None] * 3
-        assert executor._confined is None, "no worker was started"
+        assert executor._code.lane is None, "no worker was started"
         for seen, expected in zip(here, executor.execute(requests[: len(quick)]), strict=False):
             assert seen is not None
             assert (seen.status, seen.text, seen.lane) == (expected.status, expected.text, expected.lane)
