@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -16,9 +15,7 @@ from typing import Any
 import pytest
 
 from sandbox import Limits, Observation, ToolRequest
-from sandbox.confined.cgroup import Cgroup
 from sandbox.confined.client import Zygote
-from sandbox.confined.syscalls import ALLOWED, CHECKED, KILLED
 from sandbox.lanes.confined import ConfinedLane
 from tests.sandbox.attack_site import descendants
 from tests.sandbox.confined.test_layers import observe_all, reached
@@ -165,64 +162,6 @@ def test_one_answer_that_cannot_be_read_does_not_end_the_batch(monkeypatch: pyte
         assert "of the test" in seen[1].text
     finally:
         lane.close()
-
-
-#: Tries every call number that is in no table, with arguments of zero and of ones; EPERM is 1.
-ALL_CALLS = """import ctypes
-library = ctypes.CDLL(None, use_errno=True)
-for number in range(1024):
-    for value in (0, -1):
-        if number not in @KNOWN@:
-            answer = library.syscall(number, *[ctypes.c_long(value)] * 6)
-            if (answer, ctypes.get_errno()) != (-1, 1):
-                print('REACHED', number)
-print('tried')
-"""
-
-
-@pytest.mark.parametrize("without", [("namespaces", "landlock"), ()], ids=["syscall", "full"])
-def test_no_call_beyond_the_tables_does_anything(without: tuple[str, ...]) -> None:
-    need("full")
-    column = 0 if platform.machine() == "x86_64" else 1
-    known = {numbers[column] for table in (ALLOWED, CHECKED, KILLED) for numbers in table.values()} - {None}
-    known |= {335, 336}  # uretprobe and uprobe: kernels let them pass every filter, and end who calls them elsewhere
-    (seen,) = observe_all([ALL_CALLS.replace("@KNOWN@", repr(known))], without)
-    assert (seen.status, seen.text.split()) == ("ok", ["tried"]), seen
-
-
-@pytest.fixture
-def delegated(tmp_path: Path) -> Path:
-    """A folder like that of a cgroup whose children have the controllers."""
-    for name in ("cgroup.controllers", "cgroup.procs"):
-        (tmp_path / name).touch()
-    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids")
-    return tmp_path
-
-
-def test_all_workers_share_a_cgroup_if_one_is_delegated(delegated: Path) -> None:
-    group = Cgroup(4321, memory=1 << 30, tasks=50, cores=1.5, root=delegated)
-    (folder,) = delegated.glob("cv-sandbox-*")
-    written = {path.name: path.read_text() for path in folder.iterdir()}
-    assert written == {
-        "memory.max": str(1 << 30),
-        "memory.swap.max": "0",
-        "pids.max": "50",
-        "cpu.max": "150000 100000",
-        "cgroup.procs": "4321",
-    }
-    group.close()
-
-
-@pytest.mark.parametrize(
-    ("controllers", "reason"), [("cpu pids", "no controller memory"), (None, "cgroup v2 is not mounted")]
-)
-def test_why_there_is_no_cgroup_is_said(controllers: str | None, reason: str, delegated: Path) -> None:
-    if controllers is None:
-        (delegated / "cgroup.controllers").unlink()
-    else:
-        (delegated / "cgroup.subtree_control").write_text(controllers)
-    with pytest.raises(OSError, match=reason):
-        Cgroup(1, 1, 1, 1, root=delegated)
 
 
 def test_the_level_says_whether_there_is_a_cgroup() -> None:
