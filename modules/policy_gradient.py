@@ -263,14 +263,8 @@ def policy_gradient_loss(
         old_logprobs_BT = logprobs_BT.detach()
     loss_BT, measured = _surrogate(config, logprobs_BT, old_logprobs_BT, advantages_B, is_trained_BT)
     if correction is not None:
-        weights_BT, is_beyond_BT = sampler_weights(old_logprobs_BT, sampler_logprobs_BT, is_trained_BT, correction)
-        loss_BT = loss_BT * weights_BT
-        measured |= {
-            "sampler_weight": weights_BT,
-            "sampler_beyond": is_beyond_BT.float(),
-            "sampler_logprob": sampler_logprobs_BT.nan_to_num(nan=0.0),
-            "trainer_logprob": old_logprobs_BT,
-        }
+        loss_BT, of_sampler = _corrected(loss_BT, old_logprobs_BT, sampler_logprobs_BT, is_trained_BT, correction)
+        measured |= of_sampler
     loss_BT, regularizers = _regularized(config, loss_BT, logprobs_BT, reference_logprobs_BT, entropy_BT, is_trained_BT)
     measured |= regularizers
     moving_B = weight_B * moves_policy(advantages_B, config)
@@ -280,6 +274,23 @@ def policy_gradient_loss(
     }
     gaps_M = (logprobs_BT - sampler_logprobs_BT).detach()[is_trained_BT & (moving_B > 0)[:, None]]
     return PolicyGradientLoss(aggregate(loss_BT, is_trained_BT, weight_B, divisor, config.aggregation), totals, gaps_M)
+
+
+def _corrected(
+    loss_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    sampler_logprobs_BT: Tensor,
+    is_trained_BT: Tensor,
+    correction: SamplerCorrection,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss per token [B, T] weighted for the sampler, and what is measured of the weights."""
+    weights_BT, is_beyond_BT = sampler_weights(old_logprobs_BT, sampler_logprobs_BT, is_trained_BT, correction)
+    return loss_BT * weights_BT, {
+        "sampler_weight": weights_BT,
+        "sampler_beyond": is_beyond_BT.float(),
+        "sampler_logprob": sampler_logprobs_BT.nan_to_num(nan=0.0),
+        "trainer_logprob": old_logprobs_BT,
+    }
 
 
 def _regularized(
