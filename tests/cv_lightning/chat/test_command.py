@@ -52,4 +52,5 @@ def test_the_same_question_gets_the_same_answer_and_none_is_a_status_of_1(
     assert status == 1, "random weights give no answer"
     assert "no answer" in first
     main([*arguments, "--max-new-tokens", "8", "--max-context-tokens", "600", "--seed", "3"])
-    assert capsys.readouterr().out == first
+    again = capsys.readouterr().out
+    assert again.splitlines()[:-1] == first.splitlines()[:-1] != [], "the last line tells the speed"
