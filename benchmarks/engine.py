@@ -29,9 +29,9 @@ from benchmarks.rollout_barrier import draw
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.driver import roll_out
 from cv_lightning.rollout import Completion, Executor, OnTokens, Sampling, SamplingPolicy
-from cv_lightning.serving.command import speaking
 from cv_lightning.types import Group, Sample, TokenSequence
 from modules.policy.policy import Policy
+from modules.samplers.speaking import speaking
 from sandbox import Observation, ToolExecutor, ToolRequest
 from sandbox.types import Tell
 
@@ -124,7 +124,7 @@ def main() -> None:
     samples = [world.sample("train", index, ("rotate_90",)) for index in range(options.trajectories // 4)]
     seconds: dict[str, list[float]] = {"engine_s": [], "local_s": []}
     n_tokens: list[int] = []
-    with ToolExecutor() as executor, speaking(options, policy) as speaker:
+    with ToolExecutor() as executor, speaking(policy, options.engine) as speaker:
         for seed in range(options.rounds + 1):
             for name, who in (("engine_s", speaker), ("local_s", policy)):
                 took, groups = roll(samples, who, executor, seed)

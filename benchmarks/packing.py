@@ -28,16 +28,12 @@ from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 
-from cv_lightning.data.oracle import EpisodeBuilder  # noqa: E402
-from cv_lightning.data.worlds.plates import PlateWorld  # noqa: E402
-from cv_lightning.types import Sample, TokenSequence  # noqa: E402
-from modules.grpo import distinct_sequences  # noqa: E402
+from benchmarks.training_cases import SFT_MIX, long_question, recorded_episodes, tiny_policy  # noqa: E402
+from cv_lightning.types import TokenSequence  # noqa: E402
+from modules.learned_sequences import distinct_sequences  # noqa: E402
 from modules.policy.micro_batches import packed_micro_batches, padded_micro_batches  # noqa: E402
 from modules.policy.policy import Policy  # noqa: E402
-from modules.policy.tiny import TinyConfig  # noqa: E402
-from sandbox import ToolExecutor  # noqa: E402
 
 BUDGET = 4000
 #: Prompts, rollouts of each, and how many of those are distinct.
@@ -65,28 +61,18 @@ def main() -> int:
 def conversations(name: str) -> tuple[Policy, list[TokenSequence]]:
     """A policy, and what it learns from in one step."""
     n_prompts, group_size, n_distinct = CASES[name]
-    side = 84 if name != "long" else 868  # 31 x 31 tokens
-    sizes: dict[str, Any] = {"min_pixels": 784, "max_pixels": side * side, "max_context_tokens": 4000}
-    policy = Policy(build=TinyConfig(family="qwen2_5_vl"), system_prompt="Read.", **sizes)
+    policy = tiny_policy(is_long=name == "long")
     generator = random.Random(0)
     if name == "long":
-        prompt = policy.conversation.start(
-            Sample("0", "Read.", (Image.effect_noise((side, side), 60).convert("RGB"),), "")
-        )
+        prompt = policy.conversation.start(long_question("0"))
         replies = [prompt.copy() for _ in range(group_size)]
         for reply in replies:
             ids = [generator.randrange(30, 300) for _ in range(300)]
             reply.append(ids, is_trained=True, logprobs=[-1.0] * len(ids))
         return policy, replies
-    builder = EpisodeBuilder(
-        PlateWorld(seed=0), mix={"read": 2.0, "turn": 5.0, "mend": 2.5}, n_wordings=1, n_spellings=1
-    )
-    with ToolExecutor(lane="pillow") as executor:
-        episodes = (builder.episode("train", index, executor) for index in itertools.count())
-        recorded = [*itertools.islice((each for each in episodes if each is not None), n_prompts)]
     found = []
-    for episode in recorded:
-        first = policy.conversation.encode(episode)
+    for episode in recorded_episodes(policy, n_prompts, SFT_MIX):
+        first = episode.tokens
         others = [_rewritten(first, generator) for _ in range(n_distinct - 1)]
         found += [*itertools.islice(itertools.cycle([first, *others]), group_size)]
     return policy, [each.tokens for each in distinct_sequences(found, [1.0] * len(found))]

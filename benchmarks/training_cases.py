@@ -1,4 +1,4 @@
-"""What a training step is measured with: prompts, and the tokens that both rollouts write; see `training_step.py`."""
+"""What training is measured with: a policy, prompts, and the tokens that rollouts write; see `training_step.py`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ from sandbox import ToolExecutor
 
 #: Of both optimizers, and of the KL term.
 LEARNING_RATE, KL = 1e-6, 0.04
+
+#: Side of an image of 31 x 31 tokens.
+LONG_SIDE = 868
+#: Kinds of episodes of SFT, and their weights.
+SFT_MIX = {"read": 2.0, "turn": 5.0, "mend": 2.5}
 
 #: The replies of a rollout, in tokens.
 Script = list[list[int]]
@@ -107,18 +112,12 @@ class StepWork:
 
 def work_of(case: StepCase, n_steps: int) -> StepWork:
     """A policy and the steps of a case."""
-    side = 868 if case.is_long else 84  # 31 x 31 tokens, or 3 x 3
-    policy = Policy(
-        build=TinyConfig(family="qwen2_5_vl"),
-        system_prompt="Read.",
-        min_pixels=784,
-        max_pixels=side * side,
-        max_context_tokens=4000,
-    )
+    policy = tiny_policy(case.is_long)
     writer = _Writer(policy)
     if case.is_long:
-        return _long_work(case, policy, writer, n_steps, side)
-    episodes = _episodes(case, case.n_prompts * n_steps, policy)
+        return _long_work(case, policy, writer, n_steps)
+    n_episodes, n_turns = case.n_prompts * n_steps, None if case.is_sft else case.n_turns
+    episodes = recorded_episodes(policy, n_episodes, SFT_MIX if case.is_sft else {"turn": 1.0}, n_turns)
     steps = [episodes[start : start + case.n_prompts] for start in range(0, len(episodes), case.n_prompts)]
     sequences = [[episode.tokens for episode in step] for step in steps]
     n_tokens = case.group_size * sum(len(each) for each in sequences[-1])
@@ -130,13 +129,32 @@ def work_of(case: StepCase, n_steps: int) -> StepWork:
     return StepWork(policy, samples, scripts, results, case.n_prompts * case.n_distinct, n_tokens)
 
 
-def _episodes(case: StepCase, n: int, policy: Policy) -> list[Trajectory]:
-    mix = {"read": 2.0, "turn": 5.0, "mend": 2.5} if case.is_sft else {"turn": 1.0}
+def tiny_policy(is_long: bool) -> Policy:
+    """A policy with random weights, whose images have 3 x 3 tokens at most, or 31 x 31 if prompts are long."""
+    side = LONG_SIDE if is_long else 84
+    sizes: dict[str, Any] = {"min_pixels": 784, "max_pixels": side * side, "max_context_tokens": 4000}
+    return Policy(build=TinyConfig(family="qwen2_5_vl"), system_prompt="Read.", **sizes)
+
+
+def recorded_episodes(policy: Policy, n: int, mix: dict[str, float], n_turns: int | None = None) -> list[Trajectory]:
+    """Episodes of the tiny world's oracle, written as tokens.
+
+    Args:
+        policy: Its conversation writes them.
+        n: How many.
+        mix: Kinds of episodes and their weights.
+        n_turns: Turns that each has; None for any number.
+    """
     builder = EpisodeBuilder(PlateWorld(seed=0), mix=mix, n_wordings=1, n_spellings=1)
     with ToolExecutor(lane="pillow") as executor:
         found = (builder.episode("train", index, executor) for index in itertools.count())
-        usable = (each for each in found if each is not None and (case.is_sft or len(each.turns) == case.n_turns))
+        usable = (each for each in found if each is not None and n_turns in (None, len(each.turns)))
         return [replace(each, tokens=policy.conversation.encode(each)) for each in itertools.islice(usable, n)]
+
+
+def long_question(name: str) -> Sample:
+    """A question whose image takes about 1,000 tokens."""
+    return Sample(name, "Read.", (Image.effect_noise((LONG_SIDE, LONG_SIDE), 60).convert("RGB"),), "x")
 
 
 def _result(episode: Trajectory) -> Image.Image | None:
@@ -150,12 +168,11 @@ def _replies(sequence: TokenSequence) -> Script:
     return [[token for token, _ in run] for is_trained, run in runs if is_trained]
 
 
-def _long_work(case: StepCase, policy: Policy, writer: _Writer, n_steps: int, side: int) -> StepWork:
+def _long_work(case: StepCase, policy: Policy, writer: _Writer, n_steps: int) -> StepWork:
     end = policy.conversation.end_of_turn_id
     batches, scripts = [], []
     for step in range(n_steps):
-        images = [Image.effect_noise((side, side), 60 + step).convert("RGB") for _ in range(case.n_prompts)]
-        batches.append([Sample(f"{step} {n}", "Read.", (image,), "x") for n, image in enumerate(images)])
+        batches.append([long_question(f"{step} {n}") for n in range(case.n_prompts)])
         scripts.append([[[*writer.words(299), end]] for _ in range(case.n_prompts * case.group_size)])
     n_tokens = case.n_prompts * case.group_size * (300 + len(policy.conversation.start(batches[0][0])))
     return StepWork(policy, [[*batch] for batch in batches], scripts, [], len(scripts[0]), n_tokens)

@@ -18,6 +18,7 @@ from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Group, Rollouts, Sample, TokenSequence
+from modules.host_memory import keep_freed_memory
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.micro_batches import packed_micro_batches, padded_micro_batches
 from modules.policy.policy import Policy
@@ -142,6 +143,8 @@ class PolicyModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Make the trained weights float32 before a checkpoint is loaded into them; `fit` needs them so."""
         self._check_strategy()
+        if self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         if stage != "fit":
             return
         if self.trainer.precision not in ("32-true", "bf16-mixed"):

@@ -8,55 +8,35 @@ entropy bonus) are left out of the computation but not out of the mean; both lea
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cv_lightning.errors import ConfigError
-from cv_lightning.rewards import TERMS
-from cv_lightning.types import RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
+from cv_lightning.types import Rollouts, Sample
+from modules.advantages import group_advantages
 from modules.base import PolicyModule, StepOutput
+from modules.dynamic_sampling import oversample, resample
+from modules.learned_sequences import Truncated, WeightedSequence, distinct_sequences, learned_tokens
 from modules.policy.packed_row import prompt_groups
 from modules.policy.policy import Entropy, Policy
 from modules.policy.temperatures import CallTokens, token_temperatures
-from modules.policy.token_batch import TokenBatch, image_bytes
+from modules.policy.token_batch import TokenBatch
 from modules.policy_gradient import (
     PolicyGradientConfig,
     PolicyGradientLoss,
-    group_advantages,
-    has_spread,
-    largest_spreads,
     loss_divisor,
     moves_policy,
     policy_gradient_loss,
 )
-from modules.sampler_correction import SamplerCorrection, check_choice
-from modules.surrogates import MAX_LOG_RATIO
-
-#: What is learned from a rollout that was cut off: see `GRPOModule`.
-Truncated = Literal["all", "whole_replies", "nothing"]
-
-
-@dataclass(frozen=True)
-class WeightedSequence:
-    """A distinct trajectory of a step.
-
-    Attributes:
-        tokens: Its tokens with the log-probabilities under which they were sampled.
-        advantage: Its advantage.
-        weight: How many times it was sampled.
-    """
-
-    tokens: TokenSequence
-    advantage: float
-    weight: int
+from modules.rollouts import reward_totals, rollout_metrics
+from modules.sampler_correction import SamplerCorrection, check_choice, gap_metrics
 
 
 @dataclass(frozen=True)
@@ -163,14 +143,10 @@ class GRPOModule(PolicyModule):
     def _step(self, batch: list[Sample]) -> StepOutput:
         started = time.perf_counter()
         self._roller.refresh(self.global_step)
-        if self.samples_ahead:
-            rollouts = self._roll_out_ahead(batch)
-        else:
-            rollouts = self._roll_out_pool(batch) if self.keep_prompts else self._roll_out_with_spread(batch)
-            self._roller.rest()
+        rollouts = self._roll_out_ahead(batch) if self.samples_ahead else self._roll_out_now(batch)
         staleness = self._staleness(rollouts)
         rolled_out = time.perf_counter()
-        rewards_PG = _totals(rollouts.breakdowns).to(self.device)
+        rewards_PG = reward_totals(rollouts).to(self.device)
         config = self.gradient_config
         advantages_PG = group_advantages(rewards_PG, config.advantage, config.std_epsilon)
         learned = [learned_tokens(trajectory, self.truncated) for trajectory in rollouts.trajectories]
@@ -193,46 +169,28 @@ class GRPOModule(PolicyModule):
         of_all = rollout_metrics(rollouts, rewards_PG) | staleness | of_update
         return {"rollouts": rollouts, "metrics": self.measured(own, of_all)}
 
-    def _roll_out_with_spread(self, batch: list[Sample]) -> Rollouts:
-        """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
-        temperature = self.rollout_config.temperature
-        rollouts = self.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
-        for attempt in range(1, self.max_resamples + 1):
-            flat = (~has_spread(_totals(rollouts.breakdowns))).nonzero().flatten().tolist()
-            if not flat:
-                break
-            again = self.roll_out(
-                [batch[index] for index in flat], self.group_size, temperature, self._sampling_seed(attempt)
-            )
-            groups, breakdowns = [*rollouts.groups], [*rollouts.breakdowns]
-            for index, group, of_group in zip(flat, again.groups, again.breakdowns, strict=True):
-                groups[index], breakdowns[index] = group, of_group
-            rollouts = Rollouts(groups, breakdowns, rollouts.tools_s + again.tools_s)
+    def _roll_out_now(self, batch: list[Sample]) -> Rollouts:
+        """The rollouts of this step, in which groups without a spread of rewards may have been replaced."""
+
+        def roll_out(samples: Sequence[Sample], attempt: int) -> Rollouts:
+            seed = self._sampling_seed(attempt)
+            return self.roll_out(samples, self.group_size, self.rollout_config.temperature, seed)
+
+        if self.keep_prompts:
+            self._check_pool(len(batch))
+            rollouts = oversample(batch, roll_out, self.keep_prompts)
+        else:
+            rollouts = resample(batch, roll_out, self.max_resamples)
+        self._roller.rest()
         return rollouts
 
-    def _roll_out_pool(self, batch: list[Sample]) -> Rollouts:
-        """Roll out parts of the batch until enough groups have a spread; keep those with the largest."""
-        n_kept = self.keep_prompts
-        if self.global_step == 0 and len(batch) <= n_kept:
+    def _check_pool(self, n_prompts: int) -> None:
+        """Refuse a batch that holds no prompts to choose from; the last batch of an epoch may be small."""
+        if self.global_step == 0 and n_prompts <= self.keep_prompts:
             raise ConfigError(
-                f"keep_prompts: expected fewer than the {len(batch)} prompts of a batch but got {n_kept}. "
+                f"keep_prompts: expected fewer than the {n_prompts} prompts of a batch but got {self.keep_prompts}. "
                 "Raise data.batch_size: it says how many prompts a step may use up."
             )
-        pool = Rollouts([], [])
-        for part, first in enumerate(range(0, len(batch), n_kept)):
-            seed = self._sampling_seed(part)
-            more = self.roll_out(batch[first : first + n_kept], self.group_size, self.rollout_config.temperature, seed)
-            pool = Rollouts(pool.groups + more.groups, pool.breakdowns + more.breakdowns, pool.tools_s + more.tools_s)
-            rewards_PG = _totals(pool.breakdowns)
-            if int(has_spread(rewards_PG).sum()) >= n_kept:
-                break
-        kept = largest_spreads(rewards_PG, n_kept)
-        return replace(
-            pool,
-            groups=[pool.groups[index] for index in kept],
-            breakdowns=[pool.breakdowns[index] for index in kept],
-            n_prompts=len(pool.groups),
-        )
 
     # ---- rollouts ahead ----------------------------------------------------------------------------------------------
 
@@ -400,68 +358,6 @@ class GRPOModule(PolicyModule):
         return replace(result, loss=result.loss.detach())
 
 
-def gap_metrics(gaps_M: Tensor) -> dict[str, Tensor]:
-    """Metrics of how far trainer and sampler differ; empty if there are no tokens.
-
-    They are the largest size of a gap, the mean size, its 99.9th percentile (nearest rank), and the k3 estimate of
-    KL(sampler || trainer). The sampler drew the tokens, so k3 is the mean of exp(gap) - gap - 1.
-
-    Args:
-        gaps_M: Trainer's - sampler's log-probability of M tokens, in nats.
-    """
-    if not len(gaps_M):
-        return {}
-    sizes_M = gaps_M.abs()
-    log_ratios_M = gaps_M.double().clamp(max=MAX_LOG_RATIO)  # float32 would round 1e-6 away
-    return {
-        "rl/logprob_gap": sizes_M.max(),
-        "rl/logprob_gap_mean": sizes_M.mean(),
-        "rl/logprob_gap_p999": sizes_M.kthvalue(math.ceil(0.999 * len(sizes_M))).values,
-        "rl/logprob_gap_k3": (log_ratios_M.expm1() - log_ratios_M).mean().float(),
-    }
-
-
-def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> dict[str, Tensor | float]:
-    """`reward/...`, `rollout/...` and the share of groups that teach nothing."""
-    trajectories = rollouts.trajectories
-    breakdowns = [breakdown for _, breakdown in rollouts.pairs]
-    return {
-        **{f"reward/{name}": fmean(b.terms[name] for b in breakdowns) for name in TERMS},
-        "reward/total": rewards_PG.nanmean(),
-        "rl/zero_variance_groups": (~has_spread(rewards_PG)).float().mean(),
-        "rollout/accuracy": fmean(b.is_right is True for b in breakdowns),
-        "rollout/tool_rate": fmean(t.n_calls > 0 for t in trajectories),
-        "rollout/turns": fmean(len(t.turns) for t in trajectories),
-        "rollout/sampled_tokens": sum(sum(t.tokens.is_trained) for t in trajectories),
-        "rollout/image_mb": image_bytes(trajectories) / 1e6 / len(trajectories),
-    }
-
-
-def learned_tokens(trajectory: Trajectory, truncated: Truncated) -> TokenSequence:
-    """The tokens of a trajectory with the mask of those that are learned: see `GRPOModule`'s `truncated`."""
-    tokens, reason = trajectory.tokens, trajectory.stop_reason
-    if truncated == "all" or reason not in (StopReason.MAX_TOKENS, StopReason.CONTEXT_FULL):
-        return tokens
-    n_whole = 0
-    if truncated == "whole_replies":
-        # Nothing follows the reply that was cut off; if an observation did not fit, every reply is whole.
-        n_whole = len(tokens)
-        while reason is StopReason.MAX_TOKENS and n_whole and tokens.is_trained[n_whole - 1]:
-            n_whole -= 1
-    return replace(tokens, is_trained=tokens.is_trained[:n_whole] + [False] * (len(tokens) - n_whole))
-
-
-def distinct_sequences(sequences: Sequence[TokenSequence], advantages: Sequence[float]) -> list[WeightedSequence]:
-    """Join sequences that have the same tokens, the same mask, the same images and the same advantage."""
-    weights: dict[tuple[object, ...], int] = {}
-    tokens_of: dict[tuple[object, ...], tuple[TokenSequence, float]] = {}
-    for tokens, advantage in zip(sequences, advantages, strict=True):
-        key = (tuple(tokens.ids), tuple(tokens.is_trained), tuple(viewed.key for viewed in tokens.images), advantage)
-        weights[key] = weights.get(key, 0) + 1
-        tokens_of.setdefault(key, (tokens, advantage))
-    return [WeightedSequence(*tokens_of[key], weight) for key, weight in weights.items()]
-
-
 def _divisor(sequence: WeightedSequence, config: PolicyGradientConfig) -> Tensor:
     is_trained_1T = torch.tensor([sequence.tokens.is_trained])
     return loss_divisor(is_trained_1T, torch.tensor([float(sequence.weight)]), config)
@@ -477,7 +373,3 @@ def _n_alone(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
     return sum(
         micro.tokens.n_alone for micro_batches, _ in prepared for micro in micro_batches if bool(micro.weight_B.any())
     )
-
-
-def _totals(breakdowns_PG: Sequence[Sequence[RewardBreakdown]]) -> Tensor:
-    return torch.tensor([[breakdown.total for breakdown in breakdowns] for breakdowns in breakdowns_PG])

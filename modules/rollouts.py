@@ -1,18 +1,23 @@
-"""Rollouts of a policy whose weights are here: how they are sampled, and the executor that they need."""
+"""Rollouts of a policy whose weights are here: how they are sampled, their executor, and their metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from cv_lightning.driver import roll_out
 from cv_lightning.errors import ConfigError
+from cv_lightning.rewards import TERMS
 from cv_lightning.rollout import Sampling
-from cv_lightning.types import Group, Sample
+from cv_lightning.types import Group, Rollouts, Sample
+from modules.advantages import has_spread
 from modules.policy.policy import Policy
+from modules.policy.token_batch import image_bytes
 from modules.samplers.itself import Itself
 from modules.samplers.sampler import Sampler
 from sandbox import Limits, ToolExecutor
@@ -180,3 +185,24 @@ def waited_for_tools(groups: Sequence[Group]) -> float:
     """Seconds that rollouts which were sampled together waited for tools: the longest of them was in every batch."""
     waits = (sum(turn.tools_s for turn in trajectory.turns) for group in groups for trajectory in group.trajectories)
     return max(waits, default=0.0)
+
+
+def reward_totals(rollouts: Rollouts) -> Tensor:
+    """Rewards [P, G] of P groups, on the host; NaN if a judge failed."""
+    return torch.tensor([[breakdown.total for breakdown in of_group] for of_group in rollouts.breakdowns])
+
+
+def rollout_metrics(rollouts: Rollouts, rewards_PG: Tensor) -> dict[str, Tensor | float]:
+    """`reward/...`, `rollout/...` and the share of groups that teach nothing."""
+    trajectories = rollouts.trajectories
+    breakdowns = [breakdown for _, breakdown in rollouts.pairs]
+    return {
+        **{f"reward/{name}": fmean(b.terms[name] for b in breakdowns) for name in TERMS},
+        "reward/total": rewards_PG.nanmean(),
+        "rl/zero_variance_groups": (~has_spread(rewards_PG)).float().mean(),
+        "rollout/accuracy": fmean(b.is_right is True for b in breakdowns),
+        "rollout/tool_rate": fmean(t.n_calls > 0 for t in trajectories),
+        "rollout/turns": fmean(len(t.turns) for t in trajectories),
+        "rollout/sampled_tokens": sum(sum(t.tokens.is_trained) for t in trajectories),
+        "rollout/image_mb": image_bytes(trajectories) / 1e6 / len(trajectories),
+    }

@@ -9,6 +9,7 @@ yingru.notion.site/When-Speed-Kills-Stability; both as in TRL's `vllm_importance
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -82,3 +83,24 @@ def sampler_weights(
     held_BT = ratio_BT.clamp(config.min_ratio, config.max_ratio)
     is_beyond_BT = held_BT != ratio_BT
     return (held_BT if config.beyond == "truncate" else ratio_BT.masked_fill(is_beyond_BT, 0.0)), is_beyond_BT
+
+
+def gap_metrics(gaps_M: Tensor) -> dict[str, Tensor]:
+    """Metrics of how far trainer and sampler differ; empty if there are no tokens.
+
+    They are the largest size of a gap, the mean size, its 99.9th percentile (nearest rank), and the k3 estimate of
+    KL(sampler || trainer). The sampler drew the tokens, so k3 is the mean of exp(gap) - gap - 1.
+
+    Args:
+        gaps_M: Trainer's - sampler's log-probability of M tokens, in nats.
+    """
+    if not len(gaps_M):
+        return {}
+    sizes_M = gaps_M.abs()
+    log_ratios_M = gaps_M.double().clamp(max=MAX_LOG_RATIO)  # float32 would round 1e-6 away
+    return {
+        "rl/logprob_gap": sizes_M.max(),
+        "rl/logprob_gap_mean": sizes_M.mean(),
+        "rl/logprob_gap_p999": sizes_M.kthvalue(math.ceil(0.999 * len(sizes_M))).values,
+        "rl/logprob_gap_k3": (log_ratios_M.expm1() - log_ratios_M).mean().float(),
+    }

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import os
-import threading
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Literal, TypeVar, get_args
 
-from PIL import Image
-
 from sandbox.confined.levels import LEVELS, Level
-from sandbox.confined.pool import CLOSED
-from sandbox.effects.outcome import Outcome
-from sandbox.effects.proof import find_credit
 from sandbox.images import Budget, check_size
-from sandbox.lanes.lane import CodeLane, Confined, Lane, Lifted, Plan, Rejected
+from sandbox.lanes.code import CodeRunner
+from sandbox.lanes.lane import Confined, Lane, Lifted, Plan, Rejected, run_lane
 from sandbox.lanes.models import ModelLane, ModelStep
 from sandbox.lanes.pillow import PillowLane
-from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
-from sandbox.lanes.tool_worker import ProofTime, ToolWorkerLane
+from sandbox.lanes.tool_worker import ToolWorkerLane
 from sandbox.lift.reader import Fault, Unliftable, lift
 from sandbox.messages import clean, describe_error, not_lifted
 from sandbox.operations.bounds import fits_in_process
-from sandbox.operations.program import ToolProgram
 from sandbox.requests import check_images, refuse
-from sandbox.threads import count_cores, spread
-from sandbox.types import ConfinementError, Exactness, Fresh, Limits, Observation, Tell, ToolRequest
+from sandbox.threads import count_cores
+from sandbox.types import Exactness, Fresh, Limits, Observation, Tell, ToolRequest
 
 LaneName = Literal["auto", "pillow", "kornia", "confined"]
-Call = TypeVar("Call")
 Decision = TypeVar("Decision")
 
 _EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
@@ -98,14 +89,11 @@ class ToolExecutor:
         if exactness == "close" and lane not in ("auto", "kornia"):
             raise ValueError(f"Expected exactness='exact' with lane={lane!r}, which runs no tensors, but got 'close'")
         self._arguments = (lane, workers, limits, min_level, fresh, allow_unsafe, device, exactness)
-        self._lane, self._limits, self._min_level, self._fresh = lane, limits or Limits(), min_level, fresh
-        self._workers = workers or count_cores()
-        self._lock = threading.RLock()
-        self._is_closed = False
-        self._missing = ""
-        self._pillow, self._tools = PillowLane(), ToolWorkerLane(self._workers, self._limits)
+        self._lane, self._limits, self._fresh = lane, limits or Limits(), fresh
+        n_workers = workers or count_cores()
+        self._pillow, self._tools = PillowLane(), ToolWorkerLane(n_workers, self._limits)
         self._models = ModelLane(self._limits)
-        self._confined: CodeLane | None = None
+        self._code = CodeRunner(n_workers, self._limits, min_level, fresh, self._tools, is_required=lane == "confined")
         self._tensors: Lane[Lifted] | None = None
         if device is not None or lane == "kornia":
             from sandbox.lanes.tensor.lane import TensorLane
@@ -113,7 +101,7 @@ class ToolExecutor:
             self._tensors = TensorLane(device, is_forced=lane == "kornia", exactness=exactness, limits=self._limits)
         _EXECUTORS.add(self)
         if lane == "confined":
-            self._start()
+            self._code.start()
 
     def __reduce__(self) -> tuple[type[ToolExecutor], tuple[object, ...]]:
         return ToolExecutor, self._arguments
@@ -128,12 +116,8 @@ class ToolExecutor:
 
     def close(self) -> None:
         """End the workers; it may be called twice. Code that does not lift is rejected from here on."""
-        with self._lock:
-            self._is_closed = True
-            confined, self._confined = self._confined, None
-        for lane in (confined, self._tools, self._models):
-            if lane is not None:
-                lane.close()
+        for lane in (self._code, self._tools, self._models):
+            lane.close()
 
     def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
         """Run every request; one observation for each, in order.
@@ -161,14 +145,14 @@ class ToolExecutor:
         for index, seen in done.items():
             pass_on(index, seen)
         confined = {index: plan.request for index, plan in plans.items() if isinstance(plan, Confined)}
-        done |= self._run_confined(confined, budget, None if tell is None else pass_on)
+        done |= self._code.run(confined, budget, None if tell is None else pass_on)
         steps = {
             index: ModelStep(request, request.model, done[index])
             for index, request in enumerate(requests)
             if request.model is not None and done[index].status == "ok" and done[index].image is not None
         }
-        done |= _run(self._models, steps)
-        if self._is_closed:  # what a call after `close` started ends with it
+        done |= run_lane(self._models, steps)
+        if self._code.is_closed:  # what a call after `close` started ends with it
             self._models.close()
         return [self._cleaned(done[index]) for index in range(len(requests))]
 
@@ -201,10 +185,10 @@ class ToolExecutor:
         done |= _refused(lifted, budget)
         lifted = {index: plan for index, plan in lifted.items() if index not in done}
         if self._tensors is not None:
-            done |= _run(self._tensors, lifted)
+            done |= run_lane(self._tensors, lifted)
         for lane in lanes:
             chosen = {index: call for index, call in lifted.items() if self._lane_of(call) is lane}
-            done |= _run(lane, {index: call for index, call in chosen.items() if index not in done})
+            done |= run_lane(lane, {index: call for index, call in chosen.items() if index not in done})
         return done
 
     def plan(self, request: ToolRequest) -> Plan:
@@ -226,7 +210,7 @@ class ToolExecutor:
         """The plan for a request, by reading its code; why that must run, or None if all code must."""
         if (text := refuse(request, self._limits)) is not None:
             return Rejected(Observation("rejected", text=text))
-        if self._lane == "confined" or self._keeps_state(request.episode):
+        if self._lane == "confined" or self._code.has_state(request.episode):
             return None
         persists = self._fresh == "episode"
         sizes = tuple(image.size for image in request.images)
@@ -252,97 +236,16 @@ class ToolExecutor:
         Raises:
             OSError: Of a broken file among the images.
         """
-        if reason is None or (self._lane in ("auto", "kornia") and self._start()):
+        if reason is None or (self._lane in ("auto", "kornia") and self._code.start()):
             check_images(request)
             return Confined(request)
         return Rejected(Observation("rejected", text=not_lifted(reason.reason, reason.line, reason.remedy)))
 
-    def _keeps_state(self, episode: str) -> bool:
-        if self._fresh != "episode":
-            return False
-        with self._lock:
-            return self._confined is not None and self._confined.has_state(episode)
-
-    def _start(self) -> bool:
-        """Start the confined lane; False if the machine cannot give it, or the executor is closed."""
-        with self._lock:
-            if self._confined is not None or self._missing or self._is_closed:
-                return self._confined is not None
-            try:
-                if lacks_confinement():
-                    self._confined = ProcessLane(self._workers, self._limits, self._min_level, self._fresh)
-                else:
-                    from sandbox.lanes.confined import ConfinedLane
-
-                    self._confined = ConfinedLane(self._workers, self._limits, self._min_level, self._fresh)
-            except (ConfinementError, OSError, AttributeError, ImportError) as error:
-                if self._lane == "confined":
-                    raise ConfinementError(str(error)) from error
-                self._missing = str(error)
-                warnings.warn(f"Code that does not lift will be rejected. {error}", RuntimeWarning, stacklevel=2)
-            return self._confined is not None
-
-    def _run_confined(
-        self, requests: Mapping[int, ToolRequest], budget: Budget, tell: Tell | None
-    ) -> dict[int, Observation]:
-        """Observations of code with what it earns."""
-        if not requests:
-            return {}
-        with self._lock:
-            confined = self._confined if self._start() else None
-        if confined is None:
-            return dict.fromkeys(requests, Observation("rejected", text=CLOSED))
-        indices = list(requests)
-        earning = self._earning()
-        earned: dict[int, Observation] = {}
-
-        def pass_on(place: int, seen: Observation) -> None:
-            index = indices[place]
-            earned[index] = earning(requests[index], seen)
-            if tell is not None:
-                tell(index, earned[index])
-
-        seen = _run(confined, requests, lambda calls: confined.run(calls, budget, None if tell is None else pass_on))
-        rest = [index for index in indices if index not in earned]
-        credited = spread(lambda index: earning(requests[index], seen[index]), rest)
-        return earned | dict(zip(rest, credited, strict=True))
-
-    def _earning(self) -> Callable[[ToolRequest, Observation], Observation]:
-        """Gives code what it earns; the claims of one batch share their time."""
-        proof_time = ProofTime(self._limits.wall_s)
-
-        def earning(request: ToolRequest, observation: Observation) -> Observation:
-            if observation.image is None:
-                return observation
-
-            def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
-                return proof_time.run(self._tools, program, image, observation.wall_s)
-
-            def run_here(prove: Callable[[], Outcome | None]) -> Outcome | None:
-                return proof_time.run_here(prove, observation.wall_s)
-
-            found = find_credit(
-                request.images,
-                request.image_index,
-                observation.image,
-                observation.claim,
-                run_elsewhere,
-                self._limits,
-                observation.last,
-                run_here,
-            )
-            plain = replace(observation, claim="", last=None)
-            return replace(plain, tools=found.tools, orientation=found.orientation, frame=found.frame)
-
-        return earning
-
     def leave_to_parent(self) -> None:
         """Let go of the parent's workers, in a forked child."""
-        self._lock = threading.RLock()
-        for lane in (self._models, self._pillow, self._tools, self._tensors, self._confined):
+        for lane in (self._models, self._pillow, self._tools, self._tensors, self._code):
             if lane is not None:
                 lane.disown()
-        self._confined = None
 
 
 def _refused(calls: Mapping[int, Lifted], budget: Budget) -> dict[int, Observation]:
@@ -353,22 +256,6 @@ def _refused(calls: Mapping[int, Lifted], budget: Budget) -> dict[int, Observati
         if size is not None and (fault := budget.refuse(size)) is not None:
             refused[index] = Observation("error", text=call.program.text + fault, lane="pillow", level="lifted")
     return refused
-
-
-def _run(
-    lane: Lane[Call],
-    calls: Mapping[int, Call],
-    run: Callable[[Sequence[Call]], Sequence[Observation | None]] | None = None,
-) -> dict[int, Observation]:
-    """The observations of a lane, by index; those of calls that it leaves to another lane are missing."""
-    if not calls:
-        return {}
-    try:
-        observations = (run or lane.run)(list(calls.values()))
-    except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
-        text = f"The sandbox failed: {type(error).__name__}: {error}"
-        observations = [Observation("crash", text=text, lane=lane.name)] * len(calls)
-    return {index: seen for index, seen in zip(calls, observations, strict=True) if seen is not None}
 
 
 def _after_fork() -> None:

@@ -27,8 +27,7 @@ from cv_lightning.types import ToolCall
 from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
 from modules.samplers.vllm.launch import Launch
-from tests.modules.samplers.vllm.helpers import fake_environment
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.helpers import fake_environment, pids_of
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

@@ -16,7 +16,7 @@ from cv_lightning.chat.terminal_images import SHOWS
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
-from cv_lightning.serving.command import add_policy_options, command_line, load_policy, speaking
+from cv_lightning.serving.command import add_policy_options, command_line, load_policy
 from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import LaneName
 
@@ -93,6 +93,8 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
     Raises:
         CVLightningError: The policy, its device or the lane is not available.
     """
+    from modules.samplers.speaking import speaking
+
     limits = AnswerLimits(Sampling(options.temperature, options.max_new_tokens, options.seed), options.max_turns)
     policy = load_policy(options)
     is_on_device = policy.device is not None and policy.device.type != "cpu" and options.lane in ("auto", "kornia")
@@ -101,7 +103,7 @@ def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
         executor = ToolExecutor(lane=options.lane, device=on_device)
     except (ValueError, ConfinementError) as error:
         raise ConfigError(f"--lane {options.lane}: {error}") from error
-    with executor, speaking(options, policy) as speaker:
+    with executor, speaking(policy, options.engine) as speaker:
         yield lambda: Talk(speaker, executor, limits)
 
 

@@ -64,8 +64,8 @@ def corrupt(
         seed: One for each image, or one for the batch: image n then has `seed + n`.
 
     Returns:
-        The same kind and sizes as `images`, on the same device; Pillow images are RGB. Image n is what
-        `corrupt_image` makes of it with its seed.
+        The same kind and sizes as `images`, on the same device; Pillow images are RGB. What becomes of an image
+        depends on its own seed alone.
 
     Raises:
         ConfigError: Unknown name or severity.
@@ -90,15 +90,6 @@ def corrupt(
         corrupted = _corrupt_tensor(batch, name, severity, [seeds[place] for place in places])
         results.update(zip(places, map(to_pillow, corrupted), strict=True))
     return [results[place] for place in range(len(images))]
-
-
-def corrupt_image(image: Image.Image, name: str, severity: int, seed: int) -> Image.Image:
-    """Corrupt one Pillow image; see `corrupt`.
-
-    Raises:
-        ConfigError: Unknown name or severity.
-    """
-    return corrupt([image], name, severity, [seed])[0]
 
 
 def _check(name: str, severity: int) -> None:

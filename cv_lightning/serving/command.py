@@ -6,8 +6,6 @@ import argparse
 import contextlib
 import json
 import logging
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,7 +17,6 @@ from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import LaneName
 
 if TYPE_CHECKING:
-    from cv_lightning.rollout import SamplingPolicy
     from modules.policy.policy import Policy
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -164,6 +161,7 @@ def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextli
     from cv_lightning.serving.tool_loop import ToolLoop
     from cv_lightning.serving.web_server import ServerLimits
     from modules.evaluate import weights_digest
+    from modules.samplers.speaking import speaking
 
     policy = load_policy(options)
     loop = None
@@ -172,7 +170,7 @@ def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextli
     name = options.name or f"{Path(options.policy).resolve().name}-{weights_digest(policy)[:8]}"
     backend: Backend
     if options.engine is not None:
-        speaker = stack.enter_context(speaking(options, policy))
+        speaker = stack.enter_context(speaking(policy, options.engine))
         backend = EngineBackend(speaker, name, options.max_new_tokens, options.max_waiting)
     else:
         batching = Batching(options.max_batch, max_waiting=options.max_waiting)
@@ -212,38 +210,6 @@ def load_policy(options: argparse.Namespace) -> Policy:
         return policy.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
-
-
-@contextlib.contextmanager
-def speaking(options: argparse.Namespace, policy: Policy) -> Iterator[SamplingPolicy]:
-    """Who samples for a policy: itself, or the engine of `--engine`, which ends with the block if it was started here.
-
-    Raises:
-        ConfigError: There is no vLLM at the folder, or a server has other settings than the policy's.
-        EngineError: The engine does not start, or does not answer.
-    """
-    if options.engine is None:
-        yield policy
-        return
-    from modules.samplers.vllm.launch import Launch
-    from modules.samplers.vllm.sampler import VLLM
-
-    are_addresses = [where.startswith(("http://", "https://")) for where in options.engine]
-    if all(are_addresses):
-        sampler = VLLM(options.engine)
-    elif len(options.engine) == 1:
-        folder = Path("runs/engine") / time.strftime("%Y-%m-%d_%H-%M-%S")
-        sampler = VLLM(launch=Launch(options.engine[0], str(folder)))
-        print(f"starting the engine (log: {folder}/server-0.log)", file=sys.stderr, flush=True)
-    else:
-        raise ConfigError("--engine: expected addresses that begin with http, or one folder.")
-    sampler.attach(policy)
-    try:
-        sampler.refresh()
-        with sampler.speaking() as speaker:
-            yield speaker
-    finally:
-        sampler.close()
 
 
 def stored_pixels(source: str) -> dict[str, int]:

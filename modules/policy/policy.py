@@ -36,6 +36,9 @@ _LARGE_VOCABULARY_ROWS = 1024
 #: Beyond this many tokens logits are recomputed in the backward pass.
 _LARGE_VOCABULARY = 8192
 
+#: In nats; `exp` of it is 0.
+_LEAST_LOGPROB = -1e4
+
 #: What becomes of entropies: see `Policy.token_logprobs`.
 Entropy = Literal["none", "measured", "learned"]
 
@@ -110,7 +113,8 @@ class Policy(Network):
         if entropy == "none":
             return logprobs_K, torch.zeros_like(logprobs_K)
         with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "learned"):
-            entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.masked_fill(self.is_banned_V, 0.0)).sum(-1)
+            # -inf of banned tokens becomes a number, since 0 * -inf is none; what is as unlikely has probability 0 too.
+            entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.clamp(min=_LEAST_LOGPROB)).sum(-1)
         return logprobs_K, entropy_K
 
     def _scored_hidden_states(self, batch: TokenBatch, read_M: Tensor | None = None) -> Tensor:
@@ -197,7 +201,7 @@ class Policy(Network):
         if self._reference is None:
             raise ValueError("Call freeze_reference() before reference_logprobs()")
         reference = self._reference.module
-        if not self.is_sharded:
+        if not self.is_sharded and reference.device != self.device:
             reference.model.to(self.device)
         logprobs_BT = reference(batch, temperature, "none")[0]
         reshard(reference)

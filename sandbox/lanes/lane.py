@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -76,3 +76,28 @@ class CodeLane(Lane[ToolRequest], Protocol):
 
     def has_state(self, episode: str) -> bool:
         """Whether variables of the episode are alive in a worker."""
+
+
+OneCall = TypeVar("OneCall")
+
+
+def run_lane(
+    lane: Lane[OneCall],
+    calls: Mapping[int, OneCall],
+    run: Callable[[Sequence[OneCall]], Sequence[Observation | None]] | None = None,
+) -> dict[int, Observation]:
+    """The observations of a lane, by index; those of calls that it leaves to another lane are missing.
+
+    Args:
+        lane: Whose observations they are.
+        calls: By index.
+        run: Runs them; by default as `lane.run`.
+    """
+    if not calls:
+        return {}
+    try:
+        observations = (run or lane.run)(list(calls.values()))
+    except Exception as error:  # noqa: BLE001 - whatever fails here must not end a training step
+        text = f"The sandbox failed: {type(error).__name__}: {error}"
+        observations = [Observation("crash", text=text, lane=lane.name)] * len(calls)
+    return {index: seen for index, seen in zip(calls, observations, strict=True) if seen is not None}

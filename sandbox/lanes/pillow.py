@@ -26,8 +26,16 @@ class PillowLane:
     name = "pillow"
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
-        """The observation of each program, in order; None if it fails: its code must then run and explain."""
-        return spread(_guarded, calls) if _is_worth_threads(calls) else list(map(_guarded, calls))
+        """The observation of each program, in order; None if it fails: its code must then run and explain.
+
+        Equal programs on one image object, as rollouts of a group make them, run once and share the result.
+        """
+        keys = [(call.program, id(call.image)) for call in calls]
+        distinct = dict(zip(keys, calls, strict=True))
+        runs = [*distinct.values()]
+        seen = spread(_guarded, runs) if _is_worth_threads(runs) else list(map(_guarded, runs))
+        seen_of = dict(zip(distinct, seen, strict=True))
+        return [seen_of[key] for key in keys]
 
     def close(self) -> None:
         """There is nothing to end."""

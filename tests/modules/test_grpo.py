@@ -13,10 +13,11 @@ from torch import Tensor
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
-from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, StopReason, TokenSequence, Trajectory
+from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, StopReason
 from modules import base
 from modules.base import StepOutput
-from modules.grpo import GRPOModule, distinct_sequences, gap_metrics, learned_tokens
+from modules.grpo import GRPOModule
+from modules.learned_sequences import distinct_sequences
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
 from modules.policy_gradient import PolicyGradientConfig
@@ -265,36 +266,6 @@ def test_correction_is_on_for_a_sampler_that_differs() -> None:
         assert module.sampler_correction == (SamplerCorrection() if is_on else None)
 
 
-def cut_off(reason: StopReason) -> Trajectory:
-    """A prompt of 2 tokens, a reply of 3, an observation of 2, a reply of 2."""
-    tokens = TokenSequence()
-    for n, is_trained in ((2, False), (3, True), (2, False), (2, True)):
-        tokens.append(range(n), is_trained=is_trained)
-    return Trajectory(samples(1)[0], tokens=tokens, stop_reason=reason)
-
-
-@pytest.mark.parametrize(
-    ("reason", "of_whole_replies", "of_nothing"),
-    [
-        (StopReason.MAX_TOKENS, [2, 3, 4], []),
-        (StopReason.CONTEXT_FULL, [2, 3, 4, 7, 8], []),  # both replies are whole; what came back did not fit
-        (StopReason.ANSWERED, [2, 3, 4, 7, 8], [2, 3, 4, 7, 8]),
-        (StopReason.MAX_TURNS, [2, 3, 4, 7, 8], [2, 3, 4, 7, 8]),
-    ],
-)
-def test_learned_tokens_by_hand(reason: StopReason, of_whole_replies: list[int], of_nothing: list[int]) -> None:
-    trajectory = cut_off(reason)
-    expected: dict[Any, list[int]] = {
-        "all": [2, 3, 4, 7, 8],
-        "whole_replies": of_whole_replies,
-        "nothing": of_nothing,
-    }
-    for truncated, places in expected.items():
-        mask = learned_tokens(trajectory, truncated).is_trained
-        assert [place for place, is_learned in enumerate(mask) if is_learned] == places, truncated
-    assert sum(trajectory.tokens.is_trained) == 5, "the trajectory stays as it was"
-
-
 @pytest.mark.parametrize("compares", [0, 1])
 def test_rollouts_that_were_cut_off_teach_nothing(compares: int) -> None:
     """Here every rollout is cut off: with the filter the loss is empty, and the step does no harm."""
@@ -328,20 +299,6 @@ def test_rollouts_that_were_not_cut_off_teach_alone(monkeypatch: pytest.MonkeyPa
         loss = loss - advantage * policy.token_logprobs(policy.collate([trajectory.tokens]))[0].sum()
     (loss / module.divisors[0]).backward()  # type: ignore[no-untyped-call]
     assert_same_gradients(module.whole(), gradients(policy))
-
-
-def test_gap_metrics_by_hand() -> None:
-    gaps = torch.arange(2000.0)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
-    signs = torch.tensor([-1.0, 1.0]).repeat(1000)
-    found = {name: float(value) for name, value in gap_metrics(gaps * signs).items()}
-    del found["rl/logprob_gap_k3"]
-    assert found == {"rl/logprob_gap": 1999, "rl/logprob_gap_mean": 999.5, "rl/logprob_gap_p999": 1997}
-    log_ratios = torch.tensor([0.5, -0.25, 1e-6])
-    expected = (math.exp(0.5) - 1.5 + math.exp(-0.25) - 0.75 + 0.5e-12) / 3
-    assert float(gap_metrics(log_ratios)["rl/logprob_gap_k3"]) == pytest.approx(expected)
-    assert float(gap_metrics(log_ratios[2:])["rl/logprob_gap_k3"]) == pytest.approx(0.5e-12, rel=1e-3)
-    assert math.isnan(float(gap_metrics(torch.tensor([0.0, math.nan]))["rl/logprob_gap"])), "Health must see it"
-    assert gap_metrics(torch.empty(0)) == {}
 
 
 def test_metrics_have_one_population_in_measured_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,19 +372,6 @@ def test_equal_trajectories_are_computed_once_and_weigh_as_many() -> None:
         rollouts = module.roll_out(samples(), 4, 1e-4, 0)
     sequences = distinct_sequences([t.tokens for t in rollouts.trajectories], [1.5, -0.5, -0.5, -0.5] * 3)
     assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1.5, 1), (-0.5, 3)] * 3
-
-
-def test_distinct_means_tokens_images_and_advantage() -> None:
-    policy = small_policy()
-
-    def trajectory(seed: int, text: str) -> Trajectory:
-        sample = Sample("s", text, (noise(84, 56, seed),), "x")
-        return Trajectory(sample, tokens=policy.conversation.start(sample))
-
-    found = [trajectory(0, "a"), trajectory(0, "a"), trajectory(1, "a"), trajectory(0, "b"), trajectory(0, "a")]
-    sequences = distinct_sequences([t.tokens for t in found], [1.0, 1.0, 1.0, 1.0, -1.0])
-    assert [(sequence.advantage, sequence.weight) for sequence in sequences] == [(1, 2), (1, 1), (1, 1), (-1, 1)]
-    assert sum(sequence.weight for sequence in sequences) == len(found)
 
 
 def weights(policy: Policy) -> Tensor:

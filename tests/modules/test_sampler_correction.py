@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from cv_lightning.errors import ConfigError
 from modules.policy_gradient import PolicyGradientConfig, policy_gradient_loss
-from modules.sampler_correction import SamplerCorrection, sampler_weights
+from modules.sampler_correction import SamplerCorrection, gap_metrics, sampler_weights
 from tests.modules.loss_tensors import batch, table
 from tests.modules.trl_oracle import sampler_weights_of_trl
 
@@ -127,3 +127,17 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ConfigError, match=name):
         SamplerCorrection(**wrong)
+
+
+def test_gap_metrics_by_hand() -> None:
+    gaps = torch.arange(2000.0)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
+    signs = torch.tensor([-1.0, 1.0]).repeat(1000)
+    found = {name: float(value) for name, value in gap_metrics(gaps * signs).items()}
+    del found["rl/logprob_gap_k3"]
+    assert found == {"rl/logprob_gap": 1999, "rl/logprob_gap_mean": 999.5, "rl/logprob_gap_p999": 1997}
+    log_ratios = torch.tensor([0.5, -0.25, 1e-6])
+    expected = (math.exp(0.5) - 1.5 + math.exp(-0.25) - 0.75 + 0.5e-12) / 3
+    assert float(gap_metrics(log_ratios)["rl/logprob_gap_k3"]) == pytest.approx(expected)
+    assert float(gap_metrics(log_ratios[2:])["rl/logprob_gap_k3"]) == pytest.approx(0.5e-12, rel=1e-3)
+    assert math.isnan(float(gap_metrics(torch.tensor([0.0, math.nan]))["rl/logprob_gap"])), "Health must see it"
+    assert gap_metrics(torch.empty(0)) == {}

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback
 
-from cv_lightning.errors import ConfigError, ConversationError, DataError
+from cv_lightning.errors import ConversationError, DataError
 from cv_lightning.types import Trajectory, Turn
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
@@ -112,26 +111,3 @@ def test_assistant_turn_with_the_environments_tokens_is_named(token: str) -> Non
 def test_conversation_that_is_too_long_is_named() -> None:
     with pytest.raises(ConversationError, match="max_context_tokens=40"):
         train(SFTModule(small_policy(max_context_tokens=40)), [episodes()])
-
-
-def test_micro_batch_tokens_cannot_be_negative() -> None:
-    with pytest.raises(ConfigError, match="micro_batch_tokens"):
-        SFTModule(small_policy(), micro_batch_tokens=-1)
-
-
-def test_the_old_setting_names_its_successor() -> None:
-    with pytest.raises(ConfigError, match="micro_batch_size: expected micro_batch_tokens in its place but got 16"):
-        SFTModule(small_policy(), micro_batch_size=16)
-
-
-def test_monitors_read_a_step_at_its_end_and_nothing_is_logged_by_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-
-    class Monitor(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            seen.append(float(trainer.callback_metrics["train/loss"]))
-
-    module = SFTModule(small_policy(), optimizer=OptimizerConfig(lr=1e-2))
-    monkeypatch.setattr(module, "log", None)  # a step must not need it
-    train(module, [episodes(2)] * 2, callbacks=[Monitor()])
-    assert seen[1] < seen[0]

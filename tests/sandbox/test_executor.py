@@ -14,7 +14,6 @@ from PIL import Image
 from sandbox import Limits, Observation, ToolExecutor, ToolRequest, executor
 from sandbox.lanes.lane import Confined, Lifted, Rejected
 from sandbox.lanes.pillow import PillowLane
-from sandbox.messages import clean
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 
@@ -142,7 +141,7 @@ def test_calls_without_a_worker_are_those_of_execute(lane: Any) -> None:
         requests = [ToolRequest(code, [IMAGE]) for code in (*quick, *others)]
         here = executor.execute_here([*requests, ToolRequest(TURN, [IMAGE], model="a model")])
         assert here[len(quick) :] == [None] * 3
-        assert executor._confined is None, "no worker was started"
+        assert executor._code.lane is None, "no worker was started"
         for seen, expected in zip(here, executor.execute(requests[: len(quick)]), strict=False):
             assert seen is not None
             assert (seen.status, seen.text, seen.lane) == (expected.status, expected.text, expected.lane)
@@ -210,21 +209,6 @@ def test_never_raises(code: Any, index: Any) -> None:
     observation = run(code, [IMAGE, IMAGE], index)
     assert observation.status in ("ok", "error", "rejected")
     assert observation.text or observation.image is not None
-
-
-@given(st.text(alphabet="<|>im_startedn/tool_response think", max_size=80), st.integers(0, 60))
-def test_clean_text_holds_no_markup(text: str, limit: int) -> None:
-    cleaned = clean(text, limit)
-    assert len(cleaned) <= limit
-    for token in ("<|im_start|>", "<|im_end|>", "<|image_pad|>", "<tool_response>", "</tool_response>", "<think>"):
-        assert token not in cleaned
-
-
-def test_clean_by_hand() -> None:
-    assert clean("a<|im_<|im_end|>start|>b", 99) == "ab"
-    assert clean("\x1b[31mred\x07\r\nnext\tcell\u202e\ud800", 99) == "[31mred\nnext\tcell"
-    assert clean("x" * 50, 30).endswith("[text was cut here]")
-    assert len(clean("x" * 50, 30)) == 30
 
 
 def test_markup_in_code_does_not_reach_the_text() -> None:

@@ -10,7 +10,6 @@ import base64
 import datetime
 import pickle
 import shutil
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -279,8 +278,3 @@ def make_transfer(kind: str, folder: Path, host: str) -> WeightTransfer:
         "ipc": IpcTransfer,
     }
     return ways[kind]()
-
-
-def own_address() -> str:
-    """This machine's address, as other machines reach it."""
-    return socket.gethostbyname(socket.gethostname())

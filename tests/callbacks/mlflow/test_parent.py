@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from callbacks.config_tags import config_tags
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.mlflow.parent import NOTE, parent_tag
-from cv_lightning.cli.compose import compose
 from cv_lightning.cli.recipe import load_recipe
 from cv_lightning.cli.reproduce import logged
 
@@ -93,28 +91,3 @@ def test_what_is_no_parent(tmp_path: Path, changes: dict[str, Any]) -> None:
 def test_every_recipe_of_ours_marks_its_run() -> None:
     loggers = yaml.safe_load((ROOT / "experiments/tiny/recipe.yaml").read_text(encoding="utf-8"))["report_loggers"]
     assert [entry["init_args"]["tags"] for entry in loggers] == [{"stage": "recipe"}]
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (
-            "experiments/tiny/base.yaml",
-            {"stage": "rl", "seed": "0", "model": "qwen2_5_vl from nothing", "data": "PlateWorld"},
-        ),
-        (
-            "experiments/robustness.yaml",
-            {"stage": "rl", "seed": "0", "model": "runs/tiny/rl/policy", "data": "PlateWorld"},
-        ),
-        (
-            "experiments/codevision/rl.yaml",
-            {"stage": "rl", "data": "FileSource data/codevision_rl/*.parquet data/mvtoolbench/*.parquet"},
-        ),
-    ],
-)
-def test_tags_of_our_configs(config: str, expected: dict[str, str]) -> None:
-    assert config_tags(compose([ROOT / config]), Path("runs/tiny/rl")) == expected
-
-
-def test_a_config_without_any_of_it_has_its_stage_alone() -> None:
-    assert config_tags({"model": None, "data": {"class_path": "a.B"}}, Path("x/sft")) == {"stage": "sft"}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cv_lightning.data.corruption import CORRUPTIONS, SEVERITIES, corrupt, corrupt_image
+from cv_lightning.data.corruption import CORRUPTIONS, SEVERITIES, corrupt
 from cv_lightning.errors import ConfigError
 
 
@@ -21,6 +21,10 @@ def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
     """Smooth colours with some edges: noise alone would hide what a blur does."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
+
+
+def corrupt_image(image: Image.Image, name: str, severity: int, seed: int) -> Image.Image:
+    return corrupt([image], name, severity, seed)[0]
 
 
 def values(image: Image.Image) -> np.ndarray:

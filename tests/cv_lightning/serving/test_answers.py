@@ -8,13 +8,10 @@ from typing import Any
 
 import openai
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from cv_lightning.conversation import Conversation
 from cv_lightning.rollout import Sampling
 from cv_lightning.serving.policy_backend import Batching
-from cv_lightning.serving.replies import cut_at, unstopped
 from cv_lightning.types import TokenSequence
 from tests.cv_lightning.scripted import a_conversation
 from tests.cv_lightning.serving.spoken import Spoken, serving
@@ -137,15 +134,3 @@ def test_any_top_p_is_right_for_the_most_probable_token(client: openai.OpenAI) -
     assert ask(client, temperature=0, top_p=0.1).choices[0].message.content == "one two 0 two"
     with pytest.raises(openai.BadRequestError, match="temperature 0"):
         ask(client, top_p=0.1)
-
-
-WORDS = st.text("ab", max_size=12)
-
-
-@example("bab", False, ["a", "babb"], "b")  # one that began earlier, and is complete later
-@given(WORDS, st.booleans(), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), WORDS)
-def test_no_stop_text_takes_back_what_was_sent(written: str, is_cut: bool, stop: list[str], more: str) -> None:
-    """A replacement character at the end of what is there so far is a letter of which bytes are missing."""
-    sent = unstopped(written + "\ufffd" * is_cut, stop)
-    assert cut_at(written + more, stop).startswith(sent)
-    assert not any(one in sent for one in stop)

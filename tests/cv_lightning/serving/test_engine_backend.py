@@ -15,9 +15,7 @@ import pytest
 from openai import InternalServerError, OpenAI, RateLimitError
 
 from cv_lightning.chat import command as chat_command
-from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
-from cv_lightning.serving import command as serve_command
 from cv_lightning.serving.engine_backend import EngineBackend
 from cv_lightning.serving.replies import WantedReply
 from cv_lightning.serving.request import BadRequest
@@ -25,23 +23,11 @@ from cv_lightning.serving.server import ChatServer
 from cv_lightning.types import Sample
 from modules.policy.policy import Policy
 from modules.samplers.vllm.session import Speaker
-from tests.modules.helpers import noise, small_policy
+from tests.modules.helpers import noise
 from tests.modules.samplers.vllm.fake import FakeServer, sampled
-from tests.modules.samplers.vllm.helpers import SHORT, engine_of, fake_environment
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.helpers import SHORT, engine_of, pids_of
 
 MESSAGES: Any = [{"role": "user", "content": "Read the text."}]
-
-
-@pytest.fixture(scope="module")
-def policy() -> Policy:
-    return small_policy()
-
-
-@pytest.fixture
-def engine() -> Iterator[FakeServer]:
-    with FakeServer() as fake:
-        yield fake
 
 
 @contextmanager
@@ -166,48 +152,6 @@ def test_a_backend_that_closes_tells_each_reply_and_may_be_closed_again(policy: 
         backend.start(WantedReply(conversation, Sampling(1.0, 8, 0)), list)
 
 
-# ---- the commands ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def here(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a policy, and an environment whose vLLM is the fake."""
-    policy.export(tmp_path / "policy")
-    fake_environment(tmp_path / "vllm")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_serve_starts_an_engine_and_ends_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-
-    def serve_once(server: ChatServer) -> None:
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
-        with OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0) as client:
-            said.append(client.chat.completions.create(model="it", messages=MESSAGES, max_tokens=12))
-        assert pids_of(here)
-        server.stop()
-        thread.join(60)
-
-    monkeypatch.setattr(ChatServer, "serve_until_interrupted", serve_once)
-    arguments = [
-        "--policy",
-        "policy",
-        "--name",
-        "it",
-        "--engine",
-        f"{here}/vllm",
-        "--port",
-        "0",
-        "--max-context-tokens",
-        "600",
-    ]
-    assert serve_command.main(arguments) == 0
-    assert said[0].choices[0].message.content
-    assert not pids_of(here)
-
-
 def test_chat_asks_an_engine(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise().save("image.png")
     arguments = [
@@ -225,16 +169,3 @@ def test_chat_asks_an_engine(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     (log,) = here.glob("runs/engine/*/server-0.log")
     assert "fake server" in log.read_text()
     assert not pids_of(here)
-
-
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        (["nowhere"], "launch.environment: expected a virtual environment, got 'nowhere'"),
-        (["vllm", "http://127.0.0.1:1"], "--engine: expected addresses that begin with http, or one folder"),
-    ],
-)
-def test_an_engine_that_is_not_there_is_named(here: Path, where: list[str], message: str) -> None:
-    options = [word for each in where for word in ("--engine", each)]
-    with pytest.raises(ConfigError, match=message):
-        serve_command.main(["--policy", "policy", "--port", "0", *options])

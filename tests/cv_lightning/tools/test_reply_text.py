@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cv_lightning.conversation import format_answer, format_call, parse_reply
-from cv_lightning.tools.reply_text import whole_object
+from cv_lightning.tools.reply_text import join_calls, split_calls, stable_text, whole_object
 from cv_lightning.types import CODE_TOOL, ToolCall
 
 #: Stands in code that is only quoted in reasoning.
@@ -111,3 +111,46 @@ def test_a_hundred_thousand_mutated_turns(reply: tuple[str, int], seed: int) -> 
 )
 def test_where_the_object_of_a_call_is(text: str, span: tuple[int, int] | None) -> None:
     assert whole_object(text, len("<tool_call>")) == span
+
+
+WORDS = st.text(st.sampled_from('ab \n<>/{}"tool_call'), max_size=30)
+
+
+@given(WORDS, st.dictionaries(WORDS, WORDS, max_size=3))
+def test_a_call_survives_the_way_to_the_client_and_back(thought: str, arguments: dict[str, str]) -> None:
+    if "<think>" in thought or "</tool_call>" in json.dumps(arguments):
+        return
+    payload = json.dumps({"name": "code_image_tool", "arguments": arguments}, ensure_ascii=False)
+    text = f"<think>{thought}</think>\n<tool_call>\n{payload}\n</tool_call>"
+    content, calls = split_calls(text)
+    assert [(name, json.loads(given)) for name, given in calls] == [("code_image_tool", arguments)]
+    assert join_calls(content, calls) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no call",
+        "<tool_call>not json</tool_call>",
+        '<tool_call>{"name": "f"}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {}',
+        '<think><tool_call>{"name": "f", "arguments": {}}</tool_call></think> hm',
+        '<tool_call>{"name": "f", "arguments": {}}</tool_call><tool_call>x</tool_call>',
+    ],
+)
+def test_what_is_no_call_stays_text(text: str) -> None:
+    assert split_calls(text) == (text, [])
+
+
+PIECES = st.lists(st.sampled_from(["a", "\n", "<", "<tool_call>", "<tool_", "\ufffd"]), max_size=12).map("".join)
+
+
+@given(PIECES, st.booleans())
+def test_what_was_streamed_is_never_taken_back(text: str, holds_calls: bool) -> None:
+    """A replacement character at the end of what is there so far is a letter of which bytes are missing."""
+    whole = text.replace("\ufffd", "\u00e9")
+    for call in ("", '<tool_call>{"name": "f", "arguments": {}}</tool_call>'):
+        content = split_calls(whole + call)[0] if holds_calls else whole + call
+        for end in range(len(whole) + 1):
+            assert content.startswith(stable_text(whole[:end], holds_calls))
+            assert content.startswith(stable_text(whole[:end] + "\ufffd", holds_calls))

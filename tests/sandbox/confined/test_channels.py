@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sandbox import Limits, Observation, ToolRequest
-from sandbox.confined.cgroup import Cgroup
+from sandbox import ToolRequest
 from sandbox.confined.client import Zygote
-from sandbox.confined.syscalls import ALLOWED, CHECKED, KILLED
-from sandbox.lanes.confined import ConfinedLane
 from tests.sandbox.attack_site import descendants
+from tests.sandbox.confined.kept import IMAGE, kept
 from tests.sandbox.confined.test_layers import observe_all, reached
-from tests.sandbox.machine import need, noise
-
-IMAGE = noise(24, 16)
-LIMITS = Limits(wall_s=10, memory_mb=128)
+from tests.sandbox.machine import need
 
 #: One worker notes a bit in a file description that the other one looks at.
 NOTE = "import fcntl\nfor fd in (0, 1, 2):\n    fcntl.ioctl(fd, 0x5421, b'\\x01\\0\\0\\0')\nprint('noted')"
@@ -41,11 +28,6 @@ def test_no_file_description_is_shared(without: tuple[str, ...], is_told: bool) 
     need()
     _, seen = observe_all([NOTE, LOOK], without)
     assert reached(seen) == is_told, seen
-
-
-def kept(limits: Limits = LIMITS) -> ConfinedLane:
-    need()
-    return ConfinedLane(1, limits, "syscall", "episode")
 
 
 #: Answers for the worker, and computes on.
@@ -88,141 +70,6 @@ def test_a_stopped_episode_goes_on_with_its_variables() -> None:
         assert seen.text.strip() == "3"
     finally:
         lane.close()
-
-
-def test_the_level_is_probed_again_after_a_restart() -> None:
-    need("confined")
-    lane = ConfinedLane(1, LIMITS, "syscall", "call")
-    try:
-        lane._pool._start = lambda: Zygote("code", 1, 128, 1 << 20, 9, without=("namespaces", "landlock"))
-        process = lane._pool._workers._process
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        time.sleep(0.2)
-        (seen,) = lane.run([ToolRequest("print(1)", [IMAGE])])
-        assert (seen.status, seen.level, lane.level) == ("ok", "syscall", "syscall")
-    finally:
-        lane.close()
-
-
-FEW_DESCRIPTORS = """
-import json, resource, sys
-sys.path.insert(0, {root!r})
-from PIL import Image
-from sandbox import Limits, ToolExecutor, ToolRequest
-executor = ToolExecutor(lane="confined", workers=1, fresh="episode", limits=Limits(wall_s=9))
-resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-image = Image.new("RGB", (4, 4))
-requests = [ToolRequest("print(1)", [image], episode=str(number)) for number in range(20)]
-seen = executor.execute(requests)
-print(json.dumps([[o.status, o.text] for o in seen]))
-"""
-
-
-def test_few_descriptors_are_an_observation() -> None:
-    need()
-    script = FEW_DESCRIPTORS.format(root=str(Path(__file__).parents[3]))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    seen: list[Any] = json.loads(done.stdout.splitlines()[-1])
-    assert seen[0] == ["ok", "1"]
-    failed = [text for status, text in seen if status != "ok"]
-    assert failed
-    assert all(text == "The sandbox could not take the code: Too many open files." for text in failed), failed
-
-
-def test_a_zygote_that_dies_during_a_batch_does_not_cost_the_rest_of_it() -> None:
-    need()
-    lane = ConfinedLane(2, LIMITS, "syscall", "call")
-    try:
-        code = "import time\ntime.sleep(0.2)\nprint('done')"
-        zygote = lane._pool._workers._process.pid
-        threading.Timer(0.3, os.kill, (zygote, signal.SIGKILL)).start()
-        seen = lane.run([ToolRequest(code, [IMAGE])] * 16)
-        assert lane._pool._workers._process.pid != zygote
-        statuses = [observation.status for observation in seen]
-        assert statuses.count("crash") <= 2, seen  # those that ran
-        assert set(statuses) <= {"ok", "crash"}
-    finally:
-        lane.close()
-
-
-def test_one_answer_that_cannot_be_read_does_not_end_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    need()
-    lane = ConfinedLane(1, LIMITS, "syscall", "call")
-    real = Zygote.result
-
-    def failing(zygote: Zygote, worker: Any, size: tuple[int, int]) -> memoryview:
-        if size == (16, 24):
-            raise RuntimeError("of the test")
-        return real(zygote, worker, size)
-
-    monkeypatch.setattr(Zygote, "result", failing)
-    try:
-        codes = ["result = image", "result = image.rotate(90, expand=True)", "result = image"]
-        seen: list[Observation] = lane.run([ToolRequest(code, [IMAGE]) for code in codes])
-        assert [observation.status for observation in seen] == ["ok", "crash", "ok"]
-        assert "of the test" in seen[1].text
-    finally:
-        lane.close()
-
-
-#: Tries every call number that is in no table, with arguments of zero and of ones; EPERM is 1.
-ALL_CALLS = """import ctypes
-library = ctypes.CDLL(None, use_errno=True)
-for number in range(1024):
-    for value in (0, -1):
-        if number not in @KNOWN@:
-            answer = library.syscall(number, *[ctypes.c_long(value)] * 6)
-            if (answer, ctypes.get_errno()) != (-1, 1):
-                print('REACHED', number)
-print('tried')
-"""
-
-
-@pytest.mark.parametrize("without", [("namespaces", "landlock"), ()], ids=["syscall", "full"])
-def test_no_call_beyond_the_tables_does_anything(without: tuple[str, ...]) -> None:
-    need("full")
-    column = 0 if platform.machine() == "x86_64" else 1
-    known = {numbers[column] for table in (ALLOWED, CHECKED, KILLED) for numbers in table.values()} - {None}
-    known |= {335, 336}  # uretprobe and uprobe: kernels let them pass every filter, and end who calls them elsewhere
-    (seen,) = observe_all([ALL_CALLS.replace("@KNOWN@", repr(known))], without)
-    assert (seen.status, seen.text.split()) == ("ok", ["tried"]), seen
-
-
-@pytest.fixture
-def delegated(tmp_path: Path) -> Path:
-    """A folder like that of a cgroup whose children have the controllers."""
-    for name in ("cgroup.controllers", "cgroup.procs"):
-        (tmp_path / name).touch()
-    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids")
-    return tmp_path
-
-
-def test_all_workers_share_a_cgroup_if_one_is_delegated(delegated: Path) -> None:
-    group = Cgroup(4321, memory=1 << 30, tasks=50, cores=1.5, root=delegated)
-    (folder,) = delegated.glob("cv-sandbox-*")
-    written = {path.name: path.read_text() for path in folder.iterdir()}
-    assert written == {
-        "memory.max": str(1 << 30),
-        "memory.swap.max": "0",
-        "pids.max": "50",
-        "cpu.max": "150000 100000",
-        "cgroup.procs": "4321",
-    }
-    group.close()
-
-
-@pytest.mark.parametrize(
-    ("controllers", "reason"), [("cpu pids", "no controller memory"), (None, "cgroup v2 is not mounted")]
-)
-def test_why_there_is_no_cgroup_is_said(controllers: str | None, reason: str, delegated: Path) -> None:
-    if controllers is None:
-        (delegated / "cgroup.controllers").unlink()
-    else:
-        (delegated / "cgroup.subtree_control").write_text(controllers)
-    with pytest.raises(OSError, match=reason):
-        Cgroup(1, 1, 1, 1, root=delegated)
 
 
 def test_the_level_says_whether_there_is_a_cgroup() -> None:

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import pytest
 
 from sandbox import Limits, Observation, ToolRequest
-from sandbox.confined import client, wire
+from sandbox.confined import client
 from sandbox.confined.slots import Slot
 from sandbox.lanes.confined import ConfinedLane
 from tests.sandbox.machine import best_level, need, noise
@@ -235,8 +235,3 @@ def test_a_file_that_is_used_again_holds_nothing_of_before() -> None:
     slot.reserve(100)
     assert not slot.blank(), "something was written where no reply told of it"
     slot.close()
-
-
-def test_a_reply_may_say_that_inputs_are_in_use() -> None:
-    message = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.TEXT_ONLY | wire.KEEPS, 0, 0, 0, 0)
-    assert wire.read_reply(message, 7, 100) == wire.WorkerReply(wire.TEXT_ONLY, (0, 0), "", keeps=True)

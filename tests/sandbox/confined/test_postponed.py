@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sandbox import Limits, ToolExecutor, ToolRequest
-from sandbox.confined import wire
 from sandbox.lanes.confined import ConfinedLane
 from sandbox.types import Fresh
 from tests.sandbox.attack_classes import RESTS
@@ -185,16 +184,3 @@ def test_nobody_gains_by_what_is_handed_over(fresh: Fresh) -> None:
     turned = IMAGE.transpose(Image.Transpose.ROTATE_90).tobytes()
     assert all(each.image.tobytes() == turned for each in again if each.image is not None)
     assert time.process_time() - cpu < 20
-
-
-@pytest.mark.parametrize("size", [(0, 5), (5, 0)])
-def test_half_a_size_is_no_reply(size: tuple[int, int]) -> None:
-    rest = b"result = image.transpose(2)\n"
-    message = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.UNFINISHED, *size, 0, len(rest)) + rest
-    assert wire.read_reply(message, 7, 1 << 20) is None
-    empty = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.UNFINISHED, 0, 0, 0, 1) + b"\n"
-    assert wire.read_reply(empty, 7, 1 << 20) is None
-    whole = wire.REPLY.pack(wire.REPLY_MAGIC, 7, wire.UNFINISHED, 0, 0, 0, len(rest)) + rest
-    assert wire.read_reply(whole, 7, 1 << 20) == wire.WorkerReply(
-        wire.UNFINISHED, (0, 0), "", rest="result = image.transpose(2)"
-    )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sandbox import ORIENTATIONS
 from sandbox.effects import crops as cut_outs
 from sandbox.effects.crops import CropPlace, find_places
-from sandbox.effects.pixels import Numbers, SearchBudget, colours, numbers, oriented
+from sandbox.effects.pixels import Numbers, SearchBudget, oriented
 
 
 def every_place(image: Numbers, part: Numbers) -> list[CropPlace]:
@@ -74,11 +74,3 @@ def test_work_is_bounded_on_a_large_image(n_colours: int, monkeypatch: pytest.Mo
     if n_colours == 2**24:
         assert found == [CropPlace("transverse", 50, 100)]
     assert sum(looked) <= 8 * cut_outs._MAX_PLACES
-
-
-def test_numbers_and_colours_are_each_other_undone() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert (colours(numbers(pixels)) == pixels).all()
-    four = np.dstack([pixels, np.full((5, 7), 9, np.uint8)])
-    assert (colours(numbers(four)) == pixels).all()
-    assert np.shares_memory(numbers(four), four)

@@ -407,7 +407,7 @@ def test_a_zygote_that_was_killed_is_started_again() -> None:
     need()
     with ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=5)) as executor:
         run(executor, "result = image")
-        process = executor._confined._pool._workers._process
+        process = executor._code.lane._pool._workers._process
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         time.sleep(0.2)
@@ -460,7 +460,7 @@ from PIL import Image
 from sandbox import Limits, ToolExecutor, ToolRequest
 executor = ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=60))
 executor.execute([ToolRequest("result = image", [Image.new("RGB", (4, 4))])])
-print(executor._confined._pool._workers._process.pid, flush=True)
+print(executor._code.lane._pool._workers._process.pid, flush=True)
 {end}
 """
 

@@ -149,3 +149,16 @@ def test_another_image_has_no_place_in_the_chosen_one() -> None:
     assert chosen.orientation == "rotate_180"
     assert other.image is not None
     assert other.image.tobytes() == images[1].rotate(180).tobytes()
+
+
+def test_equal_calls_on_one_image_run_once() -> None:
+    image, other = noise(20, 12), noise(20, 12)
+    turn, crop = "result = image.rotate(90, expand=True)", "result = image.crop((0, 0, 5, 5))"
+    calls = [(turn, image), (crop, image), ("# again\n" + turn, image), (turn, other)]
+    with ToolExecutor(lane="pillow") as executor:
+        seen = executor.execute([ToolRequest(code, [each]) for code, each in calls])
+    alone = [run(code, each) for code, each in calls]
+    assert [each.tools for each in seen] == [each.tools for each in alone]
+    assert [np.asarray(each.image).tolist() for each in seen] == [np.asarray(each.image).tolist() for each in alone]
+    assert seen[2].image is seen[0].image
+    assert seen[3].image is not seen[0].image

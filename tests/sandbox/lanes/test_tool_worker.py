@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from sandbox import Limits, Observation, ToolExecutor, ToolProgram, ToolRequest
-from sandbox.confined.programs import decode, encode, read_effects
 from sandbox.images import Budget
 from sandbox.lanes.lane import Lifted
 from sandbox.lanes.pillow import PillowLane
@@ -103,23 +102,6 @@ def key(observation: Observation) -> tuple[object, ...]:
     image = observation.image
     shown = image and (image.size, image.tobytes())
     return observation.status, shown, observation.text, observation.tools, observation.orientation, observation.frame
-
-
-@given(programs())
-def test_programs_travel_as_data(program: ToolProgram) -> None:
-    code = print_program(program)
-    read = lift(code, ((50, 40), (9, 7)))
-    if isinstance(read, ToolProgram):
-        assert decode(encode(read)).operations == read.operations
-
-
-WRONG = ["", "[]", "[1, 2]", "null", '{"a": 1}', '[["a"], null, [1]]', "[[], null, [1, 2, 3]]", "[[], null, 7]"]
-
-
-@pytest.mark.parametrize("text", WRONG)
-def test_what_no_tool_worker_writes_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r".*"):
-        read_effects(text)
 
 
 def test_a_tool_worker_that_dies_is_a_crash_and_the_next_call_is_served() -> None:

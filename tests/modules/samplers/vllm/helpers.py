@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cv_lightning.rollout import Completion, OnTokens, Sampling
 from cv_lightning.types import Sample, TokenSequence, ViewedImage
 from modules.policy.policy import Policy
 from modules.samplers.vllm.engine import Engine, Patience, Place
 from modules.samplers.vllm.images import EncodedImages
+from modules.samplers.vllm.launch import Needs
 from modules.samplers.vllm.session import EngineSession
 from modules.samplers.vllm.weight_log import WeightLog
+from modules.samplers.vllm.weights import Part
 from tests.modules.helpers import noise
 from tests.modules.samplers.vllm import fake
 from tests.modules.samplers.vllm.fake import FakeServer
 
 #: Faults end in tenths of a second.
 SHORT = Patience(turn_s=0.5, away_s=2.0, attempts=3)
+
+#: What servers that the tests start must be able to do, and where they listen.
+NEEDS = Needs("bfloat16", 600, 784, 40000, "files", None)
+HOST = "127.0.0.1"
 
 
 def engine_of(policy: Policy, *servers: FakeServer, patience: Patience = SHORT, **more: Any) -> Engine:
@@ -96,3 +105,28 @@ def fake_environment(folder: Path) -> Path:
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
     return folder
+
+
+def pids_of(folder: Path) -> list[int]:
+    """Fake servers whose model is below a folder, their guardians included."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(word.startswith(str(folder)) for word in words) and str(os.getpid()) != path.parent.name:
+            found.append(int(path.parent.name))
+    return found
+
+
+def server_of(folder: Path) -> int:
+    """The fake itself."""
+    (pid,) = [pid for pid in pids_of(folder) if "guardian" not in Path(f"/proc/{pid}/cmdline").read_text("utf-8")]
+    return pid
+
+
+def two_parts() -> Iterator[Part]:
+    """The weights of an update, in two parts."""
+    yield [("a", torch.ones(2, 3)), ("b", torch.zeros(4))]
+    yield [("c", torch.ones(1))]

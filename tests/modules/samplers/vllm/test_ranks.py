@@ -18,8 +18,7 @@ from modules.samplers.vllm.launch import Launch
 from modules.samplers.vllm.sampler import VLLM
 from modules.samplers.vllm.weights import parts
 from tests.modules.helpers import LORA, small_policy
-from tests.modules.samplers.vllm.helpers import fake_environment
-from tests.modules.samplers.vllm.test_launch import pids_of
+from tests.modules.samplers.vllm.helpers import fake_environment, pids_of
 from tests.modules.samplers.vllm.test_sampler import PATIENCE
 from tests.modules.sharding.helpers import Rows, on_ranks, score_by_tokens
 from tests.modules.sharding.runs import STRATEGIES, batches

@@ -39,10 +39,9 @@ from modules.samplers.vllm.sampler import VLLM
 from modules.samplers.vllm.weights import Part, write_model
 from modules.samplers.vllm.wire import EngineReply
 from tests.modules.samplers.vllm.fake import RECORDED
-from tests.modules.samplers.vllm.helpers import contexts_of, converse
+from tests.modules.samplers.vllm.helpers import contexts_of, converse, pids_of, server_of
 from tests.modules.samplers.vllm.real import LORA, a_policy, environment, launch_of
 from tests.modules.samplers.vllm.record import descendants
-from tests.modules.samplers.vllm.test_launch import pids_of, server_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 

@@ -23,8 +23,7 @@ from modules.samplers.vllm.launch import Launch
 from modules.samplers.vllm.sampler import VLLM
 from tests.modules.helpers import LORA, small_policy, train
 from tests.modules.samplers.vllm.fake import FakeServer
-from tests.modules.samplers.vllm.helpers import fake_environment
-from tests.modules.samplers.vllm.test_launch import pids_of, server_of
+from tests.modules.samplers.vllm.helpers import fake_environment, pids_of, server_of
 
 PATIENCE = Patience(turn_s=20.0, away_s=60.0, attempts=4)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -28,12 +28,6 @@ PASSING = [fault for fault in FAULTS if fault not in FATAL]
 @cache
 def policy() -> Policy:
     return small_policy()
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as served:
-        yield served
 
 
 @cache

@@ -1,0 +1,49 @@
+"""Who samples for the policy of a command: itself, or an engine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cv_lightning.errors import ConfigError
+from cv_lightning.rollout import SamplingPolicy
+from modules.policy.policy import Policy
+
+
+@contextmanager
+def speaking(policy: Policy, engine: Sequence[str] | None) -> Iterator[SamplingPolicy]:
+    """The one that samples while the block lasts; an engine that it starts ends with the block.
+
+    Args:
+        policy: In evaluation mode.
+        engine: The values of `--engine`: addresses of servers that run, or the folder of an environment to start one
+            from; None: the policy samples.
+
+    Raises:
+        ConfigError: There is no vLLM at the folder, or a server has other settings than the policy's.
+        EngineError: The engine does not start, or does not answer.
+    """
+    if engine is None:
+        yield policy
+        return
+    from modules.samplers.vllm.launch import Launch
+    from modules.samplers.vllm.sampler import VLLM
+
+    if all(where.startswith(("http://", "https://")) for where in engine):
+        sampler = VLLM(engine)
+    elif len(engine) == 1:
+        folder = Path("runs/engine") / time.strftime("%Y-%m-%d_%H-%M-%S")
+        sampler = VLLM(launch=Launch(engine[0], str(folder)))
+        print(f"starting the engine (log: {folder}/server-0.log)", file=sys.stderr, flush=True)
+    else:
+        raise ConfigError("--engine: expected addresses that begin with http, or one folder.")
+    sampler.attach(policy)
+    try:
+        sampler.refresh()
+        with sampler.speaking() as speaker:
+            yield speaker
+    finally:
+        sampler.close()

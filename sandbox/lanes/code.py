@@ -1,0 +1,143 @@
+"""Code that runs as it is written: starts the lane for it when it is first needed, and says what results earn."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from PIL import Image
+
+from sandbox.confined.levels import Level
+from sandbox.confined.pool import CLOSED
+from sandbox.effects.outcome import Outcome
+from sandbox.effects.proof import find_credit
+from sandbox.images import Budget
+from sandbox.lanes.lane import CodeLane, run_lane
+from sandbox.lanes.plain_process import ProcessLane, lacks_confinement
+from sandbox.lanes.tool_worker import ProofTime, ToolWorkerLane
+from sandbox.operations.program import ToolProgram
+from sandbox.threads import spread
+from sandbox.types import ConfinementError, Fresh, Limits, Observation, Tell, ToolRequest
+
+
+class CodeRunner:
+    """Runs code in the strongest lane that the machine gives.
+
+    Args:
+        workers: How many calls run at once.
+        limits: What one call may use.
+        min_level: The weakest confinement to accept.
+        fresh: What shares a process: one call, or those of an episode.
+        tools: Proves claims.
+        is_required: Raise if the machine cannot confine code, instead of warning once.
+    """
+
+    def __init__(
+        self, workers: int, limits: Limits, min_level: Level, fresh: Fresh, tools: ToolWorkerLane, is_required: bool
+    ) -> None:
+        self._workers, self._limits, self._min_level, self._fresh = workers, limits, min_level, fresh
+        self._tools = tools
+        self._is_required = is_required
+        self._lock = threading.RLock()
+        self._missing = ""
+        self.is_closed = False
+        self.lane: CodeLane | None = None
+
+    def start(self) -> bool:
+        """Start the lane; False if the machine cannot give it, or it was closed.
+
+        Raises:
+            ConfinementError: It is required, and the machine cannot give it.
+        """
+        with self._lock:
+            if self.lane is not None or self._missing or self.is_closed:
+                return self.lane is not None
+            try:
+                if lacks_confinement():
+                    self.lane = ProcessLane(self._workers, self._limits, self._min_level, self._fresh)
+                else:
+                    from sandbox.lanes.confined import ConfinedLane
+
+                    self.lane = ConfinedLane(self._workers, self._limits, self._min_level, self._fresh)
+            except (ConfinementError, OSError, AttributeError, ImportError) as error:
+                if self._is_required:
+                    raise ConfinementError(str(error)) from error
+                self._missing = str(error)
+                warnings.warn(f"Code that does not lift will be rejected. {error}", RuntimeWarning, stacklevel=2)
+            return self.lane is not None
+
+    def close(self) -> None:
+        """End the workers; it may be called twice. Nothing starts from here on."""
+        with self._lock:
+            self.is_closed = True
+            lane, self.lane = self.lane, None
+        if lane is not None:
+            lane.close()
+
+    def disown(self) -> None:
+        """Let go of the parent's workers, in a forked child."""
+        self._lock = threading.RLock()
+        if self.lane is not None:
+            self.lane.disown()
+        self.lane = None
+
+    def has_state(self, episode: str) -> bool:
+        """Whether variables of the episode are alive in a worker."""
+        if self._fresh != "episode":
+            return False
+        with self._lock:
+            return self.lane is not None and self.lane.has_state(episode)
+
+    def run(self, requests: Mapping[int, ToolRequest], budget: Budget, tell: Tell | None) -> dict[int, Observation]:
+        """Observations of code with what it earns, by index; `tell` gets some while others run."""
+        if not requests:
+            return {}
+        with self._lock:
+            lane = self.lane if self.start() else None
+        if lane is None:
+            return dict.fromkeys(requests, Observation("rejected", text=CLOSED))
+        indices = list(requests)
+        earning = self._earning()
+        earned: dict[int, Observation] = {}
+
+        def pass_on(place: int, seen: Observation) -> None:
+            index = indices[place]
+            earned[index] = earning(requests[index], seen)
+            if tell is not None:
+                tell(index, earned[index])
+
+        seen = run_lane(lane, requests, lambda calls: lane.run(calls, budget, None if tell is None else pass_on))
+        rest = [index for index in indices if index not in earned]
+        credited = spread(lambda index: earning(requests[index], seen[index]), rest)
+        return earned | dict(zip(rest, credited, strict=True))
+
+    def _earning(self) -> Callable[[ToolRequest, Observation], Observation]:
+        """Gives code what it earns; the claims of one batch share their time."""
+        proof_time = ProofTime(self._limits.wall_s)
+
+        def earning(request: ToolRequest, observation: Observation) -> Observation:
+            if observation.image is None:
+                return observation
+
+            def run_elsewhere(program: ToolProgram, image: Image.Image) -> Outcome | None:
+                return proof_time.run(self._tools, program, image, observation.wall_s)
+
+            def run_here(prove: Callable[[], Outcome | None]) -> Outcome | None:
+                return proof_time.run_here(prove, observation.wall_s)
+
+            found = find_credit(
+                request.images,
+                request.image_index,
+                observation.image,
+                observation.claim,
+                run_elsewhere,
+                self._limits,
+                observation.last,
+                run_here,
+            )
+            plain = replace(observation, claim="", last=None)
+            return replace(plain, tools=found.tools, orientation=found.orientation, frame=found.frame)
+
+        return earning
