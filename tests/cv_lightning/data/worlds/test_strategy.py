@@ -51,7 +51,8 @@ def read_plate(image: Image.Image, side: int) -> str:
     """
     gray = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
     ink = gray.max() - gray
-    rows, columns = np.nonzero(ink > 0.8 * ink.max())  # not the plate, which is darker than the field of its text
+    rows, columns = np.nonzero(ink > 0.75 * ink.max())  # not the plate, which is darker than the field of its text
+    ink = np.clip(ink - 0.5 * ink.max(), 0, None)
     cut = normal(ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     texts, pictures = templates()
     return texts[int((pictures @ cut).argmax())]
