@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cv_lightning.types import Rollouts, Sample
-from modules.policy_gradient import has_spread, largest_spreads
+from modules.advantages import has_spread, largest_spreads
 from modules.rollouts import reward_totals
 
 #: Rolls out samples and scores them; the number, from 0, tells the calls of one step apart.

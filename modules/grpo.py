@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Rollouts, Sample
+from modules.advantages import group_advantages
 from modules.base import PolicyModule, StepOutput
 from modules.dynamic_sampling import oversample, resample
 from modules.learned_sequences import Truncated, WeightedSequence, distinct_sequences, learned_tokens
@@ -30,7 +31,6 @@ from modules.policy.token_batch import TokenBatch
 from modules.policy_gradient import (
     PolicyGradientConfig,
     PolicyGradientLoss,
-    group_advantages,
     loss_divisor,
     moves_policy,
     policy_gradient_loss,

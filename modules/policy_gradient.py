@@ -1,11 +1,10 @@
-"""Advantages, divergence, averaging and the whole loss: the arithmetic of GRPO and its relatives, as pure functions.
+"""Divergence, averaging and the whole loss: the arithmetic of GRPO and its relatives, as pure functions.
 
-Axes: `_P` prompts, `_G` rollouts of a prompt, `_B` sequences, `_T` tokens. Every per-token tensor is [B, T] and
-aligned: position t holds the log-probability *of* token t. Values where `is_trained_BT` is False are never read,
-whatever they are.
+Axes: `_B` sequences, `_T` tokens. Every per-token tensor is [B, T] and aligned: position t holds the log-probability
+*of* token t. Values where `is_trained_BT` is False are never read, whatever they are.
 
-Sources: GRPO arXiv 2402.03300; Dr.GRPO 2503.20783; RLOO 2402.14740; the k3 estimator of the divergence,
-joschu.net/blog/kl-approx.html. Those of the losses per token stand in `surrogates`.
+Sources: GRPO arXiv 2402.03300; Dr.GRPO 2503.20783; the k3 estimator of the divergence, joschu.net/blog/kl-approx.html.
+Those of the losses per token are named in `surrogates`.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cv_lightning.errors import ConfigError
+from modules.advantages import Advantage
 from modules.sampler_correction import SamplerCorrection, check_choice, sampler_weights
 from modules.surrogates import (
     MAX_LOG_RATIO,
@@ -27,12 +27,8 @@ from modules.surrogates import (
     sapo_surrogate,
 )
 
-Advantage = Literal["grpo", "dr_grpo", "rloo"]
 Surrogate = Literal["clip", "cispo", "sapo"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-
-#: Rewards are sums of a few floats: a group whose rewards differ by less than this has no spread, only rounding.
-SPREAD_TOLERANCE = 1e-6
 
 #: Largest estimate of the divergence at a token, in nats.
 MAX_KL = 10.0
@@ -119,66 +115,6 @@ class PolicyGradientLoss:
     loss: Tensor
     totals: dict[str, Tensor]
     gaps_M: Tensor
-
-
-def has_spread(rewards_PG: Tensor) -> Tensor:
-    """Which groups can teach anything: True if two judged rewards of the group differ.
-
-    Args:
-        rewards_PG: Rewards [P, G], NaN if a judge failed.
-
-    Returns:
-        Bool [P].
-    """
-    high_P = rewards_PG.nan_to_num(nan=-torch.inf).amax(-1)
-    low_P = rewards_PG.nan_to_num(nan=torch.inf).amin(-1)
-    return (high_P - low_P) > SPREAD_TOLERANCE
-
-
-def largest_spreads(rewards_PG: Tensor, n_kept: int) -> list[int]:
-    """Indices, in order, of the groups whose judged rewards have the largest standard deviations; ties by order."""
-    is_judged_PG = ~rewards_PG.isnan()
-    count_P1 = is_judged_PG.sum(-1, keepdim=True).clamp(min=1)
-    centred_PG = rewards_PG.double() - rewards_PG.double().nansum(-1, keepdim=True) / count_P1
-    std_P = (torch.where(is_judged_PG, centred_PG, 0.0).square().sum(-1, keepdim=True) / count_P1).sqrt()[:, 0]
-    return sorted(std_P.argsort(descending=True, stable=True)[:n_kept].tolist())
-
-
-def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: float = 1e-4) -> Tensor:
-    """Advantages of each rollout relative to its group.
-
-    A NaN reward (its judge failed) gets advantage 0 and is left out of the group's mean and standard deviation. A group
-    without spread, or with fewer than two judged rewards, gets exact zeros.
-
-    Args:
-        rewards_PG: Rewards [P, G], NaN if a judge failed.
-        kind: See `PolicyGradientConfig.advantage`.
-        std_epsilon: Added to the standard deviation (unbiased, over G - 1) of "grpo".
-
-    Returns:
-        Advantages [P, G] in the dtype of the rewards.
-
-    Raises:
-        ValueError: The groups hold fewer than two rollouts: there is nothing to be relative to.
-    """
-    if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
-        raise ValueError(
-            f"Expected rewards [P, G] with G >= 2 rollouts per prompt but got shape {tuple(rewards_PG.shape)}; "
-            "a group of one has no mean to be better than"
-        )
-    rewards = rewards_PG.double()
-    is_judged_PG = ~rewards.isnan()
-    count_P1 = is_judged_PG.sum(-1, keepdim=True)
-    mean_P1 = rewards.nansum(-1, keepdim=True) / count_P1.clamp(min=1)
-    centred_PG = torch.where(is_judged_PG, rewards - mean_P1, 0.0)
-    if kind == "grpo":
-        std_P1 = (centred_PG.square().sum(-1, keepdim=True) / (count_P1 - 1).clamp(min=1)).sqrt()
-        advantages_PG = centred_PG / (std_P1 + std_epsilon)
-    elif kind == "rloo":
-        advantages_PG = centred_PG * count_P1 / (count_P1 - 1).clamp(min=1)
-    else:
-        advantages_PG = centred_PG
-    return torch.where(has_spread(rewards)[:, None], advantages_PG, 0.0).to(rewards_PG.dtype)
 
 
 def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_trained_BT: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
 from cv_lightning.rollout import Sampling
 from cv_lightning.types import Group, Rollouts, Sample
+from modules.advantages import has_spread
 from modules.policy.policy import Policy
 from modules.policy.token_batch import image_bytes
-from modules.policy_gradient import has_spread
 from modules.samplers.itself import Itself
 from modules.samplers.sampler import Sampler
 from sandbox import Limits, ToolExecutor

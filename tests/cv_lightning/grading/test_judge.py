@@ -18,7 +18,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.grading.judge import Judge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Group, Sample, Trajectory, Turn
-from modules.policy_gradient import group_advantages
+from modules.advantages import group_advantages
 
 
 class Server:
