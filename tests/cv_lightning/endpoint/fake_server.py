@@ -106,13 +106,22 @@ class Server:
                     outer.at_once += 1
                     outer.most_at_once = max(outer.most_at_once, outer.at_once)
                     reply = outer.replies.pop(0) if len(outer.replies) > 1 else outer.replies[0]
+                self._is_counted = True
                 try:
                     reply(self)
                 except OSError:
                     pass
                 finally:
-                    with lock:
-                        outer.at_once -= 1
+                    self._leave()
+
+            def send_response(self, *arguments: Any) -> None:
+                self._leave()  # before the client knows: it may ask again at once
+                super().send_response(*arguments)
+
+            def _leave(self) -> None:
+                with lock:
+                    outer.at_once -= getattr(self, "_is_counted", False)
+                    self._is_counted = False
 
             def log_message(self, *args: object) -> None:
                 pass
