@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -20,11 +21,20 @@ def confined() -> Iterator[ToolExecutor]:
         yield made
 
 
+def n_frames() -> int:
+    """Frames of an error in `Image.point`, here where nothing is logged; Python 3.12 and later make fewer."""
+    try:
+        IMAGE.point(lambda x: 1 / 0)
+    except ZeroDivisionError:
+        return traceback.format_exc().count("File")
+    raise AssertionError("the function was not called")
+
+
 SHOWN = {
     "print(type(np.array(image)[1:]).__name__, type(image.copy()).__name__)": "ndarray Image",
     "import inspect\nprint(*list(inspect.signature(Image.Image.rotate).parameters)[:3])": "self angle resample",
     "import traceback\ntry:\n    image.point(lambda x: 1 / 0)\nexcept ZeroDivisionError:\n"
-    "    print(traceback.format_exc().count('wrappers'), traceback.format_exc().count('File'))": "0 4",
+    "    print(traceback.format_exc().count('wrappers'), traceback.format_exc().count('File'))": f"0 {n_frames()}",
     "image.point()": "TypeError: Image.point() missing 1 required positional argument: 'lut'\n  line 1: image.point()",
     "a = np.zeros((2, 2))\na.copy(1, 2)": "TypeError: copy() takes from 0 to 1 positional arguments but 2 were given\n"
     "  line 2: a.copy(1, 2)",
