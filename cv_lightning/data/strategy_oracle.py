@@ -153,7 +153,7 @@ class _Writer:
         self._call(f"{CROP_REASON} {box_in_words(name, box)}", call, is_mistake=is_mistake)
 
     def _turn_wrongly(self) -> None:
-        """A call that fails, or a turn that is none of those needed."""
+        """A call that fails, or a turn that the image does not need."""
         toolbox, needed = self.settings.toolbox, required_orientation(self.sample)
         fails = self.rng.random() < 0.5
         wrong = [name for name in REASONS if name != needed]

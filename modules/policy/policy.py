@@ -113,7 +113,7 @@ class Policy(Network):
         if entropy == "none":
             return logprobs_K, torch.zeros_like(logprobs_K)
         with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "learned"):
-            # -inf of banned tokens becomes a number, since 0 * -inf is none; what is as unlikely has probability 0 too.
+            # A banned token has -inf, and 0 * -inf is NaN. The clamp makes it a number; `exp` of it is 0 all the same.
             entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.clamp(min=_LEAST_LOGPROB)).sum(-1)
         return logprobs_K, entropy_K
 

@@ -110,7 +110,7 @@ class Server:
                 try:
                     reply(self)
                 except OSError:
-                    pass
+                    pass  # a client that hung up: tests of time-outs do
                 finally:
                     self._leave()
 

@@ -1,4 +1,4 @@
-"""Code that runs as written: when its lane starts, what it earns, and what is said if there is none."""
+"""Code that runs as written: when its lane starts, what results earn, and the error without a lane."""
 
 from __future__ import annotations
 
