@@ -124,13 +124,11 @@ class MuonAdamW(Optimizer):
         self._share()
 
 
-def orthogonalized(
-    update_PQ: Tensor, coefficients: tuple[float, float, float], n_steps: int, eps: float
-) -> Tensor:
+def orthogonalized(update_PQ: Tensor, coefficients: tuple[float, float, float], n_steps: int, eps: float) -> Tensor:
     """An update with its singular values brought near 1, by Newton and Schulz's iteration.
 
-    `torch.optim.Muon` computes it in bfloat16 everywhere. A processor without AVX-512 multiplies that eight times slower
-    than float32, so matrices on the CPU stay in float32.
+    `torch.optim.Muon` computes it in bfloat16 everywhere. A processor without AVX-512 multiplies bfloat16 eight times
+    slower than float32, so matrices on the CPU stay in float32.
     """
     a, b, c = coefficients
     is_tall = update_PQ.shape[0] > update_PQ.shape[1]
