@@ -102,7 +102,7 @@ def test_training_goes_on_where_the_server_never_answers(tmp_path: Path, silent_
     assert len(losses(kept(tmp_path))) == 3
 
 
-# ---- a run and its resume ---------------------------------------------------------------------------------------------
+# ---- a run and its resume --------------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_run_is_killed_and_its_resume_goes_on_in_it(store: Store, tmp_path: Path) -> None:
