@@ -12,8 +12,8 @@
 
 `config` is a file that `fit` and `test` take, or a list of them, relative to the recipe; `after` names the stages whose
 results it reads. Loggers are open while the stages run and take the report's files at the end. `jobs` stages run at the
-same time, each in a process of one thread. With `has_claims` the report judges the claims of arXiv 2512.03746, and a
-stage that fails ends itself and what reads it, not the others.
+same time, in processes that share so many threads. With `has_claims` the report judges the claims of arXiv 2512.03746,
+and a stage that fails ends itself and what reads it, not the others.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="run once per seed, each in its folder; report mean and minimum",
     )
     parser.add_argument("--out", type=Path, help="where results go (default: the recipe's run_folder)")
-    parser.add_argument("--jobs", type=int, help="stages at the same time, of one thread each (default: the recipe's)")
+    parser.add_argument(
+        "--jobs", type=int, help="stages at the same time, which share so many threads (default: the recipe's)"
+    )
     parser.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on")
     parser.add_argument(
         "--overrides",

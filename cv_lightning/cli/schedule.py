@@ -1,4 +1,4 @@
-"""Runs the stages of a recipe, one after another here, or several at a time in processes of one thread each."""
+"""Runs the stages of a recipe, one after another here, or several at a time in processes that share the threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cv_lightning.cli.stage import run_stage
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.errors import CVLightningError
 
-#: Read by the libraries that compute, when they are loaded.
+#: Read by the libraries that compute, when they are loaded. PyTorch's threads can be set later.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -70,7 +70,8 @@ def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> St
 
     Args:
         tasks: In an order in which they can run.
-        jobs: How many at a time; 1 runs them in this process.
+        jobs: How many at a time; 1 runs them in this process. One that nothing can run beside has a
+            thread for each of them.
         keeps_going: Whether the others run on if one fails.
 
     Raises:
@@ -91,16 +92,40 @@ def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> St
 
 def _run_side_by_side(tasks: Sequence[StageTask], jobs: int, outcome: StageOutcomes, keeps_going: bool) -> None:
     waiting, running = [*tasks], dict[Future[dict[str, Any]], StageTask]()
+    has_threads = any(name in os.environ for name in _THREADS)
     context = multiprocessing.get_context("spawn")  # a fork would share the threads of a library that computes
     with _one_thread(), ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         while waiting or running:
-            for task in [task for task in waiting if len(running) < jobs and _is_ready(task, outcome)]:
-                if len(running) < jobs:
-                    waiting.remove(task)
-                    running[pool.submit(task.run)] = task
+            for task in [task for task in waiting if _is_ready(task, outcome)][: jobs - len(running)]:
+                waiting.remove(task)
+                is_wide = not has_threads and _is_alone(task, tasks)
+                running[pool.submit(_run, task, jobs if is_wide else None)] = task
             waiting = [task for task in waiting if not _is_blocked(task, outcome)]
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 _take(outcome, running.pop(future), future.result, keeps_going)
+
+
+def _run(task: StageTask, threads: int | None) -> dict[str, Any]:
+    if threads is not None:
+        import torch  # after the environment of its libraries is set
+
+        torch.set_num_threads(threads)
+    return task.run()
+
+
+def _is_alone(task: StageTask, tasks: Sequence[StageTask]) -> bool:
+    """Whether each other task reads it or is read by it: that, unlike the time of day, is the same in each run."""
+    by_name = {other.stage.name: other.stage for other in tasks}
+
+    def read_by(stage: Stage) -> set[str]:
+        return {name for name in stage.after if name in by_name}.union(
+            *(read_by(by_name[name]) for name in stage.after if name in by_name)
+        )
+
+    own = read_by(task.stage)
+    return all(
+        name in own or task.stage.name in read_by(stage) for name, stage in by_name.items() if stage is not task.stage
+    )
 
 
 def _end_with_parent() -> None:

@@ -1,8 +1,8 @@
 """SFT episodes of `StrategyWorld`: turns, crops, both in one call, shrinking crops, recovery, and no tool at all.
 
 A call may fail or do the wrong thing before it is made well: that first call is shown and not trained. A small share
-of episodes tries a filter on an image that does not need one, so that its words exist: none is ever shown on a `faded`
-image, where it would help.
+of episodes tries a filter, at any point, on an image that does not need one, so that its words exist: none is ever
+shown on a `faded` image, where it would help.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ _BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
     "code": (write_code("result = image.crop_box((0, 0, 42, 42))"), write_code("result = image.cut((0, 0, 42, 42))")),
     "named": (("crop_box", {"bbox": [0, 0, 42, 42]}), ("crop", {"box": [0, 0, 42, 42]})),
 }
+#: A filter is tried before one of so many calls, or before the answer if an episode has fewer: that of two calls and a
+#: mistake has three.
+_FILTER_PLACES = 3
 #: A share of filters above this would teach them: they are only meant to exist.
 MAX_FILTERS = 0.02
 
@@ -64,7 +67,7 @@ class StrategyEpisodes:
         source: The world.
         tools: Whether episodes call tools; if not, only families that need none are written.
         recovery: Share of the episodes with tools in which one call fails or is wrong before it is made well.
-        filters: Share of the episodes that try a filter on a random image, at most 0.02.
+        filters: Share of the episodes that try a filter before a random call or before the answer, at most 0.02.
         in_one_call: Share of the episodes of `find_turned` that turn and crop in one call of code.
         seed: Seed of the choices.
         toolbox: "code" or "named": the tools that the policy has.
@@ -116,12 +119,16 @@ class _Writer:
     rng: np.random.Generator
     #: The image that the next call works on: the last one that a trained call made.
     view: int = 0
+    #: Calls that go before the filter; None if there is none.
+    calls_before_filter: int | None = None
 
     def write(self) -> Trajectory | None:
         self.trajectory = Trajectory(self.sample, images=view_question(self.sample))
         if self.settings.tools and self.rng.random() < self.settings.filters:
-            self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
+            self.calls_before_filter = int(self.rng.integers(_FILTER_PLACES + 1))
         self._solve()
+        if self.calls_before_filter is not None:
+            self._filter()
         is_cropped = "crop" in self.sample.transforms
         text = format_answer(READABLE_REASON if is_cropped else UPRIGHT_REASONS[0], self.sample.answer)
         self.trajectory.turns.append(Turn(text, parse_reply(text)))
@@ -168,8 +175,14 @@ class _Writer:
         else:
             self._crop(crop.name, pick(self.rng, crop.others), is_mistake=True)
 
+    def _filter(self) -> None:
+        self.calls_before_filter = None
+        self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
+
     def _call(self, reason: str, written: WrittenCall, *, is_mistake: bool = False) -> None:
         turns = self.trajectory.turns
+        if self.calls_before_filter == len(turns):
+            self._filter()
         if turns and not turns[-1].is_trained:
             last = turns[-1].observation
             failed = last is None or last.status != "ok"

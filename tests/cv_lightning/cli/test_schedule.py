@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cv_lightning.cli.recipe import Stage
 from cv_lightning.cli.schedule import StageTask, run_tasks
@@ -29,7 +30,7 @@ class Fake(StageTask):
         read = {name: (self.folder.parent / name / "done").exists() for name in self.stage.after}
         self.folder.mkdir(parents=True)
         (self.folder / "done").touch()
-        return {"process": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS"), "read": read}
+        return {"process": os.getpid(), "threads": torch.get_num_threads(), "read": read}
 
 
 def task(folder: Path, name: str, *after: str, fails: bool = False) -> Fake:
@@ -50,15 +51,24 @@ def tasks(folder: Path, **fails: bool) -> list[Fake]:
 def test_a_stage_runs_when_those_that_it_reads_are_done(
     jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     outcome = run_tasks(tasks(tmp_path), jobs, keeps_going=False)
     assert list(outcome.results) == ["base", "sft", "alone", "rl", "last"]
     assert outcome.failed == {}
     assert all(all(result["read"].values()) for result in outcome.results.values())
     processes = {result["process"] for result in outcome.results.values()}
     assert processes == {os.getpid()} if jobs == 1 else len(processes) == 5
-    assert {result["threads"] for result in outcome.results.values()} == {None if jobs == 1 else "1"}
+    if jobs == 2:
+        threads = {name: result["threads"] for name, result in outcome.results.items()}
+        assert threads == {"base": 2, "sft": 1, "alone": 1, "rl": 1, "last": 1}, "only base has nothing beside it"
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_threads_of_the_environment_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    outcome = run_tasks(tasks(tmp_path), 2, keeps_going=False)
+    assert {result["threads"] for result in outcome.results.values()} == {1}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
