@@ -285,10 +285,6 @@ class PolicyModule(LightningModule):
         """Evaluate the policy as it is now."""
         self._roller.refresh(self.global_step)
 
-    def on_predict_epoch_start(self) -> None:
-        """Ask the policy as it is now."""
-        self._roller.refresh(self.global_step)
-
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         """Sample `group_size` trajectories of each sample and score them."""
         return self._scored(self._roller.roll_out(samples, group_size, temperature, seed))
@@ -341,20 +337,6 @@ class PolicyModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log `test/...`."""
         self._log_evaluation("test")
-
-    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[dict[str, Any]]:
-        """The policy's answers to samples, in plain values."""
-        usable = self._usable(batch)
-        rollouts = self.roll_out(usable, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
-        return [
-            {
-                "id": trajectory.sample.id,
-                "answer": trajectory.answer,
-                "turns": [turn.text for turn in trajectory.turns],
-                "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
-            }
-            for trajectory in rollouts.trajectories
-        ]
 
 
 def show_monitors(trainer: Trainer, metrics: Mapping[str, float]) -> None:
