@@ -17,7 +17,6 @@ from tests.sandbox.machine import need
 
 ORPHANS = """
 import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.path.insert(0, {root!r})
 from PIL import Image
 from sandbox import Limits, ToolExecutor, ToolRequest
