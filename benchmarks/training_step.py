@@ -1,7 +1,7 @@
 """A training step of this project against one of TRL, in pairs: the same prompts in the same order, the same tokens.
 
     pip install -e '.[oracle]'
-    python benchmarks/training_step.py [--cases rl sft] [--repeats 5] [--json runs/benchmarks/training_step.json]
+    python benchmarks/training_step.py [--cases rl sft] [--sides ours trl] [--repeats 5] [--json FILE]
 
 Both sides are whole trainers, Lightning's with `GRPOModule` or `SFTModule` and TRL's `GRPOTrainer` or `SFTTrainer`, in
 one process. They take turns step by step: one waits while the other computes. A step lasts from the end of the step
@@ -16,6 +16,9 @@ forward pass as a budget of 4,000 padded tokens holds, which is ours.
 
 `matrix rate`: FLOPs that our step executes, in matrix products and attention, by its processor seconds, as a share of
 the rate of a float32 product of 1024 x 1024.
+
+`MB`: peak resident memory of a side beyond what its process held before the trainer was made, in a process of its own
+that makes two steps. With `--sides ours` TRL is not needed, and nothing is compared.
 """
 
 from __future__ import annotations
@@ -28,11 +31,15 @@ sys.path[0] = str(ROOT)  # this folder leaves the path: benchmarks/sandbox.py is
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import resource  # noqa: E402
+import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 from contextlib import AbstractContextManager, nullcontext  # noqa: E402
+from importlib.metadata import version  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -49,6 +56,7 @@ from modules.rollouts import RolloutConfig  # noqa: E402
 from modules.sft import SFTModule  # noqa: E402
 
 BUDGET = 4000
+SIDES = ("ours", "trl")
 
 
 def main() -> int:
@@ -56,87 +64,127 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="pairs that count (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="which (default: all)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=[*SIDES], help="who steps (default: both)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
+    if options.memory:
+        print(megabytes(CASES[options.cases[0]], options.sides[0], options.threads))
+        return 0
     rate = matrix_rate()
     print(f"{options.threads} thread(s), float32 products at {rate / 1e9:.1f} GFLOP/s of processor time")
-    found = {name: measure(CASES[name], options.repeats, options.threads, rate) for name in options.cases}
+    found = {
+        name: measure(CASES[name], options.sides, options.repeats, options.threads, rate) for name in options.cases
+    }
     if options.json:
-        import trl
-
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        versions = {"torch": torch.__version__, "trl": trl.__version__, "threads": options.threads}
-        options.json.write_text(json.dumps({**versions, "cases": found}, indent=1) + "\n")
+        versions = {name: version(name) for name in ("torch", "trl") if name == "torch" or "trl" in options.sides}
+        options.json.write_text(json.dumps({**versions, "threads": options.threads, "cases": found}, indent=1) + "\n")
     return 0
 
 
-def measure(case: StepCase, repeats: int, threads: int, rate: float) -> dict[str, Any]:
-    """Run both trainers in turns and print a line."""
-    from benchmarks.training_trl import run_trl
-
+def measure(case: StepCase, sides: Sequence[str], repeats: int, threads: int, rate: float) -> dict[str, Any]:
+    """Let the sides step in turns and print a line."""
     work = work_of(case, repeats + 1)
-    turns = Turns()
-    with tempfile.TemporaryDirectory() as folder:
-        work.policy.export(folder)
-        torch.set_num_threads(threads)
-        other = threading.Thread(
-            target=turns.guard, args=(lambda: run_trl(case, work, Path(folder), turns, threads),), daemon=True
-        )
-        other.start()
-        flops = turns.guard(lambda: run_ours(case, work, turns))
-        other.join()
-    if turns.has_failed:
-        raise RuntimeError("TRL's side failed")
-    pairs = list(zip(turns.seconds["ours"][1:], turns.seconds["trl"][1:], strict=True))
+    turns, flops = take_turns(case, work, sides, threads)
     found = {
         "sequences": case.n_prompts * case.group_size,
         "distinct": work.n_distinct,
         "tokens": work.n_tokens,
-        "ours s": median(ours for (ours, _), _ in pairs),
-        "trl s": median(trl for _, (trl, _) in pairs),
-        "ratio": median(trl / ours for (ours, _), (trl, _) in pairs),
-        "lowest": min(trl / ours for (ours, _), (trl, _) in pairs),
-        "highest": max(trl / ours for (ours, _), (trl, _) in pairs),
-        "wall ours s": median(ours for (_, ours), _ in pairs),
-        "wall trl s": median(trl for _, (_, trl) in pairs),
-        "matrix rate": flops / median(ours for (ours, _), _ in pairs) / rate,
     }
+    for side in sides:
+        processor, wall = zip(*turns.seconds[side][1:], strict=True)
+        found |= {f"{side} s": median(processor), f"wall {side} s": median(wall)}
+        found[f"{side} MB"] = megabytes_alone(case, side, threads)
+    if "ours" in sides:
+        found["matrix rate"] = flops / found["ours s"] / rate
+    if len(sides) == len(SIDES):
+        pairs = list(zip(*(turns.seconds[side][1:] for side in SIDES), strict=True))
+        ratios = [trl / ours for (ours, _), (trl, _) in pairs]
+        found |= {"ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
     print(case.name, *(f"{key} {value:.4g}" for key, value in found.items()), sep="  ", flush=True)
     return found
 
 
+def take_turns(case: StepCase, work: StepWork, sides: Sequence[str], threads: int) -> tuple[Turns, float]:
+    """Run the trainers of the sides; returns the seconds of their steps, and the FLOPs of one of ours."""
+    turns = Turns(sides)
+    flops = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        work.policy.export(folder)
+        torch.set_num_threads(threads)
+
+        def trl() -> None:
+            from benchmarks.training_trl import run_trl
+
+            run_trl(case, work, Path(folder), turns, threads)
+
+        other = threading.Thread(target=turns.guard, args=(trl,), daemon=True)
+        if "trl" in sides:
+            other.start()
+        if "ours" in sides:
+            flops = turns.guard(lambda: run_ours(case, work, turns))
+        if "trl" in sides:
+            other.join()
+    if turns.has_failed:
+        raise RuntimeError("TRL's side failed")
+    return turns, flops
+
+
+def megabytes_alone(case: StepCase, side: str, threads: int) -> int:
+    """`megabytes` in another process."""
+    command = [sys.executable, __file__, "--memory", "--cases", case.name, "--sides", side, "--threads", str(threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603  # this file
+    return int(done.stdout.split()[-1])
+
+
+def megabytes(case: StepCase, side: str, threads: int) -> int:
+    """Peak resident memory of this process in two steps of a side, beyond what it holds before them."""
+    work = work_of(case, 2)
+    if side == "trl":
+        import trl.trainer.grpo_trainer  # noqa: F401
+    before = resident_bytes()
+    take_turns(case, work, [side], threads)
+    return (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1_000_000
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
 class Turns:
-    """Lets two trainers compute in turns, ours first, and takes the time of their steps.
+    """Lets trainers compute in turns and takes the time of their steps.
 
     Attributes:
         seconds: Of each side the processor and wall seconds of its steps.
         has_failed: Whether a side has: the other one ends too.
     """
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "trl": []}
+    def __init__(self, sides: Sequence[str]) -> None:
+        self.seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
         self.has_failed = False
-        self._turn = "ours"
+        self._sides = [*sides]
         self._condition = threading.Condition()
         self._started = (0.0, 0.0)
 
     def wait(self, side: str) -> None:
         """Wait for the turn of a side; its step begins."""
         with self._condition:
-            self._condition.wait_for(lambda: self._turn == side or self.has_failed)
+            self._condition.wait_for(lambda: self._sides[0] == side or self.has_failed)
         if self.has_failed:
             raise RuntimeError("the other side failed")
         self._started = time.process_time(), time.perf_counter()
 
     def end(self, side: str) -> None:
-        """A step has ended: the other side's turn."""
+        """A step of the side has ended: the next side's turn."""
         began, started = self._started
         self.seconds[side].append((time.process_time() - began, time.perf_counter() - started))
         with self._condition:
-            self._turn = "trl" if side == "ours" else "ours"
+            self._sides.append(self._sides.pop(0))
             self._condition.notify_all()
 
     def guard(self, function: Any) -> Any:

@@ -41,18 +41,19 @@ class Answers(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write the answers of a batch."""
-        self._write(outputs["rollouts"], trainer)
-
-    def _write(self, rollouts: Rollouts, trainer: Trainer) -> None:
         policy = f"step {trainer.global_step}"
         records = []
-        for trajectory, breakdown in rollouts.pairs:
+        for trajectory, breakdown in self._rollouts(pl_module, outputs, batch, batch_idx).pairs:
             condition = orientation_label(trajectory.sample.transforms)
             key = record_key(trajectory.sample, condition, policy)
             grade = Grade(None if breakdown.is_right is None else float(breakdown.is_right))
             records.append(make_record(key, condition, policy, trajectory, grade))
         if self._log is not None:
             self._log.append(records)
+
+    def _rollouts(self, module: Any, outputs: Any, batch: Any, batch_idx: int) -> Rollouts:
+        rollouts: Rollouts = outputs["rollouts"]
+        return rollouts
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the file."""
@@ -79,17 +80,7 @@ class AnswersWithoutTools(Answers):
     def _folder(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / WITHOUT_TOOLS
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Ask, and write the answers."""
+    def _rollouts(self, module: Any, outputs: Any, batch: Any, batch_idx: int) -> Rollouts:
         asked = [sample for sample in batch if sample.family in self.families]
-        if asked:
-            module: Any = pl_module
-            self._write(module.roll_out_without_tools(asked, batch_idx), trainer)
+        rollouts: Rollouts = module.roll_out_without_tools(asked, batch_idx) if asked else Rollouts([], [])
+        return rollouts

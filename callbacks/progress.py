@@ -100,7 +100,7 @@ def _number(value: float) -> str:
 
 
 #: Lightning's numbers of batches, by stage.
-_TOTALS = {"validate": "num_val_batches", "test": "num_test_batches", "predict": "num_predict_batches"}
+_TOTALS = {"validate": "num_val_batches", "test": "num_test_batches"}
 
 
 class _Display(Protocol):
@@ -153,7 +153,7 @@ class _Lines:
 
 
 class StageProgress(ProgressBar):
-    """The progress of a `fit` in optimizer steps of `max_steps`; of a `test`, `validate` or `predict` in batches.
+    """The progress of a `fit` in optimizer steps of `max_steps`; of a `test` or `validate` in batches.
 
     A bar in a terminal, lines elsewhere, and nothing with --quiet.
 
@@ -200,7 +200,7 @@ class StageProgress(ProgressBar):
         """Show the end."""
         self._end()
 
-    # ---- evaluation: validate, test, predict -------------------------------------------------------------------------
+    # ---- evaluation: validate, test ----------------------------------------------------------------------------------
 
     def _start_evaluation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin, unless this is the sanity check."""
@@ -218,9 +218,9 @@ class StageProgress(ProgressBar):
         if not trainer.sanity_checking:
             self._end()
 
-    on_validation_start = on_test_start = on_predict_start = _start_evaluation
-    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _count_batch
-    on_validation_end = on_test_end = on_predict_end = _end_evaluation
+    on_validation_start = on_test_start = _start_evaluation
+    on_validation_batch_end = on_test_batch_end = _count_batch
+    on_validation_end = on_test_end = _end_evaluation
 
     # ---- all ---------------------------------------------------------------------------------------------------------
 

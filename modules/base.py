@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -29,6 +30,9 @@ from modules.rollouts import Roller, RolloutConfig, waited_for_tools
 from modules.samplers.sampler import Sampler
 from modules.sharding.shard import reduce_gradients, shard
 from modules.sharding.strategy import ShardedStrategy
+
+#: Groups about whose answers a judge is asked at the same time.
+_JUDGED_AT_ONCE = 16
 
 
 class StepOutput(TypedDict, total=False):
@@ -62,7 +66,6 @@ class PolicyModule(LightningModule):
         sampler: Who speaks in rollouts; None: the policy itself.
         micro_batch_tokens: Tokens of a forward pass of an update. Sequences that share a prompt stay together if they
             fit; a longer sequence is computed alone. 0 computes everything at once.
-        micro_batch_size: Gone; `micro_batch_tokens` takes its place.
     """
 
     def __init__(
@@ -74,14 +77,8 @@ class PolicyModule(LightningModule):
         judge: Judge | None = None,
         sampler: Sampler | None = None,
         micro_batch_tokens: int = 0,
-        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if micro_batch_size is not None:
-            raise ConfigError(
-                f"micro_batch_size: expected micro_batch_tokens in its place but got {micro_batch_size}. Give the "
-                "tokens of a forward pass, such as micro_batch_tokens: 32768."
-            )
         if micro_batch_tokens < 0:
             raise ConfigError(f"micro_batch_tokens: expected 0 or more but got {micro_batch_tokens}")
         self.micro_batch_tokens = micro_batch_tokens
@@ -285,16 +282,16 @@ class PolicyModule(LightningModule):
         """Evaluate the policy as it is now."""
         self._roller.refresh(self.global_step)
 
-    def on_predict_epoch_start(self) -> None:
-        """Ask the policy as it is now."""
-        self._roller.refresh(self.global_step)
-
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         """Sample `group_size` trajectories of each sample and score them."""
         return self._scored(self._roller.roll_out(samples, group_size, temperature, seed))
 
     def _scored(self, groups: list[Group]) -> Rollouts:
-        breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
+        if self.judge is None:
+            breakdowns = [score(group, self.reward_config) for group in groups]
+        else:  # a server: while it thinks about a group it is asked about others
+            with ThreadPoolExecutor(_JUDGED_AT_ONCE) as pool:
+                breakdowns = [*pool.map(lambda group: score(group, self.reward_config, self.judge), groups)]
         return Rollouts(groups, breakdowns, waited_for_tools(groups))
 
     def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
@@ -341,20 +338,6 @@ class PolicyModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log `test/...`."""
         self._log_evaluation("test")
-
-    def predict_step(self, batch: list[Sample], batch_idx: int) -> list[dict[str, Any]]:
-        """The policy's answers to samples, in plain values."""
-        usable = self._usable(batch)
-        rollouts = self.roll_out(usable, 1, self.rollout_config.evaluation_temperature, seed=batch_idx)
-        return [
-            {
-                "id": trajectory.sample.id,
-                "answer": trajectory.answer,
-                "turns": [turn.text for turn in trajectory.turns],
-                "stop_reason": trajectory.stop_reason.value if trajectory.stop_reason else None,
-            }
-            for trajectory in rollouts.trajectories
-        ]
 
 
 def show_monitors(trainer: Trainer, metrics: Mapping[str, float]) -> None:

@@ -248,3 +248,27 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 def test_only_tests_without_init_files() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+#: Modules without tests of their own, and why.
+WITHOUT_TWIN = {"modules/samplers/sampler.py": "an interface: its tests are those of the samplers"}
+
+
+def does_something(path: Path) -> bool:
+    """Whether a module has a function with more than a docstring."""
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.body[ast.get_docstring(node) is not None :]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    )
+
+
+def test_every_module_has_its_tests_in_the_file_of_its_name() -> None:
+    tests = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    alone = {
+        name_of(path)
+        for path in FILES
+        if path.relative_to(ROOT).with_name(f"test_{path.stem.strip('_')}.py") not in tests
+        if path.name != "__init__.py" and does_something(path)
+    }
+    assert alone == WITHOUT_TWIN.keys()
+    assert not {path.parent for path in tests} - {path.parent.relative_to(ROOT) for path in FILES} - {Path()}

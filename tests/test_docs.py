@@ -36,7 +36,7 @@ SCRIPT = re.compile(r"\b(benchmarks/\w+\.py)\b|python -m ([\w.]+)")
 GONE = {"cv_lightning.data.world.PlateWorld"}
 
 #: Commands whose options are also the keys of a config, and what else Lightning's command line takes.
-WITH_CONFIG = ("fit", "validate", "test", "predict", "plan")
+WITH_CONFIG = ("fit", "validate", "test", "plan")
 OF_LIGHTNING = {"--help", "--quiet", "--config", "--ckpt_path", "--print_config", "--model.help"}
 
 #: Options of a vLLM server that somebody else starts.

@@ -45,7 +45,7 @@ def explain(message: str, config: Mapping[str, Any], options: Collection[str]) -
     if match := _UNRECOGNISED.search(message):
         return f"--{match['name']}: there is no such option. {_nearby(match['name'], options)}"
     if match := _MISSING.search(message):
-        names = re.sub(r"\b(fit|validate|test|predict)\.", "", match["names"])
+        names = re.sub(r"\b(fit|validate|test)\.", "", match["names"])
         return f"{names} must be given, and is not."
     return _wrong_value(message, config)
 

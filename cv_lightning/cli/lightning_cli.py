@@ -1,4 +1,4 @@
-"""fit, validate, test and predict: LightningCLI in subclass mode, configs with OmegaConf interpolation.
+"""fit, validate and test: LightningCLI in subclass mode, configs with OmegaConf interpolation.
 
 This file knows no module, data set or callback of the project: configs name them by `class_path`.
 """
@@ -63,6 +63,11 @@ class CLI(LightningCLI):
     def __init__(self, *args: Any, composed: Mapping[str, Any], **kwargs: Any) -> None:
         self._composed = composed
         super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's without `predict`: a test answers the same questions, and keeps the answers."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the keys; the usage line leaves the options to the list below it."""
@@ -148,7 +153,7 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `fit`, `validate`, `test` or `predict` as the command line says."""
+    """Run `fit`, `validate` or `test` as the command line says."""
     run_command(arguments)
     return 0
 

@@ -43,7 +43,6 @@ class ModelTeacher(Teacher):
         max_new_tokens: Longest turn, sent as `max_tokens`.
         seed: Sent with each request; each attempt at an index has its own.
         images: How images travel; boxes are in pixels of the whole image, so the limit should not reduce it.
-        instructions: The system turn before the tools; None: `INSTRUCTIONS`.
         toolbox: "code" or "named".
     """
 
@@ -56,7 +55,6 @@ class ModelTeacher(Teacher):
         max_new_tokens: int = 1024,
         seed: int = 0,
         images: ImageEncoding | None = None,
-        instructions: str | None = None,
         toolbox: ToolboxName = "code",
     ) -> None:
         if temperature < 0 or max_new_tokens < 1:
@@ -67,7 +65,7 @@ class ModelTeacher(Teacher):
         self.endpoint = endpoint
         self.toolbox = toolbox
         self._images = images or ImageEncoding()
-        self._prompt = f"{INSTRUCTIONS if instructions is None else instructions}\n\n{tools.system_prompt}"
+        self._prompt = f"{INSTRUCTIONS}\n\n{tools.system_prompt}"
         self._settings = {"temperature": temperature, "max_tokens": max_new_tokens}
         self._seed = seed
 

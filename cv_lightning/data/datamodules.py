@@ -126,10 +126,6 @@ class PromptDataModule(LightningDataModule):
             raise ConfigError(f"{type(self.source).__name__} has no test samples. Give it a file for the test split.")
         return self._evaluation("test")
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """The test samples."""
-        return self.test_dataloader()
-
 
 class EpisodeDataModule(PromptDataModule):
     """SFT: batches of recorded trajectories for training, of samples for evaluation.

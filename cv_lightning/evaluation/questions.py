@@ -76,7 +76,6 @@ class RobustnessDataModule(LightningDataModule):
         batch_size: Questions times conditions that are asked at once.
         split: Which part of the source.
         seed: Seed of the corruptions.
-        num_workers: Processes that read and decode images.
 
     Raises:
         ConfigError: A value that cannot be.
@@ -92,22 +91,20 @@ class RobustnessDataModule(LightningDataModule):
         batch_size: int = 120,
         split: Split = "test",
         seed: int = 0,
-        num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.conditions = make_conditions(orientations, corruptions, severities)
         check_seed("RobustnessDataModule.seed", seed)
-        if batch_size < 1 or num_workers < 0 or (n_questions is not None and n_questions < 1):
+        if batch_size < 1 or (n_questions is not None and n_questions < 1):
             raise ConfigError(
-                "RobustnessDataModule: expected batch_size >= 1, num_workers >= 0 and n_questions >= 1 but got "
-                f"{batch_size}, {num_workers}, {n_questions}"
+                "RobustnessDataModule: expected batch_size >= 1 and n_questions >= 1 but got "
+                f"{batch_size}, {n_questions}"
             )
         self.source = source
         self.n_questions = n_questions
         self.batch_size = batch_size
         self.split: Split = split
         self.seed = seed
-        self.num_workers = num_workers
 
     def test_dataloader(self) -> DataLoader[EvaluationItem]:
         """Batches of `EvaluationItem`s.
@@ -124,4 +121,4 @@ class RobustnessDataModule(LightningDataModule):
             raise ConfigError(f"{type(self.source).__name__} never ends: give data.n_questions.")
         n_questions = min(size for size in (size, self.n_questions) if size is not None)
         items = ConditionSet(self.source, self.split, self.conditions, n_questions, self.seed)
-        return DataLoader(items, batch_size=self.batch_size, collate_fn=list, num_workers=self.num_workers)
+        return DataLoader(items, batch_size=self.batch_size, collate_fn=list)

@@ -8,8 +8,6 @@ from typing import Any
 
 from cv_lightning.pages.tables import TextTable
 
-_TOOL_HEAD = ("stage", "called on\nupright", "called on\nturned", "restored", "turns", "minutes")
-
 
 def stage_tables(report: Mapping[str, Any]) -> tuple[TextTable, TextTable]:
     """Accuracy by orientation and the use of tools, a row per stage; several seeds: mean (minimum).

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache, DynamicLayer
 
 from modules.policy.recurrence import StateLayer
@@ -50,19 +51,18 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # its types are not fol
         Args:
             parts: A layer, its rows and columns [b, l], and the rows [b] that they become.
             n_rows: Rows.
-            n_columns: Columns; what a row lacks is 0.
+            n_columns: Columns; what a row lacks holds some column of it.
         """
         first: Any = parts[0].layer
         self.lazy_initialization(first.keys, first.values)
-        buffers = []
-        for name in ("keys", "values"):
-            held = getattr(first, name)
-            buffer = held.new_zeros(n_rows, held.shape[1], n_columns + _ROOM, held.shape[-1])
-            for part in parts:
-                columns_bl = part.columns_bl[:, :n_columns]
-                taken_blHD = getattr(part.layer, name).transpose(1, 2)[part.rows_b[:, None], columns_bl]
-                buffer[part.places_b, :, : columns_bl.shape[1]] = taken_blHD.transpose(1, 2)
-            buffers.append(buffer)
+        n_heads, n_features = first.keys.shape[1], first.keys.shape[-1]
+        buffers = tuple(held.new_empty(n_rows, n_heads, n_columns + _ROOM, n_features) for held in first._buffers)
+        for part in parts:
+            index_bHl = part.index_in_buffer(n_heads, part.layer._buffers[0].shape[2], n_columns)
+            for buffer, held in zip(buffers, part.layer._buffers, strict=True):
+                # Whole vectors by one index: several times as fast as an index for each axis.
+                taken = held.view(-1, n_features).index_select(0, index_bHl.flatten())
+                buffer[part.places_b, :, :n_columns] = taken.view(*index_bHl.shape, n_features)
         self._buffers = (buffers[0], buffers[1])
         self.keys, self.values = (buffer[..., :n_columns, :] for buffer in buffers)
 
@@ -75,6 +75,13 @@ class Taken:
     rows_b: Tensor
     columns_bl: Tensor
     places_b: Tensor
+
+    def index_in_buffer(self, n_heads: int, capacity: int, n_columns: int) -> Tensor:
+        """Places [b, heads, n_columns] in a buffer [B, heads, capacity] that is flattened."""
+        columns_bl = self.columns_bl[:, :n_columns]
+        columns_bl = functional.pad(columns_bl, (0, n_columns - columns_bl.shape[1]))
+        head_bH1 = self.rows_b[:, None, None] * n_heads + torch.arange(n_heads, device=columns_bl.device)[:, None]
+        return head_bH1 * capacity + columns_bl[:, None]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -86,21 +87,21 @@ def test_boxes_by_hand(code: str, boxes: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "tools", "boxes"),
     [
-        "-" * 20000 + "1",
-        "image.rotate(" + "(" * 3000,
-        "image.crop(" + "[" * 99,
-        "x = '\\d'\n1 is 1",
-        "image.crop((1e999,2,3,4))",
+        ("-" * 20000 + "1", set(), []),
+        ("image.rotate(" + "(" * 3000, set(), []),
+        ("image.crop(" + "[" * 99, {"crop"}, []),
+        ("x = '\\d'\n1 is 1", set(), []),
+        ("image.crop((1e999,2,3,4))", {"crop"}, [(math.inf, 2, 3, 4)]),
     ],
     ids=["minus", "turn", "crop", "warns", "large"],
 )
-def test_no_code_raises_or_warns(code: str) -> None:
+def test_no_code_raises_or_warns(code: str, tools: set[str], boxes: list[Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        claimed_tools(code, code)
-        claimed_boxes(code, code)
+        assert claimed_tools(code, code) == tools
+        assert claimed_boxes(code, code) == boxes
 
 
 PIECES = [

@@ -594,11 +594,6 @@ def test_validation_and_test_roll_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(group.trajectories) for group in rolled_out[-1].groups] == [1, 1, 1]
     (metrics,) = trainer.validate(module, loader, verbose=False)
     assert metrics["val/accuracy/upright"] == 0
-    (said,) = trainer.predict(module, loader)  # type: ignore[misc]
-    assert [each["id"] for each in said] == ["0", "1", "2"]
-    for each, trajectory in zip(said, rolled_out[-1].trajectories, strict=True):
-        assert each["turns"] == [turn.text for turn in trajectory.turns]
-        assert (each["answer"], each["stop_reason"]) == (None, "max_tokens")
     assert module._roller._executor is None, "closed when it is over"
 
 

@@ -23,6 +23,7 @@ from callbacks.mlflow.logger import BackgroundMLflowLogger
 from callbacks.trajectories import write_trajectories
 from callbacks.trajectory_choice import Picked
 from cv_lightning.types import Reply, RewardBreakdown, Sample, Trajectory, Turn, ViewedImage
+from tests.callbacks.mlflow.fake_store import wait_until
 
 N_STEPS = 30
 
@@ -101,13 +102,6 @@ class Script(Callback):
             self.logger.log_artifact(self.folder, "trajectories")
         if trainer.global_step == 20:
             self.server.start()
-
-
-def wait_until(is_so: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -200,11 +200,10 @@ def test_ctrl_c_from_a_terminal_ends_in_130_and_resumes(recipe: Path, tmp_path: 
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{FAKES}"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     checkpoints = tmp_path / "runs/fake/base/checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+    while not list(checkpoints.glob("*.ckpt")) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate()
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "continues from here" in error

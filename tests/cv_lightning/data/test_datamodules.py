@@ -247,8 +247,6 @@ def test_evaluation_ends(index: int) -> None:
 def test_a_test_of_nothing_is_an_error() -> None:
     with pytest.raises(ConfigError, match="Three has no test samples"):
         PromptDataModule(Three()).test_dataloader()
-    with pytest.raises(ConfigError, match="no test samples"):
-        PromptDataModule(Three()).predict_dataloader()
 
 
 def test_the_trainer_tests_on_every_sample_once(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ from cv_lightning.endpoint.keys import check_url, read_key
 from cv_lightning.errors import ConfigError
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "file:///etc/passwd", "HTTP//x"])
-def test_an_address_of_another_kind_is_named(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"judge\.url: expected an address that starts with http"):
-        check_url(url, "judge.url")
-
-
-def test_http_and_https_are_addresses() -> None:
-    for url in ("http://127.0.0.1:8000/v1", "https://example.org"):
-        check_url(url, "url")
+def test_http_and_https_are_addresses_and_others_are_named() -> None:
+    addresses = ["http://127.0.0.1:8000/v1", "https://example.org"]
+    others = ["", "localhost:8000", "ftp://x", "file:///etc/passwd", "HTTP//x"]
+    said = {}
+    for url in (*addresses, *others):
+        try:
+            check_url(url, "judge.url")
+        except ConfigError as error:
+            said[url] = str(error)
+    assert said == {
+        url: f"judge.url: expected an address that starts with http:// or https:// but got {url!r}" for url in others
+    }
 
 
 @pytest.mark.parametrize(("value", "key"), [("", None), ("  ", None), (" sk-1 \n", "sk-1"), ("a b", "a b")])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from callbacks.mlflow.logger import BackgroundMLflowLogger
 from cv_lightning.driver import roll_out
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
 from cv_lightning.tracking.command import main
 from cv_lightning.types import Sample
@@ -65,8 +65,6 @@ def test_a_registered_policy_answers_as_the_policy_does(tmp_path: Path, capsys: 
         assert answer["answer"] == expected.answer
         assert answer["stop_reason"] == (expected.stop_reason and expected.stop_reason.value)
         assert [turn["text"] for turn in json.loads(answer["turns"])] == [turn.text for turn in expected.turns]
-    with pytest.raises(DataError, match=r"row 0: .*base64"):
-        model.predict([{"question": "Read.", "image": "/etc/passwd!"}])
 
 
 def test_a_folder_without_policy_run_or_store_ends_in_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +43,15 @@ def block(rows: list[int], is_valid_BL: list[list[int]]) -> CachedRows:
     return CachedRows(cache, torch.tensor(is_valid_BL, dtype=torch.bool), rows)
 
 
+@pytest.fixture
+def nan_in_new_memory() -> Iterator[None]:
+    """What is allocated and not written is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("nan_in_new_memory")
 def test_rows_of_several_caches_come_without_holes() -> None:
     blocks = [block([4, 2], [[1, 0, 1, 0], [0, 0, 1, 0]]), block([3], [[1, 1, 0, 1, 1, 1]])]
     found, other = gathered(blocks, [[2, 3, 2, 4], [3]], growing_cache)
@@ -53,5 +65,7 @@ def test_rows_of_several_caches_come_without_holes() -> None:
         assert layer.keys[row, 0, is_valid_L, 0].tolist() == expected
         assert layer.values[row, 0, is_valid_L, 0].tolist() == [-key for key in expected]
     assert layer.keys.shape[-2] == 5
+    assert layer.keys.isfinite().all(), "attention multiplies what a row lacks by 0"
+    assert layer.values.isfinite().all()
     more = torch.full((4, 1, 1, 1), 7.0)
     assert found.cache.update(more, more, 0)[0][..., -1, 0].tolist() == [[7.0]] * 4

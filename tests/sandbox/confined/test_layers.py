@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -198,7 +198,8 @@ def test_it_is_nonce_and_silence_that_hold_early_replies(
     try:
         (own,) = lane.run([ToolRequest(code, [IMAGE], episode="a")])
         assert own.text == "the own"
-        time.sleep(0.2)  # let it say more
+        said, _, _ = select.select([lane._pool._kept["a"].channel], [], [], 60)
+        assert said, "it said no more"
         (forged,) = lane.run([ToolRequest("print('honest')", [IMAGE], episode="a")])
         assert (forged.text == "REACHED") == is_forged, forged
     finally:

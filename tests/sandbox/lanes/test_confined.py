@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -13,11 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
@@ -26,34 +23,13 @@ from sandbox import ConfinementError, Limits, Observation, ToolExecutor, ToolPro
 from sandbox.lift.reader import Unliftable, lift
 from sandbox.operations.program import print_program
 from sandbox.types import ModelCall
+from tests.sandbox.asked import IMAGE, run
 from tests.sandbox.attack_site import descendants
 from tests.sandbox.idioms import IDIOMS, Idiom, snippet_of
 from tests.sandbox.machine import need, noise
 from tests.sandbox.strategies import images, programs
 
-IMAGE = noise(20, 12)
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[ToolExecutor]:
-    need()
-    with ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=10)) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def quick() -> Iterator[ToolExecutor]:
-    """Keeps a worker for an episode: no fork between calls."""
-    need()
-    with ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=10), fresh="episode") as made:
-        yield made
-
-
-def run(
-    executor: ToolExecutor, code: str, *given_images: Image.Image, index: int = 0, episode: str = ""
-) -> Observation:
-    return executor.execute([ToolRequest(code, list(given_images) or [IMAGE], index, episode)])[0]
 
 
 @pytest.mark.parametrize("idiom", IDIOMS, ids=lambda idiom: idiom.__name__)
@@ -148,70 +124,6 @@ def test_many_mutated_idioms_are_the_same_in_both_lanes(executor: ToolExecutor) 
     assert law_breaks(range(20_000), executor) == []
 
 
-RESULTS: dict[str, tuple[tuple[int, int], Any]] = {
-    "result = np.zeros((4, 6), np.uint8) + 7": ((6, 4), (7, 7, 7)),
-    "result = np.full((4, 6, 1), 9, np.uint8)": ((6, 4), (9, 9, 9)),
-    "result = np.full((4, 6, 4), 9, np.uint8)": ((6, 4), (9, 9, 9)),
-    "result = np.full((4, 6, 3), 0.5)": ((6, 4), (128, 128, 128)),
-    "result = np.full((4, 6, 3), 300.0, np.float32)": ((6, 4), (255, 255, 255)),
-    "result = np.full((4, 6, 3), -5)": ((6, 4), (0, 0, 0)),
-    "result = np.full((4, 6), True)": ((6, 4), (255, 255, 255)),
-    "result = np.full((4, 6, 3), 70, np.uint16)": ((6, 4), (70, 70, 70)),
-    "result = image.convert('RGBA').resize((3, 2))": ((3, 2), None),
-    "result = image.convert('P')": ((20, 12), None),
-    "result = image.convert('CMYK')": ((20, 12), None),
-    "result = Image.fromarray(np.full((4, 6), 0x8000, np.uint16))": ((6, 4), (128, 128, 128)),
-    "output = Image.new('1', (3, 3), 1)": ((3, 3), (255, 255, 255)),
-    "draw.rectangle((0, 0, 30, 30), fill=(1, 2, 3))": ((20, 12), (1, 2, 3)),
-    "image.paste((4, 5, 6), (0, 0, 20, 12))": ((20, 12), (4, 5, 6)),
-    "img = np.full((2, 2, 3), 5, np.uint8)": ((2, 2), (5, 5, 5)),
-    "def f(n):\n    return image if n == 0 else f(n - 1).rotate(90, expand=True)\nresult = f(2)": ((20, 12), None),
-    "result = Image.fromarray(cv2.Canny(np.array(images[1]), 9, 9))": ((9, 8), None),
-    "result = image_1": ((9, 8), None),
-}
-
-
-@pytest.mark.parametrize("code", RESULTS)
-def test_results_of_every_kind(code: str, executor: ToolExecutor) -> None:
-    observation = run(executor, code, IMAGE, noise(9, 8, 5))
-    size, colour = RESULTS[code]
-    assert observation.status == "ok", observation.text
-    assert observation.image is not None
-    assert (observation.image.mode, observation.image.size) == ("RGB", size)
-    if colour is not None:
-        assert observation.image.getcolors() == [(size[0] * size[1], colour)]
-
-
-BAD_RESULTS = {
-    "x = 1": "The code ran but gave no result",
-    "result = 5": "`result` is of type int: assign a Pillow image",
-    "result = np.zeros((3, 3), complex)": "`result` is an array of complex128",
-    "result = np.full((3, 3), np.nan)": "`result` holds values that are not finite",
-    "result = np.array([[object()]])": "`result` is an array of object",
-    "result = np.zeros(5)": "`result` is an array of shape (5,)",
-    "result = np.zeros((2, 2, 2))": "`result` is an array of shape (2, 2, 2)",
-    "result = np.zeros((0, 4, 3))": "The result has no pixels",
-    "result = image.crop((1, 1, 1, 5))": "The result has no pixels: its size is 0x4.",
-    "result = np.zeros((2, 2000, 3), np.uint8)": "The result is too thin: 2000x2 pixels",
-    "result = np.zeros((6000, 6000, 3), np.uint8)": "The result is too large: 6000x6000 pixels",
-    "a = [1]\nb = 2\na[b]": "IndexError: list index out of range\n  line 3: a[b]",
-    "def f():\n    return 1 / 0\n\nf()": "ZeroDivisionError: division by zero\n  line 2: return 1 / 0",
-    "print('before')\nresult = imag": "before\nNameError: name 'imag' is not defined\n  line 2: result = imag",
-    "result = (": "SyntaxError: '(' was never closed\n  line 1: result = (",
-    "raise SystemExit": "SystemExit\n  line 1: raise SystemExit",
-    "import scipy": "ModuleNotFoundError: No module named 'scipy'",
-    "cv2.medianBlur(np.array(image), 4)": "cv2.error: (-215:Assertion failed)",
-}
-
-
-@pytest.mark.parametrize("code", BAD_RESULTS)
-def test_bad_results_have_their_own_text(code: str, executor: ToolExecutor) -> None:
-    observation = run(executor, code)
-    assert observation.status == "error"
-    assert observation.image is None
-    assert observation.text.startswith(BAD_RESULTS[code])
-
-
 def test_endings_have_their_own_text(executor: ToolExecutor) -> None:
     assert run(executor, "import os\nos._exit(0)").status == "crash"
     killed = run(executor, "import ctypes\nctypes.CDLL(None).ptrace(0, 0, 0, 0)")
@@ -225,47 +137,9 @@ def test_endings_have_their_own_text(executor: ToolExecutor) -> None:
     assert (late.status, late.text) == ("timeout", "The code ran longer than 0.2 s and was stopped.")
 
 
-def test_text_is_bounded_clean_and_names_no_place_of_the_host(executor: ToolExecutor) -> None:
-    assert len(run(executor, "print('x' * 10 ** 7)").text) == 8000
-    assert "<|" not in run(executor, "print('<|im_start|>system')\nresult = image").text
-    shown = run(
-        executor,
-        "import sys\nprint(np.__file__, PIL.__file__, sys.prefix, sys.path, sys.argv)\nraise ValueError(cv2.__file__)",
-    ).text
-    for place in (sys.prefix, str(Path(__file__).parents[3]), str(Path(np.__file__).parents[1])):
-        assert place not in shown
-
-
 def test_printing_alone_is_an_observation(executor: ToolExecutor) -> None:
     observation = run(executor, "print(int(np.array(image).shape[0]) * 2)")
     assert (observation.status, observation.text, observation.image) == ("ok", "24", None)
-
-
-def test_input_is_never_changed(executor: ToolExecutor) -> None:
-    image = noise(30, 20)
-    before = image.tobytes()
-    observation = run(executor, "image.paste((0, 0, 0), (0, 0, 9, 9))\nresult = image", image)
-    assert image.tobytes() == before
-    assert observation.image is not None
-    assert observation.image.getpixel((2, 2)) == (0, 0, 0)
-
-
-RANDOM = (
-    "import random\na = np.random.default_rng().integers(0, 255, (4, 4, 3))\nb = np.random.randint(0, 255, (4, 4, 3))\n"
-    "print(random.random(), hash('x'), list({'a', 'b', 'c'}), cv2.randu(np.zeros((2, 2)), 0, 9).tolist())\n"
-    "result = np.hstack([a, b]).astype(np.uint8)"
-)
-
-
-def test_randomness_repeats(executor: ToolExecutor) -> None:
-    one, other = run(executor, RANDOM), run(executor, RANDOM)
-    with ToolExecutor(lane="confined", workers=1) as another:
-        third = run(another, RANDOM)
-    for observation in (other, third):
-        assert observation.text == one.text
-        assert one.image is not None
-        assert observation.image is not None
-        assert observation.image.tobytes() == one.image.tobytes()
 
 
 def test_nothing_survives_a_call_and_variables_survive_in_an_episode() -> None:
@@ -301,25 +175,6 @@ def test_lifted_variables_are_not_lost_in_an_episode() -> None:
     assert first.status == "ok"
     assert second.image is not None, second.text
     assert second.image.size == (10, 5)
-
-
-def test_stale_results_do_not_count_in_an_episode(quick: ToolExecutor) -> None:
-    assert run(quick, "result = image.rotate(180)", episode="stale").status == "ok"
-    assert run(quick, "y = 1", episode="stale").text.startswith("The code ran but gave no result")
-
-
-def test_an_image_that_a_variable_holds_outlives_the_memory_of_its_call() -> None:
-    need()
-    first, second = noise(300, 200, 1), noise(300, 200, 2)
-    with ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=10), fresh="episode") as executor:
-        run(executor, "kept = image\nprint(1)", first, episode="a")
-        for _ in range(2):
-            shown = run(executor, "result = kept", second, episode="a")
-            assert shown.image is not None
-            assert shown.image.tobytes() == first.tobytes()
-        plain = run(executor, "del kept\nresult = image", second, episode="a")
-    assert plain.image is not None
-    assert plain.image.tobytes() == second.tobytes(), "and the next call sees its own"
 
 
 def test_order_of_many_with_failures_between() -> None:
@@ -452,125 +307,6 @@ def test_executor_in_a_child_process(method: str) -> None:
         assert run(executor, "for i in [1]: print(i)").text == "1", "the parent's workers are its own"
 
 
-ORPHANS = """
-import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-sys.path.insert(0, {root!r})
-from PIL import Image
-from sandbox import Limits, ToolExecutor, ToolRequest
-executor = ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=60))
-executor.execute([ToolRequest("result = image", [Image.new("RGB", (4, 4))])])
-print(executor._code.lane._pool._workers._process.pid, flush=True)
-{end}
-"""
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        "pass",
-        "os._exit(3)",
-        "os.kill(os.getpid(), 9)",
-        "1 / 0",
-        "executor.execute([ToolRequest('while True: pass', [Image.new('RGB', (4, 4))])])",
-    ],
-)
-def test_no_orphan_however_the_trainer_ends(end: str) -> None:
-    need()
-    script = ORPHANS.format(root=str(Path(__file__).parents[3]), end=end)
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    zygote = int(process.stdout.readline())
-    family = {zygote, *descendants(zygote)}
-    if "while True" in end:
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-    process.wait(30)
-    process.stdout.close()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in family):
-        time.sleep(0.02)
-    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
-
-
-AS_USER = """
-import json, sys
-sys.path.insert(0, {root!r})
-from PIL import Image
-from sandbox import Limits, ToolExecutor, ToolRequest
-executor = ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=9))
-codes = ["result = image.rotate(90, expand=True)", "open('/etc/passwd')", "import os\\nprint(os.getuid())"]
-seen = executor.execute([ToolRequest(code, [Image.new("RGB", (4, 2))]) for code in codes])
-executor.close()
-print(json.dumps([[o.status, o.level, o.text] for o in seen]))
-"""
-
-
-def outcome_of(script: str, *, as_nobody: bool) -> list[list[str]]:
-    script = script.format(root=str(Path(__file__).parents[3]))
-    command = [sys.executable, "-B", "-c", *([AS_NOBODY, script] if as_nobody else [script])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd="/")
-    assert done.returncode == 0, done.stderr
-    seen: list[list[str]] = json.loads(done.stdout.splitlines()[-1])
-    return seen
-
-
-AS_NOBODY = """
-import ctypes, os, sys
-# Become nobody, with the one right to pass through folders: the interpreter may lie in one that is closed to others.
-libc, bit = ctypes.CDLL(None), 1 << 2
-libc.prctl(8, 1, 0, 0, 0)
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-assert libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)) == 0
-assert libc.prctl(47, 2, 2, 0, 0) == 0
-os.execv(sys.executable, [sys.executable, "-B", "-c", sys.argv[1]])
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_not_as_root() -> None:
-    need()
-    seen = outcome_of(AS_USER, as_nobody=True)
-    assert [status for status, _, _ in seen] == ["ok", "error", "ok"]
-    assert seen[0][1] in ("confined", "full")
-    assert seen[2][2] == "65534"
-
-
-AS_DOCKER = """
-import ctypes, sys
-sys.path.insert(0, {root!r})
-from sandbox.confined import layers, seccomp
-from sandbox.confined.syscalls import KILLED, this_architecture
-# Docker's default profile, for what matters here: no namespaces, mounts, keys, bpf, perf, userfaultfd, io_uring ...
-architecture = this_architecture()
-program = [(0x20, 0, 0, 0)]
-for name, numbers in KILLED.items():
-    if name not in ("ptrace", "process_vm_readv", "process_vm_writev"):
-        program += [(0x15, 0, 1, numbers[architecture.column]), (0x06, 0, 0, seccomp.DENY)]
-# ... and no capability beyond its fourteen.
-bits = {{0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}} if {is_root} else {{2}}
-mask = sum(1 << bit for bit in bits)
-kept = (ctypes.c_uint32 * 6)(mask, mask, 0 if {is_root} else mask, 0, 0, 0)
-assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), kept) == 0
-layers.no_new_privileges()
-seccomp.load(seccomp.pack([*program, (0x06, 0, 0, seccomp.ALLOW)]), architecture)
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop to Docker's capabilities")
-@pytest.mark.parametrize("is_root", [True, False], ids=["root", "nobody"])
-def test_in_unprivileged_docker(is_root: bool) -> None:
-    need("confined")
-    seen = outcome_of(AS_DOCKER.replace("{is_root}", str(is_root)) + AS_USER, as_nobody=not is_root)
-    assert [status for status, _, _ in seen] == ["ok", "error", "ok"]
-    assert {level for _, level, _ in seen} == {"confined"}
-    assert seen[2][2] == "65534"
-
-
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="allow_unsafe"):
         ToolExecutor(min_level="process")
@@ -578,18 +314,6 @@ def test_arguments_are_checked() -> None:
         ToolExecutor(fresh="turn")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="workers=0"):
         ToolExecutor(workers=0)
-
-
-def test_a_level_that_is_not_there_is_refused_with_what_is_missing() -> None:
-    need()
-    from sandbox.confined.client import Zygote
-
-    zygote = Zygote("code", 1, 64, 1 << 20, 5, without=("namespaces", "landlock"))
-    try:
-        with pytest.raises(ConfinementError, match=r"level 'full'.*gives 'syscall'; missing: landlock"):
-            zygote.require("full")
-    finally:
-        zygote.close()
 
 
 def test_auto_lane_without_confinement_rejects_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,11 @@ COLOURS = st.one_of(
 @given(COLOURS, st.sampled_from(["RGB", "L"]))
 def test_a_colour_that_passes_is_one_to_pillow(value: Any, mode: str) -> None:
     if checks.is_colour(value) and not (mode == "L" and isinstance(value, tuple)):
-        Image.new(mode, (2, 2), value if value is not None else 0)
-        ImageDraw.Draw(Image.new(mode, (4, 4))).rectangle((0, 0, 2, 2), fill=value)
-        ImageOps.expand(Image.new(mode, (2, 2)), 1, value if value is not None else 0)
+        drawn, fill = Image.new(mode, (4, 4)), 0 if value is None else value
+        plain = Image.new(mode, (2, 2), fill)
+        ImageDraw.Draw(drawn).rectangle((0, 0, 2, 2), fill=value, outline=fill)
+        expanded = ImageOps.expand(Image.new(mode, (2, 2)), 1, fill)
+        assert plain.getpixel((0, 0)) == drawn.getpixel((1, 1)) == expanded.getpixel((0, 0))
 
 
 def test_colours_by_hand() -> None:

@@ -28,9 +28,18 @@ DIFFERENCES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def is_taken(**difference: Any) -> bool:
+    with FakeServer(**difference) as server:
+        try:
+            check(Server(server.url), "policy", NEEDS)
+        except EngineError:
+            return False
+    return True
+
+
 def test_the_right_server_is_taken() -> None:
-    with FakeServer() as server:
-        check(Server(server.url), "policy", NEEDS)
+    assert is_taken()
+    assert not is_taken(model="other")
 
 
 @pytest.mark.parametrize(("difference", "message"), DIFFERENCES, ids=[message[:24] for _, message in DIFFERENCES])

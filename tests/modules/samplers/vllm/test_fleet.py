@@ -97,10 +97,8 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_trainer_that_ends_leaves_no_process(launch: Launch, tmp_path: Path, number: signal.Signals) -> None:
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", TRAINER, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    command = [sys.executable, "-c", TRAINER, str(tmp_path)]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert trainer.stdout is not None
     assert trainer.stdout.readline() == "up\n"
     assert len(pids_of(tmp_path / "engine")) == 2

@@ -34,12 +34,6 @@ def test_features_are_repeated_for_every_placeholder(layers: list[list[str]] | N
     assert encoded.pooler_output == ["x", "y"], "the original is left as it is"
 
 
-@pytest.mark.parametrize(("family", "mean"), [("qwen2_5_vl", 0.48145466), ("qwen3_vl", 0.5), ("qwen3_5", 0.5)])
-def test_a_new_model_normalises_as_its_family(family: str, mean: float) -> None:
-    config = small_policy(family).core.config
-    assert KINDS[family].processor(config, None, 784, 7056).image_mean[0] == mean
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_are_those_of_hugging_face(family: str) -> None:
     """Several images of several sizes, sequences of several lengths, one without an image."""
