@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -29,6 +30,9 @@ from modules.rollouts import Roller, RolloutConfig, waited_for_tools
 from modules.samplers.sampler import Sampler
 from modules.sharding.shard import reduce_gradients, shard
 from modules.sharding.strategy import ShardedStrategy
+
+#: Groups about whose answers a judge is asked at the same time.
+_JUDGED_AT_ONCE = 16
 
 
 class StepOutput(TypedDict, total=False):
@@ -283,7 +287,11 @@ class PolicyModule(LightningModule):
         return self._scored(self._roller.roll_out(samples, group_size, temperature, seed))
 
     def _scored(self, groups: list[Group]) -> Rollouts:
-        breakdowns = [score(group, self.reward_config, self.judge) for group in groups]
+        if self.judge is None:
+            breakdowns = [score(group, self.reward_config) for group in groups]
+        else:  # a server: while it thinks about a group it is asked about others
+            with ThreadPoolExecutor(_JUDGED_AT_ONCE) as pool:
+                breakdowns = [*pool.map(lambda group: score(group, self.reward_config, self.judge), groups)]
         return Rollouts(groups, breakdowns, waited_for_tools(groups))
 
     def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
