@@ -90,9 +90,14 @@ def tool_metrics(trajectories: Sequence[Trajectory], tools: Collection[str]) -> 
     if not trajectories:
         return {}
     used = [verified_tools(trajectory) for trajectory in trajectories]
+    is_emergent = [bool(emergent_tools(names)) for names in used]
+    of_family: dict[str, list[bool]] = {}
+    for trajectory, value in zip(trajectories, is_emergent, strict=True):
+        of_family.setdefault(trajectory.sample.family, []).append(value)
     metrics = {
         "tools/calls": sum(trajectory.n_calls for trajectory in trajectories) / len(trajectories),
-        "tools/emergent_rate": sum(bool(emergent_tools(names)) for names in used) / len(used),
+        "tools/emergent_rate": sum(is_emergent) / len(is_emergent),
+        **{f"tools/emergent_rate/{name}": sum(of) / len(of) for name, of in of_family.items() if len(of_family) > 1},
         **{f"tools/used/{tool}": sum(tool in names for names in used) / len(used) for tool in sorted(tools)},
     }
     return {**metrics, **_outcomes(trajectories), **_histogram(trajectories), **_fit_for_task(trajectories)}

@@ -30,6 +30,8 @@ STRATEGIC = ("find", "find_turned", "small")
 N_NEEDED = {"turned": 1, "find": 1, "find_turned": 2, "small": 2}
 #: Share of the logged steps that count as the start and as the end of a curve.
 ENDS = 0.1
+#: Logged steps of RL whose rollouts count as those of the policy that it starts from.
+FIRST_STEPS = 5
 #: Accuracy on a family at which it counts as learned, over so many logged steps.
 LEARNED, WINDOW = 0.8, 10
 
@@ -164,15 +166,17 @@ def _no_cold_start(arms: Arms) -> list[Finding]:
 
 
 def _emergent(arms: Arms) -> list[Finding]:
-    faded = ("faded",)
+    faded, rl = ("faded",), each(arms, "rl")
     gained = []
-    for arm in each(arms, "rl"):
+    for arm in rl:
         pairs = [(arm.answers[key], arm.alone[key]) for key in arm.alone if arm.alone[key].family == "faded"]
         gained.append([is_right(one) - is_right(other) for one, other in pairs])
     gain = [[max(0.0, change) for change in of_seed] for of_seed in gained]
     harm = [[max(0.0, -change) for change in of_seed] for of_seed in gained]
+    first = [[value for _, value in arm.curves.get("tools/emergent_rate/faded", ())[:FIRST_STEPS]] for arm in rl]
     return [
-        at_most("faded: answers with a filter before RL", values(arms, "sft", faded, has_filter), 0.05),
+        at_most("faded: rollouts with a filter, first steps of RL", first, 0.05, n_least=1),
+        shown("faded: answers with a filter before RL", values(arms, "sft", faded, has_filter)),
         at_least("faded: answers with a filter after RL", values(arms, "rl", faded, has_filter), 0.5),
         exceeds("faded: accuracy, rl - sft", differences(arms, "rl", "sft", faded, is_right), 0.2),
         shown("faded: answers that tools turned right", gain),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def test_tools_count_where_their_call_ran() -> None:
             "tools/spurious_rate": 1 / 3,
         }
     )
+
+
+def test_emergent_tools_are_counted_by_family_if_a_step_has_several() -> None:
+    filtered = [trajectory(Observation("ok", tools=("contrast",))), trajectory(), trajectory()]
+    assert "tools/emergent_rate/plates" not in tool_metrics(filtered, ())
+    filtered[2].sample = replace(SAMPLE, family="faded")
+    metrics = tool_metrics(filtered, ())
+    assert (metrics["tools/emergent_rate/plates"], metrics["tools/emergent_rate/faded"]) == (1 / 2, 0)
 
 
 def test_first_step_of_an_emergent_tool_is_kept_over_a_resume(tmp_path: Path) -> None:

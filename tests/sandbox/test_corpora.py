@@ -59,7 +59,7 @@ def lane(request: pytest.FixtureRequest) -> Iterator[ConfinedLane]:
 def settle(lane: ConfinedLane) -> int:
     """Processes of the lane once those that were ended are gone; ready workers are all that stays."""
     root = lane._pool._workers._process.pid
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (n := len(descendants(root))) > 6 and time.monotonic() < deadline:
         time.sleep(0.01)
     return n

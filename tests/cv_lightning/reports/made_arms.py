@@ -94,7 +94,13 @@ def rising(start: float, end: float) -> list[tuple[float, float]]:
     return [(float(step), start + (end - start) * step / 99) for step in range(100)]
 
 
-PAID = {"claims/paid": rising(0, 0), "claims/without_effects": rising(0.02, 0.02)}
+#: Curves of `rl` from a policy that tries filters on a tenth of the faded images, and from one that hardly does.
+FILTERED = {"tools/emergent_rate/faded": rising(0.1, 1)}
+PAID = {
+    "claims/paid": rising(0, 0),
+    "claims/without_effects": rising(0.02, 0.02),
+    "tools/emergent_rate/faded": rising(0.01, 1),
+}
 
 
 def whole() -> dict[str, Arm | str]:

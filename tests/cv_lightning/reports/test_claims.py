@@ -18,6 +18,7 @@ from cv_lightning.reports.claims import (
     steps_to,
 )
 from tests.cv_lightning.reports.made_arms import (
+    FILTERED,
     PAID,
     arm,
     fusses,
@@ -54,7 +55,8 @@ def test_a_paper_that_holds_is_reproduced_claim_by_claim() -> None:
         ({"rl_without_sft": arm(imitates)}, "no cold start, no tools", "not reproduced"),
         ({"rl": arm(reads_only, PAID)}, "no cold start, no tools", "not reproduced"),  # nor with one
         ({"rl": arm(imitates, PAID, alone=reads_only)}, "emergent tools", "not reproduced"),
-        ({"sft": arm(solves)}, "emergent tools", "not reproduced"),  # the filter was there before
+        ({"sft": arm(solves)}, "emergent tools", "not reproduced"),  # right before
+        ({"rl": arm(recovers, PAID | FILTERED, alone=reads_only)}, "emergent tools", "not reproduced"),  # there before
         ({"rl": arm(imitates, PAID, alone=solves)}, "emergent tools", "reversed"),
         ({"rl": arm(solves, PAID)}, "emergent tools", "cannot be judged"),  # never asked without tools
         ({"sft": arm(solves)}, "chains", "not reproduced"),

@@ -105,7 +105,7 @@ def test_a_client_that_leaves_cancels_its_reply(client: Client, is_streamed: boo
         connection.sendall(head.encode() + data)
         while not client.backend.running:
             time.sleep(0.01)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not client.backend.running[0].is_cancelled and time.monotonic() < deadline:
         time.sleep(0.01)
     assert client.backend.running[0].is_cancelled
@@ -121,7 +121,7 @@ def test_a_mistake_of_the_backend_is_an_error_without_its_words(
     status, reply = client.ask(body=body())
     assert (status, reply["error"]["type"]) == (500, "server_error")
     assert "somebody" not in json.dumps(reply)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "somebody" not in caplog.text:  # it is logged once the client was answered
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -52,7 +52,7 @@ def observe(lane: ConfinedLane, code: str, image: Image.Image, episode: str = ""
 def settle(lane: ConfinedLane) -> None:
     """Have the files of the last worker taken back, as they are when it is dead."""
     zygote = lane._pool._workers
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while zygote._dying and time.monotonic() < deadline:
         zygote._bury()
         time.sleep(0.01)

@@ -233,7 +233,7 @@ def slowly(site: Site) -> threading.Event:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.01)
