@@ -66,6 +66,7 @@ class PolicyModule(LightningModule):
         sampler: Who speaks in rollouts; None: the policy itself.
         micro_batch_tokens: Tokens of a forward pass of an update. Sequences that share a prompt stay together if they
             fit; a longer sequence is computed alone. 0 computes everything at once.
+        micro_batch_size: Gone; `micro_batch_tokens` takes its place.
     """
 
     def __init__(
@@ -77,8 +78,14 @@ class PolicyModule(LightningModule):
         judge: Judge | None = None,
         sampler: Sampler | None = None,
         micro_batch_tokens: int = 0,
+        micro_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        if micro_batch_size is not None:
+            raise ConfigError(
+                f"micro_batch_size: expected micro_batch_tokens in its place but got {micro_batch_size}. Give the "
+                "tokens of a forward pass, such as micro_batch_tokens: 32768."
+            )
         if micro_batch_tokens < 0:
             raise ConfigError(f"micro_batch_tokens: expected 0 or more but got {micro_batch_tokens}")
         self.micro_batch_tokens = micro_batch_tokens

@@ -21,6 +21,11 @@ def test_micro_batch_tokens_cannot_be_negative() -> None:
         SFTModule(small_policy(), micro_batch_tokens=-1)
 
 
+def test_the_old_setting_names_its_successor() -> None:
+    with pytest.raises(ConfigError, match="micro_batch_size: expected micro_batch_tokens in its place but got 16"):
+        SFTModule(small_policy(), micro_batch_size=16)
+
+
 def test_monitors_read_a_step_at_its_end_and_nothing_is_logged_by_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
