@@ -238,7 +238,8 @@ def test_a_stream_says_what_the_whole_reply_says(url: str, tools: list[Any], mon
     chunks = streamed(url, **settings, stream_options={"include_usage": True})
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
-    assert len(deltas) > 5, "it comes in pieces"
+    # How many depends on the time of day: a reader that is late gets several tokens at once.
+    assert sum(bool(delta.get("content")) for delta in deltas) > 1, "it comes in pieces"
     functions = [[c["function"] for c in d["tool_calls"]] for d in deltas if "tool_calls" in d]
     assert functions == ([[c["function"] for c in message["tool_calls"]]] if tools else [])
     ends = [chunk["choices"][0]["finish_reason"] for chunk in chunks if chunk["choices"]]
