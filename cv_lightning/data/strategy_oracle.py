@@ -119,7 +119,7 @@ class _Writer:
     rng: np.random.Generator
     #: The image that the next call works on: the last one that a trained call made.
     view: int = 0
-    #: Calls that go before the filter; None if there is none.
+    #: Number of calls before the filter; None without a filter, and once it is made.
     calls_before_filter: int | None = None
 
     def write(self) -> Trajectory | None:
