@@ -41,6 +41,9 @@ _Answer = TypeVar("_Answer")
 _Ask = Callable[[_Question], Awaitable[_Answer]]
 _Run = Callable[[ToolRequest], Awaitable[Observation]]
 
+#: Called with number and group, in the thread that rolls out.
+AfterGroup = Callable[[int, Group], None]
+
 
 def roll_out(
     samples: Sequence[Sample],
@@ -50,6 +53,7 @@ def roll_out(
     group_size: int = 1,
     max_turns: int = 4,
     stop: Future[None] | None = None,
+    after_group: AfterGroup | None = None,
 ) -> list[Group]:
     """Sample `group_size` trajectories of each sample.
 
@@ -61,6 +65,7 @@ def roll_out(
         group_size: G, trajectories of each sample.
         max_turns: Assistant turns of a trajectory; a tool call in the last one is not executed.
         stop: Done if another thread no longer wants the rollouts.
+        after_group: Called as soon as all trajectories of a group have ended, while others continue.
 
     Returns:
         P groups of G trajectories.
@@ -71,9 +76,26 @@ def roll_out(
     """
     groups = [Group(sample, _begin(sample, policy.conversation, group_size)) for sample in samples]
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    after_turn = None if after_group is None else _after_turn(groups, after_group)
     if trajectories:
-        drive(trajectories, policy.open_session(sampling), policy.conversation, executor, max_turns, stop=stop)
+        session = policy.open_session(sampling)
+        drive(trajectories, session, policy.conversation, executor, max_turns, after_turn, stop)
     return groups
+
+
+def _after_turn(groups: Sequence[Group], after_group: AfterGroup) -> Callable[[Trajectory], bool]:
+    """What `drive` calls after a turn, to tell which groups have ended."""
+    number_of = {trajectory.episode: number for number, group in enumerate(groups) for trajectory in group.trajectories}
+    n_live = [len(group.trajectories) for group in groups]
+
+    def after_turn(trajectory: Trajectory) -> bool:
+        number = number_of[trajectory.episode]
+        n_live[number] -= trajectory.stop_reason is not None
+        if n_live[number] == 0:
+            after_group(number, groups[number])
+        return True
+
+    return after_turn
 
 
 def _begin(sample: Sample, conversation: Conversation, group_size: int) -> list[Trajectory]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -17,8 +17,8 @@ from cv_lightning.cli.checkpoints import refuse_other_model
 from cv_lightning.errors import ConfigError, ConversationError
 from cv_lightning.evaluation.metrics import TrajectoryMetrics
 from cv_lightning.grading.judge import Judge
-from cv_lightning.rewards import RewardConfig, score
-from cv_lightning.types import Group, Rollouts, Sample, TokenSequence
+from cv_lightning.rewards import RewardConfig
+from cv_lightning.types import Rollouts, Sample, TokenSequence
 from modules.host_memory import keep_freed_memory
 from modules.optimizer import OptimizerConfig, make_optimizer
 from modules.policy.micro_batches import packed_micro_batches, padded_micro_batches
@@ -28,11 +28,9 @@ from modules.policy.shards import whole
 from modules.policy.vocabulary import environment_ids
 from modules.rollouts import Roller, RolloutConfig, waited_for_tools
 from modules.samplers.sampler import Sampler
+from modules.scoring import Scoring
 from modules.sharding.shard import reduce_gradients, shard
 from modules.sharding.strategy import ShardedStrategy
-
-#: Groups about whose answers a judge is asked at the same time.
-_JUDGED_AT_ONCE = 16
 
 
 class StepOutput(TypedDict, total=False):
@@ -289,23 +287,24 @@ class PolicyModule(LightningModule):
         """Evaluate the policy as it is now."""
         self._roller.refresh(self.global_step)
 
-    def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
-        """Sample `group_size` trajectories of each sample and score them."""
-        return self._scored(self._roller.roll_out(samples, group_size, temperature, seed))
-
-    def _scored(self, groups: list[Group]) -> Rollouts:
-        if self.judge is None:
-            breakdowns = [score(group, self.reward_config) for group in groups]
-        else:  # a server: while it thinks about a group it is asked about others
-            with ThreadPoolExecutor(_JUDGED_AT_ONCE) as pool:
-                breakdowns = [*pool.map(lambda group: score(group, self.reward_config, self.judge), groups)]
-        return Rollouts(groups, breakdowns, waited_for_tools(groups))
+    def roll_out(
+        self,
+        samples: Sequence[Sample],
+        group_size: int,
+        temperature: float,
+        seed: int,
+        stop: Future[None] | None = None,
+        max_turns: int | None = None,
+    ) -> Rollouts:
+        """Sample `group_size` trajectories of each sample and score them; see `Roller.roll_out`."""
+        with Scoring(self.reward_config, self.judge) as scoring:
+            groups = self._roller.roll_out(samples, group_size, temperature, seed, stop, max_turns, scoring.begin)
+            return Rollouts(groups, scoring.breakdowns(), waited_for_tools(groups))
 
     def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
         """One trajectory of each sample at the evaluation's temperature: one turn that cannot begin a call."""
         with self.policy.without_tools():
-            groups = self._roller.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed, max_turns=1)
-        return self._scored(groups)
+            return self.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed, max_turns=1)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add what closes the rollouts' executor, threads and engine after an error."""

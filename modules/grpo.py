@@ -207,14 +207,15 @@ class GRPOModule(PolicyModule):
 
     def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
         """The rollouts that were sampled during the last update; those of `batch` begin, with the weights of now."""
-        temperature = self.rollout_config.temperature
-        groups = self._roller.take()
-        if groups is None:
-            groups = self._roller.roll_out(batch, self.group_size, temperature, self._sampling_seed(0))
+        options = (batch, self.group_size, self.rollout_config.temperature)
+        rollouts = self._roller.take()
+        if rollouts is None:
+            rollouts = self.roll_out(*options, self._sampling_seed(0))
         n_steps = self.trainer.max_steps
         if n_steps < 0 or self.global_step + self.minibatches * self.epochs < n_steps:
-            self._roller.begin(batch, self.group_size, temperature, self._sampling_seed(1))
-        return self._scored(groups)
+            seed = self._sampling_seed(1)
+            self._roller.begin(lambda stop: self.roll_out(*options, seed, stop))
+        return rollouts
 
     def _staleness(self, rollouts: Rollouts) -> dict[str, float]:
         """`rl/staleness`: updates that the weights which drew a token lacked, on average and at most."""

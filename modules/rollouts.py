@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from cv_lightning.driver import roll_out
+from cv_lightning.driver import AfterGroup, roll_out
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
 from cv_lightning.rollout import Sampling
@@ -90,7 +90,7 @@ class Roller:
             self.sampler.attach(policy)
         self._executor: ToolExecutor | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._ahead: Future[list[Group]] | None = None
+        self._ahead: Future[Rollouts] | None = None
         self._stop: Future[None] | None = None
         self._step_of_version: dict[int, int] = {}
 
@@ -110,14 +110,18 @@ class Roller:
         turns = (turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns)
         return [step - self._step_of_version.get(version, step) for turn in turns for version in turn.versions or ()]
 
-    def begin(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> None:
-        """Begin to sample in another thread, while this one updates the policy: see `take`."""
+    def begin(self, job: Callable[[Future[None]], Rollouts]) -> None:
+        """Begin to roll out in another thread, while this one updates the policy: see `take`.
+
+        Args:
+            job: Rolls out and scores; it ends early if its future is done.
+        """
         if self._thread is None:  # one thread for all, because tool workers may die with the thread that began them
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts ahead")
         self._stop = Future()
-        self._ahead = self._thread.submit(self.roll_out, samples, group_size, temperature, seed, self._stop)
+        self._ahead = self._thread.submit(job, self._stop)
 
-    def take(self) -> list[Group] | None:
+    def take(self) -> Rollouts | None:
         """Wait for the rollouts that `begin` began, and return them; None if it did not."""
         ahead, self._ahead = self._ahead, None
         return None if ahead is None else ahead.result()
@@ -130,6 +134,7 @@ class Roller:
         seed: int,
         stop: Future[None] | None = None,
         max_turns: int | None = None,
+        after_group: AfterGroup | None = None,
     ) -> list[Group]:
         """Sample `group_size` trajectories of each sample.
 
@@ -140,28 +145,33 @@ class Roller:
             seed: Decides the tokens.
             stop: Done if the trajectories are no longer wanted.
             max_turns: Turns of each; None for those of the config.
+            after_group: Called with number and group as soon as all trajectories of a group have ended.
         """
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
         at_once = self.config.sequences_at_once or len(samples) * group_size
         n_groups = max(1, at_once // group_size)
+        is_divided = at_once < group_size
         groups: list[Group] = []
         call_temperature = self.config.call_temperature if temperature > 0 else None
         with self.sampler.speaking() as policy:
             for first in range(0, len(samples), n_groups):
                 part = samples[first : first + n_groups]
+                after_part = None if after_group is None or is_divided else _numbered_from(first, after_group)
                 pieces: list[list[Group]] = []
                 for done in range(0, group_size, at_once):
                     # The multiplier keeps the seeds of parts away from those of other steps and ranks.
                     part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
                     sampling = Sampling(temperature, self.config.max_new_tokens, part_seed, call_temperature)
                     size = min(at_once, group_size - done)
-                    options = (size, max_turns or self.config.max_turns, stop)
+                    options = (size, max_turns or self.config.max_turns, stop, after_part)
                     pieces.append(roll_out(part, policy, self._executor, sampling, *options))
                 groups += [
                     Group(sample, [trajectory for group in of_sample for trajectory in group.trajectories])
                     for sample, *of_sample in zip(part, *pieces, strict=True)
                 ]
+                if is_divided and after_group is not None:
+                    after_group(first, groups[first])
         return groups
 
     def rest(self) -> None:
@@ -179,6 +189,10 @@ class Roller:
         if self._executor is not None:
             self._executor.close()
             self._executor = None
+
+
+def _numbered_from(first: int, after_group: AfterGroup) -> AfterGroup:
+    return lambda number, group: after_group(first + number, group)
 
 
 def waited_for_tools(groups: Sequence[Group]) -> float:

@@ -21,7 +21,7 @@ from cv_lightning.conversation import format_answer, format_call
 from cv_lightning.driver import drive, roll_out
 from cv_lightning.errors import EngineError
 from cv_lightning.rollout import Completion, OnTokens, Sampling
-from cv_lightning.types import Sample, StopReason, TokenSequence, ToolCall, Trajectory
+from cv_lightning.types import Group, Sample, StopReason, TokenSequence, ToolCall, Trajectory
 from sandbox import Observation, ToolRequest
 from sandbox.types import Tell
 from tests.cv_lightning.test_rollout import Script
@@ -127,6 +127,43 @@ def test_trajectories_are_those_of_the_barrier_whatever_comes_first(
     assert all(len(turn.versions or ()) > 0 for trajectory in found for turn in trajectory.turns)
     assert all(turn.versions is None for trajectory in expected for turn in trajectory.turns)
     assert apart.n_closed == 1
+
+
+@given(LINES, st.integers(1, 3), st.randoms(use_true_random=False))
+def test_it_tells_once_of_each_group_that_has_ended(
+    lines: list[list[str | None]], group_size: int, chance: random.Random
+) -> None:
+    async def pace(_: int) -> None:
+        for _ in range(chance.randrange(12)):
+            await asyncio.sleep(0)
+
+    samples = [Sample(str(number), "Read.", (Image.new("RGB", (56, 28)),), "K") for number in range(len(lines))]
+    of_all = [each for each in lines for _ in range(group_size)]
+    for policy in (Script(of_all), Paced(of_all, pace)):
+        told: list[tuple[int, Group]] = []
+
+        def after_group(number: int, group: Group, told: list[tuple[int, Group]] = told) -> None:
+            assert all(trajectory.stop_reason is not None for trajectory in group.trajectories)
+            told.append((number, group))
+
+        options: dict[str, Any] = {"group_size": group_size, "max_turns": 3, "after_group": after_group}
+        groups = roll_out(samples, policy, Turner(), Sampling(), **options)
+        assert sorted(told, key=lambda each: each[0]) == list(enumerate(groups))
+
+
+def test_it_tells_of_a_group_while_others_continue() -> None:
+    first_has_ended = threading.Event()
+
+    async def pace(index: int) -> None:
+        if index == 1:
+            assert await asyncio.to_thread(first_has_ended.wait, 60)
+
+    def after_group(number: int, _: Group) -> None:
+        if number == 0:
+            first_has_ended.set()
+
+    samples = [Sample(name, "Read.", (Image.new("RGB", (56, 28)),), "K") for name in "ab"]
+    roll_out(samples, Paced([[ANSWER], [ANSWER]], pace), Turner(), Sampling(), after_group=after_group)
 
 
 def test_a_batching_session_speaks_in_the_callers_thread_with_rows_in_order() -> None:

@@ -13,10 +13,11 @@ from lightning import Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from cv_lightning.conversation import format_answer, parse_reply
 from cv_lightning.data.oracle import EpisodeBuilder
 from cv_lightning.data.worlds.plates import PlateWorld
 from cv_lightning.rollout import Sampling
-from cv_lightning.types import Sample, TokenSequence, Trajectory, ViewedImage
+from cv_lightning.types import Sample, TokenSequence, Trajectory, Turn, ViewedImage
 from modules.base import PolicyModule
 from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
@@ -53,6 +54,12 @@ def small_policy(family: str = "qwen2_5_vl", **changes: Any) -> Policy:
 def noise(width: int = 84, height: int = 84, seed: int = 0) -> Image.Image:
     """An image of random pixels."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def replying(sample: Sample, answer: str) -> Trajectory:
+    """A rollout that answered at once."""
+    text = format_answer("Upright.", answer)
+    return Trajectory(sample, turns=[Turn(text, parse_reply(text))])
 
 
 def sampled_conversations(policy: Policy, temperature: float = 1.0) -> list[TokenSequence]:

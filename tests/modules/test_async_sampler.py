@@ -193,12 +193,13 @@ class Ahead(GRPOModule):
         sampler.pace = self.pace
         rollout: dict[str, Any] = {"rollout": ROLLOUT, "policy_gradient": NO_KL, "group_size": 4}
         super().__init__(small_policy(), sampler=sampler, samples_ahead=True, **rollout | options)
+        self.is_ahead = False
         self.learned: list[list[str]] = []
         self.logged: list[dict[str, float]] = []
         self.updates = threading.Event()
 
     async def pace(self, _: int) -> None:
-        while self.learned and not self.updates.is_set():
+        while self.is_ahead and not self.updates.is_set():
             await asyncio.sleep(0.001)
 
     def training_step(self, batch: list[Sample], batch_idx: int) -> StepOutput:
@@ -207,9 +208,13 @@ class Ahead(GRPOModule):
         self.logged.append(output["metrics"])
         return output
 
-    def _scored(self, groups: Any) -> Rollouts:
-        self.learned.append([group.sample.id for group in groups])
-        return super()._scored(groups)
+    def roll_out(self, samples: Any, *options: Any, **more: Any) -> Rollouts:
+        self.is_ahead = threading.current_thread() is not threading.main_thread()
+        return super().roll_out(samples, *options, **more)
+
+    def _staleness(self, rollouts: Rollouts) -> dict[str, float]:
+        self.learned.append([group.sample.id for group in rollouts.groups])
+        return super()._staleness(rollouts)
 
     def _update(self, prepared: Any) -> Any:
         ahead = self._roller._ahead
@@ -248,7 +253,7 @@ def test_the_next_rollouts_are_sampled_during_the_update(minibatches: int) -> No
 def test_an_error_ends_rollouts_that_run_ahead(is_engines: bool) -> None:
     class Failing(Ahead):
         async def pace(self, number: int) -> None:
-            if self.learned:
+            if self.is_ahead:
                 if is_engines:
                     raise EngineError("The engine is gone. Start it.")
                 await asyncio.sleep(3600)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 from lightning import Callback
 
-from cv_lightning.conversation import parse_reply
 from cv_lightning.errors import ConfigError
-from cv_lightning.types import Group, Sample, Trajectory, Turn
+from cv_lightning.types import Group, Sample
 from modules.optimizer import OptimizerConfig
 from modules.sft import SFTModule
-from tests.modules.helpers import episodes, small_policy, train
+from tests.modules.helpers import episodes, replying, small_policy, train
 
 
 def test_micro_batch_tokens_cannot_be_negative() -> None:
@@ -39,18 +37,17 @@ def test_monitors_read_a_step_at_its_end_and_nothing_is_logged_by_lightning(monk
     assert seen[1] < seen[0]
 
 
-def test_a_judge_is_asked_about_many_groups_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    together = threading.Barrier(3, timeout=60)  # a judge that is asked about one group after another never passes
-
-    def judge(question: str, prediction: str, truth: str) -> bool:
-        together.wait()
-        return question == "1"
-
+def test_rollouts_are_judged_as_their_groups_end(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [Sample(str(number), str(number), (), "bus") for number in range(3)]
-    text = "<answer>a coach</answer>"
-    groups = [Group(sample, [Trajectory(sample, turns=[Turn(text, parse_reply(text))])]) for sample in samples]
-    module = SFTModule(small_policy(), judge=judge)  # type: ignore[arg-type]
-    monkeypatch.setattr(module._roller, "roll_out", lambda *_: groups)
+    groups = [Group(sample, [replying(sample, "a coach")]) for sample in samples]
+
+    def roll_out(*options: Any) -> list[Group]:
+        for number in (2, 0, 1):
+            options[-1](number, groups[number])
+        return groups
+
+    module = SFTModule(small_policy(), judge=lambda question, prediction, truth: question == "1")  # type: ignore[arg-type]
+    monkeypatch.setattr(module._roller, "roll_out", roll_out)
     rollouts = module.roll_out(samples, 1, 0.0, seed=0)
     assert rollouts.groups == groups
     assert [[one.is_right for one in of_group] for of_group in rollouts.breakdowns] == [[False], [True], [False]]

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample
-from modules import base
+from modules import scoring
 from modules.grpo import GRPOModule
 from modules.optimizer import OptimizerConfig
 from modules.policy_gradient import PolicyGradientConfig
@@ -71,7 +71,7 @@ def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: py
         values = [float(int(group.sample.id) % 2 and index % 2) for index in range(len(group.trajectories))]
         return [RewardBreakdown({**dict.fromkeys(TERMS, 0.0), "accuracy": value}, value > 0) for value in values]
 
-    monkeypatch.setattr(base, "score", score)
+    monkeypatch.setattr(scoring, "score", score)
     saved = SaveWeights(tmp_path)
     module = GRPOModule(
         small_policy(),

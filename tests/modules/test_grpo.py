@@ -14,7 +14,7 @@ from torch import Tensor
 from cv_lightning.errors import ConfigError
 from cv_lightning.rewards import TERMS
 from cv_lightning.types import Group, RewardBreakdown, Rollouts, Sample, StopReason
-from modules import base
+from modules import scoring
 from modules.base import StepOutput
 from modules.grpo import GRPOModule
 from modules.learned_sequences import distinct_sequences
@@ -81,7 +81,7 @@ def by_length(group: Group, *_: Any) -> list[RewardBreakdown]:
 
 @pytest.fixture(autouse=True)
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "score", by_length)
+    monkeypatch.setattr(scoring, "score", by_length)
 
 
 def advantages_of(module: Watched) -> list[float]:
@@ -307,7 +307,7 @@ def test_metrics_have_one_population_in_measured_steps_too(monkeypatch: pytest.M
     def first_group_only(group: Group, *_: Any) -> list[RewardBreakdown]:
         return by_length(group) if group.sample.id == "0" else [paid(1.0)] * len(group.trajectories)
 
-    monkeypatch.setattr(base, "score", first_group_only)
+    monkeypatch.setattr(scoring, "score", first_group_only)
     names = [f"rl/{name}" for name in ("entropy", "ratio", "clip_fraction", "logprob_gap_mean", "logprob_gap")]
     found, entropies = [], []
     for every in (0, 1):
@@ -339,7 +339,7 @@ def test_what_cannot_move_the_policy_is_left_out_of_the_work_and_not_of_the_mean
         return by_length(group) if group.sample.id == "0" else [paid(1.0)] * len(group.trajectories)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "score", first_group_only)
+        patch.setattr(scoring, "score", first_group_only)
         policy = small_policy()
         module = Watched(policy, group_size=4, micro_batch_tokens=1, policy_gradient=NO_KL)
         train(module, [samples()])
@@ -366,7 +366,7 @@ def test_equal_trajectories_are_computed_once_and_weigh_as_many() -> None:
     policy = small_policy()
     values = iter([1.0, 0.0, 0.0, 0.0] * 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "score", lambda group, *_: [paid(next(values)) for _ in group.trajectories])
+        patch.setattr(scoring, "score", lambda group, *_: [paid(next(values)) for _ in group.trajectories])
         greedy = RolloutConfig(max_turns=2, max_new_tokens=6, temperature=1e-4, lane="pillow")
         module = Watched(policy, group_size=4, policy_gradient=NO_KL, rollout=greedy)
         rollouts = module.roll_out(samples(), 4, 1e-4, 0)
@@ -427,7 +427,7 @@ def test_metrics_are_logged() -> None:
 def test_batch_without_spread_takes_a_step_without_harm(
     config: PolicyGradientConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "score", lambda group, *_: [paid(1.0)] * len(group.trajectories))
+    monkeypatch.setattr(scoring, "score", lambda group, *_: [paid(1.0)] * len(group.trajectories))
     before = weights(small_policy())
     module, trainer = train_steps(2, policy_gradient=config, optimizer=OptimizerConfig(name="muon", lr=1e-3))
     assert float(trainer.callback_metrics["rl/zero_variance_groups"]) == 1
@@ -443,7 +443,7 @@ def test_judge_that_fails_leaves_its_trajectory_out(monkeypatch: pytest.MonkeyPa
         first, *others = by_length(group)
         return [RewardBreakdown(first.terms, None), *others]
 
-    monkeypatch.setattr(base, "score", score)
+    monkeypatch.setattr(scoring, "score", score)
     module, trainer = train_steps(2)
     assert weights(module.policy).isfinite().all()
     assert all(math.isfinite(float(value)) for value in trainer.callback_metrics.values())
@@ -458,7 +458,7 @@ def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch
         has_spread = group.sample.id == "0" or (group.sample.id == "1" and scored.count("1") >= 2)
         return [paid(float(has_spread and index % 2)) for index in range(len(group.trajectories))]
 
-    monkeypatch.setattr(base, "score", score)
+    monkeypatch.setattr(scoring, "score", score)
     module = Watched(small_policy(), group_size=4, max_resamples=3)
     trainer = train(module, [samples()])
     assert scored == ["0", "1", "2", "1", "2", "2", "2"]
@@ -489,7 +489,7 @@ def pool_rewards(group: Group, *_: Any) -> list[RewardBreakdown]:
 def test_new_prompts_are_taken_for_groups_without_spread(
     monkeypatch: pytest.MonkeyPatch, keep_prompts: int, n_rolled_out: int, kept: list[str]
 ) -> None:
-    monkeypatch.setattr(base, "score", pool_rewards)
+    monkeypatch.setattr(scoring, "score", pool_rewards)
     module = Watched(small_policy(), group_size=2, keep_prompts=keep_prompts)
     trainer = train(module, [samples(7)])
     assert trainer.callback_metrics["rollout/prompts"] == n_rolled_out
@@ -499,7 +499,7 @@ def test_new_prompts_are_taken_for_groups_without_spread(
 
 
 def test_of_several_groups_those_with_the_largest_spread_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "score", pool_rewards)
+    monkeypatch.setattr(scoring, "score", pool_rewards)
     module = Watched(small_policy(), group_size=2, keep_prompts=2)
     chosen = [samples(7)[index] for index in (0, 1, 3, 4)]  # one of the first two, both of the next: three for two
     train(module, [chosen])
@@ -569,7 +569,7 @@ def test_reward_rises() -> None:
     before = probability()
     assert 0.2 < before < 0.8
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "score", score)
+        patch.setattr(scoring, "score", score)
         train(module, [samples()] * 20)
     assert probability() > 0.8
 

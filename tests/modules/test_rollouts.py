@@ -53,8 +53,10 @@ def test_a_batch_is_sampled_in_parts(at_once: int, expected: list[int], monkeypa
     monkeypatch.setattr(policy, "open_session", spy)
     samples = [Sample(str(index), "Read.", (noise(),), "A") for index in range(5)]
     roller = Roller(policy, RolloutConfig(max_turns=1, max_new_tokens=2, lane="pillow", sequences_at_once=at_once))
-    groups = roller.roll_out(samples, 2, 1.0, seed=3)
+    told: dict[int, Group] = {}
+    groups = roller.roll_out(samples, 2, 1.0, seed=3, after_group=told.__setitem__)
     roller.close()
+    assert told == dict(enumerate(groups))
     assert [group.sample.id for group in groups] == ["0", "1", "2", "3", "4"]
     assert [len(group.trajectories) for group in groups] == [2] * 5
     assert rows == expected
