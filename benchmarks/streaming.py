@@ -31,6 +31,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from cv_lightning.data.sources import FileSource  # noqa: E402
+from sandbox.memory import peak_memory_bytes  # noqa: E402
 
 #: Images of a file and of a row group.
 FILE_ROWS, GROUP_ROWS = 2000, 100
@@ -123,7 +124,7 @@ def _row(index: int, pictures: list[bytes], rng: np.random.Generator) -> dict[st
 
 def read(folder: Path, split: str, n_samples: int) -> dict[str, Any]:
     """Open the folder and make samples of it, in this process."""
-    start_mb = _peak_mb()
+    start_mb = peak_memory_bytes() // 2**20
     started = time.perf_counter()
     source = FileSource(**{split: str(folder)})
     opened = time.perf_counter()
@@ -136,15 +137,9 @@ def read(folder: Path, split: str, n_samples: int) -> dict[str, Any]:
         "open_s": opened - started,
         "read_s": time.perf_counter() - opened,
         "start_mb": start_mb,
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_memory_bytes() // 2**20,
         "cores": len(os.sched_getaffinity(0)),
     }
-
-
-def _peak_mb() -> int:
-    # Not `ru_maxrss`, which begins with the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
 if __name__ == "__main__":

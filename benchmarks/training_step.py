@@ -54,6 +54,7 @@ from modules.optimizer import OptimizerConfig  # noqa: E402
 from modules.policy_gradient import PolicyGradientConfig  # noqa: E402
 from modules.rollouts import RolloutConfig  # noqa: E402
 from modules.sft import SFTModule  # noqa: E402
+from sandbox.memory import peak_memory_bytes  # noqa: E402
 
 BUDGET = 4000
 SIDES = ("ours", "trl")
@@ -148,7 +149,7 @@ def megabytes(case: StepCase, side: str, threads: int) -> int:
         import trl.trainer.grpo_trainer  # noqa: F401
     before = resident_bytes()
     take_turns(case, work, [side], threads)
-    return (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1_000_000
+    return (peak_memory_bytes() - before) // 1_000_000
 
 
 def resident_bytes() -> int:

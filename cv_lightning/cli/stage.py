@@ -7,9 +7,7 @@ changed config is noticed.
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +17,7 @@ from typing import Any, Literal
 from cv_lightning.cli.recipe import Stage
 from cv_lightning.errors import ConfigError
 from cv_lightning.reports import metrics_log
+from sandbox.memory import peak_memory_bytes
 
 #: Metrics of its test that a stage reports, and the metric whose `mean` is shown beside the table.
 _TABLES = ("accuracy", "tool_rate", "restored_rate")
@@ -179,6 +178,5 @@ def _mean(values: Any) -> float:
 
 
 def peak_memory_mb() -> int:
-    """Largest resident memory of this process and of the largest of its ended children so far, in mebibytes."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux kibibytes
-    return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // unit
+    """Largest resident memory of this process so far, in mebibytes."""
+    return peak_memory_bytes() // 2**20

@@ -22,6 +22,7 @@ from cv_lightning.construction.settings import Build, deciding, source_digests
 from cv_lightning.construction.yield_report import YieldReport
 from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import CVLightningError, DataError
+from sandbox.memory import peak_memory_bytes
 
 
 def run_build(
@@ -198,5 +199,6 @@ def _collect(build: Build, journal: Journal, report: YieldReport, stopped: BaseE
 def _peak_memory_mb(build: Build) -> float:
     """Peak memory in MB of this process and its workers, each counted as the largest of them: an upper bound."""
     n_processes = build.workers if build.workers > 1 and not build.teacher.is_remote else 0
-    own, largest = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round((own + n_processes * largest) * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    return round((peak_memory_bytes() + n_processes * largest) / 1e6, 1)

@@ -55,6 +55,8 @@ _BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
 #: A filter is tried before one of so many calls, or before the answer if an episode has fewer: that of two calls and a
 #: mistake has three.
 _FILTER_PLACES = 3
+#: Share of wrong turns that fail. Most run: they show an image that is still wrong, and that is harder to see than an error.
+_FAILING_TURNS = 0.3
 #: A share of filters above this would teach them: they are only meant to exist.
 MAX_FILTERS = 0.02
 
@@ -162,7 +164,7 @@ class _Writer:
     def _turn_wrongly(self) -> None:
         """A call that fails, or a turn that the image does not need."""
         toolbox, needed = self.settings.toolbox, required_orientation(self.sample)
-        fails = self.rng.random() < 0.5
+        fails = self.rng.random() < _FAILING_TURNS
         wrong = [name for name in REASONS if name != needed]
         calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong)][0]]
         self._call(REASONS[pick(self.rng, list(REASONS))][0], pick(self.rng, calls), is_mistake=True)

@@ -30,8 +30,8 @@ STRATEGIC = ("find", "find_turned", "small")
 N_NEEDED = {"turned": 1, "find": 1, "find_turned": 2, "small": 2}
 #: Share of the logged steps that count as the start and as the end of a curve.
 ENDS = 0.1
-#: Logged steps of RL whose rollouts count as those of the policy that it starts from.
-FIRST_STEPS = 5
+#: Logged steps of RL whose rollouts count as those of the policy that it starts from: the next ones have learned.
+FIRST_STEPS = 2
 #: Accuracy on a family at which it counts as learned, over so many logged steps.
 LEARNED, WINDOW = 0.8, 10
 

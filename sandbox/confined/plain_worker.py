@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 from sandbox.confined import wire
 from sandbox.images import view
+from sandbox.memory import peak_memory_bytes
 
 
 def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection) -> None:
@@ -60,7 +60,7 @@ def _limit(memory_mb: int) -> None:
         import resource
     except ImportError:
         return
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    used = peak_memory_bytes()
     with contextlib.suppress(OSError, ValueError):
         most = used + (memory_mb + 700) * 2**20
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))

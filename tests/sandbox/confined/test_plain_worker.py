@@ -52,3 +52,16 @@ def test_names_live_on_but_results_and_streams_do_not(pipe: Connection) -> None:
     reply, _ = ask(pipe, "import os, sys\nprint(kept, 'result' in globals(), len(os.environ), os.fstat(0).st_mode % 8)")
     assert reply is not None
     assert reply.text.split()[:3] == ["5", "False", "0"]
+
+
+def test_its_memory_is_capped_whatever_this_process_holds() -> None:
+    held = b"x" * (1200 << 20)
+    process = Spawned(serve, "code", 256, repeats=True)
+    try:
+        assert process.pipe.poll(60)
+        assert process.pipe.recv_bytes() == wire.HELLO
+        reply, _ = ask(process.pipe, f"result = Image.fromarray(np.ones(({len(held)}, 1), np.uint8)[:9, :9])")
+    finally:
+        process.end()
+    assert reply is not None
+    assert "MemoryError" in reply.text

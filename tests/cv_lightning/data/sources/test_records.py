@@ -113,8 +113,8 @@ READ = """
 import re, sys
 from pathlib import Path
 from cv_lightning.data.sources import FileSource
-# Not ru_maxrss: that begins with the memory of the process that started this one, and hides what is below it.
-peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+from sandbox.memory import peak_memory_bytes
+peak = lambda: peak_memory_bytes() // 2**20
 split, path = sys.argv[1:]
 import cv_lightning.data.sources.parquet as p
 p._BLOCK_BYTES = 1 << 20
