@@ -1,7 +1,8 @@
 """SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
 
 Wordings and spellings vary for the same effect, so the policy learns an action and not one string. An episode whose
-first call was wrong shows the mistake but does not train it.
+first call was wrong shows the mistake but does not train it, and goes on from the image that it made: to see how that
+one lies is the skill that the first look needed. From the question's image a policy made the same mistake again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import CODE_TOOL, Sample, StopReason, Trajectory, Turn
 from sandbox import inverse, orient
+from sandbox.geometry import compose
 
 T = TypeVar("T")
 
@@ -121,7 +123,7 @@ BROKEN_CALLS: dict[ToolboxName, tuple[WrittenCall, ...]] = {
 }
 
 #: Kinds of episodes. "read": upright and answered at once. "turn": the right call, then the answer. "mend": a wrong
-#: turn or an error first, then the right call.
+#: turn or an error first, then the call that is right now.
 KINDS = ("read", "turn", "mend")
 
 
@@ -181,17 +183,20 @@ class EpisodeBuilder:
         if rng.random() < 0.5:
             call = pick(rng, BROKEN_CALLS[self.toolbox])
         else:
-            wrong = [name for name in SPELLINGS if name != required_orientation(trajectory.sample)]
-            call = pick(rng, TURNS[self.toolbox][pick(rng, wrong)][: self.n_spellings])
+            call = pick(rng, TURNS[self.toolbox][pick(rng, wrong_turns(trajectory.sample))][: self.n_spellings])
         reason = pick(rng, REASONS[pick(rng, list(REASONS))][: self.n_wordings])
         self._call(trajectory, reason, call, 0, executor, is_trained=False)
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
-        """Turn the question's image upright; after a mistake, comment on its result first."""
-        source = 0
-        for needed in undoing_steps(trajectory.sample):
+        """Turn the image upright that was seen last; after a mistake, comment on its result first."""
+        source, steps = 0, undoing_steps(trajectory.sample)
+        view = trajectory.images[-1]
+        if view.turn >= 0 and view.orientation is not None:
+            source = len(trajectory.images) - 1
+            steps = [compose(inverse(view.orientation), required_orientation(trajectory.sample))]
+        for number, needed in enumerate(steps):
             reason = pick(rng, REASONS[inverse(needed)][: self.n_wordings])
-            if trajectory.turns and source == 0:
+            if trajectory.turns and number == 0:
                 failed = trajectory.turns[-1].observation
                 is_error = failed is None or failed.status != "ok"
                 reason = f"{pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
@@ -232,6 +237,12 @@ def take_written_turn(
     trajectory.turns.append(turn)
     see_result(trajectory)
     return turn
+
+
+def wrong_turns(sample: Sample) -> list[str]:
+    """Turns that leave a sample's image one other turn away from upright: the mistakes that a policy makes."""
+    needed = required_orientation(sample)
+    return [name for name in SPELLINGS if compose(inverse(name), needed) in SPELLINGS]
 
 
 def undoing_steps(sample: Sample) -> list[str]:

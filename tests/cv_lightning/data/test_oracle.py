@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cv_lightning.conversation import parse_reply
-from cv_lightning.data.oracle import BROKEN, KINDS, REASONS, SPELLINGS, EpisodeBuilder, wordings
+from cv_lightning.data.oracle import BROKEN, KINDS, REASONS, SPELLINGS, EpisodeBuilder, wordings, wrong_turns
 from cv_lightning.data.orientation import transform_sample
 from cv_lightning.data.source import SampleSource, Split
 from cv_lightning.data.worlds.plates import PlateWorld
@@ -123,8 +123,22 @@ def test_mistakes_are_shown_and_not_trained(executor: ToolExecutor) -> None:
         else:
             assert [view.turn for view in episode.images] == [-1, 1]
         assert episode.turns[1].reply.call is not None
-        assert episode.turns[1].reply.call.image_index == 0, "the mending starts from the question's image"
+        assert episode.turns[1].reply.call.image_index == len(episode.images) - 2, "what was seen last is turned"
     assert min(outcomes["ok"], outcomes["error"]) > 20
+
+
+@pytest.mark.parametrize(
+    ("done", "wrong"),
+    [
+        ("rotate_90", {"rotate_90", "rotate_180"}),
+        ("rotate_270", {"rotate_270", "rotate_180"}),
+        ("rotate_180", {"rotate_90", "rotate_270", "flip_horizontal", "flip_vertical"}),
+        ("flip_horizontal", {"rotate_180", "flip_vertical"}),
+        ("flip_vertical", {"rotate_180", "flip_horizontal"}),
+    ],
+)
+def test_a_wrong_turn_leaves_another_one_to_do(done: str, wrong: set[str]) -> None:
+    assert set(wrong_turns(WORLD.sample("train", 0, (done,)))) == wrong
 
 
 def test_views_lie_where_the_rollout_would_put_them(executor: ToolExecutor) -> None:
