@@ -55,7 +55,7 @@ _BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
 #: A filter is tried before one of so many calls, or before the answer if an episode has fewer: that of two calls and a
 #: mistake has three.
 _FILTER_PLACES = 3
-#: Share of wrong turns that fail. Most run: they show an image that is still wrong, and that is harder to see than an error.
+#: Share of wrong turns that fail. The others show an image that is still wrong, which is harder to see than an error.
 _FAILING_TURNS = 0.3
 #: A share of filters above this would teach them: they are only meant to exist.
 MAX_FILTERS = 0.02
