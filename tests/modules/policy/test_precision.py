@@ -12,7 +12,7 @@ from torch import Tensor
 from cv_lightning.errors import ConfigError
 from cv_lightning.rollout import Sampling
 from cv_lightning.types import Sample
-from modules import base
+from modules import scoring
 from modules.base import PolicyModule
 from modules.grpo import GRPOModule
 from modules.optimizer import OptimizerConfig, make_optimizer
@@ -55,7 +55,7 @@ def trained(policy: Policy) -> dict[str, Tensor]:
 
 @pytest.fixture(autouse=True)
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "score", by_length)
+    monkeypatch.setattr(scoring, "score", by_length)
 
 
 # ---- a step moves the weights ----------------------------------------------------------------------------------------

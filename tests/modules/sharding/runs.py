@@ -12,7 +12,7 @@ import torch
 from lightning import Trainer
 
 from callbacks.checkpoints import LastCheckpoint
-from modules import base
+from modules import scoring
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
 from modules.policy.shards import reshard
@@ -124,7 +124,7 @@ def run(
 ) -> None:
     """Train as this rank, and write what happened, the checkpoint and the exported policy to `folder`."""
     torch.set_num_threads(1)
-    base.score = score_by_tokens  # type: ignore[assignment]
+    scoring.score = score_by_tokens  # type: ignore[assignment]
     module = make(case, policy, strategy in ("sharded", "reduced"))
     trainer = Trainer(
         accelerator="cpu",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from modules import base
+from modules import scoring
 from modules.optimizer import OptimizerConfig
 from tests.modules.helpers import LORA
 from tests.modules.sharding.helpers import on_ranks
@@ -38,7 +38,7 @@ def moved(record: dict[str, Any]) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_small_step_moves_most_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "score", base.score)  # `run` replaces it
+    monkeypatch.setattr(scoring, "score", scoring.score)  # `run` replaces it
     runs = []
     for case in CASES:
         policy = start(case, tmp_path / case.name / "start")

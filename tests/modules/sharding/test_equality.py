@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-from modules import base
+from modules import scoring
 from modules.evaluate import weights_digest
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
@@ -37,7 +37,7 @@ GRADIENTS_WITHIN = {"rl qwen3_5 full": 5e-5}
 
 @pytest.fixture(autouse=True)
 def scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "score", base.score)  # `run` replaces it
+    monkeypatch.setattr(scoring, "score", scoring.score)  # `run` replaces it
 
 
 def of_two_ranks_and_one(cases: list[Case], strategy: str, folder: Path) -> dict[str, tuple[Path, Path]]:

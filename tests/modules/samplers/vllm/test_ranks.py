@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, Trainer
 from safetensors.torch import load_file
 
-from modules import base
+from modules import scoring
 from modules.grpo import GRPOModule
 from modules.policy.shards import is_first_process
 from modules.rollouts import RolloutConfig
@@ -57,7 +57,7 @@ class Brought(Callback):
 
 def train_with_engine(strategy: str, kind: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    base.score = score_by_tokens  # type: ignore[assignment]
+    scoring.score = score_by_tokens  # type: ignore[assignment]
     sampler = VLLM(launch=Launch(str(folder / "environment"), str(folder / "engine")), patience=PATIENCE)
     deferred = {"deferred": True} if strategy == "sharded" else {}
     policy = small_policy(source=str(folder / "start"), **KINDS[kind], **deferred)
