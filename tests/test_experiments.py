@@ -357,7 +357,12 @@ _PAID = {name for name in TERMS if getattr(RewardConfig(), name)}
         ("rl_call_temperature", {".model.init_args.rollout.call_temperature"}),
         (
             "rl_oversample",
-            {".model.init_args.keep_prompts", f"{_REWARD}.interaction", ".data.init_args.batch_size"},
+            {
+                ".model.init_args.keep_prompts",
+                f"{_REWARD}.interaction",
+                ".data.init_args.batch_size",
+                ".trainer.max_steps",
+            },
         ),
         ("rl_named_tools", {f"{_POLICY}.source", f"{_POLICY}.toolbox.class_path"}),
     ],
