@@ -199,6 +199,7 @@ def _collect(build: Build, journal: Journal, report: YieldReport, stopped: BaseE
 def _peak_memory_mb(build: Build) -> float:
     """Peak memory in MB of this process and its workers, each counted as the largest of them: an upper bound."""
     n_processes = build.workers if build.workers > 1 and not build.teacher.is_remote else 0
+    # A worker's number begins with the memory of this process, so the sum stays an upper bound.
     unit = 1 if sys.platform == "darwin" else 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     return round((peak_memory_bytes() + n_processes * largest) / 1e6, 1)

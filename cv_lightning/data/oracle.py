@@ -1,8 +1,8 @@
 """SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
 
 Wordings and spellings vary for the same effect, so the policy learns an action and not one string. An episode whose
-first call was wrong shows the mistake but does not train it, and goes on from the image that it made: to see how that
-one lies is the skill that the first look needed. From the question's image a policy made the same mistake again.
+first call was wrong shows the mistake but does not train it. If the call made an image, the next call turns that image:
+to judge it takes the same skill as the first look. Policies that went back to the first image repeated their mistake.
 """
 
 from __future__ import annotations

@@ -142,7 +142,6 @@ import sys, time
 sys.path.insert(0, {root!r})
 from PIL import Image
 from sandbox import Limits, ToolExecutor, ToolRequest
-from sandbox.memory import peak_memory_bytes
 executor = ToolExecutor(workers=1, limits=Limits(wall_s=60))
 image = Image.new("RGB", (40, 30))
 executor.execute([ToolRequest("result = image.filter(ImageFilter.MedianFilter(3))", [image])])

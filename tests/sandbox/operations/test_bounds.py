@@ -36,8 +36,8 @@ cv2.setNumThreads(0)
 from sandbox.operations.table import OPERATIONS
 from tests.sandbox.operations.edges import calls
 from tests.sandbox.operations.test_bounds import CALL_BYTES, PIXEL_BYTES, SLACK
-from sandbox.memory import peak_memory_bytes as peak
 from sandbox.operations.bounds import CALL_NS
+from sandbox.memory import peak_memory_bytes as peak
 
 def measured(kind, values, image):
     open("/proc/self/clear_refs", "w").write("5")
