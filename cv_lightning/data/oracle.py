@@ -189,12 +189,8 @@ class EpisodeBuilder:
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
         """Turn the image upright that was seen last; after a mistake, comment on its result first."""
-        source, steps = 0, undoing_steps(trajectory.sample)
-        view = trajectory.images[-1]
-        if view.turn >= 0 and view.orientation is not None:
-            source = len(trajectory.images) - 1
-            steps = [compose(inverse(view.orientation), required_orientation(trajectory.sample))]
-        for number, needed in enumerate(steps):
+        source = len(trajectory.images) - 1 if trajectory.images[-1].turn >= 0 else 0
+        for number, needed in enumerate(undoing_steps(trajectory.sample, trajectory.images[source].orientation)):
             reason = pick(rng, REASONS[inverse(needed)][: self.n_wordings])
             if trajectory.turns and number == 0:
                 failed = trajectory.turns[-1].observation
@@ -245,14 +241,25 @@ def wrong_turns(sample: Sample) -> list[str]:
     return [name for name in SPELLINGS if compose(inverse(name), needed) in SPELLINGS]
 
 
-def undoing_steps(sample: Sample) -> list[str]:
-    """The turns that make the image upright: one if one is enough, else each transform undone, the last one first."""
-    needed = required_orientation(sample)
+def undoing_steps(sample: Sample, seen: str | None = "identity") -> list[str]:
+    """The turns that make an image upright: one if one is enough, else each transform undone, the last one first.
+
+    Args:
+        sample: The question.
+        seen: The orientation that leads from the question's image to the one to turn.
+
+    Raises:
+        ValueError: The orientation of the image is unknown.
+    """
+    if seen is None:
+        raise ValueError("Expected an image with a known orientation")
+    needed = compose(inverse(seen), required_orientation(sample))
     if needed == "identity":
         return []
     if needed in SPELLINGS:
         return [needed]
-    return [inverse(name) for name in reversed(sample.transforms) if name in SPELLINGS]
+    done = (*sample.transforms, seen)
+    return [inverse(name) for name in reversed(done) if name in SPELLINGS]
 
 
 def _checks(trajectory: Trajectory) -> bool:

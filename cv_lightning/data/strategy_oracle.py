@@ -1,7 +1,8 @@
 """SFT episodes of `StrategyWorld`: turns, crops, both in one call, shrinking crops, recovery, and no tool at all.
 
-A call may fail or do the wrong thing before it is made well: that first call is shown and not trained. A small share
-of episodes tries a filter, at any point, on an image that does not need one, so that its words exist: none is ever
+A call may fail or do the wrong thing before it is made well: that first call is shown and not trained. A wrong turn is
+mended on the image that it made, as in `oracle`; a wrong crop lacks what the question asks for, so the next one starts
+again from the image before it. A small share of episodes tries a filter, at any point, on an image that does not need one, so that its words exist: none is ever
 shown on a `faded` image, where it would help.
 """
 
@@ -24,6 +25,7 @@ from cv_lightning.data.oracle import (
     take_written_turn,
     undoing_steps,
     write_code,
+    wrong_turns,
 )
 from cv_lightning.data.source import Split, check_seed, check_weights, generator
 from cv_lightning.data.worlds.boards import BOARD, COLORS, MARKS, PLACES
@@ -119,7 +121,7 @@ class _Writer:
     crops: tuple[NamedCrop, ...]
     executor: Executor
     rng: np.random.Generator
-    #: The image that the next call works on: the last one that a trained call made.
+    #: The image that the next call works on: the last one that a turn or a good call made.
     view: int = 0
     #: Number of calls before the filter; None without a filter, and once it is made.
     calls_before_filter: int | None = None
@@ -147,11 +149,12 @@ class _Writer:
             place = box_in_words(self.crops[0].name, boxes[0])
             self._call(f"{_turned(steps[0])} {CROP_REASON} {place}", write_crop_and_turn(boxes[0], steps[0]))
             return
-        for number, step in enumerate(steps):
-            if number == mistake:
-                self._turn_wrongly()
+        if mistake < len(steps):
+            self._turn_wrongly()
+            steps = undoing_steps(self.sample, self.trajectory.images[self.view].orientation)
+        for step in steps:
             self._call(_turned(step), TURNS[self.settings.toolbox][step][0])
-        for number, (crop, box) in enumerate(zip(self.crops, boxes, strict=True), len(steps)):
+        for number, (crop, box) in enumerate(zip(self.crops, boxes, strict=True), n_calls - len(boxes)):
             if number == mistake:
                 self._crop_wrongly(crop)
             self._crop(crop.name, self._in_view(box))
@@ -162,12 +165,12 @@ class _Writer:
         self._call(f"{CROP_REASON} {box_in_words(name, box)}", call, is_mistake=is_mistake)
 
     def _turn_wrongly(self) -> None:
-        """A call that fails, or a turn that the image does not need."""
-        toolbox, needed = self.settings.toolbox, required_orientation(self.sample)
+        """A call that fails, or a turn that leaves another one to do, which is done from there."""
+        toolbox = self.settings.toolbox
         fails = self.rng.random() < _FAILING_TURNS
-        wrong = [name for name in REASONS if name != needed]
-        calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong)][0]]
+        calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong_turns(self.sample))][0]]
         self._call(REASONS[pick(self.rng, list(REASONS))][0], pick(self.rng, calls), is_mistake=True)
+        self.view = len(self.trajectory.images) - 1
 
     def _crop_wrongly(self, crop: NamedCrop) -> None:
         """A call that fails, or a crop of another plate or board."""

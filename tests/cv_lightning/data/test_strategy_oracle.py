@@ -15,7 +15,7 @@ from cv_lightning.data.strategy_oracle import FILTER_REASON, StrategyEpisodes, c
 from cv_lightning.data.worlds.boards import COLORS
 from cv_lightning.data.worlds.strategy import StrategyWorld
 from cv_lightning.errors import ConfigError
-from cv_lightning.evidence import emergent_tools, gather_effects
+from cv_lightning.evidence import ORIENTATION_TOOLS, emergent_tools, gather_effects
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Group, Trajectory
 from modules.policy.tiny import TinyConfig, train_tokenizer
@@ -85,7 +85,7 @@ def test_mistakes_are_shown_not_trained_and_then_corrected(executor: ToolExecuto
     builder = StrategyEpisodes(recovery=1.0, filters=0.0)
     made = [episode for index in range(80) if (episode := builder.episode("train", index, executor)) is not None]
     begun = [episode for episode in made if episode.sample.required_tools]
-    statuses, crops = set(), 0
+    statuses, turns, crops = set(), 0, 0
     for episode in begun:
         (place,) = (number for number, turn in enumerate(episode.turns) if not turn.is_trained)
         mistake, retry = episode.turns[place : place + 2]
@@ -93,11 +93,15 @@ def test_mistakes_are_shown_not_trained_and_then_corrected(executor: ToolExecuto
         statuses.add(mistake.observation.status)
         assert retry.reply.call is not None
         assert mistake.reply.call is not None
-        assert retry.reply.call.image_index == mistake.reply.call.image_index == place
+        assert mistake.reply.call.image_index == place
+        was_turned = bool(ORIENTATION_TOOLS & set(mistake.observation.tools))
+        turns += was_turned
+        assert retry.reply.call.image_index == place + was_turned, "a wrong turn is mended on the image that it made"
         if mistake.observation.tools == ("crop",):
             crops += 1
             assert mistake.reply.call.code != retry.reply.call.code
     assert statuses == {"ok", "error"}
+    assert turns > 5
     assert crops > 5
     assert all(not episode.n_calls for episode in made if not episode.sample.required_tools)
 
