@@ -21,7 +21,7 @@ Number = TypeVar("Number")
 def page(comparison: Comparison) -> str:
     """The page of a comparison."""
     names = [group.name for group in comparison.groups]
-    colors = {name: (place + 1) % 8 for place, name in enumerate(names)}
+    colors = {name: place + 1 for place, name in enumerate(names)}
     return render(
         "compare/comparison.html",
         title=" against ".join(names[:3]) + (" and more" if len(names) > 3 else ""),

@@ -2,8 +2,8 @@
 
 A call may fail or do the wrong thing before it is made well: that first call is shown and not trained. A wrong turn is
 mended on the image that it made, as in `oracle`; a wrong crop lacks what the question asks for, so the next one starts
-again from the image before it. A small share of episodes tries a filter, at any point, on an image that does not need one, so that its words exist: none is ever
-shown on a `faded` image, where it would help.
+again from the image before it. A small share of episodes tries a filter, at any point, on an image that does not need
+one, so that its words exist: none is ever shown on a `faded` image, where it would help.
 """
 
 from __future__ import annotations

@@ -14,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from cv_lightning.pages.shell import N_COLORS
+
 #: (step, value) in the order of the steps.
 Curve = Sequence[tuple[float, float]]
 
 #: Colours are variables of the page. Matplotlib needs numbers, so each gets a number of its own, replaced at the end.
 _INK, _LINE = "#010203", "#010204"
-_STAGE_COLORS = {f"#0a0b{number:02d}": f"var(--stage-{number})" for number in range(8)}
+_STAGE_COLORS = {f"#0a0b{number:02d}": f"var(--stage-{number})" for number in range(N_COLORS)}
 _VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", **_STAGE_COLORS}
 
 _SETTINGS: Any = {

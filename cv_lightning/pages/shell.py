@@ -11,6 +11,9 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+#: Colors of stages and runs in the stylesheet, --stage-0 and up. More than these share colors.
+N_COLORS = 14
+
 
 def asset(name: str) -> str:
     """The text of a file, named by its path below the package: `viewer/render.js`."""
@@ -37,5 +40,6 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["n_colors"] = N_COLORS
     environment.globals["style"] = Markup(asset("pages/style.css"))  # noqa: S704 - a file of ours
     return environment

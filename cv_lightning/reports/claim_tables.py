@@ -23,14 +23,14 @@ def finding_rows(claim: Mapping[str, Any]) -> list[list[str]]:
     """Text, value, interval, need and verdict of each finding of a claim."""
     rows = []
     for finding in claim["findings"]:
-        is_share = finding["is_share"]
+        unit = finding.get("unit", "%")  # reports of older versions lack it
         interval = "-"
         if finding["low"] is not None:
-            interval = f"{_number(finding['low'], is_share)} to {_number(finding['high'], is_share)}"
-        value = "-" if finding["value"] is None else _number(finding["value"], is_share)
+            interval = f"{_number(finding['low'], unit)} to {_number(finding['high'], unit)}"
+        value = "-" if finding["value"] is None else _number(finding["value"], unit)
         rows.append([finding["text"], value, interval, finding["needed"], finding["verdict"] or ""])
     return rows
 
 
-def _number(value: float, is_share: bool) -> str:
-    return f"{100 * value:.1f} %" if is_share else f"{value:.2f}"
+def _number(value: float, unit: str) -> str:
+    return f"{100 * value:.1f} {unit}" if unit else f"{value:.2f}"

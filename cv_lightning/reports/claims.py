@@ -135,7 +135,7 @@ def _dense(arms: Arms) -> list[Finding]:
         exceeds(f"rl - {other} on {name}", differences(arms, "rl", other, (name,), is_right)) for name in STRATEGIC
     ]
     steps = [
-        shown(f"{arm}: steps to {LEARNED:.0%} on {name}", steps_to(each(arms, arm), name), is_share=False)
+        shown(f"{arm}: steps to {LEARNED:.0%} on {name}", steps_to(each(arms, arm), name), unit="")
         for name in STRATEGIC
         for arm in ("rl", other)
     ]
@@ -152,8 +152,8 @@ def _strategy(arms: Arms) -> list[Finding]:
 def _penalties(arms: Arms) -> list[Finding]:
     other = "rl_no_penalties"
     return [
-        falls(f"calls per question, rl - {other}", differences(arms, "rl", other, ALL, n_calls), is_share=False),
-        falls(f"spurious turns, rl - {other}", differences(arms, "rl", other, ALL, n_spurious), is_share=False),
+        falls(f"calls per question, rl - {other}", differences(arms, "rl", other, ALL, n_calls), unit=""),
+        falls(f"spurious turns, rl - {other}", differences(arms, "rl", other, ALL, n_spurious), unit=""),
         is_not_lower(f"accuracy, rl - {other}", differences(arms, "rl", other, ALL, is_right)),
     ]
 
@@ -191,7 +191,7 @@ def _chains(arms: Arms) -> list[Finding]:
         exceeds(
             "find_turned: operations per call, rl - sft",
             differences(arms, "rl", "sft", family, operations_per_call),
-            is_share=False,
+            unit="",
         ),
         shown("find_turned: solved in one call, sft", values(arms, "sft", family, solved_in_one_call)),
         exceeds(

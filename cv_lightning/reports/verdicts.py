@@ -6,8 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
+from typing import Literal
 
 from cv_lightning.evaluation.intervals import nested_interval
+
+#: How a number is shown: see `Finding`.
+Unit = Literal["%", "points", ""]
 
 #: Fewer answers are no evidence for a share.
 MIN_ANSWERS = 20
@@ -33,7 +37,7 @@ class Finding:
         high: Its upper end.
         needed: What the claim needs, in words; "" for a number that is only shown.
         verdict: Whether it is so; None for a number that is only shown.
-        is_share: Whether to show it in percent.
+        unit: "%" for a share, "points" for a difference of shares, both times 100; "" for any other number.
     """
 
     text: str
@@ -42,10 +46,10 @@ class Finding:
     high: float | None
     needed: str = ""
     verdict: Verdict | None = None
-    is_share: bool = True
+    unit: Unit = "%"
 
 
-def exceeds(text: str, by_seed: Sequence[Sequence[float]], least: float = 0.0, *, is_share: bool = True) -> Finding:
+def exceeds(text: str, by_seed: Sequence[Sequence[float]], least: float = 0.0, *, unit: Unit = "points") -> Finding:
     """A difference that must be above 0, and at least `least`: reversed if its interval is below 0."""
 
     def judge(value: float, low: float, high: float) -> Verdict:
@@ -53,11 +57,11 @@ def exceeds(text: str, by_seed: Sequence[Sequence[float]], least: float = 0.0, *
             return Verdict.REPRODUCED
         return Verdict.REVERSED if high < 0 else Verdict.NOT_REPRODUCED
 
-    needed = "interval above 0" + (f", at least {_shown(least, is_share)}" if least else "")
-    return _difference(text, by_seed, needed, judge, is_share)
+    needed = "interval above 0" + (f", at least {_shown(least, unit)}" if least else "")
+    return _difference(text, by_seed, needed, judge, unit)
 
 
-def falls(text: str, by_seed: Sequence[Sequence[float]], *, is_share: bool = True) -> Finding:
+def falls(text: str, by_seed: Sequence[Sequence[float]], *, unit: Unit = "points") -> Finding:
     """A difference that must be below 0: reversed if its interval is above 0."""
 
     def judge(value: float, low: float, high: float) -> Verdict:
@@ -65,7 +69,7 @@ def falls(text: str, by_seed: Sequence[Sequence[float]], *, is_share: bool = Tru
             return Verdict.REPRODUCED
         return Verdict.REVERSED if low > 0 else Verdict.NOT_REPRODUCED
 
-    return _difference(text, by_seed, "interval below 0", judge, is_share)
+    return _difference(text, by_seed, "interval below 0", judge, unit)
 
 
 def is_not_lower(text: str, by_seed: Sequence[Sequence[float]]) -> Finding:
@@ -74,7 +78,7 @@ def is_not_lower(text: str, by_seed: Sequence[Sequence[float]]) -> Finding:
     def judge(value: float, low: float, high: float) -> Verdict:
         return Verdict.REPRODUCED if high >= 0 else Verdict.REVERSED
 
-    return _difference(text, by_seed, "interval not below 0", judge, True)
+    return _difference(text, by_seed, "interval not below 0", judge, "points")
 
 
 def _difference(
@@ -82,12 +86,12 @@ def _difference(
     by_seed: Sequence[Sequence[float]],
     needed: str,
     judge: Callable[[float, float, float], Verdict],
-    is_share: bool,
+    unit: Unit,
 ) -> Finding:
     if not any(map(len, by_seed)):
-        return Finding(f"{text} (no answer has it)", None, None, None, needed, Verdict.NOT_JUDGED, is_share)
+        return Finding(f"{text} (no answer has it)", None, None, None, needed, Verdict.NOT_JUDGED, unit)
     value, low, high = nested_interval(by_seed, is_difference=True)
-    return Finding(text, value, low, high, needed, judge(value, low, high), is_share)
+    return Finding(text, value, low, high, needed, judge(value, low, high), unit)
 
 
 def at_least(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
@@ -100,11 +104,11 @@ def at_most(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least
     return _share(text, by_seed, f"at most {_shown(bound)}", n_least, lambda value: value <= bound)
 
 
-def shown(text: str, by_seed: Sequence[Sequence[float]], *, is_share: bool = True) -> Finding:
+def shown(text: str, by_seed: Sequence[Sequence[float]], *, unit: Unit = "%") -> Finding:
     """A number without a verdict."""
     if not any(map(len, by_seed)):
-        return Finding(text, None, None, None, is_share=is_share)
-    return Finding(text, *nested_interval(by_seed, is_difference=not is_share), is_share=is_share)
+        return Finding(text, None, None, None, unit=unit)
+    return Finding(text, *nested_interval(by_seed, is_difference=unit != "%"), unit=unit)
 
 
 def overall(findings: Sequence[Finding]) -> Verdict:
@@ -128,5 +132,5 @@ def _share(
     return Finding(text, value, low, high, needed, Verdict.REPRODUCED if holds(value) else Verdict.NOT_REPRODUCED)
 
 
-def _shown(value: float, is_share: bool = True) -> str:
-    return f"{100 * value:g} %" if is_share else f"{value:g}"
+def _shown(value: float, unit: Unit = "%") -> str:
+    return f"{100 * value:g} {unit}" if unit else f"{value:g}"

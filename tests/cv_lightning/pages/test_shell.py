@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cv_lightning
-from cv_lightning.pages.shell import asset, render
+from cv_lightning.pages.shell import N_COLORS, asset, render
 
 PACKAGE = Path(cv_lightning.__file__).parent
 TEMPLATES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.html"))
@@ -53,3 +53,7 @@ def test_the_stylesheet_knows_both_schemes_and_loads_nothing() -> None:
     light, dark = (set(re.findall(r"(--[\w-]+):", part)) for part in style.split("@media (prefers-color-scheme: dark)"))
     assert light == dark
     assert set(re.findall(r"var\((--[\w-]+)\)", style)) <= light
+    assert {name for name in light if name.startswith("--stage-")} == {f"--stage-{n}" for n in range(N_COLORS)}
+    for part in style.split("@media (prefers-color-scheme: dark)"):
+        colors = re.findall(r"--stage-\d+: (#\w+)", part)
+        assert len(set(colors)) == N_COLORS

@@ -14,6 +14,7 @@ def test_tables_show_each_claim_and_its_numbers() -> None:
     rows = finding_rows(report["claims"][0])
     assert rows[0][1] == "100.0 %"
     assert rows[0][3:] == ["at least 97 %", "reproduced"]
+    assert [finding_rows(claim)[0][1] for claim in report["claims"][3:5]] == ["50.0 points", "-1.93"]
     assert claim_tables({}) == ()
     example = report["claims"][6]["example"]
     assert (example["arm"], example["id"]) == ("rl", "faded-0-test-0")
