@@ -101,10 +101,9 @@ class StrategyEpisodes:
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
         """The episode at `index`; None for a family that it cannot be written for, or if a call had another effect."""
-        sample = self.source.sample(split, index)
+        sample, crops = self.source.sample_and_crops(split, index)
         if sample.family == "faded" or (not self.tools and sample.transforms):
             return None
-        crops = self.source.crops(split, index)
         return _Writer(self, sample, crops, executor, generator(self.seed, split, index, stream=1)).write()
 
     def size(self, split: Split) -> int | None:

@@ -165,16 +165,19 @@ class StrategyWorld(SampleSource):
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         """The sample at `index`; `transforms` forces its orientation, a "crop" in it is ignored."""
+        return self.sample_and_crops(split, index, transforms)[0]
+
+    def sample_and_crops(
+        self, split: Split, index: int, transforms: Sequence[str] | None = None
+    ) -> tuple[Sample, tuple[NamedCrop, ...]]:
+        """The sample at `index` and the crops that it needs, the outer one first."""
         number, family, turn = self._asked(split, index)
         asked = tuple(name for name in transforms or () if name != "crop")
         if transforms is None and STRATEGY_FAMILIES[family].is_turned:
             asked = (turn,)
-        return transform_sample(self.upright(split, number, family), asked)
-
-    def crops(self, split: Split, index: int) -> tuple[NamedCrop, ...]:
-        """What each crop shows that the sample at `index` needs, the outer one first."""
-        number, family, _ = self._asked(split, index)
-        return self.draw(split, number, family).crops
+        draft = self.draw(split, number, family)
+        upright = draft.sample(f"{family}-{self.seed}-{split}-{number}", family, type(self).__name__)
+        return transform_sample(upright, asked), draft.crops
 
     def _asked(self, split: Split, index: int) -> tuple[int, str, str]:
         """(page, family, turn) of an index."""
@@ -183,11 +186,6 @@ class StrategyWorld(SampleSource):
             return index, choose(rng, self.families), choose(rng, _TURNED)
         number, place = divmod(index, len(STRATEGY_FAMILIES))
         return number, list(STRATEGY_FAMILIES)[place], list(_TURNED)[number % len(_TURNED)]
-
-    def upright(self, split: Split, number: int, family: str) -> Sample:
-        """Page `number` of a family before anything is done to its image."""
-        draft = self.draw(split, number, family)
-        return draft.sample(f"{family}-{self.seed}-{split}-{number}", family, type(self).__name__)
 
     def draw(self, split: Split, number: int, family: str, *, hides_target: bool = False) -> Draft:
         """An upright page; `hides_target` leaves out the answer."""
