@@ -154,6 +154,8 @@ def moves_of(operation: Operation, before: Size, after: Size) -> tuple[str | Non
         names.append("crop")
     if _is_resized(box, frame, *after):
         names.append("resize")
-    if _inset(whole, box) >= visible * _scale(frame) and operation.name != "Image.rotate":
+    # A crop that reaches beyond the image, as a misread box does, is no attempt to pad it.
+    is_pad = "crop" not in names and operation.name != "Image.rotate"
+    if is_pad and _inset(whole, box) >= visible * _scale(frame):
         names.append("pad")
     return turn, names
