@@ -35,7 +35,7 @@ def oversample(batch: Sequence[Sample], roll_out: RollOut, n_kept: int) -> Rollo
     """Roll out `n_kept` prompts at a time until `n_kept` groups have a spread or the batch ends.
 
     Returns:
-        The groups with the largest spreads, in the order of the batch; `n_prompts` counts all prompts that were rolled out.
+        The groups with the largest spreads, in the order of the batch; `n_prompts` counts all rolled-out prompts.
     """
     pool = Rollouts([], [])
     for part, first in enumerate(range(0, len(batch), n_kept)):

@@ -67,7 +67,7 @@ def sampler_weights(
 
     Args:
         trainer_logprobs_BT: Log-probabilities under the trained policy, before its first step.
-        sampler_logprobs_BT: Log-probabilities under the policy that sampled the tokens. NaN (not given) counts as equal.
+        sampler_logprobs_BT: Log-probabilities under the sampling policy. NaN (not given) counts as equal.
         is_trained_BT: True if the policy wrote the token.
         config: Which correction.
 

@@ -59,8 +59,8 @@ class GenerationSession:
         """Sample one turn for each context.
 
         Args:
-            contexts: Live sequences. The first call takes any sequences. A later call takes all or some sequences of the
-                previous call, extended by the sampled tokens and the observation.
+            contexts: Live sequences. The first call takes any sequences. A later call takes all or some of the previous
+                call's sequences, extended by the sampled tokens and the observation.
         """
         if not contexts:
             return []

@@ -113,7 +113,7 @@ class Policy(Network):
         if entropy == "none":
             return logprobs_K, torch.zeros_like(logprobs_K)
         with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "learned"):
-            # A banned token has -inf, and 0 * -inf is NaN. The clamp makes the log-probability finite, so the product is 0.
+            # A banned token has -inf, and 0 * -inf is NaN. The clamp makes it finite, so the product is 0.
             entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.clamp(min=_LEAST_LOGPROB)).sum(-1)
         return logprobs_K, entropy_K
 
