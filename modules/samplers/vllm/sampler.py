@@ -42,7 +42,7 @@ class VLLM(Sampler):
         servers: Addresses of servers that run already, such as ["http://10.0.0.2:8000"]; docs/engines.md has their
             options.
         launch: Instead of `servers`: how the trainer starts servers itself.
-        transfer: How weights reach the servers: "files" (safetensors in `folder`), "gloo" (a broadcast over TCP), "nccl" (a
+        transfer: How to send weights: "files" (safetensors in `folder`), "gloo" (a broadcast over TCP), "nccl" (a
             broadcast between GPUs), "ipc" (servers on the trainer's own GPUs read its memory).
         dtype: Dtype in which the engine computes; None takes `policy.dtype`.
         adapters: Whether LoRA is sent as adapters; if not, it is merged into the weights that are sent. None sends
@@ -210,7 +210,7 @@ class VLLM(Sampler):
         return secrets.token_hex(3), [server.url for server in self._fleet.servers]
 
     def _bring_up(self) -> bool:
-        """On the first process: start and check servers that are down; returns whether some servers lack the weights."""
+        """On the first process: start and check servers that are down; returns whether some lack the weights."""
         attempt = 0
         while True:
             attempt += 1
