@@ -37,7 +37,7 @@ class LastCheckpoint(Checkpoint):
     It is written every `every_seconds` or `every_steps`, at the end of `fit`, and on SIGTERM, which then ends the
     process with status 143. On Ctrl-C the command line writes the same file. A run that resumes from a checkpoint
     continues its MLflow run (`BackgroundMLflowLogger.resume`). With this callback every checkpoint holds the state of
-    the random generators, so that a run of one process draws the same numbers as an uninterrupted one.
+    the random generators, so that a run of one process draws the same numbers as an uninterrupted run.
 
     If a save stops training for long, `every_seconds` grows until saves take 2 % of the time. A sharded run copies its
     state and writes it while training continues; `last.ckpt` is then a link to the newest complete folder.

@@ -111,7 +111,7 @@ def _tags(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def hardware(machine: dict[str, Any]) -> str:
-    """A machine in words: its accelerators, else its processor."""
+    """Description of a machine: its accelerators, else its processor."""
     found = machine["accelerators"]
     if found:
         return ", ".join(f"{found.count(name)} x {name}" for name in dict.fromkeys(found))

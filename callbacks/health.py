@@ -236,7 +236,7 @@ class Health(RolloutCallback):
     ) -> None:
         """Check the metrics of the step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._latest |= outputs.get("metrics", {})  # a KL measured every n steps counts until the next one
+        self._latest |= outputs.get("metrics", {})  # a KL measured every n steps counts until the next measurement
         messages = self._look(self._latest, trainer.global_step)
         if self.action == "stop":
             if trainer.strategy.reduce_boolean_decision(bool(messages), all=False):

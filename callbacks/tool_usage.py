@@ -54,7 +54,7 @@ class ToolUsage(RolloutCallback):
         return metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a row for the steps after the last one."""
+        """Write a row for the steps after the last row."""
         if not self.emergent.is_empty:
             self._write(trainer, trainer.global_step)
 

@@ -195,7 +195,7 @@ class PolicyModule(LightningModule):
         return values
 
     def micro_batches(self, sequences: Sequence[TokenSequence]) -> list[list[int]]:
-        """Indices of sequences that are computed together; all ranks make equally many lists, so some may be empty."""
+        """Indices of sequences that are computed together; all ranks make the same number, so some may be empty."""
         if not self.policy.can_pack:
             return padded_micro_batches(sequences, self.micro_batch_tokens, self.global_max)
         image_token_id = int(self.policy.core.config.image_token_id)

@@ -247,7 +247,7 @@ class RobustnessTest(LightningModule):
                     logger.log_artifact(path)
 
     def _of_all_ranks(self) -> tuple[list[str], list[list[str]], int, dict[str, float]]:
-        """Labels, the keys of each asker, the number of questions asked now, and what the solver used for them."""
+        """Labels, the keys of each asker, the number of questions asked now, and the solver's usage for them."""
         keys = [asker.keys for asker in self._askers]
         n_asked, usage = sum(asker.n_asked for asker in self._askers), self.solver.usage()
         if self.trainer.world_size == 1:

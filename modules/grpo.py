@@ -65,8 +65,8 @@ class GRPOModule(PolicyModule):
         minibatches: Optimizer steps per pass over the rollouts; the sequences are split evenly, with the groups in
             random order.
         epochs: Passes over the rollouts.
-        measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every this many steps; 0: never. A
-            measured step costs as much as a step with a KL term.
+        measure_kl_every: Interval in steps at which `rl/kl` is measured if the policy gradient has no KL term; 0: never.
+            A measured step costs as much as a step with a KL term.
         max_resamples: Maximum number of times that groups without a spread of rewards are sampled again.
         keep_prompts: Number of prompts of a batch to learn from: oversample, filter and rank (PyVision-RL, arXiv
             2602.20739). This many prompts are rolled out at a time, until as many groups have a spread of rewards or
@@ -233,7 +233,7 @@ class GRPOModule(PolicyModule):
         """Whether this step needs the reference policy."""
         if self.gradient_config.kl_coefficient > 0:
             return True
-        # `global_step` counts optimizer steps; it is a multiple of those per training step when a training step begins.
+        # `global_step` counts optimizer steps; when a training step begins, all earlier training steps are complete.
         steps = self.global_step // (self.minibatches * self.epochs)
         return self.measure_kl_every > 0 and steps % self.measure_kl_every == 0
 
@@ -251,7 +251,8 @@ class GRPOModule(PolicyModule):
     def _prepare(self, sequences: list[WeightedSequence], idle: WeightedSequence) -> tuple[list[_MicroBatch], Tensor]:
         """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor.
 
-        Ranks exchange gradients in every backward pass, so all make equally many; `idle`, of weight 0, fills the rest.
+        Ranks exchange gradients in every backward pass, so all make the same number of passes; `idle`, of weight 0,
+        stands in if a rank has fewer micro-batches.
         """
         config = self.gradient_config
         divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
@@ -372,7 +373,7 @@ def _n_tokens(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
 
 
 def _n_alone(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
-    """Number of sequences that share the computation of their prompt with no other."""
+    """Number of sequences whose prompt is computed for them alone."""
     return sum(
         micro.tokens.n_alone for micro_batches, _ in prepared for micro in micro_batches if bool(micro.weight_B.any())
     )

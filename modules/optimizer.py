@@ -57,7 +57,7 @@ class OptimizerConfig:
 
 
 class MuonAdamW(Optimizer):
-    """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see only one.
+    """Muon and AdamW as a single optimizer for schedules, checkpoints and Lightning.
 
     A convolution whose stride equals its kernel size (the patch embedding) is a matrix in all but shape; Muon updates
     it through a flat view. Muon needs whole matrices: each process gathers sharded matrices one at a time and keeps its

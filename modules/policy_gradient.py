@@ -180,8 +180,8 @@ def policy_gradient_loss(
         advantages_B: Advantages of the sequences.
         is_trained_BT: True where the policy wrote the token.
         divisor: Scalar; `loss_divisor` of everything in the optimizer step, summed.
-        weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times. None
-            for ones.
+        weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times.
+            None: once each.
         reference_logprobs_BT: Log-probabilities under the reference policy; needed if `kl_coefficient` > 0, else only
             measured.
         entropy_BT: Entropies of the policy's next-token distributions; needed if `entropy_coefficient` > 0, else only

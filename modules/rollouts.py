@@ -74,7 +74,7 @@ class RolloutConfig:
 
 
 class Roller:
-    """Rolls out a policy with one executor, which starts when it is first needed.
+    """Rolls out a policy with one tool executor, which starts on first use.
 
     Args:
         policy: The policy.

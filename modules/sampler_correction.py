@@ -54,7 +54,7 @@ class SamplerCorrection:
 
 
 def check_choice(name: str, value: str, kind: Any) -> None:
-    """Raise `ConfigError` unless a value is one of a `Literal`."""
+    """Raise `ConfigError` unless a value belongs to a `Literal`."""
     choices: tuple[str, ...] = get_args(kind)
     if value not in choices:
         raise ConfigError(f"{name}: expected one of {', '.join(choices)} but got {value!r}")

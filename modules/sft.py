@@ -23,7 +23,7 @@ class SFTModule(PolicyModule):
         divisor = self.global_sum(n_trained) / self.trainer.world_size
         total, n_computed = torch.zeros((), device=self.device), 0
         shortest = min(range(len(sequences)), key=lambda index: len(sequences[index]))
-        # Ranks exchange gradients in every pass, so all make equally many passes; an idle pass has weight 0.
+        # Ranks exchange gradients in every pass, so all make the same number of passes; an idle pass has weight 0.
         weighted = [(part or [shortest], float(bool(part))) for part in self.micro_batches(sequences)]
         with self.policy.rounded():
             for number, (part, weight) in enumerate(weighted, start=1):

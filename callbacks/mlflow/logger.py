@@ -25,7 +25,7 @@ from callbacks.mlflow.parent import NOTE, RECIPE, STAGE
 from callbacks.mlflow.sender import Sender
 from cv_lightning.tracking.uri import check_uri, sqlite_path
 
-#: Longest value of a parameter; longer ones are cut.
+#: Longest value of a parameter; longer values are cut.
 _MAX_VALUE = 500
 
 #: MLflow's settings for HTTP, unless the user has set them: the sender repeats failed requests itself.
@@ -145,7 +145,7 @@ class BackgroundMLflowLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:
-        """Log parameters; nested ones get names like `optimizer/lr`."""
+        """Log parameters; nested parameters get names like `optimizer/lr`."""
         flat = _flatten_dict(_convert_params(params))
         if flat:
             self._put("params", values={_metric_name(name): str(value)[:_MAX_VALUE] for name, value in flat.items()})

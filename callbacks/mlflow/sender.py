@@ -278,6 +278,6 @@ def _already_exists() -> type[Exception]:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status of an error of MLflow; local stores have one too."""
+    """The HTTP status of an MLflow error; errors of local stores have a status too."""
     status = getattr(error, "get_http_status_code", None)
     return int(status()) if callable(status) else None

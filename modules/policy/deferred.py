@@ -1,7 +1,7 @@
 """Weights that are read after a model is sharded: each process reads its own part from the files.
 
-No process holds the whole model, in host memory or on an accelerator: it copies its rows of a tensor out of the
-memory-mapped safetensors file.
+No process holds the whole model in host memory or on an accelerator: each process copies only its rows of a tensor out
+of the memory-mapped safetensors file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OF_SHAPES = {
 
 
 def build_without_weights(source: str, dtype: torch.dtype, attention: str) -> Any:
-    """The model of a folder or hub name with its parameters on the meta device; raises what `from_pretrained` does."""
+    """The model of a folder or hub name, with meta parameters; raises the errors of `from_pretrained`."""
     config = AutoConfig.from_pretrained(source)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)

@@ -56,7 +56,7 @@ class Network(nn.Module):
         lora: Arguments of `peft.LoraConfig`; None trains the model itself. The reference policy is then "adapters off".
         quantization: "nf4" holds the decoder's matrices in four bits under `lora` (QLoRA; the extra `qlora`).
         frozen: Parts that are not trained: "vision" (the tower), "projector" (its merger), "language".
-        dtype: What the network computes in: "float32", "bfloat16", or "float16" if nothing is trained. Weights are held
+        dtype: Dtype of the computation: "float32", "bfloat16", or "float16" if nothing is trained. Weights are held
             in it too, except those that `fit` trains, which have float32 masters (see `modules.policy.precision`).
         gradient_checkpointing: Recompute activations in the backward pass.
         attention: Hugging Face's name of the attention implementation ("sdpa", "flash_attention_2", ...).

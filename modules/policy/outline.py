@@ -64,7 +64,7 @@ class Outline:
         config: Its Hugging Face configuration.
         dtype: Dtype of the computation.
         is_lora: Whether the network is trained through adapters.
-        origin: Where the shapes come from, in words.
+        origin: Source of the shapes, as text.
     """
 
     model: nn.Module
@@ -114,7 +114,7 @@ def outline(
 
 
 def model_config(source: str) -> tuple[Any, str]:
-    """The Hugging Face configuration of a folder or hub name, and where it comes from in words.
+    """The Hugging Face configuration of a folder or hub name, and its origin as text.
 
     Raises:
         CheckpointError: There is no configuration, or it belongs to another kind of model.

@@ -80,7 +80,7 @@ class TokenBatch:
 
     @property
     def n_alone(self) -> int:
-        """Number of sequences that share the computation of their prompt with no other."""
+        """Number of sequences whose prompt is computed for them alone."""
         return len(self.input_ids_BT) if self.row is None else self.row.n_alone
 
     def to(self, device: torch.device) -> TokenBatch:

@@ -30,7 +30,7 @@ class Launch:
         environment: Folder of a virtual environment that has vllm; "~" is the home folder.
         folder: Where logs and the model's configuration are written.
         servers: How many servers, each with a port of its own.
-        port: Port of the first server, the others follow it; None takes free ones.
+        port: Port of the first server, which the ports of the others follow; None takes free ports.
         devices: CUDA devices of all servers, which share them evenly; None: those of the trainer.
         tensor_parallel: Devices that share one copy of the model.
         data_parallel: Copies of the model in one server.
@@ -185,7 +185,7 @@ _OF_TRAINER = ("MASTER_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "
 
 
 def arguments_of(options: Mapping[str, Any]) -> list[str]:
-    """Options as words of a command line: True is a flag, None and False are left out, mappings are JSON."""
+    """Options as command-line arguments: True is a flag, None and False are left out, mappings are JSON."""
     words: list[str] = []
     for name, value in options.items():
         if value is None or value is False:

@@ -47,7 +47,7 @@ class VLLM(Sampler):
         dtype: Dtype in which the engine computes; None takes `policy.dtype`.
         adapters: Whether LoRA is sent as adapters; if not, it is merged into the weights that are sent. None sends
             adapters if vLLM can load them.
-        every: Send weights at every so many calls of `refresh`; 1 sends them at each call.
+        every: Interval, in calls of `refresh`, at which weights are sent.
         pause: What happens to turns that are being sampled when weights arrive: they end first ("wait"), are aborted
             and sampled again ("abort"), or continue with the new weights ("keep").
         sleep: Memory that the engine frees between rollouts: none (0), its cache and, by moving them to the host, its

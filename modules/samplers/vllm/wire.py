@@ -121,7 +121,7 @@ class StreamedReply:
         return [*self._choice["token_ids"]]
 
     def add(self, line: str) -> bool:
-        """Take a line of the response; returns whether it has tokens. Raises what `read_reply` raises."""
+        """Add a line of the response; returns whether it has tokens. Raises the errors of `read_reply`."""
         data = line.removeprefix("data:").strip()
         if data in ("", "[DONE]"):
             return False
@@ -139,7 +139,7 @@ class StreamedReply:
         return bool(choice["token_ids"])
 
     def whole(self) -> EngineReply:
-        """The reply, once the response has ended. Raises what `read_reply` raises."""
+        """The reply, once the response has ended. Raises the errors of `read_reply`."""
         return _read(self._answer, self._expected_ids)
 
     def cut(self, n: int, end_id: int) -> EngineReply:
