@@ -65,8 +65,8 @@ class GRPOModule(PolicyModule):
         minibatches: Optimizer steps per pass over the rollouts; the sequences are split evenly, with the groups in
             random order.
         epochs: Passes over the rollouts.
-        measure_kl_every: Interval in steps at which `rl/kl` is measured if the policy gradient has no KL term; 0: never.
-            A measured step costs as much as a step with a KL term.
+        measure_kl_every: Interval in steps at which `rl/kl` is measured if the policy gradient has no KL term; 0 never
+            measures it. A measured step costs as much as a step with a KL term.
         max_resamples: Maximum number of times that groups without a spread of rewards are sampled again.
         keep_prompts: Number of prompts of a batch to learn from: oversample, filter and rank (PyVision-RL, arXiv
             2602.20739). This many prompts are rolled out at a time, until as many groups have a spread of rewards or

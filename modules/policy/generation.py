@@ -21,7 +21,7 @@ from modules.policy.kv_cache import CachedRows, gathered
 from modules.policy.network import Network
 from modules.policy.temperatures import CallTokens
 
-#: Closed rows leave the batch once at most this share of its rows is open.
+#: Closed rows leave the batch once at most this share of the batch is open.
 _MAX_OPEN = 2 / 3
 
 
@@ -31,7 +31,7 @@ class GenerationSession:
     Args:
         network: Network that samples.
         sampling: Temperatures, limits and seed.
-        on_tokens: Receives the tokens of each step, and may stop a turn.
+        on_tokens: Receives the tokens of each step, and may stop the turns.
     """
 
     def __init__(self, network: Network, sampling: Sampling, on_tokens: OnTokens | None = None) -> None:
