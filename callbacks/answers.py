@@ -19,7 +19,7 @@ class Answers(Callback):
     """Writes the answers of a test to `<default_root_dir>/answers_<rank>.jsonl` as they come, and sends them to MLflow.
 
     They have the format of `python -m cv_lightning test --config experiments/robustness.yaml`; their condition is the
-    label of the image's transforms (docs/evaluation.md). For modules whose `test_step` returns `{"rollouts": Rollouts}`.
+    label of the transforms (docs/evaluation.md). For modules whose `test_step` returns `{"rollouts": Rollouts}`.
     """
 
     _log: AnswerLog | None = None
