@@ -1,4 +1,4 @@
-"""Show and keep a run: one file per thing. MLflow is in `callbacks.mlflow`."""
+"""Callbacks that show and record a run, one file each. MLflow is in `callbacks.mlflow`."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Every answer that a stage's test got, on disk: with them runs can be compared on the same questions."""
+"""Saves every answer of a stage's test, so that runs can be compared on the same questions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cv_lightning.types import Rollouts
 class Answers(Callback):
     """Writes the answers of a test to `<default_root_dir>/answers_<rank>.jsonl` as they come, and sends them to MLflow.
 
-    They are the records of `python -m cv_lightning test --config experiments/robustness.yaml`, under the label of what
-    was done to the image (docs/evaluation.md). For modules whose `test_step` returns `{"rollouts": Rollouts}`.
+    They have the format of `python -m cv_lightning test --config experiments/robustness.yaml`; their condition is the
+    label of the transforms (docs/evaluation.md). For modules whose `test_step` returns `{"rollouts": Rollouts}`.
     """
 
     _log: AnswerLog | None = None
@@ -65,9 +65,9 @@ class Answers(Callback):
 
 
 class AnswersWithoutTools(Answers):
-    """Asks some questions of a test a second time without tools, into the folder `without_tools`.
+    """Asks some questions of a test again without tools, and writes the answers to the folder `without_tools`.
 
-    With both, the gain and the harm of tools can be told apart on the same questions. For modules with
+    Both sets of answers separate the gain from the harm of tools, on the same questions. For modules with
     `roll_out_without_tools` (`modules.base.PolicyModule`).
 
     Args:

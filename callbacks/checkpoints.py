@@ -1,7 +1,7 @@
 """A checkpoint to resume from, saved every so often, at the end, and when the process is terminated.
 
 Lightning's ModelCheckpoint does not do this: with manual optimization it ignores its time interval, and its files are
-moved from the system's temporary folder, so that an interrupted one can be torn.
+moved from the system's temporary folder, so that an interrupted move can leave a broken file.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from cv_lightning.errors import ConfigError, TrainingError
 
 _RANDOM_STATE = "random_state"
 
-#: Of the time of a run that saving may take.
+#: Largest share of a run's time that saving may take.
 _LARGEST_SHARE = 0.02
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `<folder>/last.ckpt` up to date: the file is always whole and always of the end of a step.
+    """Keeps `<folder>/last.ckpt` up to date: the file is always complete and always from the end of a step.
 
     It is written every `every_seconds` or `every_steps`, at the end of `fit`, and on SIGTERM, which then ends the
     process with status 143. On Ctrl-C the command line writes the same file. A run that resumes from a checkpoint
     continues its MLflow run (`BackgroundMLflowLogger.resume`). With this callback every checkpoint holds the state of
-    the random generators, so that a run of one process draws the same numbers as an uninterrupted one.
+    the random generators, so that a run of one process draws the same numbers as an uninterrupted run.
 
     If a save stops training for long, `every_seconds` grows until saves take 2 % of the time. A sharded run copies its
-    state and writes it while training continues; `last.ckpt` is then a link, to the newest folder that is whole.
+    state and writes it while training continues; `last.ckpt` is then a link to the newest complete folder.
 
-    If one process cannot write it (a full disk), it warns, training continues, and the next save tries again; the run
-    ends with an error only if the last save fails.
+    If a process cannot write it (a full disk), there is a warning, training continues, and the next save tries again;
+    the run ends with an error only if the last save fails.
 
     Args:
         folder: Folder of `last.ckpt`; None takes `<default_root_dir>/checkpoints`.
@@ -69,12 +69,12 @@ class LastCheckpoint(Checkpoint):
         self._to_restore: dict[str, Any] | None = None
 
     def path(self, trainer: Trainer) -> Path:
-        """The checkpoint."""
+        """Path of the checkpoint."""
         folder = Path(trainer.default_root_dir) / "checkpoints" if self.folder is None else Path(self.folder)
         return folder / "last.ckpt"
 
     def save(self, trainer: Trainer, in_background: bool = False) -> None:
-        """Write the checkpoint beside the old one, then put it in its place."""
+        """Write the checkpoint beside the old one, then replace the old one."""
         started = time.monotonic()
         save_whole(trainer, self.path(trainer), in_background)
         self._took_s = time.monotonic() - started
@@ -106,7 +106,7 @@ class LastCheckpoint(Checkpoint):
             _warn(trainer, error)
 
     def _finish(self, trainer: Trainer, waits: bool) -> None:
-        """Put a checkpoint that was written in the background in its place."""
+        """Replace the old checkpoint by one that was written in the background."""
         if is_saving(trainer) and not waits:
             return
         try:
@@ -117,7 +117,7 @@ class LastCheckpoint(Checkpoint):
             _warn(trainer, error)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how to resume after SIGTERM, and end the process with 143: with Lightning's 0 it seems finished."""
+        """Say how to resume after SIGTERM, and end the process with 143: Lightning's 0 would mean success."""
         if isinstance(exception, SIGTERMException) and trainer.state.fn == TrainerFn.FITTING:
             exception.code = 128 + signal.SIGTERM
             print(f"terminated; continue with --ckpt_path {self.path(trainer)}", file=sys.stderr, flush=True)
@@ -142,7 +142,7 @@ class LastCheckpoint(Checkpoint):
             checkpoint[_RANDOM_STATE] = _random_state()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember that state for the first step: until then, loaders and hooks of the start draw numbers.
+        """Keep the random state for the first step, because loaders and start hooks draw numbers before it.
 
         The run in MLflow continues too, in training and in a test of the checkpoint.
         """
@@ -153,7 +153,7 @@ class LastCheckpoint(Checkpoint):
             self._to_restore = checkpoint.get(_RANDOM_STATE)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Draw the numbers that the interrupted run would have drawn."""
+        """Restore the random state, to draw the numbers that the interrupted run would have drawn."""
         if self._to_restore is not None:
             _restore_random_state(self._to_restore)
             self._to_restore = None

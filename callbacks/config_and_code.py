@@ -30,7 +30,7 @@ from cv_lightning.console.versions import all_versions
 #: The checkout that the code runs from.
 _ROOT = Path(__file__).resolve().parents[1]
 
-#: Longest wait for git, in seconds: a checkout can lie on a slow network drive.
+#: Longest wait for git, in seconds: a checkout can be on a slow network drive.
 _GIT_TIMEOUT_S = 10.0
 
 #: Packages whose versions become tags.
@@ -40,13 +40,14 @@ _TAGGED = ("torch", "lightning", "transformers")
 class ConfigAndCode(Callback):
     """Writes `run_<command>.json` and, if code was changed and not committed, `code_<command>.diff`.
 
-    Both are in `<default_root_dir>`, beside the `config_<command>.yaml` of the command line, and go to MLflow with it;
-    there the values of the config become parameters, stage, model, data, seed (`config_tags`), commit, command,
-    versions, hardware and the fingerprint of the data (`data_facts`) tags, and the data of each split an input.
+    Both are written to `<default_root_dir>`, beside the `config_<command>.yaml` of the command line, and are sent to
+    MLflow with it. There the values of the config become parameters, and the data of each split become an input. Tags
+    hold stage, model, data and seed (`config_tags`), commit, command, versions, hardware and the fingerprint of the
+    data (`data_facts`).
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and send; only now is it known whether a checkpoint's run is resumed."""
+        """Write and send; earlier it is not known whether a checkpoint's run is resumed."""
         self._record(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +81,7 @@ def _splits(trainer: Trainer) -> list[str]:
 
 
 def _send(logger: Logger, files: Sequence[Path], config: Path, facts: dict[str, Any], splits: Sequence[str]) -> None:
-    """Send to MLflow. Parameters never change there: those of a run's first `fit` stay, the files are replaced."""
+    """Send to MLflow. Parameters cannot change there: those of a run's first `fit` stay, but files are replaced."""
     if isinstance(logger, BackgroundMLflowLogger):
         for file in files:
             logger.log_artifact(file)
@@ -93,7 +94,7 @@ def _send(logger: Logger, files: Sequence[Path], config: Path, facts: dict[str, 
             if "train" in splits and not logger.is_resumed:
                 logger.log_hyperparams(values)
         logger.log_inputs(inputs_of(facts["data"], data_source(values), splits))
-    elif isinstance(logger, MLFlowLogger):  # to which the command line sends the config
+    elif isinstance(logger, MLFlowLogger):  # the command line sends it the config
         for file in files:
             logger.experiment.log_artifact(logger.run_id, str(file))
         for name, value in _tags(facts).items():
@@ -110,7 +111,7 @@ def _tags(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def hardware(machine: dict[str, Any]) -> str:
-    """A machine in words: its accelerators, else its processor."""
+    """Description of a machine: its accelerators, else its processor."""
     found = machine["accelerators"]
     if found:
         return ", ".join(f"{found.count(name)} x {name}" for name in dict.fromkeys(found))
@@ -125,7 +126,7 @@ def run_facts(root: Path, datamodule: Any = None) -> dict[str, Any]:
 
     Args:
         root: The checkout; its git facts are None without git.
-        datamodule: The source of the data.
+        datamodule: The data module of the run.
     """
     return {
         "command": without_passwords(shlex.join(sys.orig_argv)),
@@ -140,7 +141,7 @@ def run_facts(root: Path, datamodule: Any = None) -> dict[str, Any]:
 
 
 def code_facts(root: Path) -> dict[str, Any]:
-    """Commit, branch, whether anything differs from the commit, the difference, and files that git does not know."""
+    """Commit, branch, whether anything differs from the commit, the difference, and untracked files."""
     commit = _git(root, "rev-parse", "HEAD")
     diff = _git(root, "diff", "HEAD", "--no-ext-diff", "--no-color") or ""
     unknown = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()

@@ -1,4 +1,4 @@
-"""Tags by which runs are told apart in MLflow's list: stage, model, data, seed."""
+"""Tags that distinguish runs in MLflow's list: stage, model, data, seed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def config_tags(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Tags of a run by its resolved config; a value that the config lacks has no tag.
+    """Tags of a run from its resolved config; a value that the config lacks has no tag.
 
     Args:
-        config: As `config_<command>.yaml` holds it.
-        folder: Folder of the run's results; its name is that of the stage.
+        config: The content of `config_<command>.yaml`.
+        folder: Folder of the run's results; its name is the name of the stage.
 
     Returns:
         `stage`, `seed`, `model`: the source of the policy, or the family it was built as; `data`: the class of the
@@ -38,7 +38,7 @@ def data_source(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inside(config: Any, name: str) -> Iterator[dict[str, Any]]:
-    """The arguments and `class_path` of every entry of a name, outermost first."""
+    """The arguments and `class_path` of every entry with a given name, outermost first."""
     if isinstance(config, Mapping):
         entry = config.get(name)
         if isinstance(entry, Mapping):

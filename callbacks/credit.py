@@ -1,4 +1,4 @@
-"""Which turn earned which part of the reward."""
+"""Splits a trajectory's reward over its turns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _TOLERANCE = 1e-9
 
 
 def turn_credits(trajectory: Trajectory, breakdown: RewardBreakdown, config: RewardConfig) -> list[dict[str, float]]:
-    """The reward terms by turn: their values had the trajectory ended after the turn, minus those before it.
+    """The reward terms by turn: their values if the trajectory ended after the turn, minus those before the turn.
 
-    So a turn that rights the image earns the mandatory part, one that turns it away again loses it, a needless call
-    pays its own penalty, and terms that only an answer can earn belong to the last turn. Summed over the turns,
-    each term is that of the breakdown.
+    So a turn that makes the image upright earns the mandatory part, and a turn that rotates it away again loses it. A
+    needless call pays its own penalty, and terms that only an answer can earn belong to the last turn. Summed over the
+    turns, each term equals that of the breakdown.
 
     Args:
         trajectory: The trajectory.

@@ -13,7 +13,7 @@ from cv_lightning.types import Sample
 #: Samples of each split that go into its fingerprint.
 _N_SAMPLES = 4
 
-#: Bytes of a file that are hashed at each end; a smaller file is hashed whole.
+#: Bytes that are hashed at each end of a file; a file of at most twice this size is hashed whole.
 _N_BYTES = 2**24
 
 #: How deep a data module is searched for files.
@@ -27,9 +27,9 @@ def data_facts(datamodule: Any) -> dict[str, Any]:
 
     Returns:
         `splits`: by split, `size` (None: endless) and `fingerprint` of its first samples: questions, answers,
-        transforms and pixels; or `error`, if they cannot be read. `files`: path, bytes and `sha256` (of both ends if a
-        file is large) of every file that the data module names. `fingerprint`: of all of this, without paths.
-        Empty without a data module.
+        transforms and pixels; or `error`, if they cannot be read. `files`: path, bytes and `sha256` (of content and
+        size; of both ends if a file is large) of every file that the data module names. `fingerprint`: of all of this,
+        without paths. Empty without a data module.
     """
     if datamodule is None:
         return {}
@@ -61,7 +61,7 @@ def _add(digest: Any, sample: Sample) -> None:
 
 
 def _files(value: Any, depth: int) -> Iterator[Path]:
-    """Files that an object of ours names, in its attributes and what they hold."""
+    """Files that an object of this project names, in its attributes and the values inside them."""
     if isinstance(value, Path):
         if value.is_file():
             yield value.resolve()

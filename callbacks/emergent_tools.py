@@ -1,4 +1,4 @@
-"""Tools that nobody required: when each was first seen, how often it is used, and whether answers are right with it."""
+"""Tools that no task requires: when each was first seen, how often it is used, and how accurate answers with it are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from callbacks.tool_families import family_of, verified_tools
 from cv_lightning.evidence import emergent_tools
 from cv_lightning.types import Rollouts
 
-#: Columns of the table. A row is one tool in the steps after the row before, up to `step`.
+#: Columns of the table. A row describes one tool in the steps after its previous row, up to `step`.
 COLUMNS = (
     "step",
     "tool",
@@ -28,8 +28,8 @@ COLUMNS = (
 class EmergentTools:
     """Counts emergent tools and keeps the table of their rates and accuracies over time.
 
-    `gain_within_groups` compares like with like: the mean, over groups in which some judged trajectories used the tool
-    and others did not, of the difference of their accuracies. Questions differ; the rollouts of one do not.
+    `gain_within_groups` compares rollouts of the same question. In each group in which some judged trajectories used
+    the tool and others did not, it takes the difference of their accuracies; it is the mean over these groups.
 
     Attributes:
         first_step: Optimizer step at which each tool was first seen.
@@ -48,7 +48,7 @@ class EmergentTools:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no trajectory came after the last row."""
+        """Whether no trajectory was added after the last row."""
         return self._n == 0
 
     def add(self, rollouts: Rollouts, step: int) -> list[str]:
@@ -77,11 +77,11 @@ class EmergentTools:
         return new
 
     def is_due(self, step: int, every: int) -> bool:
-        """Whether a row is due; a training step may take several optimizer steps and pass the due one over."""
+        """Whether a row is due; a training step may take several optimizer steps and skip the due step."""
         return step // every > self._row_step // every
 
     def close_row(self, step: int) -> None:
-        """Add a row for each tool that was ever seen, and count anew."""
+        """Add a row for each tool that was ever seen, and reset the counts."""
         for tool, first in sorted(self.first_step.items(), key=lambda item: (item[1], item[0])):
             uses, judged, right, groups, gain = self._counts.get(tool, [0.0] * 5)
             others = self._n_judged - judged
@@ -110,7 +110,7 @@ class EmergentTools:
         new.replace(path)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, in plain types."""
+        """The whole state, in plain types."""
         return {
             "first_step": dict(self.first_step),
             "rows": [list(row) for row in self.rows],
@@ -120,7 +120,7 @@ class EmergentTools:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there; the rows of steps after the checkpoint are counted again."""
+        """Restore the state; the rows of steps after the checkpoint are counted again."""
         self.first_step = dict(state["first_step"])
         self.rows = [list(row) for row in state["rows"]]
         self._row_step = state["row_step"]

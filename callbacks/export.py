@@ -1,4 +1,4 @@
-"""The trained policy as a folder that the next stage, `transformers` and `peft` load."""
+"""Exports the trained policy as a folder that the next stage, `transformers` and `peft` can load."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ExportPolicy(Callback):
     """Calls `pl_module.policy.export(folder)` when `fit` has finished; an interrupted `fit` exports nothing.
 
     Args:
-        folder: Of the policy; None writes to `<default_root_dir>/policy`.
+        folder: Folder of the policy; None writes to `<default_root_dir>/policy`.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check before training that there will be something to export.
+        """Check before training that the module has a policy to export.
 
         Raises:
             ConfigError: The module holds no `policy` that can be exported.
@@ -32,10 +32,10 @@ class ExportPolicy(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export; the next stage reads the folder, so no process continues before it is whole.
+        """Export; the next stage reads the folder, so no process continues before it is complete.
 
         Raises:
-            TrainingError: It cannot be written.
+            TrainingError: The policy cannot be written.
         """
         policy = getattr(pl_module, "policy")  # noqa: B009  # setup has looked; a LightningModule in general has none
         folder = Path(trainer.default_root_dir) / "policy" if self.folder is None else Path(self.folder)

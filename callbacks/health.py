@@ -1,4 +1,4 @@
-"""Alarms for runs that have gone wrong in the ways that users report most."""
+"""Alarms for the failures of runs that users report most often."""
 
 from __future__ import annotations
 
@@ -138,16 +138,16 @@ class Health(RolloutCallback):
 
     An alarm goes off after `patience` bad steps in a row. With "warn" it warns once and tags the run in MLflow. With
     "stop" `fit` writes `<default_root_dir>/checkpoints/alarm.ckpt` and ends with an error; `last.ckpt` stays as it was.
-    Counts and baselines are kept over a resume. A metric that is not logged raises no alarm, nor does a limit of None.
+    A resumed run keeps counts and baselines. A metric that is not logged or has the limit None raises no alarm.
     NaN is never healthy.
 
     Args:
         min_tool_rate: Smallest healthy `rollout/tool_rate`.
-        min_tool_rate_of_best: The same, by the best running tool rate so far.
+        min_tool_rate_of_best: Smallest healthy ratio of the running tool rate to its best value so far.
         max_zero_variance: Largest healthy `rl/zero_variance_groups`.
         max_logprob_gap: Largest healthy `rl/logprob_gap`, in nats. "by_precision" is 0.1 if the policy samples by
             itself in float32, and no limit otherwise: the largest of many rounding errors grows with their number.
-        max_logprob_gap_mean: Largest healthy `rl/logprob_gap_mean`, in nats, which does not.
+        max_logprob_gap_mean: Largest healthy `rl/logprob_gap_mean`, in nats; the mean does not grow with their number.
         min_entropy: Smallest healthy `rl/entropy`, in nats per token.
         max_entropy: Largest healthy `rl/entropy`, in nats per token.
         max_kl: Largest healthy `rl/kl`, in nats per token.
@@ -205,7 +205,7 @@ class Health(RolloutCallback):
     # ---- measuring ---------------------------------------------------------------------------------------------------
 
     def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
-        """Measure how the rollouts ended, how long they are, and how both have moved."""
+        """Measure how the rollouts ended, how long they are, and how length and tool rate have changed."""
         trajectories = rollouts.trajectories
         metrics = stop_metrics(trajectories)
         if len(self._first_lengths) < self.patience:
@@ -234,9 +234,9 @@ class Health(RolloutCallback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the numbers of the step."""
+        """Check the metrics of the step."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._latest |= outputs.get("metrics", {})  # a KL measured every n steps counts until the next one
+        self._latest |= outputs.get("metrics", {})  # a KL measured every n steps counts until the next measurement
         messages = self._look(self._latest, trainer.global_step)
         if self.action == "stop":
             if trainer.strategy.reduce_boolean_decision(bool(messages), all=False):
@@ -266,7 +266,7 @@ class Health(RolloutCallback):
         return messages
 
     def _prepare_stop(self, trainer: Trainer, messages: list[str]) -> None:
-        """Write the checkpoint; a run that resumes from it gets all the patience again."""
+        """Write the checkpoint; a run that resumes from it starts with full patience."""
         self._bad_steps = dict.fromkeys(self._bad_steps, 0)
         self._raised.clear()
         path = Path(trainer.default_root_dir) / "checkpoints" / "alarm.ckpt"
@@ -275,7 +275,7 @@ class Health(RolloutCallback):
         self._stopped_by = f"{said} Stopped, because Health has action: stop; the current policy is saved in {path}."
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop before the next step: the metrics of the last one are logged after `on_train_batch_end`."""
+        """Stop before the next step: the metrics of the last step are logged after `on_train_batch_end`."""
         self._stop_where_asked()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -299,7 +299,7 @@ class Health(RolloutCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue to count."""
+        """Restore counts and baselines."""
         self._bad_steps |= {name: count for name, count in state_dict["bad_steps"].items() if name in self._bad_steps}
         self._raised = set(state_dict["raised"])
         self._first_lengths = list(state_dict["first_lengths"])

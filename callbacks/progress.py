@@ -17,7 +17,7 @@ from rich.table import Column
 
 from cv_lightning.console.quiet import is_quiet
 
-#: Shown if they were logged, in this order.
+#: Metrics that are shown if they were logged, in this order.
 SHOWN = (
     "train/loss",
     "reward/total",
@@ -30,13 +30,13 @@ SHOWN = (
     "test/accuracy/mean",
 )
 
-#: How long names are shown.
+#: Short forms of long names.
 _SHORT = {"throughput/rollout_tokens_per_s": "sampled tokens/s", "throughput/training_tokens_per_s": "trained tokens/s"}
 
-#: Recent steps whose pace says how long the rest takes: the first steps of a run are slower than the others.
+#: Recent steps whose pace predicts the remaining time: the first steps of a run are slower than the others.
 _N_RECENT = 20
 
-#: Seconds between two looks at the metrics: reading one waits for the accelerator.
+#: Seconds between two readings of the metrics: reading a metric waits for the accelerator.
 _BAR_INTERVAL_S = 0.25
 
 
@@ -45,9 +45,9 @@ class Meter:
 
     Args:
         title: Name of the work.
-        unit: What it counts, in the plural.
-        total: How many there are; None if unknown.
-        done: How many were done before, for instance by the run that is resumed.
+        unit: Name of the counted units, in the plural.
+        total: Number of units; None if unknown.
+        done: Number of units that were done before, for instance by the run that is resumed.
         now: Time of the start, in seconds.
     """
 
@@ -60,7 +60,7 @@ class Meter:
         self._recent = deque([(now, done)], maxlen=_N_RECENT + 1)
 
     def update(self, done: int, now: float) -> None:
-        """Note that `done` are done at `now`, in seconds."""
+        """Record that `done` units are done at `now`, in seconds."""
         self.done = done
         self._recent.append((now, done))
 
@@ -72,11 +72,11 @@ class Meter:
         return max(0, self.total - self.done) * (end_s - start_s) / (end - start)
 
     def count(self) -> str:
-        """For instance `120/700 steps`."""
+        """The count, for instance `120/700 steps`."""
         return f"{self.done}/{self.total} {self.unit}" if self.total is not None else f"{self.done} {self.unit}"
 
     def times(self, now: float) -> str:
-        """For instance `1:20, 6:40 left`."""
+        """Elapsed and remaining time, for instance `1:20, 6:40 left`."""
         left = self.left_s()
         elapsed = clock(now - self.started)
         return elapsed if left is None or self.done == self.total else f"{elapsed}, {clock(left)} left"
@@ -90,7 +90,7 @@ def clock(seconds: float) -> str:
 
 
 def words(metrics: Mapping[str, Any], shown: Sequence[str]) -> str:
-    """The shown metrics that there are, with three significant digits; large numbers as whole ones."""
+    """The shown metrics that exist, with three significant digits; large numbers as integers."""
     values = {name: float(metrics[name]) for name in shown if name in metrics}
     return "  ".join(f"{_SHORT.get(name, name)} {_number(value)}" for name, value in values.items())
 
@@ -99,7 +99,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
 
 
-#: Lightning's numbers of batches, by stage.
+#: Lightning's attributes that hold the numbers of batches, by stage.
 _TOTALS = {"validate": "num_val_batches", "test": "num_test_batches"}
 
 
@@ -112,7 +112,7 @@ class _Display(Protocol):
 
 
 class _Bar:
-    """One line that is drawn over."""
+    """One line that is redrawn."""
 
     interval_s = _BAR_INTERVAL_S
 
@@ -121,7 +121,7 @@ class _Bar:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24, table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[count]}  {task.fields[times]}", markup=False),
-            TextColumn("{task.fields[metrics]}", markup=False, table_column=Column(overflow="fold")),  # alone gives way
+            TextColumn("{task.fields[metrics]}", markup=False, table_column=Column(overflow="fold")),  # only this wraps
             console=console,
         )
         self._tasks: dict[Meter, TaskID] = {}
@@ -184,7 +184,7 @@ class StageProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
-        print(*args, **kwargs)  # while a bar is there, rich has redirected the output above it
+        print(*args, **kwargs)  # while there is a bar, rich redirects the output above it
 
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class StageProgress(ProgressBar):
             self._begin(stage.value, "batches", _total(getattr(trainer, _TOTALS[stage.value])))
 
     def _count_batch(self, *_: Any, **__: Any) -> None:
-        """Count."""
+        """Count a batch."""
         if not self.trainer.sanity_checking:
             self._advance()
 

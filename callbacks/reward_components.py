@@ -1,4 +1,4 @@
-"""Which terms of the reward teach: their spread, their share of the advantages' variance, their correlations."""
+"""Statistics of the reward terms: their spread, their share of the advantages' variance, their correlations."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Breakdowns = Sequence[Sequence[RewardBreakdown]]
 class RewardComponents(RolloutCallback):
     """Logs `components/...` of each training step with rollouts; see `component_metrics`.
 
-    Once tasks of two families were seen, also the mean reward and accuracy of each family of the step, and the numbers
-    of every term by family. In a run of several processes the numbers are those of the first one's groups: which of
-    them exist may differ between processes.
+    Once two families of tasks have been seen, it also logs the mean reward and accuracy of each family in the step, and
+    the statistics of every term by family. In a run of several processes, the metrics are those of the first process's
+    groups, because processes may have different metrics.
 
     Args:
-        max_families: Families with numbers of their own; those that come later count as "other".
+        max_families: Maximum number of families with metrics of their own; later families count as "other".
 
     Raises:
         ConfigError: `max_families` below 1.
@@ -62,26 +62,26 @@ class RewardComponents(RolloutCallback):
 
 
 def component_metrics(breakdowns_PG: Breakdowns) -> dict[str, float]:
-    """Numbers about each weighted term over the judged trajectories.
+    """Statistics of each weighted term over the judged trajectories.
 
     - `components/std/<term>`: its standard deviation over all trajectories.
     - `components/share/<term>`: the share of the variance within groups that it explains, cov(term, total) /
       var(total), pooled over the groups: with x the term, R the total and bars for means of a group,
-      sum (x - x̄)(R - R̄) / sum (R - R̄)². Shares add up to 1, for R is the sum of the terms; a negative one works
-      against the rest. Absent if no group has any spread.
+      sum (x - x̄)(R - R̄) / sum (R - R̄)². Shares add up to 1, because R is the sum of the terms; a term with a
+      negative share works against the others. Absent if no group has any spread.
     - `components/correlation/<term>`: Pearson correlation of the term with the answer being right. Absent if either
-      of them does not vary.
+      does not vary.
 
-    The means are the module's `reward/<term>`.
+    The module logs the means as `reward/<term>`.
     """
     return {f"components/{kind}/{name}": value for (kind, name), value in _statistics(breakdowns_PG).items()}
 
 
 def family_metrics(families_P: Sequence[str], breakdowns_PG: Breakdowns) -> dict[str, float]:
-    """The same by family, over the judged trajectories.
+    """Metrics of each family, over its judged trajectories.
 
     `components/reward/<family>` and `components/accuracy/<family>` are means; `components/<kind>/<term>/<family>` are
-    the mean and the numbers of `component_metrics` for every term that is not 0 throughout the family.
+    the mean and the statistics of `component_metrics` for every term that is not 0 throughout the family.
     """
     metrics: dict[str, float] = {}
     for family in dict.fromkeys(families_P):
@@ -129,7 +129,7 @@ def _within_groups(
         if not breakdowns:
             continue
         terms_GK = np.array([[b.terms[name] for name in names] for b in breakdowns])
-        # A group of equal rewards has deviations of rounding size only; they would be blown up to shares.
+        # Equal rewards of a group deviate only by rounding, which the shares would magnify.
         if np.ptp(terms_GK.sum(1)) < 1e-9:
             continue
         deviations_GK = terms_GK - terms_GK.mean(0)

@@ -10,20 +10,20 @@ from cv_lightning.types import Rollouts
 
 
 class RolloutCallback(Callback):
-    """Calls `on_rollout` after each training step that made rollouts, and adds the numbers it returns to the step's.
+    """Calls `on_rollout` after each training step with rollouts, and adds the returned metrics to the step's metrics.
 
     For modules whose `training_step` returns `{"rollouts": Rollouts, "metrics": {name: number}}` and that log the
     metrics in their own `on_train_batch_end`, which Lightning calls after the callbacks (`modules.base.PolicyModule`).
-    A step without rollouts (SFT) shows nothing.
+    A step without rollouts (SFT) adds nothing.
     """
 
     def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
-        """Look at the rollouts of a training step; returns the numbers to log, each defined in this step."""
+        """Measure the rollouts of a training step; returns the metrics to log, all of which this step defines."""
         raise NotImplementedError
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Hand on the rollouts."""
+        """Pass the rollouts on."""
         if "rollouts" in outputs:
             outputs["metrics"].update(self.on_rollout(trainer, pl_module, outputs["rollouts"]))

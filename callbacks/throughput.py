@@ -15,18 +15,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Rollouts
 
-#: Phases of a step, by the metric that says how long each took.
+#: Phases of a step, and the metric that holds the duration of each.
 _PHASES = {"rollout": "time/rollout_s", "score": "time/score_s", "update": "time/update_s"}
 
 
 class Throughput(Callback):
     """Logs `throughput/...` of each training step, of this process (docs/metrics.md explains each).
 
-    A step lasts from the end of the one before to its own end, so that waiting for data and logging are in it. The
-    model FLOPs utilisation is an estimate from below: with N the parameters of the language model that every token
-    passes (all but the input embeddings) and M those of them that are trained,
+    A step lasts from the end of the previous step to its own end, so it includes waiting for data and logging. The
+    model FLOPs utilization is a low estimate: with N the parameters of the language model that every token passes
+    (all but the input embeddings) and M the trained parameters among them,
 
-        FLOPs = 2 N (tokens of the rollouts) + (4 N + 2 M) (tokens of the update) + 2 N (the same, if a KL is taken)
+        FLOPs = 2 N (tokens of the rollouts) + (4 N + 2 M) (tokens of the update) + 2 N (the same, if there is a KL)
 
     because a forward pass costs 2 N per token, and its backward pass 2 N for activations and 2 M for weights (Kaplan et
     al., arXiv 2001.08361, section 2.1). Attention over the context and the vision tower are left out, and work done
@@ -34,7 +34,7 @@ class Throughput(Callback):
 
     Args:
         peak_tflops: Peak of one device in the dtype that is used, in 10^12 FLOPs per second (989 for an H100 SXM in
-            bfloat16). None logs no utilisation.
+            bfloat16). None logs no utilization.
 
     Raises:
         ConfigError: `peak_tflops` that is not above 0.
@@ -51,7 +51,7 @@ class Throughput(Callback):
         self._ended_at = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validation is in no training step."""
+        """Restart the clock: a validation is not part of a training step."""
         self._ended_at = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
@@ -82,7 +82,7 @@ def step_metrics(logged: Mapping[str, float], seconds: float) -> dict[str, float
 
 
 def rollout_metrics(rollouts: Rollouts, logged: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """Trajectories and images per second of the step, sampled tokens per second of the rollout, and the tools' part."""
+    """Trajectories and images per second of the step, sampled tokens per second of the rollout, and tools' share."""
     trajectories = rollouts.trajectories
     n_images = sum(len(trajectory.images) for trajectory in trajectories)
     metrics = {
@@ -103,7 +103,7 @@ def rollout_metrics(rollouts: Rollouts, logged: Mapping[str, float], seconds: fl
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:
-    """Resident memory of this process, and the most that the accelerator has held so far, in mebibytes."""
+    """Resident memory of this process, and the accelerator's peak memory so far, in mebibytes."""
     metrics: dict[str, float] = {}
     statm = Path("/proc/self/statm")
     if statm.exists():
@@ -123,10 +123,10 @@ def flops(module: LightningModule, logged: Mapping[str, float], n_rolled_out: in
 
 
 def passed_parameters(module: torch.nn.Module) -> tuple[int, int]:
-    """Parameters that every token passes, and those of them that are trained.
+    """Number of parameters that every token passes, and number of trained parameters among them.
 
-    The vision tower and the input embeddings are not among them, unless these are the output's too: no module passes
-    tokens through the same matrix under two names, for `parameters` lists it once.
+    The vision tower and the input embeddings are left out. Embeddings that are tied to the output head do count:
+    `named_parameters` lists their matrix once, so there is no separate head.
     """
     names = [(name, p) for name, p in module.named_parameters() if ".visual." not in f".{name}"]
     has_head = any("lm_head" in name for name, _ in names)

@@ -8,10 +8,10 @@ import re
 from cv_lightning.evidence import CORE_TOOLS
 from cv_lightning.types import Trajectory, Turn
 
-#: Those of PyVision's families that concern images and numbers.
+#: PyVision's families that concern images and numbers.
 FAMILIES = ("geometry", "enhancement", "sketching", "numeric", "other")
 
-#: A call that ran, gave no image and said something: it measured or computed.
+#: Name of a call that ran and gave text but no image: it measured or computed something.
 NUMERIC_TOOL = "compute"
 
 _GEOMETRY = CORE_TOOLS | {"rotate", "resize", "pad", "affine", "perspective", "flip", "tile", "concatenate"}
@@ -28,7 +28,7 @@ _ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*([A-Za-z_]\w*)(?=:|$)", re.MULTILINE)
 
 
 def family_of(tool: str) -> str:
-    """The family of a canonical tool name; "other" for one that is not known."""
+    """The family of a canonical tool name; "other" for an unknown tool."""
     if tool in _GEOMETRY:
         return "geometry"
     if tool in _ENHANCEMENT:
@@ -52,9 +52,9 @@ def verified_tools(trajectory: Trajectory) -> frozenset[str]:
 
 
 def failure_of(turn: Turn) -> str | None:
-    """Why a turn's call failed: "malformed", "timeout", "crash", "rejected", an error's name, "other"; None if it ran.
+    """Why a turn's call failed: "malformed", "timeout", "crash", "rejected", "no_result", an error's name, "other".
 
-    The names are few and fixed: a policy cannot add one. None also for a turn that tried no call.
+    None if the call ran or the turn tried no call. The set of names is fixed, so a policy cannot add one.
     """
     seen = turn.observation
     if turn.reply.call is None:

@@ -1,4 +1,4 @@
-"""Which tools the policy uses: by their verified effect, never by what the code says."""
+"""Metrics of the tools that the policy uses, by their verified effect and never by the text of the code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ToolUsage(RolloutCallback):
     """Logs `tools/...` of each training step with rollouts, and keeps the table of emergent tools.
 
     See `tool_metrics`. `tools/first_step/<tool>` is logged once per emergent tool: the optimizer step at which it was
-    first seen. The table (`EmergentTools`) is written to `<default_root_dir>/emergent_tools.json` every so often and
-    goes to MLflow as a table. All of it is kept over a resume. In a run of several processes the numbers are those of
-    the first one's groups.
+    first seen. The table (`EmergentTools`) is written to `<default_root_dir>/emergent_tools.json` and sent to MLflow
+    every `table_every_n_steps`. A resumed run continues the table. In a run of several processes, the metrics are those
+    of the first process's groups.
 
     Args:
         table_every_n_steps: Optimizer steps that a row of the table covers.
@@ -54,7 +54,7 @@ class ToolUsage(RolloutCallback):
         return metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a row for the steps after the last one."""
+        """Write a row for the steps after the last row."""
         if not self.emergent.is_empty:
             self._write(trainer, trainer.global_step)
 
@@ -72,20 +72,20 @@ class ToolUsage(RolloutCallback):
         return {"seen": sorted(self._seen), "emergent": self.emergent.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Restore the tools and the table."""
         self._seen = set(state_dict["seen"])
         self.emergent.load_state_dict(state_dict["emergent"])
 
 
 def tool_metrics(trajectories: Sequence[Trajectory], tools: Collection[str]) -> dict[str, float]:
-    """Numbers about the tools of some trajectories.
+    """Metrics of the tools of some trajectories.
 
     Args:
-        trajectories: Of one step.
-        tools: Canonical names that get a `tools/used/<tool>`, whether or not they were used.
+        trajectories: Trajectories of one step.
+        tools: Canonical names that get a metric `tools/used/<tool>`, whether or not they were used.
 
     Returns:
-        The metrics `tools/...` that docs/metrics.md explains; those that are not defined are absent.
+        The metrics `tools/...` that docs/metrics.md explains; undefined metrics are absent.
     """
     if not trajectories:
         return {}
@@ -104,7 +104,7 @@ def tool_metrics(trajectories: Sequence[Trajectory], tools: Collection[str]) -> 
 
 
 def _outcomes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """How calls ended: by kind of failure, by lane, and whether a trajectory got over its failures."""
+    """How calls ended: by kind of failure, by lane, and whether a trajectory recovered from its failures."""
     outcomes = [call_outcomes(trajectory) for trajectory in trajectories]
     n_attempts = sum(map(len, outcomes))
     metrics: dict[str, float] = {}
@@ -128,12 +128,12 @@ def _outcomes(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def _place(observation: Observation) -> str:
-    """The lane that ran a call, and its contract if that is "close"."""
+    """The lane that ran a call, with the suffix "_close" if its exactness is "close"."""
     return observation.lane + ("_close" if observation.exactness == "close" else "")
 
 
 def _histogram(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Which tools the calls that ran used, each counted once per call."""
+    """Tools of the calls that ran; each tool counts once per call."""
     chains = [
         tools_of(turn)
         for trajectory in trajectories
@@ -155,7 +155,7 @@ def _histogram(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def _fit_for_task(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Whether the tools were the ones that the images needed."""
+    """Whether the policy used the tools that the images needed."""
     evidence = [gather_effects(trajectory) for trajectory in trajectories]
     recalls = [_recall(one) for one in evidence if one.required]
     upright = [one for one in evidence if not one.required & ORIENTATION_TOOLS]

@@ -1,4 +1,4 @@
-"""Trajectories to read, as JSON lines with PNG files, as a page, and as traces in MLflow.
+"""Saves trajectories to read: as JSON lines with PNG files, as a page, and as traces in MLflow.
 
 The files are described in docs/trajectories.md.
 """
@@ -28,17 +28,17 @@ from cv_lightning.viewer.recording import describe, save_image, write_records
 
 
 class Trajectories(RolloutCallback):
-    """Writes `<folder>/step_<n>/` every so often: `trajectories.jsonl`, `images/*.png` and `index.html`.
+    """Writes `<folder>/step_<n>/` at intervals: `trajectories.jsonl`, `images/*.png` and `index.html`.
 
-    The page holds its images, loads nothing and shows what the policy wrote as text only. The first process writes
-    what it rolled out itself; a `BackgroundMLflowLogger` sends the folder too, and each trajectory as a trace.
+    The page embeds its images, loads nothing, and shows the policy's text only as text. The first process writes its
+    own rollouts; a `BackgroundMLflowLogger` also sends the folder, and each trajectory as a trace.
 
     Args:
         folder: Target; None takes `<default_root_dir>/trajectories`.
         every_n_steps: Optimizer steps between two folders; the first training step is always written.
-        n: How many of each kind: best, worst, recovered, emergent, sampled.
+        n: Number of trajectories of each kind: best, worst, recovered, emergent, sampled.
         whole_groups: Groups that are written with all their rollouts, to be compared side by side.
-        traces: Whether MLflow gets them as traces.
+        traces: Whether trajectories are sent to MLflow as traces.
 
     Raises:
         ConfigError: `every_n_steps` or `n` below 1, `whole_groups` below 0.
@@ -65,7 +65,7 @@ class Trajectories(RolloutCallback):
 
     def on_rollout(self, trainer: Trainer, pl_module: LightningModule, rollouts: Rollouts) -> dict[str, float]:
         """Write the step if it is due; measures nothing."""
-        # A training step may take several optimizer steps, so the due one need not be hit exactly.
+        # A training step may take several optimizer steps and skip the due step.
         period = trainer.global_step // self.every_n_steps
         if period != self._last_period:
             self._last_period = period
@@ -95,11 +95,11 @@ class Trajectories(RolloutCallback):
         self._cannot_write = True
 
     def state_dict(self) -> dict[str, int]:
-        """Which folder was written last."""
+        """The interval of the folder that was written last."""
         return {"last_period": self._last_period}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue after that."""
+        """Continue after that interval."""
         self._last_period = state_dict["last_period"]
 
 
@@ -113,9 +113,9 @@ def write_trajectories(
     Args:
         picked: The trajectories to write.
         folder: Target; created if it does not exist.
-        title: Of the page.
+        title: Title of the page.
         step: The optimizer step.
-        reward: How they were paid; without it turns have no credit.
+        reward: How the trajectories were scored; without it turns have no credit.
 
     Raises:
         OSError: The folder cannot be written.
@@ -151,7 +151,7 @@ def record(picked: Picked, folder: Path, step: int = 0, reward: RewardConfig | N
 
 
 def turn_tokens(trajectory: Trajectory) -> list[dict[str, int]]:
-    """Tokens that the policy read before each turn (`read`, images included) and that it wrote in it (`written`).
+    """Tokens that the policy read before each turn (`read`, including images) and wrote in the turn (`written`).
 
     Empty if the turns cannot be told apart, for instance if a recorded turn is not trained on.
     """

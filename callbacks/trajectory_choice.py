@@ -1,4 +1,4 @@
-"""Which trajectories of a step are worth reading."""
+"""Chooses the trajectories of a step that are worth reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from callbacks.tool_families import verified_tools
 from cv_lightning.evidence import call_outcomes, emergent_tools
 from cv_lightning.types import Group, RewardBreakdown, Trajectory
 
-#: In this order; a trajectory is of the first kind that takes it.
+#: Kinds in the order of picking; a trajectory has the first kind that picks it.
 KINDS = ("best", "worst", "recovered", "emergent", "sampled", "mate")
 
 
@@ -20,7 +20,7 @@ class Picked:
 
     Attributes:
         kind: One of `KINDS`.
-        trajectory: What happened.
+        trajectory: The trajectory.
         breakdown: Its reward.
         group: Index of its group in the step.
         rollout: Its index within the group.
@@ -34,7 +34,7 @@ class Picked:
 
 
 def has_recovered(trajectory: Trajectory) -> bool:
-    """Whether a call failed and a later one ran."""
+    """Whether a call failed and a later call ran."""
     outcomes = call_outcomes(trajectory)
     return False in outcomes and True in outcomes[outcomes.index(False) :]
 
@@ -48,12 +48,12 @@ def pick(
 ) -> list[Picked]:
     """Up to `n` trajectories of each kind.
 
-    "best" and "worst" go by reward; "recovered" made a call that ran after one that failed; "emergent" used a tool that
-    no task requires; "sampled" are others at random, unjudged ones among them; "mate" completes the groups of the first
-    best, the first worst, the second best, ... until `n_whole_groups` are there with all their rollouts.
+    "best" and "worst" are chosen by reward. "recovered" ran a call after a failed call. "emergent" used a tool that no
+    task requires. "sampled" are random others, including unjudged ones. "mate" completes the groups of the first best,
+    the first worst, the second best, ... until `n_whole_groups` groups have all their rollouts.
 
-    No trajectory is picked twice; if there are few, each kind gets its part before the next. Of equal rewards the
-    first rollouts of all groups go before the second ones: those of one question look alike.
+    No trajectory is picked twice; if there are few, earlier kinds are filled first. Among equal rewards, the first
+    rollouts of all groups come before the second rollouts, because rollouts of one question look alike.
     """
     places = [(p, g) for p, group in enumerate(groups) for g in range(len(group.trajectories))]
     trajectories = {(p, g): groups[p].trajectories[g] for p, g in places}

@@ -1,4 +1,4 @@
-"""Tools that a policy writes about and does not use: what a reward that reads text would pay for."""
+"""Tools that a policy writes about but does not use; a reward that reads text would pay for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UnearnedClaims(RolloutCallback):
 
 
 def claim_metrics(rollouts: Rollouts, config: RewardConfig) -> dict[str, float]:
-    """The difference between the two readings of the reward.
+    """Differences between the two readings of the reward: the published one, by text, and that by effects.
 
     - `claims/without_effects`: share of the rollouts in which the published reading finds a turn or a crop that had no
       effect on an image.

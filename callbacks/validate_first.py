@@ -13,7 +13,7 @@ class ValidateFirst(Callback):
     Lightning's own sanity check logs nothing.
 
     Args:
-        enabled: Whether it does.
+        enabled: Whether the validation runs.
     """
 
     def __init__(self, enabled: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""What learns: the LightningModules for SFT and RL, their losses and optimizers, and the evaluation of any policy."""
+"""Training: the LightningModules for SFT and RL, their losses and optimizers, and the evaluation of any policy."""
 
 import lazy_loader
 

@@ -31,7 +31,7 @@ def has_spread(rewards_PG: Tensor) -> Tensor:
 
 
 def largest_spreads(rewards_PG: Tensor, n_kept: int) -> list[int]:
-    """Indices, in order, of the groups whose judged rewards have the largest standard deviations; ties by order."""
+    """Sorted indices of the groups with the largest standard deviations of judged rewards; ties: earlier groups."""
     is_judged_PG = ~rewards_PG.isnan()
     count_P1 = is_judged_PG.sum(-1, keepdim=True).clamp(min=1)
     centred_PG = rewards_PG.double() - rewards_PG.double().nansum(-1, keepdim=True) / count_P1
@@ -40,7 +40,7 @@ def largest_spreads(rewards_PG: Tensor, n_kept: int) -> list[int]:
 
 
 def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: float = 1e-4) -> Tensor:
-    """Advantages of each rollout relative to its group.
+    """Advantage of each rollout relative to its group.
 
     A NaN reward (its judge failed) gets advantage 0 and is left out of the group's mean and standard deviation. A group
     without spread, or with fewer than two judged rewards, gets exact zeros.
@@ -54,7 +54,7 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
         Advantages [P, G] in the dtype of the rewards.
 
     Raises:
-        ValueError: The groups hold fewer than two rollouts: there is nothing to be relative to.
+        ValueError: The groups hold fewer than two rollouts, so there is nothing to compare with.
     """
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What SFT and RL share: the policy, the optimizer, exact gradient accumulation, and evaluation by rollouts."""
+"""Code shared by SFT and RL: the policy, the optimizer, exact gradient accumulation, and evaluation by rollouts."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from modules.sharding.strategy import ShardedStrategy
 
 
 class StepOutput(TypedDict, total=False):
-    """A step as Lightning hands it to the callbacks' `on_..._batch_end`.
+    """The output of a step, which Lightning passes to `on_..._batch_end` of the callbacks.
 
     Attributes:
-        rollouts: What the policy did; absent from a step without rollouts.
-        metrics: Numbers of a training step. Callbacks add theirs; the module logs all of them once.
+        rollouts: The sampled trajectories and their rewards; absent from a step without rollouts.
+        metrics: Metrics of a training step. Callbacks add their own; the module logs all of them once.
     """
 
     rollouts: Rollouts
@@ -46,7 +46,7 @@ class StepOutput(TypedDict, total=False):
 
 
 class _CloseOnError(Callback):
-    """Closes what a module holds open if a stage fails; Lightning calls `teardown` only if it does not."""
+    """Calls a module's `teardown` if a stage fails; Lightning calls it only after a stage that succeeds."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         pl_module.teardown("")
@@ -59,12 +59,12 @@ class PolicyModule(LightningModule):
         policy: The policy.
         optimizer: How parameters are updated.
         rollout: How trajectories are sampled.
-        reward: How they are scored.
-        judge: Asked about answers that the rules call wrong; None leaves it at the rules.
-        sampler: Who speaks in rollouts; None: the policy itself.
+        reward: How trajectories are scored.
+        judge: Asked about answers that the rules call wrong; None: only the rules decide.
+        sampler: Samples the turns of rollouts; None: the policy itself.
         micro_batch_tokens: Tokens of a forward pass of an update. Sequences that share a prompt stay together if they
             fit; a longer sequence is computed alone. 0 computes everything at once.
-        micro_batch_size: Gone; `micro_batch_tokens` takes its place.
+        micro_batch_size: Removed; use `micro_batch_tokens`.
     """
 
     def __init__(
@@ -117,17 +117,17 @@ class PolicyModule(LightningModule):
 
     @cached_property
     def row_reader(self) -> RowReader:
-        """Says which rows the policy can be asked or learn from."""
+        """Checks which rows the policy can answer or learn from."""
         policy = self.policy
         ids = environment_ids(policy.tokenizer, policy.conversation.end_of_turn_id, policy.pad_id)
         return RowReader(policy.conversation, ids)
 
     def prepare_row(self, row: Sample) -> Sample:
-        """A row of a training batch, in a worker of the data; raises as `RowReader.question` to leave it out."""
+        """Prepare a training row, in a data worker; raises as `RowReader.question` does if the row must be left out."""
         return self.row_reader.question(row)
 
     def _usable(self, batch: Sequence[Sample]) -> list[Sample]:
-        """The samples that the policy can be asked; a warning names each other one."""
+        """The samples that the policy can answer; a warning names each sample that is left out."""
         usable = []
         for sample in batch:
             try:
@@ -140,10 +140,10 @@ class PolicyModule(LightningModule):
         """Leave samples and trajectories on the host; their tensors are made on the device."""
         return batch
 
-    # ---- optimisation ------------------------------------------------------------------------------------------------
+    # ---- optimization ------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Make the trained weights float32 before a checkpoint is loaded into them; `fit` needs them so."""
+        """Make the trained weights float32, which `fit` needs, before a checkpoint is loaded into them."""
         self._check_strategy()
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -157,7 +157,7 @@ class PolicyModule(LightningModule):
         self.policy.prepare_training()
 
     def _check_strategy(self) -> None:
-        """Refuse what would fail later, or compute something else."""
+        """Refuse strategies that would fail later or compute something else."""
         strategy = self.trainer.strategy
         if not isinstance(strategy, ShardedStrategy | DDPStrategy | SingleDeviceStrategy):
             raise ConfigError(
@@ -179,14 +179,14 @@ class PolicyModule(LightningModule):
         return total
 
     def global_max(self, value: int) -> int:
-        """The largest of a number over all ranks."""
+        """Maximum of a number over all ranks."""
         if self.trainer.world_size == 1:
             return value
         gathered: Any = self.all_gather(torch.tensor(value, device=self.device))
         return int(gathered.max())
 
     def of_all_ranks(self, values_M: Tensor) -> Tensor:
-        """Numbers of all ranks in one vector; none is negative, and ranks may have different numbers of them."""
+        """Gather the values of all ranks in one vector; ranks may have different numbers of values; none may be -1."""
         if self.trainer.world_size == 1:
             return values_M
         padded = torch.nn.functional.pad(values_M, (0, self.global_max(len(values_M)) - len(values_M)), value=-1.0)
@@ -195,17 +195,17 @@ class PolicyModule(LightningModule):
         return values
 
     def micro_batches(self, sequences: Sequence[TokenSequence]) -> list[list[int]]:
-        """Indices of sequences that are computed together; each rank makes as many, so some may be empty."""
+        """Indices of sequences that are computed together; all ranks make the same number, so some may be empty."""
         if not self.policy.can_pack:
             return padded_micro_batches(sequences, self.micro_batch_tokens, self.global_max)
         image_token_id = int(self.policy.core.config.image_token_id)
         return packed_micro_batches(sequences, self.micro_batch_tokens, image_token_id, self.global_max)
 
     def backward_part(self, loss: Tensor, is_last: bool) -> None:
-        """Backward pass of a micro-batch; shards exchange the gradients of a step in its last one.
+        """Backward pass of a micro-batch; shards exchange the gradients of a step in its last backward pass.
 
         Args:
-            loss: Its part of the step's loss.
+            loss: The micro-batch's part of the step's loss.
             is_last: Whether `apply_gradients` follows.
         """
         strategy = self.trainer.strategy
@@ -226,17 +226,17 @@ class PolicyModule(LightningModule):
         scheduler.step()
         return {"train/lr": rate, "train/grad_norm": norm}
 
-    # ---- what is logged ----------------------------------------------------------------------------------------------
+    # ---- logging -----------------------------------------------------------------------------------------------------
 
     def measured(self, own: Mapping[str, Tensor | float], of_all: Mapping[str, Tensor | float]) -> dict[str, float]:
-        """The numbers of a training step, for monitors at once and for the loggers at its end.
+        """Collect the metrics of a training step; monitors get them at once, loggers at the end of the step.
 
         Args:
             own: Scalars of this rank.
-            of_all: Scalars of which the mean over ranks is taken; every rank has the same names.
+            of_all: Scalars to average over ranks; every rank has the same names.
 
         Returns:
-            All of them.
+            All metrics as floats.
         """
         metrics: dict[str, float] = {}
         for scalars, are_of_all in ((own, False), (of_all, True)):
@@ -253,7 +253,7 @@ class PolicyModule(LightningModule):
 
     @property
     def is_logged(self) -> bool:
-        """Whether the loggers get the metrics of this step; callbacks do in any case if there is no logger."""
+        """Whether the loggers get the metrics of this step; always True, for callbacks, if there is no logger."""
         trainer: Any = self.trainer  # its stubs lack `log_every_n_steps`
         step, every = trainer.fit_loop.total_batch_idx, trainer.log_every_n_steps
         return not trainer.loggers or bool(every and (step + 1) % every == 0)
@@ -280,11 +280,11 @@ class PolicyModule(LightningModule):
     # ---- rollouts ----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Evaluate the policy as it is now."""
+        """Give the sampler the current weights."""
         self._roller.refresh(self.global_step)
 
     def on_test_epoch_start(self) -> None:
-        """Evaluate the policy as it is now."""
+        """Give the sampler the current weights."""
         self._roller.refresh(self.global_step)
 
     def roll_out(
@@ -302,12 +302,12 @@ class PolicyModule(LightningModule):
             return Rollouts(groups, scoring.breakdowns(), waited_for_tools(groups))
 
     def roll_out_without_tools(self, samples: Sequence[Sample], seed: int) -> Rollouts:
-        """One trajectory of each sample at the evaluation's temperature: one turn that cannot begin a call."""
+        """Sample one trajectory of each sample at the evaluation temperature: one turn that cannot begin a call."""
         with self.policy.without_tools():
             return self.roll_out(samples, 1, self.rollout_config.evaluation_temperature, seed, max_turns=1)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add what closes the rollouts' executor, threads and engine after an error."""
+        """Add the callback that closes the rollouts' executor, threads and engine after an error."""
         return [_CloseOnError()]
 
     def teardown(self, stage: str) -> None:
@@ -347,6 +347,6 @@ class PolicyModule(LightningModule):
 
 
 def show_monitors(trainer: Trainer, metrics: Mapping[str, float]) -> None:
-    """Let callbacks such as early stopping read the metrics of a step; Lightning's `log` takes longer for it."""
+    """Let callbacks such as early stopping read the metrics of a step; Lightning's `log` is slower."""
     values = torch.tensor([*metrics.values()], dtype=torch.float32)
     trainer.callback_metrics.update(zip(metrics, values, strict=True))

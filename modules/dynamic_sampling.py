@@ -12,12 +12,12 @@ from cv_lightning.types import Rollouts, Sample
 from modules.advantages import has_spread, largest_spreads
 from modules.rollouts import reward_totals
 
-#: Rolls out samples and scores them; the number, from 0, tells the calls of one step apart.
+#: Rolls out samples and scores them; the number, from 0, identifies the call within a step.
 RollOut = Callable[[Sequence[Sample], int], Rollouts]
 
 
 def resample(batch: Sequence[Sample], roll_out: RollOut, max_resamples: int) -> Rollouts:
-    """Roll out; groups without spread are rolled out again, up to `max_resamples` times."""
+    """Roll out samples, and roll out groups without spread again, up to `max_resamples` times."""
     rollouts = roll_out(batch, 0)
     for attempt in range(1, max_resamples + 1):
         flat = (~has_spread(reward_totals(rollouts))).nonzero().flatten().tolist()
@@ -32,10 +32,10 @@ def resample(batch: Sequence[Sample], roll_out: RollOut, max_resamples: int) -> 
 
 
 def oversample(batch: Sequence[Sample], roll_out: RollOut, n_kept: int) -> Rollouts:
-    """Roll out `n_kept` prompts at a time until as many groups have a spread, or the batch ends.
+    """Roll out `n_kept` prompts at a time until `n_kept` groups have a spread or the batch ends.
 
     Returns:
-        The groups with the largest spreads, in the order of the batch; `n_prompts` says how many were rolled out.
+        The groups with the largest spreads, in the order of the batch; `n_prompts` counts all rolled-out prompts.
     """
     pool = Rollouts([], [])
     for part, first in enumerate(range(0, len(batch), n_kept)):

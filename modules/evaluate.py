@@ -1,4 +1,4 @@
-"""`test` of any policy on any source: asked under every condition, every answer kept, one table in the end."""
+"""Tests any policy on any source: asks under every condition, saves every answer, and writes one table."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from modules.samplers.sampler import Sampler
 
 
 class LocalSolver(nn.Module, Solver):
-    """A policy whose weights are here.
+    """A policy whose weights are in this process.
 
     Args:
         policy: The policy.
-        rollout: How trajectories are sampled; `evaluation_temperature` is the one that counts.
+        rollout: How trajectories are sampled; the temperature is its `evaluation_temperature`.
         seed: Seed of the sampling, if the temperature is not 0.
-        tools: Whether it may call tools; if not, it answers in one turn and cannot begin a call.
-        sampler: Who speaks, such as `modules.samplers.VLLM`; None: the policy itself.
+        tools: Whether the policy may call tools; if not, it answers in one turn and cannot begin a call.
+        sampler: Samples the turns, such as `modules.samplers.VLLM`; None: the policy itself.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LocalSolver(nn.Module, Solver):
         self._is_refreshed = False
 
     def refresh(self) -> None:
-        """Let the sampler take over the weights, once; on all ranks together. `solve` does it otherwise."""
+        """Give the sampler the weights, once; all ranks call it together. `solve` calls it if nothing else did."""
         if not self._is_refreshed:
             self._roller.refresh()
             self._is_refreshed = True
@@ -87,7 +87,7 @@ class LocalSolver(nn.Module, Solver):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
-        """Roll out samples; one whose prompt does not fit is left out, with a warning."""
+        """Roll out samples; a sample whose prompt does not fit is left out, with a warning."""
         temperature = self.rollout_config.evaluation_temperature
         self.refresh()
         with nullcontext() if self.tools else self.policy.without_tools():
@@ -113,14 +113,14 @@ class LocalSolver(nn.Module, Solver):
         return alone
 
     def close(self) -> None:
-        """End the tool's workers, and what the sampler holds."""
+        """End the tool workers and the sampler."""
         self._roller.close()
         self._is_refreshed = False
 
 
 @torch.no_grad()
 def weights_digest(module: nn.Module) -> str:
-    """A short hash of all weights, the same on every device, also of shards: only integers are added."""
+    """A short hash of all weights, the same on every device and for shards, because only integers are added."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         words = _words(whole(tensor.detach()).contiguous().flatten())
@@ -131,7 +131,7 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def _words(values: Tensor) -> Tensor:
-    """The bits of a flat tensor as whole numbers; sums of them wrap around and so do not depend on their order."""
+    """The bits of a flat tensor as integers; their sums wrap around, so they do not depend on the order."""
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     if values.dtype == torch.bool:
         return values.long()
@@ -141,14 +141,14 @@ def _words(values: Tensor) -> Tensor:
 class RobustnessTest(LightningModule):
     """Tests a policy on the items of a `RobustnessDataModule`; there is nothing to train.
 
-    Answers are saved in `trainer.default_root_dir/answers_<rank>.jsonl` as they come; the same command continues there.
+    Answers are saved in `trainer.default_root_dir/answers_<rank>.jsonl` as they come; the same command resumes there.
     At the end `results.json`, `results.csv` and `results.html` are written beside them, and every cell of the
     table is logged as `test/<cell>/<condition>`.
 
     Args:
-        solver: Who is asked: `LocalSolver`, or another `Solver`.
-        judge: Asked about answers that the rules do not call right; None leaves it at the rules.
-        rule: A name of `grading.RULES` to compare by, instead of each sample's own.
+        solver: The policy to test: `LocalSolver`, or another `Solver`.
+        judge: Asked about answers that the rules do not call right; None: only the rules decide.
+        rule: Name of a rule in `grading.RULES` that replaces each sample's own rule.
         name: Name of the policy in the tables; None takes its fingerprint.
         compare_without_tools: Ask every question a second time without tools, for the cells `tool_gain`, `tool_harm`
             and `tool_effect`; these answers are saved in the folder `without_tools`.
@@ -247,7 +247,7 @@ class RobustnessTest(LightningModule):
                     logger.log_artifact(path)
 
     def _of_all_ranks(self) -> tuple[list[str], list[list[str]], int, dict[str, float]]:
-        """Labels, the keys of each asker, the number of questions asked now, and what the solver used for them."""
+        """Labels, the keys of each asker, the number of questions asked now, and the solver's usage for them."""
         keys = [asker.keys for asker in self._askers]
         n_asked, usage = sum(asker.n_asked for asker in self._askers), self.solver.usage()
         if self.trainer.world_size == 1:

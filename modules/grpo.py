@@ -1,9 +1,9 @@
 """On-policy reinforcement learning from groups of rollouts (GRPO and its relatives).
 
-One training step: sample G trajectories of each prompt, score them, make advantages within the groups, then one or more
-optimizer steps on the very tokens that were sampled. Where it departs from the published GRPO: equal trajectories of a
-group are computed once with their number as weight, and sequences that cannot move the policy (advantage 0, no KL, no
-entropy bonus) are left out of the computation but not out of the mean; both leave the gradient as it is.
+One training step samples G trajectories of each prompt, scores them, computes advantages within the groups, and takes
+one or more optimizer steps on exactly the sampled tokens. It departs from the published GRPO in two ways, neither of
+which changes the gradient: equal trajectories of a group are computed once and weighted by their number, and sequences
+that cannot move the policy (advantage 0, no KL, no entropy bonus) are not computed but still count in the mean.
 """
 
 from __future__ import annotations
@@ -55,24 +55,26 @@ class GRPOModule(PolicyModule):
         policy: The policy.
         group_size: Trajectories of each prompt, G.
         policy_gradient: Which policy gradient.
-        sampler_correction: How tokens are weighted if the sampler's log-probabilities differ from the trainer's, as
-            those of another precision or an engine do. None corrects a sampler that differs from the policy with the
-            default values, and leaves one that agrees as it is. With more than one optimizer step it costs a forward
-            pass.
-        truncated: What is learned from rollouts that were cut off (`max_tokens`, `context_full`): "all",
-            "whole_replies" (not the reply that was cut off) or "nothing" (DAPO's overlong filter). Their rewards count
-            in the group's mean in any case.
-        minibatches: Optimizer steps per pass over the rollouts; their sequences are split evenly, group after group.
+        sampler_correction: How tokens are weighted if the sampler's log-probabilities differ from the trainer's, for
+            example because the sampler is an engine or uses another precision. None: the default correction if the
+            sampler differs from the policy, otherwise no correction. With more than one optimizer step, a correction
+            costs a forward pass.
+        truncated: Which tokens of truncated rollouts (`max_tokens`, `context_full`) are learned: "all", "whole_replies"
+            (all but the truncated reply) or "nothing" (DAPO's overlong filter). The rewards of truncated rollouts
+            always count in the group's mean.
+        minibatches: Optimizer steps per pass over the rollouts; the sequences are split evenly, with the groups in
+            random order.
         epochs: Passes over the rollouts.
-        measure_kl_every: If the policy gradient has no KL term, measure `rl/kl` every so many steps; 0 never. A
-            measured step costs as much as a step with the term.
-        max_resamples: How often groups without any spread of rewards are sampled again, at most.
-        keep_prompts: Fewer than the prompts of a batch: oversample, filter and rank (PyVision-RL, arXiv 2602.20739).
-            That many prompts are rolled out at a time, until as many groups have a spread of rewards or the batch ends;
-            those with the largest spread are learned from. 0 keeps all.
-        samples_ahead: Sample the next rollouts while the policy is updated. A step then learns from the questions of
-            the step before (the first one from its own, which are asked twice), answered with weights that lack one
-            step's updates; `sampler_correction` is on by default. It takes a sampler that is an engine.
+        measure_kl_every: Interval in steps at which `rl/kl` is measured if the policy gradient has no KL term; 0 never
+            measures it. A measured step costs as much as a step with a KL term.
+        max_resamples: Maximum number of times that groups without a spread of rewards are sampled again.
+        keep_prompts: Number of prompts of a batch to learn from: oversample, filter and rank (PyVision-RL, arXiv
+            2602.20739). This many prompts are rolled out at a time, until as many groups have a spread of rewards or
+            the batch ends; the groups with the largest spread are kept. 0 keeps all.
+        samples_ahead: Sample the next rollouts while the policy is updated. A step then learns from rollouts of the
+            previous batch, sampled with weights that lack one step's updates. The first step learns from its own
+            batch, which is therefore sampled twice. `sampler_correction` is on by default. Needs a sampler that is an
+            engine.
         seed: Seed of the sampling; each rank and each step derives its own.
         kwargs: See `PolicyModule`.
     """
@@ -185,7 +187,7 @@ class GRPOModule(PolicyModule):
         return rollouts
 
     def _check_pool(self, n_prompts: int) -> None:
-        """Refuse a batch that holds no prompts to choose from; the last batch of an epoch may be small."""
+        """Refuse batches with no prompts to choose from, in the first step only: an epoch's last batch may be small."""
         if self.global_step == 0 and n_prompts <= self.keep_prompts:
             raise ConfigError(
                 f"keep_prompts: expected fewer than the {n_prompts} prompts of a batch but got {self.keep_prompts}. "
@@ -195,7 +197,7 @@ class GRPOModule(PolicyModule):
     # ---- rollouts ahead ----------------------------------------------------------------------------------------------
 
     def _check_ahead(self, max_resamples: int, keep_prompts: int) -> None:
-        """Refuse `samples_ahead` with what it does not go with."""
+        """Refuse `samples_ahead` with options that it does not support."""
         if self._roller.sampler.version is None:
             raise ConfigError(
                 "samples_ahead: expected a sampler that is an engine, such as modules.samplers.VLLM, got "
@@ -206,7 +208,7 @@ class GRPOModule(PolicyModule):
                 raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. Sampling again would wait.")
 
     def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
-        """The rollouts that were sampled during the last update; those of `batch` begin, with the weights of now."""
+        """The rollouts that were sampled during the last update; starts those of `batch` with the current weights."""
         options = (batch, self.group_size, self.rollout_config.temperature)
         rollouts = self._roller.take()
         if rollouts is None:
@@ -218,7 +220,7 @@ class GRPOModule(PolicyModule):
         return rollouts
 
     def _staleness(self, rollouts: Rollouts) -> dict[str, float]:
-        """`rl/staleness`: updates that the weights which drew a token lacked, on average and at most."""
+        """`rl/staleness`: number of updates that the weights lacked when they sampled a token, mean and maximum."""
         stale = self._roller.staleness(rollouts.groups, self.global_step)
         return {"rl/staleness": fmean(stale), "rl/staleness_max": max(stale)} if stale else {}
 
@@ -231,14 +233,14 @@ class GRPOModule(PolicyModule):
         """Whether this step needs the reference policy."""
         if self.gradient_config.kl_coefficient > 0:
             return True
-        # `global_step` counts optimizer steps; when a training step begins they add up to whole training steps.
+        # `global_step` counts optimizer steps; when a training step begins, all earlier training steps are complete.
         steps = self.global_step // (self.minibatches * self.epochs)
         return self.measure_kl_every > 0 and steps % self.measure_kl_every == 0
 
     # ---- preparing the update ----------------------------------------------------------------------------------------
 
     def _split(self, sequences: list[WeightedSequence]) -> list[list[WeightedSequence]]:
-        """Minibatches of equal size, of groups in random order: few have sequences in two of them."""
+        """Minibatches of equal size, with the groups in random order; few groups are split between minibatches."""
         groups = prompt_groups([each.tokens for each in sequences], self.policy.core.config.image_token_id)
         generator = torch.Generator().manual_seed(self._sampling_seed(15))
         order = torch.randperm(len(groups), generator=generator).tolist()
@@ -249,7 +251,8 @@ class GRPOModule(PolicyModule):
     def _prepare(self, sequences: list[WeightedSequence], idle: WeightedSequence) -> tuple[list[_MicroBatch], Tensor]:
         """Micro-batches of one optimizer step with reference log-probabilities, and the step's divisor.
 
-        Ranks exchange gradients in every backward pass, so each makes as many as the others: `idle` weighs nothing.
+        Ranks exchange gradients in every backward pass, so all make the same number of passes; `idle`, of weight 0,
+        stands in if a rank has fewer micro-batches.
         """
         config = self.gradient_config
         divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
@@ -280,7 +283,7 @@ class GRPOModule(PolicyModule):
         )
 
     def _tokens_of_calls(self) -> CallTokens | None:
-        """The tags between which another temperature holds; None if there is only one temperature."""
+        """The tags between which `call_temperature` applies; None if there is only one temperature."""
         if self.rollout_config.call_temperature is None:
             return None
         sampler = self._roller.sampler
@@ -292,7 +295,7 @@ class GRPOModule(PolicyModule):
         return CallTokens.of(self.policy.tokenizer)
 
     def _temperature(self, tokens: TokenBatch) -> float | Tensor:
-        """The temperature at which the tokens were drawn: one, or that of each token, [B, T]."""
+        """The temperature at which the tokens were sampled: one for all, or one per token [B, T]."""
         config = self.rollout_config
         if self._call_tokens is None or config.call_temperature is None:
             return config.temperature
@@ -306,8 +309,8 @@ class GRPOModule(PolicyModule):
         """One optimizer step per minibatch and epoch.
 
         Returns:
-            `rl/...`, and the metrics of the last optimizer step. The loss is the mean over the optimizer steps, because
-            the losses of micro-batches are parts of a sum.
+            `rl/...`, and the metrics of the last optimizer step. The loss is summed over the micro-batches of an
+            optimizer step and averaged over the optimizer steps.
         """
         results: list[PolicyGradientLoss] = []
         of_optimizer: dict[str, Tensor | float] = {}
@@ -324,7 +327,7 @@ class GRPOModule(PolicyModule):
             return {}, of_optimizer
         metrics = self._token_means(results)
         metrics["rl/loss"] = torch.stack([result.loss for result in results]).sum() / (self.epochs * len(prepared))
-        # Only before the first step do the policy that sampled and the one that is trained agree.
+        # The policy that sampled and the trained policy agree only before the first step.
         first = [result.gaps_M for result in results[:n_first]]
         gaps_M = self.of_all_ranks(torch.cat(first)) if first else torch.empty(0)
         return metrics | gap_metrics(gaps_M), of_optimizer
@@ -365,12 +368,12 @@ def _divisor(sequence: WeightedSequence, config: PolicyGradientConfig) -> Tensor
 
 
 def _n_tokens(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
-    """Tokens that one pass of the update computes, padding not among them."""
+    """Tokens that one pass of the update computes, without padding."""
     return sum(micro.tokens.n_computed for micro_batches, _ in prepared for micro in micro_batches)
 
 
 def _n_alone(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:
-    """Sequences whose prompt is computed for them alone."""
+    """Number of sequences whose prompt is computed for them alone."""
     return sum(
         micro.tokens.n_alone for micro_batches, _ in prepared for micro in micro_batches if bool(micro.weight_B.any())
     )

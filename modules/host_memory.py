@@ -1,4 +1,4 @@
-"""Memory that a training step on a CPU frees and takes again."""
+"""Memory that a training step on a CPU frees and allocates again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 
 #: Parameters of glibc's `mallopt`, from its malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-#: Bytes of freed memory that are kept, and of the largest block among them that glibc allows.
+#: Bytes of freed memory to keep, and size in bytes of the largest block in it that glibc allows.
 _KEPT, _LARGEST_BLOCK = 1 << 30, 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 1 GiB of what it frees; False if its allocator is not glibc's.
+    """Let this process keep up to 1 GiB of the memory that it frees; False if its allocator is not glibc's.
 
-    By default glibc returns most of what a step frees to the kernel, and the next step gets it back page by page,
-    each zeroed. In a virtual machine that is several percent of a step. The peak stays as it is.
+    By default glibc returns most of the freed memory to the kernel, and the next step gets it back page by page, each
+    page zeroed. In a virtual machine this takes several percent of a step's time. The peak memory does not change.
     """
     if sys.platform != "linux":
         return False

@@ -1,4 +1,4 @@
-"""The sequences that a step learns from: which of a trajectory's tokens, and equal trajectories once."""
+"""The sequences that a step learns from: masks truncated replies and merges equal trajectories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from cv_lightning.types import StopReason, TokenSequence, Trajectory
 
-#: What is learned from a rollout that was cut off: see `modules.grpo.GRPOModule`.
+#: Which tokens of a truncated rollout are learned: see `modules.grpo.GRPOModule`.
 Truncated = Literal["all", "whole_replies", "nothing"]
 
 
@@ -28,7 +28,7 @@ class WeightedSequence:
 
 
 def learned_tokens(trajectory: Trajectory, truncated: Truncated) -> TokenSequence:
-    """The tokens of a trajectory with the mask of those that are learned: see `truncated` of `GRPOModule`."""
+    """The tokens of a trajectory, masked by `truncated`: see `GRPOModule`."""
     tokens, reason = trajectory.tokens, trajectory.stop_reason
     if truncated == "all" or reason not in (StopReason.MAX_TOKENS, StopReason.CONTEXT_FULL):
         return tokens
@@ -42,7 +42,7 @@ def learned_tokens(trajectory: Trajectory, truncated: Truncated) -> TokenSequenc
 
 
 def distinct_sequences(sequences: Sequence[TokenSequence], advantages: Sequence[float]) -> list[WeightedSequence]:
-    """Join sequences that have the same tokens, the same mask, the same images and the same advantage."""
+    """Merge sequences that have the same tokens, the same mask, the same images and the same advantage."""
     weights: dict[tuple[object, ...], int] = {}
     tokens_of: dict[tuple[object, ...], tuple[TokenSequence, float]] = {}
     for tokens, advantage in zip(sequences, advantages, strict=True):

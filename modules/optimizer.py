@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cv_lightning.errors import ConfigError
 from modules.policy.shards import store, whole
 
-#: Below it, an optimizer that holds weights in half precision is refused.
+#: Below this learning rate, an optimizer of weights in half precision is refused.
 SMALLEST_HALF_PRECISION_LR = 1e-4
 
 
@@ -27,14 +27,14 @@ class OptimizerConfig:
     Attributes:
         name: "adamw", or "muon": Muon for the hidden matrices and AdamW for everything else.
         lr: Peak learning rate. Muon's updates are scaled to the size of AdamW's.
-        rest_lr: Peak learning rate of what Muon does not update (embeddings, head, norms, biases); None takes `lr`.
+        rest_lr: Peak learning rate outside Muon (embeddings, head, norms, biases); None takes `lr`.
         weight_decay: Decoupled weight decay.
         betas: AdamW's decay rates of the first and second moment.
         warmup_steps: Optimizer steps of linear warm-up.
-        schedule: What follows the warm-up until `trainer.max_steps`: "constant", or "linear" or "cosine" to
+        schedule: Learning rate from the warm-up to `trainer.max_steps`: "constant", or "linear" or "cosine" decay to
             `final_lr_ratio`.
         final_lr_ratio: Last learning rate divided by the peak.
-        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them.
+        max_grad_norm: Gradients are clipped to this norm; 0 disables clipping.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -57,10 +57,11 @@ class OptimizerConfig:
 
 
 class MuonAdamW(Optimizer):
-    """Muon and AdamW behind one optimizer, so that schedules, checkpoints and Lightning see a single one.
+    """Muon and AdamW as a single optimizer for schedules, checkpoints and Lightning.
 
-    A convolution whose stride is its kernel (the patch embedding) is a matrix in all but shape; Muon updates it through
-    a flat view. Muon needs whole matrices: of a sharded one each process gathers one at a time and keeps its part.
+    A convolution whose stride equals its kernel size (the patch embedding) is a matrix in all but shape; Muon updates
+    it through a flat view. Muon needs whole matrices: each process gathers sharded matrices one at a time and keeps its
+    own part.
     """
 
     def __init__(self, matrices: list[nn.Parameter], rest: list[nn.Parameter], config: OptimizerConfig) -> None:
@@ -81,14 +82,14 @@ class MuonAdamW(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let AdamW step with the very groups and the state that schedules and checkpoints see."""
+        """Let AdamW use the same parameter groups and state that schedules and checkpoints see."""
         if self._adamw is not None:
             self._adamw.param_groups = self.param_groups[-1:]
             self._adamw.state = self.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Step both; `closure` recomputes the loss."""
+        """Step Muon and AdamW; `closure` recomputes the loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -112,7 +113,7 @@ class MuonAdamW(Optimizer):
         update = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
         update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
         stepped.mul_(1 - group["lr"] * group["weight_decay"])
-        # An orthogonal matrix has entries of 1 / sqrt(longest side); AdamW's updates have a mean square of about 0.2.
+        # An orthogonal matrix has entries of 1 / sqrt(longest side); AdamW's updates have an RMS of about 0.2.
         stepped.add_(update, alpha=-group["lr"] * 0.2 * max(stepped.shape) ** 0.5)
         for tensor, whole_tensor in ((parameter, stepped), (state["momentum_buffer"], momentum)):
             if isinstance(tensor, DTensor):
@@ -125,10 +126,10 @@ class MuonAdamW(Optimizer):
 
 
 def orthogonalized(update_PQ: Tensor, coefficients: tuple[float, float, float], n_steps: int, eps: float) -> Tensor:
-    """An update with its singular values brought near 1, by Newton and Schulz's iteration.
+    """Bring the singular values of an update near 1, by Newton-Schulz iteration.
 
-    `torch.optim.Muon` computes it in bfloat16 everywhere. A processor without AVX-512 multiplies bfloat16 eight times
-    slower than float32, so matrices on the CPU stay in float32.
+    `torch.optim.Muon` computes in bfloat16 on every device. A processor without AVX-512 multiplies bfloat16 eight times
+    slower than float32, so matrices on the CPU are computed in float32.
     """
     a, b, c = coefficients
     is_tall = update_PQ.shape[0] > update_PQ.shape[1]
@@ -145,7 +146,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
     """The optimizer of a module's trainable parameters and its schedule, stepped once per optimizer step.
 
     Raises:
-        ConfigError: Nothing is trainable, or weights in half precision at a learning rate that cannot move them.
+        ConfigError: Nothing is trainable, or the learning rate is too small to move weights in half precision.
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not trained:

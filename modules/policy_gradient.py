@@ -1,10 +1,10 @@
-"""Divergence, averaging and the whole loss: the arithmetic of GRPO and its relatives, as pure functions.
+"""The loss of GRPO and its relatives, its divergence and its averaging, as pure functions.
 
 Axes: `_B` sequences, `_T` tokens. Every per-token tensor is [B, T] and aligned: position t holds the log-probability
-*of* token t. Values where `is_trained_BT` is False are never read, whatever they are.
+*of* token t. Values are ignored where `is_trained_BT` is False.
 
 Sources: GRPO arXiv 2402.03300; Dr.GRPO 2503.20783; the k3 estimator of the divergence, joschu.net/blog/kl-approx.html.
-Those of the losses per token are named in `surrogates`.
+The sources of the losses per token are in `surrogates`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class PolicyGradientConfig:
         ratio: "token" (one importance ratio per token) or "sequence" (GSPO: the geometric mean over the sequence).
         surrogate: "clip" (PPO), "cispo" (the ratio, up to a bound, weighs the log-probability: no token loses its
             gradient) or "sapo" (a soft gate in place of the clip).
-        clip_low: "clip": how far a ratio may fall below 1 before it is clipped. GSPO wants about 3e-4.
-        clip_high: "clip" and "cispo": how far it may rise above 1. GSPO wants about 4e-4, CISPO about 4.
+        clip_low: "clip": how far a ratio may fall below 1 before it is clipped. GSPO needs about 3e-4.
+        clip_high: "clip" and "cispo": how far a ratio may rise above 1. GSPO needs about 4e-4, CISPO about 4.
         dual_clip: "clip": bound of the ratio if the advantage is negative; None for no bound.
         sapo_temperatures: "sapo": how sharply the gate closes for positive and for negative advantages.
         kl_coefficient: Weight of the divergence from the reference policy; 0 needs no reference.
         entropy_coefficient: Weight of the entropy bonus; 0 needs no entropies.
         aggregation: "token_mean" (every trained token counts the same), "sequence_mean" (every sequence counts the
-            same) or "constant" (Dr.GRPO: sum over tokens by sequences times `constant_tokens`).
+            same) or "constant" (Dr.GRPO: sum over tokens, divided by the number of sequences times `constant_tokens`).
         constant_tokens: Tokens per sequence that the "constant" aggregation divides by.
         std_epsilon: Added to the standard deviation of "grpo".
     """
@@ -105,11 +105,13 @@ class PolicyGradientLoss:
 
     Attributes:
         loss: Scalar to call `backward` on.
-        totals: Of each metric its sum over trained tokens and their number, [2], detached. A sequence of weight n
-            counts n times, so totals of micro-batches and ranks add up. "ratio", "clip_fraction" (not of SAPO),
-            "dual_clip_fraction" (if there is one), with entropies "entropy" and with a correction "sampler_..." are
-            over the sequences that move the policy (see `moves_policy`); with a reference, "kl" is over all.
-        gaps_M: Trainer's - sampler's log-probability of each trained token of the same sequences, once each.
+        totals: For each metric, its sum over trained tokens and the number of these tokens, [2], detached. A sequence
+            of weight n counts n times, so totals of micro-batches and ranks can be added. "kl" (with a reference)
+            covers all sequences. The others cover the sequences that move the policy (see `moves_policy`): "ratio",
+            "clip_fraction" (not SAPO), "dual_clip_fraction" (only "clip"), "entropy" (with entropies), and
+            "sampler_..." and "trainer_logprob" (with a correction).
+        gaps_M: Trainer's minus sampler's log-probability of each trained token of the sequences that move the policy;
+            weights are ignored.
     """
 
     loss: Tensor
@@ -120,8 +122,8 @@ class PolicyGradientLoss:
 def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_trained_BT: Tensor) -> Tensor:
     """The k3 estimate of KL(policy || reference) per token [B, T]: `exp(d) - d - 1` with d = reference - policy.
 
-    Never negative, and clamped to [-10, 10] as in verl's "low_var_kl", with which the paper's model was trained: beyond
-    d = 2.61 or -11 a token has no gradient. Differentiable with respect to `logprobs_BT`; 0 if a token is not trained.
+    Never negative, and clamped to [-10, 10] as in verl's "low_var_kl", which the paper used: beyond d = 2.61 or -11 a
+    token has no gradient. Differentiable with respect to `logprobs_BT`; 0 if a token is not trained.
     """
     difference_BT = torch.where(is_trained_BT, reference_logprobs_BT - logprobs_BT, 0.0)
     difference_BT = difference_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -129,15 +131,15 @@ def kl_to_reference(logprobs_BT: Tensor, reference_logprobs_BT: Tensor, is_train
 
 
 def moves_policy(advantages_B: Tensor, config: PolicyGradientConfig) -> Tensor:
-    """Which sequences have a gradient, bool [B]: those with an advantage, or all if KL or entropy are paid."""
+    """Which sequences have a gradient, bool [B]: those with an advantage; all if there is a KL or entropy term."""
     return (advantages_B != 0) | (config.kl_coefficient > 0 or config.entropy_coefficient > 0)
 
 
 def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
     """The divisor of the loss of these sequences; scalar.
 
-    Divisors add: a minibatch, an accumulation step or a rank divides its part by the sum over the whole optimizer step,
-    so that the parts sum to the loss of the whole. If a strategy *averages* gradients over ranks (DDP), pass the sum
+    Divisors are additive: each micro-batch on each rank divides its part by the sum over the whole optimizer step, so
+    that the parts sum to the loss of the step. If a strategy *averages* gradients over ranks (DDP), pass the sum
     over all ranks divided by their number.
     """
     if config.aggregation == "token_mean":
@@ -148,7 +150,7 @@ def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradient
 
 
 def aggregate(values_BT: Tensor, is_trained_BT: Tensor, weight_B: Tensor, divisor: Tensor, kind: Aggregation) -> Tensor:
-    """Weighted sum over sequences of the sum (or "sequence_mean") over trained tokens, by `divisor`; scalar."""
+    """Weighted sum over sequences of the sum ("sequence_mean": mean) over trained tokens, over `divisor`; scalar."""
     sum_B = torch.where(is_trained_BT, values_BT, 0.0).sum(-1)
     if kind == "sequence_mean":
         sum_B = sum_B / is_trained_BT.sum(-1).clamp(min=1)
@@ -169,23 +171,24 @@ def policy_gradient_loss(
     old_logprobs_BT: Tensor | None = None,
     correction: SamplerCorrection | None = None,
 ) -> PolicyGradientLoss:
-    """The loss of some sequences as their part of an optimizer step's loss.
+    """The part of some sequences in the loss of an optimizer step.
 
     Args:
         config: Which policy gradient.
-        logprobs_BT: Log-probabilities under the policy that is trained, with gradient.
-        sampler_logprobs_BT: Under the policy that sampled the tokens.
+        logprobs_BT: Log-probabilities under the trained policy, with gradient.
+        sampler_logprobs_BT: Log-probabilities under the policy that sampled the tokens.
         advantages_B: Advantages of the sequences.
         is_trained_BT: True where the policy wrote the token.
         divisor: Scalar; `loss_divisor` of everything in the optimizer step, summed.
-        weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times. None
-            for ones.
-        reference_logprobs_BT: Under the reference policy; needed if `kl_coefficient` > 0, else only measured.
+        weight_B: How many times each sequence occurs: computing it once with weight n equals computing it n times.
+            None: once each.
+        reference_logprobs_BT: Log-probabilities under the reference policy; needed if `kl_coefficient` > 0, else only
+            measured.
         entropy_BT: Entropies of the policy's next-token distributions; needed if `entropy_coefficient` > 0, else only
             measured.
-        old_logprobs_BT: With a correction, under the policy that is trained, before the first step on these sequences;
-            None if this is that step. Without one the sampler's are the old ones.
-        correction: How tokens are weighted for a sampler that differs from the trainer; None trusts it.
+        old_logprobs_BT: With a correction, log-probabilities under the trained policy before the first step on these
+            sequences; None if this is the first step. Without a correction, `sampler_logprobs_BT` are used instead.
+        correction: How tokens are weighted for a sampler that differs from the trainer; None trusts the sampler.
 
     Raises:
         ValueError: A tensor that the configuration needs is missing, or shapes do not agree.
@@ -219,7 +222,7 @@ def _corrected(
     is_trained_BT: Tensor,
     correction: SamplerCorrection,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss per token [B, T] weighted for the sampler, and what is measured of the weights."""
+    """The loss per token [B, T] weighted for the sampler, and metrics of the weights."""
     weights_BT, is_beyond_BT = sampler_weights(old_logprobs_BT, sampler_logprobs_BT, is_trained_BT, correction)
     return loss_BT * weights_BT, {
         "sampler_weight": weights_BT,
@@ -261,7 +264,7 @@ def _surrogate(
     advantages_B: Tensor,
     is_trained_BT: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss per token [B, T] of the chosen surrogate, and what is measured of it."""
+    """The loss per token [B, T] of the chosen surrogate, and its metrics."""
     ratio_BT = log_ratios(logprobs_BT, old_logprobs_BT, is_trained_BT, config.ratio).exp()
     if config.surrogate == "cispo":
         loss_BT, is_clipped_BT = cispo_surrogate(logprobs_BT, ratio_BT, advantages_B, config.clip_high)

@@ -1,4 +1,4 @@
-"""Rollouts of a policy whose weights are here: how they are sampled, their executor, and their metrics."""
+"""Rollouts of a local policy: their sampling, their tool executor, and their metrics."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class RolloutConfig:
     """How trajectories are sampled.
 
     Attributes:
-        max_turns: Assistant turns of a trajectory.
+        max_turns: Maximum number of assistant turns in a trajectory.
         max_new_tokens: Longest turn, in tokens.
-        sequences_at_once: Trajectories whose keys and values are held at once, at most; 0 samples all of a batch
-            together, which is fastest. Groups stay whole unless one alone is larger.
+        sequences_at_once: Maximum number of trajectories whose keys and values are in memory at once; 0 samples a whole
+            batch together, which is fastest. A group is split only if it is larger than this.
         temperature: Softmax temperature in training.
-        evaluation_temperature: The same in validation and test; 0 takes the most probable token.
-        call_temperature: Softmax temperature inside of tool calls, above 0; in evaluation only if that samples too.
-            None: the same as elsewhere. Thyme samples words at 1 and code near 0.
+        evaluation_temperature: Softmax temperature in validation and test; 0 takes the most probable token.
+        call_temperature: Softmax temperature inside tool calls, above 0; in evaluation only if `evaluation_temperature`
+            is above 0. None: the same as outside calls. Thyme samples words at 1 and code near 0.
         lane: The executor's lane: "auto", "pillow", "kornia" or "confined".
-        device: Where tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: with the policy,
-            if that is on an accelerator.
-        exactness: Of tool calls that run as tensors: "exact", or "close", see `sandbox.ToolExecutor`.
-        limits: What one tool call may use.
+        device: Device on which tool calls run as tensors if that is cheaper, see `sandbox.ToolExecutor`; None: the
+            policy's device, if it is an accelerator.
+        exactness: Exactness of tool calls that run as tensors: "exact" or "close", see `sandbox.ToolExecutor`.
+        limits: Resources that one tool call may use.
     """
 
     max_turns: int = 4
@@ -66,7 +66,7 @@ class RolloutConfig:
             )
 
     def open_executor(self, policy_device: torch.device) -> ToolExecutor:
-        """Start an executor of these settings, for a policy on `policy_device`."""
+        """Start an executor with these settings, for a policy on `policy_device`."""
         device = self.device
         if device is None and self.lane in ("auto", "kornia") and policy_device.type != "cpu":
             device = str(policy_device)
@@ -74,12 +74,12 @@ class RolloutConfig:
 
 
 class Roller:
-    """Rolls out a policy with one executor, which starts when it is first needed.
+    """Rolls out a policy with one tool executor, which starts on first use.
 
     Args:
         policy: The policy.
         config: How trajectories are sampled.
-        sampler: Who speaks for it; None: the policy itself.
+        sampler: Samples the turns; None: the policy itself.
     """
 
     def __init__(self, policy: Policy, config: RolloutConfig, sampler: Sampler | None = None) -> None:
@@ -95,9 +95,9 @@ class Roller:
         self._step_of_version: dict[int, int] = {}
 
     def refresh(self, step: int = 0) -> None:
-        """Let the sampler take over the policy's weights, as they are after `step` updates; on all ranks together.
+        """Give the sampler the policy's weights after `step` updates; all ranks call it together.
 
-        Rollouts that run ahead end first: their weights are those of before.
+        Rollouts that run ahead end first, because they use the previous weights.
         """
         if self._ahead is not None:
             wait([self._ahead])
@@ -106,23 +106,23 @@ class Roller:
             self._step_of_version.setdefault(self.sampler.version, step)
 
     def staleness(self, groups: Sequence[Group], step: int) -> list[int]:
-        """Of each token whose sampler says which weights drew it: the updates that these lack at `step`."""
+        """Number of updates that each token's weights lack at `step`; only tokens whose sampler reports its weights."""
         turns = (turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns)
         return [step - self._step_of_version.get(version, step) for turn in turns for version in turn.versions or ()]
 
     def begin(self, job: Callable[[Future[None]], Rollouts]) -> None:
-        """Begin to roll out in another thread, while this one updates the policy: see `take`.
+        """Begin to roll out in another thread, while this thread updates the policy: see `take`.
 
         Args:
             job: Rolls out and scores; it ends early if its future is done.
         """
-        if self._thread is None:  # one thread for all, because tool workers may die with the thread that began them
+        if self._thread is None:  # one thread for all, because tool workers may die with the thread that started them
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollouts ahead")
         self._stop = Future()
         self._ahead = self._thread.submit(job, self._stop)
 
     def take(self) -> Rollouts | None:
-        """Wait for the rollouts that `begin` began, and return them; None if it did not."""
+        """Wait for the rollouts that `begin` started, and return them; None if there are none."""
         ahead, self._ahead = self._ahead, None
         return None if ahead is None else ahead.result()
 
@@ -142,10 +142,10 @@ class Roller:
             samples: P questions.
             group_size: G, trajectories of each.
             temperature: Softmax temperature.
-            seed: Decides the tokens.
-            stop: Done if the trajectories are no longer wanted.
-            max_turns: Turns of each; None for those of the config.
-            after_group: Called with number and group as soon as all trajectories of a group have ended.
+            seed: Seed of the sampling.
+            stop: Done if the trajectories are no longer needed.
+            max_turns: Maximum number of turns of each trajectory; None takes the config's.
+            after_group: Called with a group's number and the group as soon as all trajectories of a group have ended.
         """
         if self._executor is None:
             self._executor = self.config.open_executor(self.policy.device)
@@ -160,7 +160,7 @@ class Roller:
                 after_part = None if after_group is None or is_divided else _numbered_from(first, after_group)
                 pieces: list[list[Group]] = []
                 for done in range(0, group_size, at_once):
-                    # The multiplier keeps the seeds of parts away from those of other steps and ranks.
+                    # The multiplier keeps the seeds of parts apart from those of other steps and ranks.
                     part_seed = (seed + (first * group_size + done) * 0x9E3779B97F4A7C15) % 2**63
                     sampling = Sampling(temperature, self.config.max_new_tokens, part_seed, call_temperature)
                     size = min(at_once, group_size - done)
@@ -175,11 +175,11 @@ class Roller:
         return groups
 
     def rest(self) -> None:
-        """Give back what only rollouts need on the device."""
+        """Free device memory that only rollouts need."""
         self.sampler.rest()
 
     def close(self) -> None:
-        """End rollouts that run ahead and the tool's workers, and give back what the sampler holds."""
+        """End rollouts that run ahead, the tool workers and the sampler."""
         if self._thread is not None and self._stop is not None:
             if not self._stop.done():
                 self._stop.set_result(None)
@@ -196,7 +196,7 @@ def _numbered_from(first: int, after_group: AfterGroup) -> AfterGroup:
 
 
 def waited_for_tools(groups: Sequence[Group]) -> float:
-    """Seconds that rollouts which were sampled together waited for tools: the longest of them was in every batch."""
+    """Seconds that rollouts sampled together waited for tools: the longest total of any trajectory."""
     waits = (sum(turn.tools_s for turn in trajectory.turns) for group in groups for trajectory in group.trajectories)
     return max(waits, default=0.0)
 

@@ -1,7 +1,7 @@
-"""Truncated importance sampling: what the loss owes to a sampler that is not quite the policy that is trained.
+"""Truncated importance sampling: corrects the loss for a sampler that differs slightly from the trained policy.
 
-An engine or a replica in another precision samples from a distribution near the trainer's. The loss then takes the
-trainer's own log-probabilities as the old ones, and weighs each token by trainer over sampler.
+An engine or a replica in another precision samples from a distribution near the trainer's. The loss then uses the
+trainer's own log-probabilities as the old ones, and weights each token by the ratio of trainer to sampler probability.
 
 Sources: truncated importance sampling (TIS), fengyao.notion.site/off-policy-rl; masking and sequence level (MIS),
 yingru.notion.site/When-Speed-Kills-Stability; both as in TRL's `vllm_importance_sampling_mode`.
@@ -28,9 +28,9 @@ class SamplerCorrection:
     """How tokens of another sampler are weighted.
 
     Attributes:
-        level: "token" (one ratio per token: biased, steady) or "sequence" (their product: unbiased, wild in long
-            sequences).
-        beyond: A ratio beyond the bounds is held there ("truncate") or its tokens do not count ("mask").
+        level: "token" (one ratio per token: biased, low variance) or "sequence" (their product: unbiased, high variance
+            in long sequences).
+        beyond: A ratio beyond a bound is set to that bound ("truncate"), or its tokens get weight 0 ("mask").
         max_ratio: Upper bound; null for none.
         min_ratio: Lower bound; null for none.
     """
@@ -54,7 +54,7 @@ class SamplerCorrection:
 
 
 def check_choice(name: str, value: str, kind: Any) -> None:
-    """Raise `ConfigError` unless a value is one of a `Literal`."""
+    """Raise `ConfigError` unless a value belongs to a `Literal`."""
     choices: tuple[str, ...] = get_args(kind)
     if value not in choices:
         raise ConfigError(f"{name}: expected one of {', '.join(choices)} but got {value!r}")
@@ -63,11 +63,11 @@ def check_choice(name: str, value: str, kind: Any) -> None:
 def sampler_weights(
     trainer_logprobs_BT: Tensor, sampler_logprobs_BT: Tensor, is_trained_BT: Tensor, config: SamplerCorrection
 ) -> tuple[Tensor, Tensor]:
-    """The weight of each token's loss; neither has a gradient.
+    """The weight of each token's loss, and whether a bound decided it; neither has a gradient.
 
     Args:
-        trainer_logprobs_BT: Under the policy that is trained, before its first step.
-        sampler_logprobs_BT: Under the policy that drew the tokens. A NaN (the sampler did not say) counts as equal.
+        trainer_logprobs_BT: Log-probabilities under the trained policy, before its first step.
+        sampler_logprobs_BT: Log-probabilities under the sampling policy. NaN (not given) counts as equal.
         is_trained_BT: True if the policy wrote the token.
         config: Which correction.
 
@@ -86,13 +86,13 @@ def sampler_weights(
 
 
 def gap_metrics(gaps_M: Tensor) -> dict[str, Tensor]:
-    """Metrics of how far trainer and sampler differ; empty if there are no tokens.
+    """Metrics of the difference between trainer and sampler; empty if there are no tokens.
 
-    They are the largest size of a gap, the mean size, its 99.9th percentile (nearest rank), and the k3 estimate of
-    KL(sampler || trainer). The sampler drew the tokens, so k3 is the mean of exp(gap) - gap - 1.
+    They are the maximum, the mean and the 99.9th percentile (nearest rank) of the absolute gap, and the k3 estimate of
+    KL(sampler || trainer). The tokens come from the sampler, so k3 is the mean of exp(gap) - gap - 1.
 
     Args:
-        gaps_M: Trainer's - sampler's log-probability of M tokens, in nats.
+        gaps_M: Trainer's minus sampler's log-probability of M tokens, in nats.
     """
     if not len(gaps_M):
         return {}

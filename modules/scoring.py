@@ -8,7 +8,7 @@ from cv_lightning.grading.judge import AnswerJudge
 from cv_lightning.rewards import RewardConfig, score
 from cv_lightning.types import Group, RewardBreakdown
 
-#: Groups about whose answers a judge is asked at the same time.
+#: Number of groups that are judged at the same time.
 _JUDGED_AT_ONCE = 16
 
 
@@ -16,8 +16,8 @@ class Scoring:
     """Scores the groups of one rollout.
 
     Args:
-        config: How trajectories are paid.
-        judge: A server that is asked about answers, in threads; None leaves it at the rules.
+        config: How trajectories are scored.
+        judge: A server that is asked about answers, in threads; None: only the rules decide.
     """
 
     def __init__(self, config: RewardConfig, judge: AnswerJudge | None = None) -> None:
@@ -33,7 +33,7 @@ class Scoring:
         self._pool.shutdown(cancel_futures=True)
 
     def begin(self, number: int, group: Group) -> None:
-        """Score a group that has ended; it returns at once if a judge is asked."""
+        """Score a group that has ended; returns at once if there is a judge."""
         if self._judge is not None:
             self._of_group[number] = self._pool.submit(score, group, self._config, self._judge)
             return
@@ -42,5 +42,5 @@ class Scoring:
         self._of_group[number] = scored
 
     def breakdowns(self) -> list[list[RewardBreakdown]]:
-        """The rewards of all groups that were begun, in the order of their numbers."""
+        """The rewards of all groups that were passed to `begin`, in the order of their numbers."""
         return [self._of_group[number].result() for number in sorted(self._of_group)]

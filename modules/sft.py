@@ -12,18 +12,18 @@ class SFTModule(PolicyModule):
     """Imitates the assistant turns of recorded trajectories; everything the environment wrote is masked.
 
     The loss is the mean over the trained tokens of the whole batch on all ranks, however it is split into
-    micro-batches. Its arguments are those of `PolicyModule`.
+    micro-batches. The arguments are those of `PolicyModule`.
     """
 
     def training_step(self, batch: list[Trajectory], batch_idx: int) -> StepOutput:
         """One optimizer step on a batch of recorded trajectories."""
-        # Rows that a data module prepared have their tokens.
+        # Rows that a data module prepared already have tokens.
         sequences = [(row if row.tokens.ids else self.prepare_row(row)).tokens for row in batch]
         n_trained = torch.tensor(float(sum(sum(s.is_trained) for s in sequences)), device=self.device)
         divisor = self.global_sum(n_trained) / self.trainer.world_size
         total, n_computed = torch.zeros((), device=self.device), 0
         shortest = min(range(len(sequences)), key=lambda index: len(sequences[index]))
-        # Ranks exchange in every pass, so each makes as many as the others; an idle one has weight 0.
+        # Ranks exchange gradients in every pass, so all make the same number of passes; an idle pass has weight 0.
         weighted = [(part or [shortest], float(bool(part))) for part in self.micro_batches(sequences)]
         with self.policy.rounded():
             for number, (part, weight) in enumerate(weighted, start=1):
@@ -37,5 +37,5 @@ class SFTModule(PolicyModule):
         return {"metrics": self.measured(own, {"train/loss": total})}
 
     def prepare_row(self, row: Trajectory) -> Trajectory:  # type: ignore[override]
-        """A recorded trajectory with its tokens; raises as `RowReader.episode`."""
+        """A recorded trajectory with its tokens; raises as `RowReader.episode` does."""
         return self.row_reader.episode(row)

@@ -55,10 +55,10 @@ def clipped_surrogate(
 def cispo_surrogate(
     logprobs_BT: Tensor, ratio_BT: Tensor, advantages_B: Tensor, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """CISPO (equation 4) as a loss per token: REINFORCE with a weight, the ratio up to `1 + clip_high`.
+    """CISPO (equation 4) as a loss per token: REINFORCE weighted by the ratio, clipped at `1 + clip_high`.
 
-    The weight has no gradient, so every token keeps its own, however far its ratio went. As in the paper there is no
-    lower bound.
+    The weight has no gradient, so every token keeps its gradient, however large its ratio is. As in the paper, there
+    is no lower bound.
 
     Returns:
         The loss [B, T]; True where the bound decided the weight [B, T].
@@ -72,7 +72,7 @@ def sapo_surrogate(ratio_BT: Tensor, advantages_B: Tensor, temperatures: tuple[f
 
     Args:
         ratio_BT: Importance ratios.
-        advantages_B: Advantages; those of 0 count as negative, and are 0 either way.
+        advantages_B: Advantages; 0 counts as negative, but its loss is 0 either way.
         temperatures: How sharply the gate closes for positive and for other advantages.
     """
     positive, negative = temperatures

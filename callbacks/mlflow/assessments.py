@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-#: Who judges, as MLflow's pages show it.
+#: Source of the assessments, as MLflow's pages show it.
 _SOURCE = "cv_lightning.rewards"
 
 
@@ -16,12 +16,12 @@ def assessments(record: Mapping[str, Any], trace_id: str, run_id: str, time_ms: 
     Args:
         record: The trajectory (docs/trajectories.md).
         trace_id: Its trace.
-        run_id: The run that rewarded it; MLflow deletes them with the run.
+        run_id: The run that rewarded it; MLflow deletes assessments with their run.
         time_ms: When it was rewarded, in milliseconds since 1970.
 
     Returns:
         Feedback `is_right`, `reward` and `reward.<term>`, and the expectation `expected_response`. If nobody could
-        judge the answer, `is_right` is an error and there is no `reward`. Ids follow from trace and name.
+        judge the answer, `is_right` is an error and there is no `reward`. Ids are derived from trace and name.
     """
     from mlflow.entities import AssessmentError, AssessmentSource, Expectation, Feedback
     from mlflow.tracing.constant import AssessmentMetadataKey

@@ -1,4 +1,4 @@
-"""The data sets of a run as MLflow's inputs: name, digest, source, size, and what they were used for."""
+"""The data sets of a run as MLflow's inputs: name, digest, source, size, and use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def inputs_of(facts: Mapping[str, Any], source: Mapping[str, Any], splits: Seque
     """The splits that a command uses, as JSON for `BackgroundMLflowLogger.log_inputs`.
 
     Args:
-        facts: Of `callbacks.data_facts.data_facts`.
+        facts: Result of `callbacks.data_facts.data_facts`.
         source: The arguments and `class_path` of the source in the config; empty if it has none.
         splits: The splits in use.
 
     Returns:
-        By split `name` (of the file or the data set on the hub, else the class), `digest` (the fingerprint),
-        `source_type` and `source` in MLflow's terms, `size` (None: endless or unknown) and `context`. A split without
-        samples is left out, as are data without a fingerprint.
+        For each split: `name` (of the file or the data set on the hub, else the class), `digest` (the fingerprint),
+        `source_type` and `source` in MLflow's terms, `size` (None: endless or unknown) and `context`. Splits
+        without samples and data without a fingerprint are left out.
     """
     found = []
     for split in splits:

@@ -1,4 +1,4 @@
-"""MLflow that never holds up training: a thread sends, and what cannot be sent is kept in a file."""
+"""An MLflow logger that never delays training: a thread sends records, and a file keeps those that cannot be sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from callbacks.mlflow.parent import NOTE, RECIPE, STAGE
 from callbacks.mlflow.sender import Sender
 from cv_lightning.tracking.uri import check_uri, sqlite_path
 
-#: Longest value of a parameter; longer ones are cut.
+#: Longest value of a parameter; longer values are cut.
 _MAX_VALUE = 500
 
 #: MLflow's settings for HTTP, unless the user has set them: the sender repeats failed requests itself.
@@ -35,27 +35,27 @@ _HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_
 class BackgroundMLflowLogger(Logger):
     """Logs to MLflow from a thread of its own.
 
-    A server that does not answer is reported once; records then wait in `<folder>/mlflow_unsent.jsonl`, and are sent
-    with their own times when it is back, by this process or by the next one that uses the folder. The run id is
+    A server that does not answer is reported once. Records then wait in `<folder>/mlflow_unsent.jsonl`. When the server
+    is back, this process or the next that uses the folder sends them with their original times. The run id is
     saved in `<folder>/mlflow_run.json`, so that training which resumes from a checkpoint continues the same run; an
     interrupted run is KILLED until then.
 
-    A logger with the tag `stage: recipe` holds a whole recipe: runs that log to folders directly below its own, to the
-    same experiment of the same store, become its children.
+    A logger with the tag `stage: recipe` is that of a whole recipe: runs become its children if they log to folders
+    directly below its own, and to the same experiment of the same store.
 
     Args:
         experiment_name: MLflow's experiment; created if it does not exist.
         run_name: Name of the run; None leaves it to MLflow.
         tracking_uri: A SQLite file (`sqlite:///runs/mlflow.db`), a server (`http://host:5000`) or another database.
         artifact_location: Folder or address of a new experiment's artifacts; None takes `mlartifacts` beside a SQLite
-            file, and leaves it to a server.
+            file; a server decides itself.
         tags: Tags of the run.
         folder: Folder of waiting records, and of `checkpoints` that have no other folder.
         flush_s: Longest wait for unsent records when a `fit` or `test` ends, in seconds.
 
     Attributes:
-        run_id: MLflow's name of the run; None while MLflow has not been reached.
-        is_resumed: Whether it logs to the run of an earlier process.
+        run_id: MLflow's id of the run; None while MLflow has not been reached.
+        is_resumed: Whether the logger logs to the run of an earlier process.
 
     Raises:
         ConfigError: A `tracking_uri` that MLflow cannot use.
@@ -88,7 +88,7 @@ class BackgroundMLflowLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Empty, as is `version`: Lightning builds the place of checkpoints from them, and a stage has a folder."""
+        """Empty, like `version`: Lightning builds checkpoint paths from both, but a stage has a folder of its own."""
         return ""
 
     @property
@@ -103,18 +103,18 @@ class BackgroundMLflowLogger(Logger):
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's name of the run; None while MLflow has not been reached."""
+        """MLflow's id of the run; None while MLflow has not been reached."""
         return self._sender.run_ids.get(self._key) if self._sender is not None else self._known_run_id
 
     @rank_zero_only
     def resume(self) -> None:
-        """Log to the run that logged to this folder last, if it is of the same experiment of the same store.
+        """Log to the run that logged to this folder last, if it belongs to the same experiment of the same store.
 
         For training that resumes from a checkpoint; call it before anything is logged.
         """
         if self._sender is not None:
             return
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none that can be read: a new run
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no readable note: a new run
             left = json.loads(self._run_file.read_text(encoding="utf-8"))
             if (left["tracking_uri"], left["experiment"]) == (self.tracking_uri, self._begin["experiment"]):
                 self._key, self._known_run_id = str(left["key"]), left["run_id"]
@@ -126,7 +126,7 @@ class BackgroundMLflowLogger(Logger):
         return self.folder / NOTE
 
     def _note_run(self, run_id: str | None) -> None:
-        """Write down which run this is; who cannot read it later begins a new one."""
+        """Save which run this is; a later process that cannot read the note begins a new run."""
         experiment = self._begin["experiment"]
         note = {"tracking_uri": self.tracking_uri, "experiment": experiment, "key": self._key, "run_id": run_id}
         if self._begin["tags"].get(STAGE) == RECIPE:
@@ -145,7 +145,7 @@ class BackgroundMLflowLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None, *_: Any, **__: Any) -> None:
-        """Log parameters; nested ones get names like `optimizer/lr`."""
+        """Log parameters; nested parameters get names like `optimizer/lr`."""
         flat = _flatten_dict(_convert_params(params))
         if flat:
             self._put("params", values={_metric_name(name): str(value)[:_MAX_VALUE] for name, value in flat.items()})
@@ -182,7 +182,7 @@ class BackgroundMLflowLogger(Logger):
         """Send the trajectories of `<folder>/trajectories.jsonl` as traces; they are read in the background.
 
         Args:
-            folder: What `callbacks.trajectories.write_trajectories` wrote; it must stay there.
+            folder: Folder that `callbacks.trajectories.write_trajectories` wrote; it must stay there.
             step: The optimizer step.
         """
         self._put("traces", path=str(Path(folder).resolve()), step=step)
@@ -210,7 +210,7 @@ class BackgroundMLflowLogger(Logger):
                 _warn(f"MLflow: cannot write to {self.folder} ({error}); from here on nothing is logged to MLflow.")
 
     def _start(self) -> Sender:
-        """Open the outbox and start the thread, when there is something to log: on the first process only."""
+        """Open the outbox and start the thread, once there is something to log; only the first process logs."""
         for name, value in _HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
         location = self._artifact_location

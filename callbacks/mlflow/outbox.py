@@ -1,4 +1,4 @@
-"""Records that wait to be sent, in a file: it survives a server that is gone and a process that is killed."""
+"""Records that wait to be sent, in a file that survives an unreachable server and a killed process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 Record = dict[str, Any]
 
-#: Bytes of sent records after which the file is begun anew.
+#: Bytes of sent records after which the file is emptied.
 _COMPACT_AT = 2**20
 
-#: Bytes that are read at once.
+#: Maximum bytes that are read at once.
 _READ = 2**22
 
 
 class Outbox:
     """A queue of JSON records in `<folder>/<name>.jsonl`, for one process; its threads may share it.
 
-    The file exists while something waits. If another process holds it, `<name>.1.jsonl` is taken.
+    The file exists while records wait. If another process holds it, `<name>.1.jsonl` is used.
 
     Args:
         folder: Folder of the file. Records that an earlier process left there come first.
@@ -45,7 +45,7 @@ class Outbox:
 
         Args:
             record: JSON.
-            is_lasting: Whether later records need it: it is then written again to a new file.
+            is_lasting: Whether later records need it; it is then written to each new file again.
 
         Raises:
             OSError: The disk is full, or the folder is gone.
@@ -73,7 +73,7 @@ class Outbox:
         return records, ends
 
     def all(self) -> list[Record]:
-        """All records of the file, those that were sent among them."""
+        """All records of the file, including those that were sent."""
         with self._lock:
             return [_parse(line) for line in self._read(0, self._size).splitlines()]
 
@@ -87,18 +87,18 @@ class Outbox:
                 self._write_head()
 
     def give_up(self) -> None:
-        """Forget the waiting records, if they cannot be read back."""
+        """Drop the waiting records, for the case that they cannot be read back."""
         with self._lock:
             self._sent = self._size
 
     @property
     def is_empty(self) -> bool:
-        """Whether all has been sent."""
+        """Whether all records have been sent."""
         with self._lock:
             return self._sent == self._size
 
     def remove_sent(self) -> None:
-        """Remove the file if all has been sent; the next record makes a new one."""
+        """Remove the file if all records have been sent; the next record makes a new file."""
         with self._lock:
             if self._file is not None and self._sent == self._size:
                 self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which run of a recipe a run belongs to: MLflow's list shows it below that one."""
+"""Finds the recipe's run to which a run belongs; MLflow's list shows the run below it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-#: The file in which a logger notes its run.
+#: The file in which a logger saves which run it logs to.
 NOTE = "mlflow_run.json"
 
-#: MLflow's tag of a child; not imported from there, which takes seconds.
+#: MLflow's tag of a child; not imported from MLflow, because that takes seconds.
 _PARENT = "mlflow.parentRunId"
 
-#: The tag that says which stage a run is, and its value for a whole recipe.
+#: The tag that names the stage of a run, and its value for a whole recipe.
 STAGE, RECIPE = "stage", "recipe"
 
 
@@ -22,7 +22,7 @@ def parent_tag(begin: Mapping[str, Any], tracking_uri: str) -> dict[str, str]:
 
     Args:
         begin: The first record of the logger, with `folder` and `experiment` of the run.
-        tracking_uri: The store; a parent must be in the same.
+        tracking_uri: The store; a parent must be in the same store.
 
     Returns:
         Empty if there is no such run, or MLflow has not given it an id yet.

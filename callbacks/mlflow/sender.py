@@ -17,28 +17,28 @@ from callbacks.mlflow.parent import parent_tag
 
 log = logging.getLogger(__name__)
 
-#: Seconds until a store that failed is tried again: the first time, and at most.
+#: Seconds until a store that failed is tried again: the first delay, and the longest.
 RETRY_S = (2.0, 60.0)
 
-#: Records that are read at once; metrics in one request (MLflow takes 1,000); parameters in one request (100).
+#: Records that are read at once; metrics in one request (MLflow accepts 1,000); parameters in one request (100).
 _N_RECORDS, _N_METRICS, _N_PARAMS = 500, 1000, 100
 
-#: Failures after which an artifact is given up, so that what waits behind it is sent.
+#: Failures after which an artifact is given up, so that the records behind it are sent.
 _MAX_ARTIFACT_FAILURES = 3
 
 
 class Sender(threading.Thread):
-    """Sends the records of an outbox, in order; repeats what failed, drops what MLflow refuses.
+    """Sends the records of an outbox, in order; retries failed records, and drops records that MLflow refuses.
 
     Args:
-        tracking_uri: Of the MLflow server.
-        artifact_location: For experiments that are made; None leaves it to MLflow.
+        tracking_uri: URI of the MLflow server.
+        artifact_location: Place of the artifacts of new experiments; None: MLflow decides.
         outbox: The records to send.
-        key: The run of this process; other runs that the outbox holds are of processes that are gone.
+        key: The run of this process; other runs in the outbox belong to processes that have ended.
 
     Attributes:
-        run_ids: MLflow's run of each key of ours.
-        on_run: Told MLflow's name of this process's run once it is known.
+        run_ids: MLflow's run id for each key.
+        on_run: Called with MLflow's id of this process's run once it is known.
     """
 
     def __init__(self, tracking_uri: str, artifact_location: str | None, outbox: Outbox, key: str) -> None:
@@ -67,7 +67,7 @@ class Sender(threading.Thread):
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all is sent, MLflow fails to answer, or the time is over; then name the file of the rest."""
+        """Wait until all is sent, MLflow does not answer, or the time is over; logs which file holds the rest."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             attempts = self._n_attempts
@@ -127,7 +127,7 @@ class Sender(threading.Thread):
     def _send_some(self) -> None:
         """Send the next records; each is confirmed once the store has taken it."""
         records, ends = self.outbox.first(_N_RECORDS)
-        if not records:  # waiting forever would keep a core, and the trainer's interpreter, busy
+        if not records:  # retrying forever would keep a core and the trainer's interpreter busy
             self.outbox.give_up()
             raise OSError(f"what waited in {self.outbox.path} cannot be read back and is lost")
         numbered = list(zip(records, ends, strict=True))
@@ -159,7 +159,7 @@ class Sender(threading.Thread):
                 self.run_ids.setdefault(record["run"], record["run_id"])
 
     def _offer(self, key: Any, kind: Any, records: list[Record]) -> None:
-        """Send records of one kind; one that MLflow refuses is dropped, for it would be refused again."""
+        """Send records of one kind; records that MLflow refuses are dropped, because it would refuse them again."""
         if key not in self._begins or kind == "run_id":
             return
         run_id = self._run_id(key)
@@ -167,7 +167,7 @@ class Sender(threading.Thread):
             self._send(run_id, kind, records)
         except Exception as error:
             code = _status(error)
-            if code == 404:  # the store has forgotten the run, or is another one
+            if code == 404:  # the store has forgotten the run, or is another store
                 self.run_ids.pop(key, None)
             if kind in ("artifact", "traces") and self._is_hopeless(records[0]["path"]):
                 log.warning("MLflow: the %s %s was given up: %s", kind, records[0]["path"], error)
@@ -208,7 +208,7 @@ class Sender(threading.Thread):
             self._end(run_id, record)
 
     def _end(self, run_id: str, record: Record) -> None:
-        # When the run began its parent may not have had an id.
+        # The parent may not have had an id when the run began.
         for name, value in parent_tag(self._begins[record["run"]], self.tracking_uri).items():
             self._connected().set_tag(run_id, name, value)
         self._connected().set_terminated(run_id, record["status"], end_time=record["time_ms"])
@@ -234,9 +234,9 @@ class Sender(threading.Thread):
     # ---- store and run -----------------------------------------------------------------------------------------------
 
     def _connected(self) -> Any:
-        """The client; mlflow is imported here, in the background, for it takes seconds."""
+        """The client; mlflow is imported here, in the background, because it takes seconds."""
         if self._client is None:
-            # Otherwise it prints tables and addresses between the lines of the progress.
+            # Otherwise mlflow prints tables and addresses between the lines of the progress.
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             from mlflow.tracking import MlflowClient
 
@@ -246,7 +246,7 @@ class Sender(threading.Thread):
         return self._client
 
     def _run_id(self, key: str) -> str:
-        """The run of a key, which begins if there is none yet."""
+        """MLflow's run id of a key; creates the run if there is none yet."""
         if key not in self.run_ids:
             self.run_ids[key] = self._begun(self._begins[key])
             if key == self._key:
@@ -278,6 +278,6 @@ def _already_exists() -> type[Exception]:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status of an error of MLflow; local stores have one too."""
+    """The HTTP status of an MLflow error; errors of local stores have a status too."""
     status = getattr(error, "get_http_status_code", None)
     return int(status()) if callable(status) else None

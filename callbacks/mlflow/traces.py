@@ -1,11 +1,12 @@
 """Recorded trajectories as MLflow traces: a span per turn and per tool call, with images, timing, tokens and credit.
 
 The state of a trace or span says what failed: a call, an unreadable reply, a trajectory that ended without an answer.
-Whether an answer is right, and its reward, are assessments of the trace; the trajectories of a group share a session.
+The verdict on an answer and its reward are assessments of the trace; the trajectories of a group share a session.
 
-The traces are made from the files that `callbacks.trajectories` wrote, in the thread that sends (`mlflow_sender`).
+The traces are made from the files that `callbacks.trajectories` wrote, in the thread that sends (`sender`).
 MLflow's fluent tracing functions are not used: they export through one global address and hide failures, while here a
-failure is reported and waiting traces are sent again. Ids follow from run, step and place, so nothing is sent twice.
+failure is reported and waiting traces are sent again. Ids are derived from run, step and place, so nothing is
+sent twice.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Record = Mapping[str, Any]
 
 
 class _Failure(NamedTuple):
-    """Why a span failed: a kind, as MLflow groups them, and words."""
+    """Why a span failed: a kind, by which MLflow groups failures, and a message."""
 
     kind: str
     message: str
@@ -38,14 +39,14 @@ def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Rec
     """Send all trajectories of a folder.
 
     Args:
-        tracking_uri: Of the MLflow server.
+        tracking_uri: URI of the MLflow server.
         experiment_id: MLflow's experiment of the run.
         run_id: The run that the traces belong to.
-        request: What `BackgroundMLflowLogger.log_traces` put: `path`, the folder, `step`, and `time_ms`.
+        request: Record of `BackgroundMLflowLogger.log_traces`: `path` (the folder), `step` and `time_ms`.
 
     Raises:
         OSError: The folder is gone, or holds something else.
-        MlflowException: MLflow cannot be reached, or refuses.
+        MlflowException: MLflow cannot be reached, or refuses a trace.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.tracing.client import TracingClient
@@ -67,7 +68,7 @@ def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Rec
 
 
 class _Trace:
-    """One trajectory; `end_ns` is when it was rolled out, in nanoseconds since 1970."""
+    """One trajectory; `end_ns` is the end of its rollout, in nanoseconds since 1970."""
 
     def __init__(self, record: Record, folder: Path, digest: str, end_ns: int) -> None:
         self.record = record
@@ -84,7 +85,7 @@ class _Trace:
         self._durations = list(zip(turn_ns, tool_ns, strict=True))
 
     def info(self, experiment_id: str, run_id: str, step: int) -> Any:
-        """The entry in the list of traces; tags can be searched for."""
+        """The entry in the list of traces; tags can be searched."""
         from mlflow.entities import TraceInfo, TraceLocation, TraceState
         from mlflow.tracing.constant import TraceMetadataKey
 
@@ -124,7 +125,7 @@ class _Trace:
         return _Failure(reason or "no_answer", "It ended without an answer." if answer is None else "It was cut off.")
 
     def _asked(self) -> str:
-        """A line for the list of traces: many questions read alike, so the transforms follow."""
+        """A line for the list of traces: the question, then its transforms, because many questions are alike."""
         return " · ".join([self.record["question"], *self.record["transforms"]])
 
     def spans(self) -> list[Any]:
@@ -168,7 +169,7 @@ class _Trace:
             now += turn_ns + tool_ns
 
     def _message(self, role: str, text: str, turn: int) -> dict[str, Any]:
-        """The environment's turn, with the images of a turn (-1: the question's), as MLflow's chat view reads it."""
+        """The environment's message for MLflow's chat view, with the images of a turn (-1: of the question)."""
         files = [image["file"] for image in self.record["images"] if image["turn"] == turn]
         images = [{"type": "image_url", "image_url": {"url": self._image(file)}} for file in files]
         return {"role": role, "content": [{"type": "text", "text": text}, *images]}
@@ -225,7 +226,7 @@ class _Trace:
         return f"{self._first_span_id + number + 1:016x}"
 
     def _image(self, file: str) -> str:
-        """The address of an image within the trace; MLflow's page shows it in its place."""
+        """The address of an image within the trace; MLflow's page shows the image there."""
         if file not in self._refs:
             from mlflow.tracing.attachments import Attachment
 
@@ -260,5 +261,5 @@ def _ns(seconds: float | None) -> int:
 
 
 def _clean(text: str) -> str:
-    """Text that a database takes: a lone surrogate has no UTF-8."""
+    """Text that a database accepts, without lone surrogates (UTF-8 cannot encode them) and NUL characters."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{SYMBOL FOR NULL}")

@@ -1,8 +1,8 @@
-"""Attention of the vision tower over packed images, images of one size at once.
+"""Attention of the vision tower over packed images; images of one size are computed at once.
 
 Without a flash kernel, Hugging Face computes packed images one by one: hundreds of small calls in a batch of small
-images. It hands the packed tensors whole to any implementation whose name holds "flash"; this one is plain scaled dot
-products.
+images. It passes the packed tensors whole to any implementation whose name contains "flash"; this implementation is
+plain scaled dot products.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def packed_attention(
     Returns:
         [1, S, heads, features], and no weights.
     """
-    # [N] tokens of each image: a windowed layer has its windows here, a full layer its images.
+    # Tokens of each sequence, N: windows in a windowed layer, images in a full layer.
     lengths = cu_seq_lens_q.diff().tolist()
     packed = (query_1HSD, key_1HSD, value_1HSD)
     if len(set(lengths)) == 1:  # one batch [N, heads, L, features], without copies
@@ -62,7 +62,7 @@ def packed_attention(
 
 
 def use_packed_attention(visual: nn.Module) -> None:
-    """Let a vision tower attend to packed images by `packed_attention`."""
+    """Let a vision tower use `packed_attention`."""
     ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
     config: Any = visual.config
     config._attn_implementation_internal = NAME

@@ -1,4 +1,4 @@
-"""The conversation of a model: its family's markup, and what its chat template writes of the policy's turn."""
+"""The conversation of a model: its family's markup, and the start of a reply that its chat template writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPEN_REASONING = "<think>\n"
 
 
 def reply_start(tokenizer: Any, template: Template) -> str:
-    r"""What a tokenizer's chat template writes of the policy's turn, such as "<think>\n"; "" without a chat template.
+    r"""The start of a reply that a tokenizer's chat template writes, such as "<think>\n"; "" without a chat template.
 
     Raises:
         CheckpointError: The chat template cannot write a question.
@@ -35,7 +35,7 @@ def reply_start(tokenizer: Any, template: Template) -> str:
 def begin_reasoning(tokenizer: Any, template: Template) -> None:
     """Let a tokenizer's chat template open the reasoning: by its own switch if it has one, else at its end.
 
-    The template is exported with the policy, so that others ask it as it was trained.
+    The template is exported with the policy, so that others prompt the policy as it was trained.
     """
     given = tokenizer.chat_template or ""
     at_end = f"{{%- if add_generation_prompt %}}{{{{- {OPEN_REASONING!r} }}}}{{%- endif %}}"
@@ -61,11 +61,11 @@ def make_conversation(
     Args:
         config: Hugging Face's configuration of the model.
         tokenizer: Its tokenizer, whose chat template changes with `open_reasoning`.
-        patcher: Cuts its images.
-        system_prompt: As `Policy` takes it, and so on.
-        max_context_tokens: Likewise.
-        toolbox: Likewise.
-        open_reasoning: Likewise.
+        patcher: Cuts its images into patches.
+        system_prompt: See `Policy`.
+        max_context_tokens: See `Policy`.
+        toolbox: See `Policy`.
+        open_reasoning: See `Policy`.
 
     Raises:
         CheckpointError: The chat template cannot write a question, or is missing and so cannot open the reasoning.

@@ -1,7 +1,7 @@
 """Weights that are read after a model is sharded: each process reads its own part from the files.
 
-No process holds the whole model, in host memory or on an accelerator: a tensor's rows are cut out of the memory-mapped
-safetensors file.
+No process holds the whole model in host memory or on an accelerator: each process copies only its rows of a tensor out
+of the memory-mapped safetensors file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from transformers.utils.hub import cached_file
 from cv_lightning.errors import CheckpointError, ConfigError
 from modules.policy.shards import local
 
-#: What PEFT puts between the name of a module and that of its weight.
+#: Names that PEFT inserts between the name of a module and the name of its weight.
 WRAPPERS = re.compile(r"\.(base_layer|original_module|modules_to_save\.\w+)\.")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-#: Arguments of `peft.LoraConfig` under which new adapters need no weights of their base.
+#: Arguments of `peft.LoraConfig` for which new adapters do not need the weights of their base.
 OF_SHAPES = {
     *("r", "lora_alpha", "lora_dropout", "lora_bias", "bias", "use_rslora", "task_type", "init_lora_weights"),
     *("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern"),
@@ -39,7 +39,7 @@ OF_SHAPES = {
 
 
 def build_without_weights(source: str, dtype: torch.dtype, attention: str) -> Any:
-    """The model of a folder or hub name with its parameters on the meta device; raises what `from_pretrained` does."""
+    """The model of a folder or hub name, with meta parameters; raises the errors of `from_pretrained`."""
     config = AutoConfig.from_pretrained(source)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -50,7 +50,7 @@ def build_without_weights(source: str, dtype: torch.dtype, attention: str) -> An
 
 
 def _compute_buffers(model: Any) -> None:
-    """Rotary frequencies are computed, not stored: Hugging Face's initialisation of a module without parameters."""
+    """Compute rotary frequencies, which are not stored, by Hugging Face's initialization of their modules."""
     for module in model.modules():
         if not module._buffers:
             continue
@@ -63,8 +63,8 @@ def check_deferrable(lora: Mapping[str, Any], quantization: str | None) -> None:
     """Raise `ConfigError` if a policy needs its weights before they are loaded.
 
     Args:
-        lora: Arguments of new adapters; those of DoRA, PiSSA and others start from the weights.
-        quantization: Of the policy.
+        lora: Arguments of new adapters; adapters of DoRA, PiSSA and others start from the weights.
+        quantization: Quantization of the policy.
     """
     if quantization is not None:
         raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
@@ -78,9 +78,9 @@ def check_deferrable(lora: Mapping[str, Any], quantization: str | None) -> None:
 
 @contextmanager
 def weightless_on_host(model: nn.Module) -> Iterator[None]:
-    """Show parameters of the meta device as ones of the host that take no memory.
+    """Inside, parameters of the meta device are replaced by host parameters that take no memory.
 
-    PEFT moves a new adapter to the device of its base: on the meta device it would lose the values it starts from.
+    PEFT moves a new adapter to the device of its base: on the meta device the adapter would lose its initial values.
     """
     shown: dict[nn.Parameter, nn.Parameter] = {
         parameter: nn.Parameter(torch.zeros((), dtype=parameter.dtype).expand(parameter.shape), parameter.requires_grad)
@@ -104,7 +104,7 @@ def _swap(model: nn.Module, others: Mapping[nn.Parameter, nn.Parameter]) -> None
 
 
 def load_shards(model: Any, source: str) -> None:
-    """Read the weights of a model from `source`, on each process the rows that it holds.
+    """Read the weights of a model from `source`; each process reads the rows that it holds.
 
     Args:
         model: Hugging Face's model, without adapters' wrapper; its parameters have memory.
@@ -130,7 +130,7 @@ def load_shards(model: Any, source: str) -> None:
 
 
 def _stored_tensors(model: Any, source: str, targets: Mapping[str, Any], stack: ExitStack) -> Iterator[tuple[str, Any]]:
-    """The tensors of the files by the model's names for them, memory-mapped."""
+    """The memory-mapped tensors of the files, with the model's names for them."""
     rename = renamer(model, targets)
     for path in _files(source):
         file: Any = stack.enter_context(safe_open(path, framework="pt"))
@@ -139,7 +139,7 @@ def _stored_tensors(model: Any, source: str, targets: Mapping[str, Any], stack: 
 
 
 def weights_by_name(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters of a model by the names that they have without adapters; those of new adapters are left out."""
+    """The parameters of a model by their names without adapters; parameters of new adapters are left out."""
     found: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if ".lora_" not in name:
@@ -148,7 +148,9 @@ def weights_by_name(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 
 def renamer(model: Any, names: Mapping[str, Any]) -> Callable[[str], str]:
-    """Turns a tensor's name in files, perhaps of an older version, into the model's; raises `ValueError` if it cannot.
+    """A function from a tensor's name in files, perhaps of an older version, to the model's name for it.
+
+    The function raises `ValueError` if the tensor is stored in another layout.
 
     Args:
         model: Hugging Face's model.

@@ -1,4 +1,4 @@
-"""The one interface to a kind of model: template, image tokens, positions, processor, and what sampling keeps of it."""
+"""The interface to a kind of model: template, image tokens, positions, image processor, and sampling cache."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model. The methods are those of Qwen's families; another one overrides what it does differently.
+    """A kind of model. The methods implement Qwen's families; another family overrides those that differ.
 
     Attributes:
-        config: Hugging Face's class of its configuration.
+        config: Hugging Face's configuration class.
         model: Hugging Face's class of the model with its language head.
-        image_mean: Mean of each channel that images are normalised with, if a folder does not say.
+        image_mean: Mean of each channel for the normalization of images, if a folder gives none.
         image_std: Standard deviation, likewise.
-        text: Settings of the language model of a small policy that only this family has, by its size.
+        text: Makes, from the size of a small policy, the settings of its language model that only this family has.
         vision: Settings of its vision tower, likewise.
         template: Markup of its conversations.
     """
@@ -48,7 +48,7 @@ class Family:
 
         Args:
             config: Hugging Face's configuration of the model.
-            source: Folder or hub name that may hold the normalisation; None takes the family's.
+            source: Folder or hub name that may hold the normalization; None takes the family's.
             min_pixels: Smaller images are enlarged to this many pixels.
             max_pixels: Larger images are reduced to this many pixels.
         """
@@ -78,7 +78,7 @@ class Family:
     def positions(self, core: Any, input_ids_BT: Tensor, is_valid_BT: Tensor, grid_O3: Tensor | None) -> Tensor:
         """mRoPE positions [3, B, T]: time, row and column of a token; for text all three are equal, and 0 at padding.
 
-        Those of Hugging Face's `get_rope_index`, without its loops over tokens.
+        Equal to Hugging Face's `get_rope_index`, but without its loops over tokens.
 
         Args:
             core: The model without its language head.
@@ -94,7 +94,7 @@ class Family:
         if grid_O3 is not None:
             run_BT = (is_first_BT.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids_BT)
             size_BT2 = (grid_O3[:, 1:] // core.config.vision_config.spatial_merge_size)[run_BT]
-            # The patches of an image share a time; what follows it continues after the largest of all its positions.
+            # The patches of an image share a time; the next token continues after the image's largest position.
             advance_BT = torch.where(is_image_BT, size_BT2.amax(-1) * is_last_BT, advance_BT)
             places_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
             place_BT = places_T - torch.where(is_first_BT, places_T, 0).cummax(1).values
@@ -103,10 +103,10 @@ class Family:
         return torch.stack([start_BT, start_BT + row_BT, start_BT + column_BT]) * is_valid_BT.bool()
 
     def repeated(self, encoded: Any, occurrences: Sequence[int]) -> Any:
-        """Encoder output with an entry per placeholder, from one with an entry per distinct image.
+        """Expand encoder output from an entry per distinct image to an entry per placeholder.
 
         Args:
-            encoded: What `get_image_features` returned; Qwen3-VL also has features for its first language layers.
+            encoded: Output of `get_image_features`; Qwen3-VL's also has features for its first language layers.
             occurrences: For each placeholder in reading order, the index of its image.
         """
         expanded = copy.copy(encoded)

@@ -1,4 +1,4 @@
-"""Features of images that a frozen vision tower would only compute again: in later turns, the update, the reference."""
+"""Image features of a frozen vision tower, cached for later turns, the update and the reference."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-#: Bytes that are kept; what comes later is computed again.
+#: Maximum bytes of the cache; features that do not fit are computed again.
 _MAX_BYTES = 1 << 30
 
 
 class Features:
-    """Encoder output of images by the identity of their pixels."""
+    """Encoder output of images, by a key of their pixels."""
 
     def __init__(self) -> None:
         self.is_open = False
@@ -24,11 +24,11 @@ class Features:
         return key in self._of_key
 
     def clear(self) -> None:
-        """Forget everything, and keep nothing any more."""
+        """Empty the cache and close it."""
         self.is_open, self._n_bytes, self._of_key = False, 0, {}
 
     def joined(self, keys_N: Sequence[bytes], missing: Sequence[int], encoded: Any) -> Any:
-        """Encoder output of N images, of which the `missing` ones were just encoded."""
+        """Encoder output of N images; `encoded` is that of the `missing` images, which are then cached."""
         parts_N = [self._of_key.get(key, []) for key in keys_N]
         for index, place in enumerate(missing):
             layers = [layer[index] for layer in getattr(encoded, "deepstack_features", None) or ()]

@@ -1,10 +1,10 @@
 """Sampling with a key-value cache that survives the turns of a conversation.
 
-The cache has L columns for each of B rows. All rows get the same new columns, and a mask says which of them hold a
-token of the row; the others are holes, on the right of what a row gets, until the next turn. Holes change nothing:
-positions are passed explicitly, and `modules.policy.recurrence` keeps them out of recurrent states. A later turn
-computes its new tokens only, and rollouts of one prompt share the computation of the prompt. Rows whose turn has ended
-wait in a cache of their own.
+The cache has L columns for each of B rows. All rows get the same new columns, and a mask marks the columns that hold a
+token of the row. The other new columns are holes, to the right of the row's tokens. Holes do not change the result:
+positions are passed explicitly, and `modules.policy.recurrence` keeps holes out of recurrent states. A later turn
+computes only its new tokens, and rollouts of one prompt share the computation of the prompt. Rows whose turn has ended
+wait in a separate cache until the next turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from modules.policy.kv_cache import CachedRows, gathered
 from modules.policy.network import Network
 from modules.policy.temperatures import CallTokens
 
-#: Closed rows leave the batch if at most this share of it is open.
+#: Closed rows leave the batch once at most this share of the batch is open.
 _MAX_OPEN = 2 / 3
 
 
@@ -29,9 +29,9 @@ class GenerationSession:
     """Samples the turns of a batch of conversations, turn after turn.
 
     Args:
-        network: Whose tokens are sampled.
-        sampling: How.
-        on_tokens: Reads along, and may stop a turn.
+        network: Network that samples.
+        sampling: Temperatures, limits and seed.
+        on_tokens: Receives the tokens of each step, and may stop the turns.
     """
 
     def __init__(self, network: Network, sampling: Sampling, on_tokens: OnTokens | None = None) -> None:
@@ -42,7 +42,7 @@ class GenerationSession:
         self._generator = torch.Generator(device=network.device).manual_seed(sampling.seed)
         self._cache = self._new_cache()
         self._is_started = False
-        #: Of the rows that are computed: their numbers, their columns, and each row's next position.
+        #: Numbers and columns of the rows that are computed, and the next position of every row.
         self._rows: list[int] = []
         self._is_valid_BL = torch.empty(0, 0, dtype=torch.bool)
         self._next_position_B1 = torch.empty(0, 1, dtype=torch.long)
@@ -59,8 +59,8 @@ class GenerationSession:
         """Sample one turn for each context.
 
         Args:
-            contexts: Live sequences. The first call takes any; a later one takes those of the call before it, or some
-                of them, grown by what was sampled and by the observation.
+            contexts: Live sequences. The first call takes any sequences. A later call takes all or some of the previous
+                call's sequences, extended by the sampled tokens and the observation.
         """
         if not contexts:
             return []
@@ -86,14 +86,14 @@ class GenerationSession:
         return hidden_PD[rows]
 
     def _extend(self, contexts: Sequence[TokenSequence]) -> Tensor:
-        """Drop the rows of contexts that ended and feed the others what they grew by; returns hidden states [B, D]."""
+        """Drop the rows of contexts that ended and feed the new tokens of the others; returns hidden states [B, D]."""
         rows = [self._row_of[id(context)] for context in contexts]
         self._select(rows)
         self._row_of = {id(context): row for row, context in enumerate(contexts)}
         return self._feed(contexts)
 
     def _select(self, rows: list[int]) -> None:
-        """Go on with these rows, which may repeat, without columns that no row needs; they are numbered anew."""
+        """Continue with these rows, which may repeat and are renumbered; drops columns that no row needs."""
         is_same = rows == self._rows == list(range(len(self._cached_length)))
         if is_same and self._is_valid_BL.shape[1] == int(self._is_valid_BL.sum(1).max()):
             return
@@ -106,17 +106,17 @@ class GenerationSession:
         self._cached_images = [self._cached_images[row] for row in rows]
 
     def _let_wait(self, is_open: list[bool]) -> None:
-        """Take the closed rows out of what is computed, until the next turn."""
+        """Remove the closed rows from the computation until the next turn."""
         rows = [[row for row, each in zip(self._rows, is_open, strict=True) if each is kept] for kept in (True, False)]
         kept, closed = gathered([CachedRows(self._cache, self._is_valid_BL, self._rows)], rows, self._new_cache)
         self._waiting.append(closed)
         self._cache, self._is_valid_BL, self._rows = kept.cache, kept.is_valid_BL, kept.rows
 
     def _feed(self, contexts: Sequence[TokenSequence]) -> Tensor:
-        """Feed every row the K tokens at most that its context has beyond the cache.
+        """Feed every row the tokens of its context, at most K, that the cache lacks.
 
-        Their positions follow the row's last one. The rest of a shorter row of the block [B, K] is a hole in the cache,
-        which the mask hides for good.
+        Their positions follow the row's last position. A row with fewer than K new tokens in the block [B, K] leaves
+        holes in the cache, which the mask always hides.
 
         Returns:
             Hidden state [B, D] of each row's last token.
@@ -134,11 +134,11 @@ class GenerationSession:
         positions_3BK = network.positions(batch.input_ids_BT, is_new_BK, grid_O3) + self._next_position_B1
         encoded = network.encode_images(images.images_N, images.keys_N)[0] if images.images_N else None
         self._is_valid_BL = torch.cat([self._is_valid_BL, is_new_BK], dim=1)
-        # Of a row only its last token is read.
+        # Only the last token of a row is read.
         last_B = torch.arange(len(contexts), device=network.device) * is_new_BK.shape[1] + is_new_BK.sum(1) - 1
         inputs = batch.input_ids_BT, self._is_valid_BL.int(), positions_3BK, encoded, images.occurrences
         hidden_1BD = network.hidden_states(*inputs, self._cache, read_M=last_B)
-        # An image's patches share a time and spread over rows and columns: text continues after the largest of all.
+        # An image's patches share a time and spread over rows and columns: text continues after the largest position.
         self._next_position_B1 = positions_3BK.amax(0).masked_fill(~is_new_BK, -1).amax(1, keepdim=True) + 1
         self._cached_length = [len(context) for context in contexts]
         self._cached_images = [len(context.images) for context in contexts]
@@ -159,7 +159,7 @@ class GenerationSession:
             is_open_B = is_open_B & (budget_B > step)
             if not bool(is_open_B.any()):
                 break
-            rows = self._rows  # those in which a turn may be open; B counts all
+            rows = self._rows  # rows whose turn may be open; B counts all rows
             ids_B = torch.full_like(budget_B, pad_id)
             logprobs_B = torch.zeros(len(contexts), device=hidden_BD.device)
             ids_B[rows], logprobs_B[rows] = self._draw(hidden_BD, is_inside_B[rows])
@@ -219,10 +219,10 @@ class GenerationSession:
 
 
 def draw(probabilities_BV: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw an index [B] from each row, by the place of a uniform number among the cumulated sums."""
+    """Draw an index [B] from each row, by the place of a uniform number among the cumulative sums."""
     sums_BV = probabilities_BV.cumsum(-1, dtype=torch.float64)
     uniform_B1 = torch.rand(len(sums_BV), 1, dtype=torch.float64, device=sums_BV.device, generator=generator)
-    # Below the whole sum, so that rounding does not lead past the last index that has a probability.
+    # Strictly below the total, so that rounding never selects an index of probability 0 at the end.
     below_B1 = torch.minimum(
         uniform_B1 * sums_BV[:, -1:], torch.nextafter(sums_BV[:, -1:], torch.zeros_like(uniform_B1))
     )

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: can one be fetched, and if not, what helps?"""
+"""Checks whether a model of the Hugging Face hub can be downloaded, and suggests a remedy if not."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TIMEOUT_S = 10
 
 
 def check_hub(name: str) -> None:
-    """Raise `CheckpointError` at once if a model is neither in the cache nor to be had from the hub.
+    """Raise `CheckpointError` at once if a model is neither in the cache nor available from the hub.
 
-    Otherwise half a minute of retries ends in an error of the HTTP library.
+    Without this check, half a minute of retries ends in an error of the HTTP library.
     """
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
@@ -44,7 +44,7 @@ def check_hub(name: str) -> None:
 
 
 def remedy(source: str, is_local: bool) -> str:
-    """What helps if a model cannot be loaded though it is there: mostly a download that was cut off."""
+    """Advice for a model that exists but cannot be loaded, mostly because a download was interrupted."""
     if is_local:
         return "If a file is missing or cut short, copy or download the folder again."
     return f"If a file is missing or cut short, download it again: hf download {source}"

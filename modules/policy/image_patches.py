@@ -1,4 +1,4 @@
-"""From images to the patches of the vision tower, on its device.
+"""Turns images into patches for the vision tower, on its device.
 
 Equal, bit for bit, to Hugging Face's Qwen2-VL image processor, which Qwen2.5-VL and Qwen3-VL share: the same resize to
 the pixel budget, the same rounding to whole values after it, the same float32 steps. It is faster because bytes are
@@ -30,21 +30,21 @@ from sandbox.threads import count_cores, spread
 
 Size = tuple[int, int]
 
-#: Values of float32 that are worked on at once on a host: 1 MB.
+#: Float32 values that are processed at once on a host: 1 MB.
 _CACHED_VALUES = 1 << 18
-#: Values of float32 that are worked on at once on an accelerator: 512 MB.
+#: Float32 values that are processed at once on an accelerator: 512 MB.
 _BATCH_VALUES = 1 << 27
-#: Values of a result from which on threads pay.
+#: Threads are used for a result of at least this many values.
 _MANY_VALUES = 1 << 21
-#: Bytes of a result from which on huge pages pay.
+#: Huge pages are used for a result of at least this many bytes.
 _HUGE_BYTES = 1 << 23
 
 
 class Patcher:
-    """Resizes, rescales, normalises and cuts images.
+    """Resizes, rescales, normalizes and cuts images.
 
     Args:
-        processor: Hugging Face's image processor, for its figures.
+        processor: Hugging Face's image processor, which gives the settings.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -81,7 +81,7 @@ class Patcher:
         return 1, height // self._patch, width // self._patch
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """An image at the size of its grid: the pixels that the policy sees, by Pillow's own loop."""
+        """An image at the size of its grid: the pixels that the policy sees, resized by Pillow."""
         host = to_pillow(image.pixels) if isinstance(image, TensorImage) else as_rgb(image)
         size = self.target(image.size)
         return host if size == host.size else host.resize(size, self._resample)
@@ -90,7 +90,7 @@ class Patcher:
         """Patches of images of any sizes.
 
         Args:
-            images_N: RGB; a `TensorImage` of the device is read where it is, a Pillow image crosses to it as bytes.
+            images_N: RGB; a `TensorImage` on `device` is read in place, a Pillow image is copied there as bytes.
             device: The device of the patches.
 
         Returns:
@@ -114,7 +114,7 @@ class Patcher:
         return values, torch.tensor(grids, dtype=torch.long, device=device).view(-1, 3)
 
     def _write_all_on_host(self, images_N: Sequence[Image.Image], rows_N: Sequence[Tensor]) -> None:
-        """A thread for each image if there are many, else for some rows of one."""
+        """Use a thread for each image if there are many, else a thread for some rows of an image."""
         pairs = list(zip(images_N, rows_N, strict=True))
         is_large = sum(rows.numel() for rows in rows_N) >= _MANY_VALUES
         if is_large and len(pairs) >= count_cores() and not any(isinstance(i, ImageFile.ImageFile) for i in images_N):
@@ -124,7 +124,7 @@ class Patcher:
             self._write_on_host(image, rows, in_threads=is_large)
 
     def _write_on_host(self, image: Image.Image, rows: Tensor, *, in_threads: bool) -> None:
-        """Resize; cut bytes, then normalise by tables, some rows at a time, in the cache."""
+        """Resize, cut bytes, then normalize them by tables, a few rows at a time so that they stay in the cache."""
         pixels = np.asarray(self.resized(image))
         size = self.target(image.size)
         merge, patch, block = self._merge, self._patch, self._merge * self._patch
@@ -147,7 +147,7 @@ class Patcher:
                 write(start)
 
     def _resized(self, images: Sequence[Image.Image], device: torch.device) -> Tensor:
-        """Images of one size and kind at the size of their grid, uint8 [N, 3, H, W]."""
+        """Images of one size and kind, resized to their grid, uint8 [N, 3, H, W]."""
         size = self.target(images[0].size)
         if isinstance(images[0], TensorImage):
             batch = stacked([to_tensor(image, device) for image in images])
@@ -155,7 +155,7 @@ class Patcher:
         return stacked([to_tensor(as_rgb(image).resize(size, self._resample), device) for image in images])
 
     def _write(self, images_NCHW: Tensor, rows_N: Sequence[Tensor]) -> None:
-        """Normalise and cut images of one size; write each one's patches [h * w, C * frames * P * P]."""
+        """Normalize and cut images of one size; write the patches [h * w, C * frames * P * P] of each image."""
         n, channels, height, width = images_NCHW.shape
         merge, patch = self._merge, self._patch
         high, wide = height // (patch * merge), width // (patch * merge)
@@ -170,7 +170,7 @@ class Patcher:
                 rows.view(shape).copy_(image.expand(shape))
 
     def _rescaled(self, pixels: Tensor) -> Tensor:
-        """Float32 of the float64 product that Hugging Face makes; for 1 / 255 the float32 quotient is the same."""
+        """Hugging Face's float64 product, as float32; for 1 / 255 the float32 quotient is the same."""
         return pixels.float().div_(255) if self._factor == 1 / 255 else (pixels.double() * self._factor).float()
 
 
@@ -179,24 +179,24 @@ def _is_host(device: torch.device) -> bool:
 
 
 def _groups(images: Sequence[Image.Image]) -> list[list[int]]:
-    """Indices of images that are worked on together: those of one size and kind."""
+    """Indices of images that are processed together: images of one size and kind."""
     groups: dict[tuple[Size, bool], list[int]] = {}
     for place, image in enumerate(images):
         groups.setdefault((image.size, isinstance(image, TensorImage)), []).append(place)
     return list(groups.values())
 
 
-#: Memory of the last results on a host, which the next one takes if nobody holds it any more.
+#: Memory of the last results on a host; a new result reuses it if no tensor holds it any more.
 _BUFFERS: list[mmap.mmap] = []
 _BUFFERS_LOCK = threading.Lock()
-#: How many there are, and the bytes above which none is kept.
+#: Maximum number of kept buffers, and maximum bytes of a kept buffer.
 _MAX_BUFFERS, _MAX_KEPT_BYTES = 2, 1 << 30
 #: References to a buffer that no tensor holds: the list's, the loop's and the call's own.
 _FREE = 3
 
 
 def _empty(height: int, width: int, device: torch.device) -> Tensor:
-    """Float32 [height, width]; a large one on a Linux host uses huge pages, which fault in faster, and old ones."""
+    """Float32 [height, width]; a large one on a Linux host uses huge pages, which fault in faster, or old memory."""
     n_bytes = 4 * height * width
     if not _is_host(device) or n_bytes < _HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(height, width, dtype=torch.float32, device=device)

@@ -20,8 +20,8 @@ _ROOM = 64
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # its types are not followed
     """A layer that writes new columns into spare room.
 
-    Hugging Face's dynamic layer copies everything it holds at every token, so that a
-    decoding step costs as much as the cache is large.
+    Hugging Face's dynamic layer copies its whole content at every token, so the cost of a decoding step grows with the
+    cache.
     """
 
     keys: Tensor
@@ -46,12 +46,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # its types are not fol
         return self.keys, self.values
 
     def take(self, parts: Sequence[Taken], n_rows: int, n_columns: int) -> None:
-        """Become rows of other layers, whose columns are moved to the left, with room for more.
+        """Take rows of other layers; their columns move to the left, and there is room for more.
 
         Args:
-            parts: A layer, its rows and columns [b, l], and the rows [b] that they become.
-            n_rows: Rows.
-            n_columns: Columns; what a row lacks holds some column of it.
+            parts: For each other layer, its rows and columns [b, l], and the rows [b] that they become.
+            n_rows: Number of rows.
+            n_columns: Number of columns; a shorter row repeats some column of its own.
         """
         first: Any = parts[0].layer
         self.lazy_initialization(first.keys, first.values)
@@ -77,7 +77,7 @@ class Taken:
     places_b: Tensor
 
     def index_in_buffer(self, n_heads: int, capacity: int, n_columns: int) -> Tensor:
-        """Places [b, heads, n_columns] in a buffer [B, heads, capacity] that is flattened."""
+        """Indices [b, heads, n_columns] into a flattened buffer [B, heads, capacity]."""
         columns_bl = self.columns_bl[:, :n_columns]
         columns_bl = functional.pad(columns_bl, (0, n_columns - columns_bl.shape[1]))
         head_bH1 = self.rows_b[:, None, None] * n_heads + torch.arange(n_heads, device=columns_bl.device)[:, None]
@@ -102,12 +102,12 @@ class CachedRows:
 def gathered(
     blocks: Sequence[CachedRows], wanted: Sequence[Sequence[int]], new_cache: Callable[[], Cache]
 ) -> list[CachedRows]:
-    """Rows out of several caches, in new ones, without their holes; the old layers are freed one by one.
+    """Gather rows of several caches in new caches without holes; the old layers are freed one by one.
 
     Args:
-        blocks: Caches with the same layers. They cannot be used after it.
-        wanted: Of each new cache the numbers of its rows, which may repeat.
-        new_cache: Makes an empty one.
+        blocks: Caches with the same layers. They cannot be used afterwards.
+        wanted: For each new cache, the numbers of its rows, which may repeat.
+        new_cache: Makes an empty cache.
     """
     plans = [_Plan.of(blocks, rows, new_cache()) for rows in wanted]
     for index in range(len(blocks[0].cache.layers)):
@@ -120,7 +120,7 @@ def gathered(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Of each block that gives rows: which, their columns, and what rows they become."""
+    """For each block that gives rows: the rows, their columns, and the rows that they become."""
 
     parts: list[tuple[CachedRows, Tensor, Tensor, Tensor]]
     is_valid_BL: Tensor
@@ -167,7 +167,7 @@ def growing_cache(layer_types: Sequence[str] = ()) -> Cache:
     """An empty cache of growing layers.
 
     Args:
-        layer_types: Hugging Face's name of each layer's type; "linear_attention" is recurrent. Empty if none is.
+        layer_types: Hugging Face's name of each layer's type; "linear_attention" is recurrent. Empty if no layer is.
     """
     if "linear_attention" not in layer_types:
         return Cache(layer_class_to_replicate=GrowingLayer)

@@ -1,8 +1,8 @@
-"""The last decoder layer computes what follows its attention only for tokens whose hidden state is read.
+"""Computes the last decoder layer, after its attention, only for tokens whose hidden state is read.
 
-Keys and values of a token reach other tokens, and in every layer but the last so does its hidden state. After the
-last attention nothing mixes tokens any more: output projection, feed-forward layer and norms of a token that nobody
-reads, such as one of a prompt, change nothing.
+After the last attention, no layer mixes tokens any more. So output projection, feed-forward layer and norms can be
+skipped for a token that nobody reads, such as a token of a prompt. Its keys and values are still computed, because
+other tokens attend to them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 
 
 def picked(hidden_BTD: Tensor, read_M: Tensor) -> Tensor:
-    """Tokens [1, M, D] of a batch, by their places in the flattened batch."""
+    """Tokens [1, M, D] of a batch, by their indices in the flattened batch."""
     return hidden_BTD.flatten(0, 1).index_select(0, read_M).unsqueeze(0)
 
 
 def use_reading_layer(core: Any) -> bool:
-    """Let the last layer of a language model take `read_M`; False if that cannot be.
+    """Let the last layer of a language model take `read_M`; False if it cannot.
 
     Args:
-        core: The Hugging Face model without its language head. Qwen3-VL adds features of images to what its first
-            layers return, for all tokens.
+        core: The Hugging Face model without its language head. Qwen3-VL adds features of images to the outputs of its
+            first layers, for all tokens.
     """
     layers = core.language_model.layers
     layer = layers[-1]
     n_deepstack = len(getattr(core.visual.config, "deepstack_visual_indexes", None) or ())
     if len(layers) <= n_deepstack or not hasattr(layer, "self_attn"):
         return False
-    # A subclass, so that what wraps layers (checkpointing, FSDP2) finds one of the kind that it knows.
+    # A subclass, so that wrappers of layers (checkpointing, FSDP2) still recognize the layer.
     layer.__class__ = type(type(layer).__name__, (_Reading, type(layer)), {})
     return True
 

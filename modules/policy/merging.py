@@ -1,4 +1,4 @@
-"""Merges the adapters of a source into a model of which each process holds a part, by its own rows of each product."""
+"""Merges the adapters of a source into a sharded model; each process computes its own rows of each product."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cv_lightning.errors import CheckpointError, ConfigError
 from modules.policy.deferred import OF_SHAPES, copy_rows, own_rows, renamer, weights_by_name
 from modules.policy.shards import local
 
-#: Settings of adapters that say nothing about their arithmetic.
+#: Settings of adapters that do not affect their arithmetic.
 _NOTES = {"base_model_name_or_path", "inference_mode", "peft_version", "auto_mapping", "revision"}
 
 
@@ -25,7 +25,7 @@ def is_adapter(source: str) -> bool:
 
 
 def base_of(source: str) -> str:
-    """The folder or hub name of the model under the adapters of a folder; any other source is its own."""
+    """The folder or hub name of the model under the adapters of a folder; any other source is returned as it is."""
     if not is_adapter(source):
         return source
     folder = Path(source)
@@ -57,10 +57,10 @@ def merge_shards(model: Any, source: str) -> None:
 
     Args:
         model: Hugging Face's model with the weights of `base_of(source)`, maybe with new adapters in it.
-        source: A folder that `check_mergeable` lets pass.
+        source: A folder that `check_mergeable` accepts.
 
     Raises:
-        CheckpointError: The adapters are of another model, or their file is broken.
+        CheckpointError: The adapters belong to another model, or their file is broken.
     """
     settings, targets = _settings(source), weights_by_name(model)
     rename = renamer(model, targets)
@@ -90,7 +90,7 @@ def _settings(source: str) -> dict[str, Any]:
 
 
 def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
-    """As PEFT scales a product."""
+    """The factor by which PEFT scales a product."""
     from peft.utils.other import get_pattern_key
 
     alphas = settings.get("alpha_pattern") or {}

@@ -1,4 +1,4 @@
-"""Which sequences are computed together: as many as a budget of tokens holds, in as equal parts as they allow."""
+"""Splits sequences into micro-batches: as few as a budget of tokens allows, and as equal as possible."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def packed_micro_batches(
 ) -> list[list[int]]:
     """Split sequences into packed rows.
 
-    Sequences that share a prompt stay together, unless they exceed the budget together: then each part computes the
-    prompt.
+    Sequences that share a prompt stay together unless they exceed the budget. Then they are split, and each part
+    computes the prompt.
 
     Args:
-        sequences: With their prompts.
+        sequences: Sequences with their prompts.
         budget: Tokens of a row; a longer sequence has a row of its own. 0 for one row of everything.
         image_token_id: The placeholder of images.
-        agree: From the number of rows that is needed to the number that is made, such as the largest of all ranks.
+        agree: Maps the number of rows needed here to the number of rows to make, such as the maximum over all ranks.
 
     Returns:
-        Indices into `sequences`; an empty row if there are fewer sequences than rows.
+        Indices into `sequences` for each row; a row is empty if `agree` gives more rows than are needed.
     """
     groups = prompt_groups(sequences, image_token_id)
     if budget:
@@ -42,7 +42,7 @@ def packed_micro_batches(
 
 
 def _divided(group: PromptGroup, sequences: Sequence[TokenSequence], budget: int) -> list[PromptGroup]:
-    """The fewest parts of at most `budget` tokens, each with the prompt; a longer sequence is a part."""
+    """The fewest parts of at most `budget` tokens, each with the prompt; a longer sequence is a part of its own."""
     if group.n_tokens <= budget:
         return [group]
     sizes = [len(sequences[index]) - group.n_prompt for index in group.members]
@@ -57,7 +57,7 @@ def padded_micro_batches(
 ) -> list[list[int]]:
     """Split sequences into padded batches of similar lengths; see `packed_micro_batches`.
 
-    At most 5 % of a batch are padding, unless everything is one batch.
+    At most 5 % of a batch is padding, unless everything is one batch.
     """
     parts: list[list[int]] = []
     n_tokens = area = 0
@@ -74,7 +74,7 @@ def padded_micro_batches(
 
 
 def filled(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """First fit, largest first: bins of at most `budget`; what is larger has a bin of its own.
+    """First fit, largest first: bins of at most `budget`; a larger size has a bin of its own.
 
     Returns:
         Indices into `sizes`, ascending in each bin.
@@ -92,7 +92,7 @@ def filled(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def evened(sizes: Sequence[int], n_bins: int) -> list[list[int]]:
-    """Bins of similar load: the largest first, each into the least loaded one; none is empty.
+    """Bins of similar load: each size, largest first, goes into the least loaded bin; no bin is empty.
 
     Returns:
         Indices into `sizes`, ascending in each bin; fewer than `n_bins` bins if there are fewer sizes.

@@ -1,7 +1,7 @@
 """The network of a policy: a Hugging Face vision-language model with its tokenizer and its image processor.
 
-Token ids and images go in; hidden states, logits and positions come out. Each distinct image of a batch is encoded once
-and its features are handed to all its placeholders: the gradient sums through that, which is exact.
+Token ids and images go in; hidden states, logits and positions come out. Each distinct image of a batch is encoded
+once, and all its placeholders share the features. Their gradients add up, which is exact.
 """
 
 from __future__ import annotations
@@ -51,27 +51,28 @@ class Network(nn.Module):
     """A vision-language model that reads and writes conversations.
 
     Args:
-        source: A local folder or a hub name of a model of `FAMILIES`, or of a PEFT adapter on one.
+        source: A local folder or a hub name of a model of `FAMILIES`, or of a PEFT adapter for one.
         build: Instead of `source`: the size of a new, small model (see `modules.policy.tiny.TinyConfig`).
         lora: Arguments of `peft.LoraConfig`; None trains the model itself. The reference policy is then "adapters off".
         quantization: "nf4" holds the decoder's matrices in four bits under `lora` (QLoRA; the extra `qlora`).
         frozen: Parts that are not trained: "vision" (the tower), "projector" (its merger), "language".
-        dtype: What the network computes in: "float32", "bfloat16", or "float16" if nothing is trained. Weights are held
-            in it too, but for those that `fit` trains: their masters are float32 (see `modules.policy.precision`).
+        dtype: Dtype of the computation: "float32", "bfloat16", or "float16" if nothing is trained. Weights are held
+            in it too, except those that `fit` trains, which have float32 masters (see `modules.policy.precision`).
         gradient_checkpointing: Recompute activations in the backward pass.
         attention: Hugging Face's name of the attention implementation ("sdpa", "flash_attention_2", ...).
         min_pixels: Smaller images are enlarged to this many pixels.
         max_pixels: Larger images are reduced to this many pixels.
         max_context_tokens: Longest conversation, in tokens.
-        system_prompt: Text of the system turn; None takes the one that `source` was trained with, if its folder says
-            and the tools are the same, or else the one that describes the tools.
+        system_prompt: Text of the system turn; None takes the prompt that `source` was trained with, if its folder has
+            one and the tools are the same, or else the prompt that describes the tools.
         toolbox: The tools that the policy may call: "code", "named", or a `cv_lightning.tools.Toolbox`; None takes
-            those that `source` was trained with, if its folder says, or else "code".
-        open_reasoning: Begin each reply with `<think>` in the prompt. The chat template of a Thinking checkpoint, and
-            that of a policy exported with this, does so by itself.
-        deferred: Leave the weights of `source` in their files until the strategy has sharded the model: then no process
-            ever holds it whole. Nothing but `fit`, `validate`, `test` and `predict` loads them. Adapters of `source`
-            are merged in parts too; adapters that are computed from whole weights (DoRA, PiSSA, ...) are refused.
+            those that `source` was trained with, if its folder names them, or else "code".
+        open_reasoning: Begin each reply with `<think>` in the prompt. The chat templates of a Thinking checkpoint and
+            of a policy exported with this option do so by themselves.
+        deferred: Leave the weights of `source` in their files until the strategy has sharded the model, so that no
+            process ever holds the whole model. Only `fit`, `validate`, `test` and `predict` load them. Adapters of
+            `source` are merged in parts too; adapters that are computed from whole weights (DoRA, PiSSA, ...) are
+            refused.
     """
 
     #: Whether each process holds a part of every parameter.
@@ -98,7 +99,7 @@ class Network(nn.Module):
         super().__init__()
         _check_arguments(source, build, lora, quantization, deferred)
         self.dtype: torch.dtype = getattr(torch, dtype)
-        #: Where weights that are still missing come from.
+        #: Source of the weights that are not loaded yet.
         self._awaited = source if deferred and build is None else None
         system_prompt, tools = how_to_talk(source, system_prompt, toolbox)
         if build is not None:
@@ -139,7 +140,7 @@ class Network(nn.Module):
             self.model.disable_input_require_grads()
 
     def _use_own_layers(self, attention: str) -> None:
-        """Put what computes the same in less time, or keeps holes apart, in the place of Hugging Face's."""
+        """Replace Hugging Face's layers by layers that compute the same in less time, or that skip holes."""
         if attention == "sdpa":
             use_packed_attention(self.core.visual)
         #: Whether sequences can be computed in one row; if not, they are padded.
@@ -172,12 +173,12 @@ class Network(nn.Module):
     def rounded(self) -> AbstractContextManager[None]:
         """Compute in `dtype`; open it around forward and backward pass, see `modules.policy.precision`.
 
-        A sharded model does so by itself: what is gathered is in `dtype`.
+        A sharded model does so by itself: its gathered parameters are in `dtype`.
         """
         return nullcontext() if self.is_sharded else rounded_masters(self.model, self.dtype)
 
     def load_deferred(self, device: torch.device) -> None:
-        """Load the weights that `deferred` left out, on each process its part; without such weights it does nothing."""
+        """Load the weights that `deferred` left out, each process its part; does nothing if there are none."""
         if self._awaited is None:
             return
         give_memory(self.model, device)
@@ -212,7 +213,7 @@ class Network(nn.Module):
 
     @contextmanager
     def kept_features(self) -> Iterator[None]:
-        """Inside, what a frozen vision tower says of an image is kept, for the companions of this network too."""
+        """Inside, image features of a frozen vision tower are cached, for the companions of this network too."""
         is_frozen = not any(parameter.requires_grad for parameter in self.core.visual.parameters())
         self._features.is_open = is_frozen and not self.is_sharded  # processes gather a sharded tower together
         try:
@@ -225,7 +226,7 @@ class Network(nn.Module):
 
         Args:
             images_N: The images.
-            keys_N: The identity of each, by which its features are found inside `kept_features`.
+            keys_N: A key of each image's pixels, by which `kept_features` finds its features.
 
         Returns:
             Hugging Face's encoder output with one entry per image, and the grids [N, 3] in patches.
@@ -256,8 +257,8 @@ class Network(nn.Module):
     ) -> Tensor:
         """Last hidden states [B, T, D] of tokens, after the L - T tokens that `cache` holds.
 
-        With `row` they are the tokens of a packed row [1, S], and it says which of them see which. With `read_M` only
-        the hidden states [1, M, D] of these tokens are computed to the end; they are places in the flattened batch.
+        With `row`, the tokens are those of a packed row [1, S], and `row` is its attention. `read_M` holds indices into
+        the flattened batch; with it, only the hidden states [1, M, D] of these tokens are computed to the end.
         """
         features: dict[str, Any] = {}
         if occurrences:
@@ -265,7 +266,7 @@ class Network(nn.Module):
                 raise ValueError("Expected encoded images for the placeholders but got encoded=None")
             features["image"] = self.family.repeated(encoded, occurrences)
         is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
-        # A mask of four axes is handed on as it is, and the attention of a row does not read it.
+        # Hugging Face passes on a mask of four axes unchanged, and the attention of a row does not use it.
         of_row = {} if row is None else {"row": row, "attention_mask": is_valid_BL[None, None]}
         of_last = {"read_M": read_M} if self._has_reading_layer and read_M is not None else {}
         with nullcontext() if cache is None else tokens_of_block(is_new_BT):
@@ -284,7 +285,7 @@ class Network(nn.Module):
     def logits(self, hidden_MD: Tensor) -> Tensor:
         """Float32 logits [M, V]; banned tokens have -inf."""
         logits_MV: Tensor = self.causal.lm_head(hidden_MD)
-        # Added, because a masked fill takes several times as long: it reads the mask again for every row.
+        # Added, because a masked fill takes several times as long: it rereads the mask for every row.
         ban_V = torch.zeros_like(self.is_banned_V, dtype=torch.float).masked_fill_(self.is_banned_V, float("-inf"))
         return logits_MV.float() + ban_V
 
@@ -297,7 +298,7 @@ class Network(nn.Module):
         return collate(sequences, self.pad_id).to(self.device)
 
     def pack(self, sequences: Sequence[TokenSequence]) -> TokenBatch:
-        """The same batch, computed in one row if the model can: without padding, and shared prompts once."""
+        """As `collate`, but computed in one row if the model can: without padding, and shared prompts once."""
         if not self.can_pack:
             return self.collate(sequences)
         row = pack_row(sequences, self.core.config.image_token_id, self.device, self.dtype)
@@ -307,7 +308,7 @@ class Network(nn.Module):
 def _check_arguments(
     source: str | None, build: TinyConfig | None, lora: dict[str, Any] | None, quantization: str | None, deferred: bool
 ) -> None:
-    """Raise `ConfigError` for arguments of a network that do not go together."""
+    """Raise `ConfigError` for arguments of a network that cannot be combined."""
     if (source is None) == (build is None):
         raise ConfigError(
             "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."

@@ -23,8 +23,8 @@ from modules.policy.pretrained import add_lora, freeze, how_to_talk, looks_local
 from modules.policy.tiny import TinyConfig, build_tiny
 
 #: Shapes of the models that `experiments/` names: the values of https://huggingface.co/<name>/raw/main/config.json, as
-#: they are quoted publicly. The totals are those that the hub shows (see the tests). What is left out is a default of
-#: the family's configuration.
+#: they are quoted publicly. The totals are those that the hub shows (see the tests). Omitted values are defaults of the
+#: family's configuration.
 PUBLISHED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Qwen/Qwen2.5-VL-7B-Instruct": (
         "qwen2_5_vl",
@@ -62,9 +62,9 @@ class Outline:
     Attributes:
         model: The Hugging Face model, with adapters if the config has them; trained parameters are float32 masters.
         config: Its Hugging Face configuration.
-        dtype: What it computes in.
-        is_lora: Whether it is trained through adapters.
-        origin: Where the shapes come from, in words.
+        dtype: Dtype of the computation.
+        is_lora: Whether the network is trained through adapters.
+        origin: Source of the shapes, as text.
     """
 
     model: nn.Module
@@ -82,18 +82,18 @@ def outline(
     dtype: str = "float32",
     **others: Any,
 ) -> Outline:
-    """The network that a `Policy` of the same arguments would train.
+    """The network that a `Policy` with the same arguments would train.
 
     Args:
-        source: As `Policy` takes it; no weights are read. A model of `PUBLISHED` needs no hub.
-        build: As `Policy` takes it.
-        lora: As `Policy` takes it.
-        frozen: As `Policy` takes it.
-        dtype: As `Policy` takes it.
+        source: See `Policy`; no weights are read. A model of `PUBLISHED` needs no hub.
+        build: See `Policy`.
+        lora: See `Policy`.
+        frozen: See `Policy`.
+        dtype: See `Policy`.
         others: Other arguments of `Policy`; "system_prompt" and "toolbox" decide the vocabulary of a new model.
 
     Raises:
-        CheckpointError: Nobody says which shapes `source` has.
+        CheckpointError: The shapes of `source` are unknown.
         ConfigError: `Policy` would refuse the arguments.
     """
     torch_dtype: torch.dtype = getattr(torch, dtype)
@@ -114,10 +114,10 @@ def outline(
 
 
 def model_config(source: str) -> tuple[Any, str]:
-    """The Hugging Face configuration of a folder or hub name, and where it comes from in words.
+    """The Hugging Face configuration of a folder or hub name, and its origin as text.
 
     Raises:
-        CheckpointError: It is nowhere, or of another kind of model.
+        CheckpointError: There is no configuration, or it belongs to another kind of model.
     """
     if is_adapter(source):
         return model_config(base_of(source))
@@ -128,7 +128,7 @@ def model_config(source: str) -> tuple[Any, str]:
             "--model.policy.source Qwen/Qwen3-VL-8B-Instruct"
         )
     try:
-        # A published shape never changes, and a hub that cannot be reached takes half a minute to say so.
+        # A published shape never changes, and a request to an unreachable hub takes half a minute to fail.
         config = AutoConfig.from_pretrained(source, local_files_only=source in PUBLISHED)
     except (OSError, ValueError) as error:
         if source not in PUBLISHED:

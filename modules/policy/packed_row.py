@@ -1,6 +1,6 @@
-"""Sequences in one row, without padding, in which a prompt that several of them share is computed once.
+"""Packs sequences in one row without padding; a prompt that several of them share is computed once.
 
-The row of a group is its prompt, then what each member has beyond it: [prompt, r1 .. rG]. A member sees the prompt and
+The row of a group is its prompt, then the rest of each member: [prompt, r1 .. rG]. A member sees the prompt and
 itself, at the positions that it would have alone. Groups follow one another in the row and do not see each other.
 """
 
@@ -18,13 +18,13 @@ from modules.policy.row_attention import RowAttention, Segment, attention_of
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Sequences that begin alike.
+    """Sequences with the same prompt.
 
     Attributes:
         members: Their indices.
-        n_prompt: Tokens that they share; 0 for a sequence alone.
-        n_images: Images among those.
-        n_tokens: Tokens of all, the prompt counted once.
+        n_prompt: Tokens of the shared prompt; 0 for a single sequence.
+        n_images: Images in the shared prompt.
+        n_tokens: Tokens of all members, with the prompt counted once.
     """
 
     members: tuple[int, ...]
@@ -34,7 +34,7 @@ class PromptGroup:
 
 
 def prompt_groups(sequences: Sequence[TokenSequence], image_token_id: int) -> list[PromptGroup]:
-    """Find the sequences that share a prompt: equal tokens and images before the first one that is trained."""
+    """Find the sequences that share a prompt: equal tokens and images before the first trained token."""
     members: dict[object, list[int]] = {}
     prompts: dict[object, tuple[int, int]] = {}
     for index, sequence in enumerate(sequences):
@@ -50,7 +50,7 @@ def prompt_groups(sequences: Sequence[TokenSequence], image_token_id: int) -> li
 
 
 def group_of(sequences: Sequence[TokenSequence], members: Sequence[int], n_prompt: int, n_images: int) -> PromptGroup:
-    """Sequences with a prompt; one sequence alone shares nothing."""
+    """The group of sequences that share a prompt; a single sequence shares nothing."""
     if len(members) == 1:
         n_prompt = n_images = 0
     n_tokens = n_prompt + sum(len(sequences[index]) - n_prompt for index in members)
@@ -62,10 +62,10 @@ class PackedRow:
     """One row of S tokens that holds the B sequences of a padded batch [B, T].
 
     Attributes:
-        source_S: Of each token of the row, its place in the flattened batch; of a shared one, that in the first member.
-        place_BT: Of each token of the batch, its place in the row; 0 if it is padding.
-        occurrences: Of each image of the row in reading order, its place among those of the batch in reading order.
-        attention: Which tokens see which.
+        source_S: Index in the flattened batch of each token of the row; a shared token has that of the first member.
+        place_BT: Index in the row of each token of the batch; 0 for padding.
+        occurrences: For each image of the row, its index among the images of the batch, both in reading order.
+        attention: Attention of the row.
         n_alone: Sequences that share no prompt.
     """
 
@@ -79,7 +79,7 @@ class PackedRow:
 def pack_row(
     sequences: Sequence[TokenSequence], image_token_id: int, device: torch.device, dtype: torch.dtype
 ) -> PackedRow:
-    """The row of some sequences, for a device, computed in `dtype`."""
+    """Pack sequences in a row that is computed on `device` in `dtype`."""
     width = max(map(len, sequences))
     first_image = [0]
     for sequence in sequences:

@@ -1,7 +1,7 @@
-"""The policy: a network that scores what it sampled, remembers its reference, samples, and exports itself.
+"""The policy: a network that samples and scores tokens, holds its reference, and exports itself.
 
-Shared by SFT and RL. Token ids go in, log-probabilities and sampled token ids come out; text is not seen here. Logits
-are computed only where they are needed.
+Shared by SFT and RL. Token ids go in, log-probabilities and sampled token ids come out; there is no text here.
+Logits are computed only for tokens that need them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from modules.policy.sharded_export import adapter_tensors, export_model
 from modules.policy.shards import any_process, is_first_process, is_one_of_several, reshard
 from modules.policy.token_batch import TokenBatch
 
-#: Rows of logits that are computed at a time, and those of a large vocabulary: 1,024 x 152k float32 take 0.6 GB, and
-#: four copies of them exist at once.
+#: Rows of logits that are computed at a time, and the same for a large vocabulary: 1,024 x 152k float32 take 0.6 GB,
+#: and four copies of them exist at once.
 _LOGIT_ROWS = 4096
 _LARGE_VOCABULARY_ROWS = 1024
-#: Beyond this many tokens logits are recomputed in the backward pass.
+#: Logits of a vocabulary with more tokens than this are recomputed in the backward pass.
 _LARGE_VOCABULARY = 8192
 
 #: In nats; `exp` of it is 0.
 _LEAST_LOGPROB = -1e4
 
-#: What becomes of entropies: see `Policy.token_logprobs`.
+#: Whether entropies are computed and carry a gradient: see `Policy.token_logprobs`.
 Entropy = Literal["none", "measured", "learned"]
 
 
@@ -57,12 +57,12 @@ class Policy(Network):
 
         Args:
             batch: Sequences on this policy's device.
-            temperature: The one at which the tokens were sampled, or that of each token, [B, T].
+            temperature: Temperature at which the tokens were sampled: one for all, or one per token [B, T].
             entropy: Whether entropies are left out (they are 0), only measured, or carry a gradient.
 
         Returns:
-            Log-probabilities [B, T] and entropies [B, T] in nats of the distributions they were drawn from; 0 if a
-            token is not trained.
+            Log-probabilities [B, T] of the tokens, and entropies [B, T] of the distributions from which they were
+            sampled, in nats; 0 if a token is not trained.
         """
         with self.rounded():
             return self._token_logprobs(batch, temperature, entropy)
@@ -70,7 +70,7 @@ class Policy(Network):
     def _token_logprobs(
         self, batch: TokenBatch, temperature: float | Tensor, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
-        # The token at t is drawn from the hidden state at t - 1.
+        # The token at t is sampled from the hidden state at t - 1.
         is_target_BT = batch.is_trained_BT[:, 1:]
         place_BT = torch.arange(batch.input_ids_BT.numel(), device=self.device).view_as(batch.input_ids_BT)
         if batch.row is not None:
@@ -113,7 +113,7 @@ class Policy(Network):
         if entropy == "none":
             return logprobs_K, torch.zeros_like(logprobs_K)
         with torch.set_grad_enabled(torch.is_grad_enabled() and entropy == "learned"):
-            # A banned token has -inf, and 0 * -inf is NaN. The clamp makes it a number; `exp` of it is 0 all the same.
+            # A banned token has -inf, and 0 * -inf is NaN. The clamp makes it finite, so the product is 0.
             entropy_K = -(log_distribution_KV.exp() * log_distribution_KV.clamp(min=_LEAST_LOGPROB)).sum(-1)
         return logprobs_K, entropy_K
 
@@ -141,11 +141,11 @@ class Policy(Network):
             )
 
     def _idle_images(self, has_images: bool) -> Tensor | None:
-        """0, made by the vision tower, if this process has no images and the tower is needed; else None.
+        """A zero computed by the vision tower, if this process has no images but the tower is needed; else None.
 
-        Each block of a sharded tower is gathered by all processes together, and so are its gradients. DDP waits for
-        the gradient of every parameter. If only the tower is trained, nothing else has a gradient, and the backward
-        pass must go through the layers that all processes gather: so it is added to the embeddings.
+        All processes together gather each block of a sharded tower and its gradients. DDP waits for the gradient of
+        every parameter. If only the tower is trained, nothing else has a gradient, and the backward pass must still go
+        through the layers that all processes gather. So the zero is added to the embeddings.
         """
         is_needed = any_process(has_images, self.device) if self.is_sharded else is_one_of_several()
         if torch.is_grad_enabled():
@@ -163,19 +163,19 @@ class Policy(Network):
     def forward(
         self, batch: TokenBatch, temperature: float | Tensor = 1.0, entropy: Entropy = "measured"
     ) -> tuple[Tensor, Tensor]:
-        """`token_logprobs`: the entry that wrappers such as DDP hook."""
+        """Call `token_logprobs`; wrappers such as DDP hook this entry point."""
         return self.token_logprobs(batch, temperature, entropy)
 
     # ---- reference ---------------------------------------------------------------------------------------------------
 
     def freeze_reference(self) -> None:
-        """Remember the policy as it is now as the reference; with LoRA the reference is the model without adapters."""
+        """Keep the current policy as the reference; with LoRA, the reference is the model without adapters."""
         if not self.is_lora:
             reference = copy.deepcopy(self.model).requires_grad_(False)
             self._reference = _Hidden(self.companion(reference, self.dtype))
 
     def load_deferred(self, device: torch.device) -> None:
-        """The same, for a reference too; `shard` gives a sharded one its part."""
+        """Load deferred weights, also into the reference; `shard` fills the reference of a sharded policy."""
         is_awaited = self._awaited is not None
         super().load_deferred(device)
         if is_awaited and self.has_reference and not self.is_sharded:
@@ -187,7 +187,7 @@ class Policy(Network):
         return self._reference is not None
 
     def replace_reference(self, reference: Policy) -> None:
-        """Take another holder of the same reference, such as a sharded one."""
+        """Replace the reference by another policy with the same weights, such as a sharded copy."""
         self._reference = _Hidden(reference)
 
     @torch.no_grad()
@@ -237,15 +237,15 @@ class Policy(Network):
             self.conversation, self.is_banned_V = kept, was_banned_V
 
     def export(self, folder: str | Path) -> None:
-        """Write what `transformers` (and `peft`, for adapters) load: weights in `dtype`, config, tokenizer, processor.
+        """Write a folder for `transformers` (and `peft`): weights in `dtype`, config, tokenizer, image processor.
 
-        Its system prompt and tools are saved beside them, so that it is asked as it was trained.
+        The system prompt and tools are saved beside them, so that the policy is prompted as it was trained.
 
         With LoRA the folder holds the adapters; a base that was made here, by `build` or by merging the adapters of
-        `source`, is written to `folder/base`. Of a sharded policy all processes call it together.
+        `source`, is written to `folder/base`. If the policy is sharded, all processes call this together.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: A file cannot be written.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -263,13 +263,13 @@ class Policy(Network):
         store_conversation(folder, self.conversation.system_prompt, self.conversation.toolbox)
 
     def _export_base(self, folder: Path) -> None:
-        """Write the model under the adapters, which changes while they are off, and let the adapters name it."""
+        """Write the model without its adapters, from a copy, and make the adapters name it as their base."""
         base = dequantized(copy.deepcopy(self.model).unload(), self.dtype)
         base.save_pretrained(folder)
         self._let_adapters_name(folder)
 
     def _export_shards(self, folder: Path) -> None:
-        """The same of a sharded policy, tensor by tensor; the first process writes."""
+        """Write the weights of a sharded policy, tensor by tensor; the first process writes."""
         reshard(self)
         is_writer = is_first_process()
         if not self.is_lora:
@@ -292,7 +292,7 @@ class Policy(Network):
 
 @contextmanager
 def added(value: Tensor, module: nn.Module) -> Iterator[None]:
-    """Inside, a value is added to what a module returns."""
+    """Inside, a value is added to the output of a module."""
     hook = module.register_forward_hook(lambda _module, _inputs, output: output + value)
     try:
         yield

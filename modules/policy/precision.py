@@ -1,10 +1,10 @@
-"""Float32 masters: what an optimizer steps is float32, what the network computes with is a rounded copy.
+"""Float32 masters: the optimizer steps float32 weights, and the network computes with a rounded copy.
 
-A bfloat16 weight of 0.02 has neighbours at a distance of 1.2e-4: an update of 1e-6 is lost in rounding. So the
-optimizer holds float32 parameters, and forward and backward pass see them rounded, through a cast whose gradient is
-float32 and adds up in float32. FSDP2's `MixedPrecisionPolicy(bfloat16, float32)` computes the same. Autocast would not:
-it leaves the residual stream and the key-value cache in float32, so the exported policy, and a reference policy in
-bfloat16, would compute other numbers than the trained one.
+A bfloat16 weight of 0.02 has neighbors at a distance of 1.2e-4: an update of 1e-6 is lost in rounding. So the
+optimizer holds float32 parameters. The forward and backward passes see them rounded, through a cast whose gradient is
+float32 and accumulates in float32. FSDP2's `MixedPrecisionPolicy(bfloat16, float32)` computes the same. Autocast does
+not: it leaves the residual stream and the key-value cache in float32, so the exported policy, and a reference policy in
+bfloat16, would compute different numbers from the trained policy.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cv_lightning.errors import ConfigError
 
 
 def hold_masters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Make every parameter that is trained float32, in place: ties, names and optimizers' references stay.
+    """Make every trained parameter float32, in place, so that ties, names and optimizers' references stay valid.
 
     Args:
         model: The network, before its optimizer is made.
-        dtype: What it computes in.
+        dtype: Dtype in which the network computes.
 
     Raises:
-        ConfigError: It computes in float16, whose gradients vanish without loss scaling.
+        ConfigError: The dtype is float16, whose gradients vanish without loss scaling.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained and dtype == torch.float16:
@@ -41,17 +41,17 @@ def hold_masters(model: nn.Module, dtype: torch.dtype) -> None:
 
 @contextmanager
 def rounded_masters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Let a network compute in `dtype`: its float32 masters are swapped for copies, made once, until the end.
+    """Let a network compute in `dtype`: inside, copies, which are made once, replace its float32 masters.
 
-    Gradients flow to the masters. Nested uses do nothing more. Hold it open over the backward pass if activations are
-    recomputed there, and close it before the optimizer: inside, `model.parameters()` gives the copies.
+    Gradients flow to the masters. Nested uses have no effect. Keep it open during the backward pass if activations are
+    recomputed there, and close it before the optimizer steps: inside, `model.parameters()` gives the copies.
 
     Args:
         model: The network.
-        dtype: What it computes in; float32 swaps nothing.
+        dtype: Dtype in which the network computes; float32 replaces nothing.
     """
     masters = [] if dtype == torch.float32 else list(_masters(model))
-    copies: dict[nn.Parameter, Tensor] = {}  # tied parameters share one
+    copies: dict[nn.Parameter, Tensor] = {}  # tied parameters share a copy
     for module, name, master in masters:
         if master not in copies:
             copies[master] = master.to(dtype)

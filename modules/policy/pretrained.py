@@ -25,7 +25,7 @@ from modules.policy.families import FAMILIES
 from modules.policy.hub import check_hub, remedy
 from modules.policy.merging import base_of, check_mergeable, is_adapter
 
-#: In the folder of an exported policy: its system prompt and tools.
+#: File in the folder of an exported policy that holds its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
 
 
@@ -39,11 +39,11 @@ def looks_local(source: str) -> bool:
 def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool = False) -> tuple[Any, Any]:
     """Load a model and its tokenizer from a local folder or the hub; if `deferred`, without its weights.
 
-    A folder that holds a PEFT adapter is loaded on its base model and merged into it; if `deferred`, its base only.
+    A PEFT adapter is loaded with its base model and merged into it; if `deferred`, only the base is built.
 
     Raises:
-        ConfigError: It is to be deferred, and cannot be merged in parts.
-        CheckpointError: Nothing loadable is there, or it is another kind of model.
+        ConfigError: An adapter is deferred, but cannot be merged in parts.
+        CheckpointError: The source cannot be loaded, or it is another kind of model.
     """
     if looks_local(source) and not is_adapter(source) and not (Path(source) / "config.json").exists():
         raise CheckpointError(
@@ -100,7 +100,7 @@ def add_lora(model: Any, arguments: dict[str, Any]) -> Any:
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """Compute without adapters; PEFT's own way changes `requires_grad`, which a sharded model cannot follow."""
+    """Compute without adapters; PEFT's own context changes `requires_grad`, which a sharded model does not support."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -128,9 +128,9 @@ def freeze(model: Any, parts: Sequence[str]) -> None:
 class LinearPatchEmbedding(nn.Module):
     """The patch embedding of still images as a matrix product.
 
-    Its convolution has stride equal to its kernel, so both are the same sum; on two CPU cores the product is several
-    times faster. A still image is shown as T equal frames: one product with the sum of their kernels is the sum of T.
-    The parameters keep their names, and so do checkpoints.
+    The stride of its convolution equals its kernel size, so both are the same sum; on two CPU cores the product is
+    several times faster. A still image is T equal frames, so one product with the sum of their kernels replaces T
+    products. The parameters keep their names, so checkpoints stay compatible.
     """
 
     def __init__(self, proj: nn.Conv3d) -> None:
@@ -148,7 +148,7 @@ class LinearPatchEmbedding(nn.Module):
 
 @contextmanager
 def quiet_progress() -> Iterator[None]:
-    """Keep Hugging Face's bars out of ours while weights are read or written."""
+    """Hide Hugging Face's progress bars, which break ours, while weights are read or written."""
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -177,13 +177,13 @@ def how_to_talk(
     """The system prompt and the tools of a policy.
 
     Args:
-        source: Folder or hub name; a folder may say what the policy was trained with.
-        system_prompt: None takes that of the folder, if it says and the tools are the same, or else that of the tools.
-        toolbox: None takes that of the folder, if it says, or else "code".
+        source: Folder or hub name; a folder may hold the prompt and tools that the policy was trained with.
+        system_prompt: None takes the folder's, if it has one and the tools are the same, or else that of the tools.
+        toolbox: None takes the folder's, if it has one, or else "code".
 
     Raises:
-        CheckpointError: The file that should say is broken, or names tools that this project does not have: another
-            prompt, or other tools, would give another policy.
+        CheckpointError: The folder's file is broken, or names tools that this project does not have. A default prompt
+            or default tools would give another policy.
         ConfigError: `toolbox` is not a toolbox.
     """
     given = None if toolbox is None else make_toolbox(toolbox)

@@ -1,7 +1,7 @@
 """QLoRA (arXiv 2305.14314): the frozen matrices of the decoder in four bits, under adapters that are trained.
 
-bitsandbytes does the arithmetic; it is the extra `qlora`. A policy is quantised after it was loaded or merged, so a hub
-model, an exported policy and one with adapters are treated alike.
+bitsandbytes does the arithmetic; it is the extra `qlora`. A policy is quantized after it is loaded or merged, so a hub
+model, an exported policy and a policy with adapters are treated alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 from cv_lightning.errors import ConfigError
 
-#: Bytes of a weight: four bits, and a scale of eight bits for 64 weights, which is scaled itself once in 256.
+#: Bytes per weight: four bits, an eight-bit scale per 64 weights, and a float32 scale per 256 of these scales.
 BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
@@ -24,7 +24,7 @@ def quantize(model: Any, dtype: torch.dtype) -> None:
 
     Args:
         model: A Hugging Face vision-language model with its weights in memory.
-        dtype: What it computes in.
+        dtype: Dtype in which the model computes.
 
     Raises:
         ConfigError: bitsandbytes is not installed.
@@ -37,7 +37,7 @@ def quantize(model: Any, dtype: torch.dtype) -> None:
         ) from error
 
     class FrozenLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
-        """In no checkpoint: the same source gives the same code."""
+        """A layer that checkpoints leave out, because the same source gives the same code."""
 
         def _save_to_state_dict(self, *args: Any) -> None: ...
 
@@ -52,7 +52,7 @@ def quantize(model: Any, dtype: torch.dtype) -> None:
         coded.bias = linear.bias
         coded.support_avx512bf16_for_cpu = False  # packs the code for another kernel, in evaluation mode only
         model.set_submodule(name, coded.requires_grad_(False))
-    model.is_loaded_in_4bit = True  # PEFT asks the model for it
+    model.is_loaded_in_4bit = True  # PEFT reads it
 
 
 def _matrices(model: Any) -> list[tuple[str, nn.Linear]]:
@@ -65,7 +65,7 @@ def _matrices(model: Any) -> list[tuple[str, nn.Linear]]:
 
 
 def dequantized(model: Any, dtype: torch.dtype) -> Any:
-    """A copy with the weights that a quantised model computes with; a model that is not quantised comes back itself."""
+    """A copy with the weights that a quantized model computes with; any other model is returned as it is."""
     if not getattr(model, "is_loaded_in_4bit", False):
         return model
     dequantize_4bit = import_module("bitsandbytes.functional").dequantize_4bit

@@ -1,4 +1,4 @@
-"""Qwen's vision-language models, and in what they differ."""
+"""Qwen's vision-language models and their differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modules.policy.family import Family
 if TYPE_CHECKING:
     from modules.policy.tiny import TinyConfig
 
-#: Of a small model: places in a square of the vision tower's learned positions.
+#: Number of learned positions in a small model's vision tower, which form a square.
 _VISION_PLACES = 256
 
 
@@ -50,7 +50,7 @@ def _qwen3_vl_text(size: TinyConfig) -> dict[str, Any]:
 
 
 def _qwen3_5_text(size: TinyConfig) -> dict[str, Any]:
-    """Every fourth layer has attention and half of a head is rotated; the last has attention in a very small model."""
+    """Every fourth layer has attention (the last layer in a very small model), and half of each head is rotated."""
     interval = min(4, size.layers)
     return {
         **rope(size.head_dim // 2, mrope_interleaved=True, partial_rotary_factor=0.5),

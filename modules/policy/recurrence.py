@@ -2,12 +2,12 @@
 
 A layer with attention keeps a key for each token, and a mask hides the holes. A recurrent layer folds each token into
 a state: it multiplies the state by exp(g), and it writes with the strength beta (Gated DeltaNet, arXiv 2412.06464).
-Hugging Face zeroes what enters a layer at padding, but the state still decays there, and the convolution before it
-still sees the tokens to the left. That is right for padding on the left of everything, and for scoring with padding on
-the right, which nothing follows. It is wrong for a hole between two turns.
+Hugging Face zeroes the inputs of a layer at padding, but the state still decays there, and the convolution before it
+still sees the tokens to the left. That is correct for padding on the left of everything, and for scoring with padding
+on the right, because nothing follows it. It is wrong for a hole between two turns.
 
-So in a hole g = 0 and beta = 0, which leave the state exactly as it was, and the inputs that the convolution keeps are
-those of a row's last tokens. Holes must be on the right of a block, as `GenerationSession` makes them.
+So g = 0 and beta = 0 in a hole, which leaves the state exactly as it was, and the convolution keeps the inputs of a
+row's last tokens. Holes must be on the right of a block, where `GenerationSession` puts them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import LinearAttentionLayer
 
-#: In the block [B, K] that is computed: True at tokens, False in holes; None outside of sampling.
+#: For the computed block [B, K]: True at tokens, False in holes; None outside sampling.
 _IS_TOKEN_BK: ContextVar[Tensor | None] = ContextVar("is_token_BK", default=None)
 
 
 @contextmanager
 def tokens_of_block(is_token_BK: Tensor) -> Iterator[None]:
-    """Inside, recurrent layers compute a block of which `is_token_BK` [B, K] says where the tokens are."""
+    """Inside, recurrent layers compute a block in which `is_token_BK` [B, K] marks the tokens."""
     token = _IS_TOKEN_BK.set(is_token_BK)
     try:
         yield
@@ -36,7 +36,7 @@ def tokens_of_block(is_token_BK: Tensor) -> Iterator[None]:
 
 
 def keep_states_from_holes(language_model: nn.Module) -> None:
-    """Let the recurrent layers of a language model pass over holes; does nothing if it has none."""
+    """Let the recurrent layers of a language model skip holes; does nothing if it has no such layers."""
     for module in language_model.modules():
         for gate in (getattr(module, "in_proj_a", None), getattr(module, "in_proj_b", None)):
             if isinstance(gate, nn.Module):
@@ -44,7 +44,7 @@ def keep_states_from_holes(language_model: nn.Module) -> None:
 
 
 def _close_in_holes(module: nn.Module, args: Any, gates_BKH: Tensor) -> Tensor:
-    """-inf before softplus is g = 0, and before the sigmoid beta = 0."""
+    """Set gates to -inf in holes: softplus then gives g = 0, and the sigmoid gives beta = 0."""
     is_token_BK = _IS_TOKEN_BK.get()
     return gates_BKH if is_token_BK is None else gates_BKH.masked_fill(~is_token_BK[..., None], float("-inf"))
 
@@ -54,7 +54,7 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # its types are n
 
     def __init__(self) -> None:
         super().__init__()
-        # Hugging Face updates the inputs of a single token past this class, in every row, unless the past is recorded.
+        # For a single token, Hugging Face bypasses this class and updates every row, unless the past is recorded.
         self.record_past = True
 
     def update_conv_state(
@@ -65,11 +65,11 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # its types are n
         Args:
             conv_states: Inputs [B, C, K] of a block.
             state_idx: Which convolution of the layer.
-            conv_kernel_size: Its width W.
+            conv_kernel_size: Width W of the convolution.
             kwargs: Not used.
 
         Returns:
-            What was kept before, then the block: [B, C, W + K].
+            The inputs kept before, then the block: [B, C, W + K].
         """
         is_token_BK = _IS_TOKEN_BK.get()
         if is_token_BK is None or conv_kernel_size is None:
@@ -89,7 +89,7 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # its types are n
         return recurrent_states
 
     def take(self, parts: Sequence[Any], n_rows: int, n_columns: int) -> None:
-        """Become rows of other layers; see `modules.policy.kv_cache.GrowingLayer.take`. States have no columns."""
+        """Take rows of other layers; see `modules.policy.kv_cache.GrowingLayer.take`. States have no columns."""
         first = parts[0].layer
         self.has_previous_state |= first.has_previous_state
         for name in ("conv_states", "recurrent_states"):

@@ -1,4 +1,4 @@
-"""Attention of a language model over a packed row, in which segments see a prefix and themselves.
+"""Attention of a language model over a packed row, in which each segment sees its prefix and itself.
 
 Nothing is computed between tokens that do not see each other. A GPU that computes in half precision takes PyTorch's
 flash kernel for sequences of any lengths; everything else takes scaled dot products over segments of similar lengths.
@@ -21,20 +21,20 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "row_sdpa"
 
-#: Segments are padded to one another if that adds at most this share of products, or few of them.
+#: Segments are padded to one length if that adds at most this share of dot products plus this number of them.
 _MAX_WASTE = 0.3
 _FEW_PRODUCTS = 1 << 15
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive tokens of a row that see each other causally, and all of a prefix.
+    """Consecutive tokens of a row that see each other causally and see a whole prefix.
 
     Attributes:
-        start: Its first token.
-        length: Its tokens.
-        prefix_start: First token of the prefix.
-        prefix_length: Tokens of the prefix; 0 if there is none.
+        start: Index of its first token.
+        length: Number of its tokens.
+        prefix_start: Index of the prefix's first token.
+        prefix_length: Number of the prefix's tokens; 0 if there is no prefix.
     """
 
     start: int
@@ -105,7 +105,7 @@ class _Tile:
 
     @classmethod
     def of(cls, segments: Sequence[Segment], device: torch.device) -> _Tile:
-        """Keys are the prefix, padded, then the segment, padded; what is padded is some token of the row."""
+        """Keys are the padded prefix, then the padded segment; padding repeats some token of the row."""
         start_B, length_B, prefix_start_B, prefix_B = torch.tensor(
             [(s.start, s.length, s.prefix_start, s.prefix_length) for s in segments]
         ).T.unsqueeze(-1)
@@ -122,7 +122,7 @@ class _Tile:
 
 
 def _similar(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Segments in parts that are worth padding; those with a prefix, which need a mask, apart from those without."""
+    """Group segments that are worth padding together; those with a prefix, which need a mask, form their own groups."""
     parts: list[list[Segment]] = []
     n_products, has_prefix = 0, False
     for segment in sorted(segments, key=lambda s: (s.prefix_length > 0, s.prefix_length + s.length, s.length)):
@@ -143,7 +143,7 @@ def _similar(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 
 class VarlenAttention:
-    """The flash kernel for sequences of any lengths, whose last query sees the last key.
+    """The flash kernel for sequences of any lengths; its causal mask aligns the last query with the last key.
 
     Args:
         segments: All tokens of the row, in its order.
@@ -213,30 +213,31 @@ def row_attention(
     row: RowAttention | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a layer: that of a packed row if there is one, else Hugging Face's "sdpa".
+    """Attention of a layer: over a packed row if there is one, else Hugging Face's "sdpa".
 
     Args:
         module: The attention layer.
-        query_BHSD: Queries; of a row B is 1.
+        query_BHSD: Queries; B is 1 for a row.
         key_BJSD: Keys.
         value_BJSD: Values.
-        attention_mask: What "sdpa" takes; of a row it is not read.
+        attention_mask: Mask of "sdpa"; not used for a row.
         scaling: Factor of the dot products.
-        row: Of a packed row, which tokens see which.
-        kwargs: What "sdpa" takes.
+        row: Attention of a packed row; None: no row.
+        kwargs: Further arguments of "sdpa".
 
     Returns:
         [B, S, heads, features], and no weights.
     """
     if row is None and query_BHSD.shape[2] == 1:
-        # Heads that share keys become queries of one. Hugging Face repeats the whole cache for them, at every token.
+        # Heads that share keys become several queries of one head. Hugging Face copies the whole cache for them at
+        # every token.
         query_BJGD = query_BHSD.reshape(*key_BJSD.shape[:2], -1, query_BHSD.shape[-1])
         attended = functional.scaled_dot_product_attention(
             query_BJGD, key_BJSD, value_BJSD, attn_mask=attention_mask, scale=scaling
         )
         return attended.flatten(1, 2).unsqueeze(1), None
     if row is None and attention_mask is not None and query_BHSD.device.type == "cpu":
-        # The same for more queries; with a mask, the kernels of other devices need repeated keys.
+        # No copies for several queries either; with a mask, the kernels of other devices need repeated keys.
         attended = functional.scaled_dot_product_attention(
             query_BHSD, key_BJSD, value_BJSD, attn_mask=attention_mask, scale=scaling, enable_gqa=True
         )

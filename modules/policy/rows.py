@@ -1,4 +1,4 @@
-"""Can a policy be asked a row, or learn from it? It takes its tokenizer and its image processor, and no weights."""
+"""Checks whether a policy can answer a row or learn from it; needs its tokenizer and image processor, no weights."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class RowReader:
         """The recorded trajectory with its tokens.
 
         Raises:
-            ConversationError: It does not fit, or an image is too long.
-            DataError: It has no turn to learn from, or one holds a token that only the environment writes.
-            ConfigError: It calls tools that the policy does not have.
+            ConversationError: The conversation does not fit, or an image is too long.
+            DataError: There is no turn to learn from, or a learned turn holds a token that only the environment writes.
+            ConfigError: A turn calls a tool that the policy does not have.
         """
         tokens = self.conversation.encode(trajectory)
         if not any(tokens.is_trained):
             raise DataError(f"Sample {trajectory.sample.id!r}: the conversation holds no assistant turn to learn from.")
         self._check_calls(trajectory)
         for token_id, is_trained in zip(tokens.ids, tokens.is_trained, strict=True):
-            if is_trained and token_id in self.environment_ids:  # the policy cannot: the loss would be infinite
+            if is_trained and token_id in self.environment_ids:  # the policy cannot write it: infinite loss
                 raise DataError(
                     f"Sample {trajectory.sample.id!r}: an assistant turn holds "
                     f"{self.conversation.tokenizer.decode([token_id])!r}, which only the environment writes. "
@@ -59,7 +59,7 @@ class RowReader:
         return replace(trajectory, tokens=tokens)
 
     def _check_calls(self, trajectory: Trajectory) -> None:
-        """A policy that learns calls which its own rollouts cannot read would learn nothing but errors."""
+        """Refuse calls that the policy's own rollouts cannot read: they would teach only errors."""
         toolbox = self.conversation.toolbox
         for turn in trajectory.turns:
             call = turn.reply.call
@@ -82,10 +82,10 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
     """The reader of the policy that a config describes.
 
     Args:
-        policy: All arguments of `Policy`; no weights are read, but of a new model (`build`), which is small.
+        policy: All arguments of `Policy`. No weights are read; a new model (`build`), which is small, is built.
 
     Raises:
-        CheckpointError: Nothing says what tokenizer or shapes `source` has.
+        CheckpointError: The tokenizer or the shapes of `source` are unknown.
     """
     source, build = policy["source"], policy["build"]
     system_prompt, tools = how_to_talk(source, policy["system_prompt"], policy["toolbox"])

@@ -16,21 +16,21 @@ from transformers.core_model_loading import revert_weight_conversion
 from modules.policy.deferred import INDEX, SINGLE, WRAPPERS
 from modules.policy.shards import whole
 
-#: Bytes of a file, and so of the host memory that writing takes.
+#: Maximum bytes of a file, and so of the host memory that writing takes.
 _FILE_BYTES = 2 * 10**9
 
 
 def export_model(model: Any, folder: Path, dtype: torch.dtype, is_writer: bool) -> None:
-    """Write a model without its adapters as `save_pretrained` would; all processes together, one of them writes.
+    """Write a model without its adapters as `save_pretrained` would; all processes call it, and one writes.
 
     Args:
         model: Hugging Face's model with sharded parameters, maybe with PEFT's layers in it.
-        folder: Where to.
-        dtype: Of the written weights.
-        is_writer: Whether this process writes; the others help to gather.
+        folder: Folder to write to.
+        dtype: Dtype of the written weights.
+        is_writer: Whether this process writes; the others only help to gather.
 
     Raises:
-        OSError: A file cannot be written, on the process that writes, once all is gathered.
+        OSError: A file cannot be written. The writing process raises it after everything is gathered.
     """
     names = {stored_name(model, name): parameter for name, parameter in _own_parameters(model)}
     files = [*_files(names, dtype.itemsize)]
@@ -47,7 +47,7 @@ def export_model(model: Any, folder: Path, dtype: torch.dtype, is_writer: bool) 
         if is_writer and fault is None:
             try:
                 save_file(tensors, folder / file, metadata={"format": "pt"})
-            except (OSError, SafetensorError) as error:  # raised at the end: the others wait for what is gathered here
+            except (OSError, SafetensorError) as error:  # raised at the end: the other processes wait for the gathers
                 fault = error
     if fault is not None:
         raise OSError(*fault.args) from fault
@@ -56,7 +56,7 @@ def export_model(model: Any, folder: Path, dtype: torch.dtype, is_writer: bool) 
 
 
 def adapter_tensors(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The trained parameters of a PEFT model by name, whole; all processes together."""
+    """The trained parameters of a PEFT model by name, gathered; all processes call it together."""
     return {name: whole(p.detach().to(dtype)).cpu() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -67,7 +67,7 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def stored_name(model: Any, name: str) -> str:
-    """The name in files, which may be that of an older version of the model."""
+    """The name of a parameter in files, which may come from an older version of the model."""
     stored: str = next(iter(revert_weight_conversion(model, {name: torch.empty(0)})))
     return stored
 
@@ -87,7 +87,7 @@ def _files(names: Mapping[str, Tensor], itemsize: int) -> Iterator[list[str]]:
 
 
 def write_config(model: Any, folder: Path, dtype: torch.dtype, weight_map: dict[str, str] | None) -> None:
-    """Write all of a Hugging Face folder but the weights; `weight_map` names the file of each, if there are several."""
+    """Write the configs of a Hugging Face folder, and the index of weights if `weight_map` gives the file of each."""
     model.config.dtype = str(dtype).removeprefix("torch.")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)

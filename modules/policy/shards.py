@@ -1,4 +1,4 @@
-"""Tensors and modules of which each process holds a part."""
+"""Helpers for sharded tensors and modules, of which each process holds a part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor on every process; of a shard all processes ask together."""
+    """The whole tensor on every process; if it is sharded, all processes call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -31,7 +31,7 @@ def store(tensor: Tensor, values: Tensor) -> None:
 
 
 def any_process(value: bool, device: torch.device) -> bool:
-    """Whether a value is true on any process; all ask together."""
+    """Whether a value is true on any process; all processes call this together."""
     flag = torch.tensor(value, dtype=torch.int32, device=device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
     return bool(flag)
@@ -48,7 +48,7 @@ def is_first_process() -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Free what a forward pass without a backward pass left gathered."""
+    """Free the parameters that a forward pass without a backward pass left gathered."""
     if isinstance(module, FSDPModule):
         module.reshard()
 
@@ -57,10 +57,10 @@ def hollow(module: Module, dtype: torch.dtype | None = None) -> Module:
     """A copy of a module with frozen parameters on the meta device and the buffers as they are.
 
     Args:
-        module: With whole parameters; shards cannot be copied.
-        dtype: Of the parameters; None keeps theirs.
+        module: Module with whole parameters; shards cannot be copied.
+        dtype: Dtype of the copy's parameters; None keeps the dtypes.
     """
-    memo: dict[int, object] = {}  # deepcopy takes what is in it, so tied parameters stay tied
+    memo: dict[int, object] = {}  # deepcopy reuses its entries, so tied parameters stay tied
     for parameter in module.parameters():
         empty = torch.empty(parameter.shape, dtype=dtype or parameter.dtype, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
@@ -68,7 +68,7 @@ def hollow(module: Module, dtype: torch.dtype | None = None) -> Module:
 
 
 def give_memory(module: nn.Module, device: torch.device) -> None:
-    """Allocate the parameters and buffers that are on the meta device, uninitialised, and leave the others."""
+    """Allocate the parameters and buffers that are on the meta device, uninitialized, and leave the others."""
     made: dict[int, Tensor] = {}  # tied parameters share their memory
 
     def allocated(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two temperatures in one turn: one for words, one inside of tool calls (Thyme, arXiv 2508.11630)."""
+"""Two temperatures in one turn: one for words, one inside tool calls (Thyme, arXiv 2508.11630)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from modules.policy.token_batch import TokenBatch
 class CallTokens:
     """The ids of the tags around a tool call.
 
-    A token is inside of a call if the last tag before it in its turn opens one; so the closing tag is inside, and the
-    opening tag is not. That depends on sampled ids alone, so the sampler and the scorer agree on it.
+    A token is inside a call if the last tag before it in its turn is an opening tag. So the closing tag is inside, and
+    the opening tag is not. This depends only on sampled ids, so the sampler and the scorer agree.
     """
 
     opening: int
@@ -28,7 +28,7 @@ class CallTokens:
         """The tags of a tokenizer.
 
         Raises:
-            ConfigError: It writes a tag as several tokens.
+            ConfigError: The tokenizer writes a tag as several tokens.
         """
         vocabulary = tokenizer.get_vocab()
         if "<tool_call>" not in vocabulary or "</tool_call>" not in vocabulary:
@@ -39,11 +39,11 @@ class CallTokens:
         return cls(vocabulary["<tool_call>"], vocabulary["</tool_call>"])
 
     def after(self, is_inside_B: Tensor, ids_B: Tensor) -> Tensor:
-        """Whether the tokens after `ids_B` are inside of a call, [B]; `is_inside_B` says it of `ids_B`."""
+        """Whether the tokens after `ids_B` are inside a call, [B]; `is_inside_B` is the same for `ids_B`."""
         return (is_inside_B | (ids_B == self.opening)) & (ids_B != self.closing)
 
     def inside(self, batch: TokenBatch) -> Tensor:
-        """Whether each token of a batch is inside of a call of the policy, [B, T]."""
+        """Whether each token of a batch is inside a call of the policy, [B, T]."""
         ids_BT, is_trained_BT = batch.input_ids_BT, batch.is_trained_BT
         places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         opened_BT = torch.where(is_trained_BT & (ids_BT == self.opening), places_T, -1).cummax(1).values
@@ -53,5 +53,5 @@ class CallTokens:
 
 
 def token_temperatures(batch: TokenBatch, tokens: CallTokens, words: float, calls: float) -> Tensor:
-    """The temperature at which each token of a batch was drawn, [B, T]."""
+    """The temperature at which each token of a batch was sampled, [B, T]."""
     return torch.where(tokens.inside(batch), calls, words)

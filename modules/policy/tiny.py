@@ -68,12 +68,12 @@ class TinyConfig:
         vision_heads: Number of its attention heads.
         patch_size: Side of a patch in pixels.
         vocab_size: Largest vocabulary of the tokenizer that is trained on the oracle's wordings.
-        max_token_chars: Longest token. Tokens may span words (as in SuperBPE, arXiv 2503.13423): a call is then about
-            17 tokens and not 46, and every stage is that much shorter.
+        max_token_chars: Length of the longest token. Tokens may span words (as in SuperBPE, arXiv 2503.13423): a call
+            then has about 17 tokens instead of 46, which shortens every stage.
         seed: Seed of the weights.
-        wordings: Whose wordings the tokenizer is trained on: "plates", those of `EpisodeBuilder`, or "strategy", those
-            of `StrategyEpisodes`.
-        split_digits: Make each digit a token of its own, as Qwen's tokenizers do: numbers that vary are then learned.
+        wordings: Wordings that the tokenizer is trained on: "plates" (of `EpisodeBuilder`) or "strategy" (of
+            `StrategyEpisodes`).
+        split_digits: Make each digit a token of its own, as Qwen's tokenizers do, so that varying numbers are learned.
     """
 
     family: Literal["qwen2_5_vl", "qwen3_vl", "qwen3_5"] = "qwen2_5_vl"
@@ -108,7 +108,7 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer, whose tokens may span words, with Qwen's special tokens and chat template.
 
-    Each of `words` is never part of a longer token: it is the same token in a question and in a thought.
+    A word of `words` is never part of a longer token, so it is the same token in a question and in a thought.
     """
     tokenizer = Tokenizer(models.BPE())
     cuts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -192,7 +192,7 @@ def build_tiny(
 
 
 def _initialise_by_fan_in(model: nn.Module) -> None:
-    """Standard deviation fan_in^-0.5: 0.02, made for large models, leaves activations too small to learn here."""
+    """Use standard deviation fan_in^-0.5: 0.02, which suits large models, makes activations too small here."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv3d):
             fan_in = module.weight[0].numel()

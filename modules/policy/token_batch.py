@@ -1,4 +1,4 @@
-"""Token sequences as tensors: padding, mRoPE positions, and each distinct image once."""
+"""Token sequences as tensors: padding on the right, and each distinct image once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sandbox.lanes.tensor.images import TensorImage
 
 @dataclass(frozen=True)
 class DistinctImages:
-    """The distinct images of some sequences, and the place of each.
+    """The distinct images of some sequences, and the placeholders of each.
 
     Attributes:
         images_N: Distinct images.
         occurrences: For every image placeholder, in reading order over all sequences, the index into `images_N`.
-        keys_N: The identity of each image's pixels.
+        keys_N: A key of each image's pixels.
     """
 
     images_N: list[Image.Image]
@@ -40,7 +40,7 @@ def distinct_images(images: Sequence[ViewedImage]) -> DistinctImages:
 def image_bytes(trajectories: Sequence[Trajectory]) -> int:
     """Bytes of host memory that the images of some trajectories take, each image counted once.
 
-    Pillow keeps 4 bytes of an RGB pixel; a tensor on an accelerator takes none until Pillow reads it.
+    Pillow takes 4 bytes per RGB pixel; a tensor on an accelerator takes no host memory until Pillow reads it.
     """
     images = {id(viewed.image): viewed.image for each in trajectories for viewed in each.images}
     n_bytes = 0
@@ -61,9 +61,9 @@ class TokenBatch:
         input_ids_BT: Token ids, [B, T] long.
         is_valid_BT: True where a token is not padding.
         is_trained_BT: True where the policy wrote the token.
-        logprobs_BT: Log-probability under the policy that sampled it, 0 elsewhere.
-        images: The distinct images and their places.
-        row: How the network computes it; None: as it is, padded.
+        logprobs_BT: Log-probability of a token under the policy that sampled it, 0 elsewhere.
+        images: The distinct images and their placeholders.
+        row: Packed row in which the network computes the batch; None: the network computes the padded batch.
     """
 
     input_ids_BT: Tensor
@@ -75,12 +75,12 @@ class TokenBatch:
 
     @property
     def n_computed(self) -> int:
-        """Tokens that the network computes, padding not among them."""
+        """Number of tokens that the network computes, without padding."""
         return int(self.is_valid_BT.sum()) if self.row is None else len(self.row.source_S)
 
     @property
     def n_alone(self) -> int:
-        """Sequences whose prompt is computed for them alone."""
+        """Number of sequences whose prompt is computed for them alone."""
         return len(self.input_ids_BT) if self.row is None else self.row.n_alone
 
     def to(self, device: torch.device) -> TokenBatch:

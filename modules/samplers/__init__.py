@@ -1,4 +1,4 @@
-"""Who speaks in a rollout: the policy itself, or a copy of it on every rank."""
+"""The samplers of rollouts: the policy itself, a copy of it on every rank, or an engine."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The policy speaks for itself."""
+"""The policy samples for itself."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from modules.samplers.sampler import Sampler
 
 
 class Itself(Sampler):
-    """Samples with the weights that are trained: no copy, and no difference to what is scored."""
+    """Samples with the trained weights: there is no copy, and no difference from the policy that scores."""
 
     agrees = True
     separates_calls = True
 
     def refresh(self) -> None:
-        """Nothing is copied.
+        """Copy nothing.
 
         Raises:
             ConfigError: The policy is sharded: every token would gather every layer, and ranks that sample different

@@ -17,12 +17,12 @@ from modules.samplers.sampler import Sampler
 class Replica(Sampler):
     """Samples with a whole copy, which is gathered from the shards tensor by tensor and takes no part in training.
 
-    A rollout then exchanges nothing between ranks. The copy takes 2 bytes (bfloat16) or 4 of each parameter on every
-    device.
+    A rollout then exchanges nothing between ranks. The copy takes 2 bytes (bfloat16) or 4 bytes (float32) per
+    parameter on every device.
 
     Args:
-        dtype: What the copy is held in and computes in; None takes `policy.dtype`. With another one the sampler's
-            log-probabilities differ from the trainer's.
+        dtype: Dtype in which the copy is held and computes; None takes `policy.dtype`. With another dtype, the
+            sampler's log-probabilities differ from the trainer's.
     """
 
     separates_calls = True
@@ -33,7 +33,7 @@ class Replica(Sampler):
         self._has_weights = False
 
     def attach(self, policy: Policy) -> None:
-        """Copy the structure; the weights follow."""
+        """Copy the structure; `refresh` copies the weights."""
         super().attach(policy)
         dtype = self.dtype or policy.dtype
         self.agrees = dtype == policy.dtype
@@ -41,7 +41,7 @@ class Replica(Sampler):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Gather the parameters: at first all, later those that are trained."""
+        """Gather the parameters: all of them the first time, later only the trained ones."""
         network = self._network
         if network is None:
             raise ValueError("Call attach() before refresh()")
@@ -56,14 +56,14 @@ class Replica(Sampler):
 
     @contextmanager
     def speaking(self) -> Iterator[SamplingPolicy]:
-        """The copy, which writes and bans what the policy does now."""
+        """The copy, with the policy's current conversation and banned tokens."""
         if self._network is None or not self._has_weights:
             raise ValueError("Call refresh() before speaking()")
         self._network.conversation, self._network.is_banned_V = self.policy.conversation, self.policy.is_banned_V
         yield self._network
 
     def rest(self) -> None:
-        """Free the copy's memory; gathering all of it again costs less than a layer's pass."""
+        """Free the copy's memory; gathering it again costs less than the forward pass of a layer."""
         self.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who samples for the policy of a command: itself, or an engine."""
+"""The sampler for the policy of a command: the policy itself, or an engine."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modules.policy.policy import Policy
 
 @contextmanager
 def speaking(policy: Policy, engine: Sequence[str] | None) -> Iterator[SamplingPolicy]:
-    """The one that samples while the block lasts; an engine that it starts ends with the block.
+    """The policy or engine that samples while the block lasts; an engine that is started here ends with the block.
 
     Args:
-        policy: In evaluation mode.
-        engine: The values of `--engine`: addresses of servers that run, or the folder of an environment to start one
-            from; None: the policy samples.
+        policy: Policy in evaluation mode.
+        engine: The values of `--engine`: addresses of running servers, or the folder of an environment from which to
+            start a server; None: the policy samples.
 
     Raises:
-        ConfigError: There is no vLLM at the folder, or a server has other settings than the policy's.
-        EngineError: The engine does not start, or does not answer.
+        ConfigError: `engine` is neither addresses nor one folder, or there is no vLLM in the folder.
+        EngineError: The engine does not start, does not answer, or has other settings than the policy.
     """
     if engine is None:
         yield policy

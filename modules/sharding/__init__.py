@@ -1,4 +1,4 @@
-"""FSDP2: a policy of which each process holds a part, its strategy and its checkpoints."""
+"""FSDP2: the sharding of a policy, its strategy and its checkpoints."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""Shards a policy: each process holds a part of every parameter, and gathers a layer's while it is computed.
+"""Shards a policy: each process holds a part of every parameter, and gathers a layer while computing it.
 
-A decoder layer and a block of the vision tower are gathered and freed one by one. Everything else (embeddings, head,
+Decoder layers and blocks of the vision tower are gathered and freed one by one. Everything else (embeddings, head,
 norms, projector) is gathered once for a forward and backward pass, because its use depends on the data: the head is
 called once for every few thousand trained tokens.
 """
@@ -22,11 +22,11 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     """Shard a policy and its reference over the processes of a mesh, and load the weights that were deferred.
 
     Args:
-        policy: Whole on every process, or without weights. Its trained parameters are masters already.
-        mesh: Of one dimension.
+        policy: Policy that is whole on every process, or has no weights. Its trained parameters are already masters.
+        mesh: Mesh of one dimension.
 
     Raises:
-        ConfigError: The policy is quantised.
+        ConfigError: The policy is quantized.
     """
     if getattr(policy.causal, "is_loaded_in_4bit", False):
         raise ConfigError(
@@ -56,6 +56,6 @@ def _apply_fsdp(policy: Policy, mesh: DeviceMesh, frees_root: bool) -> None:
 
 
 def reduce_gradients(module: nn.Module, is_enabled: bool) -> None:
-    """Whether the next backward pass exchanges gradients; if not, each process adds up its own, whole, in float32."""
+    """Set whether the next backward pass exchanges gradients; if not, each process sums its own in full, in float32."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(is_enabled)

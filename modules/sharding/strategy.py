@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from cv_lightning.cli.checkpoints import refuse_other_model
 from cv_lightning.errors import CheckpointError, TrainingError
 
-#: What `torch.distributed.checkpoint` writes last, and what Lightning keeps beside it.
+#: The file that `torch.distributed.checkpoint` writes last, and the file with the rest of Lightning's checkpoint.
 _DONE, _REST = ".metadata", "meta.pt"
 
 
@@ -37,7 +37,7 @@ class ShardedStrategy(ModelParallelStrategy):
             If not, a step exchanges them once, and until then each device holds the gradients of all trained
             parameters in float32.
         timeout_s: Seconds that a process waits for the others before the run ends.
-        start_timeout_s: The same until all have started.
+        start_timeout_s: Seconds that a process waits until all have started.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._when_written: Callable[[], None] | None = None
 
     def setup_environment(self) -> None:
-        """Start the processes' group; every process is a part of the one mesh.
+        """Start the process group; all processes form one mesh.
 
         Raises:
             TrainingError: Not all processes started in time.
@@ -79,16 +79,16 @@ class ShardedStrategy(ModelParallelStrategy):
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This process's part of the parameters; on its device, for whoever writes them copies them once."""
+        """This process's part of the parameters, on its device, because the writer copies them once."""
         return get_model_state_dict(self._module)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """This process's part of an optimizer's state, likewise."""
+        """This process's part of an optimizer's state, on its device."""
         return get_optimizer_state_dict(self._module, getattr(optimizer, "_optimizer", optimizer))
 
     @contextmanager
     def in_background(self, when_written: Callable[[], None]) -> Iterator[None]:
-        """Let `save_checkpoint` return once the values are copied, and a thread write them.
+        """Inside, `save_checkpoint` returns once the values are copied, and a thread writes them.
 
         Args:
             when_written: Called on the first process by `finish_writing`, if all processes have written.
@@ -102,14 +102,14 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def is_writing(self) -> bool:
-        """Whether a checkpoint is still written in the background."""
+        """Whether a checkpoint is still being written in the background."""
         return self._writing is not None and not self._writing.done()
 
     def finish_writing(self) -> None:
-        """Wait for a checkpoint that is written in the background, if there is one.
+        """Wait for a checkpoint that is being written in the background, if there is one.
 
         Raises:
-            OSError: It could not be written.
+            OSError: The checkpoint could not be written.
         """
         writing, when_written = self._writing, self._when_written
         self._writing = self._when_written = None
@@ -120,17 +120,17 @@ class ShardedStrategy(ModelParallelStrategy):
             when_written()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write a folder, all processes together.
+        """Write a checkpoint as a folder; all processes call this together.
 
         Raises:
-            OSError: It cannot be written; on all processes.
+            OSError: The checkpoint cannot be written; raised on all processes.
         """
         path = Path(self.broadcast(str(filepath)))
         when_written, self._when_written = self._when_written, None
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{index}": each for index, each in enumerate(checkpoint.pop("optimizer_states", []))}
         self._write_rest(checkpoint, path)
-        if self._writers is None:  # its own, so that a thread's messages never meet those of the training
+        if self._writers is None:  # a group of its own keeps the thread's messages apart from the training's
             self._writers = torch.distributed.new_group(backend="gloo")
         writer = FileSystemWriter(path, sync_files=True)
         writing: Any = async_save(state, storage_writer=writer, process_group=self._writers)
@@ -140,12 +140,12 @@ class ShardedStrategy(ModelParallelStrategy):
             self._writing, self._when_written = writing, when_written
 
     def _write_rest(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """What is no shard; the first process writes it, and all learn whether it could."""
+        """Write the unsharded part on the first process; all processes learn whether that failed."""
         fault = None
         if self.is_global_zero:
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                buffer = BytesIO()  # torch's writer of files does not say that a disk is full
+                buffer = BytesIO()  # torch's file writer does not report a full disk
                 torch.save(checkpoint, buffer)
                 (path / _REST).write_bytes(buffer.getbuffer())
             except OSError as error:
@@ -154,10 +154,10 @@ class ShardedStrategy(ModelParallelStrategy):
             raise OSError(*fault)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a folder that any number of processes wrote; each process reads its part.
+        """Read a checkpoint that any number of processes wrote; each process reads its part.
 
         Raises:
-            CheckpointError: It is a file, was not written to its end, or is of another model.
+            CheckpointError: The checkpoint is a file, is incomplete, or belongs to another model.
         """
         path = Path(self.broadcast(str(checkpoint_path)))
         if not path.is_dir():
@@ -182,7 +182,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def _result(writing: Future[Any]) -> None:
-    """Wait; what made any process fail is raised as the `OSError` that it most often is."""
+    """Wait; a failure of any process is raised as `OSError`, which is the usual cause."""
     try:
         writing.result()
     except CheckpointException as error:
@@ -190,6 +190,6 @@ def _result(writing: Future[Any]) -> None:
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror or str(cause)) from error
         text = " ".join(str(cause).split())
-        if "inline_container" in text:  # torch's writer of files hides what the system said
+        if "inline_container" in text:  # torch's file writer hides the system's message
             text = "a file could not be written to its end; the disk may be full"
         raise OSError(5, text) from error

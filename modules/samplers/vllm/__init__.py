@@ -1,7 +1,7 @@
-"""vLLM speaks in rollouts: a server beside the trainer or on its devices, given the weights after each update.
+"""vLLM samples rollouts: a server beside the trainer or on its devices gets the weights after each update.
 
-`launch` starts it, `fleet` keeps it running, `session` samples turns through it. `update` and `transfer` bring it the
-policy's weights, `adapters` those of LoRA. `worker` runs inside the server.
+`launch` starts it, `fleet` keeps it running, `session` samples turns through it. `update` and `transfer` send it the
+policy's weights, `adapters` sends LoRA adapters. `worker` runs inside the server.
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
 """LoRA at run time: each update is a new adapter with a name and a folder of its own.
 
-An engine that reloads an adapter under its old name keeps prefixes that the old one computed.
+An engine that reloads an adapter under its old name keeps cached prefixes of the old adapter.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from modules.policy.shards import is_first_process
 from modules.samplers.vllm.server import Server, ServerFault
 from modules.samplers.vllm.transfer import at_all
 
-#: Adapters that stay loaded: requests that are being answered may use the one before the newest.
+#: Number of adapters that stay loaded: running requests may still use the previous adapter.
 _KEPT = 2
 
 
 def rank_of(policy: Policy) -> int | None:
-    """The rank of the policy's adapters; None if an engine cannot load them, and gets the sums instead.
+    """The rank of the policy's adapters; None if an engine cannot load them and gets merged weights instead.
 
     vLLM loads plain LoRA of the language model: no trained copies of modules, no biases, no DoRA, no vision tower.
     """
@@ -43,7 +43,7 @@ class Adapters:
     """The adapters that servers were given.
 
     Args:
-        folder: Where they are written; the servers must see it.
+        folder: Folder in which they are written; the servers must see it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,7 +51,7 @@ class Adapters:
         self._names: list[str] = []
 
     def write(self, policy: Policy, name: str) -> None:
-        """Write the adapters; of a sharded policy all processes together, the first writes."""
+        """Write the adapters; if the policy is sharded, all processes call this, and the first writes."""
         tensors: dict[str, Any] | None = None
         with torch.no_grad():
             if policy.is_sharded:
@@ -60,7 +60,7 @@ class Adapters:
                 policy.model.save_pretrained(self._folder / name, state_dict=tensors)
 
     def load(self, servers: Sequence[Server], name: str) -> None:
-        """Let servers load the adapter that was written last, and drop those before; raises `ServerFault`."""
+        """Let servers load the adapter that was written last, and unload old adapters; raises `ServerFault`."""
         self.load_again(servers, name)
         self._names.append(name)
         for old in self._names[:-_KEPT]:
@@ -82,7 +82,7 @@ def _load(server: Server, body: dict[str, str]) -> None:
     try:
         server.post("/v1/load_lora_adapter", body)
     except ServerFault as error:
-        if "already been loaded" not in str(error):  # before another server failed
+        if "already been loaded" not in str(error):  # by an earlier attempt
             raise
 
 

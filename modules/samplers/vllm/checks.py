@@ -1,4 +1,4 @@
-"""Whether a running server can serve a policy's rollouts: asked once, before the first request."""
+"""Checks whether a running server can serve a policy's rollouts, once, before the first request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def check(server: Server, model: str, needs: Needs) -> None:
     Args:
         server: The server.
         model: The name that requests ask for.
-        needs: What the policy asks of it.
+        needs: Requirements of the policy.
 
     Raises:
-        EngineError: It is not vLLM, was started otherwise, or cannot be reached.
+        EngineError: The server is not vLLM, has other options, or cannot be reached.
     """
     try:
         routes = server.get("/openapi.json")["paths"]
@@ -59,7 +59,7 @@ def check(server: Server, model: str, needs: Needs) -> None:
 
 
 def _check_settings(server: Server, needs: Needs, settings: dict[str, Any]) -> None:
-    """What the development route shows of a server's configuration; what it does not show is not checked."""
+    """Check the settings that the development route shows; settings that it does not show are not checked."""
     config = settings.get("vllm_config")
     if not isinstance(config, dict):
         return

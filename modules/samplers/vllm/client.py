@@ -1,4 +1,4 @@
-"""Asks a server for one turn, once; what can go wrong on the way gets a name."""
+"""Asks a server for one turn, once, and raises a named exception for each kind of failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modules.samplers.vllm.server import words_of
 from modules.samplers.vllm.wire import Aborted, EngineReply, StreamedReply, read_reply
 
 GENERATE = "/inference/v1/generate"
-#: Words of a server that was asked about an image it has forgotten.
+#: Part of the message of a server that no longer has an image.
 _FORGOTTEN = "data is not provided"
 
 
@@ -37,10 +37,10 @@ class Forgotten(Exception):
 
 
 class StreamReader:
-    """Shows a turn token by token; one that is asked for again is shown from where it broke off.
+    """Shows a turn token by token; a turn that is retried continues where it broke off.
 
     Args:
-        on_tokens: Gets the tokens, in one row, and may cut the turn.
+        on_tokens: Receives the tokens, as one row, and may cut the turn.
         end_id: The token that ends a turn.
     """
 
@@ -53,7 +53,7 @@ class StreamReader:
         """Read a streamed reply while it is written.
 
         Raises:
-            EngineError: The turn was asked for again and begins otherwise than what was shown, or is another prompt's.
+            EngineError: A retried turn differs from the tokens that were shown, or the reply is to another prompt.
             Aborted: See `read_reply`.
             BrokenReply: See `read_reply`.
         """
@@ -94,13 +94,13 @@ class EngineClient:
             url: The server.
             body: The request.
             expected_ids: The ids of the prompt, placeholders expanded.
-            reader: Reads along.
+            reader: Shows the turn while it is sampled.
 
         Raises:
             Away: The server cannot be reached, is paused, or gave up the turn.
             Hung: It does not answer within `turn_s`.
             Failed: It answered with an error.
-            Forgotten: It lacks an image that was named.
+            Forgotten: It no longer has an image that the request names.
             BrokenReply: See `read_reply`.
             EngineError: It refuses the request, or read another prompt.
         """
@@ -134,7 +134,7 @@ def _refusal(url: str, status: int, words: str) -> Exception:
     said = f"HTTP {status}: {words}"
     if status == 400 and _FORGOTTEN in words:
         return Forgotten(said)
-    if status in (404, 502, 503):  # 404: it was restarted and has not got the adapter yet
+    if status in (404, 502, 503):  # 404: it was restarted and does not have the adapter yet
         return Away(said)
     if status >= 500:
         return Failed(said)

@@ -1,4 +1,4 @@
-"""What the sessions of one process share: the servers, their weights, the images that they get."""
+"""State that the sessions of one process share: the servers, their weights, and their images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from modules.samplers.vllm.weight_log import WeightLog
 
 @dataclass(frozen=True)
 class Patience:
-    """How long an engine may be wrong or away.
+    """How long failures of an engine are tolerated.
 
     Attributes:
-        turn_s: Longest time for one turn, its wait in the queue included; then the engine counts as hung.
-        away_s: Longest time in which it is unreachable, paused or has other weights, such as while it is restarted.
-        attempts: Requests of one turn that may fail with an error, a broken reply, or none within `turn_s`.
+        turn_s: Longest time for one turn, including its wait in the queue; after it, the engine counts as hung.
+        away_s: Longest time that it may be unreachable, paused or have other weights, for example during a restart.
+        attempts: Requests of one turn that may fail with an error, a broken reply, or no reply within `turn_s`.
     """
 
     turn_s: float = 600.0
@@ -31,7 +31,7 @@ class Place:
 
     Attributes:
         url: Its address.
-        known: Names of the images that it has.
+        known: Names of the images that the server has.
         n_conversations: Conversations that were sent to it.
     """
 
@@ -42,15 +42,15 @@ class Place:
 
 @dataclass
 class Engine:
-    """What the sessions of one process share.
+    """State that the sessions of one process share.
 
     Attributes:
         places: The servers.
-        weights: Which weights they have.
+        weights: The log of their weights.
         images: The images that they get.
-        patience: How long they may be wrong or away.
+        patience: How long their failures are tolerated.
         complain: Called with the place that did not answer in time.
-        fault: Why no server will come back; None while there is hope.
+        fault: Why no server will come back; None if servers may come back.
     """
 
     places: list[Place]

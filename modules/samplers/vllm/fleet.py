@@ -1,4 +1,4 @@
-"""The servers that a trainer started: brought up, watched, brought up again, ended."""
+"""Starts, watches, restarts and ends the servers of a trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modules.samplers.vllm.process import ServerProcess
 from modules.samplers.vllm.server import Server, ServerFault
 
 _LOOK_EVERY_S = 0.5
-#: A server that does not say within this time that it lives hangs.
+#: A server that does not report its health within this time hangs.
 _DEAF_S = 30.0
 
 
@@ -24,7 +24,7 @@ class Fleet:
     Args:
         made: Each server's URL and process, not started.
         start_s: Longest time that a start may take.
-        restarts: How often each may be restarted.
+        restarts: Maximum number of restarts of each server.
         complaints: Folder in which any process of the trainer leaves the number of a server that hangs.
     """
 
@@ -43,13 +43,13 @@ class Fleet:
         atexit.register(self.end)
 
     def bring_up(self) -> list[Server]:
-        """Start the servers that do not run, and wait until all answer.
+        """Start the servers that are not running, and wait until they answer.
 
         Returns:
-            Those that were started.
+            The servers that were started.
 
         Raises:
-            EngineError: One does not start, or was restarted too often.
+            EngineError: A server does not start, or was restarted too often.
         """
         with self._lock:
             self._heed_complaints()
@@ -63,10 +63,10 @@ class Fleet:
             return [self.servers[index] for index in down]
 
     def watch(self, revived: Callable[[Server], None], failed: Callable[[EngineError], None]) -> None:
-        """Watch from now on, in a thread.
+        """Start watching, in a thread.
 
         Args:
-            revived: Called with a server that was restarted: it has no weights yet.
+            revived: Called with a restarted server, which has no weights yet.
             failed: Called if a server does not come back.
         """
         self._revived, self._failed = revived, failed
@@ -82,7 +82,7 @@ class Fleet:
             pass
 
     def discard(self) -> None:
-        """End all servers for now: what they hold is unknown. `bring_up` starts them anew."""
+        """End all servers, because their state is unknown; `bring_up` starts them again."""
         with self._lock:
             for process in self._processes:
                 process.end(at_once=True)
@@ -90,7 +90,7 @@ class Fleet:
     def end(self) -> None:
         """End all servers."""
         self._is_ended.set()
-        self._is_watching.set()  # the watcher sees that all has ended
+        self._is_watching.set()  # wakes the watcher, which then ends
         for process in self._processes:
             process.end()
         for server in self.servers:
@@ -98,7 +98,7 @@ class Fleet:
         atexit.unregister(self.end)
 
     def last_words(self) -> str:
-        """What the servers' logs say last."""
+        """The last lines of the servers' logs."""
         return "; ".join(f"{process.log}: {process.last_words()}" for process in self._processes)
 
     def _watch(self) -> None:
@@ -118,7 +118,7 @@ class Fleet:
         for server in self.bring_up():
             try:
                 self._revived(server)
-            except ServerFault:  # it ended again, or is out of order: start anew
+            except ServerFault:  # it ended again or is broken: it is started again
                 self._processes[self.servers.index(server)].end()
 
     def _heed_complaints(self) -> None:
@@ -160,6 +160,6 @@ class Fleet:
 
 
 def complain(folder: Path, index: int) -> None:
-    """Say that a server hangs; the first process ends and restarts it."""
+    """Report that a server hangs; the first process ends and restarts it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{index}.hangs").touch()

@@ -1,4 +1,4 @@
-"""The servers that somebody else starts, and restarts."""
+"""Servers that somebody else starts and restarts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from modules.samplers.vllm.server import Server
 
 
 class GivenServers:
-    """Servers at known addresses, used as a `Fleet` is.
+    """Servers at known addresses, with the interface of `Fleet`.
 
     Args:
         urls: Their addresses.
-        away_s: How long one may be away.
+        away_s: Seconds that a server may be away.
     """
 
     def __init__(self, urls: Sequence[str], away_s: float) -> None:
@@ -22,10 +22,10 @@ class GivenServers:
         self._away_s = away_s
 
     def bring_up(self) -> list[Server]:
-        """Wait until all answer; returns those that did not at first.
+        """Wait until all servers answer; returns those that did not answer at first.
 
         Raises:
-            EngineError: One stays away.
+            EngineError: A server stays away.
         """
         new = [server for server in self.servers if not server.is_healthy()]
         deadline = time.monotonic() + self._away_s
@@ -40,13 +40,13 @@ class GivenServers:
         return new
 
     def watch(self, revived: Callable[[Server], None], failed: Callable[[EngineError], None]) -> None:
-        """Others watch them."""
+        """Do nothing: others watch them."""
 
     def rest(self) -> None:
-        """Others watch them."""
+        """Do nothing: others watch them."""
 
     def discard(self) -> None:
-        """Others start them anew."""
+        """Do nothing: others restart them."""
 
     def end(self) -> None:
         """Close the connections."""
@@ -54,5 +54,5 @@ class GivenServers:
             server.close()
 
     def last_words(self) -> str:
-        """Their logs are elsewhere."""
+        """Always empty, because their logs are elsewhere."""
         return ""

@@ -1,6 +1,7 @@
 """Runs a server and ends all of its processes when the trainer ends, however that happens.
 
-A program of its own, `python guardian.py TRAINER_PID COMMAND...`, so that even `kill -9` of the trainer leaves nothing.
+A program of its own, `python guardian.py TRAINER_PID COMMAND...`, so that no process outlives even a `kill -9` of
+the trainer.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: Sequence[str]) -> int:
     """Run a command until it ends, this process is told to end, or the trainer is gone; returns its exit status.
 
-    Told by SIGINT, it ends the command at once; else the command may end by itself first.
+    SIGINT ends the command at once; otherwise the command has time to end by itself.
     """
     trainer, command = int(arguments[0]), arguments[1:]
     told: list[int] = []
@@ -46,7 +47,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """In the child: if this program is killed, the server is too."""
+    """In the child: if this program is killed, kill the server too."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Images as an engine gets them: resized as the policy sees them, encoded once."""
+"""Prepares images for an engine: resized as the policy sees them, and encoded once."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from PIL import Image
 from cv_lightning.types import ViewedImage
 from sandbox.threads import count_cores
 
-#: Bytes of encoded images that are kept for later turns and steps.
+#: Maximum bytes of encoded images that are kept for later turns and steps.
 _KEPT_BYTES = 1 << 30
 
 
 class EncodedImages:
-    """Encodes each distinct image once, beside the requests that do not wait for it.
+    """Encodes each distinct image once, in threads, so that requests without it do not wait.
 
     Args:
-        resize: An image -> the Pillow image of the size at which the policy sees it. The engine then resizes nothing:
-            its own resize rounds some values otherwise.
-        scale: Names the sizes that `resize` gives. Servers keep images by name, and another run may resize otherwise.
-        kept_bytes: Encoded images beyond it are dropped, the oldest first.
+        resize: Maps an image to a Pillow image of the size at which the policy sees it. The engine then resizes
+            nothing; its own resize rounds some values differently.
+        scale: Name of the sizes that `resize` gives. Servers keep images by name, and another run may resize
+            differently.
+        kept_bytes: Maximum bytes of encoded images; beyond it, the oldest are dropped first.
     """
 
     def __init__(self, resize: Callable[[Image.Image], Image.Image], scale: str, kept_bytes: int = _KEPT_BYTES) -> None:

@@ -1,4 +1,4 @@
-"""`vllm serve` with all that a rollout engine needs: its options, its environment, and its faults before it starts."""
+"""Prepares `vllm serve` as a rollout engine: its options, its environment variables, and checks before the start."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Launch:
         environment: Folder of a virtual environment that has vllm; "~" is the home folder.
         folder: Where logs and the model's configuration are written.
         servers: How many servers, each with a port of its own.
-        port: Port of the first server, the others follow it; None takes free ones.
-        devices: CUDA devices of all servers, which share them evenly; None leaves them those of the trainer.
+        port: Port of the first server, which the ports of the others follow; None takes free ports.
+        devices: CUDA devices of all servers, which share them evenly; None: those of the trainer.
         tensor_parallel: Devices that share one copy of the model.
         data_parallel: Copies of the model in one server.
         memory: Share of each device's memory that the engine may take.
-        max_sequences: Conversations that a server samples at once.
-        max_images: Images of a conversation, at most.
+        max_sequences: Maximum number of conversations that a server samples at once.
+        max_images: Maximum number of images in a conversation.
         start_s: Longest time that a start may take.
-        restarts: How often each server is restarted in one run.
-        options: More options of `vllm serve`, such as `{enforce-eager: true, kv-cache-dtype: fp8}`; null takes one out.
+        restarts: Maximum number of restarts of each server in one run.
+        options: More options of `vllm serve`, such as `{enforce-eager: true, kv-cache-dtype: fp8}`; null removes one.
         variables: More environment variables of the servers.
     """
 
@@ -80,16 +80,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a policy and its trainer ask of a server.
+    """Requirements of a policy and its trainer for a server.
 
     Attributes:
-        dtype: What it computes in.
+        dtype: Dtype in which the server computes.
         max_model_len: Longest conversation, in tokens.
-        min_pixels: Of the policy's image processor.
-        max_pixels: Likewise.
-        transfer: How weights reach it.
-        lora_rank: Rank of the adapters that it gets; None if it gets none.
-        sleeps: Whether it gives its memory back between rollouts.
+        min_pixels: `min_pixels` of the policy's image processor.
+        max_pixels: `max_pixels` of the policy's image processor.
+        transfer: How weights reach the server.
+        lora_rank: Rank of the adapters that the server gets; None if it gets no adapters.
+        sleeps: Whether the server frees its memory between rollouts.
     """
 
     dtype: str
@@ -105,7 +105,7 @@ def vllm_version(environment: str) -> str:
     """The version of vllm in an environment.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: The environment has no vllm.
     """
     python = Path(environment).expanduser() / "bin" / "python"
     remedy = (
@@ -136,7 +136,7 @@ def options_of(launch: Launch, needs: Needs, is_cpu: bool) -> dict[str, Any]:
         "data-parallel-size": launch.data_parallel,
         "limit-mm-per-prompt": {"image": launch.max_images, "video": 0},
         "mm-processor-kwargs": pixels,
-        "logprobs-mode": "processed_logprobs",  # of the distribution that was sampled: temperature and bans included
+        "logprobs-mode": "processed_logprobs",  # of the sampled distribution: temperature and bans included
         "generation-config": "vllm",  # no top-k or temperature from the policy's folder
         "enable-prefix-caching": True,
         "enable-scale-out": True,  # the route for token ids
@@ -147,12 +147,13 @@ def options_of(launch: Launch, needs: Needs, is_cpu: bool) -> dict[str, Any]:
     }
     if needs.lora_rank is not None:
         rank = next((rank for rank in _LORA_RANKS if rank >= needs.lora_rank), needs.lora_rank)
-        # A request of the step before may still use the adapter before.
+        # A request of the previous step may still use the previous adapter.
         options |= {"enable-lora": True, "max-lora-rank": rank, "max-loras": 2, "max-cpu-loras": 4}
     if needs.sleeps:
         options["enable-sleep-mode"] = True
     if is_cpu:
-        # A seeded request whose prefill is cut kills the engine on a CPU, and its blocks of 128 tokens are never found.
+        # On a CPU, a seeded request with a chunked prefill kills the engine, and the prefix cache never finds blocks of
+        # 128 tokens.
         options |= {"enforce-eager": True, "no-enable-chunked-prefill": True, "block-size": 32}
         options["max-num-batched-tokens"] = max(8192, needs.max_model_len)
     else:
@@ -165,7 +166,7 @@ def variables_of(launch: Launch, needs: Needs, is_cpu: bool, devices: Sequence[i
     bin_folder = Path(launch.environment).expanduser() / "bin"
     variables = {name: value for name, value in os.environ.items() if not name.startswith(_OF_TRAINER)}
     variables |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # all that it reads is in the run's folder
+    variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # it reads only the run's folder
     variables |= {"PATH": f"{bin_folder}:{os.environ.get('PATH', '')}", "PYTHONPATH": str(_WORKER_FOLDER)}
     if needs.lora_rank is not None:
         variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
@@ -184,7 +185,7 @@ _OF_TRAINER = ("MASTER_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "
 
 
 def arguments_of(options: Mapping[str, Any]) -> list[str]:
-    """Options as words of a command line: True is a flag, None and False are left out, mappings are JSON."""
+    """Options as command-line arguments: True is a flag, None and False are left out, mappings are JSON."""
     words: list[str] = []
     for name, value in options.items():
         if value is None or value is False:

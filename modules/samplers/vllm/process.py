@@ -16,17 +16,17 @@ from modules.samplers.vllm import guardian
 #: Lines of a log that a message quotes.
 _QUOTED_LINES = 3
 _QUOTED_CHARS = 300
-#: Longer than the guardian waits for the server.
+#: Seconds to wait for the guardian, which itself waits less for the server.
 _END_S = 20.0
 
 
 class ServerProcess:
-    """A command with its guardian; its words go to a log.
+    """A command with its guardian; its output goes to a log.
 
     Args:
         command: The command.
         environment: Its environment variables.
-        log: File that its words are added to.
+        log: File to which its output is appended.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
@@ -38,7 +38,7 @@ class ServerProcess:
         self.n_starts = 0
 
     def start(self) -> None:
-        """Start it in a session of its own: a Ctrl-C in the terminal reaches the trainer alone, which ends it."""
+        """Start it in a session of its own: Ctrl-C in the terminal reaches only the trainer, which then ends it."""
         self.n_starts += 1
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -58,7 +58,7 @@ class ServerProcess:
         return self._process is not None and self._process.poll() is None
 
     def end(self, at_once: bool = False) -> None:
-        """End it with all of its processes; a server that hangs would not end by itself."""
+        """End it with all of its processes; `at_once` if the server hangs and would not end by itself."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""An inference engine speaks."""
+"""The sampler that uses vLLM."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ _Result = TypeVar("_Result")
 
 
 class VLLM(Sampler):
-    """vLLM samples; the trainer brings it the weights and takes token ids and log-probabilities.
+    """vLLM samples; the trainer sends it the weights and receives token ids and log-probabilities.
 
     Args:
         servers: Addresses of servers that run already, such as ["http://10.0.0.2:8000"]; docs/engines.md has their
             options.
-        launch: Or how the trainer starts servers itself.
-        transfer: How weights get there: "files" (safetensors in `folder`), "gloo" (a broadcast over TCP), "nccl" (a
+        launch: Instead of `servers`: how the trainer starts servers itself.
+        transfer: How to send weights: "files" (safetensors in `folder`), "gloo" (a broadcast over TCP), "nccl" (a
             broadcast between GPUs), "ipc" (servers on the trainer's own GPUs read its memory).
-        dtype: What the engine computes in; None takes `policy.dtype`.
-        adapters: Whether LoRA is brought as adapters; if not, as sums with the weights under them. None brings
+        dtype: Dtype in which the engine computes; None takes `policy.dtype`.
+        adapters: Whether LoRA is sent as adapters; if not, it is merged into the weights that are sent. None sends
             adapters if vLLM can load them.
-        every: Bring weights at each so many calls of `refresh`.
-        pause: What happens to turns that are being sampled when weights come: they end first ("wait"), are given up
+        every: Interval, in calls of `refresh`, at which weights are sent.
+        pause: What happens to turns that are being sampled when weights arrive: they end first ("wait"), are aborted
             and sampled again ("abort"), or continue with the new weights ("keep").
-        sleep: What the engine gives back between rollouts: nothing (0), its cache, with weights moved to the host (1),
-            or all (2).
+        sleep: Memory that the engine frees between rollouts: none (0), its cache and, by moving them to the host, its
+            weights (1), or all (2).
         host: This machine's address, as the servers and the trainer's other machines reach it.
-        folder: Where weights and adapters are written for the servers; None takes shared memory. Servers on other
-            machines need a disk that they see too.
-        patience: How long servers may be wrong or away.
+        folder: Folder in which weights and adapters are written for the servers; None takes shared memory. Servers on
+            other machines need a disk that they can read too.
+        patience: How long failures of servers are tolerated.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class VLLM(Sampler):
         self._given_folder = folder
         self._patience = patience or Patience()
         self._engine: Engine | None = None
-        # Of the first process:
+        # The first process replaces it in `_open`.
         self._fleet: Fleet | GivenServers = GivenServers([], 0.0)
         self._sleeps = False
         self._n_refreshes = 0
@@ -96,22 +96,22 @@ class VLLM(Sampler):
     # ---- the sampler -------------------------------------------------------------------------------------------------
 
     def attach(self, policy: Policy) -> None:
-        """Take note of the policy; nothing is started yet."""
+        """Store the policy; nothing is started yet."""
         super().attach(policy)
         self._dtype: torch.dtype = getattr(torch, self._dtype_name or str(policy.dtype).removeprefix("torch."))
         self.agrees = self._dtype == policy.dtype == torch.float32 and self._every == 1
 
     @property
     def version(self) -> int:
-        """The number of the weights that speak, as in `Completion.versions`."""
+        """The number of the current weights, as in `Completion.versions`."""
         return 0 if self._engine is None else self._engine.weights.number
 
     def refresh(self) -> None:
-        """Bring the engine up if it is not, and bring it the weights.
+        """Start the engine if it is not running, and send it the weights.
 
         Raises:
-            EngineError: It does not start, or does not take the weights.
-            ConfigError: It was started with other settings than the policy's.
+            EngineError: The engine does not start, has other settings than the policy, or does not take the weights.
+            ConfigError: vLLM cannot load the adapters, the environment has no vllm, or a port is taken.
         """
         engine = self._connected()
         self._fleet.rest()
@@ -130,24 +130,24 @@ class VLLM(Sampler):
 
     @contextmanager
     def speaking(self) -> Iterator[SamplingPolicy]:
-        """The engine."""
+        """The engine, with the policy's conversation."""
         if self._engine is None:
             raise ValueError("Call refresh() before speaking()")
         yield Speaker(self.policy, self._engine)
 
     def rest(self) -> None:
-        """Let the engine give back the device's memory; all processes together."""
+        """Let the engine free device memory; all processes call this together."""
         if is_one_of_several():
             torch.distributed.barrier()  # others may still sample
         self._fleet.rest()
         if self._sleep and not self._sleeps and self._engine is not None:
-            with suppress(ServerFault):  # one that is gone has given back everything, and is missed by `refresh`
+            with suppress(ServerFault):  # a server that is gone holds no memory, and `refresh` notices
                 for server in self._fleet.servers:
                     server.post("/sleep", level=str(self._sleep))
             self._sleeps = True
 
     def close(self) -> None:
-        """End the servers that were started here, and delete what was written for them."""
+        """End the servers that were started here, and delete their files."""
         if self._engine is None:
             return
         self._engine.images.close()
@@ -164,7 +164,7 @@ class VLLM(Sampler):
     # ---- bringing it up ----------------------------------------------------------------------------------------------
 
     def _connected(self) -> Engine:
-        """What the sessions share, made once; servers are started but not waited for."""
+        """The state that sessions share, made once; servers are not started yet."""
         if self._engine is not None:
             return self._engine
         rank = rank_of(self.policy) if self._wants_adapters is not False else None
@@ -210,18 +210,18 @@ class VLLM(Sampler):
         return secrets.token_hex(3), [server.url for server in self._fleet.servers]
 
     def _bring_up(self) -> bool:
-        """On the first process: start and check what is down; returns whether some servers lack the weights."""
+        """On the first process: start and check servers that are down; returns whether some lack the weights."""
         attempt = 0
         while True:
             attempt += 1
             try:
                 return self._introduced(self._fleet.bring_up())
-            except ServerFault as error:  # one ended meanwhile
+            except ServerFault as error:  # a server ended meanwhile
                 if attempt == self._patience.attempts:
                     raise EngineError(f"The engine does not take part in transfer={self._kind}: {error}") from error
 
     def _introduced(self, new: Sequence[Server]) -> bool:
-        """Check new servers, and agree with all on the way of the weights if some lack them; returns whether."""
+        """Check new servers; if some servers lack the weights, open the transfer to all. Returns whether some do."""
         label = "" if self._engine is None else self._engine.weights.label
         for server in new if label else self._fleet.servers:
             check(server, SERVED_NAME, self._needs)
@@ -235,7 +235,7 @@ class VLLM(Sampler):
     # ---- bringing the weights ----------------------------------------------------------------------------------------
 
     def _refreshed(self, engine: Engine, lacks: bool, is_due: bool) -> str | None:
-        """Bring what is lacking to all servers; returns what went wrong, on all processes."""
+        """Send missing weights and adapters to all servers; returns the fault, if any, on all processes."""
         brings_weights = lacks or (self._sleeps and self._sleep == 2) or (is_due and not self._uses_adapters)
         label = engine.weights.next_label()
         name = f"{SERVED_NAME}-{label}"
@@ -255,7 +255,7 @@ class VLLM(Sampler):
         return fault
 
     def _told(self, work: Callable[[], None]) -> str | None:
-        """Let servers do something; returns the first process's fault, on all processes."""
+        """Do work with the servers; returns the first process's fault, if any, on all processes."""
         fault: str | None = None
         try:
             work()
@@ -276,7 +276,7 @@ class VLLM(Sampler):
     # ---- faults ------------------------------------------------------------------------------------------------------
 
     def _revive(self, server: Server) -> None:
-        """In the watcher's thread: bring a server that was restarted the weights that the others have."""
+        """In the watcher's thread: send a restarted server the weights of the others."""
         engine = self._engine
         if engine is None or not engine.weights.label:
             return
@@ -314,7 +314,7 @@ class VLLM(Sampler):
         return Path(self._launch.folder if self._launch is not None else "") / "complaints"
 
     def _on_first(self, work: Callable[[], _Result]) -> _Result:
-        """Work of the first process; all get its result, or raise its error."""
+        """Do work on the first process; all processes get its result, or raise its error."""
         result: Any = None
         fault: Exception | None = None
         if is_first_process():
@@ -338,7 +338,7 @@ def _of_first(value: _Result) -> _Result:
 
 
 def _shared_memory() -> str:
-    """A folder in memory, cleared of what killed runs left there."""
+    """A folder in memory; deletes the files that killed runs left there."""
     folder = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())  # noqa: S108
     for left in folder.glob("cv_lightning-*-*"):
         pid = left.name.split("-")[1]

@@ -9,20 +9,20 @@ import httpx2
 
 from cv_lightning.endpoint.reply import read_json
 
-#: Seconds for calls that wait for turns, weights or memory, and for others: a server whose engine died while it was
-#: asked may never answer.
+#: Timeouts in seconds of calls that wait for turns, weights or memory, and of other calls: a server whose engine dies
+#: during a call may never answer.
 _LONG_S, _SHORT_S = 600.0, 60.0
 _LONG_CALLS = {
     *("/pause", "/init_weight_transfer_engine", "/update_weights", "/finish_weight_update", "/sleep", "/wake_up"),
     *("/start_weight_update", "/v1/load_lora_adapter"),
 }
 
-#: Characters of a server's own words that a message quotes.
+#: Maximum characters of a server's message that an error quotes.
 _EXCERPT_CHARS = 400
 
 
 class ServerFault(Exception):
-    """A server did not do what it was told.
+    """A call to a server failed.
 
     Attributes:
         status: The HTTP status; None if the server could not be reached.
@@ -83,7 +83,7 @@ class Server:
 
 
 def words_of(content: bytes) -> str:
-    """What a server says in a refusal, whatever the form."""
+    """The message of a server's refusal, in any format."""
     text = content.decode("utf-8", "replace")
     try:
         said = read_json(text)

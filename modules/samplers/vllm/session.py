@@ -1,4 +1,4 @@
-"""Samples turns through an engine, each at its own pace; what an engine can do wrong ends here."""
+"""Samples turns through an engine, each at its own pace, and handles the engine's failures."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class _Turn:
 
 @dataclass
 class _Conversation:
-    """What a session knows of one conversation."""
+    """The state of one conversation in a session."""
 
-    context: TokenSequence  # held, so that its identity is not given to another
+    context: TokenSequence  # kept alive, so that no other context gets its id
     number: int
     place: int
     n_turns: int = 0
@@ -42,15 +42,16 @@ class _Conversation:
 class EngineSession:
     """Samples the turns of conversations; `sample` is called for many of them at once.
 
-    A conversation stays with its server, and so do all that begin with the same prompt: the server computes it once.
+    A conversation stays with its server. Conversations that begin with the same prompt share a server, which computes
+    the prompt once.
 
     Args:
         engine: The servers.
-        sampling: How tokens are drawn.
+        sampling: How tokens are sampled.
         image_id: The placeholder of images.
         end_id: The token that ends a turn.
-        on_tokens: Reads along while turns are sampled, and may cut a turn.
-        banned: Tokens that are never drawn.
+        on_tokens: Receives tokens while turns are sampled, and may cut a turn.
+        banned: Tokens that are never sampled.
         max_context_tokens: Longest conversation.
     """
 
@@ -92,7 +93,7 @@ class EngineSession:
         return await self._ask(replace(self._turn(context, n_left, seed), reader=reader), conversation)
 
     async def close(self) -> None:
-        """Give up what was asked, and close the connections."""
+        """Cancel pending requests and close the connections."""
         for task in self._introduced.values():
             task.cancel()
         if self._client is not None:
@@ -111,7 +112,7 @@ class EngineSession:
         self._engine.places[place].n_conversations += 1
         conversation = self._conversations[id(context)] = _Conversation(context, len(self._conversations), place)
         self._sharers[prompt] = self._sharers.get(prompt, 0) + 1
-        await asyncio.sleep(0)  # the others that begin with this prompt are counted
+        await asyncio.sleep(0)  # lets the other conversations with this prompt be counted
         if self._sharers[prompt] > 1 and context.images:
             if prompt not in self._introduced:
                 self._introduced[prompt] = asyncio.create_task(self._introduce(context, conversation))
@@ -149,7 +150,7 @@ class EngineSession:
                 if isinstance(error, Hung):
                     self._engine.complain(place)
                     n_failed += 1
-                    deadline = max(deadline, time.monotonic() + patience.away_s / 2)  # hanging took its time already
+                    deadline = max(deadline, time.monotonic() + patience.away_s / 2)  # the hang itself took time
                 last = str(error)
                 conversation.place = (conversation.place + 1) % len(self._engine.places)
             except (Failed, BrokenReply) as error:
@@ -194,7 +195,7 @@ class EngineSession:
 
 
 class Speaker:
-    """What a rollout asks: the conversation is the policy's, the tokens are the engine's."""
+    """Samples in a rollout: the conversation is the policy's, the tokens come from the engine."""
 
     def __init__(self, policy: Policy, engine: Engine) -> None:
         self.conversation = policy.conversation
@@ -220,6 +221,6 @@ class Speaker:
 
 
 def _seed(seed: int, conversation: int, turn: int) -> int:
-    """A seed of its own for each turn, the same in each run."""
+    """A separate seed for each turn, the same in every run."""
     digest = hashlib.blake2b(json.dumps([seed, conversation, turn]).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

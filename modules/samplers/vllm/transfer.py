@@ -1,7 +1,7 @@
-"""Ways to bring one part of the weights to the servers: `files`, `gloo`, `nccl`, `ipc`.
+"""Ways to send a part of the weights to the servers: `files`, `gloo`, `nccl`, `ipc`.
 
-The trainer calls them alike: `open` once for some servers, then `send` for each part of each update, on all of its
-processes together. The first process alone talks to servers.
+The trainer uses all of them in the same way: it calls `open` once for some servers, then `send` for each part of each
+update, on all of its processes together. Only the first process talks to servers.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ _JOIN_S = 300.0
 
 
 class WeightTransfer(ABC):
-    """One way."""
+    """A way to send weights to servers."""
 
-    #: Whether what was sent can be sent again to a server that was restarted, without the other processes.
+    #: Whether the sent weights can be sent again to a restarted server without the other processes.
     keeps = False
-    #: Whether every process has a share in sending, not only the first.
+    #: Whether every process takes part in sending, not only the first.
     is_of_all = False
 
     def __init__(self) -> None:
         self._servers: list[Server] = []
 
     def open(self, servers: Sequence[Server]) -> None:
-        """Agree with servers on the way; again, if one was restarted."""
+        """Set up the transfer with servers; called again if one was restarted."""
         self._servers = [*servers]
         at_all(servers, lambda server: server.post("/init_weight_transfer_engine", {"init_info": {}}))
 
     def begin(self, label: str) -> None:  # noqa: B027  # most keep nothing
-        """An update begins."""
+        """Begin an update."""
 
     @abstractmethod
     def send(self, part: Part) -> None:
-        """Bring a part to all servers; raises `ServerFault` on the first process."""
+        """Send a part to all servers; raises `ServerFault` on the first process."""
 
     def close(self) -> None:  # noqa: B027  # most hold nothing
-        """Give back what is held."""
+        """Free the resources of the transfer."""
 
     def _post(self, update_info: dict[str, Any]) -> None:
         at_all(self._servers, lambda server: server.post("/update_weights", {"update_info": update_info}))
@@ -74,7 +74,7 @@ def at_all(servers: Sequence[Server], call: Callable[[Server], Any]) -> list[Any
 class FileTransfer(WeightTransfer):
     """Safetensors in a folder that the servers see; in shared memory on one machine.
 
-    They stay until the next update, so a server that died gets them without the other processes.
+    They stay until the next update, so a restarted server gets them without the other processes.
     """
 
     keeps = True
@@ -85,7 +85,7 @@ class FileTransfer(WeightTransfer):
         self._paths: list[str] = []
 
     def begin(self, label: str) -> None:
-        """Make room: there is one copy at most."""
+        """Delete the old files first: there is at most one copy."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._label = label
@@ -111,7 +111,7 @@ class FileTransfer(WeightTransfer):
 
 
 class _Broadcast(WeightTransfer):
-    """The first process and the servers' workers form a group of their own, in which it broadcasts."""
+    """The first process broadcasts in a group of its own with the servers' workers."""
 
     def send(self, part: Part) -> None:
         """Announce a part and broadcast its tensors while the servers receive them."""
@@ -124,7 +124,7 @@ class _Broadcast(WeightTransfer):
         try:
             answered = pool.submit(self._post, info)
             for _, tensor in part:
-                if answered.done():  # refused: nobody would receive
+                if answered.done():  # refused: no worker would receive
                     answered.result()
                 self._broadcast(tensor)
             answered.result()
@@ -137,7 +137,7 @@ class _Broadcast(WeightTransfer):
     def _broadcast(self, tensor: torch.Tensor) -> None: ...
 
     def open(self, servers: Sequence[Server]) -> None:
-        """Form the group; the servers wait for it while this process joins."""
+        """Form the group: the servers' workers and this process join at the same time."""
         self.close()
         self._servers = [*servers]
         sizes = [int(server.get("/get_world_size")["world_size"]) for server in servers]
@@ -163,7 +163,7 @@ class _Broadcast(WeightTransfer):
 
     @abstractmethod
     def _meeting(self, world_size: int) -> dict[str, Any]:
-        """What the workers must know to join."""
+        """The data that the workers need to join."""
 
     @abstractmethod
     def _join(self, meeting: dict[str, Any], world_size: int) -> None:
@@ -201,7 +201,7 @@ class GlooTransfer(_Broadcast):
 
 
 class NcclTransfer(_Broadcast):
-    """vLLM's `nccl`: a broadcast between GPUs. NCCL must be of the same version in both environments."""
+    """vLLM's `nccl`: a broadcast between GPUs. Both environments need the same version of NCCL."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class NcclTransfer(_Broadcast):
 
     def _join(self, meeting: dict[str, Any], world_size: int) -> None:
         self._communicator = _nccl.init_rank(world_size, self._unique_id, 0)
-        first = torch.zeros(1, device="cuda")  # vLLM's workers add up one number as soon as they have joined
+        first = torch.zeros(1, device="cuda")  # vLLM's workers all-reduce one number right after they join
         _nccl.all_reduce([first], streams=None, comms=[self._communicator])
         torch.cuda.synchronize()
 
@@ -229,7 +229,7 @@ class NcclTransfer(_Broadcast):
 class IpcTransfer(WeightTransfer):
     """vLLM's `ipc`: servers on the trainer's own GPUs map its memory.
 
-    Each process shows the tensors on its device, as a worker can map those of its own device only.
+    Each process shares the tensors on its device, because a worker can only map tensors of its own device.
     """
 
     is_of_all = True
@@ -270,7 +270,7 @@ def _merged(own: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def make_transfer(kind: str, folder: Path, host: str) -> WeightTransfer:
-    """The way of a name."""
+    """The transfer with a given name."""
     ways: dict[str, Callable[[], WeightTransfer]] = {
         "files": lambda: FileTransfer(folder),
         "gloo": lambda: GlooTransfer(host),

@@ -1,4 +1,4 @@
-"""New weights for servers that serve: the seven calls, in their order."""
+"""Gives new weights to running servers: seven calls, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _RESETS = 50
 def update(
     servers: Sequence[Server], transfer: WeightTransfer, parts: Iterable[Part], label: str, mode: PauseMode
 ) -> None:
-    """Give servers new weights; all processes together.
+    """Give servers new weights; all processes call this together.
 
     Args:
-        servers: On the first process, the servers; elsewhere none.
-        transfer: How the weights get there.
-        parts: The weights. Every process takes all of them, also after a fault: the others wait for it.
-        label: The label that the servers give them.
+        servers: The servers, on the first process; empty on the others.
+        transfer: How the weights reach the servers.
+        parts: The weights. Every process iterates over all parts, even after a fault, because the others wait for it.
+        label: The label of these weights on the servers.
         mode: What happens to turns that are being sampled.
 
     Raises:
-        ServerFault: A server failed, on the first process alone.
+        ServerFault: A server failed; raised on the first process only.
     """
     fault: ServerFault | None = None
     sends = is_first_process() or transfer.is_of_all
@@ -52,14 +52,14 @@ def update(
 
 
 def update_again(server: Server, transfer: FileTransfer, label: str) -> None:
-    """Give a server that was restarted the weights that the others have; raises `ServerFault`."""
+    """Give a restarted server the weights of the others; raises `ServerFault`."""
     _begin([server], "abort")
     transfer.send_again(server)
     _finish([server], label)
 
 
 def _begin(servers: Sequence[Server], mode: PauseMode) -> None:
-    # Processed images stay valid; what was computed of them with the old weights is dropped below, by name.
+    # Processed images stay valid; their features under the old weights are dropped below, explicitly.
     at_all(servers, lambda server: server.post("/pause", mode=mode, clear_cache="false"))
     at_all(servers, lambda server: server.post("/start_weight_update"))
 
@@ -67,7 +67,7 @@ def _begin(servers: Sequence[Server], mode: PauseMode) -> None:
 def _finish(servers: Sequence[Server], label: str) -> None:
     at_all(servers, lambda server: server.post("/finish_weight_update", {"weight_version": label}))
     at_all(servers, _reset_prefix_cache)
-    # Without this the new weights would get the old ones' image features, silently.
+    # Without this, the new weights would silently get image features of the old weights.
     at_all(servers, lambda server: server.post("/reset_encoder_cache"))
     at_all(servers, lambda server: server.post("/resume"))
     for seen, server in zip(at_all(servers, lambda s: s.get("/weight_info")), servers, strict=True):

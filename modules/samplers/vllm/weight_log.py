@@ -1,4 +1,4 @@
-"""Which weights an engine was given, and so which replies are accepted."""
+"""Records the weights that an engine was given, and decides which replies are accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modules.samplers.vllm.wire import EngineReply
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for.
+    """The weights that a request asks for.
 
     Attributes:
         model: Name of the model or of its adapter.
@@ -27,7 +27,7 @@ class WeightLog:
     """The updates of one run.
 
     Attributes:
-        token: Tells the labels of this run from those of others.
+        token: Distinguishes the labels of this run from those of other runs.
         model: The served model's name.
         number: Updates so far; 0 before the first.
     """
@@ -44,13 +44,13 @@ class WeightLog:
         return f"{self.token}-{self.number + 1}"
 
     def note_weights(self, label: str) -> None:
-        """The engine has new weights."""
+        """Record that the engine has new weights."""
         self.number += 1
         self._label, self._adapter = label, None
         self._numbers[label] = self.number
 
     def note_adapter(self, name: str) -> None:
-        """The engine has a new adapter on the same weights."""
+        """Record that the engine has a new adapter on the same weights."""
         self.number += 1
         self._adapter = name
 
@@ -61,17 +61,17 @@ class WeightLog:
 
     @property
     def adapter(self) -> str | None:
-        """The current adapter's name; None if the weights themselves speak."""
+        """The current adapter's name; None if there is no adapter."""
         return self._adapter
 
     def current(self) -> Asked:
-        """What a request of now asks for."""
+        """The weights that a new request asks for."""
         return Asked(self._adapter or self.model, self._label, self.number)
 
     def versions(self, reply: EngineReply, asked: Asked) -> list[int] | None:
-        """Of each token of a reply, the number of the update that sampled it; None if unknown or older weights did.
+        """For each token of a reply, the number of the update that sampled it; None if any is unknown or too old.
 
-        Weights that came while the reply was written are accepted, those before the request are not.
+        Weights that arrived during the reply are accepted; weights older than the request are not.
         """
         spans = reply.weights or ()
         if asked.model != self.model:

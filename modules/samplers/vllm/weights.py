@@ -1,4 +1,4 @@
-"""The policy's weights as an engine loads them: whole tensors by their names in checkpoints, one part at a time."""
+"""The policy's weights as an engine loads them: whole tensors with their checkpoint names, one part at a time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from modules.policy.policy import Policy
 from modules.policy.sharded_export import stored_name, write_config
 from modules.policy.shards import is_first_process, whole
 
-#: Bytes of a part: what a process holds beside the policy while weights are sent.
+#: Bytes of a part, which a process holds beside the policy while weights are sent.
 PART_BYTES = 1 << 30
 
 Part = list[tuple[str, Tensor]]
 
 
 def parts(policy: Policy, dtype: torch.dtype, merge: bool, part_bytes: int = PART_BYTES) -> Iterator[Part]:
-    """The weights in parts; of a sharded policy all processes iterate together, and each gets whole tensors.
+    """The weights in parts; if the policy is sharded, all processes iterate together, and each gets whole tensors.
 
     Args:
         policy: The policy.
-        dtype: Of the tensors.
+        dtype: Dtype of the tensors.
         merge: Whether adapters are added to the weights; if not, they are left out.
-        part_bytes: Of a part, unless one tensor alone has more.
+        part_bytes: Maximum bytes of a part, unless a single tensor is larger.
     """
     part: Part = []
     room = part_bytes
@@ -45,9 +45,9 @@ def parts(policy: Policy, dtype: torch.dtype, merge: bool, part_bytes: int = PAR
 
 
 def write_model(policy: Policy, folder: Path, dtype: torch.dtype) -> None:
-    """Write what a server starts from, adapters left out; of a sharded policy all processes together, the first writes.
+    """Write the model that a server starts from, without adapters; all processes call this, and the first writes.
 
-    vLLM 0.32 that starts from random weights ("dummy") and gets the true ones later keeps false image features.
+    If vLLM 0.32 starts from random weights ("dummy") and gets the true weights later, it keeps wrong image features.
     """
     file_of: dict[str, str] = {}
     is_writer = is_first_process()
@@ -88,7 +88,7 @@ def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _values(parameter: Any, dtype: torch.dtype) -> Tensor:
-    """The values of a parameter; those of four-bit codes are what the policy computes with."""
+    """The values of a parameter; four-bit codes are dequantized, as in the policy's computation."""
     if getattr(parameter, "quant_state", None) is not None:
         values: Tensor = import_module("bitsandbytes.functional").dequantize_4bit(parameter.data, parameter.quant_state)
         return values.to(dtype)

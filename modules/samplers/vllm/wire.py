@@ -9,18 +9,18 @@ from typing import Any
 from cv_lightning.endpoint.reply import read_object
 from cv_lightning.errors import EngineError
 
-#: Takes all probability from a token in float32; the lowest that vLLM allows.
+#: Bias that makes a token's probability 0 in float32; the lowest bias that vLLM allows.
 _BANNED = -100.0
 #: vLLM refuses a higher temperature.
 MAX_TEMPERATURE = 2.0
 
 
 class BrokenReply(Exception):
-    """A reply that is not what was asked for; the same request may succeed again."""
+    """A reply that does not match the request; the same request may succeed later."""
 
 
 class Aborted(Exception):
-    """The engine stopped in the middle of the turn, such as for new weights; nothing of it is kept."""
+    """The engine stopped in the middle of the turn, such as for new weights; its tokens are dropped."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class EngineReply:
     """A sampled turn.
 
     Attributes:
-        ids: What was sampled.
-        logprobs: Of each token, in the distribution that it was drawn from.
+        ids: The sampled tokens.
+        logprobs: Log-probability of each token under the distribution from which it was sampled.
         is_finished: Whether the turn ended by itself.
         weights: (label, start, end): the label of the weights that sampled tokens `start` to `end`. None if the turn
-            was cut, because the engine says it at the end.
+            was cut, because the engine reports them at the end.
     """
 
     ids: list[int]
@@ -50,7 +50,7 @@ def collapsed(ids: Sequence[int], image_id: int, n_images: int) -> list[int]:
         n_images: Images of the conversation.
 
     Raises:
-        EngineError: There is another number of runs: with it the engine would silently read another prompt.
+        EngineError: The number of runs differs from `n_images`; the engine would silently read another prompt.
     """
     kept = [token for k, token in enumerate(ids) if token != image_id or k == 0 or ids[k - 1] != image_id]
     if kept.count(image_id) != n_images:
@@ -69,11 +69,11 @@ def bias(banned: Sequence[int]) -> dict[str, float]:
 def sampling_parameters(
     temperature: float, seed: int, max_tokens: int, end_id: int, logit_bias: Mapping[str, float]
 ) -> dict[str, Any]:
-    """How a turn is drawn.
+    """The sampling parameters of a turn.
 
     Args:
         temperature: 0 takes the most probable token.
-        seed: Of this request alone: without one all data-parallel engines draw alike.
+        seed: Seed of this request; without a seed, all data-parallel engines sample the same tokens.
         max_tokens: Longest turn.
         end_id: The token that ends a turn; it is part of the reply.
         logit_bias: From `bias`.
@@ -95,15 +95,15 @@ def read_reply(content: bytes, expected_ids: Sequence[int]) -> EngineReply:
         expected_ids: The ids of the prompt, placeholders expanded.
 
     Raises:
-        BrokenReply: It is cut short, or lacks what was asked for.
+        BrokenReply: The reply is cut short or incomplete.
         Aborted: The engine gave up the turn.
-        EngineError: The engine read another prompt, and would again.
+        EngineError: The engine read another prompt, and would do so again.
     """
     return _read(_object(content), expected_ids)
 
 
 class StreamedReply:
-    """A reply whose tokens come while they are sampled.
+    """A reply whose tokens arrive while they are sampled.
 
     Args:
         expected_ids: The ids of the prompt, placeholders expanded.
@@ -121,7 +121,7 @@ class StreamedReply:
         return [*self._choice["token_ids"]]
 
     def add(self, line: str) -> bool:
-        """Take a line of the response; returns whether it has tokens. Raises what `read_reply` raises."""
+        """Add a line of the response; returns whether it has tokens. Raises the errors of `read_reply`."""
         data = line.removeprefix("data:").strip()
         if data in ("", "[DONE]"):
             return False
@@ -139,7 +139,7 @@ class StreamedReply:
         return bool(choice["token_ids"])
 
     def whole(self) -> EngineReply:
-        """The reply, once the response has ended. Raises what `read_reply` raises."""
+        """The reply, once the response has ended. Raises the errors of `read_reply`."""
         return _read(self._answer, self._expected_ids)
 
     def cut(self, n: int, end_id: int) -> EngineReply:

@@ -1,1 +1,1 @@
-"""What runs inside the engine, in its environment; nothing of the project imports it."""
+"""Code that runs inside the engine, in the engine's environment; the project does not import it."""

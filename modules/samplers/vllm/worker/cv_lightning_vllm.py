@@ -1,9 +1,9 @@
-"""Loaded by vLLM's workers (`--worker-extension-cls cv_lightning_vllm.WorkerExtension`): two ways to bring weights.
+"""Loaded by vLLM's workers (`--worker-extension-cls cv_lightning_vllm.WorkerExtension`): two weight transfers.
 
-A worker imports its extension before it makes its transfer engine, so importing this file is enough to register them.
-vLLM's own `nccl` and `ipc` need CUDA; these need none, and are driven by the same HTTP routes:
+A worker imports its extension before it makes its transfer engine, so importing this file is enough to register both.
+vLLM's own `nccl` and `ipc` need CUDA; these two do not, and use the same HTTP routes:
 
-- `files`: the trainer writes safetensors, to shared memory on one machine, and names them.
+- `files`: the trainer writes safetensors, to shared memory on one machine, and sends their paths.
 - `gloo`: the trainer broadcasts tensors over TCP to the workers of all servers.
 
 Weights come in checkpoint format; vLLM's layerwise reload fuses, shards and packs them into the live tensors. This file
@@ -27,19 +27,19 @@ _factory: Any = import_module("vllm.distributed.weight_transfer").WeightTransfer
 
 
 class _InCheckpointFormat(_base.WeightTransferEngine):  # type: ignore[misc]
-    """What both ways share."""
+    """Base of both transfers."""
 
     def start_weight_update(self) -> None:
         """Prepare the layers for new weights."""
         import_module("vllm.model_executor.model_loader.reload").initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
-        """Pack what was loaded."""
+        """Pack the loaded weights."""
         reload = import_module("vllm.model_executor.model_loader.reload")
         reload.finalize_layerwise_reload(self.model, self.model_config)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load one part of the weights; vLLM's own version synchronises an accelerator that a CPU has not."""
+        """Load one part of the weights; vLLM's own version synchronizes an accelerator, which a CPU lacks."""
         self.receive_weights(self.parse_update_info(update_info))
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
@@ -47,7 +47,7 @@ class _InCheckpointFormat(_base.WeightTransferEngine):  # type: ignore[misc]
 
 @dataclass
 class FilesInit(_base.WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing is agreed on."""
+    """Empty: files need no setup."""
 
 
 @dataclass
@@ -63,14 +63,14 @@ class FilesEngine(_InCheckpointFormat):
     init_info_cls, update_info_cls = FilesInit, FilesUpdate
 
     def init_transfer_engine(self, init_info: FilesInit) -> None:
-        """Nothing is opened."""
+        """Open nothing."""
 
     def receive_weights(self, update_info: FilesUpdate) -> None:
         """Load the tensors of the files."""
         self.model.load_weights(_tensors(update_info.paths))
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Free nothing."""
 
 
 def _tensors(paths: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -82,7 +82,7 @@ def _tensors(paths: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
 
 @dataclass
 class GlooInit(_base.WeightTransferInitInfo):  # type: ignore[misc]
-    """Where the trainer waits, and the place of this server's first worker in the group."""
+    """Address of the trainer, and rank of this server's first worker in the group."""
 
     host: str
     port: int
@@ -93,7 +93,7 @@ class GlooInit(_base.WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class GlooUpdate(_base.WeightTransferUpdateInfo):  # type: ignore[misc]
-    """The tensors that follow."""
+    """Description of the tensors that follow."""
 
     names: list[str] = field(default_factory=list)
     dtype_names: list[str] = field(default_factory=list)
@@ -101,13 +101,13 @@ class GlooUpdate(_base.WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 class GlooEngine(_InCheckpointFormat):
-    """Receives broadcasts of the trainer, which is rank 0."""
+    """Receives broadcasts from the trainer, which is rank 0."""
 
     init_info_cls, update_info_cls = GlooInit, GlooUpdate
     _group: Any = None
 
     def init_transfer_engine(self, init_info: GlooInit) -> None:
-        """Join the trainer's group, which is apart from vLLM's own."""
+        """Join the trainer's group, which is separate from vLLM's own."""
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
         timeout = datetime.timedelta(seconds=init_info.timeout_s)
@@ -138,4 +138,4 @@ for _name, _engine in (("files", FilesEngine), ("gloo", GlooEngine)):
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker; it is named on the command line, and so this file is imported."""
+    """Mixed into vLLM's worker; its name on the command line makes vLLM import this file."""

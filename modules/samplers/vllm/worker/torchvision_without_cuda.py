@@ -1,6 +1,6 @@
 """Lets PyPI's torchvision, which is linked against CUDA, be imported beside a torch for the CPU.
 
-Two of its operators are missing there, and its import stops at them. The environment's script puts this file into
+Two of its operators are missing there, and its import fails without them. The environment's script puts this file into
 site-packages, with a `.pth` file that imports it when Python starts; it does nothing until torchvision is imported.
 """
 
