@@ -93,7 +93,7 @@ def _compare(prediction: str, truth: str) -> Comparison | None:
 
 
 def is_right_relaxed(prediction: str | None, truth: str, tolerance: float = 0.05) -> bool:
-    """Relaxed accuracy of ChartQA: a number may differ by `tolerance` times the truth; other answers as `is_right`."""
+    """Relaxed accuracy of ChartQA: numbers may differ by `tolerance` times the truth; otherwise as `is_right`."""
     if prediction is None:
         return False
     predicted_number, true_number = parse_number(prediction), parse_number(truth)

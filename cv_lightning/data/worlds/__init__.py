@@ -1,4 +1,4 @@
-"""Procedural worlds: questions with exact answers and boxes, drawn for any index, without files.
+"""Procedural worlds: questions with exact answers and boxes for any index, without files.
 
 `plates` draws the text plates of the tiny recipe; `pages` draws scenes, charts, receipts, forms and faint text.
 """
