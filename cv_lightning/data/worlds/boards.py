@@ -23,8 +23,8 @@ from cv_lightning.types import Box
 BOARD, PLATE, CELL, HEADER, STEP = 252, 63, (84, 77), 21, 7
 #: Height of the strip in the header.
 STRIP = 14
-#: Font sizes (smallest, largest) on a board, on a single plate, and on a large plate. A policy learns to read large text
-#: first.
+#: Font sizes (smallest, largest) on a board, on a single plate, and on a large plate.
+#: A policy learns to read large text first.
 FONT_SIZES, ALONE_FONT_SIZES, LARGE_FONT_SIZES = (16, 17), (18, 24), (20, 24)
 FONT = "DejaVuSans-Bold"
 
@@ -44,7 +44,7 @@ PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0),
 #: Marks that stay visible if the text is too small to read.
 MARKS = ("frame", "bar")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
-#: Weight of each property for naming a plate. A cell says where to crop; for the others, the policy must see the plate.
+#: Weight of each property for naming a plate. A cell says where to crop; otherwise the policy must see the plate.
 NAMED_BY = {"mark": 5.0, "cell": 4.0, "color": 0.5, "place": 0.5}
 
 

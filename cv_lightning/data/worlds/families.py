@@ -249,7 +249,7 @@ def chart(paper: Paper, rng: np.random.Generator) -> Draft:
 
 
 def faded(paper: Paper, rng: np.random.Generator) -> Draft:
-    """One large code among smaller words on a dim, faded, noisy or inverted page: a filter helps but is not required."""
+    """One large code among smaller words, made dim, faded, noisy or inverted: a filter helps but is not required."""
     dark, light = _color(rng, 0, 50), _color(rng, 215, 256)
     page = paper.page(light)
     font, code = _pick(rng, FONTS), _code(rng, 4)
