@@ -1,9 +1,9 @@
 """The multi-turn loop: the policy samples a turn, the executor answers, until every trajectory has ended.
 
 Each trajectory is a coroutine. It requests its next turn as soon as it has the result of its call, and does not wait
-for other trajectories. The event loop has its own thread. Blocking work (a local policy, tools) runs in the calling
-thread, which would otherwise only wait: the work keeps the caller's autocast, device and interrupts, and the caller may
-have a running event loop itself. With an engine, tools that need no worker run in a third thread.
+for other trajectories. The event loop has its own thread, so the caller may have a running event loop itself. Blocking
+work (a local policy, tools) runs in the calling thread, which would otherwise only wait; so the work keeps the caller's
+autocast, device and interrupts. With an engine, tools that need no worker run in a third thread.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ def save_whole(trainer: Trainer, path: Path, in_background: bool = False) -> Non
 
     Raises:
         TrainingError: The checkpoint cannot be written; the previous checkpoint is intact. In an unsharded run of
-            several processes the `OSError` itself is raised and ends the run, since the others would wait forever.
+            several processes the `OSError` itself is raised and ends the run: if one process cannot write, the others
+            would wait forever.
     """
     strategy: Any = trainer.strategy
     is_sharded = hasattr(strategy, "in_background")

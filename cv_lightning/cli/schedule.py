@@ -75,7 +75,7 @@ def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> St
         keeps_going: Whether the other stages continue if one fails.
 
     Raises:
-        CVLightningError: A stage failed and `keeps_going` is False. Other errors of a stage are also raised then.
+        CVLightningError: A stage failed and `keeps_going` is False; errors of other classes are raised as well.
         KeyboardInterrupt: Ctrl-C; the next call continues.
     """
     outcome = StageOutcomes()
@@ -114,7 +114,7 @@ def _run(task: StageTask, threads: int | None) -> dict[str, Any]:
 
 
 def _is_alone(task: StageTask, tasks: Sequence[StageTask]) -> bool:
-    """Whether every other task depends on it or it depends on them, so that its threads do not depend on timing."""
+    """Whether every other task depends on it or is needed by it; unlike timing, this is the same in every run."""
     by_name = {other.stage.name: other.stage for other in tasks}
 
     def read_by(stage: Stage) -> set[str]:

@@ -13,7 +13,7 @@ VARIABLE = "CV_LIGHTNING_QUIET"
 
 
 def take_flag(arguments: Sequence[str]) -> list[str]:
-    """The arguments without the flag; if it is among them, the environment stores it."""
+    """Remove the flag from the arguments; if it was there, store it in the environment."""
     if FLAG in arguments:
         os.environ[VARIABLE] = "1"
     return [argument for argument in arguments if argument != FLAG]

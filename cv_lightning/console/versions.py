@@ -20,7 +20,7 @@ def version_of(package: str) -> str | None:
 
 
 def versions(packages: tuple[str, ...] = _NUMBERS) -> dict[str, str]:
-    """Versions of the installed ones of `packages`; by default, packages that affect numerical results."""
+    """Versions of those `packages` that are installed; by default, packages that affect numerical results."""
     return {package: number for package in packages if (number := version_of(package)) is not None}
 
 

@@ -197,9 +197,9 @@ def _collect(build: Build, journal: Journal, report: YieldReport, stopped: BaseE
 
 
 def _peak_memory_mb(build: Build) -> float:
-    """Upper bound of the peak memory in MB of this process and its workers; each worker counts as the largest one."""
+    """Upper bound of the peak memory in MB of this process and its workers; every worker counts as the largest."""
     n_processes = build.workers if build.workers > 1 and not build.teacher.is_remote else 0
-    # The number of a worker starts at the memory of this process, so the sum is an upper bound.
+    # The peak of a worker starts at the memory of this process, so the sum stays an upper bound.
     unit = 1 if sys.platform == "darwin" else 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     return round((peak_memory_bytes() + n_processes * largest) / 1e6, 1)

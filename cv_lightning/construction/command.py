@@ -46,7 +46,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
 
 
 def make_maker(config: Mapping[str, Any]) -> RowMaker:
-    """Create the maker of rows from a config in plain values; every worker process calls it first."""
+    """Create the maker of rows from a config in plain values; a worker process starts with this call."""
     parser = make_parser()
     build = Build(**_values(parser.instantiate_classes(parser.parse_object(copy.deepcopy(dict(config))))))
     return RowMaker(build, deciding(config))

@@ -23,7 +23,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.types import Trajectory
 from sandbox import ToolExecutor
 
-#: Packages that draw, run and write episodes.
+#: Packages that affect the content of episodes.
 DRAWN_WITH = ("cv-lightning", "pillow", "numpy", "opencv-python-headless")
 
 

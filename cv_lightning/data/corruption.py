@@ -191,7 +191,7 @@ def _gaussian_blur(images_NCHW: Tensor, figure: float, _: _Generators) -> Tensor
 
 
 def _motion_blur(images_NCHW: Tensor, figure: tuple[int, float], generators: _Generators) -> Tensor:
-    """A trail on one side of every pixel, as ImageMagick draws it: Gaussian weights at whole pixels along a line."""
+    """A trail on one side of every pixel, as in ImageMagick: Gaussian weights at whole pixels along a line."""
     import torch
 
     from sandbox.lanes.tensor.filters import bordered

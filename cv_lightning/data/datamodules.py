@@ -49,7 +49,7 @@ class PromptDataModule(LightningDataModule):
         eval_batch_size: Samples of an evaluation batch.
         n_validation_per_orientation: Number of validation samples in each of the six orientations, or under each
             condition of the source if it has other conditions.
-        n_test_per_orientation: The same for test samples.
+        n_test_per_orientation: Number of test samples per orientation or condition.
         first_index: Training index to start from; stages that share a source should start far apart.
         n_workers: Processes that prepare training batches in advance: they decode images and encode conversations.
             0 prepares them between the steps, which is faster if the cores are busy and batches are cheap.

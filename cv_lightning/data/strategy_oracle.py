@@ -101,7 +101,7 @@ class StrategyEpisodes:
             raise ConfigError("in_one_call: expected 0 with named tools, which do one thing per call")
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; None if its family gets no episodes, or if a call did not have the planned effect."""
+        """The episode at `index`; None if its sample gets no episode, or if a call did not have the planned effect."""
         sample = self.source.sample(split, index)
         if sample.family == "faded" or (not self.tools and sample.transforms):
             return None

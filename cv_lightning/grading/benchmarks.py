@@ -97,9 +97,9 @@ def _contains_formula(prediction: str, truths: Sequence[str], _: str) -> float:
 def _chartqapro(prediction: str, truths: Sequence[str], years: str) -> float:
     """ChartQAPro: item by item, 5 % for numbers, ANLS for texts, exact if `years` (comma-separated) says "year".
 
-    This matches the authors' published script. The script has an option to compare "Fact Checking" and "Multi Choice"
-    exactly, but does not pass it on. So neither is compared exactly here, and scores can be compared with published
-    ones.
+    This matches the authors' published script. The script is also meant to compare "Fact Checking" and "Multi Choice"
+    exactly, but does not pass that setting on. So neither is compared exactly here, and scores can be compared with
+    published scores.
     """
     expected, given = _items(truths[0]), _items(prediction.strip().strip("."))
     is_year = [flag == "year" for flag in years.split(",")]

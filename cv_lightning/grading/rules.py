@@ -37,7 +37,7 @@ def normalise(text: str) -> str:
 
 
 def parse_number(text: str) -> float | None:
-    """The number if the whole text is one ("$1,200.50", "12 %", "-3"), or None."""
+    """The number if the whole text is a number ("$1,200.50", "12 %", "-3"), else None."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
     text = text.strip().rstrip(" %").lstrip("$€£ ").removesuffix(".")
     sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)

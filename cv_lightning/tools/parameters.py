@@ -60,7 +60,7 @@ def _number(value: Any) -> Any:
 
 
 def _integer(value: Any) -> int:
-    """The value as an integer; as in JSON Schema, 3.0 is one too."""
+    """The value as an integer; as in JSON Schema, 3.0 is an integer."""
     if isinstance(_number(value), float) and not value.is_integer():
         raise TypeError
     return int(value)

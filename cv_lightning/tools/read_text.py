@@ -92,7 +92,7 @@ class ReadText(ModelTool):
         self(Image.new("RGB", (64, 64), "white"))  # RapidOCR loads each network at its first use
 
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
-        """One line for each line of text."""
+        """One line of output for each line of text in the image."""
         found = self._reader(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
         if found.txts is None or found.boxes is None:
             return ModelResult()

@@ -168,7 +168,7 @@ class Toolbox(ABC):
         return self.read_content(content, units) if fault is None else Reply(fault=fault)
 
     def read_content(self, content: Any, units: Units = ()) -> Reply:
-        """Read the JSON value of a call; otherwise as `read`."""
+        """Like `read`, for the parsed JSON value of a call."""
         content = content if isinstance(content, dict) else {}
         content = content | {"arguments": decode_arguments(content.get("arguments"))}
         if not isinstance(content["arguments"], dict):
@@ -185,7 +185,7 @@ class Toolbox(ABC):
 
 
 def function_schema(name: str, description: str, parameters: Mapping[str, ToolParameter]) -> dict[str, Any]:
-    """A tool that works on one of the images, in the form of OpenAI's `tools`."""
+    """A tool that works on one of the images, in the format of OpenAI's `tools`."""
     arguments = object_schema({**parameters, **IMAGE_INDEX})
     return {"type": "function", "function": {"name": name, "description": description, "parameters": arguments}}
 

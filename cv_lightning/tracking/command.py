@@ -91,8 +91,7 @@ def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         package = version_of("cv-lightning")
         with warnings.catch_warnings():
-            # MLflow warns that there is no input example. To answer one, all weights would be loaded here, and the
-            # signature is given anyway.
+            # MLflow asks for an input example, but would load all weights here to answer it. The signature is given.
             warnings.filterwarnings("ignore", "(?s).*(input example|infer signature)")
             # `mlflow.pyfunc.log_model` would resume the run and end it again.
             info = Model.log(

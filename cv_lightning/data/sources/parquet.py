@@ -1,7 +1,8 @@
-"""Records of Parquet files, read in blocks of bounded size, so that for example 6 GB of files open at once.
+"""Records of Parquet files, read in blocks of bounded size.
 
-Opening reads only the footers. A block is a row group or, if the row group is large, a part of it; a few blocks are
-cached. Parts of a row group are cheap to read only in order, because its pages are read from the start.
+Opening reads only the footers, so even 6 GB of files open immediately. A block is a row group or, if the row group is
+large, a part of it; a few blocks are cached. Parts of a row group are cheap to read only in order, because its pages
+are read from the start.
 """
 
 from __future__ import annotations

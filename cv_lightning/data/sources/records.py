@@ -59,7 +59,7 @@ class Records(ABC):
         """File and place of a record, for messages."""
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of the readable ones among the first records; empty if there are none."""
+        """The columns of the first readable records; empty if there are none."""
         found: dict[str, None] = {}
         for index in range(min(len(self), 20)):
             try:
@@ -92,7 +92,7 @@ class TextRecords(Records):
         """Start in bytes, length in bytes and number (for messages) of each record."""
 
     def _parse(self, text: str) -> Any:
-        """A record from its text; raises ValueError if it is not one."""
+        """A record from its text; raises ValueError if the text is not a record."""
         return json.loads(text)
 
     def __len__(self) -> int:
