@@ -1,6 +1,6 @@
-"""`python -m cv_lightning`: hands the command to the module that knows it, and prints errors in one message.
+"""`python -m cv_lightning`: passes the command to the module that runs it, and prints an error as one message.
 
-Nothing here imports torch: help and light commands answer at once.
+Nothing here imports torch, so help and light commands answer at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cv_lightning.errors import ConfigError, CVLightningError
 
 _LIGHTNING = "cv_lightning.cli.lightning_cli"
 
-#: Command, of one word or two -> (module whose `main` runs it, what it does).
+#: Command of one or two words -> (module whose `main` runs it, description).
 COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("cv_lightning.cli.reproduce", "run a recipe from nothing to a report; the tiny one by default"),
     "fit": (_LIGHTNING, "train a module on data, both named by a config"),
@@ -34,15 +34,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data build": ("cv_lightning.construction.command", "write SFT episodes or RL questions, executed and checked"),
 }
 
-#: A disk that takes nothing more: full, over a quota, or mounted to be read.
+#: Errors of a disk that cannot be written: full, over quota, or mounted read-only.
 _NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
-#: What a shell expects of a command that Ctrl-C ended.
+#: The exit status that a shell expects from a command that Ctrl-C ended.
 INTERRUPTED = 130
 
 
 def usage(group: str = "") -> str:
-    """The text of `--help`; of a group such as "data", its commands only."""
+    """The text of `--help`; for a group such as "data", only its commands."""
     commands = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items() if name.startswith(group))
     return (
         "usage: python -m cv_lightning <command> [options]\n\n"
@@ -54,7 +54,7 @@ def usage(group: str = "") -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit status; raises `CVLightningError` for what the user can correct."""
+    """Run one command line and return its exit status; raises `CVLightningError` if the user can correct the fault."""
     arguments = take_flag(arguments)
     first = arguments[0] if arguments else "--help"
     is_group = any(name.startswith(f"{first} ") for name in COMMANDS)
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m cv_lightning` and of the `cv-lightning` script."""
-    # A checkout that is not installed: its houses are found beside this package, whatever the working directory.
+    # In a checkout that is not installed, the other packages are beside this one, whatever the working directory.
     root = str(Path(__file__).resolve().parents[1])
     if root not in sys.path:
         sys.path.insert(0, root)

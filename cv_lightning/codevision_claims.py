@@ -1,9 +1,10 @@
-"""Tools and boxes as CodeVision's release reads them out of the code and the description of a call.
+"""Tools and boxes that CodeVision's release finds in the code and the description of a call.
 
 This is the reward's preset "published", for comparison with the paper. It reads claims, not effects: a comment, dead
-code or a description earns what the code does not do, and no box knows on which image it was drawn. The rules are those
-of `tool_use_judge.py` in github.com/ByteDance-BandAI/CodeVision at e098588, written anew; docs/rewards.md lists what
-they count and what they miss. The release asks a language model about calls in which they find nothing; this does not.
+code or a description can earn credit for an effect that the code does not have, and a box has no link to its image. The
+rules reimplement `tool_use_judge.py` in github.com/ByteDance-BandAI/CodeVision at e098588; docs/rewards.md lists what
+they count and what they miss. If the rules find nothing in a call, the release asks a language model; this module does
+not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _QUARTERS = {90: "rotate_90", 180: "rotate_180", 270: "rotate_270"}
 _TOLERANCE = 5.0
 
 _ROTATE = re.compile(r"\.rotate\(\s*([^,)]+)(?:,[^)]*)?\)")
-#: `k` counts only as a keyword, right after a first argument without a call in it; else it is 1.
+#: `k` counts only as a keyword directly after a first argument that contains no call; otherwise it is 1.
 _ROT90 = re.compile(r"np\.rot90\(\s*[^,\s)]+\s*(?:,\s*k\s*=\s*([-+]?\d+))?")
 
 _MOVES = {
@@ -33,7 +34,7 @@ _MOVES = {
     "flip_horizontal": r"ImageOps\.mirror|transpose\(\s*Image\.FLIP_LEFT_RIGHT\s*\)",
     "flip_vertical": r"ImageOps\.flip|transpose\(\s*Image\.FLIP_TOP_BOTTOM\s*\)",
 }
-#: The release has finer names; the formula only asks whether there is one outside of the core.
+#: The release uses finer names; the formula only needs to know whether a tool outside the core was used.
 _OTHERS = {
     "enhance": r"ImageEnhance\.(?:Brightness|Contrast|Sharpness|Color)\s*\([^)]+\)\s*\.enhance\([^)]+\)",
     "filter": r"ImageFilter\.(?i:(?:Box|Gaussian)?Blur|MedianFilter|Sharpen|UnsharpMask|Smooth|Smooth_More|Detail"
@@ -63,7 +64,7 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {"int": int, "float": float, "abs"
 
 
 def claimed_tools(code: str, description: str = "") -> frozenset[str]:
-    """The tools that a call mentions: core tools by their names, others by a family."""
+    """The tools that a call mentions: core tools by name, other tools by family."""
     tools = {name for name, pattern in _PATTERNS.items() if pattern.search(code)}
     tools |= {tool for angle in _angles(code) if (tool := _quarter(angle)) is not None}
     words = description.lower()
@@ -77,7 +78,7 @@ def claimed_tools(code: str, description: str = "") -> frozenset[str]:
 
 
 def claimed_boxes(code: str, description: str = "") -> list[Box]:
-    """The boxes (x1, y1, x2, y2) of a call's crops; if its code has none, the first that its description names."""
+    """The boxes (x1, y1, x2, y2) of a call's crops; if its code has none, the first box in its description."""
     boxes = _boxes_of_code(code)
     for brackets in () if boxes else _IN_BRACKETS:
         match = brackets.search(description)
@@ -88,7 +89,7 @@ def claimed_boxes(code: str, description: str = "") -> list[Box]:
 
 
 def _angles(code: str) -> Iterator[float]:
-    """Degrees by which a code says that it turns, counter-clockwise."""
+    """The rotation angles in the code, in degrees counter-clockwise."""
     for match in _ROTATE.finditer(code):
         node = _parsed(match[1].strip(), "eval")
         value = None if node is None else _value(node, {})
@@ -117,7 +118,7 @@ def _box(sides: Sequence[str]) -> Box | None:
 
 
 def _evaluated_crops(code: str) -> list[Box]:
-    """The boxes of calls of `.crop`, from the values that were assigned in the lines above."""
+    """The boxes of `.crop` calls, computed from values that are assigned on earlier lines."""
     module = _parsed(code, "exec")
     if module is None:
         return []
@@ -145,7 +146,7 @@ def _evaluated_crops(code: str) -> list[Box]:
 def _parsed(text: str, mode: str) -> ast.AST | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what a policy wrote
+            warnings.simplefilter("ignore")  # warnings about the policy's code
             tree = ast.parse(text, mode=mode)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -153,7 +154,7 @@ def _parsed(text: str, mode: str) -> ast.AST | None:
 
 
 def _assign(node: ast.AST, values: dict[str, Value]) -> None:
-    """Carry out an assignment whose value is known; one that is not leaves the name as it was."""
+    """Carry out an assignment if its value is known; otherwise the name keeps its old value."""
     if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         changed = ast.BinOp(ast.Name(node.target.id), node.op, node.value)
         targets, value = [node.target], _value(changed, values)
@@ -172,7 +173,7 @@ def _assign(node: ast.AST, values: dict[str, Value]) -> None:
 
 
 def _value(node: ast.AST, values: dict[str, Value]) -> Value | None:
-    """A number or a list of numbers, by arithmetic alone; None if it is more than that."""
+    """The number or list of numbers that a node gives by arithmetic alone; None for any other node."""
     try:
         match node:
             case ast.Constant(value=int() | float() as number):
@@ -197,7 +198,7 @@ def _value(node: ast.AST, values: dict[str, Value]) -> Value | None:
 
 
 def _number(node: ast.AST, values: dict[str, Value]) -> float:
-    """A number; raises TypeError for anything else."""
+    """The number that a node gives; raises TypeError for anything else."""
     value = _value(node, values)
     if not isinstance(value, float):
         raise TypeError("no number")

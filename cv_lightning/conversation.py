@@ -1,12 +1,12 @@
 """The paper's conversation as text and as token ids.
 
 Text: an assistant turn is `<think>...</think>` and then one `<tool_call>{json}</tool_call>` or one
-`<answer>...</answer>`; what the environment says back is a user turn that holds `<tool_response>...</tool_response>`
+`<answer>...</answer>`; the environment replies with a user turn that holds `<tool_response>...</tool_response>`
 (arXiv 2512.03746; Hermes format of Qwen).
 
-Tokens: a `TokenSequence` only grows. What the policy sampled is appended as it was sampled, what the environment says
-is encoded once, piece by piece between special tokens; byte-level BPE never merges across those, so the pieces equal
-the encoding of the whole.
+Tokens: a `TokenSequence` only grows. Sampled tokens are appended unchanged. Text of the environment is encoded once,
+piece by piece between special tokens; byte-level BPE never merges across special tokens, so the pieces equal the
+encoding of the whole.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def format_answer(reasoning: str, answer: str) -> str:
 
 
 def parse_reply(text: str, toolbox: Toolbox = CODE_TOOLS, units: Units = ()) -> Reply:
-    """Read an assistant turn, as `tools.reply_text` says. Calls and answers inside reasoning are neither.
+    """Read an assistant turn by the rules of `tools.reply_text`. Calls and answers inside reasoning do not count.
 
     Args:
         text: The turn.
         toolbox: The tools that the policy has.
-        units: What its coordinates are worth (`Toolbox.units`).
+        units: Pixels per unit of its coordinates (`Toolbox.units`).
 
     Returns:
-        A call, an answer, or a fault that says what to write instead; never raises.
+        A call, an answer, or a fault that tells the policy what to write instead. It never raises.
     """
     turn = read_turn(text)
     calls, answers = turn.calls, turn.answers
@@ -77,10 +77,10 @@ def announce_images(parts: Sequence[str | Image.Image], n_before: int = 0) -> li
 
     Args:
         parts: Texts and images in order.
-        n_before: Images of the conversation before them.
+        n_before: Number of earlier images in the conversation.
 
     Returns:
-        Texts and images; no text follows another.
+        Texts and images; adjacent texts are joined.
     """
     announced: list[str | Image.Image] = []
     for part in parts:
@@ -104,7 +104,7 @@ def announcement(index: int, size: Size) -> str:
 
 
 class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used here."""
+    """The part of a Hugging Face tokenizer that this module uses."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Text to ids."""
@@ -118,13 +118,13 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Template:
-    """Markup of a family's conversations: each of these is one token of its tokenizer. The defaults are Qwen's.
+    """Markup of a model family's conversations; each mark is one token of its tokenizer. The defaults are Qwen's.
 
     Attributes:
-        turn_start: Before the role of a turn.
-        turn_end: After a turn; the policy writes it itself.
-        image: Before the placeholders of an image, a placeholder, and after them.
-        assistant: The policy's role.
+        turn_start: Mark before the role of a turn.
+        turn_end: Mark after a turn; the policy writes it itself.
+        image: Mark before the placeholders of an image, the placeholder, and the mark after them.
+        assistant: Name of the policy's role.
     """
 
     turn_start: str = "<|im_start|>"
@@ -145,11 +145,11 @@ class Conversation:
         tokenizer: A tokenizer that has the tokens of the template.
         count_image_tokens: (width, height) of an image -> number of placeholder tokens that stand for it.
         system_prompt: Text of the system turn.
-        max_context_tokens: Longest sequence; an observation that would pass it is not appended.
+        max_context_tokens: Maximum length of a sequence; an observation that would exceed it is not appended.
         toolbox: The tools that the policy may call.
         template: Markup of turns and images.
-        reply_start: Text at the start of each turn of the policy that it does not write itself: "<think>\n" if its
-            chat template opens the reasoning.
+        reply_start: Text that the chat template writes at the start of each turn of the policy: "<think>\n" if the
+            template opens the reasoning.
         seen_size: (width, height) of an image -> the size at which the policy sees it.
     """
 
@@ -175,7 +175,7 @@ class Conversation:
         return encoded[0]
 
     def _encode(self, text: str) -> list[int]:
-        """Encode text that is no conversation markup: markup written inside it stays plain text."""
+        """Encode text that is not conversation markup: markup written inside it stays plain text."""
         if text not in self._encoded:
             if len(self._encoded) > 4096:
                 self._encoded.clear()
@@ -204,7 +204,7 @@ class Conversation:
         return tokens
 
     def system_turn(self, prompt: str) -> list[int]:
-        """A system turn. The prompt is the user's own: tags that it explains are the tokens that policies write."""
+        """A system turn. Its prompt is trusted: tags in it are encoded as the tokens that policies write."""
         system = self.tokenizer.encode(f"system\n{prompt}", add_special_tokens=False)
         return [self._start_id, *system, self.end_of_turn_id]
 
@@ -213,7 +213,7 @@ class Conversation:
 
         Args:
             parts: Texts and images in order.
-            n_before: Images of the conversation before them.
+            n_before: Number of earlier images in the conversation.
         """
         if self.toolbox.announces:
             parts = announce_images(parts, n_before)
@@ -223,20 +223,20 @@ class Conversation:
         return [*ids, self.end_of_turn_id]
 
     def opening(self) -> list[int]:
-        """The tokens from the end of a turn to the policy's words."""
+        """The tokens between the end of a turn and the policy's reply."""
         role = f"{self.template.assistant}\n{self.reply_start}"
         return [*self._encode("\n"), self._start_id, *self._encode(role)]
 
     def decode_reply(self, ids: Sequence[int]) -> str:
-        """The text of a turn from its sampled ids: `reply_start` and what they say, without the end-of-turn token."""
+        """The text of a turn: `reply_start` and the decoded ids, without the end-of-turn token."""
         kept = ids[:-1] if ids and ids[-1] == self.end_of_turn_id else ids
         return self.reply_start + self.tokenizer.decode(kept, skip_special_tokens=False)
 
     def encode_reply(self, text: str) -> list[int]:
-        """The ids of a recorded turn, after `opening` and up to its end.
+        """The ids of a recorded turn, from the end of `opening` to the end of the turn.
 
-        If `opening` begins the reasoning, the turn continues it: its own `<think>` is dropped, and a turn without
-        reasoning ends it at once.
+        If `opening` begins the reasoning, the turn continues it: the turn's own `<think>` is dropped, and a turn
+        without reasoning closes it at once.
         """
         if text.startswith(self.reply_start):
             text = text.removeprefix(self.reply_start)
@@ -257,7 +257,7 @@ class Conversation:
         """Append a tool response and open the next assistant turn.
 
         Returns:
-            False, with `tokens` untouched, if it would not fit as a whole.
+            False, with `tokens` unchanged, if the whole response does not fit.
         """
         ids = [*self._encode("\n"), self._start_id, *self._encode("user\n")]
         if image is None:
@@ -282,13 +282,13 @@ class Conversation:
     def append_question(self, tokens: TokenSequence, images: Sequence[ViewedImage], question: str) -> bool:
         """Append another question, with its new images, and open the next assistant turn.
 
-        A turn that was cut off before its end is ended; what was sampled stays as it is.
+        A turn that was cut off before its end is closed; its sampled tokens stay unchanged.
 
         Returns:
-            False, with `tokens` untouched, if it would not fit as a whole.
+            False, with `tokens` unchanged, if the whole question does not fit.
         """
         opening = self.opening()
-        is_open = tokens.ids[-len(opening) :] == opening  # nothing was said in the last turn
+        is_open = tokens.ids[-len(opening) :] == opening  # the last turn is empty
         closing = [] if is_open or tokens.ids[-1] == self.end_of_turn_id else [self.end_of_turn_id]
         n_kept = len(tokens) - len(opening) * is_open
         parts: list[str | Image.Image] = [*(viewed.image for viewed in images), question]
@@ -301,10 +301,10 @@ class Conversation:
         return True
 
     def encode(self, trajectory: Trajectory) -> TokenSequence:
-        """A recorded trajectory as tokens, with the mask that a sampled one would have.
+        """A recorded trajectory as tokens, with the same mask as a sampled trajectory.
 
         Raises:
-            ConversationError: It does not fit into `max_context_tokens`; nothing is cut off silently.
+            ConversationError: The trajectory does not fit into `max_context_tokens`; nothing is cut off silently.
         """
         tokens = self.start(trajectory.sample)
         results = {viewed.turn: viewed for viewed in trajectory.images}
@@ -323,12 +323,12 @@ class Conversation:
         return tokens
 
 
-#: The end of a prompt in whose reasoning the policy continues.
+#: Matches a prompt that ends with open reasoning, which the policy continues.
 OPENS_REASONING = re.compile(r"<think>\s*$")
 _BEGINS_REASONING = re.compile(r"\s*<think>\s*")
 _MARKUP = re.compile(r"<(\|[a-z_]+\||/?tool_response|/?tool_call)>")
 
 
 def escape_markup(text: str) -> str:
-    """Keep text of the environment from opening turns, images or tool calls."""
+    """Prevent text of the environment from opening turns, images or tool calls."""
     return _MARKUP.sub(lambda match: f"< {match.group(1)}>", text)

@@ -1,9 +1,9 @@
-"""The multi-turn loop: a policy speaks, the executor answers, until every trajectory has ended.
+"""The multi-turn loop: the policy samples a turn, the executor answers, until every trajectory has ended.
 
-Each trajectory is a coroutine. It asks for its next turn as soon as the result of its call is there, and waits for no
-other trajectory. The event loop has a thread of its own. Whatever blocks (a local policy, tools) runs in the thread
-that called, which would only wait: it keeps its autocast, its device and its interrupts, and may have a running event
-loop itself. With an engine, tools that take no worker have another thread.
+Each trajectory is a coroutine. It requests its next turn as soon as it has the result of its call, and does not wait
+for other trajectories. The event loop has its own thread, so the caller may have a running event loop itself. Blocking
+work (a local policy, tools) runs in the calling thread, which would otherwise only wait; so the work keeps the caller's
+autocast, device and interrupts. With an engine, tools that need no worker run in a third thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _Answer = TypeVar("_Answer")
 _Ask = Callable[[_Question], Awaitable[_Answer]]
 _Run = Callable[[ToolRequest], Awaitable[Observation]]
 
-#: Called with number and group, in the thread that rolls out.
+#: Called with the index of a group and the group, in the thread that called `roll_out`.
 AfterGroup = Callable[[int, Group], None]
 
 
@@ -59,12 +59,12 @@ def roll_out(
 
     Args:
         samples: P questions.
-        policy: Speaks.
+        policy: Samples the turns.
         executor: Runs the code.
-        sampling: How tokens are drawn.
+        sampling: How tokens are sampled.
         group_size: G, trajectories of each sample.
-        max_turns: Assistant turns of a trajectory; a tool call in the last one is not executed.
-        stop: Done if another thread no longer wants the rollouts.
+        max_turns: Maximum number of assistant turns; a tool call in the last turn is not executed.
+        stop: Another thread completes it to cancel the rollouts.
         after_group: Called as soon as all trajectories of a group have ended, while others continue.
 
     Returns:
@@ -72,7 +72,7 @@ def roll_out(
 
     Raises:
         EngineError: The policy's engine cannot continue.
-        CancelledError: It was stopped (that of `concurrent.futures`).
+        CancelledError: `stop` was completed (the class of `concurrent.futures`).
     """
     groups = [Group(sample, _begin(sample, policy.conversation, group_size)) for sample in samples]
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
@@ -84,7 +84,7 @@ def roll_out(
 
 
 def _after_turn(groups: Sequence[Group], after_group: AfterGroup) -> Callable[[Trajectory], bool]:
-    """What `drive` calls after a turn, to tell which groups have ended."""
+    """A callback for `drive` that calls `after_group` when the last trajectory of a group has ended."""
     number_of = {trajectory.episode: number for number, group in enumerate(groups) for trajectory in group.trajectories}
     n_live = [len(group.trajectories) for group in groups]
 
@@ -99,7 +99,7 @@ def _after_turn(groups: Sequence[Group], after_group: AfterGroup) -> Callable[[T
 
 
 def _begin(sample: Sample, conversation: Conversation, group_size: int) -> list[Trajectory]:
-    """G trajectories before their first turn; the prompt is written once, and they share its images."""
+    """G trajectories before their first turn; the prompt is encoded once, and the trajectories share its images."""
     prompt = conversation.start(sample)
     return [Trajectory(sample, images=[*prompt.images], tokens=prompt.copy()) for _ in range(group_size)]
 
@@ -116,20 +116,20 @@ def drive(
     """Continue trajectories until each has its `stop_reason`.
 
     Args:
-        trajectories: They have not ended.
-        session: Samples the turns; it is closed in the end. One that samples batches gets all live trajectories
-            together, in their order.
-        conversation: Writes them as tokens.
-        executor: Runs the code: all calls that wait, in one batch. If trajectories have paces of their own, each goes
-            on as soon as its own call has ended, and calls that take no worker do not wait for those that do.
-        max_turns: Turns of each; a tool call in the last one is not executed.
-        after_turn: Called after each turn, with the result of its call; if it returns False, the trajectory is left
-            as it is.
-        stop: Done if another thread no longer wants the rollouts.
+        trajectories: Trajectories that have not ended.
+        session: Samples the turns. A `Session` gets all live trajectories together, in their order; an `AsyncSession`
+            is closed at the end.
+        conversation: Writes the trajectories as tokens.
+        executor: Runs the code: all waiting calls in one batch. With an `AsyncSession`, each trajectory continues as
+            soon as its own call has ended, and calls that need no worker do not wait for calls that need one.
+        max_turns: Maximum number of turns; a tool call in the last turn is not executed.
+        after_turn: Called after each turn, once its call has a result; if it returns False, the trajectory stops
+            there and keeps its state.
+        stop: Another thread completes it to cancel the rollouts.
 
     Raises:
         EngineError: The session cannot continue; some trajectories have no `stop_reason`.
-        CancelledError: It was stopped.
+        CancelledError: `stop` was completed.
     """
     caller = CallersThread()
     if stop is not None:
@@ -139,7 +139,7 @@ def drive(
 
 @dataclass(frozen=True)
 class _Player:
-    """Plays trajectories; the attributes are those of `drive`."""
+    """Plays trajectories; the attributes are the arguments of `drive`."""
 
     caller: CallersThread
     executor: Executor
@@ -148,7 +148,7 @@ class _Player:
     after_turn: Callable[[Trajectory], bool] | None
 
     async def play_all(self, trajectories: Sequence[Trajectory], session: Session | AsyncSession) -> None:
-        """Play all of them, and close the session."""
+        """Play all trajectories, and close the session if it is an `AsyncSession`."""
         if isinstance(session, AsyncSession):
             tools: Batches[ToolRequest, Observation] = Batches(self.caller.run, self.executor.execute)
             try:
@@ -185,7 +185,7 @@ class _Player:
 
 
 async def _timed(ask: _Ask[_Question, _Answer], question: _Question) -> tuple[_Answer, float]:
-    """An answer and the seconds until it was there, without the time of trajectories that woke at the same moment."""
+    """An answer and the seconds until it arrived, without the time of trajectories that woke at the same moment."""
     await asyncio.sleep(0)
     started = time.perf_counter()
     return await ask(question), time.perf_counter() - started
@@ -194,7 +194,7 @@ async def _timed(ask: _Ask[_Question, _Answer], question: _Question) -> tuple[_A
 async def _gather(
     coroutines: Sequence[Coroutine[Any, Any, None]], on_end: Callable[[object], None] = lambda _: None
 ) -> None:
-    """Run coroutines together; the first that fails cancels the others, and its own error is raised."""
+    """Run coroutines together; the first failure cancels the others, and its own error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]

@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message names the fault, its place and the remedy."""
+"""The errors that a user sees. Each message names the fault, its place and the remedy."""
 
 
 class CVLightningError(Exception):
@@ -14,7 +14,7 @@ class DataError(CVLightningError):
 
 
 class RowError(DataError):
-    """One row that cannot be used, while others can: training leaves it out."""
+    """One row that cannot be used while others can: training leaves it out."""
 
 
 class CheckpointError(CVLightningError):
@@ -26,8 +26,8 @@ class ConversationError(CVLightningError):
 
 
 class TrainingError(CVLightningError):
-    """A run that went wrong and was told to stop then."""
+    """A run that went wrong and is configured to stop in that case."""
 
 
 class EngineError(CVLightningError):
-    """An engine that cannot sample any more, or does not sample what it was asked for."""
+    """An engine that can no longer sample, or that does not sample as requested."""

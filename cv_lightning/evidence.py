@@ -1,15 +1,15 @@
 """The parts of a trajectory that a reward may count: two readings of the reward's formula.
 
-`gather_claims` is the published reading: tools and boxes guessed from what the policy *wrote*, whether or not it ran.
-`gather_effects` counts what *happened* to the pixels:
+`gather_claims` is the published reading: it guesses tools and boxes from the *text* of the policy, whether or not its
+code ran. `gather_effects` counts the *effects* on the pixels:
 
-- a tool counts if its call ran; a call's orientation tool is the net orientation it produced, whatever route it took;
-- the orientation part is all or nothing: the image that the policy saw last must have the required orientation, so
-  that there-and-back, four turns of 90 or looking at the unturned image again pay nothing;
+- a tool counts if its call ran; the orientation tool of a call is the net orientation that it produced, by any route;
+- the orientation part is all or nothing: the last image that the policy saw must have the required orientation, so
+  turning there and back, turning by 90 degrees four times, or viewing the unturned image again pays nothing;
 - a crop is measured in pixels of the question's image, through the frames of all turns;
-- a turn or a crop counts only if it can still be seen in its result (`sandbox/effects/detail.py`);
-- a call that could not be read is a call: it takes a turn;
-- reasoning needs words, and the answer counts only if exactly one is given outside of it.
+- a rotation, flip or crop counts only if it can still be seen in its result (`sandbox/effects/detail.py`);
+- a call that could not be parsed counts as a call, because it takes a turn;
+- reasoning needs words, and the answer counts only if exactly one is given outside the reasoning.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ORIENTATION_TOOLS = frozenset(ORIENTATIONS) - {"identity"}
 #: Tools that the published formula counts as required ones; everything else is "emergent".
 CORE_TOOLS = ORIENTATION_TOOLS | {"crop"}
 
-#: A turn by another angle than a quarter is a way around the required tools, not a discovery.
+#: "rotate" is a rotation by an angle other than a quarter turn: it avoids the required tools and is not a discovery.
 _NOT_EMERGENT = CORE_TOOLS | {"rotate"}
 
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -38,7 +38,7 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the formula needs of one trajectory, as a preset reads it.
+    """The values that the formula needs from one trajectory, as a preset reads them.
 
     Attributes:
         required: The set E.
@@ -48,8 +48,8 @@ class Evidence:
         best_iou: Best overlap of a crop with the sample's box.
         n_calls: Calls that a penalty counts.
         n_new_views: Calls that showed something new.
-        is_well_formed: Whether the text has the format.
-        answer: The answer that counts.
+        is_well_formed: Whether the text has the required format.
+        answer: The answer that counts, or None.
     """
 
     required: frozenset[str]
@@ -64,9 +64,9 @@ class Evidence:
 
 
 def gather_claims(trajectory: Trajectory) -> Evidence:
-    """The release's reading of code and description of every call that was executed, whether or not it failed."""
+    """Evidence from the code and description of every executed call, failed or not, as the release reads them."""
     sample = trajectory.sample
-    # The release ends a trajectory before it reads a call that is not executed any more.
+    # The release ends a trajectory before it reads a call that is not executed.
     calls = [
         turn.reply.call for turn in trajectory.turns if turn.reply.call is not None and turn.observation is not None
     ]
@@ -102,9 +102,9 @@ def _has_published_format(trajectory: Trajectory) -> bool:
 
 
 def gather_effects(trajectory: Trajectory) -> Evidence:
-    """The effects on the pixels of the calls that ran; code, comments and descriptions are ignored."""
+    """Evidence from the effects of the calls that ran; code, comments and descriptions are ignored."""
     sample = trajectory.sample
-    # Without a box nobody can tell a good crop from a bad one: it can be neither demanded nor paid.
+    # Without a box, a good crop cannot be told from a bad one, so a crop is neither required nor paid.
     required = sample.required_tools - ({"crop"} if sample.box is None else frozenset())
     used: set[str] = set()
     n_orientation_changes = 0
@@ -117,7 +117,7 @@ def gather_effects(trajectory: Trajectory) -> Evidence:
         used |= turned | (frozenset(observation.tools) - ORIENTATION_TOOLS)
     net = required_orientation(sample)
     is_restored = last_orientation(trajectory) == net
-    # Two transforms may be undone in one move: that is as exact as one after the other.
+    # One move that undoes two transforms is as exact as two moves.
     if is_restored and used & ORIENTATION_TOOLS == {net}:
         used = (used - ORIENTATION_TOOLS) | (required & ORIENTATION_TOOLS)
     return Evidence(
@@ -134,7 +134,7 @@ def gather_effects(trajectory: Trajectory) -> Evidence:
 
 
 def emergent_tools(used: Iterable[str]) -> frozenset[str]:
-    """Those of some verified tools that no task requires."""
+    """The tools among `used` that no task requires."""
     return frozenset(used) - _NOT_EMERGENT
 
 
@@ -150,13 +150,13 @@ def call_outcomes(trajectory: Trajectory) -> list[bool]:
 
 
 def _n_attempts(trajectory: Trajectory) -> int:
-    """Turns that called, or tried to: a call that cannot be read must not be cheaper than one that runs."""
+    """Turns that called or tried to call: a call that cannot be parsed must not be cheaper than a call that runs."""
     replies = [turn.reply for turn in trajectory.turns]
     return sum(reply.call is not None or (reply.fault is not None and not reply.is_silent) for reply in replies)
 
 
 def _n_new_views(trajectory: Trajectory) -> int:
-    """Results with a verified effect that are no image that the policy has seen before."""
+    """Number of results with a verified effect whose image the policy had not seen before."""
     seen: set[bytes] = set()
     n_new = 0
     for image in trajectory.images:
@@ -167,7 +167,7 @@ def _n_new_views(trajectory: Trajectory) -> int:
 
 
 def is_restored(trajectory: Trajectory) -> bool:
-    """Whether the last image that the policy saw is upright to the pixel; one that was never turned counts."""
+    """Whether the last image that the policy saw is exactly upright; an image that needed no turn also counts."""
     return last_orientation(trajectory) == required_orientation(trajectory.sample)
 
 
@@ -178,9 +178,10 @@ def required_orientation(sample: Sample) -> str:
 
 
 def last_orientation(trajectory: Trajectory) -> str | None:
-    """Net orientation, relative to the question's first image, of the image that the policy looked at last.
+    """Net orientation, relative to the question's first image, of the last image that the policy saw.
 
-    None if it is unknown, if it is that of another image of the question, or if a turn cannot be seen in the result.
+    None if it is unknown, if the image was made from another image of the question, or if the change of orientation
+    cannot be seen in the result.
     """
     results = [image for image in trajectory.images if image.turn >= 0]
     if not results:
@@ -193,14 +194,14 @@ def last_orientation(trajectory: Trajectory) -> str | None:
 
 
 def _orientations_of(tools: Sequence[str], net: str | None) -> frozenset[str]:
-    """The net orientation if it is known, so that all lanes and all routes count alike; else that of the tools."""
+    """The net orientation if it is known, so that every route to it counts the same; else the orientation tools."""
     if net is None:
         return frozenset(tools) & ORIENTATION_TOOLS
     return frozenset({net}) - {"identity"}
 
 
 def _best_iou(trajectory: Trajectory) -> float:
-    """Best overlap of a cropped view that shows its place with the box, in pixels of the question's first image."""
+    """Best IoU of the box with a crop that still shows its region, in pixels of the question's first image."""
     if trajectory.sample.box is None:
         return 0.0
     best = 0.0
@@ -235,14 +236,14 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def _answers_once(text: str) -> bool:
-    """Whether the turn, read as rollouts read it, holds one pair of answer tags with no reasoning between them."""
+    """Whether the turn, parsed as in a rollout, holds one pair of answer tags with no reasoning between them."""
     turn = read_turn(text)
     n_tags = turn.words.count("<answer>"), turn.words.count("</answer>")
     return n_tags == (1, 1) and all(f"<answer>{answer}</answer>" in text for answer in turn.answers)
 
 
 def _has_one_answer(text: str) -> bool:
-    """Whether exactly one closed answer is outside of balanced reasoning."""
+    """Whether the text holds exactly one closed answer outside balanced reasoning tags."""
     depth, answers, inside_answer = 0, 0, False
     for match in _TAG.finditer(text):
         tag = match.group()
@@ -261,14 +262,14 @@ def _has_one_answer(text: str) -> bool:
 
 
 def _begins_with_words(text: str) -> bool:
-    """Whether a turn opens with reasoning that holds a letter or a digit, tags not counted."""
+    """Whether a turn opens with reasoning that holds a letter or a digit outside its tags."""
     opening, _, rest = text.lstrip().partition("<think>")
     reasoning, closing, _ = rest.partition("</think>")
     return not opening and bool(closing) and any(letter.isalnum() for letter in _TAG.sub("", reasoning))
 
 
 def _has_format(trajectory: Trajectory) -> bool:
-    """Every turn opens with reasoning and acts; the last one, and only it, answers once and stops there."""
+    """Whether every turn opens with reasoning and then acts, and only the last turn answers, once, at its end."""
     if not trajectory.turns:
         return False
     *earlier, last = trajectory.turns

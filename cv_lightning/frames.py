@@ -1,4 +1,4 @@
-"""The place of each image of a trajectory in the image that was asked about."""
+"""The place of each image of a trajectory in the question's image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def view_question(sample: Sample) -> list[ViewedImage]:
 
 
 def view_result(trajectory: Trajectory, call: ToolCall, observation: Observation, turn: int) -> ViewedImage:
-    """Place a result image by composing its frame and orientation with those of the image it was made from.
+    """Place a result image: compose its frame and orientation with those of its source image.
 
     Args:
-        trajectory: The images so far.
+        trajectory: Holds the images so far.
         call: The call that made the image; its `image_index` was valid, or there would be no image.
-        observation: Its result, with an image.
+        observation: The result of the call, with an image.
         turn: Index of the turn.
     """
     if observation.image is None:
@@ -30,7 +30,7 @@ def view_result(trajectory: Trajectory, call: ToolCall, observation: Observation
 
 
 def see_result(trajectory: Trajectory) -> None:
-    """Append the image that the call of the last turn made, if it made one, to those that the policy has seen."""
+    """Append the image that the last turn's call made, if any, to the images that the policy has seen."""
     turn = trajectory.turns[-1]
     call, observation = turn.reply.call, turn.observation
     if call is not None and observation is not None and observation.image is not None:

@@ -1,7 +1,7 @@
-"""From a group of trajectories to named reward terms: pure functions, no torch.
+"""Computes named reward terms for a group of trajectories, in pure functions without torch.
 
-The formula is CodeVision's (arXiv 2512.03746). With E the tools that undo what was done to the image, U the tools used
-and core = the orientation tools and crop:
+The formula is CodeVision's (arXiv 2512.03746). E is the set of tools that undo the changes to the image, U the set of
+used tools, and core is the orientation tools and crop:
 
     accuracy     1 if the answer is right; times `mandatory` if E holds a crop and `mandatory` < 0.1
     format       1 if the text has the conversation's shape
@@ -16,13 +16,14 @@ and core = the orientation tools and crop:
 
 `overlong` is DAPO's soft punishment of long replies (arXiv 2503.14476, eq. 13), off by default.
 
-A preset determines U, the IoU, the calls, the format and the answer (`evidence.py`): "published" reads what the policy
-*wrote*, as the release does; "effects", the default, counts what *happened*. Three terms depend on the preset here:
+A preset determines U, the IoU, the calls, the format and the answer (`evidence.py`): "published" reads the *text* of
+the policy, as the release does; "effects", the default, counts the *effects* of its calls. Three terms also depend on
+the preset in this module:
 
-- under "effects" `exact` needs the mandatory part to be met as well (a crop by IoU >= 0.1);
-- under "effects" `emergence` is paid only if rollouts of the group went without such a tool and all were wrong:
-  decorating an image that can be read without it pays nothing, nor does a decoration that the whole group has;
-- under "published" `necessity` is 0 if the crop is poor.
+- under "effects", `exact` also requires the mandatory part (a crop needs IoU >= 0.1);
+- under "effects", `emergence` is paid only if some rollouts of the group used no such tool and all of these were
+  wrong: a tool that the image does not need pays nothing, nor does a tool that every rollout of the group used;
+- under "published", `necessity` is 0 if the crop is poor.
 """
 
 from __future__ import annotations
@@ -41,35 +42,35 @@ from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]
 
-#: Characters by which an answer may be longer than the truth for a judge to be asked: one that a judge cannot read in
-#: time must not be better than a wrong one.
+#: The judge is asked only about answers at most this many characters longer than the truth: an answer too long for the
+#: judge to read in time must not earn more than a wrong answer.
 LONGEST_ANSWER = 2000
 
-#: Below this share of the mandatory part a right answer about a crop is "poor reasoning".
+#: If the mandatory term is below this value, a right answer about a crop is "poor reasoning".
 POOR_REASONING = 0.1
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """How a trajectory is paid. The defaults are the paper's weights; the last three terms are subtracted.
+    """Weights of the reward terms. The defaults are the paper's weights; the last three terms are subtracted.
 
-    All weights 0 but `accuracy` is reinforcement by the outcome alone.
+    If all weights but `accuracy` are 0, only the outcome is rewarded.
 
     Attributes:
         preset: "effects" or "published"; see `evidence.py`.
         accuracy: Weight of a right answer.
         format: Weight of well-formed text.
-        mandatory: Weight of the tools that the image needs. At 0 poor reasoning does not lower the accuracy term.
+        mandatory: Weight of the tools that the image needs. If 0, poor reasoning does not lower the accuracy term.
         necessity: Weight of tools that made the difference within the group.
         exact: Weight of using the needed core tools and no others.
         emergence: Weight of a tool outside the core in a right trajectory.
         interaction: Weight of a call that showed something new in a right trajectory (PyVision-RL: 0.1). It pays for
-            every such call, needed or not; with `usage` above it, calls beyond max(2, |E|) still cost.
+            every such call, needed or not; if `usage` is larger, calls beyond max(2, |E|) still cost.
         usage: Penalty per call beyond max(2, |E|).
-        spurious: Penalty per orientation change that nothing asked for.
+        spurious: Penalty per orientation change if E requires none.
         overlong: Penalty of a trajectory of `overlong_max_tokens` sampled tokens.
         overlong_max_tokens: DAPO's L_max, in sampled tokens of all turns.
-        overlong_cache_tokens: DAPO's L_cache: the penalty grows over the last so many tokens before L_max.
+        overlong_cache_tokens: DAPO's L_cache: the penalty grows over this many tokens before L_max.
     """
 
     preset: Preset = "effects"
@@ -122,11 +123,11 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
     Args:
         group: The rollouts of one sample.
         config: Weights and preset.
-        judge: Asked about answers that the rules call wrong; if it is down the reward is NaN, never a wrong 0. An
-            answer that is `LONGEST_ANSWER` characters longer than the truth is wrong without asking.
+        judge: Asked about answers that the rules call wrong; if it is down, the reward is NaN, never a wrong 0. An
+            answer more than `LONGEST_ANSWER` characters longer than the truth is wrong without asking.
 
     Returns:
-        One breakdown per trajectory, in order; its terms are weighted and all of `TERMS`.
+        One breakdown per trajectory, in order, with all of `TERMS`, weighted.
     """
     gather = gather_effects if config.preset == "effects" else gather_claims
     evidence_G = [gather(trajectory) for trajectory in group.trajectories]
@@ -202,7 +203,7 @@ def _is_met(evidence: Evidence) -> bool:
 
 
 def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | None) -> list[bool | None]:
-    # Not by `sample.rule`: rules with partial credit ("contains") would pay an answer that lists everything.
+    # `sample.rule` is not used: a lenient rule ("contains") would pay an answer that lists everything.
     truths = (sample.answer, *sample.alternatives)
     verdicts: dict[str | None, bool | None] = {
         answer: any(is_right(answer, truth) for truth in truths) for answer in answers
@@ -217,9 +218,9 @@ def _judge(sample: Sample, answers: Sequence[str | None], judge: AnswerJudge | N
 
 
 def _necessity(is_right_G: Sequence[bool | None], with_tools_G: Sequence[bool]) -> float:
-    """How much more often rollouts with tools were right than those without; unjudged ones do not count.
+    """Accuracy of rollouts with tools minus accuracy of rollouts without, at least 0; unjudged rollouts do not count.
 
-    0 if 2 were right without, or if all used tools: then there is nothing to compare with.
+    0 if at least 2 were right without tools, or if one of the two sides is empty: then there is nothing to compare.
     """
     judged = [(right, tools) for right, tools in zip(is_right_G, with_tools_G, strict=True) if right is not None]
     with_tools = [right for right, tools in judged if tools]

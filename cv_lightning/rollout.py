@@ -1,7 +1,7 @@
-"""What a rollout is made of: how turns are asked for, and what a turn does to its trajectory.
+"""The parts of a rollout: requests for turns, and the effect of a turn on its trajectory.
 
-The protocols say what `cv_lightning.driver` needs of a policy; `modules.policy.Policy` is one. A rollout that goes
-wrong is data: its `Turn`s and its `StopReason` record the cause, and nothing that a policy writes raises here.
+The protocols define what `cv_lightning.driver` needs from a policy; `modules.policy.Policy` implements them. A rollout
+that goes wrong is data: its `Turn`s and its `StopReason` record the cause. Nothing that a policy writes raises here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sandbox.types import Tell
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: from the whole distribution, as scoring assumes (no top-k, no top-p, no penalty).
+    """How tokens are sampled: from the whole distribution, as scoring assumes (no top-k, no top-p, no penalty).
 
     Attributes:
         temperature: Softmax temperature; 0 takes the most probable token.
-        max_new_tokens: Longest turn.
+        max_new_tokens: Maximum length of a turn.
         seed: Seed of the generator; the same seed and contexts give the same tokens.
-        call_temperature: Above 0: the temperature inside of tool calls; None: the same as elsewhere.
+        call_temperature: Temperature inside tool calls, above 0; None uses `temperature` there too.
     """
 
     temperature: float = 1.0
@@ -41,9 +41,9 @@ class Completion:
 
     Attributes:
         ids: Its T tokens.
-        logprobs: Of each token [T], under the distribution that it was drawn from.
+        logprobs: Log-probability of each token [T] under the distribution that it was sampled from.
         is_finished: Whether the turn ended by itself.
-        versions: Of each token [T], the version of the weights that drew it; None if they are the policy's own.
+        versions: Version of the weights that sampled each token [T]; None if these are the policy's own weights.
     """
 
     ids: list[int]
@@ -53,7 +53,7 @@ class Completion:
 
 
 #: Called after every step with the sampled id of each row, None for a row that has ended. If it returns False, sampling
-#: stops and the turns stay as they are.
+#: stops and the turns keep the tokens that they have.
 OnTokens = Callable[[Sequence[int | None]], bool]
 
 
@@ -61,26 +61,26 @@ class Session(Protocol):
     """Samples the turns of a batch of conversations together, in the caller's thread."""
 
     def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
-        """Sample one turn for each context; later calls take some of the same contexts, grown."""
+        """Sample one turn for each context; later calls pass some of the same contexts, extended."""
 
 
 @runtime_checkable
 class AsyncSession(Protocol):
-    """Samples the turn of each conversation as soon as it is asked for, as an engine does.
+    """Samples each turn as soon as it is requested, as an engine does.
 
-    A session serves one rollout, in one event loop. What it needs of the loop (an HTTP client) it makes in its first
-    `sample`. `on_tokens` gets one row.
+    A session serves one rollout, in one event loop. Its first `sample` creates whatever belongs to the loop (an HTTP
+    client). `on_tokens` gets one row.
     """
 
     async def sample(self, context: TokenSequence) -> Completion:
         """Sample one turn of one trajectory.
 
-        Trajectories call concurrently. Their first calls come in the order of the trajectories; later calls pass the
-        same object, grown by what was sampled and by the observation. So what was made of a context or of a
-        `ViewedImage` may be kept, by identity. A cancelled call must end at once.
+        Trajectories call concurrently. Their first calls arrive in the order of the trajectories. Later calls pass the
+        same object, extended by the sampled tokens and the observation, so a session may cache data of a context or of
+        a `ViewedImage` by identity. A cancelled call must end at once.
 
         Raises:
-            EngineError: The engine cannot continue; it ends the rollout as a whole. Retry what can be retried.
+            EngineError: The engine cannot continue; the error ends the whole rollout. Retry transient failures first.
         """
 
     async def close(self) -> None:
@@ -88,16 +88,16 @@ class AsyncSession(Protocol):
 
 
 class SamplingPolicy(Protocol):
-    """The part of a policy that the rollout needs."""
+    """The part of a policy that a rollout needs."""
 
     conversation: Conversation
 
     def open_session(self, sampling: Sampling, on_tokens: OnTokens | None = None) -> Session | AsyncSession:
-        """Start sampling the turns of a rollout; `on_tokens` reads along and may stop a turn."""
+        """Start sampling the turns of a rollout; `on_tokens` receives the tokens and may stop a turn."""
 
 
 class BatchingPolicy(Protocol):
-    """A policy that samples batches here."""
+    """A policy that samples batches in this process."""
 
     conversation: Conversation
 
@@ -106,22 +106,22 @@ class BatchingPolicy(Protocol):
 
 
 class Executor(Protocol):
-    """The part of an executor that the rollout needs, such as `sandbox.ToolExecutor`."""
+    """The part of an executor that a rollout needs; `sandbox.ToolExecutor` is an example."""
 
     def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
-        """Run requests; answers in their order, and code that fails never raises.
+        """Run requests and return the observations in the same order; code that fails never raises here.
 
-        `tell` may get index and observation of some while others run.
+        `tell` may get the index and the observation of some requests while others still run.
         """
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> Sequence[Observation | None]:
-        """Run those that take no worker, in any thread; None for the others."""
+        """Run the requests that need no worker, in any thread; None for the others."""
 
 
 def append_reply(
     trajectory: Trajectory, completion: Completion, conversation: Conversation, seconds: float, is_last: bool
 ) -> None:
-    """Append a sampled turn that took `seconds`, read; it may end the trajectory, and does if it `is_last`."""
+    """Parse and append a sampled turn that took `seconds`; it may end the trajectory, and always does if `is_last`."""
     trajectory.tokens.append(completion.ids, is_trained=True, logprobs=completion.logprobs)
     text = conversation.decode_reply(completion.ids)
     reply = conversation.read_reply(text, trajectory.images)
@@ -130,7 +130,7 @@ def append_reply(
 
 
 def end_after(reply: Reply, is_finished: bool, is_last: bool) -> StopReason | None:
-    """Why a trajectory ends with this reply, which may be the last one allowed; None if it continues."""
+    """Why a trajectory ends with this reply; None if it continues. `is_last` marks the last allowed turn."""
     if not is_finished:
         return StopReason.MAX_TOKENS
     if reply.answer is not None:
@@ -162,7 +162,7 @@ def observe(active: Sequence[Trajectory], executor: Executor) -> list[Observatio
 
 
 def runnable_call(reply: Reply) -> ToolCall | None:
-    """The call that the executor can be asked to run; None if the reply has none, or a malformed one."""
+    """The call that the executor can run; None if the reply has no call or a malformed one."""
     return None if reply.call is None or reply.call.fault is not None else reply.call
 
 
@@ -174,13 +174,13 @@ def refusal(reply: Reply) -> Observation:
 
 
 def request_of(trajectory: Trajectory, call: ToolCall) -> ToolRequest:
-    """A call on the images of its trajectory."""
+    """The request that runs a call on the images of its trajectory."""
     images = [viewed.image for viewed in trajectory.images]
     return ToolRequest(call.code, images, call.image_index, trajectory.episode, call.model)
 
 
 def append_observation(trajectory: Trajectory, observation: Observation, conversation: Conversation) -> bool:
-    """Show the policy the result of its call; False if it did not fit, which ends the trajectory before it."""
+    """Show the policy the result of its call; if it does not fit, end the trajectory without it and return False."""
     turn = len(trajectory.turns) - 1
     call = trajectory.turns[turn].reply.call
     viewed = None

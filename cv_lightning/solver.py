@@ -1,4 +1,4 @@
-"""The interface of a policy in an evaluation, whether its weights are here or behind a server."""
+"""The interface of a policy in an evaluation, whether its weights are local or behind a server."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class Solver(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A short text of all that decides the answers: weights or model name, prompt, sampling.
+        """A short text of everything that determines the answers: weights or model name, prompt, sampling.
 
-        Answers that were recorded under the same fingerprint are not asked for again.
+        Answers that were recorded under the same fingerprint are not requested again.
         """
 
     @abstractmethod
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
-        """A trajectory for each sample, in order; None if there is none: the next run asks again.
+        """A trajectory for each sample, in order; None if there is none, and the next run asks again.
 
-        Whatever a policy says is data in the trajectory and raises nothing.
+        The policy's text is data in the trajectory and never raises an error.
         """
 
     def without_tools(self) -> Solver:
-        """The same policy as a solver that answers at once: it is offered no tool, and none is executed.
+        """The same policy as a solver that answers at once: no tool is offered or executed.
 
         Raises:
-            ConfigError: The policy cannot be asked so.
+            ConfigError: The policy cannot be asked without tools.
         """
         raise ConfigError(f"{type(self).__name__} cannot be asked without tools: leave compare_without_tools off.")
 
@@ -39,4 +39,4 @@ class Solver(ABC):
         return {}
 
     def close(self) -> None:  # noqa: B027 - a solver that holds nothing open has nothing to close
-        """Let go of processes and connections."""
+        """Release processes and connections."""

@@ -1,6 +1,6 @@
-"""The words of this project: sample, turn, trajectory, group, reward.
+"""The core types of this project: sample, turn, trajectory, group, reward.
 
-Axes live in names:
+Suffixes of names give the axes:
 
 | suffix | axis                                   |
 | ------ | -------------------------------------- |
@@ -12,7 +12,7 @@ Axes live in names:
 | `_C` `_H` `_W` | channels, pixel rows, pixel columns |
 
 Images are Pillow RGB; sizes are (width, height); boxes are (x1, y1, x2, y2) in pixels, half-open; angles are degrees
-counter-clockwise, as in Pillow. Masks are named by what True means.
+counter-clockwise, as in Pillow. The name of a mask says what True means.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from sandbox.images import content_key
 
 Box = tuple[float, float, float, float]
 
-#: The place of an image in a question.
+#: Marks the place of an image in a question.
 IMAGE = "<image>"
 
-#: The names that `Sample.transforms` may hold: what was *done to* the image, or "crop": the answer needs one.
+#: The names that `Sample.transforms` may hold: changes made *to* the image, and "crop" if the answer needs a crop.
 TRANSFORMS = ("rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical", "crop")
 
 
 def interleave(text: str, images: Sequence[Image.Image]) -> tuple[str | Image.Image, ...]:
-    """Texts and images in order: an image at each `IMAGE` of the text, those without a place first."""
+    """Texts and images in order: an image at each `IMAGE` of the text; images without a place come first."""
     texts = text.split(IMAGE, len(images))
     n_first = len(images) - len(texts) + 1
     parts: list[str | Image.Image] = [*images[:n_first], texts[0]]
@@ -56,13 +56,13 @@ class Sample:
         question: The text shown to the policy. Each `<image>` in it is the place of an image; images without a place
             come first.
         images: The images as the policy sees them (transforms already applied), RGB.
-        answer: The right answer.
-        transforms: What was done to `images[0]`, in order (see `TRANSFORMS`); empty for an upright image.
+        answer: The correct answer.
+        transforms: The changes that were made to `images[0]`, in order (see `TRANSFORMS`); empty for an upright image.
         box: The region that holds the answer, in pixels of `images[0]`, or None.
         family: The kind of task, for metrics by family ("plates", "chart", ...).
-        source: Where the row came from.
-        alternatives: Other answers that are right too.
-        rule: How the answer is compared, by its name in `grading.RULES`.
+        source: The data set that the row came from.
+        alternatives: Other correct answers.
+        rule: Name in `grading.RULES` of the rule that compares answers.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Sample:
 
     @cached_property
     def required_tools(self) -> frozenset[str]:
-        """The tools that undo `transforms` (a crop requires a crop): the set E of the paper."""
+        """The tools that undo `transforms` ("crop" requires the crop tool): the set E of the paper."""
         return frozenset(inverse_transform(name) for name in self.transforms)
 
 
@@ -97,11 +97,11 @@ class ToolCall:
 
     Attributes:
         code: The code to run: as the policy wrote it, or the snippet of a named tool.
-        description: The policy's own words about it.
-        image_index: Which image it works on, 0-based.
-        name: The tool; "" if the policy named none that exists.
-        model: For a tool that is a model: the call of it, on the result of the code.
-        fault: Why it cannot run, in words that the policy can act upon; None if it can.
+        description: The policy's description of the call.
+        image_index: 0-based index of the image that the call works on.
+        name: Name of the tool; "" if the policy named no existing tool.
+        model: If the tool is a model, the call of that model on the result of the code.
+        fault: Why the call cannot run, in words that the policy can act on; None if it can run.
     """
 
     code: str
@@ -124,13 +124,13 @@ class StopReason(Enum):
 
 @dataclass(frozen=True)
 class Reply:
-    """A turn's text, read. Exactly one of `call`, `answer`, `fault` is not None.
+    """The parsed text of a turn. Exactly one of `call`, `answer`, `fault` is not None.
 
     Attributes:
         call: The tool call, if the turn makes one.
         answer: The text between the answer tags.
-        fault: Why the text is neither, in words the policy can act upon.
-        is_silent: Whether the turn tried neither: there is nothing to fix, and the trajectory ends.
+        fault: Why the text is neither a call nor an answer, in words that the policy can act on.
+        is_silent: Whether the turn attempted neither: there is nothing to fix, and the trajectory ends.
     """
 
     call: ToolCall | None = None
@@ -145,12 +145,12 @@ class Turn:
 
     Attributes:
         text: The decoded reply without its end-of-turn token.
-        reply: The text, read.
+        reply: The parsed text.
         observation: The executor's answer; None if nothing was executed.
         is_trained: False for a recorded turn that must not be imitated (a mistake before its correction).
-        versions: Of each sampled token, the version of the weights that drew it; None if they were the policy's own.
-        wall_s: Seconds that it waited for its reply; 0 if it was not sampled.
-        tools_s: Seconds that it waited for the result of its call; 0 if none ran.
+        versions: Version of the weights that sampled each token; None if the policy's own weights sampled them.
+        wall_s: Seconds until the reply was sampled; 0 if it was not sampled.
+        tools_s: Seconds until the result of the call arrived; 0 if no call ran.
     """
 
     text: str
@@ -168,10 +168,10 @@ class ViewedImage:
 
     Attributes:
         image: RGB pixels; they never change.
-        root: Index of the question image it descends from.
+        root: Index of the question image that it was made from.
         frame: Affine map from its pixels into the pixels of image `root`; None if unknown.
-        orientation: Net element of the eight that leads from image `root` to this one; None if unknown.
-        turn: The turn that made it, -1 for an image of the question.
+        orientation: Net orientation, one of eight, that turns image `root` into this one; None if unknown.
+        turn: Index of the turn that made it, -1 for an image of the question.
     """
 
     image: Image.Image
@@ -182,18 +182,18 @@ class ViewedImage:
 
     @cached_property
     def key(self) -> bytes:
-        """The identity of the pixels: equal for equal images, whatever their place. Hashed once."""
+        """Hash of the pixels: equal for equal images, whatever their place. Computed once."""
         return content_key(self.image)
 
 
 @dataclass
 class TokenSequence:
-    """A conversation as token ids, grown by appending only: nothing sampled is ever decoded and encoded again.
+    """A conversation as token ids that grows only by appending: sampled tokens are never decoded and encoded again.
 
     Attributes:
-        ids: Token ids, image placeholders expanded.
+        ids: Token ids, with image placeholders expanded.
         is_trained: True if the policy wrote the token; same length as `ids`.
-        logprobs: Log-probability under the policy that sampled it, 0.0 if `is_trained` is False.
+        logprobs: Log-probability of each token under the policy that sampled it, 0.0 if `is_trained` is False.
         images: The images in the order of their placeholders in `ids`.
     """
 
@@ -225,11 +225,11 @@ class Trajectory:
     Attributes:
         sample: The question.
         turns: The policy's turns, with the results of their calls.
-        images: Every image it has seen: those of the question, then the results.
+        images: Every image that the policy has seen: the images of the question, then the results.
         tokens: The conversation as tokens.
         stop_reason: Why it ended; None while it continues.
-        episode: Its name in the executor, which keeps state by episode: no two trajectories share one.
-        adapted: How its requests departed from their settings because a server refused them as they were.
+        episode: Its name in the executor, which keeps state per episode; unique to the trajectory.
+        adapted: How its requests differ from the settings because a server refused the original requests.
     """
 
     sample: Sample
@@ -261,11 +261,11 @@ class Group:
 
 @dataclass(frozen=True)
 class RewardBreakdown:
-    """A trajectory's reward as named, already weighted terms; `total` is their sum.
+    """A trajectory's reward as named terms, already weighted; `total` is their sum.
 
     Attributes:
         terms: Weighted terms, e.g. `{"accuracy": 1.0, "format": 0.1, "usage": -0.5}`.
-        is_right: Whether the answer was right; None if a judge failed (the trajectory then gets advantage 0).
+        is_right: Whether the answer was correct; None if a judge failed (the trajectory then gets advantage 0).
     """
 
     terms: dict[str, float]
@@ -285,7 +285,7 @@ class Rollouts:
         groups: P groups of G trajectories.
         breakdowns: Their rewards [P][G].
         tools_s: Seconds that the step waited for tools.
-        n_prompts: Prompts that were rolled out, if only the best of them were kept.
+        n_prompts: Number of prompts that were rolled out, if only the best were kept.
     """
 
     groups: list[Group]

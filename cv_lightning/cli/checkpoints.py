@@ -1,4 +1,4 @@
-"""Checkpoints that are never torn: written beside the old one, then put in its place."""
+"""Checkpoints that are never left half-written: each is written beside the old one and then replaces it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from cv_lightning.errors import CheckpointError, TrainingError
 
 
 def save_whole(trainer: Trainer, path: Path, in_background: bool = False) -> None:
-    """Write a checkpoint that is never torn; on all processes together.
+    """Write a checkpoint that is never left half-written; all processes call it together.
 
     Args:
-        trainer: Whose state is written.
+        trainer: Its state is written.
         path: The checkpoint: a file, or a link to the folder of a sharded run.
-        in_background: Return once the state is copied, if the strategy can; `finish_saving` then puts it in its place.
+        in_background: Return once the state is copied, if the strategy supports it; `finish_saving` then replaces the
+            old checkpoint.
 
     Raises:
-        TrainingError: It cannot be written; the one before is whole. A file that one of several processes cannot write
-            would leave the others waiting, so there the `OSError` ends the run.
+        TrainingError: The checkpoint cannot be written; the previous checkpoint is intact. In an unsharded run of
+            several processes the `OSError` itself is raised and ends the run: if one process cannot write, the others
+            would wait forever.
     """
     strategy: Any = trainer.strategy
     is_sharded = hasattr(strategy, "in_background")
@@ -43,7 +45,7 @@ def save_whole(trainer: Trainer, path: Path, in_background: bool = False) -> Non
         if trainer.world_size > 1 and not is_sharded:
             raise
         if trainer.is_global_zero:
-            _remove(new)  # half a checkpoint only takes room
+            _remove(new)  # an incomplete checkpoint only takes space
         raise _cannot_write(trainer, path, error) from error
     strategy.barrier("checkpoint")
 
@@ -54,10 +56,10 @@ def is_saving(trainer: Trainer) -> bool:
 
 
 def finish_saving(trainer: Trainer, path: Path) -> None:
-    """Wait for the checkpoint that is written in the background, if there is one, and put it in its place.
+    """Wait for the checkpoint that is being written in the background, if any, and replace the old one.
 
     Raises:
-        TrainingError: It cannot be written; the one before is whole.
+        TrainingError: The checkpoint cannot be written; the previous checkpoint is intact.
     """
     strategy: Any = trainer.strategy
     try:
@@ -87,7 +89,7 @@ def _cannot_write(trainer: Trainer, path: Path, error: OSError) -> TrainingError
 
 
 def _new_folder(path: Path, trainer: Trainer) -> Path:
-    """A folder beside the link that is not there yet; those of saves that were cut off are removed."""
+    """A new folder name beside the link; folders of interrupted saves are removed."""
     in_use = path.resolve()
     if trainer.is_global_zero:
         for folder in path.parent.glob(f"{path.name}.step-*"):
@@ -101,7 +103,7 @@ def _put_in_place(new: Path, path: Path) -> None:
     """Replace a checkpoint in one step: a file by renaming, a folder by a link to it."""
     if new.is_dir():
         before = path.resolve()
-        if path.is_dir() and not path.is_symlink():  # of a version that had no links
+        if path.is_dir() and not path.is_symlink():  # written by a version without links
             before = path.rename(path.with_name(f"{path.name}.old"))
         link = path.with_name(f"{path.name}.link")
         link.unlink(missing_ok=True)
@@ -111,7 +113,7 @@ def _put_in_place(new: Path, path: Path) -> None:
             _remove(before)
         return
     with new.open("rb") as file:
-        os.fsync(file.fileno())  # else a machine that goes down can leave the new name with half its content
+        os.fsync(file.fileno())  # otherwise a crash of the machine can leave the new name with half its content
     new.replace(path)
 
 

@@ -1,6 +1,6 @@
-"""One config of several files.
+"""One config composed of several files.
 
-A file names the files that it builds on; what it says itself replaces what they say:
+A file names the files that it builds on; its own values replace theirs:
 
     include: [../shared/sft.yaml]     # paths relative to this file
     settings: {stage: sft}            # values that only `${settings.stage}` reads
@@ -8,7 +8,7 @@ A file names the files that it builds on; what it says itself replaces what they
       callbacks+:                     # `key+` adds to a list, `key` replaces it
         - class_path: callbacks.Trajectories
 
-`${...}` is resolved last, over everything that was composed.
+`${...}` is resolved last, in the composed config.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
 
-#: The checkout, or the folder that the project was installed into: `experiments/` is in it.
+#: The checkout, or the folder that the project is installed in: it contains `experiments/`.
 ROOT = Path(__file__).resolve().parents[2]
 
 _CONFIG_OPTIONS = ("--config", "-c")
 
 
 def find_file(path: Path) -> Path:
-    """The file as given from the working directory, else below `ROOT`.
+    """The file at `path`, relative to the working directory, else relative to `ROOT`.
 
     Raises:
-        ConfigError: It is in neither place.
+        ConfigError: The file is in neither place.
     """
     for candidate in (path, ROOT / path):
         if candidate.is_file():
@@ -49,10 +49,10 @@ def find_file(path: Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a file holds, `${...}` as it is written.
+    """The mapping in a file, with `${...}` unresolved.
 
     Raises:
-        ConfigError: It cannot be read, or holds something else.
+        ConfigError: The file cannot be read, or does not hold a mapping.
     """
     try:
         content = get_loader("yaml")(path.read_text(encoding="utf-8"))
@@ -64,11 +64,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def compose(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The config that files come to, without `include` and `settings`.
+    """The config composed of files, without `include` and `settings`.
 
     Args:
-        files: Later files win.
-        overrides: Values by dotted key; a key for which the files have no place is ignored, see `place_of`.
+        files: Later files override earlier ones.
+        overrides: Values by dotted key; a key that has no place in the files is ignored, see `place_of`.
 
     Raises:
         ConfigError: A file is missing or is not YAML, files include each other, or `${...}` names no key.
@@ -89,7 +89,7 @@ def compose(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -
 
 
 def compose_unresolved(files: Sequence[Path]) -> dict[str, Any]:
-    """What files come to before overrides are set and `${...}` is resolved."""
+    """The config composed of files, before overrides are set and `${...}` is resolved."""
     config: Any = {}
     for file in files:
         config = merged(config, _with_included(find_file(file), ()))
@@ -112,7 +112,7 @@ def _with_included(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def merged(base: Any, top: Any) -> Any:
-    """`top` on `base`: mappings key by key, anything else replaced; another class starts without the old arguments."""
+    """`top` over `base`: mappings merge by key, other values are replaced; a new class drops the old arguments."""
     if not isinstance(base, dict) or not isinstance(top, dict):
         return top
     if "class_path" in base and base["class_path"] != top.get("class_path", base["class_path"]):
@@ -127,10 +127,10 @@ def merged(base: Any, top: Any) -> Any:
 
 
 def place_of(config: Mapping[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
-    """The mapping of a config that a dotted key is in, or would be, and the key's last part.
+    """The mapping of a config that holds, or would hold, a dotted key, and the last part of the key.
 
-    `init_args` may be left out, as in `model.lr`. None if the config has no such place: a new top-level key, or another
-    class.
+    `init_args` may be left out, as in `model.lr`. The mapping is None if the config has no place for the key: the key
+    is a new top-level key, or sets a `class_path`.
     """
     *path, name = key.split(".")
     node: Any = config
@@ -141,12 +141,12 @@ def place_of(config: Mapping[str, Any], key: str) -> tuple[dict[str, Any] | None
     return (node if is_place else None), name
 
 
-#: No mapping of a config.
+#: Stands for a place that is not in a config.
 _NOWHERE: dict[str, Any] = {}
 
 
 def _arguments(node: Any, key: str) -> dict[str, Any]:
-    """The mapping in which a key of a node is looked for: of a class its arguments."""
+    """The mapping in which a key of a node is looked up: the arguments if the node is a class."""
     if not isinstance(node, dict) or key == "help":
         return _NOWHERE
     if "class_path" in node and key not in {"class_path", "init_args", "dict_kwargs"}:
@@ -156,9 +156,10 @@ def _arguments(node: Any, key: str) -> dict[str, Any]:
 
 
 def compose_command_line(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """A command line without its configs and the options that they hold, and what those come to.
+    """Split a command line into the remaining arguments and the composed config.
 
-    An option for a value that the files hold is set in the config, so that what refers to it by `${...}` follows.
+    An option for a value in the files is set in the config and not returned as an argument, so that `${...}` references
+    to it use the new value.
 
     Raises:
         ConfigError: See `compose`.
@@ -184,7 +185,7 @@ def compose_command_line(arguments: Sequence[str]) -> tuple[list[str], dict[str,
 
 
 def command_line_options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The `--key value` and `--key=value` pairs of a command line, key without dashes."""
+    """The `--key value` and `--key=value` pairs of a command line; keys come without dashes."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("-"):
             key, equals, value = argument.lstrip("-").partition("=")

@@ -1,7 +1,7 @@
-"""One line for a config that jsonargparse refuses: the key, and the nearest name that there is.
+"""One-line messages for configs that jsonargparse rejects: the key, and the closest valid name.
 
-jsonargparse checks configs and says which value has a wrong type. Names it cannot suggest: `explain` looks at the
-config itself for an unknown class or key, and takes the words of jsonargparse if there is none.
+jsonargparse checks configs and says which value has a wrong type, but it cannot suggest names. So `explain` searches
+the config for an unknown class or key, and uses the message of jsonargparse if there is none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from cv_lightning.cli.compose import ROOT
 from cv_lightning.console.suggestions import did_you_mean
 
-#: Folders whose packages a config may name.
+#: Top-level packages whose classes a config may name.
 _HOUSES = ("callbacks", "cv_lightning", "modules", "sandbox")
 
 _KEY = re.compile(r'(?:- )?Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)')
@@ -31,11 +31,11 @@ _UNRECOGNISED = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[^\s=]+)")
 
 
 def explain(message: str, config: Mapping[str, Any], options: Collection[str]) -> str:
-    """One line for what jsonargparse objects to.
+    """Explain an error of jsonargparse in one line.
 
     Args:
-        message: Its words.
-        config: The composed config that it was given.
+        message: The message of jsonargparse.
+        config: The composed config that jsonargparse parsed.
         options: Dotted names of all options.
     """
     if _NOT_A_SUBCLASS.search(message):
@@ -54,7 +54,7 @@ def explain(message: str, config: Mapping[str, Any], options: Collection[str]) -
 
 
 def _unknown_names(config: Mapping[str, Any], options: Collection[str]) -> Iterator[str]:
-    """A line for each key or class that nothing knows."""
+    """A line for each unknown key or class."""
     for name, value in config.items():
         if not any(option.split(".")[0] == name for option in options):
             yield f"{name}: there is no such key. {_nearby(name, options)}"
@@ -68,7 +68,7 @@ def _unknown_names(config: Mapping[str, Any], options: Collection[str]) -> Itera
 
 
 def _nearby(name: str, options: Collection[str]) -> str:
-    """Suggestions among the options of the same group: `trainer.max_step` is compared with `trainer.*`."""
+    """Suggestions from the options of the same group: `trainer.max_step` is compared with `trainer.*`."""
     group, dot, _ = name.rpartition(".")
     same_group = [option for option in options if option.startswith(f"{group}.")] if dot else []
     roots = {option.partition(".")[0] for option in options} - {"help"}
@@ -76,7 +76,7 @@ def _nearby(name: str, options: Collection[str]) -> str:
 
 
 def _faults(place: str, value: Any, hint: Any) -> Iterator[str]:
-    """The unknown names in a value: of a class, of a dataclass that `hint` names, or of a list of either."""
+    """The unknown names in a value: a class, a dataclass of the type `hint`, or a list of either."""
     if isinstance(value, list):
         for item in value:
             yield from _faults(place, item, hint)
@@ -100,7 +100,7 @@ def _unknown_arguments(place: str, given: Mapping[str, Any], cls: type, name: st
 
 
 def arguments_of(cls: type) -> dict[str, Any]:
-    """What the constructor of a class accepts, through `**kwargs` up its bases: name -> type, None if unknown."""
+    """Arguments of a constructor, with those that `**kwargs` passes to base classes: name -> type, None if unknown."""
     found: dict[str, Any] = {}
     for base in inspect.getmro(cls):
         if (init := vars(base).get("__init__")) is None:
@@ -127,7 +127,7 @@ def _dataclass_in(hint: Any) -> type | None:
 
 
 def class_at(path: str) -> Any | None:
-    """The class of a class_path; None if there is none."""
+    """The class at a class_path; None if there is none."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -155,7 +155,7 @@ def _missing_class(path: str) -> str:
 
 
 def public_path(name: str) -> str | None:
-    """The class_path of a public name of this project, by the package that re-exports it; None if none does."""
+    """The class_path of a public name, through the package of this project that re-exports it; None if none does."""
     stubs = [stub for house in _HOUSES for stub in sorted((ROOT / house).rglob("__init__.pyi"))]
     packages = [".".join(stub.parent.relative_to(ROOT).parts) for stub in stubs]
     homes = [package for package in packages if name in importlib.import_module(package).__all__]
@@ -163,7 +163,7 @@ def public_path(name: str) -> str | None:
 
 
 def _modules_beside(module: str) -> list[str]:
-    """Full names of the modules in the package that would hold `module`; of the houses for a root module."""
+    """Full names of the modules beside `module` in its package; the top-level packages if `module` is one itself."""
     parent = module.rpartition(".")[0]
     if not parent:
         return [*_HOUSES, "lightning", "torch"]
@@ -177,7 +177,7 @@ def _modules_beside(module: str) -> list[str]:
 
 
 def _wrong_value(message: str, config: Mapping[str, Any]) -> str:
-    """What is wrong with a value: the deepest refusal in the indented tree that jsonargparse makes of them."""
+    """The fault of a value: the deepest refusal in the indented tree of refusals that jsonargparse prints."""
     refusals: list[tuple[list[str], str, str]] = []  # keys, the type that was expected, the value
     stack: list[tuple[int, str]] = []
     for line in filter(str.strip, message.splitlines()):
@@ -207,7 +207,7 @@ def _in_words(kind: str) -> str:
 
 
 def _with_init_args(keys: list[str], config: Any) -> Iterator[str]:
-    """The keys as they are written in the config: jsonargparse leaves out `init_args`."""
+    """The keys as the config has them, with the `init_args` that jsonargparse leaves out."""
     node = config
     for key in keys:
         if isinstance(node, dict) and "class_path" in node:

@@ -1,6 +1,6 @@
 """fit, validate and test: LightningCLI in subclass mode, configs with OmegaConf interpolation.
 
-This file knows no module, data set or callback of the project: configs name them by `class_path`.
+This module is independent of the project's modules, data sets and callbacks: configs name them by `class_path`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _CHECKPOINT_WORDS = ("best", "last", "hpc")
 
 
 class _Refused(Exception):
-    """A config that cannot be used, before it is known whether a file or the command line holds the fault."""
+    """A config that cannot be used; `_located` adds whether a file or the command line holds the fault."""
 
 
 class SaveConfig(SaveConfigCallback):
     """Writes the resolved config to `<default_root_dir>/config_<command>.yaml`.
 
-    Lightning's own asserts a `log_dir`, which an MLflow logger on SQLite does not have.
+    Lightning's own callback asserts a `log_dir`, which an MLflow logger on SQLite does not have.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -53,11 +53,12 @@ class SaveConfig(SaveConfigCallback):
 
 
 class CLI(LightningCLI):
-    """LightningCLI with two more keys: `run_folder`, that configs build their paths from, and `memory_check`.
+    """LightningCLI with two more keys: `run_folder`, from which configs build their paths, and `memory_check`.
 
     Args:
-        composed: The config in `args`, for errors.
-        **kwargs: As LightningCLI takes them.
+        *args: Passed to LightningCLI.
+        composed: The config in `args`, for error messages.
+        **kwargs: Passed to LightningCLI.
     """
 
     def __init__(self, *args: Any, composed: Mapping[str, Any], **kwargs: Any) -> None:
@@ -66,11 +67,11 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's without `predict`: a test answers the same questions, and keeps the answers."""
+        """Lightning's subcommands without `predict`: `test` answers the same questions and keeps the answers."""
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the keys; the usage line leaves the options to the list below it."""
+        """Add the two keys, and shorten the usage line: the options are listed below it."""
         parser.usage = "%(prog)s --config FILE [--config FILE ...] [--KEY VALUE ...]"
         parser.add_argument(
             "--run_folder", type=str, default="runs", help="Where the run writes; configs refer to it as ${run_folder}."
@@ -83,10 +84,10 @@ class CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; what jsonargparse objects to becomes a `ConfigError` in plain words."""
+        """Parse the command line; an error of jsonargparse becomes a `_Refused` with a plain message."""
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we hand it the command line itself
+                warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # `args` is the command line itself
                 super().parse_arguments(parser, args)
         except argparse.ArgumentError as error:
             arguments = args if isinstance(args, list) else []
@@ -95,10 +96,10 @@ class CLI(LightningCLI):
             raise _Refused(explain(str(error), self._composed, [action.dest for action in actions])) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Keep the config as it is: Lightning would replace its values by those that a checkpoint was made with."""
+        """Keep the config unchanged: Lightning would replace its values with those stored in the checkpoint."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is not there before minutes are spent on building the model."""
+        """Refuse a missing or unusable checkpoint before building the model, which can take minutes."""
         path = self.config[self.subcommand].get("ckpt_path")
         if path and str(path) not in _CHECKPOINT_WORDS and "://" not in str(path) and not Path(path).exists():
             raise ConfigError(f"ckpt_path: there is no checkpoint {str(path)!r} (working directory {Path.cwd()}).")
@@ -110,9 +111,9 @@ class CLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build trainer, model and data; an error of a constructor comes out as itself.
+        """Build trainer, model and data; an error of a constructor is raised unwrapped.
 
-        jsonargparse wraps it in a ValueError about the types of the union it tried.
+        jsonargparse wraps it in a ValueError about the types of the union that it tried.
         """
         try:
             super().instantiate_classes()
@@ -120,7 +121,7 @@ class CLI(LightningCLI):
             raise _innermost(error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; what Lightning objects to, such as an unknown strategy, is an error of the config."""
+        """Build the trainer; an error of Lightning, such as an unknown strategy, becomes an error of the config."""
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
@@ -133,10 +134,10 @@ class CLI(LightningCLI):
 
 
 class ConfigReader(CLI):
-    """Parses and checks a command line as `CLI` does, and builds and runs nothing."""
+    """Parses and checks a command line like `CLI`, but builds and runs nothing."""
 
     def _set_seed(self) -> None:
-        """Nothing is drawn."""
+        """Do nothing: nothing random runs."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -146,14 +147,14 @@ class ConfigReader(CLI):
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The first cause, or an error of ours on the way to it, which explains what caused it."""
+    """The root cause, or the first `CVLightningError` on the way to it, which already explains its cause."""
     while error.__cause__ is not None and not isinstance(error, CVLightningError):
         error = error.__cause__
     return error
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `fit`, `validate` or `test` as the command line says."""
+    """Run the command line of `fit`, `validate` or `test`."""
     run_command(arguments)
     return 0
 
@@ -166,8 +167,8 @@ def run_command(arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
         kind: `ConfigReader` only reads the config.
 
     Raises:
-        ConfigError: A key, class, path or value that cannot be used; the message says which and what is close.
-        KeyboardInterrupt: Ctrl-C; a `fit` has saved a checkpoint, which the message names.
+        ConfigError: A key, class, path or value cannot be used; the message names it and suggests close names.
+        KeyboardInterrupt: Ctrl-C; if `fit` saved a checkpoint, the message names it.
     """
     (quieten if is_quiet() else ignore_harmless)()
     rest, config = compose_command_line(arguments)
@@ -180,8 +181,8 @@ def run_command(arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
-            auto_configure_optimizers=False,  # modules make their own
-            load_from_checkpoint_support=False,  # policies are exported; a module holds no copy of its config
+            auto_configure_optimizers=False,  # modules create their own optimizers
+            load_from_checkpoint_support=False,  # policies are exported; modules store no config
             trainer_defaults={"callbacks": [interrupt]},
             parser_kwargs={
                 "prog": "python -m cv_lightning",
@@ -193,7 +194,7 @@ def run_command(arguments: Sequence[str], kind: type[CLI] = CLI) -> CLI:
         )
 
 
-#: How warnings begin that ask for nothing: what they warn of is meant. Lightning's own code causes the LeafSpec one.
+#: Beginnings of warnings that need no action: the behavior is intended. Lightning's own code causes the LeafSpec one.
 _HARMLESS = (
     "The '.*_dataloader' does not have many workers",
     "Experiment logs directory .* exists and is not empty",
@@ -204,11 +205,11 @@ _HARMLESS = (
 
 
 def ignore_harmless() -> None:
-    """Leave out what libraries say that asks for nothing: some warnings, and Lightning's advertisement."""
+    """Hide messages of libraries that need no action: some warnings, and Lightning's advertisement."""
     for beginning in _HARMLESS:
         warnings.filterwarnings("ignore", beginning)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a faster kernel for CPUs that nobody asked for
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it suggests a faster CPU kernel
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
@@ -216,7 +217,7 @@ def _is_no_tip(record: logging.LogRecord) -> bool:
 
 
 def quieten() -> None:
-    """Keep the output of a run to what a person reads: bars, results and warnings that ask for something."""
+    """Limit the output of a run to progress bars, results and warnings that need action."""
     ignore_harmless()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -224,7 +225,7 @@ def quieten() -> None:
 
 @contextlib.contextmanager
 def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
-    """Turn the exit that Lightning makes of Ctrl-C back into a KeyboardInterrupt that says how to continue."""
+    """Turn Lightning's exit on Ctrl-C back into a KeyboardInterrupt that says how to continue."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -236,12 +237,12 @@ def _plain_interrupt(interrupt: CheckpointOnInterrupt) -> Iterator[None]:
     finally:
         interrupt.release()
         if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)  # Lightning's teardown brings back the handlers that it met
+            signal.signal(signal.SIGINT, handler)  # Lightning's teardown restores the handlers that it found
 
 
 @contextlib.contextmanager
 def _located(arguments: Sequence[str]) -> Iterator[None]:
-    """Say whether the command line or a config file holds what an error is about."""
+    """Add to an error whether the command line or a config file holds the faulty value."""
     try:
         yield
     except (_Refused, MisconfigurationException) as error:

@@ -1,4 +1,4 @@
-"""One process of a run dies: the others end in one line that says how to continue."""
+"""If one process of a run dies, the others end with a one-line message that says how to continue."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from cv_lightning.cli.interrupt import resume_checkpoint
 from cv_lightning.errors import TrainingError
 
-#: In what torch says if another process of a run is gone: gloo's words, those of NCCL's watchdog, and of the store.
+#: Words in torch's errors if another process of a run is gone: from gloo, NCCL's watchdog, and the store.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "TCPStore")
 
-#: Seconds in which the first process may notice by itself that another one is gone; some collectives never do.
+#: Seconds that the first process has to notice the loss by itself; some collectives never notice it.
 _NOTICE_S = 20.0
 
 
 @contextmanager
 def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
-    """Inside, the loss of another process of the run ends this one, soon and in one line.
+    """Inside this context, the loss of another process soon ends this one with a one-line message.
 
     Args:
-        folder: Gives the folder of the run, or None if it has not begun.
+        folder: Returns the folder of the run, or None if the run has not begun.
 
     Raises:
         TrainingError: Another process is gone.
@@ -39,7 +39,7 @@ def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
 
     launcher, name = vars(subprocess_script), "_launch_process_observer"
     lightnings = launcher[name]
-    launcher[name] = watch  # Lightning's kills this process, and with it what it had to say
+    launcher[name] = watch  # Lightning's observer kills this process before it can print its message
     try:
         yield
     except RuntimeError as error:
@@ -51,7 +51,7 @@ def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
 
 
 class _Observer(_ChildProcessObserver):
-    """Ends all processes if one that this one started has died, and this one waits for it."""
+    """Ends all processes if a child process has died and this process still waits for it."""
 
     def __init__(self, children: list[subprocess.Popen[bytes]], folder: Callable[[], Path | None]) -> None:
         super().__init__(os.getpid(), children)

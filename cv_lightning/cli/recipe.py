@@ -1,4 +1,4 @@
-"""A recipe: the stages that lead from nothing to a policy, in order, and what each one depends on.
+"""A recipe: the stages that lead from nothing to a policy, in order, and the dependencies of each stage.
 
     run_folder: runs/tiny
     stages:
@@ -10,10 +10,10 @@
     jobs: 2
     has_claims: true
 
-`config` is a file that `fit` and `test` take, or a list of them, relative to the recipe; `after` names the stages whose
-results it reads. Loggers are open while the stages run and take the report's files at the end. `jobs` stages run at the
-same time, in processes that share so many threads. With `has_claims` the report judges the claims of arXiv 2512.03746,
-and a stage that fails ends itself and what reads it, not the others.
+`config` is a config file for `fit` and `test`, or a list of such files, relative to the recipe. `after` names the
+stages whose results the stage reads. Loggers are open while the stages run and receive the report's files at the end.
+Up to `jobs` stages run at the same time, in processes that share `jobs` threads. With `has_claims`, the report judges
+the claims of arXiv 2512.03746, and a failed stage stops only the stages that read it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Stage:
     """One stage of a recipe.
 
     Attributes:
-        name: Its folder below the run folder.
-        configs: Files of a config that also runs alone with `fit` and `test`; later files win.
+        name: Name of the stage and of its folder in the run folder.
+        configs: Config files, which also run alone with `fit` and `test`; later files override earlier ones.
         after: Stages whose results it reads.
-        on_request: True for a stage that runs only if it is named.
+        on_request: True for a stage that runs only if the command line names it.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Recipe:
     """Stages in the order in which they run.
 
     Attributes:
-        path: The file it was read from.
-        run_folder: Where results go if the command line does not say; relative to the working directory.
-        stages: At least one.
-        report_loggers: Loggers that take the report's files: `class_path` and `init_args`, `${run_folder}` unresolved.
-        jobs: Stages that run at the same time.
+        path: The file that it was read from.
+        run_folder: Default folder for results, relative to the working directory.
+        stages: At least one stage.
+        report_loggers: Loggers of the report's files: `class_path` and `init_args`, with `${run_folder}` unresolved.
+        jobs: Number of stages that run at the same time.
         has_claims: Whether the report judges the paper's claims.
     """
 
@@ -68,7 +68,7 @@ class Recipe:
     has_claims: bool = False
 
     def selected(self, names: Sequence[str]) -> tuple[Stage, ...]:
-        """The named stages and all that they depend on, in order; if `names` is empty all but those on request."""
+        """The named stages and their dependencies, in order; if `names` is empty, all stages but those on request."""
         known = {stage.name: stage for stage in self.stages}
         wanted: set[str] = set()
         pending = list(names) or [stage.name for stage in self.stages if not stage.on_request]
@@ -105,7 +105,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def check_jobs(name: str, jobs: Any) -> int:
-    """A number of stages at the same time; raises `ConfigError` below 1."""
+    """Check a number of parallel stages and return it; raises `ConfigError` if it is below 1."""
     if not isinstance(jobs, int) or jobs < 1:
         raise ConfigError(f"{name}: expected a whole number of at least 1 but got {jobs!r}")
     return jobs
@@ -143,13 +143,13 @@ def _report_loggers(path: Path, entries: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def fingerprint(stage: Stage, arguments: Sequence[str], inputs: Sequence[str]) -> str:
-    """A name for all that decides a stage's result: its config's content, the overrides, and what it depends on.
+    """A hash of everything that determines a stage's result: the content of its config, overrides and dependencies.
 
     Comments and layout of the config do not count.
 
     Args:
         stage: The stage.
-        arguments: What the command line adds to the config.
+        arguments: Options that the command line adds to the config.
         inputs: Fingerprints of the stages that it reads.
     """
     text = json.dumps([compose(stage.configs), list(arguments), list(inputs)], sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""`python -m cv_lightning reproduce`: a recipe from nothing to a report."""
+"""`python -m cv_lightning reproduce`: runs a recipe from nothing to a report."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def overrides_by_stage(overrides: Sequence[str], recipe: Recipe) -> dict[str, li
     """The command-line options that each stage gets for `[STAGE:]KEY=VALUE` entries.
 
     Raises:
-        ConfigError: An entry without `=`, or for a stage that the recipe does not have.
+        ConfigError: An entry has no `=`, or names a stage that the recipe does not have.
     """
     result: dict[str, list[str]] = {stage.name: [] for stage in recipe.stages}
     for override in overrides:
@@ -121,13 +121,13 @@ def overrides_by_stage(overrides: Sequence[str], recipe: Recipe) -> dict[str, li
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """What to run of a recipe, for any seed.
+    """The part of a recipe to run, for any seed.
 
     Attributes:
         recipe: The recipe.
-        stages: The stages that were asked for.
+        stages: The requested stages.
         overrides: Options of each stage, from the command line.
-        jobs: Stages at the same time.
+        jobs: Number of stages that run at the same time.
     """
 
     recipe: Recipe
@@ -155,7 +155,7 @@ class RecipeRun:
         }
 
     def fingerprints(self, seed: int) -> dict[str, str]:
-        """The fingerprint of every stage of the recipe, also of those that do not run now."""
+        """The fingerprint of every stage of the recipe, whether or not it runs now."""
         prints: dict[str, str] = {}
         for stage in self.recipe.stages:
             inputs = [prints[other] for other in stage.after]
@@ -166,10 +166,10 @@ class RecipeRun:
         return [f"--seed_everything={seed}", *self.overrides[stage.name]]
 
     def claims(self, seeds: Mapping[int, tuple[Path, Mapping[str, str]]]) -> dict[str, Any]:
-        """The report's entry of the claims, over the arms that are there, whether or not they ran now.
+        """The report's entry about the claims, from all finished arms, whether or not they ran now.
 
         Args:
-            seeds: Seed -> its folder, and why stages of it failed.
+            seeds: Seed -> (its folder, reasons for its failed stages).
         """
         if not self.recipe.has_claims:
             return {}
@@ -185,7 +185,7 @@ class RecipeRun:
 
 
 def find_arm(folder: Path, expected: str, failure: str | None = None) -> Arm | str:
-    """The arm in a stage's folder, or why it cannot serve: it did not run, was cut off, has changed, or failed."""
+    """The arm in a stage's folder, or why it cannot be used: it did not run, was cut off, has changed, or failed."""
     progress = Progress.load(folder)
     if failure is not None:
         return failure
@@ -204,7 +204,7 @@ def find_arm(folder: Path, expected: str, failure: str | None = None) -> Arm | s
 def aggregate(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One report of several seeds: every number is the mean over seeds; `min` holds the smallest accuracies.
 
-    A stage that failed for a seed is left out of that seed.
+    If a stage failed for a seed, its means are over the other seeds.
     """
     stages = {}
     for name in dict.fromkeys(name for report in reports for name in report["stages"]):
@@ -225,14 +225,14 @@ def aggregate(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _fold(entries: Sequence[Any], combine: Any) -> Any:
-    """Combine the numbers at the same keys of equally built nested dictionaries."""
+    """Combine the numbers at the same keys of nested dictionaries with the same structure."""
     if isinstance(entries[0], Mapping):
         return {key: _fold([entry[key] for entry in entries], combine) for key in entries[0]}
     return combine(entries)
 
 
 def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write report.json and the report page; returns both."""
+    """Write report.json and the report page, and return both paths."""
     from cv_lightning.reports.run_report import write_report
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,13 +242,13 @@ def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 @contextmanager
 def logged(recipe: Recipe, folder: Path) -> Iterator[list[Path]]:
-    """Open the recipe's loggers while its stages run; in the end they take the files that were put into the list.
+    """Keep the recipe's loggers open while its stages run; at the end they log the files in the yielded list.
 
-    A logger that knows tags begins its run at once, so that runs of the stages can be shown below it, and one that can
-    resume continues the run of an earlier call.
+    A logger that supports tags begins its run at once, so that the runs of the stages can be shown below it. A logger
+    that can resume continues the run of an earlier call.
 
     Raises:
-        ConfigError: A class that cannot be imported or does not take files.
+        ConfigError: A class cannot be imported, or its loggers do not accept files.
     """
     loggers = _open_loggers(recipe, folder)
     for logger in loggers:

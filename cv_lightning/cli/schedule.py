@@ -1,4 +1,4 @@
-"""Runs the stages of a recipe, one after another here, or several at a time in processes that share the threads."""
+"""Runs the stages of a recipe: one after another in this process, or several at a time in processes of their own."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from cv_lightning.cli.stage import run_stage
 from cv_lightning.console.quiet import is_quiet
 from cv_lightning.errors import CVLightningError
 
-#: Read by the libraries that compute, when they are loaded. PyTorch's threads can be set later.
+#: Numerical libraries read these variables when they are loaded. PyTorch's threads can also be set later.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class StageTask:
-    """A stage that is ready to be run in any process.
+    """A stage that can run in any process.
 
     Attributes:
         stage: The stage.
         folder: Its folder.
         fingerprint: See `recipe.fingerprint`.
-        arguments: What the command line adds to its config.
-        heading: Shown before each of its lines.
+        arguments: Options that the command line adds to its config.
+        heading: Prefix of each line that it prints.
     """
 
     stage: Stage
@@ -46,7 +46,7 @@ class StageTask:
     heading: str
 
     def run(self) -> dict[str, Any]:
-        """Bring the stage to its end and return its entry of the report."""
+        """Run the stage to its end and return its entry of the report."""
         console = Console(quiet=is_quiet())
         say = partial(console.print, self.heading, highlight=False, markup=False, soft_wrap=True)
         return run_stage(self.stage, self.folder, self.fingerprint, self.arguments, say)
@@ -54,11 +54,11 @@ class StageTask:
 
 @dataclass
 class StageOutcomes:
-    """What came of the stages.
+    """Results and failures of stages.
 
     Attributes:
-        results: The report's entries of those that finished, in the order of the recipe.
-        failed: Why the others did not.
+        results: Entries of the report for the finished stages, in the order of the recipe.
+        failed: Why each of the other stages did not finish.
     """
 
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -66,16 +66,16 @@ class StageOutcomes:
 
 
 def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> StageOutcomes:
-    """Run stages; each begins when those that it reads have finished.
+    """Run stages; each stage begins when the stages that it reads have finished.
 
     Args:
-        tasks: In an order in which they can run.
-        jobs: How many at a time; 1 runs them in this process. One that nothing can run beside has a
-            thread for each of them.
-        keeps_going: Whether the others run on if one fails.
+        tasks: The stages, in an order in which they can run.
+        jobs: Number of stages at a time; 1 runs them in this process. If no other stage can run beside a stage, it
+            gets `jobs` threads.
+        keeps_going: Whether the other stages continue if one fails.
 
     Raises:
-        CVLightningError: A stage failed and `keeps_going` is False; any other error of a stage too.
+        CVLightningError: A stage failed and `keeps_going` is False; errors of other classes are raised as well.
         KeyboardInterrupt: Ctrl-C; the next call continues.
     """
     outcome = StageOutcomes()
@@ -93,7 +93,7 @@ def run_tasks(tasks: Sequence[StageTask], jobs: int, *, keeps_going: bool) -> St
 def _run_side_by_side(tasks: Sequence[StageTask], jobs: int, outcome: StageOutcomes, keeps_going: bool) -> None:
     waiting, running = [*tasks], dict[Future[dict[str, Any]], StageTask]()
     has_threads = any(name in os.environ for name in _THREADS)
-    context = multiprocessing.get_context("spawn")  # a fork would share the threads of a library that computes
+    context = multiprocessing.get_context("spawn")  # a fork would share the threads of numerical libraries
     with _one_thread(), ProcessPoolExecutor(jobs, context, _end_with_parent, max_tasks_per_child=1) as pool:
         while waiting or running:
             for task in [task for task in waiting if _is_ready(task, outcome)][: jobs - len(running)]:
@@ -107,14 +107,14 @@ def _run_side_by_side(tasks: Sequence[StageTask], jobs: int, outcome: StageOutco
 
 def _run(task: StageTask, threads: int | None) -> dict[str, Any]:
     if threads is not None:
-        import torch  # after the environment of its libraries is set
+        import torch  # the environment must be set before torch is loaded
 
         torch.set_num_threads(threads)
     return task.run()
 
 
 def _is_alone(task: StageTask, tasks: Sequence[StageTask]) -> bool:
-    """Whether each other task reads it or is read by it: that, unlike the time of day, is the same in each run."""
+    """Whether every other task depends on it or is needed by it; unlike timing, this is the same in every run."""
     by_name = {other.stage.name: other.stage for other in tasks}
 
     def read_by(stage: Stage) -> set[str]:
@@ -129,7 +129,7 @@ def _is_alone(task: StageTask, tasks: Sequence[StageTask]) -> bool:
 
 
 def _end_with_parent() -> None:
-    """Send this process SIGTERM once the one that started it is gone: a stage then saves its checkpoint and ends."""
+    """Send this process SIGTERM once its parent is gone: a stage then saves its checkpoint and ends."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         Thread(target=_terminate_after, args=(parent.sentinel,), daemon=True).start()
@@ -145,7 +145,7 @@ def _is_ready(task: StageTask, outcome: StageOutcomes) -> bool:
 
 
 def _is_blocked(task: StageTask, outcome: StageOutcomes) -> bool:
-    """Whether a stage that it reads failed; that is then its own fault in the report."""
+    """Whether a stage that it reads failed; if so, this is recorded as its own failure in the report."""
     for name in task.stage.after:
         if name in outcome.failed:
             outcome.failed[task.stage.name] = f"it reads {name}, which failed"
@@ -153,7 +153,7 @@ def _is_blocked(task: StageTask, outcome: StageOutcomes) -> bool:
 
 
 def _take(outcome: StageOutcomes, task: StageTask, result: Callable[[], dict[str, Any]], keeps_going: bool) -> None:
-    """Put a stage's result, or the reason why it has none, into the outcome."""
+    """Add a stage's result, or the reason for its failure, to the outcome."""
     try:
         outcome.results[task.stage.name] = result()
     except Exception as error:
@@ -167,7 +167,7 @@ def _take(outcome: StageOutcomes, task: StageTask, result: Callable[[], dict[str
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Inside, processes that start compute with one thread, if the environment does not say otherwise."""
+    """Inside this context, new processes compute with one thread, unless the environment says otherwise."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update({name: value or "1" for name, value in before.items()})
     try:

@@ -1,7 +1,7 @@
-"""One stage of a recipe: skipped if it is finished, resumed if it was cut off, else trained and tested.
+"""One stage of a recipe: skipped if it is finished, resumed if it was interrupted, else trained and tested.
 
-`<run folder>/<stage>/stage.json` says how far it is. It holds a fingerprint of all that decides the result, so a
-changed config is noticed.
+`<run folder>/<stage>/stage.json` records its progress. The file holds a fingerprint of everything that determines the
+result, so a changed config is noticed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.reports import metrics_log
 from sandbox.memory import peak_memory_bytes
 
-#: Metrics of its test that a stage reports, and the metric whose `mean` is shown beside the table.
+#: Metrics of its test that a stage reports by orientation.
 _TABLES = ("accuracy", "tool_rate", "restored_rate")
 
 
 @dataclass
 class Progress:
-    """How far a stage is.
+    """Progress of a stage.
 
     Attributes:
         fingerprint: See `recipe.fingerprint`.
-        status: "training" while `fit` is not done, "trained" while `test` is not, then "finished".
+        status: "training" until `fit` is done, "trained" until `test` is done, then "finished".
         seconds: Wall time so far, over all attempts.
         result: The stage's entry of the report, once finished.
     """
@@ -48,7 +48,7 @@ class Progress:
             return None
 
     def save(self, folder: Path) -> None:
-        """Write `stage.json` in one step: a cut-off write must not look like a stage of another config."""
+        """Write `stage.json` in one step: an interrupted write must not look like a stage of another config."""
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "stage.json.new"
         temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
@@ -58,14 +58,14 @@ class Progress:
 def run_stage(
     stage: Stage, folder: Path, fingerprint: str, arguments: Sequence[str], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Bring a stage to its end and return its entry of the report.
+    """Run a stage to its end and return its entry of the report.
 
     Args:
-        stage: What to run.
+        stage: The stage.
         folder: `<run folder>/<stage>`.
         fingerprint: See `recipe.fingerprint`.
-        arguments: What the command line adds to the config.
-        say: Tells the user in a line what happens.
+        arguments: Options that the command line adds to the config.
+        say: Prints a line for the user.
 
     Raises:
         ConfigError: The config cannot be used, or its test reports no accuracy.
@@ -91,7 +91,7 @@ def run_stage(
 
 
 def _opened(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Progress:
-    """The progress to continue from; that of another config is removed, foreign files are moved aside."""
+    """The progress to continue from; results of another config are removed, foreign files are moved aside."""
     progress = Progress.load(folder)
     if progress is not None and progress.fingerprint == fingerprint:
         return progress
@@ -110,7 +110,7 @@ def _opened(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Progr
 def _fit_and_test(
     stage: Stage, folder: Path, progress: Progress, arguments: Sequence[str], say: Callable[[str], None]
 ) -> dict[str, float]:
-    """Run `fit` as far as it is missing, then `test`, through the functions of the CLI."""
+    """Run the missing part of `fit`, then `test`, through the functions of the CLI."""
     from cv_lightning.cli.interrupt import resume_checkpoint
     from cv_lightning.cli.lightning_cli import quieten, run_command
 
@@ -136,7 +136,7 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stage_result(name: str, metrics: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """A stage's entry of the report from the metrics that its test logged.
+    """A stage's entry of the report, made from the metrics that its test logged.
 
     Args:
         name: The stage's name, for the error.

@@ -1,1 +1,1 @@
-"""What commands share in a terminal: progress, --quiet, suggestions for misspelt names, output files."""
+"""Helpers that commands share in a terminal: progress, --quiet, suggestions for misspelled names, output files."""

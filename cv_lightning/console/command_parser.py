@@ -1,4 +1,4 @@
-"""The parser of a command's options, whose errors are those of the command line: one line each."""
+"""The parser of a command's options, which reports errors as `ConfigError` in one line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class CommandParser(argparse.ArgumentParser):
     """Options of `python -m cv_lightning <command>`; names are not abbreviated.
 
     Args:
-        command: Its name.
-        description: For its help.
+        command: Name of the command.
+        description: Description in its help text.
 
     Raises:
-        ConfigError: By `parse_args`, if the options are wrong.
+        ConfigError: `parse_args` raises it if the options are wrong.
     """
 
     def __init__(self, command: str, description: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that a command was asked to write: checked before the work, whole or not there after it."""
+"""Output files of a command: the path is checked before the work, and no incomplete file is left."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cv_lightning.errors import ConfigError, DataError
 
 
 def check_place(path: Path, option: str) -> None:
-    """Check that a file can be meant by a path.
+    """Check that a path can name an output file.
 
     Raises:
-        ConfigError: It is a folder, or lies in none.
+        ConfigError: The path is a folder, or its parent folder does not exist.
     """
     if path.is_dir():
         raise ConfigError(f"{option}: {path} is a folder. Name a file in it.")
@@ -20,10 +20,10 @@ def check_place(path: Path, option: str) -> None:
 
 
 def write_whole(path: Path, text: str, option: str) -> None:
-    """Write a text as UTF-8, by way of a file beside it.
+    """Write a text as UTF-8 to a temporary file beside `path`, then rename it.
 
     Raises:
-        DataError: It cannot be written.
+        DataError: The file cannot be written.
     """
     try:
         if path.exists() and not path.is_file():  # a device or a pipe is written to, never replaced

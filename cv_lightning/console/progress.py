@@ -1,4 +1,4 @@
-"""How far a command is: a bar in a terminal, a line every few seconds elsewhere, nothing with --quiet."""
+"""Progress of a command: a bar in a terminal, a line every few seconds elsewhere, nothing with --quiet."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Item = TypeVar("Item")
 
 
 def tracked(items: Sequence[Item], title: str, every_s: float = 10.0) -> Iterator[Item]:
-    """The items, one after the other, while standard error says how far it is.
+    """Yield the items one after the other and show the progress on standard error.
 
     Args:
-        items: The work.
-        title: Its name.
-        every_s: Seconds between two lines if standard error is no terminal.
+        items: The items to process.
+        title: Title of the progress display.
+        every_s: Seconds between two lines if standard error is not a terminal.
     """
     console = Console(stderr=True)
     if is_quiet():

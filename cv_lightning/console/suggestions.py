@@ -1,4 +1,4 @@
-"""The closest valid names to a wrong one, in the words of an error message."""
+"""The closest valid names to an invalid name, as text for an error message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def closest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
-    """Up to `n` names that look like `name`, best first; compares without regard to case."""
+    """Up to `n` names similar to `name`, best first; case is ignored."""
     by_lower: dict[str, str] = {}
     for candidate in valid:
         by_lower.setdefault(candidate.lower(), candidate)
@@ -15,7 +15,7 @@ def closest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """`Did you mean 'a' or 'b'?`, or, if nothing is close, all choices; empty without any."""
+    """`Did you mean 'a' or 'b'?`; all valid names if none is close; empty if there are no valid names."""
     names = sorted(valid)
     close = closest(name, names)
     if close:

@@ -1,11 +1,11 @@
-"""Versions of installed packages, as their metadata say: `torch.__version__` may add a label such as "+cu130"."""
+"""Versions of installed packages from their metadata: `torch.__version__` may add a label such as "+cu130"."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 
-#: What decides numbers.
+#: Packages that affect numerical results.
 _NUMBERS = ("python", "cv-lightning", "torch", "lightning", "transformers", "numpy", "pillow", "opencv-python-headless")
 
 
@@ -20,12 +20,12 @@ def version_of(package: str) -> str | None:
 
 
 def versions(packages: tuple[str, ...] = _NUMBERS) -> dict[str, str]:
-    """The versions of those packages that are installed; by default of what decides numbers."""
+    """Versions of those `packages` that are installed; by default, packages that affect numerical results."""
     return {package: number for package in packages if (number := version_of(package)) is not None}
 
 
 def all_versions() -> dict[str, str]:
-    """Every installed package, by lower-case name; of two with one name the first on the path, which is imported."""
+    """Versions of all installed packages, by lower-case name; for a duplicate, the version that Python imports."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         if name := distribution.metadata["Name"]:

@@ -1,4 +1,4 @@
-"""`data build`: plans an episode, lets a teacher write it, executes and checks it, and writes the published formats."""
+"""`data build`: plans an episode, has a teacher write it, executes and checks it, and writes the published formats."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Runs a build: many indices at once, each noted in a journal when it is done, collected in order at the end."""
+"""Runs a build: makes many items in parallel, records each in a journal, and collects them in order at the end."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def run_build(
     """Build the missing rows, and write rows and report.
 
     Args:
-        build: Its config.
-        config: The same in plain values.
-        make_maker: `config` -> maker of rows, for a worker process; it can be pickled.
-        shown: Takes the items, the number done before and the number wanted; yields the items.
+        build: The config of the build.
+        config: The same config in plain values.
+        make_maker: `config` -> maker of rows, for a worker process; it must be picklable.
+        shown: (items, number of finished items, number of wanted items) -> the same items, while it shows progress.
 
     Returns:
         The yield of all runs in this folder.
 
     Raises:
-        CVLightningError: The reason why it stopped; rows and report hold everything done before.
-        KeyboardInterrupt: Likewise.
+        CVLightningError: Why the build stopped; rows and report hold all finished items.
+        KeyboardInterrupt: Ctrl-C; rows and report hold all finished items.
     """
     started = time.perf_counter()
     settings = deciding(config) | {"source_rows": source_digests(build.planner)}
@@ -78,7 +78,7 @@ def run_build(
 
 
 def _tidy(build: Build, journal: Journal) -> None:
-    """Remove the half images of a killed process; have rows done again whose images are gone."""
+    """Remove incomplete images of a killed process, and rebuild rows whose images are missing."""
     for part in build.folder.glob("images/*/*.part"):
         part.unlink(missing_ok=True)
     lost = [
@@ -91,7 +91,7 @@ def _tidy(build: Build, journal: Journal) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file has content; after a power cut there may be a name without any."""
+    """Whether a file exists and has content; after a power failure a file may be empty."""
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -122,8 +122,8 @@ def _pool(
 
 
 def _keep_finished(under_way: set[Future[Item]], journal: Journal) -> None:
-    """Note the items that were finished while the pool ended: a model may have been paid for them."""
-    with contextlib.suppress(DataError):  # of a full disk, the reason why the build stopped
+    """Record the items that finished while the pool shut down: a model may have been paid for them."""
+    with contextlib.suppress(DataError):  # a full disk may be why the build stopped
         for future in under_way:
             if future.done() and not future.cancelled() and future.exception() is None:
                 journal.append(future.result())
@@ -137,19 +137,19 @@ def _work(
     under_way: set[Future[Item]],
     left: list[str],
 ) -> Iterator[Item]:
-    """The missing items, as they are done.
+    """The missing items, as they finish.
 
     Args:
         build: The config.
-        journal: Knows the items that are done.
+        journal: Holds the finished items.
         pool: Runs `make`.
         make: Makes the item of an index.
-        under_way: Holds the futures of items that were not taken yet.
-        left: Takes the error of each item that the teacher's server failed.
+        under_way: Set that collects the futures of items that were not yielded yet.
+        left: List that collects the error of each item for which the teacher's server failed.
 
     Raises:
         EndpointError: The teacher's server fails.
-        DataError: A worker process died, the disk is full, a source has no good row.
+        DataError: A worker process died, the disk is full, or a source has no good row.
     """
     todo = (index for index in range(build.n) if index not in journal)
     ahead = 4 * build.workers
@@ -181,7 +181,7 @@ def _work(
 
 
 def _collect(build: Build, journal: Journal, report: YieldReport, stopped: BaseException | None) -> None:
-    """Write rows in order of their index, and the report. A full disk must not hide why the build stopped."""
+    """Write rows in the order of their index, and the report. A full disk must not hide why the build stopped."""
     records = (item.record for item in journal.items(build.n) if item.record is not None)
     try:
         if report.total.kept:
@@ -197,9 +197,9 @@ def _collect(build: Build, journal: Journal, report: YieldReport, stopped: BaseE
 
 
 def _peak_memory_mb(build: Build) -> float:
-    """Peak memory in MB of this process and its workers, each counted as the largest of them: an upper bound."""
+    """Upper bound of the peak memory in MB of this process and its workers; every worker counts as the largest."""
     n_processes = build.workers if build.workers > 1 and not build.teacher.is_remote else 0
-    # A worker's number begins with the memory of this process, so the sum stays an upper bound.
+    # The peak of a worker starts at the memory of this process, so the sum stays an upper bound.
     unit = 1 if sys.platform == "darwin" else 1024
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     return round((peak_memory_bytes() + n_processes * largest) / 1e6, 1)

@@ -1,6 +1,6 @@
-"""Checks of an episode against its metadata and its pixels, never against what its turns claim.
+"""Checks of an episode against its metadata and its pixels, never against the claims of its turns.
 
-Every rejection has a name of `REASONS`; the first one that applies counts.
+Every rejection has a name in `REASONS`; the first reason that applies counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _METADATA = re.compile(
     re.IGNORECASE,
 )
 _COMMENT = re.compile(r"#.*")
-#: A shorter answer may occur without being given away, unless it is a code of letters and digits.
+#: Shorter answers may occur in a text by chance, unless they are codes of letters and digits.
 _MIN_LEAK = 4
 _CODE = re.compile(r"(?=.*[a-z])(?=.*\d)", re.IGNORECASE)
 _THINK = re.compile(r"\A\s*<think>(.*?)</think>", re.DOTALL)
@@ -59,12 +59,12 @@ class Checks:
     """Requirements on an episode.
 
     Attributes:
-        min_containment: Share of the box that every crop must show.
-        min_iou: Overlap (intersection over union) of the last crop with the box.
-        min_reasoning_chars: Fewest characters of a turn's reasoning.
-        max_turn_chars: Most characters of a turn.
-        max_chars: Most characters of all turns and what came of them.
-        only_required_tools: Reject an episode in which other tools had an effect than the metadata requires.
+        min_containment: Minimum share of the box that every crop must show.
+        min_iou: Minimum intersection over union of the last crop and the box.
+        min_reasoning_chars: Minimum number of characters in a turn's reasoning.
+        max_turn_chars: Maximum number of characters in a turn.
+        max_chars: Maximum number of characters in all turns and observations.
+        only_required_tools: Whether to reject an episode if a tool that the metadata does not require had an effect.
     """
 
     min_containment: float = 0.99
@@ -86,7 +86,7 @@ class Checks:
             )
 
     def turn_fault(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str | None:
-        """The reason to reject the last turn, a name of `REASONS`; None if there is none."""
+        """The reason to reject the last turn, a name in `REASONS`; None if the turn is accepted."""
         turn = trajectory.turns[-1]
         if (fault := self._text_fault(turn)) is not None:
             return fault
@@ -145,7 +145,7 @@ class Checks:
         return None
 
     def episode_fault(self, plan: EpisodePlan, trajectory: Trajectory) -> str | None:
-        """The reason to reject a whole episode, None if it is kept."""
+        """The reason to reject a whole episode; None if it is kept."""
         evidence = gather_effects(trajectory)
         if not evidence.is_well_formed:
             return "format"
@@ -164,7 +164,7 @@ class Checks:
 
 
 def leaks(turn: Turn, answer: str) -> bool:
-    """Whether a turn's reasoning, description or comments give the answer away; numbers in code do not count."""
+    """Whether a turn's reasoning, description or comments reveal the answer; numbers in code do not count."""
     thought, call = _THINK.match(turn.text), turn.reply.call
     said = [] if thought is None else [thought.group(1)]
     if call is not None:
@@ -177,7 +177,7 @@ def leaks(turn: Turn, answer: str) -> bool:
 
 
 def _orientation_fault(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str | None:
-    """The call must turn the image as its step says; after the last turn it is upright, to the pixel."""
+    """Check that the call turns the image as planned, and that the image is exactly upright after the last turn."""
     observation = trajectory.turns[-1].observation
     if observation is None or observation.image is None or observation.orientation != step.tool:
         return "not_restored"

@@ -1,4 +1,4 @@
-"""Kept episodes as rows and images: CodeVision-SFT's ShareGPT rows, CodeVision-RL's Parquet (arXiv 2512.03746)."""
+"""Writes kept episodes in the formats of arXiv 2512.03746: CodeVision-SFT's ShareGPT rows, CodeVision-RL's Parquet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cv_lightning.conversation import escape_markup
 from cv_lightning.errors import DataError
 from cv_lightning.types import IMAGE, Trajectory
 
-#: Rows of a Parquet row group, which a reader decodes at once.
+#: Rows per Parquet row group; a reader decodes a row group at once.
 _ROWS_OF_A_GROUP = 100
 
 #: The value of `data_source` in RL rows.
@@ -29,7 +29,7 @@ DATA_SOURCE = "cv_lightning"
 
 _BOX = pa.list_(pa.float64())
 _TEXTS = pa.list_(pa.string())
-#: The published columns, and the provenance.
+#: The published columns and the provenance.
 RL_SCHEMA = pa.schema(
     {
         "data_source": pa.string(),
@@ -81,7 +81,7 @@ def episode_record(
 
 
 def question_record(plan: EpisodePlan, provenance: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The content of an RL row; its images are files below `folder` until the Parquet file is written."""
+    """The content of an RL row; its images stay files below `folder` until the Parquet file is written."""
     sample = plan.sample
     return {
         "question": sample.question,
@@ -120,15 +120,15 @@ def _digest(texts: Any, images: Sequence[Image.Image]) -> str:
 
 
 def write_images(images: Sequence[Image.Image], index: int, folder: Path) -> list[str]:
-    """Write RGB images as PNG below `folder`, each whole or not at all, and return their paths relative to it.
+    """Write RGB images as PNG below `folder`, each complete or not at all, and return their paths relative to it.
 
     Args:
-        images: The images of one row.
-        index: The row's place in the build; a folder takes the images of a thousand rows.
+        images: The images of a row.
+        index: The row's place in the build; a subfolder holds the images of a thousand rows.
         folder: The folder of the build.
 
     Raises:
-        DataError: The disk is full, or cannot be written.
+        DataError: The disk is full or cannot be written.
     """
     names = [f"images/{index // 1000:04d}/{index}_{number}.png" for number in range(len(images))]
     for name, image in zip(names, images, strict=True):
@@ -139,7 +139,7 @@ def write_images(images: Sequence[Image.Image], index: int, folder: Path) -> lis
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which then takes its place; raises `DataError` if it cannot be written."""
+    """Yield a temporary file that replaces `path` afterwards; raises `DataError` if it cannot be written."""
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError) -> DataError:
-    """The error for a full disk, or a place that cannot be written to."""
+    """The error for a full disk or a path that cannot be written."""
     remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "correct the place"
     return DataError(
         f"{path}: cannot be written ({error.strerror or error}). Finished rows are safe: {remedy} and run the same "
@@ -160,22 +160,22 @@ def cannot_write(path: Path, error: OSError) -> DataError:
 
 
 def write_rows(records: Iterator[Mapping[str, Any]], path: Path) -> None:
-    """Write SFT rows as JSON Lines, the whole file or nothing; raises `DataError` if it cannot be written."""
+    """Write SFT rows as JSON Lines, the complete file or nothing; raises `DataError` if it cannot be written."""
     with whole(path) as part, part.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def write_questions(records: Iterator[Mapping[str, Any]], path: Path, split: str) -> None:
-    """Write RL rows as Parquet in the published schema, the whole file or nothing.
+    """Write RL rows as Parquet in the published schema, the complete file or nothing.
 
     Args:
-        records: From `question_record`; images are read from below the folder of `path`.
+        records: Records from `question_record`; their images are read from the folder of `path`.
         path: The file.
         split: The value of `extra_info.split`.
 
     Raises:
-        DataError: The file cannot be written, or an image is gone.
+        DataError: The file cannot be written, or an image is missing.
     """
     rows = (_question_row(record, path.parent, split) for record in records)
     with whole(path) as part, pq.ParquetWriter(part, RL_SCHEMA) as writer:

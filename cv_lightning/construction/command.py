@@ -1,4 +1,4 @@
-"""`python -m cv_lightning data build --config FILE`: SFT episodes or RL questions, as a config says."""
+"""`python -m cv_lightning data build --config FILE`: builds SFT episodes or RL questions from a config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cv_lightning.errors import ConfigError
 
 
 def make_parser() -> ArgumentParser:
-    """The options: those of `Build`, and `--config`."""
+    """The parser of the options: the arguments of `Build`, and `--config`."""
     parser = ArgumentParser(
         prog="python -m cv_lightning data build",
         description="Build SFT episodes or RL questions; a build that was interrupted continues.",
@@ -46,7 +46,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
 
 
 def make_maker(config: Mapping[str, Any]) -> RowMaker:
-    """The maker of a config in plain values: a worker process starts with this."""
+    """Create the maker of rows from a config in plain values; a worker process starts with this call."""
     parser = make_parser()
     build = Build(**_values(parser.instantiate_classes(parser.parse_object(copy.deepcopy(dict(config))))))
     return RowMaker(build, deciding(config))
@@ -70,7 +70,7 @@ def _shown(items: Iterator[Item], n_done: int, n: int) -> Iterable[Item]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build, and print the yield; returns 1 if an index was given up or left undone."""
+    """Build, print the yield, and return 1 if an index was given up or left undone."""
     parser, parsed = _parsed(arguments)
     config: dict[str, Any] = json.loads(parser.dump(parsed, format="json", skip_none=False))
     config.pop("config", None)

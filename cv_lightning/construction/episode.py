@@ -1,4 +1,4 @@
-"""One episode, turn by turn: the teacher writes, the executor runs, the checks look; the first fault ends it."""
+"""Writes an episode turn by turn: the teacher writes, the executor runs, the checks decide; the first fault ends it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Constructed:
 
     Attributes:
         trajectory: The episode up to its fault.
-        fault: The reason of its rejection, a name of `checks.REASONS`; None if it is kept.
+        fault: The reason for its rejection, a name in `checks.REASONS`; None if it is kept.
     """
 
     trajectory: Trajectory
@@ -31,7 +31,7 @@ def construct(plan: EpisodePlan, teacher: Teacher, executor: Executor, checks: C
 
     Raises:
         EndpointError: The teacher's server refuses all requests.
-        RequestError: It failed this one.
+        RequestError: The server failed on this request.
     """
     trajectory = Trajectory(plan.sample, images=view_question(plan.sample), episode="")
     for step in plan.steps:

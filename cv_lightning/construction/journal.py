@@ -1,4 +1,4 @@
-"""The finished items of a build, one line for each index: an interrupted build continues and does nothing twice."""
+"""The finished items of a build, one line per index, so that an interrupted build continues without repeated work."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Item:
 
     Attributes:
         index: Its place in the build.
-        kind: Its kind.
+        kind: Its kind, see `plan.KINDS`.
         record: The row; None if no attempt was kept.
-        rejected: The reason of each rejected attempt, in order.
-        seconds: Time for all attempts.
+        rejected: The reason for each rejected attempt, in order.
+        seconds: Time of all attempts.
     """
 
     index: int
@@ -36,11 +36,11 @@ class Item:
 
 
 class Journal:
-    """A file that only grows; the last line of an index counts. One process at a time may hold it.
+    """An append-only file; the last line of an index counts. Only one process at a time can open it.
 
     Args:
         folder: The folder of the build.
-        settings: The settings that decide the rows, in plain values.
+        settings: The settings that determine the rows, in plain values.
 
     Raises:
         ConfigError: The folder holds another build, or another process is building there.
@@ -69,7 +69,7 @@ class Journal:
         end = 0
         for number, line in enumerate(self._file):
             if not line.endswith(b"\n"):
-                break  # the process was killed while it wrote this line: that index is done again
+                break  # the process was killed while it wrote this line: its index is built again
             if number == 0:
                 _check_settings(folder, _parse(line), settings)
             elif (index := _index_of(_parse(line))) is not None:
@@ -99,16 +99,16 @@ class Journal:
         return len(self._places)
 
     def append(self, item: Item) -> None:
-        """Note an item; raises `DataError` if the disk is full."""
+        """Add an item; raises `DataError` if the disk is full."""
         place = self._write(asdict(item))
         self._places[item.index] = place
 
     def forget(self, index: int) -> None:
-        """Have an index done again."""
+        """Drop the item of an index, so that it is built again."""
         self._places.pop(index, None)
 
     def items(self, n: int) -> Iterator[Item]:
-        """The items below index `n` in order, one in memory at a time."""
+        """The items with an index below `n`, in order, one in memory at a time."""
         with self.path.open("rb") as file:
             for index in sorted(self._places):
                 if index < n:
@@ -134,7 +134,7 @@ def _parse(line: bytes) -> Any:
 
 
 def _index_of(content: Any) -> int | None:
-    """The index of a line that holds an item."""
+    """The index in a line; None if the line does not hold an item."""
     is_item = isinstance(content, dict) and set(content) == {each.name for each in fields(Item)}
     return content["index"] if is_item and isinstance(content["index"], int) else None
 

@@ -1,4 +1,4 @@
-"""Makes the rows of a build, one maker for each process."""
+"""Makes the rows of a build, with one maker per process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.types import Trajectory
 from sandbox import ToolExecutor
 
-#: Packages that draw, run and write episodes.
+#: Packages that affect the content of episodes.
 DRAWN_WITH = ("cv-lightning", "pillow", "numpy", "opencv-python-headless")
 
 
@@ -32,11 +32,11 @@ class Interrupted(Exception):
 
 
 class RowMaker:
-    """Makes the row of any index: plans, constructs, checks, tries again. Threads of a process share it.
+    """Makes the row of any index: plans, constructs, checks, and tries again. The threads of a process share a maker.
 
     Args:
         build: The config.
-        settings: Its settings that decide the rows; their hash goes into the provenance.
+        settings: The settings that determine the rows; their hash goes into the provenance.
     """
 
     def __init__(self, build: Build, settings: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class RowMaker:
         self._is_stopped = False
 
     def stop(self) -> None:
-        """End every thread after its current attempt."""
+        """Make every thread stop after its current attempt."""
         self._is_stopped = True
 
     def close(self) -> None:
@@ -67,8 +67,8 @@ class RowMaker:
         """The item of an index.
 
         Raises:
-            RequestError: The teacher's server failed this index; it may not fail the next time.
-            EndpointError: It refuses all requests.
+            RequestError: The teacher's server failed on this index; another run may succeed.
+            EndpointError: The teacher's server refuses all requests.
             DataError: The disk is full, or a source has no good row.
         """
         started = time.perf_counter()

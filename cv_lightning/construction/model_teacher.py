@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server writes reasoning and code; it is told the metadata of its turn."""
+"""A model behind an OpenAI-compatible server as a teacher: it gets the metadata of each turn and writes the turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import Trajectory
 
-#: The system turn before the tools.
+#: The system prompt, followed by the prompt of the tools.
 INSTRUCTIONS = """You write training data: one turn at a time of a conversation in which an assistant answers a \
 question about an image with the help of tools. After each user turn you find metadata in <metadata></metadata>: what \
 was done to the image, and what this turn has to do. Write exactly this one turn, as an assistant would who has only \
@@ -33,16 +33,17 @@ _DOINGS = {
 
 
 class ModelTeacher(Teacher):
-    """Asks a model for every turn; its calls are executed and checked like any other.
+    """Asks a model for every turn; its calls are executed and checked like those of any teacher.
 
-    The answer is told in the last turn only, so that no reasoning before it can give it away.
+    The model gets the answer only in the last turn, so that earlier reasoning cannot reveal it.
 
     Args:
         endpoint: The model.
-        temperature: Of the sampling.
-        max_new_tokens: Longest turn, sent as `max_tokens`.
-        seed: Sent with each request; each attempt at an index has its own.
-        images: How images travel; boxes are in pixels of the whole image, so the limit should not reduce it.
+        temperature: Sampling temperature.
+        max_new_tokens: Maximum length of a turn, sent as `max_tokens`.
+        seed: Sent with each request, plus the number of the attempt.
+        images: Encoding of images in requests. Boxes are in pixels of the whole image, so its limit should not reduce
+            images.
         toolbox: "code" or "named".
     """
 
@@ -70,7 +71,7 @@ class ModelTeacher(Teacher):
         self._seed = seed
 
     def identity(self) -> dict[str, Any]:
-        """The model and its settings; sends no request."""
+        """The model and its settings, without a request."""
         return {
             "name": "model",
             "url": self.endpoint.url,
@@ -92,10 +93,10 @@ class ModelTeacher(Teacher):
             dialogue.append_reply(ChatReply(turn.text))
             if turn.observation is not None:
                 dialogue.append_observation(turn.observation)
-        # Beside the last turn's own words: a server may refuse two turns of the user in a row.
+        # The note is added to the last turn, because a server may refuse two user turns in a row.
         note = f"\n<metadata>\n{json.dumps(turn_metadata(plan, trajectory, step), ensure_ascii=False)}\n</metadata>"
         dialogue.messages[-1]["content"].append({"type": "text", "text": note})
-        # Turns of one attempt share a seed, so a repeated request comes from the cache, also after an interruption.
+        # Turns of an attempt share a seed, so a repeated request hits the cache, even after an interruption.
         settings = {**self._settings, "seed": (self._seed + plan.attempt) % 2**31}
         return self.endpoint.chat(dialogue.messages, settings).text
 

@@ -1,7 +1,7 @@
-"""Plans an episode before a word of it is written: its kind, question, transforms, boxes and steps.
+"""Plans an episode before its text is written: kind, question, transforms, boxes and steps.
 
-The kinds are those of the SFT data of arXiv 2512.03746: one tool, several tools, several crops that shrink, recovery
-from an error, no tool.
+The kinds are those of the SFT data in arXiv 2512.03746: one tool, several tools, several shrinking crops, recovery from
+an error, no tool.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cv_lightning.types import Box, Sample
 Kind = Literal["single_tool", "several_tools", "several_crops", "error_handling", "no_tool"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: Two transforms that no single tool undoes.
+#: Pairs of transforms that no single tool undoes.
 _PAIRS = tuple((turn, flip) for turn in ("rotate_90", "rotate_270") for flip in ("flip_horizontal", "flip_vertical"))
 
-#: An index without a usable sample is replaced by one this far away, which no build reaches by counting.
+#: An index without a usable sample is replaced by an index this far ahead, which no build reaches by counting.
 _STRIDE = 2**40
-#: Samples that are drawn for one that a kind can be made of.
+#: Maximum number of samples to draw until one suits the kind.
 _MAX_DRAWS = 200
-#: The random numbers of a plan; 0 and 1 draw a sample and write an episode.
+#: Random stream of plans; streams 0 and 1 draw samples and write episodes.
 _STREAM = 15
 
 
@@ -39,7 +39,7 @@ class PlannedStep:
     Attributes:
         tool: An orientation, "crop", or "answer".
         box: The region to crop, in pixels of the question's image.
-        is_fault: True if the call should fail, so that the next one corrects it.
+        is_fault: True if the call should fail, so that the next call corrects it.
     """
 
     tool: str
@@ -55,10 +55,10 @@ class EpisodePlan:
         index: Its place in the build.
         attempt: Number of earlier plans of this index.
         kind: See `KINDS`.
-        sample: The question; its transforms and box are those of its image.
-        steps: The tasks of its turns, the answer last.
-        source: The class of its source.
-        sample_index: Its index there.
+        sample: The question; its transforms and box belong to its image.
+        steps: The tasks of its turns, with the answer last.
+        source: Class name of the sample's source.
+        sample_index: Index of the sample in its source.
     """
 
     index: int
@@ -71,7 +71,7 @@ class EpisodePlan:
 
     @property
     def tools(self) -> tuple[str, ...]:
-        """The tools that should succeed, in order."""
+        """The tools of the calls that should succeed, in order."""
         return tuple(step.tool for step in self.steps if not step.is_fault and step.tool != "answer")
 
     def metadata(self) -> dict[str, Any]:
@@ -96,11 +96,11 @@ class Planner:
     """Draws the plan of any index.
 
     Attributes:
-        sources: Of the samples.
-        source_weights: Weight of each source; None: all equal.
+        sources: Sources of the samples.
+        source_weights: Weight of each source; None for equal weights.
         shares: Weight of each kind of `KINDS`.
-        turn_weights: Weight of each orientation done to an image.
-        max_crops: Most crops of "several_crops"; at least 2 are made.
+        turn_weights: Weight of each orientation that is applied to an image.
+        max_crops: Maximum number of crops in "several_crops"; the minimum is 2.
         first_index: Sample index to start from, so that two builds share no sample.
         split: The split of the sources.
         seed: Seed of the plans.
@@ -139,7 +139,7 @@ class Planner:
         return {str(place): weight for place, weight in enumerate(weights)}
 
     def kind_of(self, index: int) -> Kind:
-        """The kind of an index; all its attempts have it."""
+        """The kind of an index, the same for all its attempts."""
         drawn = choose(generator(self.seed, self.split, index, _STREAM), self.shares)
         return next(kind for kind in KINDS if kind == drawn)
 
@@ -147,7 +147,7 @@ class Planner:
         """The plan of an index.
 
         Raises:
-            ConfigError: None of many samples fits this kind.
+            ConfigError: None of `_MAX_DRAWS` samples suits the kind.
             DataError: A source has no usable row.
         """
         kind = self.kind_of(index)
@@ -168,7 +168,7 @@ class Planner:
         )
 
     def _sample(self, source: SampleSource, at: int, kind: Kind, rng: np.random.Generator) -> Sample | None:
-        """A sample with transforms for its image; None if the kind needs another sample."""
+        """A sample with transforms for its image; None if the sample does not suit the kind."""
         upright = source.sample(self.split, at, ())
         needs_crop = "crop" in upright.transforms
         if not upright.images or (needs_crop and upright.box is None):
@@ -196,16 +196,16 @@ class Planner:
 
 
 def shrinking_boxes(size: tuple[int, int], box: Box, count: int, rng: np.random.Generator) -> list[Box]:
-    """Whole-pixel boxes around `box`, each inside the one before, the last one `box` rounded outwards.
+    """Whole-pixel boxes around `box`, each inside the previous one; the last box is `box` rounded outwards.
 
     Args:
         size: Width and height of the image.
         box: The region that holds the answer.
-        count: How many.
-        rng: Says where in a larger box the next one lies.
+        count: Number of boxes.
+        rng: Draws the place of each box inside the previous one.
 
     Returns:
-        The boxes; sides shrink by equal factors from the image to the box.
+        The boxes; their sides shrink by equal factors from the image to the box.
     """
     last = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
     outer: tuple[int, int, int, int] = (0, 0, *size)

@@ -1,4 +1,4 @@
-"""The config of `data build`, and which of its settings decide the rows: a folder holds the rows of one build only."""
+"""The config of `data build`, and the settings that determine its rows: a folder holds the rows of only one build."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sandbox.executor import LaneName
 
 What = Literal["sft", "rl"]
 
-#: Settings that decide nothing about a row.
+#: Settings that do not affect the content of a row.
 _FREE = ("out", "n", "workers", "give_up_after")
 
-#: Settings of a server that decide its replies; the others only say how it is reached.
+#: Settings of a server that affect its replies; the others only affect the connection.
 _SAID_BY = ("model", "extra")
 
-#: Rows by which a build recognises a source of recorded rows, evenly spread.
+#: Number of evenly spaced rows whose digest identifies a source of recorded rows.
 _N_KNOWN = 16
 
-#: File of the rows, by what is built.
+#: File name of the rows, by kind of build.
 ROWS = {"sft": "episodes.jsonl", "rl": "questions.parquet"}
 
 
@@ -34,19 +34,19 @@ class Build:
     """The config of `data build`.
 
     Args:
-        planner: Draws the metadata: sources, shares of the kinds, seed.
-        out: Folder of the rows, their images and the yield report.
-        n: Indices to build. A row is a function of the seed and its index, so more can be built later.
-        kind: "sft": episodes in the schema of CodeVision-SFT. "rl": questions in that of CodeVision-RL.
-        teacher: Writes the turns; None: the oracle. A question of "rl" is kept if the teacher solves it.
+        planner: Draws the metadata from sources, shares of the kinds, and a seed.
+        out: Folder for the rows, their images and the yield report.
+        n: Number of indices to build. A row is a function of the seed and its index, so more can be built later.
+        kind: "sft" for episodes in the schema of CodeVision-SFT, "rl" for questions in the schema of CodeVision-RL.
+        teacher: Writes the turns; None for the oracle. A question of "rl" is kept if the teacher solves it.
         checks: Requirements on an episode.
-        workers: Indices at the same time: in processes, or in threads if the teacher is a server.
-        max_attempts: Plans of one index before it is given up.
-        give_up_after: Indices in a row that the teacher's server fails before the run ends.
+        workers: Number of indices to build in parallel: in processes, or in threads if the teacher is a server.
+        max_attempts: Number of plans for an index before it is given up.
+        give_up_after: The run ends if the teacher's server fails for this many indices in a row.
         lane: The lane of the executor that runs the calls.
 
     Raises:
-        ConfigError: A value outside of its range.
+        ConfigError: A value is outside its range.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Build:
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config that decide its rows, in plain values."""
+    """The settings of a config that determine its rows, in plain values."""
     settings = copy.deepcopy({name: value for name, value in config.items() if name not in _FREE})
     arguments = (settings.get("teacher") or {}).get("init_args") or {}
     if isinstance(arguments.get("endpoint"), dict):
@@ -92,7 +92,7 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source_digests(planner: Planner) -> list[str]:
-    """A digest of the size and some rows of each source; "" for a world, which has no end."""
+    """A digest of the size and some rows of each source; "" for an endless world."""
     return [_digest_of(source, planner.split) for source in planner.sources]
 
 

@@ -1,4 +1,4 @@
-"""Teachers write the turns of an episode: the oracle, here, or a model (`model_teacher`)."""
+"""Teachers, which write the turns of an episode: the oracle in this module, or a model (`model_teacher`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cv_lightning.tools.toolbox import ToolboxName
 from cv_lightning.types import Box, Trajectory
 from sandbox import inverse
 
-#: Reasons to crop, short wordings first.
+#: Reasons to crop; short wordings come first.
 CROP_REASONS = (
     "Too small.",
     "The text that matters is too small to read.",
@@ -42,13 +42,13 @@ CLOSER_REASONS = (
 #: Reasons to answer after a crop.
 CLOSE_REASONS = ("Readable.", "Now it can be read.", "The cut-out shows the place in question, it can be read now.")
 
-#: Ways of cutting out a region (x1, y1, x2, y2).
+#: Spellings of a crop of the region (x1, y1, x2, y2).
 CROPS = (
     "result = image.crop(({x1}, {y1}, {x2}, {y2}))",
     "x1, y1, x2, y2 = {x1}, {y1}, {x2}, {y2}\nresult = image.crop((x1, y1, x2, y2))",
     "result = Image.fromarray(np.array(image)[{y1}:{y2}, {x1}:{x2}])",
 )
-#: Mistakes that a model makes in it.
+#: Typical mistakes of a model in a crop.
 BROKEN_CROPS = (
     "result = image.crop_box(({x1}, {y1}, {x2}, {y2}))",
     "result = image.crop(({x2}, {y1}, {x1}, {y2}))",
@@ -59,9 +59,9 @@ BROKEN_CROPS = (
 class Teacher(ABC):
     """Writes the next turn of an episode."""
 
-    #: True if it waits for a server: threads are enough then.
+    #: True if the teacher waits for a server, so that threads are enough.
     is_remote = False
-    #: The tools that it calls.
+    #: Name of the toolbox that it calls.
     toolbox: ToolboxName = "code"
 
     @abstractmethod
@@ -75,26 +75,26 @@ class Teacher(ABC):
 
         Raises:
             EndpointError: The server refuses all requests.
-            RequestError: A request that failed.
+            RequestError: This request failed.
         """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """The settings that decide its words, in plain values, for the provenance of every episode."""
+        """The settings that determine its text, in plain values, for the provenance of every episode."""
 
     def usage(self) -> dict[str, float]:
-        """Its cost so far."""
+        """The cost so far; empty if nothing is counted."""
         return {}
 
 
 @dataclass
 class OracleTeacher(Teacher):
-    """Does what the metadata says, in varying wordings and spellings.
+    """Writes the turns from the metadata, with varying wordings and spellings.
 
     Attributes:
-        n_wordings: Wordings of a reason, shortest first.
-        n_spellings: Spellings of a call.
-        seed: Seed of the choice.
+        n_wordings: Number of wordings of a reason to use, shortest first.
+        n_spellings: Number of spellings of a call to use.
+        seed: Seed of the choices.
         toolbox: "code" or "named".
     """
 
@@ -123,7 +123,7 @@ class OracleTeacher(Teacher):
 
     def write(self, plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) -> str:
         """The text of the next turn."""
-        # Attempts and turns are spread over the index, so that no two turns of a build share their choices.
+        # Attempt and turn are part of the generator's index, so that no two turns of a build share their choices.
         rng = generator(self.seed, "train", (plan.index << 12) + (plan.attempt << 6) + len(trajectory.turns), stream=14)
         if step.tool == "answer":
             reasons = CLOSE_REASONS if "crop" in plan.tools else UPRIGHT_REASONS

@@ -1,4 +1,4 @@
-"""The share of attempts that was kept, and the reasons to reject the others."""
+"""The share of kept attempts, and the reasons for rejecting the others."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class KindYield:
     """The yield of one kind.
 
     Attributes:
-        kept: Rows.
-        given_up: Indices without a kept attempt.
-        rejected: Rejected attempts by reason.
+        kept: Number of rows.
+        given_up: Number of indices without a kept attempt.
+        rejected: Number of rejected attempts by reason.
     """
 
     kept: int = 0
@@ -30,12 +30,12 @@ class KindYield:
 
     @property
     def attempts(self) -> int:
-        """Kept and rejected episodes."""
+        """Number of kept and rejected episodes."""
         return self.kept + self.rejected.total()
 
     @property
     def share(self) -> float | None:
-        """Kept of all attempts; None without any."""
+        """Share of kept attempts; None without attempts."""
         return self.kept / self.attempts if self.attempts else None
 
     def add(self, other: KindYield) -> None:
@@ -45,7 +45,7 @@ class KindYield:
         self.rejected += other.rejected
 
     def plain(self) -> dict[str, Any]:
-        """In plain values."""
+        """The counts as plain values."""
         return {
             "attempts": self.attempts,
             "kept": self.kept,
@@ -60,10 +60,10 @@ class YieldReport:
     """The yield of a build, by kind.
 
     Attributes:
-        wanted: The number of rows to build.
-        kinds: Kinds with any attempt, by name.
-        seconds: Time of all attempts, over all workers and runs.
-        run: Of the last run: wall time, memory, cost of a server.
+        wanted: Number of rows to build.
+        kinds: Yield of each kind with attempts, by name.
+        seconds: Total time of all attempts, over all workers and runs.
+        run: Wall time, memory, and cost of the teacher's server in the last run.
     """
 
     wanted: int
@@ -73,7 +73,7 @@ class YieldReport:
 
     @classmethod
     def of(cls, items: Iterable[Item], wanted: int) -> YieldReport:
-        """Count items."""
+        """Count the items of a build."""
         report = cls(wanted, {kind: KindYield() for kind in KINDS})
         for item in items:
             one = KindYield(int(item.record is not None), int(item.record is None), Counter(item.rejected))
@@ -84,14 +84,14 @@ class YieldReport:
 
     @property
     def total(self) -> KindYield:
-        """All kinds together."""
+        """The yield of all kinds together."""
         total = KindYield()
         for counted in self.kinds.values():
             total.add(counted)
         return total
 
     def plain(self) -> dict[str, Any]:
-        """In plain values, as stored."""
+        """The report as plain values, as stored in `yield.json`."""
         return {
             "wanted": self.wanted,
             **self.total.plain(),

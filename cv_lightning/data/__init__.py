@@ -1,7 +1,7 @@
-"""Questions and recorded episodes: their sources, and how they reach a module.
+"""Questions and recorded episodes: their sources, and the data modules that batch them.
 
-`worlds/` draws questions, `sources/` reads published ones, `oracle` and `orientation` prepare them, and the data
-modules batch them. Names are imported when they are first used: `data check` needs no torch.
+`worlds/` draws questions, `sources/` reads published questions, `oracle` and `orientation` prepare them, and the data
+modules batch them. Names are imported at their first use, so `data check` needs no torch.
 """
 
 import lazy_loader

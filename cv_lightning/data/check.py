@@ -23,10 +23,10 @@ from cv_lightning.tools.choose import make_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.types import Sample, Trajectory, Turn
 
-#: Characters of a text that the list of samples shows.
+#: Maximum length of a text in the list of samples.
 _SHOWN_CHARACTERS = 160
 
-#: Rows that are decoded, and in memory, at the same time, and rows that wait for it.
+#: Number of rows that are decoded, and held in memory, at the same time, and number of rows in the queue.
 _N_THREADS = 4
 _ROWS_AHEAD = 16
 
@@ -36,10 +36,10 @@ class Findings:
     """The result of a check.
 
     Attributes:
-        n_rows: Rows looked at.
+        n_rows: Checked rows.
         n_good: Rows that become a sample.
         faults: Every fault: file, row, cause, remedy.
-        notices: Usable rows whose meaning may be lost.
+        notices: Usable rows that may lose some of their meaning.
         families: Good rows by family.
         transforms: Good rows by transform of the image.
         n_boxes: Good rows with a box.
@@ -57,21 +57,21 @@ class Findings:
 
 
 class Reader(Protocol):
-    """Says whether a policy can be asked a row, or learn from it, such as `modules.policy.rows.RowReader`."""
+    """Checks whether a policy can be asked a row, or learn from it; `modules.policy.rows.RowReader` is an example."""
 
     @property
     def conversation(self) -> Conversation:
         """The policy's conversation."""
 
     def question(self, sample: Sample) -> Sample:
-        """Raise `ConversationError` if the policy cannot be asked."""
+        """Raise `ConversationError` if the policy cannot be asked the question."""
 
     def episode(self, trajectory: Trajectory) -> Trajectory:
-        """Raise `ConversationError`, `DataError` or `ConfigError` if the policy cannot learn from it."""
+        """Raise `ConversationError`, `DataError` or `ConfigError` if the policy cannot learn from the trajectory."""
 
 
 def check(rows: Rows, places: Iterable[int], n_samples: int = 3, reader: Reader | None = None) -> Findings:
-    """Read the rows at `places`, images included, and collect counts and faults; those of a policy too, if given."""
+    """Read the rows at `places` with their images, and collect counts and faults; a `reader` adds a policy's faults."""
     findings = Findings()
     first_place: dict[str, str] = {}
     with ThreadPoolExecutor(_N_THREADS) as pool:  # decoding an image lets other threads run
@@ -99,7 +99,7 @@ class _Looked:
 
 
 def _looked_at(rows: Rows, places: Iterable[int], pool: ThreadPoolExecutor, reader: Reader | None) -> Iterator[_Looked]:
-    """The rows in their order; they are read one after the other, their images are decoded at the same time."""
+    """The findings of the rows in order; rows are read one after the other, and images are decoded in parallel."""
     waiting: deque[Future[_Looked]] = deque()
     lock = threading.Lock()  # a tokenizer serves one thread at a time
     for place in places:
@@ -155,7 +155,7 @@ def _count(findings: Findings, sample: Sample, where: str, first_place: dict[str
 
 
 def _turn_notices(episode: Trajectory, where: str) -> Iterator[str]:
-    """The turns of a recorded conversation that a rollout would not read as they are meant."""
+    """Notices about turns of a recorded conversation that a rollout would read differently."""
     for number, turn in enumerate(episode.turns):
         fault = _turn_fault(turn)
         if fault is None and turn.reply.answer is not None and number < len(episode.turns) - 1:
@@ -165,13 +165,13 @@ def _turn_notices(episode: Trajectory, where: str) -> Iterator[str]:
 
 
 def _turn_fault(turn: Turn) -> str | None:
-    """Why a turn can be read neither with the code tool nor with named tools."""
+    """Why a turn can be read neither with the code tool nor with named tools; None if it can be read."""
     named = parse_reply(turn.text, make_toolbox("named")).call
     return named.fault if named is not None and named.name else turn.reply.fault
 
 
 def _image_notices(source: ImageSource) -> Iterator[str]:
-    """How an image that is not plain RGB is used."""
+    """Notices about the conversion of an image that is not plain RGB."""
     if isinstance(source, Image.Image):
         return
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:

@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check the data that the command line names; 1 if there is a fault."""
+    """Check the data that the command line names, and return 1 if there is a fault."""
     options = parse(arguments)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     start = time.perf_counter()
@@ -73,7 +73,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _reader(configs: Sequence[str]) -> Reader:
-    """The reader of a config's policy, or of the one that the policy starts from if that was not trained yet."""
+    """The reader of a config's policy, or of its starting point if the policy was not trained yet."""
     from cv_lightning.planning.command import read, starting_point
     from modules.policy.rows import reader_of
 

@@ -1,10 +1,10 @@
 """Natural corruptions of images at five severities, seeded, on tensors of any device.
 
-Kinds and figures are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
+Kinds and parameters are from Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions
 and Perturbations" (arXiv 1903.12261); its blur radii are in pixels, for images of 224 pixels. Results are rounded; the
-original truncates. Images of one size are one batch of the tensor lane's operations (`sandbox.lanes.tensor`), with its
-precision. Random numbers are drawn on the CPU, so an image, a name, a severity and a seed give the same corruption on
-every device and in every batch.
+original truncates. Images of the same size form one batch for the operations of the tensor lane
+(`sandbox.lanes.tensor`), with the precision of that lane. Random numbers are drawn on the CPU, so an image, a name, a
+severity and a seed give the same corruption on every device and in every batch.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 #: The severities, weakest first.
 SEVERITIES = (1, 2, 3, 4, 5)
 
-#: What each corruption does at severities 1 to 5.
+#: Parameters of each corruption at severities 1 to 5.
 _FIGURES: dict[str, tuple[Any, ...]] = {
-    "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),  # standard deviation, of 1
+    "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),  # standard deviation, for values in [0, 1]
     "shot_noise": (60, 25, 12, 5, 3),  # photons of a white value
     "impulse_noise": (0.03, 0.06, 0.09, 0.17, 0.27),  # share of values that become 0 or 255
     "defocus_blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),  # radius of the disk, sigma of its edge
     "gaussian_blur": (1, 2, 3, 4, 6),  # sigma in pixels
     "motion_blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),  # half the length of the trail, its sigma
-    "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # share of the distance to the mean that is left
-    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),  # added to the HSV value, of 1
+    "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # remaining share of the distance to the mean
+    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),  # added to the HSV value, in [0, 1]
     "jpeg": (25, 18, 15, 10, 7),  # quality
-    "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),  # sides of the small image, of the whole
+    "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),  # sides of the small image, as a share of the original
 }
 
 #: Names of the corruptions.
 CORRUPTIONS: tuple[str, ...] = tuple(_FIGURES)
 
-#: Values of float32 that are worked on at once: on a host those that its cache holds, on an accelerator 256 MiB.
+#: Maximum number of float32 values to process at once: on a CPU as many as its cache holds, on an accelerator 256 MiB.
 _HOST_VALUES, _MAX_VALUES = 1 << 17, 1 << 26
 
 
@@ -61,15 +61,15 @@ def corrupt(
         images: uint8 [N, 3, H, W] on any device, or Pillow images of any sizes.
         name: One of `CORRUPTIONS`.
         severity: 1 (weak) to 5 (strong).
-        seed: One for each image, or one for the batch: image n then has `seed + n`.
+        seed: One seed per image, or one for the batch: image n then has `seed + n`.
 
     Returns:
-        The same kind and sizes as `images`, on the same device; Pillow images are RGB. What becomes of an image
-        depends on its own seed alone.
+        Images of the same type and sizes as `images`, on the same device; Pillow images are RGB. The corruption of an
+        image depends only on its own seed, not on the rest of the batch.
 
     Raises:
-        ConfigError: Unknown name or severity.
-        ValueError: The tensor is no batch of uint8 RGB images, or there are not as many seeds as images.
+        ConfigError: The name or the severity is unknown.
+        ValueError: The tensor is not a batch of uint8 RGB images, or the numbers of seeds and images differ.
     """
     import torch
 
@@ -113,7 +113,7 @@ def _corrupt_tensor(images_NCHW: Tensor, name: str, severity: int, seeds: Sequen
     parts = []
     for start in range(0, len(images_NCHW), n_images):
         part = images_NCHW[start : start + n_images]
-        # Negative seeds are legal elsewhere; numpy's are natural numbers.
+        # Negative seeds are allowed elsewhere, but numpy needs nonnegative seeds.
         keys = [[value % (1 << 64), key, severity] for value in seeds[start : start + n_images]]
         with precise(images_NCHW.device):
             parts.append(_KINDS[name](part, figure, [np.random.default_rng(words) for words in keys]))
@@ -134,7 +134,7 @@ def _bytes(values_NCHW: Tensor) -> Tensor:
 
 
 def _drawn(images_NCHW: Tensor, generators: _Generators, draw: Callable[[np.random.Generator, Any], Any]) -> Tensor:
-    """What `draw` gives for each image's generator and shape, as float32 on the images' device."""
+    """The results of `draw` for each image's generator and shape, as float32 on the images' device."""
     import torch
 
     shape = tuple(images_NCHW.shape[1:])
@@ -172,7 +172,7 @@ def _defocus_blur(images_NCHW: Tensor, figure: tuple[int, float], _: _Generators
 
 
 def _disk(radius: int, edge_sigma: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The kernel of a lens out of focus: a disk whose edge is smoothed."""
+    """The kernel of an out-of-focus lens: a disk with a smoothed edge."""
     import cv2
 
     reach, side = max(8, radius), 3 if radius <= 8 else 5
@@ -191,7 +191,7 @@ def _gaussian_blur(images_NCHW: Tensor, figure: float, _: _Generators) -> Tensor
 
 
 def _motion_blur(images_NCHW: Tensor, figure: tuple[int, float], generators: _Generators) -> Tensor:
-    """A trail on one side of every pixel, as ImageMagick draws it: Gaussian weights at whole pixels along a line."""
+    """A trail on one side of every pixel, as in ImageMagick: Gaussian weights at whole pixels along a line."""
     import torch
 
     from sandbox.lanes.tensor.filters import bordered
@@ -228,7 +228,7 @@ def _brightness(images_NCHW: Tensor, figure: float, _: _Generators) -> Tensor:
 
 
 def _jpeg(images_NCHW: Tensor, figure: int, _: _Generators) -> Tensor:
-    """Through libjpeg on the host: Kornia's differentiable codec gives other pixels than files have."""
+    """Compress with libjpeg on the CPU: Kornia's differentiable codec gives pixels that differ from those of files."""
     import torch
 
     from sandbox.lanes.tensor.images import to_pillow, to_tensor

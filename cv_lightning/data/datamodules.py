@@ -1,4 +1,4 @@
-"""Data modules: endless training batches by index, balanced evaluation over the six orientations."""
+"""Data modules: endless training batches by index, and balanced evaluation over the six orientations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 
 class EvaluationSet(Dataset[Sample]):
-    """Held-out samples; each under every condition of its source, so drops against upright are paired."""
+    """Held-out samples, each under every condition of its source, so that drops against upright are paired."""
 
     def __init__(self, source: SampleSource, split: Split, n_per_orientation: int) -> None:
         self._source = source
@@ -47,11 +47,11 @@ class PromptDataModule(LightningDataModule):
         source: The source of the samples.
         batch_size: Prompts of a training batch, per process.
         eval_batch_size: Samples of an evaluation batch.
-        n_validation_per_orientation: Validation samples in each of the six orientations, or under each of the
-            conditions that the source has instead.
-        n_test_per_orientation: Test samples in each of them.
-        first_index: Training index to start from; stages that share a source start far apart.
-        n_workers: Processes that prepare training batches ahead of the step: images decoded, conversations encoded.
+        n_validation_per_orientation: Number of validation samples in each of the six orientations, or under each
+            condition of the source if it has other conditions.
+        n_test_per_orientation: Number of test samples per orientation or condition.
+        first_index: Training index to start from; stages that share a source should start far apart.
+        n_workers: Processes that prepare training batches in advance: they decode images and encode conversations.
             0 prepares them between the steps, which is faster if the cores are busy and batches are cheap.
     """
 
@@ -87,7 +87,7 @@ class PromptDataModule(LightningDataModule):
         self.n_workers = n_workers
 
     def _stream(self, make: Callable[[int], Item | None], n_rows: int | None) -> BatchStream[Item]:
-        """Batches of what the module makes of the items of `make`; it refuses those that it cannot learn from."""
+        """Batches of the items of `make`, prepared by the module; items that it cannot learn from raise `RowError`."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         prepare = getattr(self.trainer and self.trainer.lightning_module, "prepare_row", None)
 
@@ -120,7 +120,7 @@ class PromptDataModule(LightningDataModule):
         """Batches of held-out test samples.
 
         Raises:
-            ConfigError: The source has no test split, and a test of nothing would pass unnoticed.
+            ConfigError: The source has no test samples; a test without samples would go unnoticed.
         """
         if self.source.size("test") == 0:
             raise ConfigError(f"{type(self.source).__name__} has no test samples. Give it a file for the test split.")
@@ -131,8 +131,8 @@ class EpisodeDataModule(PromptDataModule):
     """SFT: batches of recorded trajectories for training, of samples for evaluation.
 
     Args:
-        builder: Writes the episodes, or reads recorded ones; its source gives the evaluation's samples too.
-        **sizes: As in `PromptDataModule`; a training batch holds trajectories.
+        builder: Writes the episodes, or reads recorded episodes; its source also gives the samples of evaluations.
+        **sizes: Arguments of `PromptDataModule`; a training batch holds trajectories.
     """
 
     def __init__(self, builder: EpisodeBuilder | StrategyEpisodes | RecordedEpisodes, **sizes: Any) -> None:
@@ -141,7 +141,7 @@ class EpisodeDataModule(PromptDataModule):
         self._executors: dict[int, ToolExecutor] = {}
 
     def teardown(self, stage: str) -> None:
-        """Close the executor that ran the oracle's code here; those of workers end with them."""
+        """Close the executor that ran the oracle's code in this process; executors of workers end with the workers."""
         executor = self._executors.pop(os.getpid(), None)
         if executor is not None:
             executor.close()
@@ -154,7 +154,7 @@ class EpisodeDataModule(PromptDataModule):
         return self.builder.episode("train", index, self._executor())
 
     def _executor(self) -> ToolExecutor:
-        """The executor of this process: workers are forks, and cannot share its pipes."""
+        """The executor of this process: each worker is a fork and needs its own, because pipes cannot be shared."""
         process = os.getpid()
         if process not in self._executors:
             self._executors[process] = ToolExecutor(lane="pillow")

@@ -1,8 +1,9 @@
-"""SFT episodes: an oracle walks a sample's metadata, writes reasoning and code, executes it, and keeps what checks.
+"""SFT episodes: an oracle reads a sample's metadata, writes reasoning and code, executes it, and checks the result.
 
-Wordings and spellings vary for the same effect, so the policy learns an action and not one string. An episode whose
-first call was wrong shows the mistake but does not train it. If the call made an image, the next call turns that image:
-to judge it takes the same skill as the first look. Policies that went back to the first image repeated their mistake.
+Wordings and spellings vary for the same effect, so the policy learns an action and not a string. If the first call of
+an episode is wrong, the mistake is shown but not trained. If the wrong call made an image, the next call turns that
+image: judging this image takes the same skill as the first look. Policies that returned to the first image repeated
+their mistake.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sandbox.geometry import compose
 
 T = TypeVar("T")
 
-#: Faults of an image in words, by its transform: short wordings first.
+#: Descriptions of an image's fault, by its transform; short wordings come first.
 REASONS: dict[str, tuple[str, ...]] = {
     "rotate_90": ("Turned left.", "It lies on its left side.", "The text runs upwards, it was turned to the left."),
     "rotate_180": ("Upside down.", "It stands on its head.", "The text is upside down, it was turned by 180 degrees."),
@@ -49,7 +50,7 @@ UPRIGHT_REASONS = ("Upright.", "It can be read as it is.", "The text is upright,
 MENDING_REASONS = ("Still wrong.", "That was not it.", "The result is not upright yet, so the turn was wrong.")
 ERROR_REASONS = ("An error.", "The code failed.", "The code raised an error, it must be mended.")
 
-#: Code by the orientation that it does; the spellings of one orientation give the same pixels.
+#: Code for each orientation; all spellings of an orientation give the same pixels.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "rotate_90": (
         "result = image.rotate(90, expand=True)",
@@ -82,7 +83,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
         "result = Image.fromarray(cv2.flip(np.array(image), 0))",
     ),
 }
-#: Mistakes that a model makes in each of them: names that do not exist, arguments that do not fit.
+#: Typical mistakes of a model: names that do not exist, wrong arguments.
 BROKEN = (
     "result = image.rotate_image(90)",
     "result = image.transpose(Image.Transpose.ROTATE)",
@@ -91,7 +92,7 @@ BROKEN = (
 )
 
 
-#: A call as it is written, without its image: the tool and its arguments.
+#: A call without its image index: the tool and its arguments.
 WrittenCall = tuple[str, Mapping[str, Any]]
 
 
@@ -100,7 +101,7 @@ def write_code(code: str) -> WrittenCall:
     return CODE_TOOL, {"code": code, "description": ""}
 
 
-#: Calls by the orientation that they do, for each toolbox.
+#: Calls for each orientation, by toolbox.
 TURNS: dict[ToolboxName, dict[str, tuple[WrittenCall, ...]]] = {
     "code": {name: tuple(map(write_code, spellings)) for name, spellings in SPELLINGS.items()},
     "named": {
@@ -111,7 +112,7 @@ TURNS: dict[ToolboxName, dict[str, tuple[WrittenCall, ...]]] = {
         "flip_vertical": (("flip", {"direction": "vertical"}),),
     },
 }
-#: The same of calls that fail.
+#: Calls that fail, by toolbox.
 BROKEN_CALLS: dict[ToolboxName, tuple[WrittenCall, ...]] = {
     "code": tuple(map(write_code, BROKEN)),
     "named": (
@@ -122,8 +123,8 @@ BROKEN_CALLS: dict[ToolboxName, tuple[WrittenCall, ...]] = {
     ),
 }
 
-#: Kinds of episodes. "read": upright and answered at once. "turn": the right call, then the answer. "mend": a wrong
-#: turn or an error first, then the call that is right now.
+#: Kinds of episodes. "read": an upright image and an immediate answer. "turn": the right call, then the answer. "mend":
+#: first a wrong turn or an error, then the call that corrects it.
 KINDS = ("read", "turn", "mend")
 
 
@@ -133,10 +134,10 @@ class EpisodeBuilder:
 
     Attributes:
         source: The source of the samples.
-        mix: How often each kind of `KINDS` is written: kind -> weight.
-        turn_weights: How often each transform is undone in "turn" and "mend".
-        n_wordings: Wordings of a reason that are used, shortest first.
-        n_spellings: Spellings of a turn that are used, in the order of `TURNS`.
+        mix: Frequency of each kind of `KINDS`: kind -> weight.
+        turn_weights: Frequency of each transform in "turn" and "mend": name -> weight.
+        n_wordings: Number of wordings of a reason to use, shortest first.
+        n_spellings: Number of spellings of a turn to use, in the order of `TURNS`.
         seed: Seed of the wordings.
         toolbox: "code" or "named": the tools that the policy has.
     """
@@ -188,7 +189,7 @@ class EpisodeBuilder:
         self._call(trajectory, reason, call, 0, executor, is_trained=False)
 
     def _turn_upright(self, trajectory: Trajectory, rng: np.random.Generator, executor: Executor) -> None:
-        """Turn the image upright that was seen last; after a mistake, comment on its result first."""
+        """Turn the last seen image upright; after a mistake, comment on its result first."""
         source = len(trajectory.images) - 1 if trajectory.images[-1].turn >= 0 else 0
         for number, needed in enumerate(undoing_steps(trajectory.sample, trajectory.images[source].orientation)):
             reason = pick(rng, REASONS[inverse(needed)][: self.n_wordings])
@@ -223,7 +224,7 @@ class EpisodeBuilder:
 def take_written_turn(
     trajectory: Trajectory, text: str, toolbox: ToolboxName, executor: Executor, *, is_trained: bool
 ) -> Turn:
-    """Append a turn that a teacher wrote, with the observation of its call and the image of that."""
+    """Append a turn that a teacher wrote, with the observation of its call and the resulting image."""
     reply = parse_reply(text, make_toolbox(toolbox))
     turn, call = Turn(text, reply, is_trained=is_trained), reply.call
     if call is not None:
@@ -236,17 +237,17 @@ def take_written_turn(
 
 
 def wrong_turns(sample: Sample) -> list[str]:
-    """Turns that leave a sample's image one other turn away from upright: the mistakes that a policy makes."""
+    """Wrong turns that a single further turn can correct: typical mistakes of a policy."""
     needed = required_orientation(sample)
     return [name for name in SPELLINGS if compose(inverse(name), needed) in SPELLINGS]
 
 
 def undoing_steps(sample: Sample, seen: str | None = "identity") -> list[str]:
-    """The turns that make an image upright: one if one is enough, else each transform undone, the last one first.
+    """The turns that make an image upright: a single turn if possible, else the inverse of each transform, last first.
 
     Args:
         sample: The question.
-        seen: The orientation that leads from the question's image to the one to turn.
+        seen: The orientation that turns the question's image into the image to correct.
 
     Raises:
         ValueError: The orientation of the image is unknown.
@@ -263,7 +264,7 @@ def undoing_steps(sample: Sample, seen: str | None = "identity") -> list[str]:
 
 
 def _checks(trajectory: Trajectory) -> bool:
-    """Every call but the mistakes ran, and the last image is the upright one, by its frame and pixel for pixel."""
+    """Whether all trained calls ran and the last image is upright, by its orientation and by its pixels."""
     if any(turn.observation and turn.observation.status != "ok" for turn in trajectory.turns if turn.is_trained):
         return False
     if not trajectory.sample.images:
@@ -274,18 +275,18 @@ def _checks(trajectory: Trajectory) -> bool:
 
 
 def is_upright(image: Image.Image, sample: Sample) -> bool:
-    """Whether an image is the sample's first one with its transforms undone, to the pixel."""
+    """Whether an image equals the sample's first image with its transforms undone, pixel for pixel."""
     upright = orient(sample.images[0], required_orientation(sample))
     return image.size == upright.size and image.tobytes() == upright.tobytes()
 
 
 def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """One of the options, each as likely as the others."""
+    """Draw one of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def wordings(toolbox: ToolboxName = "code") -> Iterator[str]:
-    """Text of every turn that the oracle can write, without the answers, to train a new tokenizer."""
+    """Texts that cover the oracle's turns, without the answers, to train a new tokenizer."""
     yield from ("system\n", "user\n", "assistant\n", PlateWorld().question)
     for reason in (*UPRIGHT_REASONS, *MENDING_REASONS, *ERROR_REASONS):
         yield format_answer(reason, "")

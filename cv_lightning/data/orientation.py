@@ -1,4 +1,4 @@
-"""Transforms of a sample's image; its box moves with them."""
+"""Transforms of a sample's image and of its box."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sandbox import inverse, orient, orientation_frame
 
 
 def check_transforms(names: Sequence[str], where: str) -> None:
-    """Raise `DataError` for a name that is no transform.
+    """Raise `DataError` for a name that is not a transform.
 
     Args:
-        names: Transforms as a dataset gives them.
+        names: Names of transforms in a data set.
         where: The row, for the message.
     """
     for name in names:
@@ -23,19 +23,19 @@ def check_transforms(names: Sequence[str], where: str) -> None:
 
 
 def turn_box(box: Box, name: str, size: tuple[int, int]) -> Box:
-    """Where a box of an image of `size` (width, height) lies after an orientation."""
+    """A box of an image of `size` (width, height) after an orientation."""
     return orientation_frame(name, size).inverse().box(box)
 
 
 def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
-    """Turn the first image of a sample, and its box with it; a sample without images stays as it is.
+    """Turn the first image of a sample and its box; a sample without images stays unchanged.
 
     Args:
-        sample: The sample as it is.
-        names: Orientations of `TRANSFORMS`, in order, appended to those that the sample has.
+        sample: The sample.
+        names: Orientations of `TRANSFORMS`, in order; they are appended to the transforms of the sample.
 
     Raises:
-        DataError: A name is unknown, or "crop", which an answer needs and which cannot be applied to an image.
+        DataError: A name is unknown, or is "crop", which only marks samples and cannot be applied to an image.
     """
     check_transforms(names, f"Sample {sample.id!r}")
     if "crop" in names:
@@ -50,7 +50,7 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
 
 
 def restore_sample(sample: Sample) -> Sample:
-    """Undo the orientations of a sample, last one first; a "crop" stays: the answer still needs it."""
+    """Undo the orientations of a sample, last first; "crop" stays, because the answer still needs it."""
     turns = [inverse(name) for name in reversed(sample.transforms) if name != "crop"]
     needs = tuple(name for name in sample.transforms if name == "crop")
     return replace(transform_sample(sample, turns), transforms=needs) if turns else sample

@@ -1,4 +1,4 @@
-"""Rows of recorded data: each becomes a `Sample`, or a `DataError` with row, cause and remedy."""
+"""Rows of recorded data: each row becomes a `Sample`, or a `DataError` with row, cause and remedy."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ ImageSource = Path | bytes | Image.Image
 
 FIELDS = ("id", "question", "images", "answer", "transforms", "box", "family", "alternatives", "rule")
 
-#: Larger images are refused before they are decoded: 100 megapixels are 300 MB in memory, and an 8K image has 33.
+#: Larger images are rejected before decoding. 100 megapixels take 300 MB in memory; an 8K image has 33 megapixels.
 MAX_MEGAPIXELS = 100
 
-#: The image processors of the Qwen-VL family take no image whose sides differ by more.
+#: Maximum ratio of an image's sides in the image processors of the Qwen-VL family.
 MAX_ASPECT = 200
 
-#: Optional fields whose misspelling would go unnoticed. Other unknown fields are ignored.
+#: Optional fields; a similar unknown name is a fault, because it may be a misspelling. Other unknown names are ignored.
 _EASILY_LOST = ("transforms", "box")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row whose text was checked; its images are opened when they are used.
+    """A row with checked text; its images are opened at their first use.
 
     Attributes:
         where: File and line, for messages.
         id: Unique within its source.
         question: The text shown to the policy.
         images: Files, bytes or images.
-        answer: The right answer.
-        transforms: Applied to the first image, in order.
-        box: The region that holds the answer, in pixels of the first image as it is given.
+        answer: The correct answer.
+        transforms: Transforms that were applied to the first image, in order.
+        box: The region that holds the answer, in pixels of the first image as given.
         family: The kind of task.
-        alternatives: Other answers that are right too.
-        rule: How the answer is compared.
+        alternatives: Other correct answers.
+        rule: Name of the rule that compares answers.
     """
 
     where: str
@@ -68,19 +68,19 @@ def sample_from_row(fields: Mapping[str, Any], where: str, folder: Path | None =
 
     Args:
         fields: `question`, `images` (paths, encoded bytes or Pillow images; one or a list), `answer`, and optionally
-            `id`, `transforms`, `box` (x1, y1, x2, y2 in pixels of the first image as it is given), `family`,
-            `alternatives` (other right answers) and `rule` (how answers are compared).
+            `id`, `transforms`, `box` (x1, y1, x2, y2 in pixels of the first image as given), `family`,
+            `alternatives` (other correct answers) and `rule` (the rule that compares answers).
         where: File and line, for messages.
         folder: Relative image paths start here.
 
     Raises:
-        DataError: Something is missing or wrong.
+        DataError: A field is missing or invalid.
     """
     return load_sample(read_row(fields, where, folder))
 
 
 def read_row(fields: Mapping[str, Any], where: str, folder: Path | None = None) -> Row:
-    """Check everything of a row but its pixels; arguments and errors as in `sample_from_row`."""
+    """Check all of a row except its pixels; arguments and errors as in `sample_from_row`."""
     faults: list[DataError] = []
     row = _read(fields, where, folder, faults)
     if row is None or faults:
@@ -89,7 +89,7 @@ def read_row(fields: Mapping[str, Any], where: str, folder: Path | None = None) 
 
 
 def row_faults(fields: Mapping[str, Any], where: str, folder: Path | None = None) -> list[str]:
-    """Every fault of a row, its pixels included; empty if it becomes a `Sample`."""
+    """All faults of a row, including its images; empty if the row becomes a `Sample`."""
     faults: list[DataError] = []
     row = _read(fields, where, folder, faults)
     if row is not None:
@@ -101,7 +101,7 @@ def row_faults(fields: Mapping[str, Any], where: str, folder: Path | None = None
 
 
 def _read(fields: Mapping[str, Any], where: str, folder: Path | None, faults: list[DataError]) -> Row | None:
-    """The row as far as it can be read; what cannot goes to `faults`. None if its images cannot be found."""
+    """The readable part of a row; unreadable fields add to `faults`. None if its images cannot be found."""
     if not isinstance(fields, Mapping):
         faults.append(DataError(f"{where}: expected an object with {', '.join(FIELDS)}, not {type(fields).__name__}."))
         return None
@@ -153,7 +153,7 @@ def load_sample(row: Row) -> Sample:
     """Open the images of a row.
 
     Raises:
-        DataError: An image is missing or broken, or the box is not inside the first one.
+        DataError: An image is missing or broken, or the box is not inside the first image.
     """
     images = tuple(open_image(source, row.where) for source in row.images)
     if row.box is not None:
@@ -174,10 +174,11 @@ def load_sample(row: Row) -> Sample:
 
 
 def open_image(source: ImageSource, where: str) -> Image.Image:
-    """Decode an image to RGB: turned as its EXIF tag asks, transparent parts on white.
+    """Decode an image to RGB, turned by its EXIF tag, with transparent parts on white.
 
     Raises:
-        DataError: It is missing, truncated, no image, larger than `MAX_MEGAPIXELS`, or longer than `MAX_ASPECT`.
+        DataError: The image is missing, truncated, not an image, larger than `MAX_MEGAPIXELS`, or its sides differ by a
+            factor of more than `MAX_ASPECT`.
     """
     name = str(source) if isinstance(source, Path) else "of the row"
     image = _decoded(source, name, where)
@@ -204,7 +205,7 @@ def _decoded(source: ImageSource, name: str, where: str) -> Image.Image:
             f"{where}: image {name} cannot be read, it is too large ({error}); at most {MAX_MEGAPIXELS} megapixels are "
             "decoded. Reduce the image (and its box with it) or remove the row."
         ) from error
-    except Exception as error:  # a decoder raises any error for broken bytes
+    except Exception as error:  # decoders can raise any error for broken bytes
         message = f"{where}: image {name} cannot be read, it is truncated or no image ({error})."
         raise DataError(f"{message} Replace the image or remove the row.") from error
 
@@ -224,7 +225,7 @@ def _plain(image: Image.Image) -> Image.Image:
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
-        # Without its alpha, dark text on a transparent ground would be black on black.
+        # Without alpha, dark text on a transparent background would be black on black.
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     return as_rgb(image)
@@ -263,7 +264,7 @@ def _image(value: object, where: str, folder: Path | None) -> ImageSource:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # no name of a file: too long
+    except OSError:  # too long for a file name
         return False
 
 

@@ -1,7 +1,7 @@
-"""The source of samples that data modules draw from, and its random numbers.
+"""The interface of sample sources for data modules, and their random numbers.
 
-Every sample is a function of (seed, split, index). The splits draw from different streams of one counter-based
-generator, so training, validation and test never share a draw.
+Every sample is a function of (seed, split, index). The splits use different streams of one counter-based generator, so
+training, validation and test never share random numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Split = Literal["train", "validation", "test"]
 #: The second word of every generator's key; two splits never share a stream.
 SPLITS: dict[Split, int] = {"train": 0, "validation": 1, "test": 2}
 
-#: Transforms of an image as a weighted choice: "none" and the five orientations of the paper, equally often.
+#: Weights for choosing a transform: "none" and the five orientations of the paper, equally often.
 ORIENTATION_WEIGHTS = dict.fromkeys(
     ("none", "rotate_90", "rotate_180", "rotate_270", "flip_horizontal", "flip_vertical"), 1.0
 )
@@ -35,8 +35,8 @@ class SampleSource(ABC):
     """A source of samples: any index of any split, reproducibly.
 
     Attributes:
-        conditions: The transforms under which an evaluation asks each sample: by default the six orientations, in the
-            order of the report. None asks a sample as it is drawn.
+        conditions: The transforms under which an evaluation asks each sample; by default the six orientations, in the
+            order of the report. The condition None asks the sample with its own transforms.
     """
 
     conditions: ClassVar[tuple[Transforms | None, ...]] = tuple(
@@ -48,7 +48,7 @@ class SampleSource(ABC):
         """The sample at `index`; `transforms` sets its transforms."""
 
     def exactly(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index` and no other in its place; raises `RowError` if its row cannot be used."""
+        """The sample at `index`, never a substitute; raises `RowError` if its row cannot be used."""
         return self.sample(split, index, transforms)
 
     def size(self, split: Split) -> int | None:
@@ -57,7 +57,7 @@ class SampleSource(ABC):
 
 
 def check_weights(name: str, weights: Mapping[str, float], known: Sequence[str] = tuple(ORIENTATION_WEIGHTS)) -> None:
-    """Raise `ConfigError` unless `weights` holds known names with weights of at least 0, one of them positive."""
+    """Raise `ConfigError` unless all names are known, all weights are at least 0, and one weight is positive."""
     is_known = set(weights) <= set(known) and all(math.isfinite(weight) and weight >= 0 for weight in weights.values())
     if not is_known or not any(weights.values()):
         raise ConfigError(
@@ -73,17 +73,17 @@ def choose(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
 
 
 def choose_transforms(rng: np.random.Generator, weights: Mapping[str, float]) -> tuple[str, ...]:
-    """Draw the transforms of an image: none for "none", else one."""
+    """Draw the transforms of an image: no transform for "none", else a single one."""
     name = choose(rng, weights)
     return () if name == "none" else (name,)
 
 
 def check_seed(name: str, seed: int) -> None:
-    """Raise `ConfigError` for a seed that cannot be a key of `generator`."""
+    """Raise `ConfigError` for a seed that does not fit into the key of `generator`."""
     if not 0 <= seed < 2**48:
         raise ConfigError(f"{name}: expected 0 <= seed < 2**48 but got {seed}")
 
 
 def generator(seed: int, split: Split, index: int, stream: int = 0) -> np.random.Generator:
-    """The random numbers of one sample; `stream` separates uses (drawing it, writing its episode)."""
+    """The random generator of one sample; `stream` separates its uses (drawing the sample, writing its episode)."""
     return np.random.Generator(np.random.Philox(key=[(seed << 8) | (SPLITS[split] << 4) | stream, index]))

@@ -1,9 +1,10 @@
 """SFT episodes of `StrategyWorld`: turns, crops, both in one call, shrinking crops, recovery, and no tool at all.
 
-A call may fail or do the wrong thing before it is made well: that first call is shown and not trained. A wrong turn is
-mended on the image that it made, as in `oracle`; a wrong crop lacks what the question asks for, so the next one starts
+A call may first fail or have the wrong effect: this first call is shown but not trained. A wrong turn is corrected on
+the image that it made, as in `oracle`. A wrong crop does not show what the question asks for, so the next crop starts
 again from the image before it. A small share of episodes tries a filter, at any point, on an image that does not need
-one, so that its words exist: none is ever shown on a `faded` image, where it would help.
+one, so that the policy has seen the words of a filter call. No episode shows a filter on a `faded` image, where it
+would help.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ _BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
     "code": (write_code("result = image.crop_box((0, 0, 42, 42))"), write_code("result = image.cut((0, 0, 42, 42))")),
     "named": (("crop_box", {"bbox": [0, 0, 42, 42]}), ("crop", {"box": [0, 0, 42, 42]})),
 }
-#: A filter is tried before one of so many calls, or before the answer if an episode has fewer: that of two calls and a
-#: mistake has three.
+#: Maximum number of calls before a filter; if no call is left, the filter comes before the answer. The longest episode
+#: has three calls: two and a mistake.
 _FILTER_PLACES = 3
-#: Share of wrong turns that fail. The others show an image that is still wrong, which is harder to see than an error.
+#: Share of wrong turns that fail. The others give an image that is still wrong, which is harder to see than an error.
 _FAILING_TURNS = 0.3
-#: A share of filters above this would teach them: they are only meant to exist.
+#: Maximum share of episodes with a filter: more would teach filters, which the policy should only have seen.
 MAX_FILTERS = 0.02
 
 
@@ -69,8 +70,8 @@ class StrategyEpisodes:
 
     Attributes:
         source: The world.
-        tools: Whether episodes call tools; if not, only families that need none are written.
-        recovery: Share of the episodes with tools in which one call fails or is wrong before it is made well.
+        tools: Whether episodes call tools; if not, only families that need no tool are written.
+        recovery: Share of the episodes with tools in which a call first fails or is wrong and is then corrected.
         filters: Share of the episodes that try a filter before a random call or before the answer, at most 0.02.
         in_one_call: Share of the episodes of `find_turned` that turn and crop in one call of code.
         seed: Seed of the choices.
@@ -100,7 +101,7 @@ class StrategyEpisodes:
             raise ConfigError("in_one_call: expected 0 with named tools, which do one thing per call")
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
-        """The episode at `index`; None for a family that it cannot be written for, or if a call had another effect."""
+        """The episode at `index`; None if its sample gets no episode, or if a call did not have the planned effect."""
         sample, crops = self.source.sample_and_crops(split, index)
         if sample.family == "faded" or (not self.tools and sample.transforms):
             return None
@@ -120,9 +121,9 @@ class _Writer:
     crops: tuple[NamedCrop, ...]
     executor: Executor
     rng: np.random.Generator
-    #: The image that the next call works on: the last one that a turn or a good call made.
+    #: Index of the image that the next call works on: the last image that a turn or a correct call made.
     view: int = 0
-    #: Number of calls before the filter; None without a filter, and once it is made.
+    #: Number of calls before the filter; None without a filter, and after the filter call.
     calls_before_filter: int | None = None
 
     def write(self) -> Trajectory | None:
@@ -139,7 +140,7 @@ class _Writer:
         return self.trajectory if self._checks() else None
 
     def _solve(self) -> None:
-        """Turn, then crop, with at most one mistake on the way."""
+        """Turn, then crop, with at most one mistake."""
         steps, boxes = undoing_steps(self.sample), crop_boxes(self.sample)
         n_calls = len(steps) + len(boxes)
         has_mistake = n_calls and self.settings.tools and self.rng.random() < self.settings.recovery
@@ -159,12 +160,12 @@ class _Writer:
             self._crop(crop.name, self._in_view(box))
 
     def _crop(self, name: str, box: Box, *, is_mistake: bool = False) -> None:
-        """Say what is where in the view, then crop it: the box is found in words, as `locate` asks it, and copied."""
+        """Name the target and its box in the reasoning, as in `locate`, then crop that box."""
         call = write_crop(self.settings.toolbox, box)
         self._call(f"{CROP_REASON} {box_in_words(name, box)}", call, is_mistake=is_mistake)
 
     def _turn_wrongly(self) -> None:
-        """A call that fails, or a turn that leaves another one to do, which is done from there."""
+        """Make a call that fails, or a wrong turn that one more turn from its result corrects."""
         toolbox = self.settings.toolbox
         fails = self.rng.random() < _FAILING_TURNS
         calls = BROKEN_CALLS[toolbox] if fails else [TURNS[toolbox][pick(self.rng, wrong_turns(self.sample))][0]]
@@ -172,7 +173,7 @@ class _Writer:
         self.view = len(self.trajectory.images) - 1
 
     def _crop_wrongly(self, crop: NamedCrop) -> None:
-        """A call that fails, or a crop of another plate or board."""
+        """Make a call that fails, or a crop of another plate or board."""
         if self.rng.random() < 0.5:
             broken = pick(self.rng, _BROKEN_CROPS[self.settings.toolbox])
             self._call(CROP_REASON, broken, is_mistake=True)
@@ -205,7 +206,7 @@ class _Writer:
         return frame.inverse().box(box)
 
     def _checks(self) -> bool:
-        """Every trained call ran, the last view is upright, and the crop is the box."""
+        """Whether every trained call ran, the last view is upright, and the crop shows the box."""
         if any(
             turn.observation and turn.observation.status != "ok" for turn in self.trajectory.turns if turn.is_trained
         ):
@@ -216,7 +217,7 @@ class _Writer:
 
 
 def crop_boxes(sample: Sample) -> list[Box]:
-    """The crops that a sample needs, in pixels of its image: each inside the one before, the last one its box."""
+    """The crops that a sample needs, in pixels of its image: each inside the previous crop, the last one its box."""
     if "crop" not in sample.transforms or sample.box is None:
         return []
     x, y = (BOARD * int(edge // BOARD) for edge in sample.box[:2])
@@ -233,7 +234,7 @@ def write_crop(toolbox: ToolboxName, box: Sequence[float]) -> WrittenCall:
 
 
 def write_crop_and_turn(box: Sequence[float], step: str) -> WrittenCall:
-    """The crop of a box in the view as it is, turned: one call of code."""
+    """One call of code that crops a box of the unturned view and turns the result."""
     turn = str(TURNS["code"][step][0][1]["code"])
     crop = f"image.crop(({', '.join(str(round(edge)) for edge in box)}))"
     return write_code(turn.replace("image", crop, 1))
@@ -244,9 +245,9 @@ def _turned(step: str) -> str:
 
 
 def strategy_wordings() -> Iterator[str]:
-    """Text of the turns that the oracle writes here, without answers and boxes, to train a new tokenizer.
+    """Texts of the turns that this oracle writes, without answers and boxes, to train a new tokenizer.
 
-    It is that of both toolboxes, so that one base serves them both.
+    They cover both toolboxes, so that one base model serves both.
     """
     yield from ("system\n", "user\n", "assistant\n", "Read.", "Read the plate.")
     yield from (announcement(index, (0, 0)) for index in range(4))
@@ -254,7 +255,7 @@ def strategy_wordings() -> Iterator[str]:
         yield f"Read the {color} plate."
         yield f"Read the {color} plate on the "
         yield from (f"Read the plate {place} the {color} one" for place in PLACES)
-        # Nobody asks this, but the tokenizer of docs/paper.md learned from it; other texts are another tokenizer.
+        # No question has this form, but the tokenizer of docs/paper.md was trained on it; other texts would change it.
         yield f"Find {color}, {color}."
         yield from (f"{color} {edge}, " for edge in (0, 21))
     yield from (f" on the {name} board." for name in CORNERS)

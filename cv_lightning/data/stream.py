@@ -1,4 +1,4 @@
-"""Endless training batches by index: made ahead in worker processes, exact after a resume, without unusable rows."""
+"""Endless training batches by index: prepared in worker processes, exact after a resume, without unusable rows."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cv_lightning.errors import ConfigError, CVLightningError, DataError, RowErr
 
 Item = TypeVar("Item")
 
-#: An index that gives nothing is replaced by one this far on, which no run reaches by counting.
+#: An index without an item is replaced by an index this far ahead, which no run reaches by counting.
 _STRIDE = 2**40
 _MIN_ATTEMPTS = 100
 
-#: Batches that a worker prepares ahead.
+#: Number of batches that a worker prepares in advance.
 _AHEAD = 2
 
 
 @dataclass(frozen=True)
 class _Made(Generic[Item]):
-    """A batch as a worker hands it over.
+    """A batch from a worker.
 
     Attributes:
         items: Its items.
-        left_out: Why rows were left out: file, row, fault, remedy.
-        error: Raised in place of the batch.
+        left_out: Messages about rows that were left out: file, row, fault, remedy.
+        error: An error to raise in place of the batch.
     """
 
     items: list[Item]
@@ -43,26 +43,26 @@ class _Made(Generic[Item]):
 class BatchStream(Generic[Item]):
     """Endless batches of consecutive indices with a position (Lightning stores and restores its state).
 
-    The position counts the indices of all processes and moves by the same amount on each, and the state names the rows
-    that any process left out: so the one in a checkpoint (of process 0) serves any number of processes. Each item is a
-    function of its index, so workers may make batches ahead in any order, and the position is that of the batches that
-    were handed out.
+    The position counts the indices of all processes and advances by the same amount on each. The state names the rows
+    that any process left out. So the state in a checkpoint (from process 0) serves any number of processes. Each item
+    is a function of its index, so workers may prepare batches in any order; the position counts only batches that were
+    returned.
 
-    A row that cannot be used (`RowError`) is left out: the next row of the same process takes its place, and comes at
-    its own place too.
+    A row that cannot be used (`RowError`) is left out: the next row of the same process takes its place, and is still
+    used at its own place.
 
     Args:
-        make: Index -> item, or None if the index gives nothing.
-        batch_size: Items of a batch of one process.
+        make: Index -> item, or None if the index has no item.
+        batch_size: Items per batch and process.
         first_index: First index of the stream.
-        rank: This process takes every `world_size`-th index, from `rank` on.
+        rank: This process takes every `world_size`-th index, starting at `rank`.
         world_size: Number of processes.
-        n_workers: Processes that make batches ahead; 0 makes each when it is asked for.
-        n_rows: Rows that may be tried in the place of one; fewer than 100 count as 100.
+        n_workers: Processes that prepare batches in advance; 0 prepares each batch on request.
+        n_rows: Maximum number of rows to try for one item; values below 100 count as 100.
 
     Raises:
-        DataError: No row in the place of one can be used.
-        TrainingError: A worker was ended, for example because memory ran out.
+        DataError: None of the rows that were tried for an item can be used.
+        TrainingError: A worker process ended, for example because memory ran out.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ class BatchStream(Generic[Item]):
         self._n_attempts = max(_MIN_ATTEMPTS, n_rows)
         self._bad: dict[int, str] = {}
         self._counted_elsewhere: frozenset[str] = frozenset()
-        #: The rows of this process that were left out so far, by their messages.
+        #: Messages about the rows that this process has left out so far.
         self.left_out: dict[str, None] = {}
 
     def __len__(self) -> int:
-        """More than any run takes: with a length, Lightning does not fetch ahead, and the stored state is exact."""
+        """More batches than any run needs: with a length, Lightning does not prefetch, so its stored state is exact."""
         return 10**9
 
     def __iter__(self) -> Iterator[list[Item]]:
@@ -115,8 +115,8 @@ class BatchStream(Generic[Item]):
             prefetch_factor=_AHEAD,
             collate_fn=_as_it_is,
             worker_init_fn=_begin_worker,
-            generator=torch.Generator(),  # the global one belongs to the training
-            multiprocessing_context=multiprocessing.get_context("fork"),  # nothing has to be pickled but the batches
+            generator=torch.Generator(),  # the global generator belongs to the training
+            multiprocessing_context=multiprocessing.get_context("fork"),  # only batches have to be pickled
         )
         batches = iter(loader)
         while True:
@@ -162,11 +162,11 @@ class BatchStream(Generic[Item]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The index that comes next, and what each process left out before; all processes ask together."""
+        """The next index, and the messages of each process about left-out rows; all processes must call it together."""
         return {"next": self._next, "left_out_by_process": _of_all_processes([*self.left_out])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a stored index; if the processes were others, the first counts what all of them left out."""
+        """Continue from a stored index; if the number of processes changed, process 0 counts all left-out rows."""
         self._next = state_dict["next"]
         parts: list[list[str]] = state_dict.get("left_out_by_process", [])
         before = dict.fromkeys(itertools.chain.from_iterable(parts))
@@ -195,7 +195,7 @@ def check_workers(n_workers: int) -> None:
 
 
 class _ByStart(Dataset[Any]):
-    """Batches by their positions, as a loader asks for them."""
+    """Batches by their positions, for a `DataLoader`."""
 
     def __init__(self, batch: Callable[[int], Any]) -> None:
         self._batch = batch
@@ -209,4 +209,4 @@ def _as_it_is(made: Any) -> Any:
 
 
 def _begin_worker(worker: int) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # or each tokenizer warns that it was forked
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # otherwise each tokenizer warns that it was forked

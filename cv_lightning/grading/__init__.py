@@ -1,4 +1,4 @@
-"""Decides whether an answer is right: the rule of its benchmark first, then a judge if one is configured."""
+"""Decides whether an answer is right: by the rule of its benchmark, then by a judge if one is configured."""
 
 import lazy_loader
 

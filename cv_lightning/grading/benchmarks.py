@@ -1,7 +1,7 @@
-"""How much credit an answer gets: by the rule that its benchmark published, then by a judge, if there is one.
+"""Scores an answer by the published rule of its benchmark, then by a judge if there is one.
 
-The protocol of arXiv 2512.03746: rules first, the judge second, and only for answers that the rules do not call right.
-A score is in [0, 1]; the accuracy of a benchmark is the mean of its scores, as its authors report it.
+This is the protocol of arXiv 2512.03746: the judge is asked only about answers that the rules do not call right. A
+score is in [0, 1]; the accuracy of a benchmark is the mean of its scores, as its authors report it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from cv_lightning.grading.rules import anls, comparison, is_right_relaxed
 from cv_lightning.grading.tirbench import tirbench
 from cv_lightning.types import Sample
 
-#: (prediction, right answers, what follows the colon of the rule's name) -> credit in [0, 1].
+#: (prediction, right answers, text after the colon in the rule's name) -> credit in [0, 1].
 Rule = Callable[[str, Sequence[str], str], float]
 
-#: From here on a partial score counts as a right answer, if only right or wrong is asked for.
+#: If only right or wrong is needed, a partial score of at least this counts as right.
 RIGHT_FROM = 0.5
 
 _LIST_ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]+?))\s*(?:,|$)""")
@@ -31,9 +31,9 @@ class Grade:
     """The score of an answer.
 
     Attributes:
-        score: Credit in [0, 1]; None if the judge failed: such an answer is left out, never counted as wrong.
+        score: Credit in [0, 1]; None if the judge failed, in which case the answer is left out, not counted as wrong.
         by: "rule" or "judge".
-        rule: The sample's rule; "match/sentence" also names the comparison that held (see `rules.comparison`).
+        rule: The sample's rule. A name such as "match/sentence" adds the comparison that held (`rules.comparison`).
     """
 
     score: float | None
@@ -42,7 +42,7 @@ class Grade:
 
 
 def grade(sample: Sample, prediction: str | None, judge: AnswerJudge | None = None) -> Grade:
-    """Grade an answer by the sample's rule; the judge is asked if that gives less than full credit.
+    """Grade an answer by the sample's rule; the judge is asked if the rule gives less than full credit.
 
     Raises:
         DataError: The sample names an unknown rule.
@@ -63,7 +63,7 @@ def grade(sample: Sample, prediction: str | None, judge: AnswerJudge | None = No
 
 
 def find_rule(sample: Sample) -> tuple[Rule, str]:
-    """The rule of a sample, and its argument; raises `DataError` if there is no rule of that name."""
+    """The rule of a sample and its argument; raises `DataError` if the rule is unknown."""
     name, _, argument = sample.rule.partition(":")
     if name not in RULES:
         raise DataError(f"Sample {sample.id!r}: there is no answer rule {name!r}. {did_you_mean(name, RULES)}")
@@ -83,13 +83,13 @@ def _anls(prediction: str, truths: Sequence[str], _: str) -> float:
 
 
 def _contains(prediction: str, truths: Sequence[str], _: str) -> float:
-    """OCRBench: the prediction contains a truth, whatever the case."""
+    """OCRBench: the prediction contains a true answer; case is ignored."""
     text = prediction.casefold().strip().replace("\n", " ")
     return float(any(truth.casefold().strip().replace("\n", " ") in text for truth in truths if truth.strip()))
 
 
 def _contains_formula(prediction: str, truths: Sequence[str], _: str) -> float:
-    """OCRBench's handwritten formulas: case counts, spaces do not."""
+    """OCRBench's handwritten formulas: case matters, spaces are ignored."""
     text = "".join(prediction.split())
     return float(any("".join(truth.split()) in text for truth in truths if truth.strip()))
 
@@ -97,8 +97,9 @@ def _contains_formula(prediction: str, truths: Sequence[str], _: str) -> float:
 def _chartqapro(prediction: str, truths: Sequence[str], years: str) -> float:
     """ChartQAPro: item by item, 5 % for numbers, ANLS for texts, exact if `years` (comma-separated) says "year".
 
-    As the authors' published script computes it. That script also means to compare "Fact Checking" and "Multi Choice"
-    exactly, but does not hand that on; so neither is done here, and numbers compare with published ones.
+    This matches the authors' published script. The script is also meant to compare "Fact Checking" and "Multi Choice"
+    exactly, but does not pass that setting on. So neither is compared exactly here, and scores can be compared with
+    published scores.
     """
     expected, given = _items(truths[0]), _items(prediction.strip().strip("."))
     is_year = [flag == "year" for flag in years.split(",")]
@@ -121,7 +122,7 @@ def _chartqapro_item(prediction: str, truth: str) -> float:
 
 
 def _items(text: str) -> list[str]:
-    """The items of "[a, 'b']"; a text that is no list is its only item."""
+    """The items of "[a, 'b']"; a text that is not a list is a single item."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]") and text[1:-1].strip()):
         return [text]
@@ -135,7 +136,7 @@ def _float(text: str) -> float | None:
         return None
 
 
-#: Rules by name. "choice" is "match": the letter is the answer, and the option's text its alternative.
+#: Rules by name. "choice" equals "match": the letter is the answer, and the option's text is an alternative.
 RULES: dict[str, Rule] = {
     "match": _match,
     "choice": _match,

@@ -1,7 +1,7 @@
-"""The final answer inside of what a model wrote: out of a box, bold type or a lead, and a letter out of a sentence.
+"""Finds the final answer in a model's text: strips a box, bold type or a lead, and finds a letter in a sentence.
 
-A letter is taken out of a sentence only if the sentence gives it and no other: "A cat", "Both A and C" and "It is not
-B" give none.
+A letter is taken from a sentence only if the sentence gives exactly this letter as its answer: "A cat", "Both A and C"
+and "It is not B" give none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mathit|texttt
 _MARKUP = re.compile(r"\*\*|__|`|\\[()\[\]]|(?<!\w)\$(?=[^$]*\$)|(?<=\S)\$(?!\w)")
 _ESCAPED = re.compile(r"\\([%$#&_])")
 
-#: What leads to an answer: "So the correct answer is: ", "Final answer: ", "Answer (".
+#: Words that introduce an answer: "So the correct answer is: ", "Final answer: ", "Answer (".
 _LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore)\b,?\s*)?(?:i (?:think|believe|say)\s+(?:that\s+)?)?(?:the |my )?"
     r"(?:(?:correct|final|best|right)\s+)*answer(?:\s+(?:is|would be|must be|should be)\b)?\s*:?(?:\s+|(?=\())",
@@ -50,9 +50,9 @@ _CLAUSE = re.compile(r"[,.;:\n]")
 
 
 def final_answer(text: str) -> str:
-    """A text without what is only around an answer: LaTeX box and commands, bold type, code type, a lead.
+    """A text without the markup around its answer: LaTeX box and commands, bold type, code type, a lead.
 
-    Two boxes that differ leave the text as it is.
+    If the text has boxes with different contents, the boxes stay.
     """
     boxes = {box.strip() for box in _boxes(text)}
     text = boxes.pop() if len(boxes) == 1 else text
@@ -68,7 +68,7 @@ def _end_of_lead(text: str) -> int:
 
 
 def _boxes(text: str) -> list[str]:
-    """The contents of LaTeX's boxes, braces balanced."""
+    """The contents of LaTeX boxes, with balanced braces."""
     found, at = [], 0
     while (start := text.find(_BOX, at)) >= 0:
         depth, at = 1, start + len(_BOX)
@@ -97,7 +97,7 @@ def letter_in_sentence(text: str) -> str | None:
 
 
 def _is_letter(match: re.Match[str], text: str) -> bool:
-    """Whether a letter stands for itself: "a cat" and "A cat" begin with an article."""
+    """Whether a match is a choice letter and not an article, as in "a cat" and "A cat"."""
     letter, end = match.group(1), match.end(1)
     if text[match.start(1) - 1 : match.start(1)] == "(" and text[end : end + 1] == ")":
         return True
@@ -105,7 +105,7 @@ def _is_letter(match: re.Match[str], text: str) -> bool:
 
 
 def _is_meant(match: re.Match[str], text: str) -> bool:
-    """Whether the clause neither denies the letter nor goes on to another one."""
+    """Whether the clause neither negates the letter nor continues with another letter."""
     before = _CLAUSE.split(text[: match.start()])[-1]
     is_denied = _NEGATION.search(before) or _REFUSED.match(text, match.end())
     return not is_denied and _ANOTHER.match(text, match.end()) is None

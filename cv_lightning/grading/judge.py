@@ -1,4 +1,4 @@
-"""A language model that grades answers the rules cannot."""
+"""A language model that grades answers that the rules cannot grade."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.grading.rules import normalise
 from cv_lightning.tools.reply_text import read_turn
 
-#: (question, prediction, truth) -> right, wrong, or None if the judge is down. `Judge` is one.
+#: (question, prediction, truth) -> True if right, False if wrong, None if the judge is down. `Judge` is one.
 AnswerJudge = Callable[[str, str, str], bool | None]
 
 _VERDICTS = {"yes": True, "no": False}
 
-#: How servers refuse what they cannot read: malformed, too large, unprocessable.
+#: Status codes of a request that a server cannot read: malformed, too large, unprocessable.
 _REFUSED = (400, 413, 422)
 
 JUDGE_PROMPT = """You compare a predicted answer with the true answer of a question about an image. The user sends JSON
@@ -30,15 +30,15 @@ wrong. Reply with one word: yes or no."""
 
 @dataclass(frozen=True)
 class Judge:
-    """A language model behind an OpenAI-compatible server that grades answers the rules cannot.
+    """A language model behind an OpenAI-compatible server that grades answers that the rules cannot grade.
 
     Attributes:
         url: Base address, e.g. "http://127.0.0.1:8000/v1".
-        model: Name of the model at that server.
+        model: Name of the model on that server.
         timeout_s: Seconds to wait for one reply.
-        attempts: Requests before it counts as failed.
-        max_tokens: Longest reply; a judge that reasons first needs more.
-        api_key_variable: Environment variable that holds the key, if the server wants one.
+        attempts: Number of requests before the judge counts as failed.
+        max_tokens: Maximum length of a reply; a judge that reasons first needs more.
+        api_key_variable: Environment variable that holds the key, if the server requires one.
     """
 
     url: str
@@ -56,15 +56,15 @@ class Judge:
             raise ConfigError(
                 f"Expected attempts >= 1 and timeout_s > 0 but got attempts={self.attempts}, timeout_s={self.timeout_s}"
             )
-        # It is asked once at a time: an answer that is neither yes nor no is an attempt as well.
+        # The endpoint itself makes one attempt: a reply that is neither yes nor no also counts as an attempt here.
         endpoint = Endpoint(self.url, self.model, self.api_key_variable, self.timeout_s, attempts=1)
         object.__setattr__(self, "_endpoint", endpoint)
 
     def __call__(self, question: str, prediction: str, truth: str) -> bool | None:
-        """Whether the prediction means the truth; None if the judge is down.
+        """Whether the prediction means the same as the truth; None if the judge is down.
 
-        A reply that is neither yes nor no is asked for again, and then counts as wrong: a prediction must not escape a
-        bad grade by confusing the judge. The same holds for a prediction that a working judge refuses to read.
+        If all replies are neither yes nor no, the prediction counts as wrong: it must not escape a bad grade by
+        confusing the judge. A prediction that a working judge refuses to read also counts as wrong.
         """
         key = (question, prediction, truth)
         has_replied = False

@@ -1,7 +1,7 @@
-"""Is the answer right: rules first, then the judge, if there is one and the rules say no.
+"""Rules that decide whether an answer is right.
 
-Rules, in order: equal after normalisation; equal as numbers within 1e-4; the same choice letter. Benchmarks with rules
-of their own have theirs here too: relaxed accuracy (ChartQA, arXiv 2203.10244) and ANLS (DocVQA, arXiv 1907.00490).
+General rules, in order: equal after normalization; equal as numbers within 1e-4; the same choice letter, also in a
+sentence. Rules of benchmarks: relaxed accuracy (ChartQA, arXiv 2203.10244) and ANLS (DocVQA, arXiv 1907.00490).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from cv_lightning.grading.final_answer import final_answer, letter_in_sentence
 
-#: How a prediction was found to be the truth, see `comparison`.
+#: The comparison by which a prediction equals the truth, see `comparison`.
 Comparison = Literal["text", "number", "letter", "sentence"]
 
 #: Two numbers that differ by no more than this are the same answer (absolute, so that long identifiers stay distinct).
@@ -30,14 +30,14 @@ _LEAD = re.compile(
 
 
 def normalise(text: str) -> str:
-    """One spelling for what reads the same: Unicode NFKC, case, spaces, quotes around it, punctuation after it."""
+    """Normalize spelling: Unicode NFKC, case, spaces, quotes around the text, punctuation after it."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     folded = " ".join(folded.split())
     return folded.lstrip("\"'`* ").rstrip(string.whitespace + "\"'`*.,;:!") or folded
 
 
 def parse_number(text: str) -> float | None:
-    """The number that the whole text is ("$1,200.50", "12 %", "-3"), or None."""
+    """The number if the whole text is a number ("$1,200.50", "12 %", "-3"), else None."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
     text = text.strip().rstrip(" %").lstrip("$€£ ").removesuffix(".")
     sign, digits = (text[0], text[1:]) if text[:1] in ("-", "+") else ("", text)
@@ -49,7 +49,7 @@ def parse_number(text: str) -> float | None:
 def choice_letter(text: str) -> tuple[str, str] | None:
     """The letter and the text of a choice ("B", "(b)", "B. a cat", "The answer is B"), or None.
 
-    A text that names several choices is none.
+    A text that names several choices gives None.
     """
     match = _CHOICE.fullmatch(_LEAD.sub("", normalise(text)))
     if match is None or _CHOICE_INSIDE.search(match.group(3)):
@@ -58,16 +58,16 @@ def choice_letter(text: str) -> tuple[str, str] | None:
 
 
 def is_right(prediction: str | None, truth: str) -> bool:
-    """Whether a prediction is the truth by one of the comparisons; False without a prediction."""
+    """Whether a prediction equals the truth by one of the comparisons; False without a prediction."""
     return comparison(prediction, truth) is not None
 
 
 def comparison(prediction: str | None, truth: str) -> Comparison | None:
-    """The first comparison by which a prediction is the truth, or None.
+    """The first comparison by which a prediction equals the truth, or None.
 
-    "text": equal after normalisation. "number": equal within `NUMERIC_TOLERANCE`. "letter": the same choice. Each is
-    tried on the texts as they are and on their final answers (out of a box, bold type or a lead). "sentence": the truth
-    is a choice and the prediction a sentence that gives its letter.
+    "text": equal after normalization. "number": equal within `NUMERIC_TOLERANCE`. "letter": the same choice. These are
+    tried on the unchanged texts, then on their final answers (without a box, bold type or a lead). "sentence": the
+    truth is a choice, and the prediction is a sentence that gives its letter.
     """
     if prediction is None or not prediction.strip():
         return None
@@ -93,7 +93,7 @@ def _compare(prediction: str, truth: str) -> Comparison | None:
 
 
 def is_right_relaxed(prediction: str | None, truth: str, tolerance: float = 0.05) -> bool:
-    """Relaxed accuracy of ChartQA: a number may be off by `tolerance` times the truth; else as `is_right`."""
+    """Relaxed accuracy of ChartQA: numbers may differ by `tolerance` times the truth; otherwise as `is_right`."""
     if prediction is None:
         return False
     predicted_number, true_number = parse_number(prediction), parse_number(truth)
@@ -114,9 +114,9 @@ def edit_distance(first: str, second: str) -> int:
 
 
 def anls(prediction: str | None, truths: list[str], threshold: float = 0.5) -> float:
-    """Normalised Levenshtein similarity to the nearest truth, in [0, 1]; 0 below `threshold`.
+    """Normalized Levenshtein similarity to the closest true answer, in [0, 1]; 0 if it is below `threshold`.
 
-    Case and surrounding spaces do not count. The metric of a data set is the mean over its questions.
+    Case and surrounding spaces are ignored. The metric of a data set is the mean over its questions.
     """
     if prediction is None or not truths:
         return 0.0

@@ -1,11 +1,12 @@
 """The scoring of TIR-Bench (arXiv 2511.01833), as its authors' `calculate_score.py` and `tools.py` define it.
 
-They let GPT-4.1 take the answer out of the reply; here it is what the policy gives as its answer. By task: "ocr": the
-truth occurs in it. "jigsaw": the share of pieces in place. "spot_difference": a number, or the overlap of two sets of
-numbers. "word_search": a number, or a row and a column. Others: a letter, several letters in any order, or a number.
+The authors let GPT-4.1 extract the answer from the reply; here the policy's own answer is scored. By task: "ocr": the
+answer contains the truth. "jigsaw": the share of pieces in place. "spot_difference": a number, or the overlap of two
+sets of numbers. "word_search": a number, or a row and a column. Other tasks: a letter, several letters in any order, or
+a number.
 
-Stricter than theirs: an answer that names no letter is no letter (they take the nearest one, so that any text is some
-option), digits of several numbers are not read as one, and `math_verify` is not asked.
+This scoring is stricter than the authors': an answer without a letter matches no option (theirs takes the closest
+option for any text), digits of several numbers are not joined into one number, and `math_verify` is not used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LETTERS = re.compile(r"[A-J]{2,}")
 
 
 def tirbench(prediction: str, truths: Sequence[str], task: str) -> float:
-    """Credit in [0, 1] of an answer to a question of a task; a `grading.benchmarks.Rule`."""
+    """Credit in [0, 1] for an answer to a question of a task; a `grading.benchmarks.Rule`."""
     truth, given = truths[0].strip(), final_answer(prediction).replace("*", "").strip()
     if task == "ocr":
         return float(truth in prediction)
@@ -43,7 +44,7 @@ def tirbench(prediction: str, truths: Sequence[str], task: str) -> float:
 
 
 def _in_place(given: str, expected: Sequence[int]) -> float:
-    """The share of equal places of the first run of as many numbers as expected."""
+    """The share of correct places in the first run of numbers that has the expected length."""
     runs = (_integers(run) for run in _NUMBERS_IN_A_ROW.findall(given))
     order = next((run for run in runs if len(run) == len(expected)), [])
     return sum(a == b for a, b in zip(order, expected, strict=False)) / max(1, len(expected))

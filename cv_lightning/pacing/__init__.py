@@ -1,4 +1,4 @@
-"""How the coroutines of a rollout get what they wait for: the thread that called, and answers in batches."""
+"""Serves the waiting coroutines of a rollout: work in the calling thread, and answers in batches."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What many coroutines ask one by one, answered in batches: tool calls, and turns of a policy that samples batches."""
+"""Answers single questions of many coroutines in batches: tool calls, and turns of a policy that samples batches."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _Waiting = tuple[_Question, asyncio.Future[_Answer]]
 
 
 class Batches(Generic[_Question, _Answer]):
-    """Answers all questions that wait in one call in another thread, and those that come meanwhile in the next.
+    """Answers all waiting questions with one call in another thread; questions that arrive meanwhile wait for the next.
 
     Args:
         run: Runs a function in that thread.
-        answer: Answers a batch, in its order; it may tell index and answer of some while it answers the others.
+        answer: Answers a batch, in its order; it may report the index and answer of some questions early.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Batches(Generic[_Question, _Answer]):
 
 
 class SortedCalls:
-    """Runs the calls that take no worker in a thread of their own, so that they do not wait for those that do.
+    """Runs calls that need no worker in a separate thread, so that they do not wait for calls that need one.
 
     Args:
-        thread: That thread.
-        executor: Runs them.
-        others: Runs the others.
+        thread: The separate thread.
+        executor: Runs the calls that need no worker.
+        others: Runs the other calls.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class SortedCalls:
 
 
 class Barrier(Batches[TokenSequence, Completion]):
-    """Asks a session that samples batches for turns when every live trajectory waits for one.
+    """Requests turns from a session that samples batches, once every live trajectory waits for its turn.
 
     Args:
-        caller: Samples.
+        caller: Its thread does the sampling.
         session: Samples batches.
-        contexts: Those of all trajectories, in the order of the rows.
+        contexts: Contexts of all trajectories, in the order of the rows.
     """
 
     def __init__(self, caller: CallersThread, session: Session, contexts: Sequence[TokenSequence]) -> None:
@@ -119,7 +119,7 @@ class Barrier(Batches[TokenSequence, Completion]):
         self._n_live = len(contexts)
 
     def leave(self, _: object) -> None:
-        """Wait no longer for a trajectory that has ended."""
+        """Stop waiting for a trajectory that has ended."""
         self._n_live -= 1
         self._start()
 

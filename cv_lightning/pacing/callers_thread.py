@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, and the thread that called, which does what blocks meanwhile."""
+"""An event loop in its own thread, while the calling thread does the blocking work."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-#: Longest wait of the caller that an interrupt may fail to end, and of the coroutine for the end of its caller.
+#: Seconds: longest wait of the caller, which an interrupt may fail to end, and the interval at which the coroutine
+#: checks that the caller is still in `serve`.
 _WAIT_S, _LOOK_S = 0.5, 0.05
 
 _Answer = TypeVar("_Answer")
 
 
 class CallersThread:
-    """Runs a coroutine in a thread of its own, and what it passes to `run` in the thread that called `serve`."""
+    """Runs a coroutine in its own thread, and the functions that it passes to `run` in the caller's thread."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._is_serving = threading.Lock()
-        self._may_start = threading.Event()  # when the pool knows its thread, and so will wait for it
+        self._may_start = threading.Event()  # set once the pool knows its thread, and so will wait for it
 
     def serve(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Return when the coroutine has ended; what is raised in either thread ends both and is raised here."""
-        # The other thread looks at the lock. Code here that cancels the coroutine could be interrupted before it does,
-        # and the pool would wait for ever; no interrupt comes between an exception and the end of a lock.
+        """Return when the coroutine has ended; an exception in either thread ends both and is raised here."""
+        # The other thread checks the lock to see whether it must end. If code here cancelled the coroutine instead, an
+        # interrupt before that code would make the pool wait forever. No interrupt can come between an exception and
+        # the release of a lock.
         with ThreadPoolExecutor(1, thread_name_prefix="rollout") as pool, self._is_serving:
             ended = pool.submit(asyncio.run, self._while_served(coroutine))
             ended.add_done_callback(lambda _: self._jobs.put(None))
@@ -37,7 +39,7 @@ class CallersThread:
         ended.result()
 
     async def _while_served(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine, and cancel it if `serve` is left; it has begun by then, and closes what it was given."""
+        """Run a coroutine, and cancel it if `serve` exits; it has started by then, so it can close its resources."""
         while self._is_serving.locked() and not self._may_start.wait(_LOOK_S):
             pass
         task = asyncio.ensure_future(coroutine)
@@ -48,13 +50,13 @@ class CallersThread:
         await task
 
     def _next_job(self) -> Callable[[], None] | None:
-        """The next job; None after the last. Waits are short: a signal just before one begins does not end it."""
+        """The next job; None after the last. Waits are short, because a signal just before a wait does not end it."""
         while True:
             with suppress(queue.Empty):
                 return self._jobs.get(timeout=_WAIT_S)
 
     def stop(self) -> None:
-        """Let `serve` raise `CancelledError`; called in any thread."""
+        """Make `serve` raise `CancelledError`; may be called in any thread."""
 
         def job() -> None:
             raise CancelledError
@@ -62,7 +64,7 @@ class CallersThread:
         self._jobs.put(job)
 
     def run(self, function: Callable[[], _Answer]) -> asyncio.Future[_Answer]:
-        """The result of a function that runs in the thread of `serve`."""
+        """Run a function in the thread of `serve`, and return a future of its result."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Answer] = loop.create_future()
 
@@ -76,6 +78,6 @@ class CallersThread:
 
 
 def resolve(future: asyncio.Future[_Answer], result: _Answer) -> None:
-    """Set a result, unless nobody waits for it any more."""
+    """Set a result, unless the future is already done."""
     if not future.done():
         future.set_result(result)

@@ -1,4 +1,4 @@
-"""Which tools a policy has: as a config says, and as the folder of an exported policy says."""
+"""The toolbox of a policy, from a config or from the folder of an exported policy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODELS: dict[str, type[ModelTool]] = {ReadCodes.name: ReadCodes, ReadText.name: 
 
 
 def make_toolbox(wanted: Toolbox | ToolboxName | Mapping[str, Any]) -> Toolbox:
-    """The toolbox of a config, also as its `class_path` and `init_args`.
+    """The toolbox of a config: an object, a name, or a mapping of `class_path` and `init_args`.
 
     Raises:
         ConfigError: No toolbox has this name.
@@ -44,10 +44,10 @@ def make_toolbox(wanted: Toolbox | ToolboxName | Mapping[str, Any]) -> Toolbox:
 
 
 def restore_toolbox(described: Any) -> Toolbox:
-    """The toolbox that `Toolbox.describe` described.
+    """The toolbox of a description by `Toolbox.describe`.
 
     Raises:
-        ConfigError: It is no description, or names a model that does not come with this project.
+        ConfigError: The description is invalid, or names a model that does not come with this project.
     """
     kind, names = (described.get("kind"), described.get("tools")) if isinstance(described, dict) else (None, None)
     coordinates: Any = described.get("coordinates", "pixels") if isinstance(described, dict) else None

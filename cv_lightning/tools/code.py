@@ -8,7 +8,7 @@ from typing import Any
 from cv_lightning.tools.toolbox import IMAGE_INDEX, WHICH_IMAGE, Toolbox, Units
 from cv_lightning.types import CODE_TOOL, Reply, ToolCall
 
-#: The tool as `tools` of an OpenAI-compatible request name it.
+#: The tool in the format of `tools` in an OpenAI-compatible request.
 CODE_SCHEMA: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -30,7 +30,7 @@ CODE_SCHEMA: dict[str, Any] = {
 
 
 class CodeTools(Toolbox):
-    """The code tool, and models beside it."""
+    """The code tool, and optional model tools."""
 
     kind = "code"
     means = "code"
@@ -62,6 +62,6 @@ class CodeTools(Toolbox):
         return Reply(call=ToolCall(code=code, description=str(arguments.get("description", "")), image_index=index))
 
 
-#: What a policy has that says nothing else.
+#: Toolbox of a policy by default.
 CODE_TOOLS = CodeTools()
 SYSTEM_PROMPT = CODE_TOOLS.system_prompt

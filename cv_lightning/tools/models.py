@@ -13,25 +13,25 @@ from sandbox import ModelResult
 
 
 class ModelTool(ABC):
-    """A tool that is a model: an OCR, a detector, a segmenter. It runs in a process of its own, never in the trainer.
+    """A tool that is a model: OCR, a detector, a segmenter. It runs in its own process, never in the trainer.
 
-    A subclass can be imported by that process and holds nothing that cannot be pickled: weights are loaded by `load`.
+    That process must be able to import the subclass, and its instances must be picklable: `load` loads the weights.
     """
 
-    #: What the policy calls it.
+    #: Name of the tool in the policy's calls.
     name: ClassVar[str]
-    #: What it does, for the policy.
+    #: Description of the tool for the policy.
     description: ClassVar[str]
-    #: What it takes beside an image, by name.
+    #: Parameters of a call besides the image, by name.
     parameters: ClassVar[Mapping[str, ToolParameter]] = {}
     #: Seconds that a call may take.
     wall_s: ClassVar[float] = 10.0
-    #: Seconds that its process may take to start and to load.
+    #: Seconds that the process may take to start and to load the model.
     start_s: ClassVar[float] = 120.0
 
     def load(self) -> None:  # noqa: B027 - a tool without weights has nothing to load
-        """Load what calls need, in the tool's own process, once."""
+        """Load the model once, in the tool's own process."""
 
     @abstractmethod
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
-        """Look at an RGB image; whatever it raises becomes an error that the policy reads."""
+        """Process an RGB image; any exception becomes an error that the policy reads."""

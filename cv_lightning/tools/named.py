@@ -1,7 +1,7 @@
-"""Named tools with JSON arguments: the fixed schema that code-as-tool is compared with (OpenThinkIMG's way).
+"""Named tools with JSON arguments: the fixed schema, as in OpenThinkIMG, that is compared with code-as-tool.
 
-Each tool is the snippet of Pillow that a policy would write for it in code, and runs as that snippet: lanes, verified
-effects, rewards and records are the same for both.
+Each tool runs as the Pillow snippet that a policy with the code tool would write, so lanes, verified effects, rewards
+and records are the same for both.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class NamedTool:
     """One named tool.
 
     Attributes:
-        description: Its effect, for the policy.
-        write: The Pillow call that it is, from the checked arguments, on `image`.
-        parameters: Of a call, beside the image, by name.
+        description: Description of its effect for the policy.
+        write: Checked arguments -> its Pillow call on `image`.
+        parameters: Parameters of a call besides the image, by name.
     """
 
     description: str
@@ -43,7 +43,7 @@ def _enhancer(name: str) -> Callable[..., str]:
 
 _FLIPS = {"horizontal": "ImageOps.mirror(image)", "vertical": "ImageOps.flip(image)"}
 
-#: Every named tool, in the order in which they are offered.
+#: All named tools, in the order in which the policy sees them.
 NAMED_TOOLS: dict[str, NamedTool] = {
     "crop": NamedTool(
         "Cut out a box.",
@@ -108,7 +108,7 @@ NAMED_TOOLS: dict[str, NamedTool] = {
 }
 
 
-#: The box of `crop` in coordinates that are not pixels of the image.
+#: The box of `crop` in coordinates other than pixels of the image.
 _BOXES = {
     "seen": region("[x1, y1, x2, y2] in pixels of the image as you see it"),
     "thousandths": region("[x1, y1, x2, y2] from 0 to 1000 over the width and height of the image", high=1000),
@@ -119,12 +119,12 @@ class NamedTools(Toolbox):
     """Named tools with JSON arguments.
 
     Args:
-        names: Which of `NAMED_TOOLS`, in the order in which they are offered; None: all.
-        models: Tools that are models, offered beside them.
-        coordinates: Of the box of `crop`; the call that runs, and that records show, has it in pixels.
+        names: Names from `NAMED_TOOLS`, in the order in which the policy sees them; None for all.
+        models: Tools that are models, offered as well.
+        coordinates: Coordinates of the box of `crop`; the executed and recorded call has the box in pixels.
 
     Raises:
-        ConfigError: A name is unknown or repeated, or models are offered with coordinates that are not pixels.
+        ConfigError: A name is unknown or repeated, or models are combined with coordinates other than pixels.
     """
 
     kind = "named"
@@ -154,7 +154,7 @@ class NamedTools(Toolbox):
         return [function_schema(name, tool.description, tool.parameters) for name, tool in self.tools.items()]
 
     def read_own(self, name: Any, arguments: dict[str, Any], units: Units) -> Reply:
-        """A call of a named tool; one that the schema does not allow is a call that fails, as such code would."""
+        """A call of a named tool; a call that the schema does not allow fails, as the same code would."""
         tool = self.tools.get(name) if isinstance(name, str) else None
         if tool is None:
             fault = f"NameError: there is no tool {shown(name)}; the tools are {', '.join(self.names)}."

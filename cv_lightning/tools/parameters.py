@@ -1,4 +1,4 @@
-"""Parameters of tools: what a JSON argument may be, as a schema for the policy and as a check of what it wrote."""
+"""Parameters of tools: allowed JSON arguments, as a schema for the policy and as a check of its calls."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 
 _DIGITS = re.compile(r"\s*-?\d{1,9}\s*", re.ASCII)
 
-#: Characters of a policy's value that a message repeats.
+#: Maximum length of a policy's value in a message.
 _SHOWN_CHARS = 80
 
 
 class ArgumentError(Exception):
-    """Arguments that the schema does not allow; the message says what it allows and begins as Python's would."""
+    """Arguments that the schema does not allow; the message says what is allowed and begins like Python's own."""
 
 
 @dataclass(frozen=True)
 class ToolParameter:
-    """One parameter of a tool; the functions below make them.
+    """One parameter of a tool; the functions below create them.
 
     Attributes:
         description: Its meaning, for the policy.
-        default: The value if the call gives none; `...` if it must give one.
-        kind: Type and range in JSON Schema's words.
+        default: The value if the call gives none; `...` if the argument is required.
+        kind: Type and range as JSON Schema.
         allowed: Type and range in words.
-        read: JSON value -> the value as code takes it. Raises TypeError for another type, ValueError out of range.
+        read: JSON value -> value for the code. Raises TypeError for a wrong type, ValueError for a value out of range.
         is_box: Whether the value is a box in the coordinates of the toolbox.
     """
 
@@ -38,14 +38,14 @@ class ToolParameter:
     is_box: bool = False
 
     def schema(self) -> dict[str, Any]:
-        """The parameter in JSON Schema's words."""
+        """The parameter as JSON Schema."""
         description = {"description": self.description} if self.description else {}
         default = {} if self.default is ... else {"default": self.default}
         return {**self.kind, **description, **default}
 
 
 def shown(value: Any) -> str:
-    """A policy's value, as it wrote it, for a message."""
+    """A policy's value for a message, in ASCII and shortened."""
     try:
         text = ascii(value)
     except RecursionError:
@@ -60,7 +60,7 @@ def _number(value: Any) -> Any:
 
 
 def _integer(value: Any) -> int:
-    """3.0 is an integer, as in JSON Schema."""
+    """The value as an integer; as in JSON Schema, 3.0 is an integer."""
     if isinstance(_number(value), float) and not value.is_integer():
         raise TypeError
     return int(value)
@@ -73,7 +73,7 @@ def _ranged(value: Any, low: float, high: float) -> Any:
 
 
 def number(description: str = "", default: Any = ..., *, low: float, high: float) -> ToolParameter:
-    """A number in [low, high]; code gets the int or float as it was written."""
+    """A number in [low, high]; code gets the int or float unchanged."""
     kind = {"type": "number", "minimum": low, "maximum": high}
     allowed = f"a number from {low} to {high}"
     return ToolParameter(description, default, kind, allowed, lambda value: _ranged(_number(value), low, high))
@@ -87,7 +87,7 @@ def integer(description: str = "", default: Any = ..., *, low: int, high: int) -
 
 
 def image_index(description: str = "", default: Any = ...) -> ToolParameter:
-    """An image of the trajectory; "0" and 0.0 are read too. The executor checks how many images there are."""
+    """An image of the trajectory; "0" and 0.0 are also accepted. The executor checks that the image exists."""
 
     def read(value: Any) -> int:
         return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else _integer(value)
@@ -96,7 +96,7 @@ def image_index(description: str = "", default: Any = ...) -> ToolParameter:
 
 
 def choice(description: str = "", default: Any = ..., *, options: Sequence[str | int]) -> ToolParameter:
-    """One of a few texts or integers; code gets the option itself, so no text of a policy gets into code."""
+    """One of a few texts or integers; code gets the option itself, so a policy's text never gets into code."""
 
     def read(value: Any) -> Any:
         for option in options:
@@ -129,14 +129,14 @@ def read_arguments(parameters: Mapping[str, ToolParameter], given: Mapping[str, 
     """Check the arguments of a call and fill in defaults.
 
     Args:
-        parameters: By name, in order.
-        given: As JSON has them.
+        parameters: Parameters by name, in order.
+        given: The arguments from JSON.
 
     Returns:
         A value for each parameter, in order.
 
     Raises:
-        ArgumentError: One is missing, unknown, of another type, or out of range.
+        ArgumentError: An argument is missing, unknown, of a wrong type, or out of range.
     """
     known = ", ".join(parameters) or "none"
     for name in given:
@@ -156,7 +156,7 @@ def read_arguments(parameters: Mapping[str, ToolParameter], given: Mapping[str, 
 
 
 def object_schema(parameters: Mapping[str, ToolParameter]) -> dict[str, Any]:
-    """The arguments of a tool in JSON Schema's words."""
+    """The arguments of a tool as JSON Schema."""
     return {
         "type": "object",
         "properties": {name: parameter.schema() for name, parameter in parameters.items()},

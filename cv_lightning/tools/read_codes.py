@@ -1,4 +1,4 @@
-"""A tool that is a model, small enough to come with the project: it reads QR codes, by OpenCV."""
+"""A small model tool that comes with the project: it reads QR codes with OpenCV."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from PIL import Image
 from cv_lightning.tools.models import ModelTool
 from sandbox import ModelResult
 
-#: Enlargements at which codes are looked for, as long as the image is then not larger than this.
+#: Scales at which the image is searched, up to an enlarged size of `_MAX_PIXELS`.
 _SCALES = (1, 2, 3)
 _MAX_PIXELS = 8_000_000
 _MAX_CODES = 32
 
 
 class ReadCodes(ModelTool):
-    """Finds QR codes and says where they are and what they hold, in any orientation.
+    """Finds QR codes in any orientation and reports their boxes and texts.
 
-    OpenCV overlooks codes beside others and small ones: each one found is painted over, and the rest is searched again,
-    also enlarged.
+    OpenCV overlooks small codes and codes beside others. So each code found is painted over, and the image is searched
+    again, also enlarged.
     """
 
     name = "read_codes"
     description = "Find QR codes in the image and read them."
 
     def load(self) -> None:
-        """Make the detector."""
+        """Create the detector."""
         self._detector: Any = cv2.QRCodeDetector()
 
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
-        """One line for each code: its box in pixels of the image, its text."""
+        """One line for each code: its box in pixels of the image, and its text."""
         pixels = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
         lines = []
         for scale in _SCALES:
@@ -49,7 +49,7 @@ class ReadCodes(ModelTool):
         return ModelResult("\n".join(lines))
 
     def _all(self, pixels: MatLike) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Texts and corners [4, 2] of codes; `pixels` are painted over."""
+        """Texts and corners [4, 2] of codes; found codes are painted over in `pixels`."""
         for _ in range(_MAX_CODES):
             found = self._some(pixels)
             for text, corners in found:
@@ -62,7 +62,7 @@ class ReadCodes(ModelTool):
         for detect in (self._detector.detectAndDecodeMulti, self._one):
             try:
                 _, texts, corners, _ = detect(pixels)
-            except cv2.error:  # OpenCV 5.0 fails over some patterns that are no code
+            except cv2.error:  # OpenCV 5.0 fails on some patterns that are not codes
                 continue
             found = [
                 (text, place) for text, place in zip(texts, () if corners is None else corners, strict=False) if text
@@ -72,7 +72,7 @@ class ReadCodes(ModelTool):
         return []
 
     def _one(self, pixels: MatLike) -> tuple[bool, tuple[str], Any, Any]:
-        """The detector for one code, in the form of that for several: each finds what the other overlooks."""
+        """Detect one code and return it like `detectAndDecodeMulti`; each method finds codes that the other misses."""
         text, corners, straight = self._detector.detectAndDecode(pixels)
         return bool(text), (text,), corners, straight
 

@@ -1,4 +1,4 @@
-"""A tool that is a model in daily use: it reads printed text, by RapidOCR (PaddleOCR in ONNX, on the CPU)."""
+"""A model tool in common use: it reads printed text with RapidOCR (PaddleOCR in ONNX, on the CPU)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.tools.models import ModelTool
 from sandbox import ModelResult
 
-#: A longer side is reduced to this many pixels, so that time and memory of a call are bounded.
+#: Larger images are reduced to this many pixels on the longer side, to bound the time and memory of a call.
 _MAX_SIDE = 2000
 
 _LINE = re.compile(r'\[(\d+), (\d+), (\d+), (\d+)\] (\d\.\d\d) (".*")')
@@ -30,7 +30,7 @@ class TextLine:
     """A line of text in an image.
 
     Attributes:
-        box: In pixels of the image.
+        box: (x1, y1, x2, y2) in pixels of the image.
         score: Confidence of the model, 0 to 1.
         text: Its characters.
     """
@@ -40,7 +40,7 @@ class TextLine:
     text: str
 
     def write(self) -> str:
-        """The line as a policy reads it."""
+        """The line as the policy sees it."""
         return f"{list(self.box)} {self.score:.2f} {json.dumps(self.text, ensure_ascii=False)}"
 
 
@@ -57,8 +57,8 @@ def parse_lines(observation: str) -> list[TextLine]:
 class ReadText(ModelTool):
     """Finds lines of printed text and reads them.
 
-    The networks know text that is turned by 90, 180 and 270 degrees, and none that is mirrored. They come with the
-    package: nothing is downloaded.
+    The networks read text that is rotated by 90, 180 or 270 degrees, but not mirrored text. They come with the package,
+    so nothing is downloaded.
 
     Raises:
         ConfigError: The extra `ocr` is not installed.
@@ -74,25 +74,25 @@ class ReadText(ModelTool):
                 raise ConfigError(f"read_text: {package} is not installed: pip install 'cv-lightning[ocr]'")
 
     def load(self) -> None:
-        """Load the networks, each to run in one thread: several of these processes may share a machine."""
+        """Load the networks; each runs in one thread, because several such processes may share a machine."""
         cv2.setNumThreads(1)
         rapidocr = import_module("rapidocr")
         weights = Path(str(rapidocr.__file__)).parent / "models"
         settings: dict[str, Any] = {
             "Global.log_level": "error",
             "Global.max_side_len": _MAX_SIDE,
-            "Det.limit_type": "max",  # its default enlarges small images eightfold and reads no more of them
+            "Det.limit_type": "max",  # the default enlarges small images eightfold without reading more text
             "Det.limit_side_len": _MAX_SIDE,
             "EngineConfig.onnxruntime.intra_op_num_threads": 1,
             "EngineConfig.onnxruntime.inter_op_num_threads": 1,
         }
-        for task in ("det", "cls", "rec"):  # a file that is named is not downloaded if it is missing
+        for task in ("det", "cls", "rec"):  # a file given by path is never downloaded
             settings[f"{task.capitalize()}.model_path"] = str(_only([*weights.glob(f"*_{task}_*.onnx")], task))
         self._reader: Any = rapidocr.RapidOCR(params=settings)
-        self(Image.new("RGB", (64, 64), "white"))  # it loads a network when the network is first needed
+        self(Image.new("RGB", (64, 64), "white"))  # RapidOCR loads each network at its first use
 
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
-        """One line for each line of text."""
+        """One line of output for each line of text in the image."""
         found = self._reader(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
         if found.txts is None or found.boxes is None:
             return ModelResult()

@@ -1,14 +1,14 @@
-"""The one reader of what models write in a turn: reasoning, calls, answers.
+"""The only parser for the text of a turn: reasoning, calls, answers.
 
-Models keep to the format of the prompt only roughly. A turn is read as its writer meant it if that is unambiguous:
+Models follow the format of the prompt only roughly. A turn is read as intended if the intention is unambiguous:
 
 - A call ends where its JSON object ends: code may hold any tag.
-- Reasoning lasts from `<think>` to `</think>`. Templates may put `<think>` into the prompt, so a `</think>` without one
-  makes everything before it reasoning, whatever tags that names.
-- In a call these are read: raw line breaks and tabs in strings, a fence around the object, a trailing comma, arguments
-  as a JSON text, words after the object. Nothing else is repaired, so no code runs that was not written.
+- Reasoning lasts from `<think>` to `</think>`. Templates may put `<think>` into the prompt, so everything before an
+  unmatched `</think>` is reasoning, whatever tags it contains.
+- A call may have raw line breaks and tabs in strings, a fence around the object, a trailing comma, arguments as a JSON
+  text, and words after the object. Nothing else is repaired, so only code that the model wrote can run.
 
-Served models and OpenAI's messages use the other form of a call, (name, arguments as JSON text).
+Served models and OpenAI's messages use another form of a call: (name, arguments as JSON text).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: What a call looks like, for messages that a policy reads.
+#: The form of a call, for messages to the policy.
 SHAPE = '{"name": ..., "arguments": {...}}'
 ONE_ACTION = "Give exactly one tool call or one answer in a turn."
 
@@ -33,10 +33,10 @@ _STRING = r'"(?:[^"\\]|\\.)*"'
 _BRACKET = re.compile(rf"{_STRING}|[{{}}\[\]]", re.DOTALL)
 _TRAILING_COMMA = re.compile(rf"({_STRING})|,(?=\s*[}}\]])", re.DOTALL)
 
-#: Not strict: models write line breaks and tabs in strings as they are.
+#: Not strict: models write raw line breaks and tabs in strings.
 _DECODER = json.JSONDecoder(strict=False)
 
-#: Calls of a turn that are looked at: each that is broken costs a look at the rest of the text.
+#: Maximum number of calls of a turn to parse: for each broken call, the rest of the text is scanned.
 _MAX_CALLS = 32
 
 
@@ -45,10 +45,10 @@ class CallText:
     """A call in the text of a turn.
 
     Attributes:
-        start: Index of its opening tag; of a broken call, the end of the turn.
-        end: Index behind it.
-        content: The JSON value, None if it cannot be read.
-        fault: Why it cannot be read, in words that the policy can act upon.
+        start: Index of its opening tag; for a broken call, the length of the turn.
+        end: Index after its end.
+        content: The JSON value; None if it cannot be parsed.
+        fault: Why the call cannot be used, in words that the policy can act on.
     """
 
     start: int
@@ -59,12 +59,12 @@ class CallText:
 
 @dataclass(frozen=True)
 class TurnText:
-    """A turn, read.
+    """A parsed turn.
 
     Attributes:
-        calls: The calls outside of reasoning, those that can be read first.
-        words: What is neither reasoning nor a call; it holds the answers in their tags.
-        open_tag: "think" or "tool_call" if the turn cannot be read because that tag is not closed.
+        calls: The calls outside reasoning; parsed calls come before broken ones.
+        words: The text that is neither reasoning nor a call; it holds the answers in their tags.
+        open_tag: "think" or "tool_call" if the turn cannot be parsed because that tag is not closed.
     """
 
     calls: tuple[CallText, ...]
@@ -73,12 +73,12 @@ class TurnText:
 
     @property
     def answers(self) -> list[str]:
-        """The answers, as written between their tags."""
+        """The texts between answer tags."""
         return [self.words[start:end] for start, end in tagged_spans(self.words, "answer")]
 
 
 def read_turn(text: str) -> TurnText:
-    """Find reasoning, calls and answers in a turn; never raises."""
+    """Find reasoning, calls and answers in a turn. It never raises."""
     whole = _whole_calls(text)
     reasoning, is_open = _reasoning(text, whole)
     if is_open:
@@ -97,10 +97,11 @@ def read_turn(text: str) -> TurnText:
 
 
 def decode_object(text: str, at: int = 0) -> tuple[Any, int]:
-    """The JSON object that begins at a brace, and where it ends.
+    """The JSON object that begins at a brace, and the index of its end.
 
     Raises:
-        ValueError: It is not whole, or not JSON but for trailing commas and raw control characters in strings.
+        ValueError: The object is incomplete, or is not JSON even if trailing commas and raw control characters in
+            strings are allowed.
     """
     try:
         return _DECODER.raw_decode(text, at)
@@ -117,10 +118,10 @@ def decode_object(text: str, at: int = 0) -> tuple[Any, int]:
 
 
 def decode_payload(payload: str) -> tuple[Any, str | None]:
-    """The JSON value between the tags of a call, and why it cannot be read.
+    """Parse the JSON value between the tags of a call.
 
     Returns:
-        (value, None), or (None, the fault in words that the policy can act upon).
+        (value, None), or (None, the fault in words that the policy can act on).
     """
     at = _start_of_object(payload)
     try:
@@ -133,7 +134,7 @@ def decode_payload(payload: str) -> tuple[Any, str | None]:
 
 
 def decode_arguments(arguments: Any) -> Any:
-    """The arguments of a call: some models write the object as a JSON text."""
+    """The arguments of a call as an object: some models write it as a JSON text."""
     if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
         value, fault = decode_payload(arguments)
         return arguments if fault is not None else value
@@ -141,7 +142,7 @@ def decode_arguments(arguments: Any) -> Any:
 
 
 def whole_object(text: str, at: int) -> tuple[int, int] | None:
-    """Where the object of a call is whose opening tag ends at an index, as (start, end); None if it is not whole."""
+    """Position (start, end) of a call's object, after an opening tag that ends at `at`; None if it is incomplete."""
     start = _start_of_object(text, at)
     if text[start : start + 1] != "{":
         return None
@@ -152,7 +153,7 @@ def whole_object(text: str, at: int) -> tuple[int, int] | None:
 
 
 def tagged_spans(text: str, tag: str) -> list[tuple[int, int]]:
-    """Where the texts between `<tag>` and the next `</tag>` are; an expression would be slow on many open tags."""
+    """Positions of texts between `<tag>` and the next `</tag>`; a regular expression is slow if many tags are open."""
     opening, closing, found, at = f"<{tag}>", f"</{tag}>", [], 0
     while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
         found.append((start + len(opening), end))
@@ -184,7 +185,7 @@ def _has_another(rest: str) -> bool:
 
 
 def _whole_calls(text: str) -> list[CallText]:
-    """The calls whose object is whole, those in reasoning too: tags inside of them mean nothing."""
+    """The calls with a complete object, also inside reasoning; tags inside a call have no meaning."""
     calls, at = [], 0
     for _ in range(_MAX_CALLS):
         start = text.find(_OPEN, at)
@@ -206,7 +207,7 @@ def _whole_calls(text: str) -> list[CallText]:
 
 
 def _reasoning(text: str, calls: Sequence[CallText]) -> tuple[list[tuple[int, int]], bool]:
-    """Where reasoning is, as (start, end), and whether the last of it has no end."""
+    """Positions (start, end) of reasoning, and whether the last reasoning is not closed."""
     tags = [tag for tag in _THINK_TAG.finditer(text) if not any(c.start <= tag.start() < c.end for c in calls)]
     spans: list[tuple[int, int]] = []
     opened = None
@@ -223,7 +224,7 @@ def _reasoning(text: str, calls: Sequence[CallText]) -> tuple[list[tuple[int, in
 
 def _broken_call(payload: str, end: int) -> CallText:
     content, fault = decode_payload(payload)
-    # An object that is whole only without the reasoning inside of it is not what was written.
+    # An object that is complete only after reasoning inside it is removed is not the object that the model wrote.
     return CallText(end, end, content, ONE_ACTION if isinstance(content, dict) else fault)
 
 
@@ -231,7 +232,7 @@ def _broken_call(payload: str, end: int) -> CallText:
 
 
 def write_call(name: str, arguments: str) -> str:
-    """A call as our policies write it; arguments that are not JSON stay as they are."""
+    """A call in the format of our policies; arguments that are not JSON stay unchanged."""
     try:
         payload = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -240,14 +241,14 @@ def write_call(name: str, arguments: str) -> str:
 
 
 def join_calls(text: str, calls: Sequence[tuple[str, str]]) -> str:
-    """A turn as our policies write it, from its words and its calls (name, arguments as JSON text)."""
+    """A turn in the format of our policies, from its words and its calls (name, arguments as JSON text)."""
     if not calls:
         return text
     return "\n".join([text, *(write_call(name, arguments) for name, arguments in calls)]).lstrip("\n")
 
 
 def split_calls(text: str) -> tuple[str, list[tuple[str, str]]]:
-    """The words and the calls (name, arguments as JSON text) of a turn; a turn with a broken call stays text."""
+    """Words and calls (name, arguments as JSON text) of a turn; a turn with a broken call is returned as words only."""
     turn = read_turn(text)
     calls = [_named(call.content) for call in turn.calls]
     if not calls or None in calls or any(call.fault is not None for call in turn.calls):
@@ -267,7 +268,7 @@ def _named(content: Any) -> tuple[str, str] | None:
 
 
 def stable_text(text: str, holds_calls: bool) -> str:
-    """The part of an unfinished reply that cannot change: no half character, no words that may become a tool call."""
+    """The part of an unfinished reply that is final: no incomplete character, no text that may become a tool call."""
     text = text.rstrip("\ufffd")
     if not holds_calls:
         return text

@@ -1,4 +1,4 @@
-"""The tools that a policy is offered, and how its calls are read."""
+"""The tools of a policy, and the parser of its calls."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from cv_lightning.tools.reply_text import SHAPE, decode_arguments, decode_payloa
 from cv_lightning.types import Reply, ToolCall
 from sandbox import ModelCall
 
-#: Which image a call works on, in words and as a parameter.
+#: The image that a call works on, in words and as a parameter.
 WHICH_IMAGE = "0-based, over the images of the question and then each result"
 IMAGE_INDEX: Mapping[str, ToolParameter] = {"image_index": image_index(WHICH_IMAGE, default=0)}
 
-#: How configs name a toolbox: all tools of a kind, without models.
+#: Names of toolboxes in configs: all tools of a kind, without models.
 ToolboxName = Literal["code", "named"]
 
-#: The coordinates of boxes that a policy writes. "pixels": of the image itself, also if the policy sees it reduced.
-#: "announced": the same, and the policy is told each image's size. "seen": pixels of the image as the policy sees it
-#: (Qwen2.5-VL). "thousandths": 0 to 1000 over width and height (Qwen3-VL).
+#: The coordinates of boxes that a policy writes. "pixels": pixels of the image itself, even if the policy sees it
+#: reduced. "announced": the same, and the policy is told each image's size. "seen": pixels of the image as the policy
+#: sees it (Qwen2.5-VL). "thousandths": 0 to 1000 over width and height (Qwen3-VL).
 Coordinates = Literal["pixels", "announced", "seen", "thousandths"]
 
 #: (width, height) in pixels.
 Size = tuple[int, int]
-#: Pixels of an image for a step of one in x and in y, as the policy writes coordinates.
+#: For each image: its pixels per unit of the policy's coordinates, in x and in y.
 Units = Sequence[tuple[float, float]]
 
 _PROMPT = """You are a helpful assistant that can look at images through {means}.
@@ -54,21 +54,21 @@ Each image is announced by its index and its size in pixels (width x height). Co
 
 
 class Toolbox(ABC):
-    """The tools of a policy. It says how they are described, and turns what a policy wrote into a `ToolCall`.
+    """The tools of a policy. It describes them to the policy, and parses the text of a call into a `ToolCall`.
 
     Args:
-        models: Tools that are models, offered beside the others. They give boxes in pixels.
-        coordinates: Of the boxes that the policy writes.
+        models: Tools that are models, offered as well. They return boxes in pixels.
+        coordinates: Coordinates of the boxes that the policy writes.
 
     Raises:
-        ConfigError: Two tools have one name, or the tools cannot have these coordinates.
+        ConfigError: Two tools have the same name, or the tools do not support these coordinates.
     """
 
     #: Its name in configs.
     kind: ClassVar[ToolboxName]
-    #: What the policy looks at images through.
+    #: The word for the tools in the system prompt: "look at images through {means}".
     means: ClassVar[str]
-    #: What it writes between the tags of a tool call.
+    #: Example of the text between the tags of a tool call.
     example: ClassVar[str]
 
     def __init__(self, models: Sequence[ModelTool] = (), coordinates: Coordinates = "pixels") -> None:
@@ -88,24 +88,24 @@ class Toolbox(ABC):
     @property
     @abstractmethod
     def own_schemas(self) -> list[dict[str, Any]]:
-        """The tools but the models, as `tools` of an OpenAI-compatible request name them."""
+        """The tools that are not models, in the format of `tools` in an OpenAI-compatible request."""
 
     @abstractmethod
     def read_own(self, name: Any, arguments: dict[str, Any], units: Units) -> Reply:
-        """A call of a tool that is no model; `name` is whatever the policy wrote."""
+        """Read a call of a tool that is not a model; `name` may be any JSON value."""
 
     @cached_property
     def schemas(self) -> list[dict[str, Any]]:
-        """All tools as `tools` of an OpenAI-compatible request, and of Hugging Face's chat templates, name them."""
+        """All tools, in the format of `tools` in OpenAI-compatible requests and in Hugging Face's chat templates."""
         return self.own_schemas + [function_schema(m.name, m.description, m.parameters) for m in self.models.values()]
 
     @property
     def names(self) -> list[str]:
-        """Names of all tools, in the order in which they are offered."""
+        """Names of all tools, in the order in which the policy sees them."""
         return [schema["function"]["name"] for schema in self.schemas]
 
     def describe(self) -> dict[str, Any]:
-        """The tools in plain values: part of an exported policy."""
+        """The tools as plain values, which are part of an exported policy."""
         described: dict[str, Any] = {"kind": self.kind, "tools": self.names}
         return described if self.coordinates == "pixels" else described | {"coordinates": self.coordinates}
 
@@ -115,17 +115,17 @@ class Toolbox(ABC):
         return self.coordinates == "announced"
 
     def units(self, sizes: Sequence[Size], seen_size: Callable[[Size], Size] | None = None) -> Units:
-        """What coordinates of a call are worth.
+        """Pixels per unit of a call's coordinates.
 
         Args:
-            sizes: Of the images of a trajectory.
+            sizes: Sizes of the images of a trajectory.
             seen_size: Size of an image -> its size as the policy sees it.
 
         Returns:
-            Pixels per step, for each image; empty if coordinates are pixels.
+            Pixels per unit in x and y, for each image; empty if coordinates are pixels.
 
         Raises:
-            ConfigError: Coordinates are those of the seen image, and nobody knows its size.
+            ConfigError: Coordinates are pixels of the seen image, and `seen_size` is None.
         """
         if self.coordinates == "thousandths":
             return [(width / 1000, height / 1000) for width, height in sizes]
@@ -141,14 +141,14 @@ class Toolbox(ABC):
 
     @property
     def article(self) -> str:
-        """The word before "tool": "the" if there is one, else "a"."""
+        """The article before "function" in the prompt: "the" if there is one tool, else "a"."""
         return "the" if len(self.schemas) == 1 else "a"
 
     @property
     def system_prompt(self) -> str:
-        """Tells a pre-trained model, in the words of Qwen's chat template, what it may do.
+        """The system prompt for a pre-trained model, in the wording of Qwen's chat template.
 
-        A model trained from scratch needs a shorter one.
+        A model trained from scratch needs a shorter prompt.
         """
         schemas = "\n".join(json.dumps(schema, ensure_ascii=False) for schema in self.schemas)
         prompt = _PROMPT.format(means=self.means, article=self.article, schemas=schemas, example=self.example)
@@ -162,13 +162,13 @@ class Toolbox(ABC):
             units: See `units`.
 
         Returns:
-            A call, which may be one that cannot be run (`ToolCall.fault`), or a fault; never raises.
+            A call, possibly one that cannot be run (`ToolCall.fault`), or a fault. It never raises.
         """
         content, fault = decode_payload(payload)
         return self.read_content(content, units) if fault is None else Reply(fault=fault)
 
     def read_content(self, content: Any, units: Units = ()) -> Reply:
-        """The same of the JSON value of a call."""
+        """Like `read`, for the parsed JSON value of a call."""
         content = content if isinstance(content, dict) else {}
         content = content | {"arguments": decode_arguments(content.get("arguments"))}
         if not isinstance(content["arguments"], dict):
@@ -185,7 +185,7 @@ class Toolbox(ABC):
 
 
 def function_schema(name: str, description: str, parameters: Mapping[str, ToolParameter]) -> dict[str, Any]:
-    """A tool that works on one of the images, in the form of OpenAI's `tools`."""
+    """A tool that works on one of the images, in the format of OpenAI's `tools`."""
     arguments = object_schema({**parameters, **IMAGE_INDEX})
     return {"type": "function", "function": {"name": name, "description": description, "parameters": arguments}}
 
@@ -200,14 +200,14 @@ def read_checked(
     """A call of a tool that works on one of the images.
 
     Args:
-        name: The tool.
-        parameters: Of a call, beside the image.
-        arguments: As the policy wrote them.
-        make: The call on the first image, from checked values.
+        name: Name of the tool.
+        parameters: Parameters of a call besides the image.
+        arguments: Arguments in the policy's call.
+        make: Checked values -> the call on the first image.
         units: See `Toolbox.units`.
 
     Returns:
-        The call, or one that cannot be run if the schema does not allow the arguments.
+        The call, or a call with a fault if the schema does not allow the arguments.
     """
     try:
         values = read_arguments({**parameters, **IMAGE_INDEX}, arguments)
@@ -220,6 +220,6 @@ def read_checked(
 
 
 def _in_pixels(box: Sequence[float], unit: tuple[float, float]) -> tuple[int, int, int, int]:
-    """A box in whole pixels, at least one in each direction."""
+    """A box in whole pixels, at least one pixel wide and high."""
     x1, y1 = round(box[0] * unit[0]), round(box[1] * unit[1])
     return x1, y1, max(x1 + 1, round(box[2] * unit[0])), max(y1 + 1, round(box[3] * unit[1]))

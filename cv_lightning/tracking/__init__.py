@@ -1,1 +1,1 @@
-"""Runs in MLflow: the names of its stores, and its runs by id or experiment."""
+"""Runs in MLflow: the URIs of stores, and runs by id or experiment."""

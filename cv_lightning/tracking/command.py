@@ -1,4 +1,4 @@
-"""`python -m cv_lightning register RUN --name NAME`: the policy of a run becomes a version of a model in MLflow."""
+"""`python -m cv_lightning register RUN --name NAME`: registers the policy of a run as a model version in MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cv_lightning.errors import ConfigError
 from cv_lightning.tracking.stores import connect, one_line_errors
 from cv_lightning.tracking.uri import check_uri, sqlite_path
 
-#: The file that every exported policy has.
+#: A file that every exported policy has.
 _EXPORTED = "conversation.json"
 
 
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     """Register the policy that the command line names; see `parse`.
 
     Raises:
-        ConfigError: There is no policy, no run, or no such store.
-        DataError: The store does not answer, or refuses the name.
+        ConfigError: The policy, the run or the store does not exist.
+        DataError: The store does not answer, or rejects the name.
     """
     options = parse(arguments)
     policy = options.policy or options.run / "policy"
@@ -68,16 +68,16 @@ def _run_of(folder: Path, tracking_uri: str | None) -> tuple[str, str]:
 
 
 def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
-    """Copy a policy into a model of a run, with the run's test metrics, and register it; returns the version.
+    """Copy a policy into a model of a run, with the run's test metrics, register it, and return the version.
 
     Args:
-        policy: An exported folder.
-        name: Of the registered model.
+        policy: Folder of the exported policy.
+        name: Name of the registered model.
         tracking_uri: The store of the run.
-        run_id: The run; its state and times stay as they are.
+        run_id: The run; its state and times do not change.
 
     Raises:
-        DataError: The store does not answer, or refuses.
+        DataError: The store does not answer, or rejects the request.
     """
     with one_line_errors(tracking_uri, f"model {name!r}", "registered"):
         client = connect(tracking_uri)
@@ -91,9 +91,9 @@ def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
         package = version_of("cv-lightning")
         with warnings.catch_warnings():
-            # An example of an input would be answered here, with all weights; the signature is given.
+            # MLflow asks for an input example, but would load all weights here to answer it. The signature is given.
             warnings.filterwarnings("ignore", "(?s).*(input example|infer signature)")
-            # Not `mlflow.pyfunc.log_model`: it resumes the run and ends it anew.
+            # `mlflow.pyfunc.log_model` would resume the run and end it again.
             info = Model.log(
                 artifact_path=None,
                 name=ARTIFACT,
@@ -110,6 +110,6 @@ def register(policy: Path, name: str, tracking_uri: str, run_id: str) -> int:
 
 
 def _tested_at(client: Any, run: Any) -> int:
-    """The step of the run's last test, whose metrics MLflow shows beside the model; 0 if there was none."""
+    """The step of the run's last test; MLflow shows its metrics beside the model. 0 if there was no test."""
     tested = next((name for name in sorted(run.data.metrics) if name.startswith("test/")), None)
     return client.get_metric_history(run.info.run_id, tested)[-1].step if tested is not None else 0

@@ -1,4 +1,4 @@
-"""An exported policy as a model of MLflow: it answers questions about images, with its tools."""
+"""An exported policy as an MLflow model: it answers questions about images, with its tools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cv_lightning.types import Sample, Trajectory
 from cv_lightning.viewer.recording import describe, image_name
 from sandbox import ToolExecutor
 
-#: The folder of the policy among the artifacts of the model.
+#: Name of the policy's folder among the artifacts of the model.
 ARTIFACT = "policy"
 
 #: An image is the base64 text of its file, or a data URI; `turns` is JSON, as docs/trajectories.md describes it.
@@ -41,7 +41,7 @@ SIGNATURE = ModelSignature(
 
 
 class PolicyModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
-    """Answers a table of questions; code that the policy writes runs confined, as in every rollout."""
+    """Answers a table of questions; the policy's code runs in the sandbox, as in every rollout."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights onto an accelerator if there is one.
@@ -61,15 +61,15 @@ class PolicyModel(PythonModel):  # type: ignore[misc]  # mlflow has no types
         """Answer each row's question.
 
         Args:
-            context: Of MLflow.
+            context: MLflow's context.
             model_input: A data frame of `question` and `image`, see `SIGNATURE`.
-            params: `temperature` (0 takes the most probable token), `max_new_tokens` of a turn, `max_turns`, `seed`.
+            params: `temperature` (0 takes the most probable token), `max_new_tokens` per turn, `max_turns`, `seed`.
 
         Returns:
-            By row, in order, `answer` (None if none was given), `stop_reason` and `turns`.
+            For each row, in order: `answer` (None if none was given), `stop_reason` and `turns`.
 
         Raises:
-            DataError: A row's image cannot be read.
+            DataError: The image of a row cannot be read.
             ConversationError: A question does not fit into the context.
         """
         settings = {spec.name: spec.default for spec in SIGNATURE.params} | (params or {})

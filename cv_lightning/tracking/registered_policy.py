@@ -1,4 +1,4 @@
-"""MLflow copies this file into a registered model, and runs it to load the model."""
+"""Loads a registered model: MLflow copies this file into the model and runs it."""
 
 from mlflow.models import set_model
 

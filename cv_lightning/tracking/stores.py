@@ -1,4 +1,4 @@
-"""Runs in MLflow: found by id or experiment, their files fetched."""
+"""Finds runs in MLflow by id or experiment, and downloads their files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError, CVLightningError, DataError
 from cv_lightning.tracking.uri import check_uri, sqlite_path
 
-#: Where databases of runs are looked for if nobody names one.
+#: Folder that is searched for databases if no store is named.
 _DATABASES = "runs"
 
-#: MLflow's settings, unless the user sets them: somebody waits for its answers, and reads ours.
+#: MLflow's settings, unless the user sets them: short waits, because a user waits for the answer, and no extra output.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -30,18 +30,18 @@ _SETTINGS = {
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
-#: The most experiments, or runs of one, that MLflow returns at once.
+#: Maximum number of experiments, or runs of an experiment, that MLflow returns at once.
 _MOST = 50_000
 
 
 class Stores:
-    """The stores in which runs are looked for.
+    """The stores that are searched for runs.
 
     Args:
-        tracking_uri: The one to look in; None: `MLFLOW_TRACKING_URI`, else every mlflow.db below `runs`.
+        tracking_uri: The store to search; None: `MLFLOW_TRACKING_URI` if it is set, else every mlflow.db below `runs`.
 
     Raises:
-        ConfigError: MLflow cannot use the URI, or there is no such database.
+        ConfigError: MLflow cannot use the URI, or the database does not exist.
     """
 
     def __init__(self, tracking_uri: str | None = None) -> None:
@@ -57,10 +57,10 @@ class Stores:
         self._clients: dict[str, Any] = {}
 
     def find(self, run_id: str) -> StoredRun:
-        """The run of an id.
+        """The run with an id.
 
         Raises:
-            DataError: It is in none of the stores, or the named store cannot be read.
+            DataError: The run is in none of the stores, or the named store cannot be read.
         """
         for uri in self.uris:
             run = self._read(uri, lambda client: _run_of(client, run_id))
@@ -73,7 +73,7 @@ class Stores:
 
         Raises:
             ConfigError: No store has an experiment of that name.
-            DataError: It has no run, or the named store cannot be read.
+            DataError: The experiment has no run, or the named store cannot be read.
         """
         known: set[str] = set()
         found: list[StoredRun] = []
@@ -89,7 +89,7 @@ class Stores:
         return found
 
     def _read(self, uri: str, read: Callable[[Any], Any]) -> Any:
-        """The result of `read`; None, and a warning, if a store cannot be read that the user did not name."""
+        """The result of `read`; None and a warning if the store cannot be read and the user did not name it."""
         try:
             with one_line_errors(uri):
                 if uri not in self._clients:
@@ -111,11 +111,11 @@ class Stores:
 
 
 class StoredRun:
-    """A run of a store.
+    """A run in a store.
 
     Attributes:
-        id: MLflow's name of it.
-        name: Its name for people.
+        id: MLflow's id of the run.
+        name: Its readable name.
         params: Its parameters.
         tags: Its tags.
     """
@@ -129,14 +129,14 @@ class StoredRun:
 
     @property
     def title(self) -> str:
-        """Its name and the beginning of its id."""
+        """The run's name and the beginning of its id."""
         return f"{self.name} {self.id[:8]}"
 
     def download(self, names: re.Pattern[str], folder: Path) -> None:
-        """Fetch the artifacts at its root whose names match.
+        """Download the run's top-level artifacts whose names match.
 
         Raises:
-            DataError: They cannot be read.
+            DataError: The artifacts cannot be read.
         """
         with one_line_errors(self._uri, f"run {self.id}: its artifacts"):
             for item in self._client.list_artifacts(self.id):
@@ -155,7 +155,7 @@ class StoredRun:
     def _curve(self, name: str) -> list[tuple[float, float, float]]:
         began = self._run.info.start_time or 0
         points = sorted(self._client.get_metric_history(self.id, name), key=lambda point: point.timestamp)
-        # Of a step that was logged twice, the later point counts.
+        # If a step was logged twice, the later point counts.
         at_step = {
             float(point.step): ((point.timestamp - began) / 60_000, float(point.value))
             for point in points
@@ -165,10 +165,10 @@ class StoredRun:
 
     @contextmanager
     def trajectories(self) -> Iterator[Path]:
-        """The folder of the run's trajectories: its artifacts, fetched for as long as it is used, or its own folder.
+        """The folder of the run's trajectories: a temporary copy of its artifacts, or the run's own folder.
 
         Raises:
-            DataError: It recorded none, or the store does not answer.
+            DataError: The run recorded no trajectories, or the store does not answer.
         """
         with TemporaryDirectory(prefix="cv_lightning_") as folder:
             with one_line_errors(self._uri):
@@ -181,7 +181,7 @@ class StoredRun:
 
 
 def connect(uri: str) -> Any:
-    """MLflow's client of a store; mlflow is imported here, for it takes seconds."""
+    """MLflow's client for a store; mlflow is imported here because the import takes seconds."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
@@ -193,7 +193,7 @@ def connect(uri: str) -> Any:
 
 @contextmanager
 def one_line_errors(uri: str, part: str = "", done: str = "read") -> Iterator[None]:
-    """Turn any error of MLflow into one line, a `DataError`: `part` of the store cannot be `done`."""
+    """Turn any error of MLflow into a one-line `DataError`: `part` of the store cannot be `done`."""
     try:
         yield
     except CVLightningError:
@@ -205,7 +205,7 @@ def one_line_errors(uri: str, part: str = "", done: str = "read") -> Iterator[No
 
 
 def _run_of(client: Any, run_id: str) -> Any:
-    """The run of an id; None if the store has none."""
+    """The run with an id; None if the store does not have it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -217,7 +217,7 @@ def _run_of(client: Any, run_id: str) -> Any:
 
 
 def _experiment_of(client: Any, name: str) -> tuple[list[str], list[Any]]:
-    """Names of all experiments, and the runs of the one of a name, oldest first."""
+    """Names of all experiments, and the runs of the experiment `name`, oldest first."""
     experiments = client.search_experiments(max_results=_MOST)
     ids = [experiment.experiment_id for experiment in experiments if experiment.name == name]
     runs = client.search_runs(ids, max_results=_MOST, order_by=["attributes.start_time ASC"]) if ids else []

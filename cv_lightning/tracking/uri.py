@@ -1,4 +1,4 @@
-"""MLflow's names for stores and runs, checked before anything waits for them."""
+"""Checks MLflow's names of stores and runs before they are used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from cv_lightning.errors import ConfigError
 
-#: MLflow's own names for the stores that it can write to; `sqlite+pysqlite` and the like count as `sqlite`.
+#: URI schemes of the stores that MLflow can write to; variants such as `sqlite+pysqlite` count as `sqlite`.
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -19,10 +19,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def check_uri(uri: str) -> None:
-    """Raise `ConfigError` if MLflow cannot use the URI, before training rather than in the background."""
+    """Raise `ConfigError` if MLflow cannot use the URI: before training, not later in the background."""
     try:
         is_server = urlsplit(uri).hostname is not None and urlsplit(uri).port != 0
-    except ValueError:  # a port that is no number, an open bracket in the host
+    except ValueError:  # a port that is not a number, or an open bracket in the host
         is_server = False
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in ("http", "https") and not is_server:
@@ -40,5 +40,5 @@ def check_uri(uri: str) -> None:
 
 
 def is_run_id(name: str) -> bool:
-    """Whether it looks like MLflow's id of a run: 32 hexadecimal digits."""
+    """Whether a name looks like MLflow's id of a run: 32 hexadecimal digits."""
     return re.fullmatch(r"[0-9a-f]{32}", name) is not None

@@ -1,4 +1,4 @@
-"""Recorded data as it is published: adapters from its rows to `Sample`, read without holding it in memory."""
+"""Published data: adapters from its rows to `Sample`, which read rows without holding the data set in memory."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-"""ChartQAPro (arXiv 2504.05506), the hub's Parquet.
+"""ChartQAPro (arXiv 2504.05506), in the hub's Parquet.
 
 `Question`, `Answer` and `Year` are lists with an entry per turn of a conversation, `Question Type` and `Paragraph` are
-texts, `image` holds encoded bytes. As in the authors' script the last turn is asked, with the turns before it in the
-question, and `Year` says which numbers must be exact.
+texts, `image` holds encoded bytes. As in the authors' script, the question is the last turn with the earlier turns
+before it, and `Year` says which numbers must be exact.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""CodeVision-RL and MVToolBench: one Parquet schema (arXiv 2512.03746), that of verl with the paper's metadata.
+"""CodeVision-RL and MVToolBench (arXiv 2512.03746): verl's Parquet schema with the paper's metadata.
 
 `prompt` = `[{"role": "user", "content": "<image> ..."}]`, `images` = `[{"bytes", "path"}]`, `data_source`,
 `reward_model.ground_truth` and `extra_info` = `{"answer", "bbox", "dataset_name", "index", "question", "split",
-"transform"}`. `bbox` is in pixels of the image as it is given; `transform` names its transforms. Rows of
-verl without `images`, `extra_info` or `transform` are read too.
+"transform"}`. `bbox` is in pixels of the image as given; `transform` names its transforms. Rows of verl without
+`images`, `extra_info` or `transform` are also accepted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cv_lightning.types import IMAGE
 
 
 def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
-    """The fields of a row; raises `DataError` if a part has another shape than published."""
+    """The fields of a row; raises `DataError` if the shape of a part differs from the published schema."""
     extra = _mapping(record, "extra_info", where)
     reward = _mapping(record, "reward_model", where)
     index = extra.get("index")
@@ -48,7 +48,7 @@ def _mapping(record: Record, name: str, where: str) -> Mapping[str, Any]:
 
 
 def _question(record: Record, extra: Mapping[str, Any], where: str) -> str:
-    """The question; the prompt, which may say more, must not show more images than there are."""
+    """The question, or the prompt if there is none; raises `DataError` if the prompt has more places than images."""
     turns = [turn for turn in record.get("prompt") or [] if isinstance(turn, Mapping) and turn.get("role") == "user"]
     prompt = content_text(turns[-1].get("content")) if turns else ""
     if prompt.count(IMAGE) > len(record.get("images") or []):
@@ -58,7 +58,7 @@ def _question(record: Record, extra: Mapping[str, Any], where: str) -> str:
 
 
 def _box(value: Any) -> Any:
-    """The box; some rows hold an empty list, or a list with one box in it."""
+    """The box; some rows hold an empty list, or a list with one box."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value if value not in ([], None) else None

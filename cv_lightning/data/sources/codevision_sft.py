@@ -1,10 +1,10 @@
-"""CodeVision-SFT and other recorded conversations: ShareGPT's spelling, LLaMA-Factory's, or OpenAI's messages.
+"""CodeVision-SFT and other recorded conversations, in the format of ShareGPT, LLaMA-Factory, or OpenAI's messages.
 
 `{"conversations": [{"from": .., "value": ..}], "images": [..]}` with the authors human, gpt and tool (LLaMA-Factory:
-function_call and observation too), or `{"messages": [{"role": .., "content": text or parts}]}` with user, assistant
-(`tool_calls` too) and tool. The first question asks; its `<image>` places take the first images, those of the tool
-turns the rest. The answer is between the answer tags of the last turn. A row that was built here also has
-`transforms`, `box`, `id` and `family`; the published rows do not.
+also function_call and observation), or `{"messages": [{"role": .., "content": text or parts}]}` with user, assistant
+(also with `tool_calls`) and tool. The first human turn is the question. Its `<image>` places take the first images, and
+the places in tool turns take the rest. The answer is between the answer tags of the last turn. Rows from `data build`
+also have `transforms`, `box`, `id` and `family`; the published rows do not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _AUTHORS = {
 
 @dataclass(frozen=True)
 class RecordedTurns:
-    """The turns of a conversation but those of the system.
+    """The turns of a conversation without system turns.
 
     Attributes:
         turns: (author, text) with the authors "human", "gpt" and "tool".
@@ -52,7 +52,7 @@ def read_turns(record: Record, where: str) -> RecordedTurns:
     """The conversation of a row.
 
     Raises:
-        DataError: It is not in one of the known spellings, or places and images differ in number.
+        DataError: The row is in none of the known formats, or the numbers of places and images differ.
     """
     name = "conversations" if record.get("conversations") is not None else "messages"
     given = record.get(name)
@@ -78,7 +78,7 @@ def read_turns(record: Record, where: str) -> RecordedTurns:
 
 
 def _read_turn(turn: Any, where: str) -> tuple[str, str, list[Any]]:
-    """Author and text of a turn, and the image cells that it holds itself, None for those of the column."""
+    """Author and text of a turn, and its image cells: None for each image that comes from the column."""
     author = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else None
     content = turn.get("value", turn.get("content")) if isinstance(turn, Mapping) else None
     calls = turn.get("tool_calls") if isinstance(turn, Mapping) else None

@@ -1,4 +1,4 @@
-"""Recorded conversations as SFT episodes: CodeVision-SFT as it is published, or what `data build` wrote."""
+"""Recorded conversations as SFT episodes: the published CodeVision-SFT, or the output of `data build`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _RESPONSE = re.compile(r"</?tool_response>")
 
 
 class RecordedEpisodes:
-    """The SFT episodes of ShareGPT files, in place of an `EpisodeBuilder`.
+    """The SFT episodes of ShareGPT files, to use in place of an `EpisodeBuilder`.
 
-    Nothing is executed: observations are the recorded ones. System turns are left out, since a policy has its own.
+    Nothing is executed: the observations are recorded. System turns are left out, because each policy has its own.
 
     Args:
         train: File, folder, pattern or hub name of the conversations (see `open_records`).
-        evaluation: The source of validation and test samples; None: those splits are empty, since the same
-            conversations cannot serve for them.
-        folder: Relative image paths start here; None: beside the file.
+        evaluation: The source of validation and test samples; None leaves these splits empty, because the training
+            conversations cannot be used for them.
+        folder: Relative image paths start here; None for the folder of the file.
         seed: Seed of the order.
         strict: Raise at the first bad row instead of skipping it with a warning.
         toolbox: The tools that the conversations call: "code", "named", or a `cv_lightning.tools.Toolbox`.
@@ -54,7 +54,7 @@ class RecordedEpisodes:
         toolbox: Toolbox | ToolboxName = "code",
     ) -> None:
         self.toolbox = make_toolbox(toolbox)
-        self.toolbox.units(())  # refuses coordinates of images as a policy sees them: no file says their size
+        self.toolbox.units(())  # rejects "seen": files do not say the size of a seen image
         self.rows = FileSource(train=train, format=FORMAT.name, folder=folder, seed=seed, strict=strict)
         self.source: SampleSource = self.rows if evaluation is None else evaluation
 
@@ -63,7 +63,7 @@ class RecordedEpisodes:
         return self.rows.only(split, index, self._read)
 
     def size(self, split: Split) -> int | None:
-        """Rows of a split."""
+        """Number of rows of a split."""
         return self.rows.size(split)
 
     def _read(self, rows: Rows, place: int) -> Trajectory:
@@ -74,14 +74,14 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
     """A recorded conversation as a trajectory.
 
     Args:
-        record: The row. Beside the published columns, `trained` may say for each turn of the policy whether it is to be
-            imitated; a mistake that is corrected later is not.
+        record: The row. Besides the published columns, it may have `trained`: for each turn of the policy, whether to
+            imitate it. A mistake that is corrected later is not imitated.
         where: File and row, for messages.
         folder: Relative image paths start here.
-        toolbox: The tools that it calls.
+        toolbox: The tools that the conversation calls.
 
     Raises:
-        DataError: The turns do not alternate, one holds a control token, an image is missing, or the row has no answer.
+        DataError: The turns do not alternate, a turn holds a control token, an image is missing, or there is no answer.
     """
     sample = sample_from_row(fields(record, where, folder or Path()), where, folder)
     recorded = read_turns(record, where)
@@ -107,7 +107,7 @@ def episode_of(record: Record, where: str, folder: Path | None = None, toolbox: 
 
 
 def _check_turns(turns: Sequence[tuple[str, str]], where: str) -> None:
-    """One human turn, then the policy and the tool in turn, the policy last; no turn that cannot be encoded."""
+    """Check that policy and tool alternate after one human turn, ending with the policy, and that all turns encode."""
     authors = [author for author, _ in turns]
     expected = ["human", *(("gpt", "tool") * len(authors))][: len(authors)]
     # The observation is a user turn in the paper's template, so some rows call its author "human".
@@ -126,7 +126,7 @@ def _check_turns(turns: Sequence[tuple[str, str]], where: str) -> None:
 
 
 def _results(values: Sequence[Any], where: str, folder: Path | None) -> Iterator[Image.Image]:
-    """The images of the tool's turns, each opened when its turn comes."""
+    """The images of the tool turns, each opened when its turn is read."""
     for value in values:
         image = unwrap_image(value, where)
         if isinstance(image, str):

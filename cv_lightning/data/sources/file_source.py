@@ -24,26 +24,26 @@ T = TypeVar("T")
 
 
 class FileSource(SampleSource):
-    """Samples from recorded rows; a row is read when it is asked for, and no data set is held in memory.
+    """Samples from recorded rows; each row is read on request, and no data set is held in memory.
 
-    Training takes every row once before any row twice, in an order drawn anew for each pass (rows of one Parquet row
-    group stay near each other); validation and test go through their files in order. A transform that is asked for
-    replaces the recorded one: the image is turned upright, then transformed, both exactly.
+    Training goes through all rows in passes, in a new random order for each pass (rows of a Parquet row group stay near
+    each other). Validation and test go through their files in order. A requested transform replaces the recorded one:
+    the image is turned upright, then transformed, both exactly.
 
     Args:
         train: Training split: a file, a folder, a pattern, or a hub name (see `open_records`).
         validation: Validation split.
         test: Test split.
-        format: A name of `opening.FORMATS`; None finds it by the columns.
-        folder: Relative image paths start here; None: beside the file that names them.
-        weights: How often each orientation is chosen, as in `PlateWorld`; None leaves images as they are recorded.
+        format: A name of `opening.FORMATS`; None detects it from the columns.
+        folder: Relative image paths start here; None for the folder of the file that names them.
+        weights: Frequency of each orientation, as in `PlateWorld`; None leaves images as recorded.
         seed: Seed of the order and of the orientations.
-        strict: Raise at the first bad row. Otherwise each bad row is left out with one warning, and the next good one
+        strict: Raise at the first bad row. Otherwise each bad row is left out with one warning, and the next good row
             takes its place.
 
     Raises:
-        ConfigError: Nothing is given, something does not exist, or two splits are the same.
-        DataError: A file is of no known format or cannot be read.
+        ConfigError: No split is given, a file does not exist, or two splits are the same.
+        DataError: A file has an unknown format or cannot be read.
     """
 
     def __init__(
@@ -72,20 +72,20 @@ class FileSource(SampleSource):
             self._check_is_free()
 
     def size(self, split: Split) -> int:
-        """Rows of a split, bad ones included; 0 if it was not given."""
+        """Number of rows of a split, including bad rows; 0 if the split was not given."""
         return len(self._rows[split]) if split in self._rows else 0
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index`, counted on from pass to pass.
+        """The sample at `index`; the index continues from pass to pass.
 
         Raises:
-            ConfigError: The split was not given, or answers depend on the recorded transforms and others are asked for.
+            ConfigError: The split was not given, or `transforms` is given but the answers depend on the recorded ones.
             DataError: The row is bad and `strict` is set, or every row is bad.
         """
         return self._oriented(self._first_good(split, index), split, index, transforms)
 
     def exactly(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample of the row at `index` and no other; raises as `only`."""
+        """The sample of the row at `index`, never a substitute; raises the errors of `only`."""
         return self._oriented(self.only(split, index, Rows.sample), split, index, transforms)
 
     def _oriented(self, sample: Sample, split: Split, index: int, transforms: Sequence[str] | None) -> Sample:
@@ -96,7 +96,7 @@ class FileSource(SampleSource):
         return sample if transforms is None else transform_sample(restore_sample(sample), transforms)
 
     def _check_is_free(self) -> None:
-        """Raise `ConfigError` if answers depend on the orientation that is recorded."""
+        """Raise `ConfigError` if answers depend on the recorded orientation."""
         for rows in self._rows.values():
             if rows.format.expand is not None:
                 raise ConfigError(
@@ -105,14 +105,14 @@ class FileSource(SampleSource):
                 )
 
     def _places(self, rows: Rows, split: Split, index: int) -> Iterator[int]:
-        """The place of row `index`, then those that replace it if it is bad."""
+        """The place of row `index`, then the places of rows that replace it if it is bad."""
         n_rows = len(rows)
         turn, start = divmod(index, n_rows)
         order = _order(rows.records, self._seed, turn) if split == "train" else range(n_rows)
         return (int(order[(start + offset) % n_rows]) for offset in range(n_rows))
 
     def _first_good(self, split: Split, index: int) -> Sample:
-        """The sample of the row at `index`, or of the first good one after it."""
+        """The sample of the row at `index`, or of the first good row after it."""
         rows = self._rows_of(split)
         for place in self._places(rows, split, index):
             sample = self._or_skip(rows, place)
@@ -128,8 +128,8 @@ class FileSource(SampleSource):
 
         Raises:
             ConfigError: The split was not given.
-            RowError: The row is bad.
-            DataError: The same, and `strict` is set.
+            RowError: The row is bad and `strict` is not set.
+            DataError: The row is bad and `strict` is set.
         """
         rows = self._rows_of(split)
         try:
@@ -165,9 +165,9 @@ class Rows:
 
     Args:
         name: See `open_records`.
-        format: A name of `opening.FORMATS`, or None.
-        folder: Start of relative image paths; None: the folder of the records.
-        where: The argument that names it, for messages.
+        format: A name of `opening.FORMATS`, or None to detect it.
+        folder: Start of relative image paths; None for the folder of the records.
+        where: The config argument that holds `name`, for messages.
     """
 
     def __init__(self, name: str, format: str | None = None, folder: str | None = None, where: str = "") -> None:
@@ -191,7 +191,7 @@ class Rows:
         return self.format.fields(self.records.read(index), self.records.where(index), self.folder)
 
     def row(self, index: int) -> Row:
-        """The row at `index`, its images not yet opened; raises `DataError`."""
+        """The row at `index`, with images not yet opened; raises `DataError`."""
         return read_row(self.fields(index), self.records.where(index), self.folder)
 
     def sample(self, index: int) -> Sample:

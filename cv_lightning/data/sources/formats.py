@@ -1,4 +1,4 @@
-"""The known formats: how they are recognised, and the meaning of their records."""
+"""The known formats: the columns that identify them, and the meaning of their records."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LETTERS = "ABCDEFGH"
 
 @dataclass(frozen=True)
 class Format:
-    """A published form of data.
+    """A published data format.
 
     Attributes:
         name: Its name in configs.
-        title: Its name for people.
-        columns: Sets of columns; a file is of this format if it has all of one set.
+        title: Its readable name.
+        columns: Sets of columns; a file has this format if it has all columns of one set.
         fields: (record, where, image folder) -> the unchecked fields for `rows.read_row`.
-        expand: Makes several records of one, whose answers depend on how the image was turned.
+        expand: Makes several records of each record; their answers depend on how the image was turned.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Format:
     expand: Callable[[Records], Records] | None = None
 
     def fits(self, columns: Sequence[str]) -> bool:
-        """Whether a file with these columns is of this format."""
+        """Whether a file with these columns has this format."""
         return any(needed <= set(columns) for needed in self.columns)
 
 
@@ -47,14 +47,14 @@ def columns(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
-#: How base64 text of PNG, GIF, WebP and BMP begins; other text is base64 if it is longer than any path.
+#: Beginnings of base64 text of PNG, GIF, WebP and BMP; other text is base64 if it is longer than any path.
 _BASE64_STARTS = ("iVBORw0KGgo", "R0lGOD", "UklGR", "Qk")
 _LONGEST_PATH = 512
 _DATA_URI = re.compile(r"data:[\w.+/-]*(?:;[\w=-]+)*;base64,")
 
 
 def unwrap_image(value: Any, where: str) -> Any:
-    """An image cell as bytes or a path: `{"bytes", "path"}`, `{"url"}`, bytes, a data URI, base64 text in any lines."""
+    """Bytes or path of an image cell: `{"bytes", "path"}`, `{"url"}`, bytes, data URI, base64 text with line breaks."""
     if isinstance(value, Mapping):
         value = next((value[name] for name in ("bytes", "path", "url", "image", "image_url") if value.get(name)), None)
         return unwrap_image(value, where) if isinstance(value, Mapping) else _unwrap_text(value, where)
@@ -62,7 +62,7 @@ def unwrap_image(value: Any, where: str) -> Any:
 
 
 def unwrap_images(value: Any, where: str) -> list[Any]:
-    """The images of a cell that holds none, one, a list of them, or a list written as text."""
+    """The images of a cell that holds nothing, one image, a list of images, or such a list as text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())
@@ -80,7 +80,7 @@ def _unwrap_text(value: Any, where: str) -> Any:
 
 
 def place_images(question: str) -> str:
-    """A question whose images come first without their places; places between the words stay."""
+    """A question without its leading `<image>` places; if there are others between words, all places stay."""
     rest = question.strip()
     while rest.startswith(IMAGE):
         rest = rest.removeprefix(IMAGE).lstrip()
@@ -88,7 +88,7 @@ def place_images(question: str) -> str:
 
 
 def content_text(content: Any) -> str:
-    """The content of a message, a text or a list of parts, as text with `<image>` at the place of each image."""
+    """The content of a message (a text or a list of parts) as text, with `<image>` at the place of each image."""
     parts = content if isinstance(content, list | tuple) else [] if content is None else [content]
     return "".join(
         str(part) if not isinstance(part, Mapping) else IMAGE if is_image(part) else str(part.get("text") or "")
@@ -97,15 +97,15 @@ def content_text(content: Any) -> str:
 
 
 def is_image(part: Mapping[str, Any]) -> bool:
-    """Whether a part of a message is an image, its pixels in it or elsewhere."""
+    """Whether a part of a message is an image, with its pixels in the part or elsewhere."""
     return str(part.get("type")) in ("image", "image_url", "input_image")
 
 
 def decode_image(text: Any, where: str) -> bytes:
-    """An image from base64 text in any lines, or from a data URI.
+    """The bytes of an image in base64 text, with or without line breaks, or in a data URI.
 
     Raises:
-        DataError: It is not base64.
+        DataError: The text is not base64.
     """
     try:
         if not isinstance(text, str) or not text:

@@ -2,7 +2,7 @@
 
 `index`, `question`, `answer` (a letter), `category`, the options `A` to `D`, `cycle_category` (each question comes in
 four orders of its options), `image` (base64). Other files may have more options (to `H`), a `hint` before the question,
-a list of images in a cell, no image at all, or in place of one the `index` of the row that has it
+a list of images in a cell, no image at all, or, in place of the image, the `index` of the row that has the image
 (`records.TableRecords`).
 """
 

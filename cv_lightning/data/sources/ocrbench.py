@@ -1,8 +1,8 @@
-"""OCRBench (arXiv 2305.07895): the hub's Parquet, the authors' OCRBench.json with its image folder, a toolkit's TSV.
+"""OCRBench (arXiv 2305.07895): the hub's Parquet, the authors' OCRBench.json with its image folder, or a toolkit's TSV.
 
 Parquet: `dataset`, `question`, `question_type`, `answer` (list), `image`. JSON: `dataset_name`, `id`, `question`,
-`answers` (list or text), `type`, `image_path`. TSV: `index`, `image` (base64), `question`, `answer` (a list, written
-out), `category`. An answer is right if it contains one of the truths; formulas are compared without spaces.
+`answers` (list or text), `type`, `image_path`. TSV: `index`, `image` (base64), `question`, `answer` (a list as text),
+`category`. An answer is right if it contains one of the true answers; formulas are compared without spaces.
 """
 
 from __future__ import annotations

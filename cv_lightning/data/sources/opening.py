@@ -1,4 +1,4 @@
-"""Opens a file, a folder, a pattern or a hub name: its records and their format."""
+"""Opens a file, a folder, a pattern or a hub name, and detects the format of its records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cv_lightning.data.sources.records import (
 )
 from cv_lightning.errors import ConfigError, DataError
 
-#: Known formats by name. The first that fits a file is its format, so the more particular come first.
+#: Known formats by name. The first match is the format of a file, so more specific formats come first.
 FORMATS: dict[str, Format] = {
     one.FORMAT.name: one.FORMAT
     for one in (codevision, codevision_sft, chartqapro, vstar, tirbench, vtcbench, hrbench, ocrbench, plain, rotbench)
@@ -58,7 +58,7 @@ def open_records(name: str) -> Records:
             `owner/name:config:split`).
 
     Raises:
-        ConfigError: There is nothing of this name, or `datasets` is needed and not installed.
+        ConfigError: Nothing has this name, or `datasets` is needed but not installed.
         DataError: A file cannot be read.
     """
     path = Path(name).expanduser()
@@ -79,10 +79,10 @@ def open_records(name: str) -> Records:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """The data files of a folder: of the first kind that it has, Parquet before text."""
+    """The data files of a folder: all files of one kind, Parquet if there are any, else text."""
     for suffix in _SUFFIXES:
         files = sorted(folder.rglob(f"*{suffix}"))
-        if suffix == ".json":  # such files may also describe one image each
+        if suffix == ".json":  # JSON files in subfolders may describe one image each
             files = [file for file in files if file.parent == folder]
         if files:
             return files
@@ -114,12 +114,12 @@ def find_format(records: Records, name: str, wanted: str | None = None) -> Forma
 
     Args:
         records: The records.
-        name: Names them in messages.
-        wanted: A name of `FORMATS` to take without looking; None finds it by the columns.
+        name: Name of the records in messages.
+        wanted: A name of `FORMATS` to use without a check; None detects the format from the columns.
 
     Raises:
-        ConfigError: `wanted` is no format.
-        DataError: No format fits; the message says which columns are there and which are missing.
+        ConfigError: `wanted` is not a format.
+        DataError: No format fits; the message lists the present and the missing columns.
     """
     if wanted is not None:
         if wanted not in FORMATS:
@@ -142,7 +142,7 @@ def find_format(records: Records, name: str, wanted: str | None = None) -> Forma
 
 
 class HubRecords(Records):
-    """A data set of the hub, through `datasets`: downloaded once, then read from disk row by row, images undecoded.
+    """A data set of the hub: `datasets` downloads it once and reads it from disk row by row, without decoding images.
 
     Args:
         name: `owner/name`, `owner/name:split` or `owner/name:config:split`; the split is "test" if none is given.
@@ -156,7 +156,7 @@ class HubRecords(Records):
         split = rest[-1] if rest else "test"
         self._name, self.folder = name, Path()
         try:
-            # By name: only who reads from the hub needs it.
+            # Imported only here: `datasets` is needed only to read from the hub.
             datasets: Any = importlib.import_module("datasets")
         except ImportError as error:
             raise ConfigError(
@@ -165,9 +165,9 @@ class HubRecords(Records):
             ) from error
         try:
             rows = datasets.load_dataset(repository, rest[0] if len(rest) > 1 else None, split=split)
-        except Exception as error:  # the hub client raises whatever its transport does
+        except Exception as error:  # the hub client passes on any error of its transport
             raise ConfigError(f"{name}: cannot be loaded from the hub: {str(error).splitlines()[0]}") from error
-        # As they are stored: `datasets` would decode the images and raise its own error for a broken one.
+        # Stored values: otherwise `datasets` decodes the images and raises its own error for a broken one.
         self._rows = rows.with_format("arrow")
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
-"""Records of Parquet files, read in blocks of a bounded size: 6 GB of them open at once.
+"""Records of Parquet files, read in blocks of bounded size.
 
-Only the footers are read on opening. A block is a row group or, if that is large, a part of one; a few blocks are
-kept. Parts of one row group are cheap in their order only, since its pages are read from the start.
+Opening reads only the footers, so even 6 GB of files open immediately. A block is a row group or, if the row group is
+large, a part of it; a few blocks are cached. Parts of a row group are cheap to read only in order, because its pages
+are read from the start.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from numpy.typing import NDArray
 from cv_lightning.data.sources.records import Record, Records
 from cv_lightning.errors import DataError
 
-#: Bytes of a block and how many blocks are kept: 256 MiB in all.
+#: Bytes per block and number of cached blocks: 256 MiB in all.
 _BLOCK_BYTES = 32 << 20
 _KEPT_BLOCKS = 8
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows [start, stop) of the source: part `part` of row group `group` of file `file`."""
+    """Rows [start, stop) of the source: part `part` of row group `group` in file `file`."""
 
     start: int
     stop: int
@@ -43,7 +44,7 @@ class ParquetRecords(Records):
         paths: The files.
 
     Raises:
-        DataError: A file is no Parquet file or cut short.
+        DataError: A file is not a Parquet file or is truncated.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -61,7 +62,7 @@ class ParquetRecords(Records):
         self._open: tuple[int, Iterator[list[Record]]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": OrderedDict(), "_open": None}  # each worker process reads for itself
+        return {**self.__dict__, "_kept": OrderedDict(), "_open": None}  # each worker process has its own cache
 
     def _scan(self, number: int, path: Path, start: int) -> int:
         with _opened(path) as file:
@@ -81,10 +82,10 @@ class ParquetRecords(Records):
         return start
 
     def _split(self, block: _Block) -> None:
-        """Read the row group of a block in smaller parts.
+        """Split the row group of a block into smaller parts.
 
-        pyarrow has no batches of more than 2 GiB of nested bytes, and the footer, which counts values of a dictionary
-        once, does not say how large they get.
+        pyarrow supports no batches of more than 2 GiB of nested bytes. The footer does not say how large a batch gets,
+        because it counts each value of a dictionary only once.
         """
         if block.rows_per_part == 1:
             raise DataError(f"{self.where(block.start)}: the row is larger than 2 GiB. Remove it.")
@@ -113,7 +114,7 @@ class ParquetRecords(Records):
         return f"{self.paths[number]}, row {index - self._first_rows[number]}"
 
     def read(self, index: int) -> Record:
-        """The row at `index`; raises `DataError` if its pages are broken."""
+        """The row at `index`; raises `DataError` if the file is broken there."""
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         if number not in self._kept:
             try:
@@ -127,7 +128,7 @@ class ParquetRecords(Records):
         return self._kept[number][index - self._blocks[number].start]
 
     def windows(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-        """Row groups in random order, as many rows at a time as are kept."""
+        """Row groups in random order, in windows of as many rows as the cache holds."""
         groups: dict[tuple[int, int], list[_Block]] = {}
         for block in self._blocks:
             groups.setdefault((block.file, block.group), []).append(block)
@@ -181,7 +182,7 @@ def _opened(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        # A buffer: pages are read as they are needed, not whole column chunks in advance.
+        # With a buffer, pages are read as needed; otherwise whole column chunks are read in advance.
         return pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no Parquet file, or cut short ({error}). Download it again.") from error

@@ -1,4 +1,4 @@
-"""Our own rows: one object with the fields of `rows.sample_from_row`, images beside the file."""
+"""This project's own rows: objects with the fields of `rows.sample_from_row`, and images beside the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cv_lightning.data.sources.records import Record
 
 
 def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
-    """The record as it is; an image may be any cell that `unwrap_image` reads."""
+    """The unchanged record, except that images may be any cells that `unwrap_image` reads."""
     images = record.get("images")
     is_one = isinstance(images, str | bytes) and not str(images[:1]).startswith("[")
     return {**record, "images": unwrap_image(images, where) if is_one and images else unwrap_images(images, where)}

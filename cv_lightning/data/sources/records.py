@@ -1,4 +1,4 @@
-"""Records of files that are larger than memory: any one by its place, without holding the others.
+"""Random access to the records of files that are larger than memory.
 
 A record is a mapping of columns to values. Adapters interpret it (`formats.py`).
 """
@@ -24,21 +24,21 @@ from cv_lightning.errors import DataError
 
 Record = Mapping[str, Any]
 
-#: Characters of a JSON file that are read at a time.
+#: Number of characters of a JSON file to read at a time.
 _CHUNK = 1 << 20
 
-#: Between two values of an array.
+#: Text between two values of an array.
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
-#: Characters of an image cell that may be the index of another row: an image has more.
+#: Maximum length of an image cell that is the index of another row: images are longer.
 _LONGEST_REFERENCE = 64
 
-#: A cell holds an image as text: Python's own limit is 128 KiB.
+#: Cells can hold images as text; Python's default limit is 128 KiB.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 class Records(ABC):
-    """The records of one source, in their order.
+    """The records of a source, in order.
 
     Attributes:
         folder: Relative image paths start here.
@@ -48,7 +48,7 @@ class Records(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of records."""
 
     @abstractmethod
     def read(self, index: int) -> Record:
@@ -59,7 +59,7 @@ class Records(ABC):
         """File and place of a record, for messages."""
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of the first records that can be read; empty if there are none."""
+        """The columns of the first readable records; empty if there are none."""
         found: dict[str, None] = {}
         for index in range(min(len(self), 20)):
             try:
@@ -69,12 +69,12 @@ class Records(ABC):
         return tuple(found)
 
     def windows(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-        """All places, in groups that are cheap to read in any order; the groups come in a random order."""
+        """All indices, in groups that are cheap to read in any order; the order of the groups is random."""
         yield np.arange(len(self))
 
 
 class TextRecords(Records):
-    """The records of one text file; only their places are held in memory.
+    """The records of a text file; only their positions are held in memory.
 
     Args:
         path: The file.
@@ -89,10 +89,10 @@ class TextRecords(Records):
 
     @abstractmethod
     def _find(self) -> Iterator[tuple[int, int, int]]:
-        """Start, length in bytes and number (for messages) of each record."""
+        """Start in bytes, length in bytes and number (for messages) of each record."""
 
     def _parse(self, text: str) -> Any:
-        """A record from its text; raises ValueError if it is not one."""
+        """A record from its text; raises ValueError if the text is not a record."""
         return json.loads(text)
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class TextRecords(Records):
 
 
 class JsonLinesRecords(TextRecords):
-    """One JSON object a line; blank lines do not count."""
+    """One JSON object per line; blank lines do not count."""
 
     unit = "line"
 
@@ -129,7 +129,7 @@ class JsonLinesRecords(TextRecords):
 
 
 class JsonArrayRecords(TextRecords):
-    """One JSON array of objects; it is read through once, in pieces."""
+    """One JSON array of objects; the file is scanned once, in pieces."""
 
     def _find(self) -> Iterator[tuple[int, int, int]]:
         decoder = json.JSONDecoder()
@@ -154,7 +154,7 @@ class JsonArrayRecords(TextRecords):
                 return
             end = _end_of_value(decoder, text, at)
             if end is None:
-                more = file.read(max(_CHUNK, len(text) - at))  # doubling: a long record is not read again and again
+                more = file.read(max(_CHUNK, len(text) - at))  # doubling: a long record is not scanned many times
                 if not more:
                     raise DataError(f"{self.path}: the JSON breaks off or is wrong after row {number - 1}.")
                 text, at = text[at:] + more, 0
@@ -174,14 +174,14 @@ def _end_of_value(decoder: json.JSONDecoder, text: str, at: int) -> int | None:
         end = decoder.raw_decode(text, at)[1]
     except (ValueError, RecursionError):
         return None
-    # A number at the end of the piece may continue in the next one.
+    # A number at the end of a piece may continue in the next piece.
     return end if end < len(text) or text[at] in '{["' else None
 
 
 class TableRecords(TextRecords):
-    """Tab-separated values with a header, as the toolkits for benchmarks distribute them.
+    """Tab-separated values with a header, the format of benchmark toolkits.
 
-    In place of an image a cell may hold the `index` of the row that has it (VLMEvalKit).
+    An image cell may hold the `index` of the row that has the image (VLMEvalKit).
     """
 
     def _find(self) -> Iterator[tuple[int, int, int]]:
@@ -204,7 +204,7 @@ class TableRecords(TextRecords):
         return tuple(self._header)
 
     def _cells(self, text: str) -> list[str]:
-        if '"' not in text:  # a row may hold an image of many megabytes, which the csv module takes letter by letter
+        if '"' not in text:  # the csv module reads by character: slow for an image of many megabytes
             return text.rstrip("\r\n").split("\t")
         return next(iter(csv.reader([text.rstrip("\r\n")], delimiter="\t")), [])
 
@@ -220,7 +220,7 @@ class TableRecords(TextRecords):
 
     @cached_property
     def _place_of_index(self) -> dict[str, int]:
-        """Index -> place of its row; the file is read through once, if a cell may be a reference."""
+        """Index -> place of its row; if a cell may be a reference, the file is scanned once."""
         column = self._header.index("index")
         rows = (self._cells(lines_text(self.path, start, length)) for start, length, _ in self._spans)
         return {cells[column]: place for place, cells in enumerate(rows) if len(cells) == len(self._header)}

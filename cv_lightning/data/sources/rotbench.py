@@ -1,9 +1,10 @@
-"""RotBench (arXiv 2508.13968): which rotation is it? The hub's Parquet, `tianyin/RotBench:large` or `:small`.
+"""RotBench (arXiv 2508.13968): how far is an image rotated? The hub's Parquet, `tianyin/RotBench:large` or `:small`.
 
-The columns are `image` and `image_name`, as the data card lists them; the images are upright. As in the authors'
-scripts each is asked in four rotations, 0, 90, 180 and 270 degrees counter-clockwise, as a choice of four in shuffled
-order. Here the order is a function of the image's name and rotation; theirs is drawn for each run. The words of the
-question are ours. Row n is image n // 4; families name the rotations, by which the authors report accuracy.
+The columns are `image` and `image_name`, as in the data card; the images are upright. As in the authors' scripts, each
+image is asked in four rotations, 0, 90, 180 and 270 degrees counter-clockwise, with four choices in shuffled order.
+Here the order is a function of the image's name and rotation; the authors' order is random in each run. The wording of
+the question is ours. Row n is image n // 4; families name the rotations, because the authors report accuracy by
+rotation.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _QUESTION = "By how many degrees was this image rotated counter-clockwise from i
 
 
 class FourRotations(Records):
-    """Each record four times, with its `rotation`.
+    """Each record four times, with different values of `rotation`.
 
     Args:
         upright: Records of upright images.
@@ -52,7 +53,7 @@ class FourRotations(Records):
         return f"{self._upright.where(place)}, rotation {ROTATIONS[turn]}"
 
     def columns(self) -> tuple[str, ...]:
-        """Those of the upright records."""
+        """The columns of the upright records."""
         return self._upright.columns()
 
     def windows(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

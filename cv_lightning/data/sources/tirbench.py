@@ -1,9 +1,10 @@
-"""TIR-Bench (arXiv 2511.01833): `TIR-Bench.json` of `Agents-X/TIR-Bench`, beside it the unpacked `data.zip`.
+"""TIR-Bench (arXiv 2511.01833): `TIR-Bench.json` of `Agents-X/TIR-Bench`, with the unpacked `data.zip` beside it.
 
 An array of `{"id", "task", "prompt", "image_1", "image_2", "answer", "meta_data"}`; the images are paths, the second
-may be null, `answer` is a text, a number or a list. The columns are those that the authors' scripts and two public
-readers of the file use; the file itself could not be looked up. Images come before the words here, after them there.
-The grading is `grading.tirbench`, with the two answers of the task "ocr" that the authors' script corrects.
+may be null, `answer` is a text, a number or a list. The columns are taken from the authors' scripts and from two public
+readers of the file; the file itself could not be checked. Here images come before the text; in the authors' scripts
+they come after it. The rule is `grading.tirbench`. The authors' script corrects two answers of the task "ocr", and so
+does this module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from cv_lightning.data.sources.formats import Format, columns, unwrap_image
 from cv_lightning.data.sources.records import Record
 
-#: File names of the task "ocr" -> the answer that the authors' `calculate_score.py` puts in place of the file's.
+#: File name of an image of the task "ocr" -> corrected answer from the authors' `calculate_score.py`.
 _CORRECTED = {"60.jpg": "mobi", "62.jpg": "aires"}
 
 

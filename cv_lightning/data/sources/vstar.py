@@ -1,8 +1,8 @@
 """V* (arXiv 2312.14135): `test_questions.jsonl` with its image folders, or the same columns in Parquet.
 
-`image` (a path, or an image), `text` (question, lettered options and how to answer), `label` (the letter), `category`,
-`question_id`. Beside an image lies a JSON file with the boxes of the objects asked about, `bbox` = `[[x, y, w, h]]`;
-what spans them all becomes the sample's box.
+`image` (a path, or an image), `text` (question, lettered options and instructions), `label` (the letter), `category`,
+`question_id`. A JSON file beside each image holds the boxes of the objects in the question, `bbox` = `[[x, y, w, h]]`;
+the sample's box is the smallest box around them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
 
 
 def _box(image: Path) -> list[float] | None:
-    """The box that spans the objects of an image; None without such a file."""
+    """The smallest box around the objects of an image; None without a JSON file."""
     try:
         boxes = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))["bbox"]
         edges = [(x, y, x + width, y + height) for x, y, width, height in boxes]

@@ -1,8 +1,9 @@
 """VTC-Bench (arXiv 2603.15030): `data/VTC-Bench.tsv` of the authors' repository, and `VTC-Bench_GTToolChain.tsv`.
 
-`index`, `id`, `category`, `image` (a path beside the table: the images are on the hub, `zzzhu/VTC-Bench`), `question`,
-`answer`, `A` to `D`. Without options the answer is a text or a number, in any alphabet. The second file adds the tools
-of a reference solution, `model_tools_gt`, which are not read: no metric of ours compares names of OpenCV's tools.
+`index`, `id`, `category`, `image` (a path relative to the table; the images are on the hub, `zzzhu/VTC-Bench`),
+`question`, `answer`, `A` to `D`. Without options, the answer is a text or a number, in any alphabet. The second file
+adds the tools of a reference solution, `model_tools_gt`. They are ignored, because no metric here compares names of
+OpenCV's tools.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cv_lightning.data.sources.records import Record
 
 
 def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
-    """The fields of a row; those of a multiple-choice row but for images in files and answers in words."""
+    """The fields of a row: as in `hrbench`, but images are files, and answers may be words."""
     row = hrbench.fields({**record, "image": None}, where, folder)
     return row | {
         "id": record.get("id") or row["id"],

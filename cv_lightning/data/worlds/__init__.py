@@ -1,6 +1,6 @@
-"""Procedural worlds: questions with exact answers and boxes, drawn for any index, without files.
+"""Procedural worlds: questions with exact answers and boxes for any index, without files.
 
-`plates` draws the text plates of the tiny recipe; `pages` draws scenes, charts, receipts, forms and faint text.
+`plates` draws the text plates of the tiny recipe; `families` draws scenes, charts, receipts, forms and faint text.
 """
 
 import lazy_loader

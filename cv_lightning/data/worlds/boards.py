@@ -1,8 +1,8 @@
-"""Boards of colored plates: the pages that need strategy, laid out before they are drawn.
+"""Boards of colored plates: pages that need strategy. The layout is computed before the page is drawn.
 
-A board is three by three cells below a header, a strip with its badge on the left: its orientation can be seen when
-none of its text can be read. A plate holds three characters and is named by its cell, by its color, by its place
-beside another plate, or by its mark; no other plate of its board has that name.
+A board is three by three cells below a header, a strip with a badge on the left. The header shows the orientation even
+if no text can be read. A plate holds three characters and is named by its cell, its color, its place beside another
+plate, or its mark; the name is unique on its board.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from cv_lightning.data.worlds.page import Color, Page, extent
 from cv_lightning.data.worlds.plates import CHIRAL_ALPHABET
 from cv_lightning.types import Box
 
-#: Sides in logical pixels: of a board, a plate, a cell (width, height), the header's height, and the steps of a place.
-#: So each plate fills most of one of the nine visual tokens of a policy that sees its board at 84 x 84 pixels: with
-#: plates that two tokens share, a small policy learned no places in 340 steps.
+#: Logical pixels: side of a board, side of a plate, (width, height) of a cell, height of the header, step of positions.
+#: With these sizes, each plate fills most of one of the nine visual tokens of a policy that sees the board at 84 x 84
+#: pixels. If two tokens shared a plate, a small policy did not learn places in 340 steps.
 BOARD, PLATE, CELL, HEADER, STEP = 252, 63, (84, 77), 21, 7
 #: Height of the strip in the header.
 STRIP = 14
-#: Font sizes of the text on a board, of a plate that lies alone, and of one that is large.
+#: Font sizes (smallest, largest) on a board, on a single plate, and on a large plate.
 #: A policy learns to read large text first.
 FONT_SIZES, ALONE_FONT_SIZES, LARGE_FONT_SIZES = (16, 17), (18, 24), (20, 24)
 FONT = "DejaVuSans-Bold"
@@ -39,12 +39,12 @@ COLORS: Mapping[str, Color] = {
     "pink": (255, 140, 210),
     "white": (250, 250, 250),
 }
-#: Places beside a plate, as steps of cells (columns, rows).
+#: Places beside a plate, as offsets in cells (columns, rows).
 PLACES: Mapping[str, tuple[int, int]] = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-#: Marks that are visible when the text is not.
+#: Marks that stay visible if the text is too small to read.
 MARKS = ("frame", "bar")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
-#: How often a plate is named by each property. A cell says where to crop; for the others the plate must be seen.
+#: Weight of each property for naming a plate. A cell says where to crop; otherwise the policy must see the plate.
 NAMED_BY = {"mark": 5.0, "cell": 4.0, "color": 0.5, "place": 0.5}
 
 
@@ -54,7 +54,7 @@ class Plate:
 
     Attributes:
         cell: Column and row.
-        at: Left and top within its board, in logical pixels.
+        at: (left, top) within its board, in logical pixels.
         color: A name of `COLORS`.
         text: Three characters.
         mark: One of `MARKS`, or "".
@@ -74,13 +74,13 @@ class Plate:
 
 @dataclass(frozen=True)
 class Board:
-    """Plates in the order of their cells, and the one that is asked for.
+    """Plates in the order of their cells, and the target of the question.
 
     Attributes:
-        plates: No two have one cell, one color or one text.
-        asked: The place of the plate that is asked for among them.
-        name: Its name, as in "the red plate".
-        label: Its name in a word or two, as in "red".
+        plates: The plates; their cells, colors and texts are all different.
+        asked: Index of the target among the plates.
+        name: Name of the target, such as "the red plate".
+        label: Short name of the target, such as "red".
     """
 
     plates: tuple[Plate, ...]
@@ -90,12 +90,12 @@ class Board:
 
     @property
     def target(self) -> Plate:
-        """The plate that is asked for."""
+        """The plate that the question asks for."""
         return self.plates[self.asked]
 
     @property
     def crop(self) -> NamedCrop:
-        """The crop that shows the plate that is asked for."""
+        """The crop that shows the target."""
         others = tuple(plate.box for plate in self.plates if plate is not self.target)
         return NamedCrop(self.label, others)
 
@@ -131,7 +131,7 @@ def lay_out(rng: np.random.Generator, n_plates: int, named_by: str) -> Board:
 
 
 def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
-    """(plate, place, the plate beside which it is) of all neighbors."""
+    """(index of a plate, its place, index of the plate beside it) for all neighbors."""
     numbers = {plate.cell: number for number, plate in enumerate(plates)}
     return [
         (numbers[neighbor], place, number)
@@ -142,7 +142,7 @@ def _neighbors(plates: list[Plate]) -> list[tuple[int, str, int]]:
 
 
 def draw_board(page: Page, rng: np.random.Generator, at: tuple[int, int], board: Board) -> Box:
-    """Draw a board with its left top corner at `at`; returns the box of its target on the page."""
+    """Draw a board with its top left corner at `at`, and return the box of its target on the page."""
     x, y = at
     page.rectangle((x, y, x + BOARD, y + BOARD), fill=table_color(rng))
     page.rectangle((x, y, x + BOARD, y + STRIP), fill=(225, 225, 225))
@@ -163,7 +163,7 @@ def draw_plate(
     font_sizes: tuple[int, int] = FONT_SIZES,
     hides_text: bool = False,
 ) -> None:
-    """Draw a plate with its left top corner at `at`: its color, its mark, and its text on a pale field."""
+    """Draw a plate with its top left corner at `at`: its color, its mark, and its text on a pale field."""
     red, green, blue = (min(255, int(value + rng.integers(-8, 9))) for value in COLORS[plate.color])
     paper, ink = int(rng.integers(225, 256)), int(rng.integers(0, 40))
     x, y = at
@@ -187,11 +187,11 @@ def draw_plate(
 
 
 def table_color(rng: np.random.Generator) -> Color:
-    """The gray behind plates."""
+    """The gray background of plates."""
     gray = int(rng.integers(60, 91))
     return gray, gray, gray
 
 
 def random_text(rng: np.random.Generator) -> str:
-    """Three characters that are told from each other in every orientation."""
+    """Three characters that can be distinguished from each other in every orientation."""
     return "".join(CHIRAL_ALPHABET[number] for number in rng.integers(0, len(CHIRAL_ALPHABET), 3))

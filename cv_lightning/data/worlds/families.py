@@ -1,4 +1,4 @@
-"""The families of a world: each lays out a page, draws it, and knows question, answer and box exactly."""
+"""The families of a world: each lays out and draws a page with an exact question, answer and box."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cv_lightning.data.worlds.page import FONTS, PHOTOS, Color, Page, air_of, ex
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Box, Sample
 
-#: Characters that are told from each other in every orientation and font.
+#: Characters that can be distinguished from each other in every orientation and font.
 CODE_ALPHABET = "24567FGJLPR"
 WORDS = (  # noqa: SIM905 - a list of 45 strings is harder to read
     "ACORN ALDER AMBER APPLE ASTER BASIL BEECH BIRCH CEDAR CLOVE CORAL DAISY FERN FLAX GINGER HAZEL HOLLY IRIS IVY "
@@ -27,8 +27,8 @@ class Sizes:
     """Font sizes in logical pixels.
 
     Attributes:
-        small: (smallest, largest) of text that the model cannot read in the whole image.
-        large: (smallest, largest) of text that it can.
+        small: (smallest, largest) size of text that the model cannot read in the whole image.
+        large: (smallest, largest) size of text that it can read there.
     """
 
     small: tuple[int, int]
@@ -37,11 +37,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class NamedCrop:
-    """What a crop is to show.
+    """The target of a crop.
 
     Attributes:
-        name: Its name in a word or two, as in "red".
-        others: Boxes of its kind that could be taken for it, in pixels of the upright view that it is cropped from.
+        name: Short name of the target, such as "red".
+        others: Boxes of similar objects that could be confused with it, in pixels of the upright view to crop.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Draft:
         question: The question.
         answer: Its answer.
         needs_crop: Whether the answer cannot be read without a crop.
-        crops: What each crop shows, the outer one first.
+        crops: The target of each crop, from the outside in.
     """
 
     page: Page
@@ -98,7 +98,7 @@ Family = Callable[[Paper, np.random.Generator], Draft]
 
 
 def labels(paper: Paper, rng: np.random.Generator) -> Draft:
-    """Many small signs with a name and a code each, on a photograph or a wall: which code is below a name?"""
+    """Many small signs, each with a name and a code, on a photograph or a wall: which code is below a name?"""
     page = paper.page(_color(rng, 120, 230))
     if rng.random() < 0.5:
         page.photo(int(rng.integers(len(PHOTOS))), float(rng.uniform(0.5, 1.0)))
@@ -149,7 +149,7 @@ def _label(
 
 
 def receipt(paper: Paper, rng: np.random.Generator) -> Draft:
-    """A receipt on a table, one price asked for."""
+    """A receipt on a table: what is one of the prices, or the total?"""
     page = paper.page(_color(rng, 60, 160))
     if rng.random() < 0.4:
         page.photo(int(rng.integers(len(PHOTOS))), 0.8)
@@ -183,7 +183,7 @@ def receipt(paper: Paper, rng: np.random.Generator) -> Draft:
 
 
 def form(paper: Paper, rng: np.random.Generator) -> Draft:
-    """A printed form with ruled fields: which entry does a field hold?"""
+    """A printed form with ruled fields: what is written in a field?"""
     page = paper.page(_color(rng, 232, 256))
     size, font = _between(rng, paper.sizes.small), _pick(rng, FONTS)
     air, height = air_of(size), extent("Gj", font, size)[1]
@@ -212,7 +212,7 @@ def form(paper: Paper, rng: np.random.Generator) -> Draft:
 
 
 def chart(paper: Paper, rng: np.random.Generator) -> Draft:
-    """Bars with their values above them, or to be read at the axis; then every bar ends on a grid line."""
+    """A bar chart. Values are above the bars or must be read from the axis; every bar ends on a grid line."""
     page = paper.page(_color(rng, 240, 256))
     size, font = paper.sizes.large[0], _pick(rng, ("DejaVuSans", "DejaVuSerif"))
     ink, (width, height) = _color(rng, 0, 70), paper.size
@@ -249,7 +249,7 @@ def chart(paper: Paper, rng: np.random.Generator) -> Draft:
 
 
 def faded(paper: Paper, rng: np.random.Generator) -> Draft:
-    """One large code among smaller words, then dim, faded, noisy or inverted: a filter helps, none is required."""
+    """One large code among smaller words, made dim, faded, noisy or inverted: a filter helps but is not required."""
     dark, light = _color(rng, 0, 50), _color(rng, 215, 256)
     page = paper.page(light)
     font, code = _pick(rng, FONTS), _code(rng, 4)
@@ -270,7 +270,7 @@ def faded(paper: Paper, rng: np.random.Generator) -> Draft:
 
 
 def _spoil(page: Page, rng: np.random.Generator) -> None:
-    """Make a page hard to see, the same way at every scale."""
+    """Make a page hard to see, in the same way at every scale."""
     way = _pick(rng, ("dim", "faded", "noisy", "inverted"))
     pixels = np.asarray(page.image, dtype=np.float32)
     if way == "dim":
@@ -284,7 +284,7 @@ def _spoil(page: Page, rng: np.random.Generator) -> None:
     page.image.paste(Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)))
 
 
-#: Families by name; `turned` is a scene of labels whose image is never upright.
+#: Families by name; `turned` draws the same pages as `labels`, but its image is never upright.
 FAMILIES: Mapping[str, Family] = {
     "labels": labels,
     "turned": labels,

@@ -1,4 +1,4 @@
-"""A source of samples from the families, exact at any resolution, and the fixed benchmark made of it."""
+"""A source of samples from the families, exact at any resolution, and a fixed benchmark made from it."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from cv_lightning.data.worlds.published import ItemDigest, check_item, item_dige
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 
-#: No font below this size is drawn: its letters would not be told apart at scale 1.
+#: Smallest font size to draw: letters of smaller fonts could not be distinguished at scale 1.
 MIN_FONT_SIZE = 8
 
-#: Items of MVTool-procedural.
+#: Number of items in MVTool-procedural.
 N_ITEMS = 1000
 
-#: The random numbers that draw a family's pages: no two families share them. 0 chooses family and orientation.
+#: Random stream of each family's pages; no two families share a stream. Stream 0 chooses family and orientation.
 _STREAMS = {family: 2 + number for number, family in enumerate(FAMILIES)}
 
 
 @dataclass(frozen=True)
 class FamilyWorld(SampleSource):
-    """Pages of several families; those with small text need a crop at the model's pixel budget.
+    """Pages of several families; at the model's pixel budget, pages with small text need a crop.
 
-    An image of more than `max_pixels` pixels reaches the model reduced to them. Small text is then at most
-    `unreadable_px` pixels of font size, large text at least `readable_px`, whatever `scale` is.
+    The model sees an image of more than `max_pixels` pixels reduced to this number. Small text then has a font size of
+    at most `unreadable_px` pixels, large text of at least `readable_px`, whatever `scale` is.
 
     Attributes:
         seed: Seed of the world.
         width: Page width in logical pixels.
         height: Page height in logical pixels.
-        scale: Pixels of the image for each logical pixel; layout, question and answer do not depend on it.
-        max_pixels: Pixels of an image as the model sees it, at most.
+        scale: Image pixels per logical pixel; layout, question and answer do not depend on it.
+        max_pixels: Maximum number of pixels of an image that the model sees.
         unreadable_px: Largest font size, as the model sees it, of text that needs a crop.
-        readable_px: Smallest font size, as the model sees it, of text that does not.
-        families: How often each family is drawn: name of `FAMILIES` -> weight.
-        weights: How often each orientation is chosen, as in `PlateWorld`.
+        readable_px: Smallest font size, as the model sees it, of text that needs no crop.
+        families: Frequency of each family: name in `FAMILIES` -> weight.
+        weights: Frequency of each orientation, as in `PlateWorld`.
     """
 
     seed: int = 0
@@ -79,7 +79,7 @@ class FamilyWorld(SampleSource):
 
     @property
     def reduction(self) -> float:
-        """Pixels that the model sees for one logical pixel; an image within the budget is not enlarged."""
+        """Pixels that the model sees per logical pixel; an image within the budget is not enlarged."""
         return min(1.0, math.sqrt(self.max_pixels / (self.width * self.height)))
 
     @property
@@ -92,7 +92,7 @@ class FamilyWorld(SampleSource):
         )
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index`; `transforms` forces its orientation, a "crop" in it is ignored."""
+        """The sample at `index`; `transforms` sets its orientation, and a "crop" among them is ignored."""
         rng = generator(self.seed, split, index)
         family = choose(rng, self.families)
         chosen = choose_transforms(rng, self.weights)
@@ -102,7 +102,7 @@ class FamilyWorld(SampleSource):
         return transform_sample(self.upright(split, index, family), asked)
 
     def upright(self, split: Split, index: int, family: str) -> Sample:
-        """The sample of a family at `index` before anything is done to its image."""
+        """The sample of a family at `index` before its image is transformed."""
         draft = self.draw(split, index, family)
         return draft.sample(f"{family}-{self.seed}-{split}-{index}", family, type(self).__name__)
 
@@ -116,8 +116,9 @@ class FamilyWorld(SampleSource):
 class MVToolProcedural(FamilyWorld):
     """MVTool-procedural: 1,000 fixed test items with the metadata of MVToolBench (arXiv 2512.03746).
 
-    `published.publication().version` fixes their pixels; an item drawn otherwise on this machine gives a warning.
-    `scale` renders the same items larger. Families and orientations take turns, so each combination has its share.
+    `published.publication().version` identifies their pixels; an item that is drawn differently on this machine gives a
+    warning. A larger `scale` renders the same items larger. Families and orientations alternate, so that each
+    combination has its share.
     """
 
     seed: int = 251203746
@@ -126,7 +127,7 @@ class MVToolProcedural(FamilyWorld):
     max_pixels: int = 256 * 256
 
     def size(self, split: Split) -> int:
-        """1,000 in test, none elsewhere."""
+        """1,000 samples in test, none in other splits."""
         return N_ITEMS if split == "test" else 0
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
@@ -140,7 +141,7 @@ class MVToolProcedural(FamilyWorld):
         return transform_sample(upright, asked)
 
     def digest(self, index: int) -> ItemDigest:
-        """The digest of item `index` as it is drawn here."""
+        """The digest of item `index` as drawn on this machine."""
         return item_digest(*self._item(index), self.scale)
 
     def _item(self, index: int) -> tuple[Sample, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""A page that is laid out once, in logical pixels, and rendered at any whole scale: boxes scale with it exactly."""
+"""A page that is laid out once in logical pixels and rendered at any integer scale; boxes scale with it exactly."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cv_lightning.types import Box
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-#: Fonts that matplotlib ships; another version of the files is another world.
+#: Fonts that matplotlib ships; other versions of the files draw other pages.
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSans-Oblique")
 
-#: Photographs of installed packages: (package, file below it).
+#: Photographs in installed packages: (package, path in the package).
 PHOTOS = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
     ("sklearn", "datasets/images/china.jpg"),
@@ -32,9 +32,9 @@ class Page:
 
     Args:
         size: Width and height in logical pixels.
-        scale: Pixels of the image for each logical pixel.
+        scale: Image pixels per logical pixel.
         background: Color of the page.
-        hides_target: Leave out the answer; everything else is the same.
+        hides_target: Leave out the answer; the rest is the same.
     """
 
     def __init__(self, size: tuple[int, int], scale: int, background: Color, *, hides_target: bool = False) -> None:
@@ -46,43 +46,43 @@ class Page:
         self._draw = ImageDraw.Draw(self.image)
 
     def text(self, at: Point, text: str, font: str, size: int, fill: Color) -> None:
-        """Write text whose ink, not its line, begins at `at` (left, top)."""
+        """Write text so that its visible pixels, not its line box, begin at `at` (left, top)."""
         left, top, _, _ = ink(text, font, size)
         x, y = (at[0] - left) * self.scale, (at[1] - top) * self.scale
         self._draw.text((x, y), text, font=load_font(font, size * self.scale), fill=fill)
 
     def target(self, at: Point, text: str, font: str, size: int, fill: Color) -> None:
-        """Write the answer, and remember its box."""
+        """Write the answer, and store its box."""
         width, height = extent(text, font, size)
-        # Hinting moves glyphs by up to a pixel at other scales, and a reader wants some air around the text.
+        # Hinting moves glyphs by up to a pixel at other scales, and text with some space around it is easier to read.
         air = air_of(size)
         self.mark((at[0] - air, at[1] - air, at[0] + width + air, at[1] + height + air))
         if not self.hides_target:
             self.text(at, text, font, size, fill)
 
     def mark(self, box: Box) -> None:
-        """Remember the box (logical pixels) of the answer, cut at the page's edges."""
+        """Store the box (logical pixels) of the answer, clipped to the page."""
         x1, y1, x2, y2 = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
         cut = max(0, x1), max(0, y1), min(self.size[0], x2), min(self.size[1], y2)
         self.box = cut[0] * self.scale, cut[1] * self.scale, cut[2] * self.scale, cut[3] * self.scale
 
     def rectangle(self, box: Box, fill: Color | None = None, outline: Color | None = None) -> None:
-        """Draw a rectangle whose last row and column are before `box[2:]`."""
+        """Draw a rectangle; `box[2:]` is exclusive."""
         x1, y1, x2, y2 = (edge * self.scale for edge in box)
         self._draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=fill, outline=outline, width=self.scale)
 
     def line(self, start: Point, end: Point, fill: Color) -> None:
-        """Draw a line of one logical pixel."""
+        """Draw a line with a width of one logical pixel."""
         self._draw.line([(x * self.scale, y * self.scale) for x, y in (start, end)], fill=fill, width=self.scale)
 
     def photo(self, number: int, strength: float) -> None:
-        """Lay a photograph over the page, faded to its color if `strength` is below 1."""
+        """Put a photograph over the page; below 1, `strength` blends it with the page."""
         photo = load_photo(number).resize(self.image.size, Image.Resampling.BILINEAR)
         self.image.paste(Image.blend(self.image, photo, strength))
 
 
 def air_of(size: int) -> int:
-    """Logical pixels around text of a font size that belong to its box."""
+    """Margin in logical pixels between text of a font size and the edges of its box."""
     return max(2, math.ceil(size * 0.2))
 
 
@@ -128,6 +128,6 @@ def _package_file(package: str, name: str) -> Path:
 
 
 def grain(rng: np.random.Generator, size: tuple[int, int], scale: int, deviation: float) -> np.ndarray:
-    """Noise of one value for each logical pixel, [H, W, 3] at the scale, the same at every scale."""
+    """Noise [H, W, 3] with one value per logical pixel and channel, the same at every scale."""
     noise = rng.normal(0.0, deviation, (size[1], size[0], 3)).astype(np.float32)
     return noise.repeat(scale, 0).repeat(scale, 1)

@@ -1,4 +1,4 @@
-"""A procedural world of text plates: exact answers for any index, no file, no download."""
+"""A procedural world of text plates: exact answers for any index, without files or downloads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from cv_lightning.data.worlds.page import font_file
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 
-#: Characters without any symmetry, so that every orientation of a plate can be told from every other.
+#: Characters without any symmetry, so that all orientations of a plate can be distinguished.
 CHIRAL_ALPHABET = "24567FGJLPR"
 
 #: Smallest font in pixels that a plate may be shrunk to.
 _MIN_FONT_SIZE = 6
 
-#: No font draws this one: its picture is the one for characters that are missing.
+#: A character that no font has: it is drawn with the glyph for missing characters.
 _UNASSIGNED = "\U0010ffff"
 
 
@@ -41,13 +41,13 @@ class PlateWorld(SampleSource):
         seed: Seed of the world.
         width: Image width in pixels.
         height: Image height in pixels.
-        min_length: Fewest characters.
-        max_length: Most characters.
+        min_length: Minimum number of characters.
+        max_length: Maximum number of characters.
         min_font_size: Smallest font size in pixels.
-        max_font_size: Largest font size in pixels; text that would not fit is drawn as large as it fits.
-        alphabet: Characters to draw from.
+        max_font_size: Largest font size in pixels; text that does not fit is drawn in the largest size that fits.
+        alphabet: Characters of the texts.
         question: The question, the same for every orientation.
-        weights: How often each transform is chosen: "none" or a name of `TRANSFORMS` -> weight.
+        weights: Frequency of each transform: "none" or a name of `TRANSFORMS` -> weight.
     """
 
     seed: int = 0

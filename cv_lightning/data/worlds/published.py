@@ -1,7 +1,7 @@
-"""The items of MVTool-procedural as they were published: a digest of each, and a warning if one is drawn otherwise.
+"""Digests of the published items of MVTool-procedural, and a warning if an item is drawn differently.
 
-Fonts, photographs, the text renderer and the decoder of photographs are those of installed packages. Another version of
-one of them may draw other pixels, and other font metrics lay out other pages.
+Fonts, photographs, the text renderer and the decoder of photographs come from installed packages. Another version of a
+package may draw other pixels, and other font metrics change the layout of pages.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ PUBLISHED = Path(__file__).with_name("mvtool_procedural.json")
 
 @dataclass(frozen=True)
 class ItemDigest:
-    """The content of an item, in two parts.
+    """The digest of an item, in two parts.
 
     Attributes:
-        facts: Of id, question, answer, family, transforms, box and size; the same at every scale.
-        pixels: Of the upright page at scale 1; its orientation is exact. Empty at other scales.
+        facts: Digest of id, question, answer, family, transforms, box and size; the same at every scale.
+        pixels: Digest of the upright page at scale 1; empty at other scales. Orientations are exact, so the upright
+            page is enough.
     """
 
     facts: str
@@ -42,8 +43,8 @@ class Publication:
     """All items of a version.
 
     Attributes:
-        items: Their digests, in order.
-        drawn_with: The packages and libraries that drew them.
+        items: Digests of the items, in order.
+        drawn_with: Versions of the packages and libraries that drew the items.
     """
 
     items: tuple[ItemDigest, ...]
@@ -59,9 +60,9 @@ def item_digest(upright: Sample, transforms: Sequence[str], scale: int) -> ItemD
     """The digest of an item.
 
     Args:
-        upright: The item before anything was done to its image.
-        transforms: Applied to it, in order.
-        scale: Pixels of the image for each logical pixel.
+        upright: The item before its image is transformed.
+        transforms: Transforms of its image, in order.
+        scale: Image pixels per logical pixel.
     """
     image, box = upright.images[0], upright.box or ()
     size = [side // scale for side in image.size]
@@ -73,20 +74,20 @@ def item_digest(upright: Sample, transforms: Sequence[str], scale: int) -> ItemD
 
 @cache
 def publication() -> Publication:
-    """The version that this release knows."""
+    """The published version in this release."""
     content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     return Publication(tuple(ItemDigest(*item.split()) for item in content["items"]), content["drawn_with"])
 
 
 def drawn_with() -> dict[str, str]:
-    """Versions of the packages and libraries that decide an item's pixels."""
+    """Versions of the packages and libraries that determine an item's pixels."""
     packages = versions(("pillow", "matplotlib", "scikit-learn", "numpy"))
     libraries = {"FreeType": "freetype2", "libjpeg-turbo": "libjpeg_turbo"}
     return packages | {name: str(features.version(feature)) for name, feature in libraries.items()}
 
 
 def check_item(index: int, here: ItemDigest) -> None:
-    """Warn, once in a process for each kind of difference, if an item is not the published one."""
+    """Warn if an item differs from the published item, once per process for each kind of difference."""
     published = publication().items[index]
     if here.facts != published.facts:
         _warn("has another layout, question or box than")
@@ -113,7 +114,7 @@ def _warn(how: str) -> None:
 
 
 def draw_all() -> Publication:
-    """All items as they are drawn here."""
+    """All items as drawn on this machine."""
     from cv_lightning.data.worlds.family_world import N_ITEMS, MVToolProcedural
 
     world = MVToolProcedural()
@@ -121,7 +122,7 @@ def draw_all() -> Publication:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare all items with the published ones; `--write` publishes those of here. 1 if some differ."""
+    """Compare all items with the published items, and return 1 if some differ; `--write` publishes this machine's."""
     here = draw_all()
     if "--write" in arguments:
         items = [f"{item.facts} {item.pixels}" for item in here.items]

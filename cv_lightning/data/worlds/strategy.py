@@ -1,4 +1,4 @@
-"""A world that needs strategy, at the size of the tiny policy: turn, crop, both, two crops, a filter, or no tool."""
+"""A world that needs strategy, sized for the tiny policy: turn, crop, both, two crops, a filter, or no tool."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from cv_lightning.data.worlds.families import Draft, NamedCrop
 from cv_lightning.data.worlds.page import Page
 from cv_lightning.types import Sample
 
-#: Boards of the page of "small": their names and places.
+#: Boards on a page of the family "small": name -> (left, top).
 CORNERS: Mapping[str, tuple[int, int]] = {
     "top left": (0, 0),
     "top right": (BOARD, 0),
     "bottom left": (0, BOARD),
     "bottom right": (BOARD, BOARD),
 }
-#: Share of its contrast that a faded image keeps.
+#: Range of the share of contrast that a faded image keeps.
 FADED = (0.05, 0.09)
 
-#: The random numbers that draw a page; families that are drawn alike share its pages.
+#: Random stream of pages; families with the same drawing function share pages.
 _STREAM = 2
-#: Logical pixels of table beside a plate that lies alone.
+#: Logical pixels of background beside a single plate.
 _MARGIN = 7
 _TURNED = {name: weight for name, weight in ORIENTATION_WEIGHTS.items() if name != "none"}
 
 
 def plate_alone(rng: np.random.Generator, *, hides_target: bool, scale: int = 1, is_full: bool = False) -> Draft:
-    """One plate that can be read, with up to 7 pixels of table beside it unless it `is_full`."""
+    """One readable plate, with up to 7 pixels of background beside it unless `is_full`."""
     side = PLATE + (0 if is_full else _MARGIN * int(rng.integers(2)))
     page = Page((side, side), scale, table_color(rng), hides_target=hides_target)
     color = list(COLORS)[int(rng.integers(len(COLORS)))]
@@ -70,12 +70,12 @@ def plate_alone(rng: np.random.Generator, *, hides_target: bool, scale: int = 1,
 
 
 def large_plate(rng: np.random.Generator, *, hides_target: bool) -> Draft:
-    """One plate as large as a board: it can be read as it is."""
+    """One plate as large as a board: it can be read without a tool."""
     return plate_alone(rng, hides_target=hides_target, scale=BOARD // PLATE, is_full=True)
 
 
 def faded_plate(rng: np.random.Generator, *, hides_target: bool) -> Draft:
-    """One plate whose contrast is lost; a filter brings it back."""
+    """One plate with almost no contrast; a filter restores the contrast."""
     draft = plate_alone(rng, hides_target=hides_target)
     kept, gray = rng.uniform(*FADED), rng.uniform(110, 190)
     pixels = np.rint(gray + (np.asarray(draft.page.image, dtype=np.float32) - gray) * kept)
@@ -92,7 +92,7 @@ def one_board(rng: np.random.Generator, *, hides_target: bool) -> Draft:
 
 
 def named_boxes(rng: np.random.Generator, *, hides_target: bool) -> Draft:
-    """A board of one to nine plates: the answer is the box of one of them, in words."""
+    """A board of one to nine plates: the answer is the box of one plate, in words."""
     page = Page((BOARD, BOARD), 1, (0, 0, 0), hides_target=hides_target)
     board = lay_out(rng, 1 + int(9 * rng.random() ** 2), choose(rng, NAMED_BY))  # a third of the boards hold one plate
     page.mark(draw_board(page, rng, (0, 0), board))
@@ -106,7 +106,7 @@ def box_in_words(name: str, box: Sequence[float]) -> str:
 
 
 def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
-    """Four boards: the text is unreadable on the page and on a board alone."""
+    """Four boards: the text is unreadable on the page and also on a crop of a whole board."""
     page = Page((2 * BOARD, 2 * BOARD), 1, (0, 0, 0), hides_target=hides_target)
     asked = list(CORNERS)[int(rng.integers(len(CORNERS)))]
     boards = {}
@@ -124,13 +124,13 @@ def four_boards(rng: np.random.Generator, *, hides_target: bool) -> Draft:
 
 @dataclass(frozen=True)
 class _Family:
-    """How a family is drawn; `is_turned`: its image is never upright."""
+    """The drawing function of a family; if `is_turned`, its image is never upright."""
 
     draw: Callable[..., Draft]
     is_turned: bool = False
 
 
-#: Families by name. Those drawn by one function show the same page at one index.
+#: Families by name. Families with the same function show the same page at the same index.
 STRATEGY_FAMILIES: Mapping[str, _Family] = {
     "read": _Family(plate_alone),
     "turned": _Family(plate_alone, is_turned=True),
@@ -145,13 +145,14 @@ STRATEGY_FAMILIES: Mapping[str, _Family] = {
 
 @dataclass(frozen=True)
 class StrategyWorld(SampleSource):
-    """Plates to read, each family with a strategy of its own; made for a policy that sees an image at 84 x 84 pixels.
+    """Plates to read; each family needs its own strategy. The world suits a policy that sees images at 84 x 84 pixels.
 
-    Validation and test ask all families in turn, `turned` and `find_turned` on the very pages of `read` and `find`.
+    Validation and test go through all families in turn; `turned` and `find_turned` use the same pages as `read` and
+    `find`.
 
     Attributes:
         seed: Seed of the world.
-        families: How often each family is drawn for training: name of `STRATEGY_FAMILIES` -> weight.
+        families: Frequency of each family in training: name in `STRATEGY_FAMILIES` -> weight.
     """
 
     conditions: ClassVar[tuple[Transforms | None, ...]] = (None,)
@@ -164,13 +165,13 @@ class StrategyWorld(SampleSource):
         check_seed("world.seed", self.seed)
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """The sample at `index`; `transforms` forces its orientation, a "crop" in it is ignored."""
+        """The sample at `index`; `transforms` sets its orientation, and a "crop" among them is ignored."""
         return self.sample_and_crops(split, index, transforms)[0]
 
     def sample_and_crops(
         self, split: Split, index: int, transforms: Sequence[str] | None = None
     ) -> tuple[Sample, tuple[NamedCrop, ...]]:
-        """The sample at `index` and the crops that it needs, the outer one first."""
+        """The sample at `index`, and the crops that it needs, from the outside in."""
         number, family, turn = self._asked(split, index)
         asked = tuple(name for name in transforms or () if name != "crop")
         if transforms is None and STRATEGY_FAMILIES[family].is_turned:
