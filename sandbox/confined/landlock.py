@@ -6,10 +6,10 @@ import ctypes
 import os
 import struct
 
-#: The same numbers on x86_64 and aarch64.
+#: System call numbers, the same on x86_64 and aarch64.
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446
 _VERSION_FLAG = 1
-#: Bits of file access rights that each version of the interface knows.
+#: Number of file access rights that each version of the interface knows.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 
 
