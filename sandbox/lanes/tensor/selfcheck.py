@@ -145,7 +145,7 @@ def differences(name: str, kind: TensorKind, image: Image.Image, values: Values,
     """Differences of all values of a call's result; empty if the library refuses it, 256 if size or mode differ."""
     try:
         expected = OPERATIONS[name].call(image, values)
-    except (ValueError, TypeError, cv2.error):  # such as a colour of three numbers for a gray image
+    except (ValueError, TypeError, cv2.error):  # such as a color of three numbers for a gray image
         return np.zeros(0, np.int64)
     array = np.array(image)
     pixels = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous().to(device)
