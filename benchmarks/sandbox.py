@@ -3,14 +3,11 @@
     python benchmarks/sandbox.py [--out runs/benchmarks/sandbox.json] [--quick]
 
 After a warm-up, rounds are interleaved, so that a busy machine slows all ways alike. In a round, every way makes a
-burst
-of calls, as the rollouts of a step do; ways that begin after a rest make one call, as while a policy samples. The
-output
-has medians and interquartile ranges in milliseconds. `x raw` is a ratio of medians; ways that begin after a rest are
-compared with the raw call after a rest. `cpu ms` is processor time of trainer and workers together, which a busy
-machine
-changes least (nan if workers end with the call). `taskset -c 0` keeps everything on one core, as for the mix. The JSON
-names commit and hardware.
+burst of calls, as the rollouts of a step do; ways that begin after a rest make one call, as while a policy samples. The
+output has medians and interquartile ranges in milliseconds. `x raw` is a ratio of medians; ways that begin after a rest
+are compared with the raw call after a rest. `cpu ms` is processor time of trainer and workers together, which a busy
+machine changes least (nan if workers end with the call). `taskset -c 0` keeps everything on one core, as for the mix.
+The JSON names commit and hardware.
 """
 
 from __future__ import annotations

@@ -9,12 +9,10 @@
     python benchmarks/tool_execution.py --device cpu --thresholds   # the numbers that "auto" chooses by
 
 On an accelerator, run `--check` first. After a warm-up, rounds are interleaved: every way runs once per round, so that
-a
-busy machine slows all ways alike. The output has medians and interquartile ranges in milliseconds, and the median of
-the
-rounds' ratios; times include waiting for the device. The next column is processor time of all threads: compare it if
-other programs use the cores. Batches whose pixels exceed `--max-megapixels` are left out. For large batches, Pillow and
-OpenCV process only a part, and their times are scaled up. The JSON names commit, hardware and versions.
+a busy machine slows all ways alike. The output has medians and interquartile ranges in milliseconds, and the median of
+the rounds' ratios; times include waiting for the device. The next column is processor time of all threads: compare it
+if other programs use the cores. Batches whose pixels exceed `--max-megapixels` are left out. For large batches, Pillow
+and OpenCV process only a part, and their times are scaled up. The JSON names commit, hardware and versions.
 """
 
 # ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages

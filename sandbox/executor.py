@@ -32,8 +32,7 @@ _EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
 class ToolExecutor:
     """Executes tool calls. Whatever the code does, the outcome comes back as an `Observation`.
 
-    An executor may be shared by threads and pickled. It may be used in a forked child, which then starts its own
-    workers.
+    It may be shared by threads, pickled, and used in a forked child, which then starts its own workers.
 
     Args:
         lane: "auto": snippets that lift run in process by our own calls, others in confined workers. "pillow": snippets

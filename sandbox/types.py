@@ -11,7 +11,7 @@ from PIL import Image
 from sandbox.geometry import Affine
 
 Status = Literal["ok", "error", "timeout", "crash", "rejected"]
-#: What shares a confined process and its variables: only one call, or the calls of an episode.
+#: Whether a confined process and its variables serve only one call, or the calls of an episode.
 Fresh = Literal["call", "episode"]
 
 #: How close the tensor lane's pixels are to the Pillow lane's: bit for bit, or within the limits in

@@ -71,8 +71,7 @@ class PairedTable:
         n_shared: Answers to the same question under the same condition.
         n_first: All judged answers of the first group.
         n_second: All judged answers of the second group.
-        n_other_truth: Answers to questions with the same name but different right answers, which are different
-        questions.
+        n_other_truth: Answers to questions that share a name but not the right answer, so they are not the same.
     """
 
     first: str

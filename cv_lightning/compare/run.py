@@ -227,8 +227,7 @@ def curves_of_results(results: Mapping[str, Any]) -> dict[str, Points]:
 def minutes_of(curves: Mapping[str, Points]) -> Points:
     """Minutes of training at each step at which `throughput/step_s` was logged.
 
-    This is the sum of the steps' own times, without interruptions. Steps between two logged ones count as the later
-    one.
+    It sums the steps' own times, without interruptions. Steps between two logged ones count as the later one.
     """
     minutes, passed, before = [], 0.0, -1.0
     for step, seconds in curves.get(_STEP_SECONDS, ()):

@@ -129,8 +129,7 @@ def _shows_results(messages: Sequence[Mapping[str, Any]]) -> bool:
 def _place_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
     """Move the images of tool results to their place: the tool's turn, or after all results of a reply.
 
-    A tool's turn keeps its text. Because servers refuse empty texts, an empty text is replaced by the size of the
-    image.
+    A tool's turn keeps its text. The size of the image replaces an empty text, because servers refuse those.
     """
     moved: list[Mapping[str, Any]] = []
     shown: list[Mapping[str, Any]] = []

@@ -133,8 +133,7 @@ class Endpoint:
             settings: Other keys of the request: temperature, max_tokens, tools, ...
 
         Raises:
-            EndpointError: No request will succeed: a wrong key, an unknown model, an exhausted quota, or `max_cost` is
-            spent.
+            EndpointError: No request will succeed: a wrong key, an unknown model, an exhausted quota, `max_cost` spent.
             RequestError: This request was refused, or failed `attempts` times.
         """
         merged = {"model": self.model_name(), "messages": list(messages), **settings, **self.extra}

@@ -129,8 +129,8 @@ class EndpointSolver(Solver):
 
         Raises:
             EndpointError: The server refuses every request (a wrong key, an unknown model), the budget is spent, or
-            `give_up_after` questions in a row failed. Answers that came before are returned first; the next call then
-            raises, or the same call if it has no answers.
+                `give_up_after` questions in a row failed. Answers that came before are returned first; the next call
+                then raises, or the same call if it has no answers.
         """
         if self._stop is not None:
             raise self._stop

@@ -10,8 +10,7 @@ differ. A is the upright accuracy, A_c the accuracy under a changed condition c:
     worst_relative    min_c A_c / A                             after WCR
     robustness_index  (relative_accuracy + worst_relative) / 2  in place of CRI
 
-The last three ignore how good the policy is on upright images, so read them together with A. They exceed 1 if a change
-helps.
+The last three ignore how good the policy is upright, so read them together with A. They exceed 1 if a change helps.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ from cv_lightning.pages.shell import N_COLORS
 #: (step, value), in the order of the steps.
 Curve = Sequence[tuple[float, float]]
 
-#: Colors are variables of the page. Matplotlib needs numbers, so each gets a unique number, which is replaced at the
-#: end.
+#: Colors are variables of the page. Matplotlib needs numbers, so each gets a unique one, replaced at the end.
 _INK, _LINE = "#010203", "#010204"
 _STAGE_COLORS = {f"#0a0b{number:02d}": f"var(--stage-{number})" for number in range(N_COLORS)}
 _VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", **_STAGE_COLORS}

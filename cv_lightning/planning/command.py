@@ -46,7 +46,7 @@ class Parsed:
         policy: `init_args` of its policy.
         data: `init_args` of the data module.
         trainer: Arguments of the trainer.
-        memory_check: What `fit` does if a step does not fit.
+        memory_check: Action of `fit` if a step does not fit in memory.
     """
 
     model: dict[str, Any]

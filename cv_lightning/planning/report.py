@@ -19,7 +19,7 @@ class Plan:
     Attributes:
         size: The model.
         work: A training step.
-        device: How fast a device is.
+        device: The speed of a device.
         memory: Bytes on each device.
         limit: Bytes of a device that a run can use.
         capacity: Bytes of a device.
@@ -52,7 +52,7 @@ def make_plan(size: ModelSize, work: Workload, device: Device, capacity: float, 
     Args:
         size: The model.
         work: A training step.
-        device: How fast a device is.
+        device: The speed of a device.
         capacity: Bytes of a device.
         origin: Where the shapes come from, in words.
     """

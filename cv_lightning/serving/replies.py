@@ -22,8 +22,7 @@ class ReplySoFar:
     Attributes:
         text: The text so far that will not change.
         n_output: Its number of tokens so far.
-        completion: The sampled tokens, once the reply is complete; may be longer than `text` if that ends at a stop
-        text.
+        completion: The sampled tokens, once it is complete; may be longer than `text` if that ends at a stop text.
     """
 
     text: str

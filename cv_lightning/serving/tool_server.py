@@ -39,8 +39,7 @@ class CodeTool:
 
     Args:
         executor: Runs the code.
-        folder: Images may be named by their path below this folder, and results are saved there; None allows data URLs
-            only.
+        folder: Images may be named by their path below it, and results are saved there; None allows data URLs only.
         megabytes: Largest size of an image file.
     """
 

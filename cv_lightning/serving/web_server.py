@@ -71,8 +71,7 @@ class WebServer:
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=128)
-        # Connections inherit the option; asyncio sets it only for its own sockets. Without it, a reply takes 40 ms
-        # longer.
+        # Connections inherit it; asyncio sets it only for its own sockets. Without it, a reply takes 40 ms longer.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.host, self.port = self._socket.getsockname()[:2]
         config = uvicorn.Config(
@@ -242,7 +241,7 @@ class Stream(StreamingResponse):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the reply."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -4,8 +4,7 @@ The code owns this process and can write anything into the log. A claim proves n
 again by its own operations and compares the pixels (`sandbox.effects.proof`).
 
 `sandbox.confined.wrappers` calls it. The log holds objects by weak references, so that they live no longer than without
-it. NumPy's slices, turns and mirrors are views; their position in the array that they show can be read from the views
-themselves.
+it. NumPy's slices, turns and mirrors are views, which themselves hold their position in the array that they show.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ class Cgroup:
 
     Args:
         pid: The zygote's process, which is moved into the new cgroup; the processes that it forks start there.
-        memory: Bytes.
-        tasks: Processes and threads.
+        memory: Bytes of memory.
+        tasks: Number of processes and threads.
         cores: Processor time, in cores.
-        root: Where cgroups are mounted.
+        root: Mount point of cgroups.
 
     Raises:
         OSError: No cgroup is delegated; the message says what is missing.

@@ -41,8 +41,8 @@ class ConfinedWorker:
     Attributes:
         id: Number by which the zygote knows it.
         channel: Packet socket to it.
-        inputs: Memory file for the images that it is shown; None before the first request, and if it keeps the last
-        file.
+        inputs: Memory file for the images that it is shown; None before the first request, and if it
+            keeps the last file.
         output: Memory file for results, of fixed size.
         pidfd: Handle on the process; None until the zygote has sent it.
         is_ready: Whether it has reported that it is confined.
@@ -70,7 +70,7 @@ class Zygote:
     """A running zygote and its workers.
 
     Args:
-        serves: What its workers run: "code" of a policy, or "programs" of our own calls.
+        serves: Whether its workers run "code" of a policy, or "programs" of our own calls.
         workers: Number of calls that run at once.
         memory_mb: Mebibytes that a worker may allocate.
         capacity: Bytes of a result.

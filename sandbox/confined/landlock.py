@@ -1,4 +1,7 @@
-"""Landlock (Linux 5.13 and later): from here on, this process and its children reach no file and no TCP port."""
+"""Landlock (Linux 5.13 and later): from here on, this process and its children reach no file.
+
+With version 4 of the interface (Linux 6.7) and later, they reach no TCP port either.
+"""
 
 from __future__ import annotations
 

@@ -26,8 +26,7 @@ def start(descriptor: int, settings: str) -> subprocess.Popen[bytes]:
     home = str(Path(__file__).resolve().parents[1])
     paths = json.dumps([path for path in sys.path if path and Path(path).is_absolute()])
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Keep memory that a worker frees in the worker: on many machines, page faults of new memory cost more than the
-    # work.
+    # A worker keeps the memory that it frees: on many machines, page faults of new memory cost more than the work.
     keep = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
     # Large pages reduce the number of those faults.
     large = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-#: Calls that a snippet needs for pure computation: (x86_64, aarch64), None if there is no such call. Most frequent
-#: first.
+#: Calls that a snippet needs to compute: (x86_64, aarch64), None if there is no such call. Most frequent first.
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "futex": (202, 98),
     "munmap": (11, 215),

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 #: Trainer to zygote, with the worker's end of its socket and the worker's own null device: (magic, worker id).
 SPAWN = struct.Struct("<4sQ")
 SPAWN_MAGIC = b"CVs1"
-#: Zygote to trainer: (magic, kind, worker id, status). `FORKED` carries a pidfd, `EXITED` a wait status, `REFUSED` an
+#: Zygote to trainer: (magic, kind, worker id, status). `FORKED` carries a pidfd; `EXITED` a wait status; `REFUSED` an
 #: errno.
 NOTICE = struct.Struct("<4scQi")
 NOTICE_MAGIC = b"CVn1"
@@ -111,8 +111,8 @@ def read_reply(message: bytes, nonce: int, capacity: int) -> WorkerReply | None:
     """Read the reply in a message; None if it is not a valid reply to the request with this nonce.
 
     Args:
-        message: What the worker sent.
-        nonce: The request's.
+        message: The worker's message.
+        nonce: The nonce of the request.
         capacity: Bytes of the result's shared memory.
     """
     if len(message) < REPLY.size:

@@ -1,7 +1,6 @@
 """Wraps library functions in a worker, so that the calls of a snippet are logged.
 
-Wrappers call the functions that they replace, give the same pixels, texts and errors, and leave no trace in a
-traceback.
+Wrappers call the functions that they replace, give the same pixels, texts and errors, and appear in no traceback.
 """
 
 from __future__ import annotations

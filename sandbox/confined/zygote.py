@@ -33,7 +33,7 @@ class Settings:
     """The trainer's settings, as JSON on the command line.
 
     Attributes:
-        serves: What workers run: "code" or "programs".
+        serves: Whether workers run "code" or "programs".
         memory_mb: Mebibytes that code may allocate.
         mapped_mb: Mebibytes of images that a worker may map in addition.
         cpu_s: Seconds of processor time of a worker.

@@ -14,8 +14,7 @@ from sandbox.geometry import ORIENTATIONS, Affine, Box, Size, compose, orientati
 from sandbox.operations.operation import Operation
 from sandbox.operations.table import OPERATIONS
 
-#: Pixels by which a border, a size or a corner must change to be visible. The libraries place a warp's turn a pixel
-#: off.
+#: Pixels by which a border, a size or a corner must change to be visible. A warp places a turn a pixel off.
 _VISIBLE, _VISIBLE_WARP = 0.99, 1.02
 
 

@@ -36,7 +36,7 @@ def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, o
     """Whether a result shows the part of `root` that its frame names; a flat part has no detail to lose.
 
     Args:
-        result: RGB.
+        result: The RGB result.
         root: The RGB image that it was made from.
         frame: Maps pixels of the result to those of `root`; None if unknown.
         orientation: Net orientation (one of eight) from `root` to the result; None if unknown.

@@ -27,7 +27,7 @@ _VISIBLE, _MIN_VISIBLE = 32, 0.75
 _MIN_INDEPENDENT = 0.75
 #: With several pens, the smallest share of each pen that covers colors which another pen covers too.
 _MIN_SHARED = 0.25
-#: Distance to earlier strokes of the same color within which drawing looks like thickening, and the largest share
+#: Distance to earlier strokes of the same color within which drawing resembles thickening, and the most that may be
 #: there.
 _NEAR, _MAX_NEAR = 8, 0.5
 #: Window around an edge in pixels, and the largest shares of a change inside it and of its border at edges.
@@ -68,7 +68,7 @@ def _window(rows: Any, columns: Any) -> tuple[slice, slice]:
     """The part of an image around the changed pixels that is read completely."""
     slices = []
     for places in (rows, columns):
-        middle, half = int(places[len(places) // 2]), _MAX_SIDE // 2  # of a changed pixel: there may be none in between
+        middle, half = int(places[len(places) // 2]), _MAX_SIDE // 2  # at a changed pixel: there may be none halfway
         low, high = max(int(places.min()) - _NEAR, middle - half, 0), min(int(places.max()) + _NEAR + 1, middle + half)
         slices.append(slice(low, high))
     return slices[0], slices[1]

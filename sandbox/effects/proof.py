@@ -157,7 +157,7 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> ReadClaim | N
     If a line cannot be read, the claim ends at the image that the line before it made.
 
     Args:
-        text: What the worker claims.
+        text: The worker's claim.
         sizes: Sizes (width, height) of the images of the request.
         chosen: Index of the image that was asked about.
     """

@@ -2,8 +2,7 @@
 
 Exact matches are tried first (the eight orientations, cut-outs of an orientation, drawings on an orientation), then an
 orientation of the whole image that was resized or recolored. If two answers fit, or no answer does, the result is
-unknown. Large images are compared first at random places that the code cannot foresee, and everywhere if those places
-are equal.
+unknown. Large images are first compared at random places that the code cannot foresee; if those are equal, everywhere.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class CodeRunner:
         workers: Number of calls that run at once.
         limits: Limits of one call.
         min_level: The weakest confinement to accept.
-        fresh: What shares a process: only one call, or the calls of an episode.
+        fresh: Whether a process serves only one call, or the calls of an episode.
         tools: The lane that proves claims.
         is_required: Raise if the machine cannot confine code, instead of warning once.
     """

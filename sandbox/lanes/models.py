@@ -2,7 +2,7 @@
 
 The models are trusted; the pixels and the arguments are not. Only checked literals and RGB bytes go in. The answer is
 read as bounded text and bytes, never unpickled. A model that raises, hangs, dies or returns something else gives an
-observation. The next call starts a process again that was ended; a process that could not be started is not tried
+observation. A process that was ended is started again by the next call; one that could not be started is not tried
 again.
 """
 

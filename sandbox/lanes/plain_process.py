@@ -82,7 +82,7 @@ class PlainWorkers:
     """Makes plain processes, for a `Pool`.
 
     Args:
-        serves: What the processes run: code, or encoded programs.
+        serves: Whether the processes run code or encoded programs.
         limits: Limits of one call.
     """
 
@@ -152,7 +152,7 @@ class PlainWorkers:
         return None
 
     def kill(self, worker: PlainWorker) -> None:
-        """End it."""
+        """End the process."""
         self._workers.discard(worker)
         worker.process.end()
 

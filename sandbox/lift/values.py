@@ -38,8 +38,7 @@ class Picture:
     """An image or array object of the snippet. Drawing changes it in place, for every name that holds it.
 
     Attributes:
-        source: Index of the image that it starts from; -1 for a new image of one color into which nothing was pasted
-        yet.
+        source: Index of the image that it starts from; -1 for a new image of one color before a paste.
         states: Size and mode before the first and after each operation.
         operations: The operations that lead to it.
         is_array: True for a NumPy array of the pixels.

@@ -181,8 +181,7 @@ class Rooms:
             images: New images for the question.
 
         Raises:
-            BadRequest: The conversation does not exist, is busy or full; too many questions wait; or the page is
-            closed.
+            BadRequest: The conversation is missing, busy or full; too many questions wait; or the page is closed.
         """
         with self._changed:
             self._forget_silent()

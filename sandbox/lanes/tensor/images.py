@@ -54,7 +54,7 @@ class TensorImage(Image.Image):
     def content_key(self) -> bytes:
         """The identity of its pixels, see `sandbox.images.content_key`: only 128 bits and the size leave the device.
 
-        Two sums of mixed 8-byte words, each mixed with its position. They distinguish images, but not ones made to
+        Two sums of mixed 8-byte words, each mixed with its position. They tell images apart that are not made to
         collide.
         """
         flat = self.pixels.reshape(-1)

@@ -60,8 +60,7 @@ class Difference:
     Attributes:
         most: Largest difference; 256 if size or mode differ.
         mean: Mean difference.
-        is_kept: Whether the operation keeps the table's promise: no more values exceed the allowed difference than
-        allowed.
+        is_kept: Whether no more values than the table allows exceed its largest difference.
     """
 
     most: int
