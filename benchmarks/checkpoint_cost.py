@@ -4,8 +4,8 @@
 
 Two gloo processes train a new model of 28 million parameters (330 MB with AdamW's moments). `LastCheckpoint` saves on
 its own schedule: 5 s after the last save, but never so often that saves take more than 2 % of the time. Training waits
-while the values are copied, and, if the next save comes before the previous one is written, until it is. The last save,
-after training, is not counted.
+while the values are copied, and, if the next save is due before the previous one is written, until that is finished.
+The last save, after training, is not counted.
 """
 
 from __future__ import annotations

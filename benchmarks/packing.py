@@ -2,11 +2,11 @@
 
     python benchmarks/packing.py [--repeats 5] [--cases sft long] [--json runs/benchmarks/packing.json]
 
-Both sides compute the same sequences within the same token budget, alternately, on one thread. The ratio is the
-padded time divided by the packed time, as the median over the repeats. It uses processor time, which other work on the
-machine does not stretch; wall time is printed too. The tiny policy has random weights. Conversations are those of the
-tiny world's oracle. The rollouts of a group have the oracle's lengths but other tokens; in some cases only a share of
-them is distinct. The case "long" has prompts of about 1,000 tokens, nearly all of the image, and replies of 300. The
+Both sides compute the same sequences within the same token budget, alternately, on one thread. The ratio is the padded
+time divided by the packed time, as the median over the repeats. It uses processor time, which other work on the machine
+does not stretch; wall time is printed too. The tiny policy has random weights. Conversations are those of the tiny
+world's oracle. The rollouts of a group have the oracle's lengths but other tokens; in some cases only a share of them
+is distinct. The case "long" has prompts of about 1,000 tokens, nearly all of the image, and replies of 300. The
 gradients of both sides are compared first.
 """
 

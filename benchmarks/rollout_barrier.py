@@ -42,7 +42,7 @@ SLOW_S, LONG_S, FAST_S, SLOW_ONE_OF = 0.5, 5.0, 0.002, 8
 
 
 class Clock:
-    """Samples the same in each run, and records when each trajectory is being sampled."""
+    """Samples the same turns in each run, and records when each trajectory is being sampled."""
 
     def __init__(self, conversation: Conversation, contexts: Sequence[TokenSequence], token_s: float) -> None:
         self.conversation, self.token_s = conversation, token_s

@@ -102,7 +102,7 @@ def _picture(rng: np.random.Generator) -> bytes:
 
 
 def _row(index: int, pictures: list[bytes], rng: np.random.Generator) -> dict[str, Any]:
-    # Decoders ignore bytes after a JPEG's end; they make every image a different one for the file.
+    # Decoders ignore bytes after a JPEG's end; they make all images in the file different.
     image = pictures[index % len(pictures)] + rng.bytes(64)
     return {
         "data_source": "benchmark",

@@ -53,7 +53,7 @@ class ToolExecutor:
         allow_unsafe: Accept `min_level="process"`, which confines nothing but resources.
 
     Raises:
-        ValueError: An argument has none of these values, or this machine does not have the device.
+        ValueError: An argument has a value that is not listed here, or this machine does not have the device.
         ConfinementError: With lane "confined", the machine does not provide `min_level`. With lane "auto" there is no
             error, but code that does not lift is rejected.
     """
@@ -126,7 +126,7 @@ class ToolExecutor:
         Args:
             requests: Code and images; a request that cannot be served gets an observation that says why.
             tell: Called with each observation as it comes: first those that need no worker, then those of code in
-                workers. Not called for requests to models.
+                workers. Not called for requests with a model.
 
         Returns:
             Observations with RGB images. Never raises because of the content of a request.

@@ -1,7 +1,7 @@
 """Intervals and tests for answers that are paired by question, and for runs that differ in their seed.
 
 Tests come from scipy, which is imported on first use because its import is slow. The bootstrap is our own: it counts a
-question that several seeds were asked only once, whereas scipy resamples at one level only.
+question once even if several seeds were asked it. scipy resamples at one level only.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P values adjusted by Holm's step-down method (1979), which scipy lacks, for their number; in the given order."""
+    """P values adjusted for their number by Holm's step-down method (1979), which scipy lacks; in the given order."""
     adjusted: dict[str, float] = {}
     largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):

@@ -112,9 +112,9 @@ def step_flops(size: ModelSize, work: Workload) -> dict[str, float]:
 def step_seconds(size: ModelSize, work: Workload, device: Device) -> dict[str, float]:
     """Seconds of each phase; see `step_flops`.
 
-    Sampling is limited by memory bandwidth. Each token reads all weights of the language model, once for all rows that
-    are sampled together, and on average half of the final cache. The result is a lower bound: communication between
-    devices is not counted.
+    Sampling is limited by memory bandwidth. Each decoding step reads all weights of the language model, once for all
+    rows that are sampled together, and on average half of the final cache. The result is a lower bound: communication
+    between devices is not counted.
     """
     seconds = {
         phase: flops / (device.flops_per_s * device.utilisation) for phase, flops in step_flops(size, work).items()

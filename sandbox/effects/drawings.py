@@ -121,8 +121,8 @@ def _cells(shown: Any) -> Any:
 def _is_independent(before: Numbers, is_changed: Any, covered: Any) -> bool:
     """Whether the covered colors remain unchanged elsewhere: an operation on colors would change all pixels of a color.
 
-    A color that covers much of the drawing's area is counted exactly, the others in cells, because no two pixels of a
-    photograph may have the same color.
+    A color that covers much of the drawing's area is counted exactly, the others in cells, because the pixels of a
+    photograph may all have different colors.
     """
     step = max(1, round(float(np.sqrt(before.size / _MAX_LOOKED))))
     looked, is_covered = before[::step, ::step], is_changed[::step, ::step]

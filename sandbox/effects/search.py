@@ -99,7 +99,7 @@ def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: SearchBud
 
 
 def _find_drawn(views: dict[str, Numbers], shown: Numbers, size: Size, budget: SearchBudget) -> Effects | None:
-    """Find the view of the image that was drawn on, the upright one first; None unless exactly one fits."""
+    """Find the view of the image that was drawn on: the upright one if it fits, otherwise the only one that fits."""
     found = []
     for name, turned in views.items():
         budget.spend(2 * shown.size + 10 * min(shown.size, 1 << 20))  # parts of large images are looked at closely

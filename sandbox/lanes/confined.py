@@ -40,7 +40,7 @@ class ConfinedLane:
         workers: Number of calls that run at once.
         limits: Limits of one call.
         min_level: The weakest confinement to accept.
-        fresh: "call": every call gets a new process; "episode": the calls of an episode share one, and variables.
+        fresh: "call": every call gets a new process; "episode": the calls of an episode share a process and variables.
         without: Layers to leave off, to test what each layer prevents.
 
     Raises:

@@ -73,7 +73,7 @@ Steps = tuple[Step, ...]
 class _Progress:
     """A running program: images uint8 [C, H, W]; sizes (width, height) before each finished operation.
 
-    `changes` maps operation k to a flag on the device: whether it changed a pixel. Only if it kept the size.
+    `changes` maps operation k, if it kept the size, to a flag on the device: whether it changed a pixel.
     """
 
     steps: Steps

@@ -1,4 +1,4 @@
-"""The tensor lane: takes programs that run only on a device, or faster than in the Pillow lane."""
+"""The tensor lane: takes the programs that a device can run, or only those that it runs faster than Pillow."""
 
 from __future__ import annotations
 

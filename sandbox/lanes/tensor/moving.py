@@ -1,8 +1,8 @@
 """Operations that move pixels: orientation, crop, border, paste; rotation, transforms and warps by Kornia's `remap`.
 
 Kornia has the mirrors and the half turn, but no quarter turn, and it crops and pads by warping. Without interpolation,
-we compute Pillow's 16.16 fixed point ourselves. Torch and Kornia have another bicubic kernel (a = -0.75) than Pillow (a
-= -1), so the Pillow lane runs bicubic calls.
+we compute Pillow's 16.16 fixed point ourselves. The Pillow lane runs bicubic calls, because Pillow's kernel (a = -1) is
+not the one of Torch and Kornia (a = -0.75).
 """
 
 from __future__ import annotations
