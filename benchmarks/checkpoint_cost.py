@@ -1,11 +1,11 @@
-"""What checkpoints cost a sharded run: the share of its time in which training waits for them.
+"""The cost of checkpoints in a sharded run: the share of time in which training waits for them.
 
     torchrun --nproc-per-node 2 benchmarks/checkpoint_cost.py --minutes 4
 
 Two gloo processes train a new model of 28 million parameters (330 MB with AdamW's moments). `LastCheckpoint` saves on
-its own schedule: due 5 s after the last save, and never so often that saves take more than 2 % of the time. Training
-waits while the values are copied, and, if it comes to the next save earlier, for the one that is still written. The
-last save, after training, is not counted.
+its own schedule: 5 s after the last save, but never so often that saves take more than 2 % of the time. Training waits
+while the values are copied, and, if the next save is due before the previous one is written, until that is finished.
+The last save, after training, is not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIZE = {"hidden_size": 512, "intermediate_size": 1536, "layers": 8, "heads": 8, 
 
 
 def main() -> None:
-    """Train, measure, and print on the first process."""
+    """Train, measure, and print in the first process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=4, help="length of the run (default: %(default)s)")
     options = parser.parse_args()
@@ -40,7 +40,7 @@ def main() -> None:
         started = time.perf_counter()
         run_command(arguments(Path(folder) / os.environ["RANK"], options.minutes))
         took_s = time.perf_counter() - started
-    saves_s.pop()  # after the last step
+    saves_s.pop()  # the save after the last step
     if os.environ["RANK"] == "0":
         result = {"steps": len(waits_s), "saves": len(saves_s), "save_s": [round(each, 2) for each in saves_s]}
         result |= {"waited_s": round(sum(waits_s), 2), "run_s": round(took_s), "share": round(sum(waits_s) / took_s, 4)}
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def timed(name: str) -> list[float]:
-    """Seconds of each call of a method of the callback, from now on."""
+    """Record the seconds of each call of a callback's method, from now on."""
     seconds: list[float] = []
     method: Callable[..., Any] = getattr(LastCheckpoint, name)
 

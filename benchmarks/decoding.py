@@ -1,10 +1,11 @@
-"""Processor time of a decoding step of the tiny policy: as Hugging Face's layers run, and compiled by torch.compile.
+"""Processor time of a decoding step of the tiny policy: with Hugging Face's layers, and with torch.compile.
 
     python benchmarks/decoding.py [--rows 1 32 128] [--tokens 20] [--eager-only]
 
-A step is one token of each row through language model and head, with a static cache of 128 columns, because a compiler
-needs shapes that stay. One row has hardly any arithmetic: its time is overhead. Printed are medians over the tokens,
-the processor time of compiling, and after how many steps it has paid for itself. Compiling needs a C++ compiler.
+A step takes one token per row through language model and head, with a static cache of 128 columns, because a compiler
+needs fixed shapes. A single row needs hardly any arithmetic, so its time is overhead. The output has medians over the
+tokens, the processor time of compiling, and the number of steps after which compiling pays off. Compiling needs a C++
+compiler.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Step = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 128], help="of a batch (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=20, help="of each row (default: %(default)s)")
@@ -58,7 +59,7 @@ def main() -> int:
 
 
 def step_of(policy: Policy) -> Step:
-    """A decoding step of a policy."""
+    """Make a decoding step of a policy."""
     language_model, head = policy.core.language_model, policy.causal.lm_head
 
     def step(ids_B1: Tensor, mask_B11L: Tensor, positions_3B1: Tensor, cache: Any) -> Tensor:
@@ -73,7 +74,7 @@ def step_of(policy: Policy) -> Step:
 
 @torch.no_grad()
 def decode(policy: Policy, step: Step, n_rows: int, n_tokens: int) -> list[float]:
-    """Processor seconds of each token."""
+    """Processor seconds for each token."""
     cache = StaticCache(config=policy.core.config.text_config, max_cache_len=N_COLUMNS)
     ids_B1 = torch.full((n_rows, 1), 100)
     seconds = []
@@ -88,7 +89,7 @@ def decode(policy: Policy, step: Step, n_rows: int, n_tokens: int) -> list[float
 
 
 def compiled(policy: Policy, step: Step, n_rows: int, n_tokens: int, eager: float) -> str:
-    """What compiling costs and gives, in words."""
+    """The cost and the gain of compiling, in words."""
     torch._dynamo.reset()
     torch._inductor.config.compile_threads = 1  # so that its compilers are children of this process
     faster: Step = torch.compile(step)

@@ -1,11 +1,11 @@
-"""Rollouts of a policy by vLLM and by itself: seconds, and trajectories in flight with slow tools.
+"""Rollouts of a policy, sampled by vLLM and by itself: seconds, and trajectories in flight with slow tools.
 
     python benchmarks/engine.py --policy runs/tiny/sft/policy --engine ~/vllm [--out runs/benchmarks/engine]
 
-`--engine` is the folder of an environment with vLLM, or the address of a server. Both roll out the same plates in turn,
-`--rounds` times, after a round that does not count; each gives the median. Then the engine samples with tools of which
-one call in eight takes 0.5 s, each trajectory at its own pace and with a barrier after each turn. Writes a figure and a
-JSON.
+`--engine` is the folder of an environment with vLLM, or the address of a server. Both sample the same plates
+alternately, `--rounds` times, after a warm-up round; the medians are printed. Then the engine samples with tools of
+which one call in eight takes 0.5 s, with each trajectory at its own pace, and with a barrier after each turn. Writes a
+figure and a JSON.
 """
 
 # ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages
@@ -39,7 +39,7 @@ SLOW_S, SLOW_ONE_OF = 0.5, 8
 
 
 class Slow:
-    """An executor one of whose calls in eight takes longer, in a worker as it were."""
+    """An executor in which one call in eight takes longer, as if it ran in a worker."""
 
     def __init__(self, executor: ToolExecutor) -> None:
         self._executor = executor
@@ -61,7 +61,7 @@ class Slow:
 
 
 class Watched:
-    """A policy for which an engine speaks; notes when turns are sampled, and may make a barrier after each turn."""
+    """A policy that an engine samples; records when turns are sampled, and may add a barrier after each turn."""
 
     def __init__(self, policy: SamplingPolicy, has_barrier: bool) -> None:
         self.conversation = policy.conversation
@@ -91,7 +91,7 @@ class _Apart:
 class _Together(_Apart):
     def __init__(self, watched: Watched, session: Any) -> None:
         super().__init__(watched, session)
-        self._loop = asyncio.new_event_loop()  # the session's connections stay in it
+        self._loop = asyncio.new_event_loop()  # the session's connections stay in this loop
 
     def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:  # type: ignore[override]
         async def all_of_them() -> list[Completion]:
@@ -103,14 +103,14 @@ class _Together(_Apart):
 
 
 def roll(samples: Sequence[Sample], policy: SamplingPolicy, executor: Executor, seed: int) -> tuple[float, list[Group]]:
-    """The seconds of a rollout of four trajectories each, and what it gave."""
+    """The seconds of a rollout of four trajectories per sample, and its groups."""
     started = time.perf_counter()
     groups = roll_out(samples, policy, executor, Sampling(1.0, 64, seed), group_size=4, max_turns=2)
     return time.perf_counter() - started, groups
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", required=True)
     parser.add_argument("--engine", required=True, action="append")

@@ -1,13 +1,13 @@
-"""What logging costs: the same RL run with all callbacks and MLflow on SQLite, and with neither.
+"""The cost of logging: the same RL run with all callbacks and MLflow on SQLite, and with neither.
 
     python benchmarks/logging_cost.py --source runs/tiny/sft/policy [--json runs/benchmarks/logging_cost.json]
 
-Both runs start from one policy and one seed, so that step n does the same work in both; each runs in a process of its
-own, in turns. A step lasts from the start of a training step to the start of the next. Between the end of one and the
-start of the next lie callbacks, loggers and data: the difference of that time between both runs is what logging costs
-the main thread. It is taken in processor time of that thread, which other work on the machine does not stretch, and
-divided by the same of the step without logging. Beside it stand wall time, and the processor time of all threads, that
-which sends to MLflow included. The first steps are not counted.
+Both runs start from the same policy and seed, so that step n does the same work in both. Each runs in a process of its
+own, alternately. A step lasts from the start of a training step to the start of the next. Between the end of one and
+the start of the next, callbacks, loggers and data run; the difference of that time between both runs is what logging
+costs the main thread. It is measured in processor time of that thread, which other work on the machine does not
+stretch, and divided by the processor time of the step without logging. The output also has wall time, and the processor
+time of all threads, including the one that sends to MLflow. The first steps are not counted.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ import yaml  # noqa: E402
 
 from cv_lightning.cli.compose import compose_unresolved  # noqa: E402
 
-#: Written more often than by default (every 100 steps), so that a short run pays more for them than a long one.
+#: Number of steps between trajectories; the default is 100, so a short run pays more for them here than a long one.
 TRAJECTORIES_EVERY = 20
 
 
 def main() -> int:
-    """Measure, print, and write JSON where that was asked for."""
+    """Measure, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="experiments/tiny/rl.yaml", help="an RL config (default: %(default)s)")
     parser.add_argument("--source", required=True, help="the policy to start from: an exported folder")
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run both kinds in turns, in processes of their own."""
+    """Run both kinds alternately, each in a process of its own."""
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "logged": []}
     with tempfile.TemporaryDirectory() as temporary:
         for repeat in range(options.repeats):
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def configure(options: argparse.Namespace, folder: Path, with_logging: bool) -> dict[str, Any]:
-    """The config of an experiment, shortened; what it has to show something is taken out, or all of it is put in."""
+    """The config of an experiment, shortened; without logging, it keeps only `Last` callbacks and no logger."""
     config: dict[str, Any] = compose_unresolved([Path(options.config)])
     config["run_folder"] = str(folder)
     config["model"]["init_args"]["policy"]["init_args"]["source"] = str(Path(options.source).resolve())
@@ -124,7 +124,7 @@ def run(folder: Path) -> None:
 
 
 def summary(plain: list[dict[str, float]], logged: list[dict[str, float]]) -> dict[str, float]:
-    """Means of both kinds, their ratios, and what logging costs the main thread by the step without it."""
+    """Means of both kinds, their ratios, and the main thread's logging time divided by the step without logging."""
 
     def mean(rows: list[dict[str, float]], name: str) -> float:
         return statistics.mean(row[name] for row in rows)

@@ -1,13 +1,13 @@
-"""Forward and backward pass of an update: packed rows with shared prompts against padded sequences, paired.
+"""Forward and backward pass of an update: packed rows with shared prompts against padded sequences, in pairs.
 
     python benchmarks/packing.py [--repeats 5] [--cases sft long] [--json runs/benchmarks/packing.json]
 
-Both sides compute the same sequences within the same budget of tokens, in turns, on one thread. The ratio is padded by
-packed: the median of those of the repeats. It is taken in processor time, which other work on the machine does not
-stretch; wall time is printed too. The tiny policy has random weights. Conversations are those of the tiny world's
-oracle; the rollouts of a group have the oracle's lengths and other tokens, or the share of them that is distinct. The
-case "long" has prompts of about 1,000 tokens, nearly all of the image, and replies of 300. Gradients of both sides are
-compared first.
+Both sides compute the same sequences within the same token budget, alternately, on one thread. The ratio is the padded
+time divided by the packed time, as the median over the repeats. It uses processor time, which other work on the machine
+does not stretch; wall time is printed too. The tiny policy has random weights. Conversations are those of the tiny
+world's oracle. The rollouts of a group have the oracle's lengths but other tokens; in some cases only a share of them
+is distinct. The case "long" has prompts of about 1,000 tokens, nearly all of the image, and replies of 300. The
+gradients of both sides are compared first.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from modules.policy.micro_batches import packed_micro_batches, padded_micro_batc
 from modules.policy.policy import Policy  # noqa: E402
 
 BUDGET = 4000
-#: Prompts, rollouts of each, and how many of those are distinct.
+#: Number of prompts, of rollouts per prompt, and of distinct rollouts per prompt.
 CASES = {"sft": (64, 1, 1), "16x8": (16, 8, 8), "32x4": (32, 4, 4), "32x4 half equal": (32, 4, 2), "long": (1, 8, 8)}
 
 
 def main() -> int:
-    """Measure, print, and write JSON if that was asked for."""
+    """Measure, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="of each side (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="which (default: all)")
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def conversations(name: str) -> tuple[Policy, list[TokenSequence]]:
-    """A policy, and what it learns from in one step."""
+    """A policy, and the sequences that it learns from in one step."""
     n_prompts, group_size, n_distinct = CASES[name]
     policy = tiny_policy(is_long=name == "long")
     generator = random.Random(0)
@@ -79,7 +79,7 @@ def conversations(name: str) -> tuple[Policy, list[TokenSequence]]:
 
 
 def _rewritten(sequence: TokenSequence, generator: random.Random) -> TokenSequence:
-    """The same lengths and images, and other sampled tokens."""
+    """A sequence with the same lengths and images, but other sampled tokens."""
     other = sequence.copy()
     for place, is_trained in enumerate(other.is_trained):
         if is_trained:

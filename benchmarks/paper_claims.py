@@ -1,10 +1,10 @@
-"""Keep what a run of the paper's recipe answered, seed by seed, and judge the claims over all kept seeds.
+"""Keep the answers of the paper's recipe seed by seed, and judge the claims over all kept seeds.
 
     python benchmarks/paper_claims.py keep runs/paper docs/paper_runs/seed_0.json.xz
     python benchmarks/paper_claims.py judge docs/paper_runs/seed_*.json.xz
 
-A seed takes a hundred minutes, so seeds may run on different days and machines. A kept seed holds for each stage the
-answers to the test without their texts, and the curves that claims read.
+A seed takes a hundred minutes, so seeds may run on different days and machines. A kept seed holds, for each stage, the
+answers to the test without their texts, and the curves that the claims use.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from cv_lightning.reports.arms import Arm, read_arm  # noqa: E402
 from cv_lightning.reports.claim_tables import FINDINGS_HEAD, finding_rows  # noqa: E402
 from cv_lightning.reports.claims import judge_claims  # noqa: E402
 
-#: Texts and keys, which no claim reads.
+#: Texts and keys, which no claim uses.
 LEFT_OUT = {"key": "", "item": "", "policy": "", "graded_for": "", "turns": []}
-#: Beginnings of the curves' names that claims read.
+#: Prefixes of the names of the curves that claims use.
 CURVES = ("components/accuracy/", "tools/emergent_rate/faded", "claims/")
 
 
 def keep(run_folder: Path, path: Path) -> None:
-    """Write what the finished stages of a run of one seed answered."""
+    """Write the answers of the finished stages of a run with one seed."""
     folders = [path.parent for path in sorted(run_folder.glob("*/stage.json"))]
     finished = [folder for folder in folders if (done := Progress.load(folder)) and done.status == "finished"]
     stages = {folder.name: _plain(read_arm(folder)) for folder in finished}

@@ -1,13 +1,13 @@
-"""Trajectories in flight over time, with a barrier after each turn and with each trajectory at its own pace.
+"""Trajectories in flight over time, with a barrier after each turn, and with each trajectory at its own pace.
 
     python benchmarks/rollout_barrier.py [--trajectories 64] [--out runs/benchmarks/rollout_barrier]
 
-The policy is a clock: a turn takes its number of tokens times `--token-ms`, whoever speaks beside it, as on an engine
-that is not full. Lengths are log-normal (median 40 tokens, sigma 0.8), a trajectory has one to four turns, and one of
-eight tool calls takes 0.5 s. Both ways sample the same turns, in turn, `--rounds` times; the ratio is the median of the
-rounds' own. Also measured: rollouts all of whose calls take workers, one of eight for 5 s, if the calls of a batch are
-answered together and if each is as it ends; and processor time of a rollout whose policy and tools take no time, by
-the driver and by the plain loop over batches of turns. Writes a figure and a JSON.
+The policy is a clock: a turn takes its number of tokens times `--token-ms`, regardless of other turns, as on an engine
+that is not full. Lengths are log-normal (median 40 tokens, sigma 0.8), a trajectory has one to four turns, and one in
+eight tool calls takes 0.5 s. Both ways sample the same turns, alternately, `--rounds` times; the ratio is the median of
+the rounds' ratios. Two more measurements: rollouts whose calls all use workers, one in eight for 5 s, with the calls of
+a batch answered together and with each answered as it ends; and processor time of a rollout whose policy and tools take
+no time, with the driver and with the plain loop over batches of turns. Writes a figure and a JSON.
 """
 
 # ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages
@@ -42,7 +42,7 @@ SLOW_S, LONG_S, FAST_S, SLOW_ONE_OF = 0.5, 5.0, 0.002, 8
 
 
 class Clock:
-    """Says the same in each run, and notes when each trajectory is being sampled."""
+    """Samples the same turns in each run, and records when each trajectory is being sampled."""
 
     def __init__(self, conversation: Conversation, contexts: Sequence[TokenSequence], token_s: float) -> None:
         self.conversation, self.token_s = conversation, token_s
@@ -51,7 +51,7 @@ class Clock:
         self.spans: list[tuple[float, float]] = []
 
     def turn(self, context: TokenSequence) -> tuple[Completion, float]:
-        """The next turn of a trajectory, and the seconds that it takes."""
+        """The next turn of a trajectory, and its duration in seconds."""
         number = self.number[id(context)]
         turn, self.n_turns[number] = self.n_turns[number], self.n_turns[number] + 1
         chance = random.Random(1000 * number + turn)
@@ -65,7 +65,7 @@ class Clock:
 
 
 class Together(Clock):
-    """A batch of turns ends with its longest."""
+    """A batch of turns that ends with its longest turn."""
 
     def sample(self, contexts: Sequence[TokenSequence]) -> list[Completion]:
         """See `Session`."""
@@ -77,7 +77,7 @@ class Together(Clock):
 
 
 class Apart(Clock):
-    """Each turn ends by itself."""
+    """Turns that each end by themselves."""
 
     async def sample(self, context: TokenSequence) -> Completion:
         """See `AsyncSession`."""
@@ -88,11 +88,11 @@ class Apart(Clock):
         return completion
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class Tools:
-    """Runs the calls of a batch side by side."""
+    """Runs the calls of a batch in parallel."""
 
     def __init__(self, slow_s: float, fast_s: float) -> None:
         self.slow_s, self.fast_s = slow_s, fast_s
@@ -104,14 +104,14 @@ class Tools:
         return [Observation("ok", text="done") for _ in requests]
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
-        """See `Executor`: a worker runs the slow ones."""
+        """See `Executor`: slow calls need a worker."""
         is_fast = ["slow" not in request.code for request in requests]
         time.sleep(self.fast_s * any(is_fast))
         return [Observation("ok", text="done") if fast else None for fast in is_fast]
 
 
 class InWorkers(Tools):
-    """Every call takes a worker; those of a batch are told as they end, if anybody is to know."""
+    """Every call uses a worker; if `tells` is set, calls of a batch are reported as they end."""
 
     def __init__(self, tells: bool) -> None:
         super().__init__(LONG_S, FAST_S)
@@ -136,14 +136,14 @@ class InWorkers(Tools):
 
 
 def begin(conversation: Conversation, n: int) -> list[Trajectory]:
-    """Trajectories before their first turn."""
+    """Make trajectories before their first turn."""
     sample = Sample("a", "What is written?", (Image.new("RGB", (56, 56)),), "K")
     prompt = conversation.start(sample)
     return [Trajectory(sample, images=[*prompt.images], tokens=prompt.copy()) for _ in range(n)]
 
 
 def plain_loop(trajectories: list[Trajectory], session: Session, conversation: Conversation, tools: Tools) -> None:
-    """The loop over batches of turns that the driver replaced."""
+    """Run the loop over batches of turns that the driver replaced."""
     for turn in range(MAX_TURNS):
         completions = session.sample([trajectory.tokens for trajectory in trajectories])
         for trajectory, completion in zip(trajectories, completions, strict=True):
@@ -156,7 +156,7 @@ def plain_loop(trajectories: list[Trajectory], session: Session, conversation: C
 
 
 def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that a function takes, by a clock."""
+    """Seconds that a function takes, measured by a clock."""
     started = clock()
     work()
     return clock() - started
@@ -165,7 +165,7 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 def roll(
     kind: type[Together] | type[Apart], conversation: Conversation, n: int, token_s: float, tools: Tools | None = None
 ) -> tuple[float, Clock]:
-    """One rollout: its seconds, and its clock."""
+    """Run one rollout; returns its seconds and its clock."""
     trajectories = begin(conversation, n)
     clock = kind(conversation, [trajectory.tokens for trajectory in trajectories], token_s)
     session: Session | AsyncSession = clock
@@ -174,7 +174,7 @@ def roll(
 
 
 def overhead(conversation: Conversation, n: int, rounds: int) -> dict[str, float]:
-    """Processor milliseconds of a rollout in which nothing takes time, plain loop and driver, medians."""
+    """Median processor milliseconds of a rollout in which nothing takes time, with the plain loop and the driver."""
     seconds: dict[str, list[float]] = {"plain": [], "driver": []}
     tools = Tools(0, 0)
     for _ in range(rounds):
@@ -187,7 +187,7 @@ def overhead(conversation: Conversation, n: int, rounds: int) -> dict[str, float
 
 
 def in_flight(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[int]]:
-    """Times from the first turn's beginning, and how many trajectories are being sampled from each on."""
+    """Times since the first turn began, and the number of trajectories being sampled from each time on."""
     events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
     times, counts = [0.0], [0]
     for at, change in events:
@@ -197,7 +197,7 @@ def in_flight(spans: Sequence[tuple[float, float]]) -> tuple[list[float], list[i
 
 
 def draw(clocks: dict[str, Clock], path: Path) -> None:
-    """Both curves in one figure."""
+    """Draw both curves in one figure."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -214,7 +214,7 @@ def draw(clocks: dict[str, Clock], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trajectories", type=int, default=64)
     parser.add_argument("--token-ms", type=float, default=20.0)

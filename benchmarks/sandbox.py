@@ -1,12 +1,13 @@
-"""What a tool call costs in each lane, against the raw operation and a cold subprocess, in one run.
+"""The cost of a tool call in each lane, compared with the raw operation and a cold subprocess, in one run.
 
     python benchmarks/sandbox.py [--out runs/benchmarks/sandbox.json] [--quick]
 
-Warm-up, then interleaved rounds, so that a busy machine slows all ways alike. In a round every way makes a burst of
-calls, as the rollouts of a step do; those that begin after a rest make one call, as it is while a policy writes. Median
-and interquartile range in milliseconds; `x raw` divides medians, of what begins after a rest by raw after a rest.
-`cpu ms` is processor time of trainer and workers together, which a busy machine changes least (nan if workers end with
-the call); `taskset -c 0` keeps all on one core, as the mix is. The JSON names commit and hardware.
+After a warm-up, rounds are interleaved, so that a busy machine slows all ways alike. In a round, every way makes a
+burst of calls, as the rollouts of a step do; ways that begin after a rest make one call, as while a policy samples. The
+output has medians and interquartile ranges in milliseconds. `x raw` is a ratio of medians; ways that begin after a rest
+are compared with the raw call after a rest. `cpu ms` is processor time of trainer and workers together, which a busy
+machine changes least (nan if workers end with the call). `taskset -c 0` keeps everything on one core, as for the mix.
+The JSON names commit and hardware.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageFilter
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file is the package of the same name
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # otherwise this file would be the package of the same name
 
 from sandbox import Limits, ToolExecutor, ToolRequest  # noqa: E402
 from sandbox.lanes.confined import ConfinedLane  # noqa: E402
@@ -42,33 +43,33 @@ from sandbox.lift.reader import Unliftable, lift  # noqa: E402
 from sandbox.operations.program import ToolProgram  # noqa: E402
 
 CODE = "result = image.rotate(90, expand=True)"
-#: A call without a bound, which leaves the trainer by itself.
+#: A call without a bound, which therefore runs outside of the trainer.
 MEDIAN = "result = image.filter(ImageFilter.MedianFilter(3))"
-#: The same for calls of OpenCV: mirrored borders have no bound.
+#: The same for OpenCV calls: mirrored borders have no bound.
 WARP = (
     "m = np.array([[0.9, 0.1, 5], [-0.1, 0.9, 3]])\n"
     "result = cv2.warpAffine(np.array(image), m, (image.width, image.height), borderMode=cv2.BORDER_REFLECT)"
 )
-#: The quarter in the middle, as large as the whole; the claim of it is proven.
+#: A zoom on the quarter in the middle, as large as the whole; its claim is proven.
 ZOOM = "result = image.crop({box}).resize({size}, Image.LANCZOS)"
-#: Name: (size, rounds, calls of a burst).
+#: Name -> (size, rounds, calls of a burst).
 SIZES = {"224 px": ((224, 224), 100, 10), "1 MP": ((1024, 1024), 30, 5), "12 MP": ((4096, 3072), 8, 2)}
 LIMITS = Limits(wall_s=30)
 
-#: These make one call after a rest in which forked workers become ready, as they do while a policy writes a turn.
+#: Ways that make one call after a rest in which forked workers become ready, as while a policy samples a turn.
 RESTED = {"raw, after a rest", "confined, episode, rested", "confined, fresh worker"}
-#: These end processes, whose time is then not known.
+#: Ways that end processes, whose processor time is then unknown.
 ENDING = {"confined, fresh worker", "cold subprocess"}
-#: The raw call that a way is compared with, if that is not "raw".
+#: The raw call with which a way is compared, if that is not "raw".
 COMPARED = dict.fromkeys(RESTED, "raw, after a rest") | {
     "median, tool worker": "median, raw",
     "warp, tool worker": "warp, raw",
     "zoom, confined": "zoom, raw",
 }
-#: Cold calls are slow, and need fewer rounds.
+#: Number of rounds for cold calls, which are slow.
 MOST_COLD = 10
 
-#: The same call in a new interpreter, the image passed as PNG: what a sandbox without a warm process pays.
+#: The same call in a new interpreter, with the image passed as PNG: the cost of a sandbox without a warm process.
 COLD = """
 import io, sys
 from PIL import Image, ImageFilter
@@ -78,7 +79,7 @@ result = image.rotate(90, expand=True)
 result.save(sys.stdout.buffer, format="PNG", compress_level=1)
 """
 
-#: A realistic mix: (snippet that only the confined lane runs as it stands, the same written out here).
+#: A realistic mix: a snippet that only the confined lane can run as it is -> the same written out here.
 MIX: dict[str, Callable[[Image.Image], Image.Image]] = {
     "result = image.rotate(90, expand=True)": lambda image: image.rotate(90, expand=True),
     "result = image.crop((100, 100, 400, 300)).resize((600, 400))": lambda image: image.crop(
@@ -102,7 +103,7 @@ def noise(size: tuple[int, int]) -> Image.Image:
 
 
 def cold(image: Image.Image) -> None:
-    """One call in a new interpreter."""
+    """Run one call in a new interpreter."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     done = subprocess.run([sys.executable, "-c", COLD], input=buffer.getvalue(), capture_output=True, check=True)  # noqa: S603
@@ -110,14 +111,14 @@ def cold(image: Image.Image) -> None:
 
 
 def once(executor: ToolExecutor, image: Image.Image, code: str = CODE) -> None:
-    """One call; a failure ends the benchmark."""
+    """Run one call; a failure ends the benchmark."""
     (observation,) = executor.execute([ToolRequest(code, [image], episode="benchmark")])
     if observation.status != "ok":
         raise RuntimeError(observation.text)
 
 
 def zoomed(image: Image.Image) -> Image.Image:
-    """What `ZOOM` makes."""
+    """The result of `ZOOM`."""
     return image.crop(middle(image.size)).resize(image.size, Image.Resampling.LANCZOS)
 
 
@@ -128,13 +129,13 @@ def middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def warped(image: Image.Image) -> Image.Image:
-    """What `WARP` makes."""
+    """The result of `WARP`."""
     matrix = np.array([[0.9, 0.1, 5], [-0.1, 0.9, 3]])
     return Image.fromarray(cv2.warpAffine(np.array(image), matrix, image.size, borderMode=cv2.BORDER_REFLECT))
 
 
 def processor_ms(pid: int | None = None) -> float:
-    """Milliseconds of processor time of a process, this one by default, and of all that it started and that live."""
+    """Milliseconds of processor time of a process (this one by default) and of its living descendants."""
     total = 0.0
     with contextlib.suppress(OSError):  # it has ended
         for task in Path(f"/proc/{pid or os.getpid()}/task").iterdir():
@@ -144,7 +145,7 @@ def processor_ms(pid: int | None = None) -> float:
 
 
 def summary(times_s: list[float], cpu_ms: list[float]) -> dict[str, float]:
-    """Median, interquartile range and first decile in milliseconds; the last is the least disturbed."""
+    """Median, interquartile range and first decile in milliseconds; the decile is disturbed least."""
     times_ms = [1000 * value for value in times_s]
     lower, median, upper = statistics.quantiles(times_ms, n=4)
     decile = statistics.quantiles(times_ms, n=10, method="inclusive")[0]
@@ -175,7 +176,7 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int, burst: int) 
 
 
 def lanes(quick: bool) -> dict[str, dict[str, dict[str, float]]]:
-    """One call of each lane at each size."""
+    """Time one call of each lane at each size."""
     table = {}
     with (
         ToolExecutor(lane="pillow", limits=LIMITS) as lifted,
@@ -245,7 +246,7 @@ def throughput(quick: bool) -> dict[str, float]:
 
 
 def layer_shares(quick: bool) -> dict[str, dict[str, float]]:
-    """One call with an episode worker at 224 px, with all layers and with the fewest that are allowed."""
+    """Time one call with an episode worker at 224 px, with all layers and with as few as are allowed."""
     image = noise((224, 224))
     request = ToolRequest(CODE, [image], episode="benchmark")
     full = ConfinedLane(1, LIMITS, "syscall", "episode")
@@ -262,7 +263,7 @@ def layer_shares(quick: bool) -> dict[str, dict[str, float]]:
 
 
 def lifted_shares() -> dict[str, float]:
-    """Share of the snippets of each corpus that lift, by the name of its file."""
+    """Share of the snippets that lift, for each corpus by the name of its file."""
     shares = {}
     for name in ("benign", "idioms"):
         text = (Path(__file__).parents[1] / f"tests/sandbox/corpora/{name}.jsonl").read_text(encoding="utf-8")
@@ -274,7 +275,7 @@ def lifted_shares() -> dict[str, float]:
 
 
 def hardware() -> dict[str, Any]:
-    """Where and with what this was measured."""
+    """Commit and hardware of this measurement."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
@@ -291,12 +292,12 @@ def hardware() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/sandbox.json"))
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
     arguments = parser.parse_args()
-    cv2.setNumThreads(0)  # a worker has one thread, so has what it is compared with
+    cv2.setNumThreads(0)  # a worker has one thread, so the raw operation gets one too
     report: dict[str, Any] = {"hardware": hardware(), "lanes": lanes(arguments.quick)}
     report["mix per second"] = throughput(arguments.quick)
     report["levels at 224 px"] = layer_shares(arguments.quick)

@@ -1,9 +1,9 @@
-"""Questions a second that a served policy answers, by how many are asked at the same time.
+"""Questions per second that a served policy answers, by the number of simultaneous questions.
 
     python -m cv_lightning serve --policy runs/tiny/rl/policy --system-prompt "Read." --max-batch 64
     python benchmarks/serving.py --url http://127.0.0.1:8000/v1
 
-The tool runs in this process. Each setting is measured after one that warms up; the median of the repeats is printed.
+The tool runs in this process. Each setting is measured after a warm-up; the median of the repeats is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cv_lightning.endpoint.solver import EndpointSolver  # noqa: E402
 
 
 def main() -> None:
-    """Ask and print."""
+    """Ask the questions and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--questions", type=int, default=60)

@@ -1,11 +1,11 @@
-"""What reading a large Parquet folder costs: time to open it, and the most memory that a process holds while it reads.
+"""The cost of reading a large Parquet folder: the time to open it, and the peak memory of a process that reads it.
 
     python benchmarks/streaming.py --folder /tmp/rows --gigabytes 6 [--samples 3000] [--json streaming.json]
 
-A folder that is not there is made first, in the published schema of CodeVision-RL: JPEG images of half a megabyte, no
-two the same, in row groups of 100. Each reading is a process of its own that makes whole samples, images decoded,
-through `FileSource`, as training does (shuffled) and as a test does (in order). Memory is the largest resident size
-that the kernel saw; `start` is that of the process before anything is opened. The folder stays; delete it.
+A missing folder is made first, in the published schema of CodeVision-RL: JPEG images of half a megabyte, no two the
+same, in row groups of 100. Each reading runs in a process of its own that makes whole samples, including decoded
+images, through `FileSource`: shuffled as in training, and in order as in a test. Memory is the largest resident size
+that the kernel saw; `start` is that of the process before anything is opened. The folder is not deleted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from PIL import Image  # noqa: E402
 from cv_lightning.data.sources import FileSource  # noqa: E402
 from sandbox.memory import peak_memory_bytes  # noqa: E402
 
-#: Images of a file and of a row group.
+#: Number of images in a file and in a row group.
 FILE_ROWS, GROUP_ROWS = 2000, 100
 SIZE = 1024, 768
 
 
 def main() -> int:
-    """Make the folder where it is missing, read it twice, print, and write JSON where that was asked for."""
+    """Make the folder if it is missing, read it twice, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="made where it does not exist")
     parser.add_argument("--gigabytes", type=float, default=6.0, help="size of a folder that is made (%(default)s)")
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def make(folder: Path, n_bytes: float) -> None:
-    """Write files of the published schema until they hold enough."""
+    """Write files of the published schema until they hold `n_bytes`."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     pictures = [_picture(rng) for _ in range(16)]
@@ -102,7 +102,7 @@ def _picture(rng: np.random.Generator) -> bytes:
 
 
 def _row(index: int, pictures: list[bytes], rng: np.random.Generator) -> dict[str, Any]:
-    # What stands behind a JPEG's end is ignored by decoders, and makes every image another one to the file.
+    # Decoders ignore bytes after a JPEG's end; they make all images in the file different.
     image = pictures[index % len(pictures)] + rng.bytes(64)
     return {
         "data_source": "benchmark",
@@ -123,7 +123,7 @@ def _row(index: int, pictures: list[bytes], rng: np.random.Generator) -> dict[st
 
 
 def read(folder: Path, split: str, n_samples: int) -> dict[str, Any]:
-    """Open the folder and make samples of it, in this process."""
+    """Open the folder and make samples from it, in this process."""
     start_mb = peak_memory_bytes() // 2**20
     started = time.perf_counter()
     source = FileSource(**{split: str(folder)})

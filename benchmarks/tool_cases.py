@@ -32,7 +32,7 @@ SINGLE: dict[str, tuple[str, tuple[Any, ...], Callable[[Any], Any] | None]] = {
 }
 MOVES = ("rotate 90", "rotate 180", "mirror")
 
-#: A mixed batch: what policies write.
+#: A mixed batch, typical for policies.
 MIX = (
     "result = image.rotate(90, expand=True)",
     "result = ImageOps.mirror(image)",
@@ -46,7 +46,7 @@ MIX = (
 
 
 def pictures(size: tuple[int, int], n: int) -> list[Image.Image]:
-    """RGB pictures of (width, height): smooth with noise on it; at most 8 distinct ones, repeated as copies."""
+    """RGB pictures of (width, height): smooth with added noise; at most 8 distinct ones, repeated as copies."""
     generator = np.random.default_rng(0)
     made = []
     for _ in range(min(n, 8)):

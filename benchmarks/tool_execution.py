@@ -1,4 +1,4 @@
-"""What tools cost as tensors on a device, in Pillow on all cores, and in OpenCV; and the whole path to the patches.
+"""The cost of tools as tensors on a device, in Pillow on all cores, and in OpenCV; and of the whole path to patches.
 
     python benchmarks/tool_execution.py --device cpu|cuda [--quick] [--out runs/benchmarks/tool_execution_cpu.json]
     python benchmarks/tool_execution.py --device cuda --check       # compare the device with Pillow under each contract
@@ -8,11 +8,11 @@
     python benchmarks/tool_execution.py --device cpu --corruptions  # corruptions one by one and in batches
     python benchmarks/tool_execution.py --device cpu --thresholds   # the numbers that "auto" chooses by
 
-On an accelerator run `--check` first. Warm-up, then interleaved rounds: every way runs once per round, so that a busy
-machine slows all alike. Medians and interquartile ranges in milliseconds, and the median of the rounds' own ratios; the
-device is waited for. The next column is processor time of all threads: compare it if other programs use the cores.
-Batches whose pixels do not fit `--max-megapixels` are left out; of large batches Pillow and OpenCV do a part and are
-scaled up. The JSON names commit, hardware and versions.
+On an accelerator, run `--check` first. After a warm-up, rounds are interleaved: every way runs once per round, so that
+a busy machine slows all ways alike. The output has medians and interquartile ranges in milliseconds, and the median of
+the rounds' ratios; times include waiting for the device. The next column is processor time of all threads: compare it
+if other programs use the cores. Batches whose pixels exceed `--max-megapixels` are left out. For large batches, Pillow
+and OpenCV process only a part, and their times are scaled up. The JSON names commit, hardware and versions.
 """
 
 # ruff: noqa: E402 - this folder leaves the path before anything else is imported: files in it have names of packages
@@ -56,7 +56,7 @@ from sandbox.types import Exactness
 
 Way = Callable[[], object]
 CONTRACTS: tuple[Exactness, ...] = ("exact", "close")
-#: What the columns of mixed batches are measured against, the tools alone and the whole path.
+#: The columns with which those of mixed batches are compared, for the tools alone and for the whole path.
 BASELINES = {"tools": "tools: pillow", "path": "path: pillow + hugging face"}
 
 
@@ -69,10 +69,10 @@ def summary(seconds: Sequence[float], scale: float = 1.0) -> dict[str, float]:
 def interleaved(
     ways: dict[str, Way], device: torch.device, rounds: int, scales: dict[str, float] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Time every way once per round, after two rounds of warm-up; each way is multiplied by its scale.
+    """Time every way once per round, after two rounds of warm-up; each way's time is multiplied by its scale.
 
-    Of each way also how much faster than its baseline it was, as the median of the rounds' ratios, by wall and by
-    processor time: what else runs on the machine slows both of a round.
+    The result also says how much faster each way was than its baseline, as the median of the rounds' ratios, by wall
+    time and by processor time: other programs slow both ways of a round alike.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     busy: dict[str, list[float]] = {name: [] for name in ways}
@@ -112,7 +112,7 @@ def copy_gb_s(device: torch.device, rounds: int = 20) -> float:
 
 
 def each(call: Callable[[Any], object], items: Sequence[Any], pool: ThreadPoolExecutor | None = None) -> list[object]:
-    """The call on each item, on all cores if there is a pool."""
+    """Run the call on each item, on all cores if there is a pool."""
     return list(pool.map(call, items)) if pool is not None else [call(item) for item in items]
 
 
@@ -121,7 +121,7 @@ def _flipped(call: Callable[[Any, Any], object], values: Any, image: Any) -> obj
 
 
 def single(device: torch.device, rounds: int, max_pixels: int, pool: ThreadPoolExecutor) -> list[dict[str, Any]]:
-    """One operation on batches of images that are where they are needed."""
+    """Time single operations on batches of images that are already on the right device."""
     bandwidth = copy_gb_s(device)
     rows = []
     for size_name, size in SIZES.items():
@@ -159,14 +159,14 @@ def tool(executor: ToolExecutor, request: ToolRequest) -> Image.Image:
 
 
 def published(executor: ToolExecutor, processor: Any, device: torch.device, request: ToolRequest) -> torch.Tensor:
-    """From an image to its patches by Pillow and Hugging Face's processor."""
+    """Path from an image to its patches, by Pillow and Hugging Face's processor."""
     inputs = processor(images=[tool(executor, request)], return_tensors="pt")
     patches: torch.Tensor = inputs["pixel_values"].to(device)
     return patches
 
 
 def ours(executor: ToolExecutor, patcher: Any, requests: Sequence[ToolRequest], device: torch.device) -> torch.Tensor:
-    """From images to their patches in one batch."""
+    """Path from images to their patches, in one batch."""
     images = [observation.image for observation in executor.execute(requests) if observation.image is not None]
     patches: torch.Tensor = patcher(images, device)[0]
     return patches
@@ -175,7 +175,7 @@ def ours(executor: ToolExecutor, patcher: Any, requests: Sequence[ToolRequest], 
 def mixed(
     device: torch.device, rounds: int, max_pixels: int, pool: ThreadPoolExecutor, *, has_tools: bool = True
 ) -> list[dict[str, Any]]:
-    """Mixed batches by the executor, and the whole path from images to patches; `has_tools`: the tools alone, too."""
+    """Time mixed batches on the path from images to patches and, if `has_tools`, in the executor alone."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from modules.policy.image_patches import Patcher
@@ -228,7 +228,7 @@ def show_single(row: dict[str, Any]) -> None:
 
 
 def show_mixed(row: dict[str, Any]) -> None:
-    """Print a row of `mixed`: milliseconds of the batch, and how much faster than the library it is."""
+    """Print a row of `mixed`: milliseconds of the batch, and its speed relative to the library."""
     sys.stdout.write(f"{row['size']} x {row['batch']}\n")
     for name, way in row.items():
         if ": " in name:
@@ -238,7 +238,7 @@ def show_mixed(row: dict[str, Any]) -> None:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Where and with what this was measured."""
+    """Commit, hardware and versions of this measurement."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
@@ -255,7 +255,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def check(device: str) -> int:
-    """Print where the device differs from the Pillow lane and from Hugging Face's patches; how often it does."""
+    """Print differences of the device from the Pillow lane and from Hugging Face's patches; returns their number."""
     n_wrong = 0
     for exactness in CONTRACTS:
         found = self_check(device, exactness)
@@ -276,7 +276,7 @@ def check(device: str) -> int:
 
 
 def check_patches(device: torch.device) -> bool:
-    """Whether tools and patches on the device give what Pillow and Hugging Face's processor give."""
+    """Whether tools and patches on the device equal those of Pillow and Hugging Face's processor."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from modules.policy.image_patches import Patcher
@@ -290,7 +290,7 @@ def check_patches(device: torch.device) -> bool:
 
 
 def thresholds(device: torch.device) -> None:
-    """Print the pixels of a batch from which on each operation is cheaper on the device."""
+    """Print the number of pixels of a batch from which each operation is cheaper on the device."""
     for exactness in CONTRACTS:
         for name in operations_of(exactness):
             sys.stdout.write(f"{exactness:<8}{name:<32}{measure(name, device, exactness):>12.0f}\n")
@@ -298,7 +298,7 @@ def thresholds(device: torch.device) -> None:
 
 
 def operations(device: torch.device) -> None:
-    """Print what each operation's usual call costs as tensors and in the library: a batch of 32 images of 224 px."""
+    """Print the cost of each operation's usual call as tensors and in the library: a batch of 32 images of 224 px."""
     sys.stdout.write("ms per image: as tensors, in the library, ratio\n")
     for exactness in CONTRACTS:
         for name in operations_of(exactness):
@@ -309,7 +309,7 @@ def operations(device: torch.device) -> None:
 
 
 def corruptions(device: torch.device, rounds: int) -> None:
-    """Print processor time of each corruption: one by one, in a batch, and in one that ignores the cache."""
+    """Print processor time of each corruption: one by one, in a batch, and in a batch that ignores the cache."""
     images = torch.stack([to_tensor(image, device) for image in pictures((224, 224), 32)])
 
     def at_once(name: str) -> None:

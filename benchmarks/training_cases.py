@@ -1,4 +1,4 @@
-"""What training is measured with: a policy, prompts, and the tokens that rollouts write; see `training_step.py`."""
+"""The material of training measurements: a policy, prompts, and the tokens of rollouts; see `training_step.py`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from modules.policy.policy import Policy
 from modules.policy.tiny import TinyConfig
 from sandbox import ToolExecutor
 
-#: Of both optimizers, and of the KL term.
+#: Learning rate of both optimizers, and coefficient of the KL term.
 LEARNING_RATE, KL = 1e-6, 0.04
 
-#: Side of an image of 31 x 31 tokens.
+#: Side in pixels of an image of 31 x 31 tokens.
 LONG_SIDE = 868
-#: Kinds of episodes of SFT, and their weights.
+#: Kinds of SFT episodes, and their weights.
 SFT_MIX = {"read": 2.0, "turn": 5.0, "mend": 2.5}
 
-#: The replies of a rollout, in tokens.
+#: The replies of a rollout, as tokens.
 Script = list[list[int]]
 
 
@@ -39,12 +39,12 @@ class StepCase:
     """A kind of step.
 
     Attributes:
-        name: What it is called.
-        n_prompts: Prompts, or episodes of SFT.
-        group_size: Rollouts of each prompt; 1 for SFT.
-        n_distinct: How many rollouts of a group differ.
-        is_long: Whether prompts have about 1,000 tokens, nearly all of an image, and one reply of 300.
-        trl_batch: Sequences of TRL's forward pass.
+        name: Name of the case.
+        n_prompts: Number of prompts, or of SFT episodes.
+        group_size: Number of rollouts per prompt; 1 for SFT.
+        n_distinct: Number of distinct rollouts in a group.
+        is_long: Whether prompts have about 1,000 tokens, nearly all from an image, and one reply of 300.
+        trl_batch: Number of sequences in TRL's forward pass.
     """
 
     name: str
@@ -56,12 +56,12 @@ class StepCase:
 
     @property
     def is_sft(self) -> bool:
-        """Whether episodes are imitated."""
+        """Whether the step is SFT on episodes."""
         return self.group_size == 1
 
     @property
     def n_turns(self) -> int:
-        """Replies of a rollout."""
+        """Number of replies of a rollout."""
         return 1 if self.is_long else 2
 
 
@@ -82,12 +82,12 @@ class StepWork:
     """The steps of a case.
 
     Attributes:
-        policy: Ours, before it is trained.
-        batches: Of each step the samples, or the episodes.
-        scripts: Of each step the replies of each rollout, groups one after another.
-        results: Of each step and rollout the image that its call gives.
-        n_distinct: Sequences of a step that differ.
-        n_tokens: Tokens of a step's sequences.
+        policy: Our policy, before it is trained.
+        batches: For each step, the samples or the episodes.
+        scripts: For each step, the replies of each rollout, one group after another.
+        results: For each step and rollout, the resulting image of its call.
+        n_distinct: Number of distinct sequences of a step.
+        n_tokens: Number of tokens of a step's sequences.
     """
 
     policy: Policy
@@ -99,11 +99,11 @@ class StepWork:
 
     @property
     def longest_turn(self) -> int:
-        """Tokens of the longest reply."""
+        """Number of tokens of the longest reply."""
         return max(len(turn) for scripts in self.scripts for script in scripts for turn in script)
 
     def check(self, n_sampled: float | None, step: int) -> None:
-        """Raise `RuntimeError` if a rollout did not write its scripts."""
+        """Raise `RuntimeError` if a rollout did not reproduce its script."""
         if n_sampled is not None:
             expected = sum(len(turn) for script in self.scripts[step] for turn in script)
             if n_sampled != expected:
@@ -111,7 +111,7 @@ class StepWork:
 
 
 def work_of(case: StepCase, n_steps: int) -> StepWork:
-    """A policy and the steps of a case."""
+    """Make a policy and the steps of a case."""
     policy = tiny_policy(case.is_long)
     writer = _Writer(policy)
     if case.is_long:
@@ -130,20 +130,20 @@ def work_of(case: StepCase, n_steps: int) -> StepWork:
 
 
 def tiny_policy(is_long: bool) -> Policy:
-    """A policy with random weights, whose images have 3 x 3 tokens at most, or 31 x 31 if prompts are long."""
+    """A policy with random weights. Its images have at most 3 x 3 tokens, or 31 x 31 if prompts are long."""
     side = LONG_SIDE if is_long else 84
     sizes: dict[str, Any] = {"min_pixels": 784, "max_pixels": side * side, "max_context_tokens": 4000}
     return Policy(build=TinyConfig(family="qwen2_5_vl"), system_prompt="Read.", **sizes)
 
 
 def recorded_episodes(policy: Policy, n: int, mix: dict[str, float], n_turns: int | None = None) -> list[Trajectory]:
-    """Episodes of the tiny world's oracle, written as tokens.
+    """Episodes of the tiny world's oracle, encoded as tokens.
 
     Args:
-        policy: Its conversation writes them.
-        n: How many.
-        mix: Kinds of episodes and their weights.
-        n_turns: Turns that each has; None for any number.
+        policy: The policy whose conversation format encodes them.
+        n: Number of episodes.
+        mix: Kinds of episodes, and their weights.
+        n_turns: Number of turns of each episode; None for any number.
     """
     builder = EpisodeBuilder(PlateWorld(seed=0), mix=mix, n_wordings=1, n_spellings=1)
     with ToolExecutor(lane="pillow") as executor:
@@ -179,7 +179,7 @@ def _long_work(case: StepCase, policy: Policy, writer: _Writer, n_steps: int) ->
 
 
 class _Writer:
-    """Writes other words into replies."""
+    """Replaces words in replies."""
 
     def __init__(self, policy: Policy) -> None:
         self._generator = random.Random(0)
@@ -188,11 +188,11 @@ class _Writer:
         self._think = policy.tokenizer.convert_tokens_to_ids("<think>")
 
     def words(self, n: int) -> list[int]:
-        """Tokens of letters."""
+        """Random tokens of letters."""
         return self._generator.choices(self._words, k=n)
 
     def group(self, replies: Script, case: StepCase) -> list[Script]:
-        """The replies of a group, of which `n_distinct` differ: each begins to think with another word."""
+        """The replies of a group, with `n_distinct` different ones: their thoughts begin with different words."""
         distinct: list[Script] = []
         while len(distinct) < case.n_distinct:
             other = [self._rewritten(reply) for reply in replies]
@@ -206,7 +206,7 @@ class _Writer:
 
 
 class ScriptedSession(GenerationSession):
-    """Draws tokens as usual, then puts those of a script in their place."""
+    """Samples tokens as usual, then replaces them by those of a script."""
 
     def __init__(self, network: Any, sampling: Any, on_tokens: Any, scripts: Sequence[Script]) -> None:
         super().__init__(network, sampling, on_tokens)
@@ -215,7 +215,7 @@ class ScriptedSession(GenerationSession):
         self._turn: list[list[int]] = []
 
     def sample(self, contexts: Sequence[TokenSequence]) -> Any:
-        """One turn of each context."""
+        """Sample one turn of each context."""
         if not self._script_of:
             self._script_of = {id(context): row for row, context in enumerate(contexts)}
         self._turn = [self._left[self._script_of[id(context)]].pop(0) for context in contexts]
@@ -236,7 +236,7 @@ class ScriptedSession(GenerationSession):
 
 @contextmanager
 def scripted(work: StepWork) -> Iterator[None]:
-    """Inside, the policy's rollouts write the scripts, one step after another."""
+    """In this context, the policy's rollouts reproduce the scripts, one step after another."""
     steps = iter(work.scripts)
     policy: Any = work.policy
     policy.open_session = lambda sampling, on_tokens=None: ScriptedSession(policy, sampling, on_tokens, next(steps))

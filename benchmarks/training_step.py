@@ -1,24 +1,25 @@
-"""A training step of this project against one of TRL, in pairs: the same prompts in the same order, the same tokens.
+"""A training step of this project against one of TRL, in pairs: the same prompts and tokens, in the same order.
 
     pip install -e '.[oracle]'
     python benchmarks/training_step.py [--cases rl sft] [--sides ours trl] [--repeats 5] [--json FILE]
 
 Both sides are whole trainers, Lightning's with `GRPOModule` or `SFTModule` and TRL's `GRPOTrainer` or `SFTTrainer`, in
-one process. They take turns step by step: one waits while the other computes. A step lasts from the end of the step
-before to its own end. Ratios are TRL's by ours, the median of those of the pairs; the first pair warms up and does not
-count. They are taken in processor time, which other work on the machine does not stretch; wall time is printed too.
+one process. They take turns step by step: one waits while the other computes. A step lasts from the end of the previous
+step to its own end. A ratio is TRL's time divided by ours, as the median over the pairs; the first pair is a warm-up
+and does not count. Ratios use processor time, which other work on the machine does not stretch; wall time is printed
+too.
 
-A policy with random weights cannot talk, so in both rollouts each token is drawn and then replaced by one of a script:
-the conversations of the tiny world's oracle, in which the rollouts of a group differ in a word of each reply, or, if
-they are to be joined, only some do. All logits, draws, calls and images are computed. Our calls run; TRL's tool has
-their results at hand. Both have a reference policy (KL) and measure entropies, and TRL gets as many sequences in a
-forward pass as a budget of 4,000 padded tokens holds, which is ours.
+A policy with random weights writes no useful replies, so in both rollouts each token is sampled and then replaced by
+one of a script: the conversations of the tiny world's oracle. The rollouts of a group differ in one word of each reply,
+or only some of them do if equal ones are to be joined. All logits, samples, calls and images are computed. Our calls
+run; TRL's tool has their results precomputed. Both sides have a reference policy (KL) and measure entropies. In a
+forward pass, TRL gets as many sequences as fit in 4,000 padded tokens, which is also our budget.
 
-`matrix rate`: FLOPs that our step executes, in matrix products and attention, by its processor seconds, as a share of
-the rate of a float32 product of 1024 x 1024.
+`matrix rate`: FLOPs that our step executes in matrix products and attention, divided by its processor seconds, as a
+share of the rate of a float32 product of 1024 x 1024.
 
-`MB`: peak resident memory of a side beyond what its process held before the trainer was made, in a process of its own
-that makes two steps. With `--sides ours` TRL is not needed, and nothing is compared.
+`MB`: peak resident memory of a side in two steps, minus the memory before the trainer was made, in a process of its
+own. With `--sides ours` TRL is not needed, and nothing is compared.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ SIDES = ("ours", "trl")
 
 
 def main() -> int:
-    """Measure, print, and write JSON if that was asked for."""
+    """Measure, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="pairs that count (default: %(default)s)")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="which (default: all)")
@@ -88,7 +89,7 @@ def main() -> int:
 
 
 def measure(case: StepCase, sides: Sequence[str], repeats: int, threads: int, rate: float) -> dict[str, Any]:
-    """Let the sides step in turns and print a line."""
+    """Let the sides take turns, and print a line."""
     work = work_of(case, repeats + 1)
     turns, flops = take_turns(case, work, sides, threads)
     found = {
@@ -111,7 +112,7 @@ def measure(case: StepCase, sides: Sequence[str], repeats: int, threads: int, ra
 
 
 def take_turns(case: StepCase, work: StepWork, sides: Sequence[str], threads: int) -> tuple[Turns, float]:
-    """Run the trainers of the sides; returns the seconds of their steps, and the FLOPs of one of ours."""
+    """Run the trainers of the sides; returns the seconds of their steps, and the FLOPs of one of our steps."""
     turns = Turns(sides)
     flops = 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -136,14 +137,14 @@ def take_turns(case: StepCase, work: StepWork, sides: Sequence[str], threads: in
 
 
 def megabytes_alone(case: StepCase, side: str, threads: int) -> int:
-    """`megabytes` in another process."""
+    """Run `megabytes` in another process."""
     command = [sys.executable, __file__, "--memory", "--cases", case.name, "--sides", side, "--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603  # this file
     return int(done.stdout.split()[-1])
 
 
 def megabytes(case: StepCase, side: str, threads: int) -> int:
-    """Peak resident memory of this process in two steps of a side, beyond what it holds before them."""
+    """Peak resident memory of this process in two steps of a side, minus the memory before them."""
     work = work_of(case, 2)
     if side == "trl":
         import trl.trainer.grpo_trainer  # noqa: F401
@@ -153,16 +154,16 @@ def megabytes(case: StepCase, side: str, threads: int) -> int:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now."""
+    """Present resident memory of this process."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 class Turns:
-    """Lets trainers compute in turns and takes the time of their steps.
+    """Lets trainers compute in turns, and measures the time of their steps.
 
     Attributes:
-        seconds: Of each side the processor and wall seconds of its steps.
-        has_failed: Whether a side has: the other one ends too.
+        seconds: For each side, the processor and wall seconds of its steps.
+        has_failed: Whether a side has failed; the other one then ends too.
     """
 
     def __init__(self, sides: Sequence[str]) -> None:
@@ -173,7 +174,7 @@ class Turns:
         self._started = (0.0, 0.0)
 
     def wait(self, side: str) -> None:
-        """Wait for the turn of a side; its step begins."""
+        """Wait for the turn of a side; its step begins then."""
         with self._condition:
             self._condition.wait_for(lambda: self._sides[0] == side or self.has_failed)
         if self.has_failed:
@@ -181,7 +182,7 @@ class Turns:
         self._started = time.process_time(), time.perf_counter()
 
     def end(self, side: str) -> None:
-        """A step of the side has ended: the next side's turn."""
+        """End a step of the side; it is then the next side's turn."""
         began, started = self._started
         self.seconds[side].append((time.process_time() - began, time.perf_counter() - started))
         with self._condition:
@@ -202,7 +203,7 @@ class Turns:
 
 
 class _OurTurns(Callback):
-    """Hands the turn over after each step, and counts the FLOPs of the first."""
+    """Ends our side's turn after each step, and counts the FLOPs of the first step."""
 
     def __init__(self, turns: Turns, work: StepWork) -> None:
         self._turns, self._work = turns, work
@@ -227,7 +228,7 @@ class _OurTurns(Callback):
 
 
 def run_ours(case: StepCase, work: StepWork, turns: Turns) -> float:
-    """Our trainer's steps; returns the FLOPs of one."""
+    """Run our trainer's steps; returns the FLOPs of one step."""
     arguments: dict[str, Any] = {"optimizer": OptimizerConfig(lr=LEARNING_RATE), "micro_batch_tokens": BUDGET}
     script: AbstractContextManager[None] = nullcontext()
     module: Any
@@ -253,7 +254,7 @@ def run_ours(case: StepCase, work: StepWork, turns: Turns) -> float:
 
 
 def counter() -> FlopCounterMode:
-    """Counts matrix products and the attention of a CPU, which torch's counter leaves out."""
+    """A counter for matrix products and for attention on a CPU, which torch's counter leaves out."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -269,7 +270,7 @@ def counter() -> FlopCounterMode:
 
 
 def matrix_rate(side: int = 1024, repeats: int = 20) -> float:
-    """FLOPs of a float32 product by its processor seconds, the median of some."""
+    """FLOPs of a float32 product divided by its processor seconds, as a median over repeats."""
     left, right = torch.randn(2, side, side)
     seconds = []
     for _ in range(repeats):

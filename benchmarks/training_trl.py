@@ -1,4 +1,4 @@
-"""TRL's trainers on the steps of `training_cases.py`; see `training_step.py`."""
+"""Runs TRL's trainers on the steps of `training_cases.py`; see `training_step.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from benchmarks.training_cases import KL, LEARNING_RATE, Script, StepCase, StepW
 from modules.policy.tiny import CHAT_TEMPLATE
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
-#: The markup of a call that is not sampled but rendered: TRL asks for it.
+#: The template renders the markup of a call instead of the policy sampling it, because TRL requires that.
 _RENDERED = CHAT_TEMPLATE.replace(
     "message.role + '\n' + render(message.content)",
     "message.role + '\n' + render(message.content) + (message.tool_calls | tojson if message.tool_calls else '')",
@@ -28,7 +28,7 @@ _RENDERED = CHAT_TEMPLATE.replace(
 
 
 class _Processor(Qwen2_5_VLProcessor):
-    """Without the half for videos, which needs torchvision."""
+    """The processor without its part for videos, which needs torchvision."""
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=_RENDERED)
@@ -54,7 +54,7 @@ class _Turns(TrainerCallback):
 
 
 def run_trl(case: StepCase, work: StepWork, folder: Path, turns: Any, threads: int) -> None:
-    """TRL's steps on the policy of a folder."""
+    """Run TRL's steps on the policy in a folder."""
     torch.set_num_threads(threads)
     trainer = _sft(case, work, folder) if case.is_sft else _grpo(case, work, folder)
     trainer.add_callback(_Turns(turns, work, trainer._metrics["train"]))
@@ -111,7 +111,7 @@ def _sft(case: StepCase, work: StepWork, folder: Path) -> Any:
         processing_class=_Processor(policy.image_processor, policy.tokenizer),
     )
     trainer.train_dataset = [{"tokens": episode.tokens} for batch in work.batches for episode in batch]
-    trainer._get_train_sampler = lambda *_: None  # in their order
+    trainer._get_train_sampler = lambda *_: None  # keep their order
     return trainer
 
 
@@ -153,7 +153,7 @@ def _messages(sample: Any) -> list[dict[str, Any]]:
 
 
 def _parsed(tokenizer: Any, ids: Any, prefix: Any = None, tools: Any = None) -> dict[str, Any]:
-    """A reply as a message, its call among it."""
+    """Parse a reply to a message, including its call."""
     text = tokenizer.decode(ids, skip_special_tokens=True)
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if call := _CALL.search(text):
@@ -162,7 +162,7 @@ def _parsed(tokenizer: Any, ids: Any, prefix: Any = None, tools: Any = None) -> 
 
 
 class _Scripted(LogitsProcessor):
-    """Lets `generate` write the scripts of all steps, and has the results of calls."""
+    """Lets `generate` write the scripts of all steps, and stores the results of calls."""
 
     def __init__(self, case: StepCase, work: StepWork) -> None:
         self._n_turns, self._work = case.n_turns, work
@@ -172,7 +172,7 @@ class _Scripted(LogitsProcessor):
         self._n_prompt = 0
 
     def generate(self, generate: Any, **arguments: Any) -> Tensor:
-        """A turn of all rollouts of a step."""
+        """Generate one turn of all rollouts of a step."""
         self._n_calls += 1
         step, turn = divmod(self._n_calls, self._n_turns)
         scripts: list[Script] = self._work.scripts[step]
@@ -182,7 +182,7 @@ class _Scripted(LogitsProcessor):
         return tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Leave each row the token of its script."""
+        """Leave only the script's token for each row."""
         place = input_ids.shape[1] - self._n_prompt
         forced = torch.tensor([[turn[min(place, len(turn) - 1)]] for turn in self._turns])
         return torch.full_like(scores, float("-inf")).scatter_(1, forced, 0.0)

@@ -1,11 +1,11 @@
-"""Processor time of each turn of a conversation: as many new tokens in every turn, in a context that grows.
+"""Processor time of each turn of a conversation: the same number of new tokens per turn, in a growing context.
 
     python benchmarks/turns.py [--rows 32] [--turns 8] [--spread 0] [--repeats 5]
 
-Each turn reads an observation with an image of 9 tokens and writes 16 tokens, which are drawn and then replaced. With
-`--spread 12` replies have 4 to 28 tokens, as many in every turn, so that rows leave the batch one after another. The
-tiny policy has random weights. Printed are medians and minima of the repeats, those of attention beside them, and the
-last turn by the first one that has a context.
+Each turn reads an observation with an image of 9 tokens and writes 16 tokens, which are sampled and then replaced. With
+`--spread 12`, replies have 4 to 28 tokens, with the same lengths in every turn, so that rows leave the batch one after
+another. The tiny policy has random weights. The output has medians and minima over the repeats, the same for attention,
+and the ratio of the last turn to the first one that has a context.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ N_NEW, WORD = 16, 100
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=32, help="conversations (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=8, help="of each (default: %(default)s)")
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="that count (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as training does
+    keep_freed_memory()  # as in training
     policy = Policy(build=TinyConfig(), system_prompt="Read.", min_pixels=784, max_pixels=7056, max_context_tokens=4000)
     sizes = options.rows, options.turns, options.spread
     runs = [turns_of(policy, *sizes) for _ in range(options.repeats + 1)][1:]
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def turns_of(policy: Policy, n_rows: int, n_turns: int, spread: int) -> list[tuple[float, float]]:
-    """Processor seconds of each turn, and of its attention."""
+    """Processor seconds of each turn, in total and for attention."""
     images = [Image.effect_noise((84, 84), 60).convert("RGB") for _ in range(n_turns)]
     sample = Sample("0", "Read.", (images[0],), "x")
     contexts = [policy.conversation.start(sample) for _ in range(n_rows)]
@@ -87,7 +87,7 @@ def turns_of(policy: Policy, n_rows: int, n_turns: int, spread: int) -> list[tup
 
 @contextmanager
 def attention_timed() -> Iterator[list[float]]:
-    """Collects the processor seconds of each scaled dot product inside."""
+    """Collect the processor seconds of each scaled dot product in this context."""
     seconds: list[float] = []
     plain = functional.scaled_dot_product_attention
 

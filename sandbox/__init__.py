@@ -1,4 +1,4 @@
-"""Executes the code that a policy writes about images. The only door is `ToolExecutor`."""
+"""Executes the code that a policy writes about images. The only entry point is `ToolExecutor`."""
 
 from sandbox.executor import ToolExecutor
 from sandbox.geometry import ORIENTATIONS, Affine, compose, inverse, inverse_transform, orient, orientation_frame

@@ -1,4 +1,4 @@
-"""The only door: requests in, observations out, in order. Plans each request once and hands it to a lane."""
+"""The only entry point of the sandbox: plans each request once, hands it to a lane, returns observations in order."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ _EXECUTORS: weakref.WeakSet[ToolExecutor] = weakref.WeakSet()
 
 
 class ToolExecutor:
-    """Executes tool calls; what the code does, however wrong, comes back as an `Observation`.
+    """Executes tool calls. Whatever the code does, the outcome comes back as an `Observation`.
 
-    It may be shared by threads, pickled, and used in a forked child, which then starts workers of its own.
+    It may be shared by threads, pickled, and used in a forked child, which then starts its own workers.
 
     Args:
-        lane: "auto": snippets that lift run in process by our own calls, others in confined workers. "pillow": others
-            are rejected. "kornia": as "auto", and whatever the tensor lane can do runs there. "confined": everything
-            runs in confined workers.
-        device: Where the tensor lane runs, as torch names it ("cuda", "cuda:1", "cpu"). With lane "auto" it gets the
-            calls for which it is cheaper, by measured times; None: it gets none and torch is not imported. With lane
-            "kornia" None is the first accelerator, or else the CPU. Images that it made are `TensorImage`s.
-        exactness: Of the tensor lane. "exact": its pixels are the Pillow lane's, bit for bit. "close": they may be
-            Kornia's, within the differences that docs/kornia_lane.md lists; tools, orientation, frame and text are
-            the same.
-        workers: How many confined calls run at once; by default one for each of this process's cores.
-        limits: What one call may use.
+        lane: "auto": snippets that lift run in process by our own calls, others in confined workers. "pillow": snippets
+            that do not lift are rejected. "kornia": like "auto", but the tensor lane runs every call that it supports.
+            "confined": everything runs in confined workers.
+        device: Device of the tensor lane, as torch names it ("cuda", "cuda:1", "cpu"). With lane "auto", the tensor
+            lane gets the calls for which it is cheaper by measured times; if None, it gets no calls and torch is not
+            imported. With lane "kornia", None is the first accelerator, or the CPU if there is none. Images from the
+            tensor lane are `TensorImage`s.
+        exactness: Contract of the tensor lane. "exact": its pixels equal the Pillow lane's, bit for bit. "close": they
+            may be Kornia's, within the differences that docs/kornia_lane.md lists; tools, orientation, frame and text
+            are the same.
+        workers: Number of confined calls that run at once; by default one per core of this process.
+        limits: Limits of one call.
         min_level: The weakest confinement to accept (see sandbox/README.md).
-        fresh: "call": every confined call gets a new process. "episode": the calls of an episode share one, and their
-            variables live on.
+        fresh: "call": every confined call gets a new process. "episode": the calls of an episode share a process, which
+            keeps their variables.
         allow_unsafe: Accept `min_level="process"`, which confines nothing but resources.
 
     Raises:
-        ValueError: For an argument that is none of these, or a device that this machine does not have.
-        ConfinementError: With lane "confined", if the machine does not give `min_level`. With lane "auto", code that
-            does not lift is then rejected.
+        ValueError: An argument has a value that is not listed here, or this machine does not have the device.
+        ConfinementError: With lane "confined", the machine does not provide `min_level`. With lane "auto" there is no
+            error, but code that does not lift is rejected.
     """
 
     def __init__(
@@ -115,26 +116,26 @@ class ToolExecutor:
         self.close()
 
     def close(self) -> None:
-        """End the workers; it may be called twice. Code that does not lift is rejected from here on."""
+        """End the workers; may be called twice. From here on, code that does not lift is rejected."""
         for lane in (self._code, self._tools, self._models):
             lane.close()
 
     def execute(self, requests: Sequence[ToolRequest], tell: Tell | None = None) -> list[Observation]:
-        """Run every request; one observation for each, in order.
+        """Run every request; returns one observation per request, in order.
 
         Args:
             requests: Code and images; a request that cannot be served gets an observation that says why.
-            tell: Gets the observations of code in workers as they come, and before them those that need none; not
-                those of models.
+            tell: Called with each observation as it comes: first those that need no worker, then those of code in
+                workers. Not called for requests with a model.
 
         Returns:
-            Observations with RGB images. Never raises for what a request holds.
+            Observations with RGB images. Never raises because of the content of a request.
         """
         plans = dict(enumerate(map(self.plan, requests)))
         budget = Budget(self._limits)
         done = self._served(plans, budget, (self._pillow, self._tools))
         lifted = {index for index, plan in plans.items() if isinstance(plan, Lifted)}
-        for index in lifted - done.keys():  # not what reading it had promised: the code itself must tell
+        for index in lifted - done.keys():  # the call did not behave as the reader expected: run the code itself
             plans[index] = self._confine(requests[index], Unliftable("a call with these arguments"))
         done |= {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
 
@@ -152,14 +153,14 @@ class ToolExecutor:
             if request.model is not None and done[index].status == "ok" and done[index].image is not None
         }
         done |= run_lane(self._models, steps)
-        if self._code.is_closed:  # what a call after `close` started ends with it
+        if self._code.is_closed:  # a call after `close` may have started processes of models
             self._models.close()
         return [self._cleaned(done[index]) for index in range(len(requests))]
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
-        """Run those requests that need no worker; None for each of the others, which `execute` runs.
+        """Run the requests that need no worker; None for each of the others, which `execute` runs.
 
-        They never wait for other people's code: a thread may serve them while `execute` runs in another.
+        These requests never wait for code in a worker: a thread may serve them while `execute` runs in another.
         """
         plans: dict[int, Plan] = {}
         for index, request in enumerate(requests):
@@ -167,7 +168,7 @@ class ToolExecutor:
             if request.model is not None:
                 continue
             if isinstance(plan, Lifted) and self._tensors is None and self._lane_of(plan) is not self._pillow:
-                continue  # too large for this process: a tool worker's
+                continue  # too large for this process: needs a tool worker
             if isinstance(plan, Rejected | Lifted):
                 plans[index] = plan
         done = self._served(plans, Budget(self._limits), (self._pillow,))
@@ -179,7 +180,7 @@ class ToolExecutor:
     def _served(
         self, plans: Mapping[int, Plan], budget: Budget, lanes: Sequence[Lane[Lifted]]
     ) -> dict[int, Observation]:
-        """Observations of what is rejected, and of the programs of these lanes and of the tensor lane."""
+        """Observations of rejected requests, and of programs that these lanes or the tensor lane run."""
         done = {index: plan.observation for index, plan in plans.items() if isinstance(plan, Rejected)}
         lifted = {index: plan for index, plan in plans.items() if isinstance(plan, Lifted)}
         done |= _refused(lifted, budget)
@@ -192,7 +193,7 @@ class ToolExecutor:
         return done
 
     def plan(self, request: ToolRequest) -> Plan:
-        """Decide, once, what becomes of a request; never raises for what it holds."""
+        """Decide once how a request is served; never raises because of its content."""
         return self._guarded(self._planned, request)
 
     def _guarded(self, decide: Callable[[ToolRequest], Decision], request: ToolRequest) -> Decision | Rejected:
@@ -207,7 +208,7 @@ class ToolExecutor:
         return read if isinstance(read, Rejected | Lifted) else self._confine(request, read)
 
     def _read(self, request: ToolRequest) -> Rejected | Lifted | Unliftable | None:
-        """The plan for a request, by reading its code; why that must run, or None if all code must."""
+        """The plan for a request after reading its code; or why the code itself must run, None if all code must."""
         if (text := refuse(request, self._limits)) is not None:
             return Rejected(Observation("rejected", text=text))
         if self._lane == "confined" or self._code.has_state(request.episode):
@@ -227,14 +228,14 @@ class ToolExecutor:
         return Lifted(request, read)
 
     def _lane_of(self, call: Lifted) -> Lane[Lifted]:
-        """The lane of a program that the tensor lane leaves: the one place that chooses it."""
+        """The lane of a program that the tensor lane does not take; no other place chooses it."""
         return self._pillow if fits_in_process(call.program, call.image.size, self._limits) else self._tools
 
     def _confine(self, request: ToolRequest, reason: Unliftable | None = None) -> Plan:
         """The plan for code that must run as it is written.
 
         Raises:
-            OSError: Of a broken file among the images.
+            OSError: An image file is broken.
         """
         if reason is None or (self._lane in ("auto", "kornia") and self._code.start()):
             check_images(request)
@@ -242,7 +243,7 @@ class ToolExecutor:
         return Rejected(Observation("rejected", text=not_lifted(reason.reason, reason.line, reason.remedy)))
 
     def leave_to_parent(self) -> None:
-        """Let go of the parent's workers, in a forked child."""
+        """Release the parent's workers, in a forked child."""
         for lane in (self._models, self._pillow, self._tools, self._tensors, self._code):
             if lane is not None:
                 lane.disown()

@@ -1,8 +1,8 @@
 """The eight orientations of an image and affine frames between images.
 
-An orientation names what is *done* to an image, counter-clockwise as in Pillow. A frame is the affine map
-`(x, y) -> (a x + b y + c, d x + e y + f)` from pixel coordinates of a result into those of its source; pixel (i, j)
-covers the half-open square [i, i+1) x [j, j+1).
+An orientation names what is *done* to an image, counterclockwise as in Pillow. A frame is the affine map `(x, y) -> (a
+x + b y + c, d x + e y + f)` from pixel coordinates of a result to those of its source; pixel (i, j) covers the
+half-open square [i, i+1) x [j, j+1).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
-#: Each orientation as the 2x2 matrix that maps a result's centred (x, y) to its source's, y pointing down.
+#: Each orientation as the 2x2 matrix that maps a result's centered (x, y) to its source's, y pointing down.
 _MATRICES: dict[str, tuple[int, int, int, int]] = {
     "identity": (1, 0, 0, 1),
     "rotate_90": (0, -1, 1, 0),
@@ -30,7 +30,7 @@ _NAMES = {matrix: name for name, matrix in _MATRICES.items()}
 #: Names of the eight elements, identity first.
 ORIENTATIONS: tuple[str, ...] = tuple(_MATRICES)
 
-#: The Pillow constant of each orientation but identity.
+#: The Pillow constant of each orientation except identity.
 PILLOW_TRANSPOSE = {
     "rotate_90": Image.Transpose.ROTATE_90,
     "rotate_180": Image.Transpose.ROTATE_180,
@@ -43,7 +43,7 @@ PILLOW_TRANSPOSE = {
 
 
 def compose(first: str, then: str) -> str:
-    """The orientation that equals doing `first`, then `then`."""
+    """The orientation that equals `first` followed by `then`."""
     a, b, c, d = _MATRICES[first]
     e, f, g, h = _MATRICES[then]
     return _NAMES[(a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)]
@@ -61,7 +61,7 @@ def inverse_transform(name: str) -> str:
 
 
 def orient(image: Image.Image, orientation: str) -> Image.Image:
-    """Apply one of the eight orientations; moves pixels only."""
+    """Apply one of the eight orientations, which only moves pixels."""
     return image.copy() if orientation == "identity" else image.transpose(PILLOW_TRANSPOSE[orientation])
 
 
@@ -77,7 +77,7 @@ class Affine:
     f: float = 0.0
 
     def point(self, x: float, y: float) -> tuple[float, float]:
-        """The point of the source."""
+        """Map a point of the result to the source."""
         return self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f
 
     def then(self, outer: Affine) -> Affine:
@@ -116,10 +116,10 @@ def orientation_frame(orientation: str, source_size: Size) -> Affine:
 
 
 def orientation_of(frame: Affine, size: Size, slack: float = 1e-6) -> str | None:
-    """The orientation of a frame that keeps sides straight, at any scale; None of one that slants them.
+    """The orientation of a frame that keeps sides straight, at any scale; None if it slants them.
 
     Args:
-        frame: Pixels of a result to pixels of its source.
+        frame: Maps pixels of the result to those of its source.
         size: Size of the result, (width, height).
         slack: Pixels by which a side may slant.
     """

@@ -1,4 +1,4 @@
-"""Images as the lanes take and give them."""
+"""Images in the form that lanes take and return."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def content_key(image: Image.Image) -> bytes:
-    """The identity of an image: its size, mode and pixels. An image on a device finds its own key there."""
+    """The identity of an image: its size, mode and pixels. A `TensorImage` computes its key on its device."""
     own_key = getattr(image, "content_key", None)
     if own_key is not None:
         found: bytes = own_key()
@@ -46,7 +46,7 @@ def content_key(image: Image.Image) -> bytes:
 
 
 def check_size(size: tuple[int, int], limits: Limits) -> str | None:
-    """Why a result may not have this size (width, height); None if it may."""
+    """The reason why a result must not have this size (width, height); None if it may."""
     width, height = size
     if width < 1 or height < 1:
         return f"The result has no pixels: its size is {width}x{height}."
@@ -59,10 +59,10 @@ def check_size(size: tuple[int, int], limits: Limits) -> str | None:
 
 
 class Budget:
-    """Bytes that the results of one batch may have together; threads may share it.
+    """Memory in bytes that the results of one batch may take together; safe to share between threads.
 
     Args:
-        limits: Its `batch_mb` is the whole.
+        limits: `batch_mb` is the whole budget.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -71,9 +71,9 @@ class Budget:
         self._lock = threading.Lock()
 
     def refuse(self, size: tuple[int, int], held: tuple[int, int] = (0, 0)) -> str | None:
-        """Take the bytes of a result (width, height); if they are not left, what a policy is told instead.
+        """Reserve the bytes of a result (width, height); if too few are left, returns the message for the policy.
 
-        Those of an image `held` for it were taken before.
+        The bytes of an image of size `held`, which the result replaces, were reserved before.
         """
         with self._lock:
             n_bytes = max(0, 4 * (size[0] * size[1] - held[0] * held[1]))

@@ -1,4 +1,4 @@
-"""The texts of observations, without markup that a conversation must not hold."""
+"""Texts of observations, cleaned of markup that must not appear in a conversation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-#: Markup of chat templates and of the paper's format: text from a run must not be able to write it.
+#: Markup of chat templates and of the paper's format, which text from a run must not be able to write.
 _MARKUP = re.compile(r"<\|[^<>|]{0,40}\|>|</?(?:tool_response|tool_call|think|answer|image|video)>")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-#: Passes over text whose markup reveals markup when it is taken out.
+#: Passes over the text, because removing markup may create new markup.
 _MAX_NESTED = 16
 _CUT = "\n[text was cut here]"
 
@@ -32,7 +32,7 @@ def clean(text: str, limit: int) -> str:
 
 
 def describe_error(kind: str, message: str, line: int, code: str) -> str:
-    """Type, message and failing line, as a policy needs them to fix its code."""
+    """Error type, message and failing line, so that a policy can fix its code."""
     message = re.sub(r"^OpenCV\([^)]*\) [^ ]*: error: ", "", message).strip()
     lines = code.splitlines()
     place = f"\n  line {line}: {lines[line - 1].strip()}" if 0 < line <= len(lines) else ""
@@ -47,7 +47,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def not_lifted(reason: str, line: int, remedy: str = "") -> str:
-    """The text for code that cannot run here: which line, why, and what to write instead."""
+    """The text for code that cannot run here: the line, the reason, and the code to write instead."""
     remedy = remedy or "use plain Pillow, OpenCV or NumPy calls with constant arguments on `image`"
     return (
         f"line {line}: {reason} cannot run here; {remedy}, and assign the new image to `result`, e.g. "
@@ -60,7 +60,7 @@ def too_large(size: tuple[int, int], megapixels: float) -> str:
     return f"The result is too large: {size[0]}x{size[1]} pixels; at most {megapixels:g} megapixels are allowed."
 
 
-#: Names that may hold the result, in order; `img` and `image` count only if they were changed.
+#: Names that may hold the result, in order of preference; `img` and `image` count only if they were changed.
 RESULT_NAMES = ("result", "output", "processed_image", "img", "image")
 
 NO_RESULT = "The code ran but gave no result: assign the new image to `result`."

@@ -1,4 +1,4 @@
-"""Checks of requests before any of them runs."""
+"""Checks requests before any of them runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sandbox.types import Limits, ToolRequest
 
 
 def check_images(request: ToolRequest) -> None:
-    """Read every image once; raises what a broken file raises, before anything is sent."""
+    """Read every image once, before anything is sent; raises what a broken file raises."""
     for image in request.images:
         as_rgb(image)
 
 
 def refuse(request: ToolRequest, limits: Limits) -> str | None:
-    """Why a request cannot be run at all; None if it can."""
+    """The reason why a request cannot be run at all; None if it can."""
     code, index, n_images = request.code, request.image_index, len(request.images)
     if not isinstance(code, str):
         return f"The code must be text, not {type(code).__name__}."

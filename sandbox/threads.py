@@ -21,14 +21,14 @@ def count_cores() -> int:
 
 
 def spread(call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The results of a call on each item, in order; raises what the first call that fails raises.
+    """Results of a call on each item, in order; raises the error of the first item that fails.
 
-    Calls must not themselves spread work: they would wait for threads that wait for them.
+    Calls must not themselves call `spread`: they would wait for threads that wait for them.
     """
     if len(items) < 2 or count_cores() < 2:
         return [call(item) for item in items]
     with _LOCK:
-        # A forked child inherits no threads: its pool is its own.
+        # A forked child inherits no threads, so it needs its own pool.
         pool = _pools.get(os.getpid())
         if pool is None:
             _pools.clear()

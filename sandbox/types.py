@@ -11,29 +11,30 @@ from PIL import Image
 from sandbox.geometry import Affine
 
 Status = Literal["ok", "error", "timeout", "crash", "rejected"]
-#: What shares a confined process, and its variables: one call, or the calls of an episode.
+#: Whether a confined process and its variables serve only one call, or the calls of an episode.
 Fresh = Literal["call", "episode"]
 
-#: How near the Pillow lane's pixels the tensor lane's are: bit for bit, or within what docs/kornia_lane.md states.
+#: How close the tensor lane's pixels are to the Pillow lane's: bit for bit, or within the limits in
+#: docs/kornia_lane.md.
 Exactness = Literal["exact", "close"]
 
 
 class ConfinementError(RuntimeError):
-    """The machine cannot confine code as asked; the message says what is missing."""
+    """The machine cannot confine code as requested; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may use.
+    """Limits of one call.
 
     Attributes:
         wall_s: Seconds of wall time.
         memory_mb: Mebibytes that the code may allocate.
-        text_chars: Characters of text that an observation may hold.
+        text_chars: Characters of text that an observation may contain.
         result_megapixels: Megapixels of a result image.
-        batch_mb: Mebibytes of all results of one `execute`, at 4 bytes a pixel; those beyond are refused.
+        batch_mb: Mebibytes of all results of one `execute`, at 4 bytes per pixel; results beyond that are refused.
         code_chars: Characters of code.
-        aspect: Largest ratio of a result's longer to its shorter side, exclusive.
+        aspect: Largest ratio of a result's longer side to its shorter side, exclusive.
     """
 
     wall_s: float = 1.5
@@ -50,7 +51,7 @@ class ModelResult:
     """The answer of a tool that is a model.
 
     Attributes:
-        text: Its findings; "" if there are none.
+        text: The model's findings; "" if there are none.
         image: An image that it made, or None.
     """
 
@@ -59,24 +60,24 @@ class ModelResult:
 
 
 class Model(Protocol):
-    """A tool that is a model. It can be pickled: it runs in a process of its own."""
+    """A tool that is a model. It must support pickling, because it runs in a process of its own."""
 
     def load(self) -> None:
-        """Load what calls need, in that process, once."""
+        """Load what calls need, once, in the model's process."""
 
     def __call__(self, image: Image.Image, **arguments: Any) -> ModelResult:
-        """Look at an RGB image."""
+        """Run the model on an RGB image."""
 
 
 @dataclass(frozen=True)
 class ModelCall:
-    """A tool that is a model, to be called on the image that the code or the program gives.
+    """A tool that is a model, to be called on the resulting image of the code or the program.
 
     Attributes:
-        name: Its name for the policy, and in `Observation.tools` if it found something.
+        name: Its name for the policy, and in `Observation.tools` if the model found something.
         tool: The model.
         arguments: Checked literal values.
-        wall_s: Seconds that the call may take.
+        wall_s: Time limit of the call in seconds.
         start_s: Seconds that its process may take to start and to load.
     """
 
@@ -94,8 +95,8 @@ class ToolRequest:
     Attributes:
         code: Python source as the policy wrote it.
         images: All images of the trajectory so far, RGB.
-        image_index: Which of them `image` and `img` name, 0-based.
-        episode: Requests of one trajectory share this name; one without a name shares nothing.
+        image_index: Index of the image that `image` and `img` name, 0-based.
+        episode: Name that requests of one trajectory share; a request without a name shares nothing.
         model: A model to call on the result.
     """
 
@@ -111,8 +112,8 @@ class LastCall:
     """The last call of code, which the trainer ran for the worker.
 
     Attributes:
-        operation: It, as the table has it.
-        before: The image that the worker handed over, or was shown.
+        operation: The call, as an operation of the table.
+        before: The image before the call, which the worker handed over or was shown.
     """
 
     operation: Any
@@ -124,19 +125,19 @@ class Observation:
     """The outcome of a request. Never an exception: a bad call is data.
 
     Attributes:
-        status: "ok", or how it failed.
+        status: "ok", or the kind of failure.
         image: The result, RGB; None if there is none.
         text: Text for the policy: output, or the error with its line.
         lane: The lane that ran it ("pillow", "kornia", "confined"; "none" if nothing ran).
-        exactness: The contract of the tensor lane that ran it ("exact", "close"); "" if another lane did.
-        library: Name and version of what the tensor lane ran on; "" if another lane did.
+        exactness: The contract of the tensor lane that ran it ("exact", "close"); "" for other lanes.
+        library: Name and version of the tensor lane's library; "" for other lanes.
         level: Confinement level ("lifted" if no untrusted code ran).
         wall_s: Seconds from request to result.
-        tools: Canonical names of the operations whose effect is in the pixels, in order.
-        orientation: Net element of the eight from the chosen image to the result; None if unknown.
-        frame: Result pixels to pixels of the chosen image; None if unknown.
-        claim: What a worker says of how it made the image, on its way to `sandbox.effects.proof`; "" beyond that.
-        last: The call of it that the trainer ran, on the same way.
+        tools: Canonical names of the operations whose effects are visible in the pixels, in order.
+        orientation: Net orientation (one of eight) from the chosen image to the result; None if unknown.
+        frame: Map from result pixels to pixels of the chosen image; None if unknown.
+        claim: A worker's statement of how it made the image, for `sandbox.effects.proof`; "" after that.
+        last: The last call, which the trainer ran; also only for `sandbox.effects.proof`.
     """
 
     status: Status
@@ -154,5 +155,5 @@ class Observation:
     last: LastCall | None = field(default=None, repr=False)
 
 
-#: Gets the index of a request and its observation while others still run.
+#: Called with the index of a request and its observation while other requests still run.
 Tell = Callable[[int, Observation], None]

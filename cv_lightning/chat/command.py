@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Answer questions until there are no more; returns 1 if the question of the command line got no answer.
+    """Answer questions until there are no more; returns 1 if the question on the command line got no answer.
 
     Raises:
         ConfigError: An option has a wrong value.
@@ -88,7 +88,7 @@ def _check(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def open_talks(options: argparse.Namespace) -> Iterator[Callable[[], Talk]]:
-    """Load the policy and its executor, which ends with the block; yields a function that begins a conversation.
+    """Load the policy and its executor, which ends with the block; yields a function that starts a conversation.
 
     Raises:
         CVLightningError: The policy, its device or the lane is not available.
@@ -111,7 +111,7 @@ def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:
     """Serve the page until Ctrl-C.
 
     Raises:
-        ConfigError: The port is taken, or not allowed.
+        ConfigError: The port is in use, or not allowed.
     """
     from cv_lightning.chat.page.rooms import Rooms
     from cv_lightning.chat.page.server import PageServer

@@ -1,4 +1,4 @@
-"""A policy's reply for people: its parts, also while it is being written, and text that cannot harm a terminal."""
+"""Splits a policy's reply into parts for display, even while it is incomplete; makes text safe for a terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _CLOSE = "</tool_call>"
 _TAGS = tuple(f"<{slash}{name}>" for name in ("tool_call", *_KINDS) for slash in ("", "/"))
 
 _CODE = re.compile(r'"code"\s*:\s*"')
-#: The complete part of a JSON string: no cut-off escape.
+#: The complete part of a JSON string, without a cut-off escape.
 _STRING = re.compile(r'(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*')
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
-#: Characters that move a cursor, ring, retitle a window or reverse text; lone surrogates have no UTF-8.
+#: Characters that move a cursor, ring, retitle a window or reverse text; lone surrogates have no UTF-8 form.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -31,8 +31,9 @@ class Part:
     """A piece of a reply.
 
     Attributes:
-        kind: "thought", "code" (of a call), "call" (one without readable code, as written), "answer", or "text" beside.
-        text: The words, without tags and without space around them.
+        kind: "thought", "code" (of a call), "call" (a call without readable code, as written), "answer", or "text" for
+            everything else.
+        text: The words, without tags and surrounding space.
     """
 
     kind: Kind
@@ -44,8 +45,8 @@ def read_parts(text: str, is_whole: bool = True) -> list[Part]:
 
     Args:
         text: The reply, or its beginning.
-        is_whole: False for a beginning. Text that may still change is then left out, so a longer beginning only
-            extends the last part or adds parts.
+        is_whole: False for the beginning of a reply. Text that may still change is then left out, so a longer beginning
+            only extends the last part or adds parts.
     """
     if not is_whole:
         text = _stable(text)
@@ -68,8 +69,8 @@ def read_parts(text: str, is_whole: bool = True) -> list[Part]:
 def _add_call(parts: list[Part], text: str, at: int, is_whole: bool) -> int:
     """Add the call whose opening tag ends at an index; returns where it ends.
 
-    It ends behind its object and the closing tag. A closing tag before that may be in the code: only the whole reply
-    says that the object is broken, and then the call ends there.
+    The call ends after its object and the closing tag. An earlier closing tag may be part of the code. Only if the
+    reply is whole is it certain that the object is broken; then the call ends at that tag.
     """
     found = whole_object(text, at)
     start, inner_end = found or (at, at)
@@ -95,7 +96,7 @@ def _add(parts: list[Part], kind: Kind, text: str) -> None:
 
 
 def _stable(text: str) -> str:
-    """Without half a character, or the beginning of a tag."""
+    """Remove half a character, or the beginning of a tag, from the end."""
     text = text.rstrip("\ufffd")
     start = text.rfind("<")
     if start >= 0 and any(tag.startswith(text[start:]) and tag != text[start:] for tag in _TAGS):
@@ -124,5 +125,5 @@ def _unescaped(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with a visible sign for everything that a terminal would obey."""
+    """Replace every character that would control a terminal by a visible sign."""
     return _CONTROL.sub(lambda match: chr(0x2400 + ord(match.group())) if match.group() < " " else "\ufffd", text)

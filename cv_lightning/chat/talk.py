@@ -1,4 +1,4 @@
-"""Talking with a policy about images: each question is answered by a rollout that continues those before it."""
+"""A conversation with a policy about images: each question is answered by a rollout that continues the earlier ones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from sandbox import Affine
 
 
 class Watcher(Protocol):
-    """Follows an answer while it is written, and may stop it."""
+    """Follows an answer while it is generated, and may stop it."""
 
     def on_text(self, text: str) -> None:
-        """The turn that is being written: all of its text so far."""
+        """Called with all text so far of the turn that is being generated."""
 
     def on_turn(self, trajectory: Trajectory) -> None:
         """Called after each turn, with the result of its call."""
@@ -33,10 +33,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """Sampling and length of an answer.
+    """Sampling parameters and length of an answer.
 
     Attributes:
-        sampling: How tokens are drawn; each question uses the same seed, so a repeated one gets the same answer.
+        sampling: How tokens are sampled. Each question uses the same seed, so a repeated question gets the same answer.
         max_turns: Turns of the policy for one question; a tool call in the last one is not executed.
     """
 
@@ -45,21 +45,21 @@ class AnswerLimits:
 
 
 class Talk:
-    """A conversation of questions about images, and its answers; what was sampled is never decoded and encoded again.
+    """Questions about images and their answers; sampled tokens are never decoded and encoded again.
 
     Args:
-        policy: Writes the answers.
+        policy: Generates the answers.
         executor: Runs the policy's code.
-        limits: Of each answer.
+        limits: Limits of each answer.
 
     Attributes:
-        trajectories: One for each question with at least part of an answer. Its images are all that the policy has
-            seen; those of earlier questions and their answers count as given (`turn` is -1).
+        trajectories: One for each question with at least a part of an answer. Its images are all that the policy has
+            seen; images from earlier questions and answers count as given (`turn` is -1).
     """
 
     def __init__(self, policy: SamplingPolicy, executor: Executor, limits: AnswerLimits) -> None:
         self.trajectories: list[Trajectory] = []
-        self._episode = uuid.uuid4().hex  # calls of one conversation may share variables, those of two never
+        self._episode = uuid.uuid4().hex  # calls of one conversation may share variables, those of two never do
         self._policy = policy
         self._conversation = policy.conversation
         self._executor = executor
@@ -70,14 +70,14 @@ class Talk:
 
         Args:
             question: The question.
-            images: New images that it is about; an earlier one need not be given again.
+            images: New images for the question; earlier ones need not be given again.
             watcher: Follows the answer.
 
         Returns:
-            The answer. It has no turns if it was stopped before the first one; the conversation is then unchanged.
+            The answer. If it was stopped before its first turn, it has no turns, and the conversation is unchanged.
 
         Raises:
-            ConversationError: The question is empty or has no image, or the conversation has no room for it.
+            ConversationError: The question is empty or has no image, or does not fit in the conversation.
         """
         trajectory = self._begin(question, images)
         self._answer(trajectory, images, watcher)
@@ -86,11 +86,11 @@ class Talk:
         return trajectory
 
     def record(self, trajectory: Trajectory, name: Callable[[Image.Image], str]) -> Record:
-        """An answer of this conversation, finished or not, as docs/trajectories.md describes it.
+        """Describe an answer of this conversation, complete or not, in the format of docs/trajectories.md.
 
         Args:
             trajectory: The answer.
-            name: Keeps an image and returns its name.
+            name: Stores an image and returns its name.
         """
         place = next((n for n, one in enumerate(self.trajectories) if one is trajectory), len(self.trajectories))
         n_seen = len(self.trajectories[place - 1].images) if place > 0 else 0
@@ -130,7 +130,7 @@ class Talk:
             drive([trajectory], session, self._conversation, self._executor, self._limits.max_turns, after_turn)
 
     def _tokens(self, trajectory: Trajectory, n_new: int) -> TokenSequence:
-        """The tokens before the answer: a copy, since the answer may be stopped."""
+        """The tokens before the answer, as a copy because the answer may be stopped."""
         if not self.trajectories:
             return self._conversation.start(trajectory.sample)
         tokens = self.trajectories[-1].tokens.copy()
@@ -144,7 +144,7 @@ class Talk:
         return tokens
 
 
-#: Why there is no answer, for the user.
+#: Reasons for a missing answer, for the user.
 NO_ANSWER = {
     StopReason.NO_ACTION: "it neither called the tool nor answered",
     StopReason.MAX_TURNS: "it still called the tool in its last turn; more turns may help",

@@ -1,4 +1,4 @@
-"""A conversation in a terminal: words as they are sampled, images beside, and commands between questions."""
+"""A conversation in a terminal: text as it is sampled, images next to it, and commands between questions."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _HEADS = {"code": "  ", "call": "  ", "answer": "answer: "}
 
 
 def load_photo(path: Path, option: str) -> Image.Image:
-    """The image at a path as RGB pixels; `option` names it in errors.
+    """Load the image at a path as RGB pixels; `option` names it in errors.
 
     Raises:
-        ConfigError: There is no file, it is no image, or it is too large.
+        ConfigError: The file does not exist, is no image, or is too large.
     """
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
@@ -55,14 +55,14 @@ def load_photo(path: Path, option: str) -> Image.Image:
 
 
 class Stop:
-    """Ctrl-C: the first ends the answer after the current token or call; the second ends everything."""
+    """Handles Ctrl-C: the first ends the answer after the current token or call; the second ends the program."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Take over Ctrl-C, in the main thread only: Python allows it nowhere else."""
+        """Handle Ctrl-C in this context; only in the main thread, because Python allows it nowhere else."""
         self.is_set = False
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -83,11 +83,11 @@ class AnswerPrinter:
     """Prints an answer as it comes: letter by letter in a terminal, turn by turn elsewhere.
 
     Args:
-        console: Prints it.
-        stop: Whether Ctrl-C was pressed.
-        folder: For the images.
+        console: Console to print to.
+        stop: Tells whether Ctrl-C was pressed.
+        folder: Folder for the images.
         show: How images are shown.
-        n_given: Images that were there before the answer.
+        n_given: Number of images before the answer.
         is_quiet: Print only the answer itself.
     """
 
@@ -99,8 +99,8 @@ class AnswerPrinter:
         self._n_images = n_given
         self._is_quiet = is_quiet
         self._is_live = console.is_terminal and not is_quiet
-        self._n_parts = 0  # parts of the turn that were begun
-        self._n_letters = 0  # letters of the last of them that were shown
+        self._n_parts = 0  # parts of the turn that have been started
+        self._n_letters = 0  # letters of the last of them that have been shown
         self._waiting = console.status("reading")
         self.wait()
 
@@ -183,14 +183,14 @@ class AnswerPrinter:
 
 
 class TerminalChat:
-    """Asks, shows and saves.
+    """Asks questions, shows answers, and saves the conversation.
 
     Args:
-        new_talk: Begins a conversation.
+        new_talk: Starts a conversation.
         folder: For images and saved conversations; created when first needed.
         show: How images are shown.
         is_quiet: Whether only answers are printed.
-        console: By default standard output.
+        console: Console to print to; standard output by default.
     """
 
     def __init__(
@@ -213,11 +213,11 @@ class TerminalChat:
         self.stop = Stop()
 
     def take_image(self, image: Image.Image) -> None:
-        """The next question is about this image."""
+        """Use this image for the next question."""
         self._image, self._is_new_image = image, True
 
     def ask(self, question: str) -> bool:
-        """Ask, show the answer, and return whether there is one.
+        """Ask a question, show the answer, and return whether there is one.
 
         Raises:
             CVLightningError: The question cannot be asked.
@@ -265,10 +265,10 @@ class TerminalChat:
         return sum(earlier[-1].tokens.is_trained) if earlier else 0
 
     def save(self) -> Path | None:
-        """Write the conversation for `python -m cv_lightning view`; returns its page, None if nothing was said.
+        """Write the conversation for `python -m cv_lightning view`; returns its page, or None if it is empty.
 
         Raises:
-            DataError: It cannot be written.
+            DataError: The conversation cannot be written.
         """
         if not self._talk.trajectories:
             return None
@@ -281,7 +281,7 @@ class TerminalChat:
             raise DataError(f"{folder}: cannot be written ({error}). Name another folder with --out.") from error
 
     def loop(self) -> None:
-        """Take questions and commands until the input ends."""
+        """Read questions and commands until the input ends."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - input() then has a history and can be edited
         if sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""Images in a terminal, as coloured half blocks: two pixels a character, for every terminal with 24-bit colours."""
+"""Images in a terminal, as colored half blocks: two pixels per character, for terminals with 24-bit colors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rich.text import Text
 Show = Literal["auto", "blocks", "none"]
 SHOWS: tuple[Show, ...] = get_args(Show)
 
-#: Largest image, in pixels: half as many lines.
+#: Largest image in pixels; it takes half as many lines.
 _SIZE = (80, 80)
 
 
 def can_show(console: Console, show: Show) -> bool:
-    """Whether images are shown there; "blocks" makes do with fewer colours."""
+    """Whether the console can show images; "blocks" accepts fewer colors."""
     has_colours = console.color_system == "truecolor" or (show == "blocks" and console.color_system is not None)
     return show != "none" and console.is_terminal and has_colours
 
 
 def half_blocks(image: Image.Image, columns: int) -> Text:
-    """An RGB image as text: a character's colour is the upper pixel, its background the lower."""
+    """An RGB image as text: a character's color is the upper pixel, its background the lower one."""
     small = image.copy()
     small.thumbnail((min(columns, _SIZE[0]), _SIZE[1]))
     small = small.crop((0, 0, small.width, small.height + small.height % 2))

@@ -1,1 +1,1 @@
-"""Runs beside each other: configs, metrics, answers to the same questions, curves, tools."""
+"""Compares runs: configs, metrics, answers to the same questions, curves, tools."""

@@ -1,4 +1,4 @@
-"""Answers to the same questions, paired."""
+"""Pairs the answers of two groups to the same questions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.statistics import holm, interval_of_questions, mcnemar_exact, sign_flip_test
 
-#: The row over all conditions that both were asked under.
+#: Label of the row over all shared conditions.
 ALL = "all"
 
 MCNEMAR, SIGN_FLIP = "McNemar exact", "sign flips"
 
-#: A question of a seed, whatever the condition.
+#: A question asked with a seed, under any condition.
 _Question = tuple[Any, str]
 
 #: Question -> condition -> (score of the first, score of the second).
@@ -24,24 +24,24 @@ _Pairs = Mapping[_Question, Mapping[str, tuple[float, float]]]
 
 @dataclass(frozen=True)
 class PairedRow:
-    """The second group against the first under a condition, or all of them, over the answers to the same questions.
+    """The second group compared with the first, over answers to the same questions, for one condition or all of them.
 
     Attributes:
         condition: Its label, or `ALL`.
-        n: Pairs of answers.
-        first: Mean score of the first group over them: over a question's conditions, then questions, then seeds.
-        second: Of the second.
+        n: Number of pairs of answers.
+        first: Mean score of the first group: averaged over a question's conditions, then questions, then seeds.
+        second: Mean score of the second group.
         difference: Second minus first.
-        interval: 95 % bootstrap interval of it, seeds and questions resampled; None for a single pair.
-        only_first: Pairs that only the first has right (scores 1 and 0); None if scores are between.
-        only_second: Pairs that only the second has right.
-        p: Two-sided.
-        p_holm: Adjusted for the number of conditions; None in the row of all.
-        test: `MCNEMAR`, or `SIGN_FLIP` if a question counts several times (under several conditions or in several
+        interval: 95 % bootstrap interval of the difference, with seeds and questions resampled; None for a single pair.
+        only_first: Pairs that only the first group has right (scores 1 and 0); None if there are scores in between.
+        only_second: Pairs that only the second group has right.
+        p: Two-sided p value.
+        p_holm: P value adjusted for the number of conditions; None in the row of all conditions.
+        test: `MCNEMAR`, or `SIGN_FLIP` if a question counts several times (under several conditions or with several
             seeds) or scores are between 0 and 1.
-        seeds_ahead: Seeds in which the second is ahead.
-        seeds_behind: Seeds in which it is behind.
-        n_seeds: Seeds that both have; 0 if answers are paired over different seeds.
+        seeds_ahead: Seeds with which the second group is ahead.
+        seeds_behind: Seeds with which the second group is behind.
+        n_seeds: Seeds that both groups have; 0 if answers are paired across different seeds.
     """
 
     condition: str
@@ -65,13 +65,13 @@ class PairedTable:
     """Two groups on the same questions.
 
     Attributes:
-        first: Name of a group.
-        second: Name of the other.
-        rows: One per condition, then `ALL`; empty if no question was asked twice.
+        first: Name of the first group.
+        second: Name of the second group.
+        rows: One per condition, then `ALL` if there are several; empty if the groups share no question.
         n_shared: Answers to the same question under the same condition.
-        n_first: All judged answers of the first.
-        n_second: Of the second.
-        n_other_truth: Answers to questions of the same name whose right answer differs: they are not the same.
+        n_first: All judged answers of the first group.
+        n_second: All judged answers of the second group.
+        n_other_truth: Answers to questions that share a name but not the right answer, so they are not the same.
     """
 
     first: str
@@ -86,7 +86,8 @@ class PairedTable:
 def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
     """Compare two groups on the questions that both were asked.
 
-    Runs are paired by seed if both groups have some seed once; else a question's score is its mean over a group's runs.
+    Runs are paired by seed if some seed occurs exactly once in both groups; otherwise a question's score is its mean
+    over a group's runs.
     """
     seeds = _shared_seeds(first, second)
     scores_first, truths_first = _scores(first, seeds)
@@ -96,7 +97,7 @@ def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
     pairs: dict[_Question, dict[str, tuple[float, float]]] = {}
     for seed, item, condition in shared:
         key = (seed, item, condition)
-        question = (seed, f"{item} {truths_first[key][0]}")  # another seed may have another question of this name
+        question = (seed, f"{item} {truths_first[key][0]}")  # another seed may have a different question of this name
         pairs.setdefault(question, {})[condition] = (scores_first[key], scores_second[key])
     conditions = list(dict.fromkeys(condition for of_question in pairs.values() for condition in of_question))
     rows = [_row(condition, _only(pairs, condition), len(seeds)) for condition in conditions]
@@ -116,7 +117,7 @@ def pair_groups(first: RunGroup, second: RunGroup) -> PairedTable:
 
 
 def _shared_seeds(first: RunGroup, second: RunGroup) -> list[Any]:
-    """Seeds that both groups have, once each."""
+    """Seeds that occur exactly once in both groups."""
     seeds = [seed for seed in first.seeds if seed in second.seeds]
     return [seed for seed in seeds if first.seeds.count(seed) == 1 and second.seeds.count(seed) == 1]
 
@@ -124,7 +125,7 @@ def _shared_seeds(first: RunGroup, second: RunGroup) -> list[Any]:
 def _scores(
     group: RunGroup, seeds: Sequence[Any]
 ) -> tuple[dict[tuple[Any, str, str], float], dict[tuple[Any, str, str], tuple[str, str]]]:
-    """Mean score and truth by (seed, question, condition); without seeds to pair by, the seed is None."""
+    """Mean score and truth by (seed, question, condition); if runs are not paired by seed, the seed is None."""
     found: dict[tuple[Any, str, str], list[float]] = {}
     truths: dict[tuple[Any, str, str], tuple[str, str]] = {}
     for run in group.runs:
@@ -148,7 +149,7 @@ def _row(condition: str, pairs: _Pairs, n_seeds: int) -> PairedRow:
     moves = {
         seed: {item: seconds[seed][item] - score for item, score in of_seed.items()} for seed, of_seed in firsts.items()
     }
-    # The unit that is flipped is the question: neither its conditions nor its seeds are independent of each other.
+    # The sign of a whole question is flipped: neither its conditions nor its seeds are independent.
     units: dict[str, list[float]] = {}
     for of_seed in moves.values():
         for item, move in of_seed.items():
@@ -185,7 +186,7 @@ def _by_seed(pairs: _Pairs, place: int) -> dict[Any, dict[str, float]]:
 
 
 def tools_in_answers(group: RunGroup) -> dict[str, float]:
-    """Share of the questions in which a tool had an effect, mean over the runs; by tool, most used first."""
+    """Share of the questions in which a tool had an effect, averaged over the runs; by tool, most used first."""
     if not group.is_answered:
         return {}
     shares: dict[str, float] = {}

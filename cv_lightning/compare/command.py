@@ -1,4 +1,4 @@
-"""`python -m cv_lightning compare RUN RUN ...`: runs beside each other, in the terminal, as a page, as JSON."""
+"""`python -m cv_lightning compare RUN RUN ...`: compares runs in the terminal, as a page, as JSON."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri: str | None = None) -> list[Run]:
-    """Read runs by folder, run id and experiment; one that is named twice counts once.
+    """Read runs by folder, run id and experiment; a run that is named twice counts once.
 
     Raises:
         ConfigError: Nothing is named, or a name is neither a folder nor a run id.
-        DataError: A folder without runs, or a run id that no store knows.
+        DataError: A folder has no runs, or no store knows a run id.
     """
     if not names and experiment is None:
         raise ConfigError("Name runs to compare: folders, run ids of MLflow, or --experiment NAME.")
@@ -78,7 +78,7 @@ def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri:
         if Path(name).is_dir():
             found = [path for path in find_runs(Path(name)) if path.resolve() not in folders]
             folders |= {path.resolve(): None for path in found}
-            runs += sorted(map(read_folder, found), key=lambda run: run.started)  # stages in the order of a recipe
+            runs += sorted(map(read_folder, found), key=lambda run: run.started)  # in the order of the recipe's stages
         elif is_run_id(name):
             ids[name] = None
         else:

@@ -1,4 +1,4 @@
-"""The content of a comparison, before it is shown anywhere."""
+"""The content of a comparison, independent of its display."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS
 from cv_lightning.evaluation.table import MEAN
 from cv_lightning.reports.metrics_log import Points
 
-#: Cells of the table of an evaluation that are shown by condition, in this order.
+#: Cells of an evaluation's table that are shown by condition, in this order.
 CELLS = ("accuracy", "drop", "restored_rate", "tool_rate", "mean_turns", "n_calls", "error_rate", "right_after_error")
 
 
 @dataclass
 class Comparison:
-    """Groups of runs beside each other; lists are in the order of the groups.
+    """Groups of runs next to each other; lists are in the order of the groups.
 
     Attributes:
-        groups: The others are compared with the first.
+        groups: The groups; all others are compared with the first.
         differing: See `groups.differences`.
-        metrics: Every metric -> its numbers in each group, None if no run of it logged them.
-        shown: The metrics that were asked for.
+        metrics: Every metric -> its numbers in each group, None if no run of the group logged it.
+        shown: The requested metrics.
         conditions: Cell -> condition -> its number in each group.
-        paired: Each group but the first against the first, on the same questions.
-        answer_tools: Tool -> share of the questions in which it had an effect, in each group that has answers.
+        paired: Each further group compared with the first one, on the same questions.
+        answer_tools: Tool -> share of the questions in which it had an effect, in each group with answers.
         notes: Warnings for the reader.
     """
 
@@ -47,7 +47,7 @@ class Comparison:
     notes: list[str]
 
     def under(self, prefix: str) -> dict[str, list[Metric | None]]:
-        """Metrics below a prefix that are not 0 in every group, by the rest of their names."""
+        """Metrics with a prefix that are not 0 in every group, by the rest of their names."""
         return {
             name.removeprefix(prefix): cells
             for name, cells in self.metrics.items()
@@ -55,7 +55,7 @@ class Comparison:
         }
 
     def series(self, metric: str, *, is_over_minutes: bool = False) -> dict[str, list[Points]]:
-        """A metric's curves by group, of two points at least, over steps or over minutes of training."""
+        """A metric's curves of at least two points by group, over steps or over minutes of training."""
         found: dict[str, list[Points]] = {}
         for group in self.groups:
             curves = [(run, run.curves.get(metric, [])) for run in group.runs]
@@ -64,7 +64,7 @@ class Comparison:
         return {name: curves for name, curves in found.items() if curves}
 
     def as_json(self) -> dict[str, Any]:
-        """All of it in plain values; of curves those of the shown metrics."""
+        """The whole comparison in plain values, with the curves of the shown metrics."""
         return {
             "groups": [_plain_group(group) for group in self.groups],
             "differing": self._by_group(self.differing),
@@ -87,14 +87,14 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], patterns: Sequence[str] = ()) -> Comparison:
-    """Compare runs; every other group is compared with that of the first run.
+    """Compare runs; the group of the first run is compared with every other group.
 
     Args:
-        runs: In the order in which they are to be shown.
-        patterns: Metrics to show, such as `rl/*`; without any the headline ones.
+        runs: The runs in the order of display.
+        patterns: Metrics to show, such as `rl/*`; if empty, the headline metrics.
 
     Raises:
-        ConfigError: Fewer than two runs, or patterns that match no metric.
+        ConfigError: There are fewer than two runs, or patterns match no metric.
         DataError: No two groups have a metric in common.
     """
     faults = [fault for run in runs for fault in run.faults]
@@ -145,7 +145,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _conditions(groups: Sequence[RunGroup], names: Iterable[str]) -> dict[str, dict[str, list[Value | None]]]:
-    """The numbers of tests, by cell and condition; intervals of accuracies come from the answers, if there are any."""
+    """The numbers of tests, by cell and condition; if there are answers, intervals of accuracies come from them."""
     tables: dict[str, dict[str, list[Value | None]]] = {}
     logged = {name: tuple(name.split("/")) for name in names if name.startswith("test/")}
     for cell in CELLS:
@@ -157,7 +157,7 @@ def _conditions(groups: Sequence[RunGroup], names: Iterable[str]) -> dict[str, d
 
 
 def _ordered(labels: Iterable[str]) -> list[str]:
-    """The orientations first, as in the paper's table, then the rest, the mean last."""
+    """Sort labels: orientations first, as in the paper's table, then the rest, the mean last."""
     rank = {label: place for place, label in enumerate(ORIENTATION_CONDITIONS)}
     return sorted(set(labels), key=lambda label: (label == MEAN, rank.get(label, len(rank)), label))
 

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, grouped; and the differences between groups."""
+"""Groups runs that differ only in their seed, and finds the differences between groups."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from cv_lightning.compare.run import Run
 from cv_lightning.reports.metrics_log import Points
 
-#: The key of an evaluation's config that names the policy that it tested.
+#: The key of an evaluation's config that names the tested policy.
 POLICY_SOURCE = "model.solver.policy.source"
 
-#: Keys of places, which decide no result.
+#: Keys of paths, which do not affect results.
 _PLACES = re.compile(r"run_folder|ckpt_path|weights_only|trainer\.(logger|default_root_dir|callbacks|profiler)($|\.)")
 
 
 @dataclass
 class RunGroup:
-    """Runs of one config, which differ in their seed alone.
+    """Runs of one config that differ only in their seed.
 
     Attributes:
         name: Unique in a comparison.
@@ -32,11 +32,11 @@ class RunGroup:
 
     @property
     def seeds(self) -> list[Any]:
-        """Their seeds, in order."""
+        """The seeds of the runs, in order."""
         return [run.seed for run in self.runs]
 
     def curves(self, metric: str) -> list[Points]:
-        """The metric's curve of each run that logged it."""
+        """The metric's curve for each run that logged it."""
         return [points for run in self.runs if (points := run.curves.get(metric))]
 
     @property
@@ -51,7 +51,7 @@ class RunGroup:
 
 
 def join_evaluations(runs: Sequence[Run]) -> list[Run]:
-    """Give the answers and the table of an evaluation to the run that made the policy, if it is among the runs."""
+    """Give the answers and the table of an evaluation to the run that trained the policy, if that is among the runs."""
     trained = {Path(run.source).resolve(): run for run in runs if POLICY_SOURCE not in run.config}
     left = []
     for run in runs:
@@ -62,7 +62,7 @@ def join_evaluations(runs: Sequence[Run]) -> list[Run]:
             left.append(run)
             continue
         policy_of.answers = run.answers
-        # A test has no step of its own: it belongs to the end of training.
+        # A test has no step of its own, so it counts for the end of training.
         end = policy_of.last_step
         policy_of.curves |= {name: [(end, points[-1][1])] for name, points in run.curves.items()}
         policy_of.faults += run.faults
@@ -73,7 +73,7 @@ def join_evaluations(runs: Sequence[Run]) -> list[Run]:
 def _made_by(run: Run, source: PurePath) -> Path | None:
     """The folder of the run that exported the policy `<run>/policy`.
 
-    The name is relative to the folder in which the evaluation was started: this one, or one above the evaluation's own.
+    The path is relative to the folder in which the evaluation was started: this one, or one above the evaluation's own.
     """
     if source.name != "policy":
         return None
@@ -84,7 +84,7 @@ def _made_by(run: Run, source: PurePath) -> Path | None:
 
 
 def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
-    """Runs of one config together, in the order of their first; runs of a group by seed."""
+    """Group runs of one config, in the order of their first run; within a group, runs are sorted by seed."""
     groups: dict[str, RunGroup] = {}
     for run in runs:
         key = repr((run.name, sorted(identity(run).items()))) if run.config else run.source
@@ -99,7 +99,7 @@ def group_runs(runs: Sequence[Run]) -> list[RunGroup]:
 
 
 def identity(run: Run) -> dict[str, str]:
-    """The config without seed and places, which is the same for all seeds of one experiment."""
+    """The config without seed and paths, which is the same for all seeds of one experiment."""
     own = str(run.config.get("run_folder") or "")
     return {
         key: _without_place(value, own)
@@ -120,9 +120,9 @@ def _without_place(value: Any, run_folder: str) -> str:
 
 
 def differences(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
-    """Keys of config and facts whose values differ -> the value in each group, "" if it has none.
+    """Keys of config and facts whose values differ -> the value in each group; "" if the group has none.
 
-    Several values within a group are joined by commas. Seeds, places and the list of callbacks do not count.
+    Several values within a group are joined by commas. Seeds, paths and the list of callbacks do not count.
     """
     of_groups = [[_compared(run) for run in group.runs] for group in groups]
     keys = dict.fromkeys(key for of_runs in of_groups for values in of_runs for key in values)

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained page: the tables of the terminal, and figures."""
+"""A comparison as one self-contained page: the terminal's tables, and figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Number = TypeVar("Number")
 
 
 def page(comparison: Comparison) -> str:
-    """The page of a comparison."""
+    """Render the page of a comparison."""
     names = [group.name for group in comparison.groups]
     colors = {name: place + 1 for place, name in enumerate(names)}
     return render(
@@ -55,7 +55,7 @@ def _accuracy_bars(comparison: Comparison, names: Sequence[str], colors: Mapping
 
 
 def _by_group(table: Mapping[str, Sequence[Number | None]], names: Sequence[str]) -> dict[str, dict[str, Number]]:
-    """Row -> number in each group, as group -> row -> number."""
+    """Convert row -> number in each group to group -> row -> number."""
     return {
         name: {row: cell for row, cells in table.items() if (cell := cells[place]) is not None}
         for place, name in enumerate(names)
@@ -63,7 +63,7 @@ def _by_group(table: Mapping[str, Sequence[Number | None]], names: Sequence[str]
 
 
 def _curves(comparison: Comparison, colors: Mapping[str, int]) -> dict[str, dict[str, Markup]]:
-    """Heading -> title -> figure, of metrics that change."""
+    """Heading -> title -> figure, for metrics that change."""
     terms = [f"reward/{term}" for term in comparison.under("reward/")]
     figures: dict[str, dict[str, Markup]] = {}
     for metric in dict.fromkeys([*comparison.shown, *terms]):
@@ -81,6 +81,6 @@ def _curves(comparison: Comparison, colors: Mapping[str, int]) -> dict[str, dict
 
 
 def _at_shared_places(of_group: Sequence[Points]) -> list[Points]:
-    """As they are if seeds share their places, as steps do; else interpolated at places that they share."""
+    """The curves unchanged if they share their x values, as over steps; otherwise interpolated at common x values."""
     places = {tuple(place for place, _ in points) for points in of_group}
     return list(of_group) if len(places) == 1 else on_grid(of_group)

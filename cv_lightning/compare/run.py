@@ -1,4 +1,4 @@
-"""A run to compare: its config, its metrics over time and its answers, read from its folder or MLflow."""
+"""A run to compare: its config, its metric curves and its answers, read from its folder or from MLflow."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from cv_lightning.reports.metrics_log import Points, merge, read_curves
 if TYPE_CHECKING:
     from cv_lightning.tracking.stores import StoredRun
 
-#: Files that `fit` and `test` write into the folder of a run; the first that exists holds the config that decided.
+#: Files that `fit` and `test` write into a run's folder; the first one that exists holds the effective config.
 CONFIGS = ("config_fit.yaml", "config_test.yaml", "config_validate.yaml")
 FACTS = ("run_fit.json", "run_test.json")
 RESULTS = ("results.json",)
 
 _MARKS = (*CONFIGS, *FACTS, *RESULTS, "metrics.csv", "answers_*.jsonl")
 
-#: The artifacts of a run in MLflow that are read as its files.
+#: The MLflow artifacts of a run that are read like the files of its folder.
 _ARTIFACTS = re.compile(r"(config|run)_\w+\.(yaml|json)|results\.json|answers_\d+\.jsonl")
 
-#: Folders below which no run is looked for.
+#: Folders that are not searched for runs.
 _OTHERS = {"mlartifacts", "mlruns", "checkpoints", "policy", "trajectories", "images"}
 
-#: How deep runs are looked for below a folder: recipe / seed / stage.
+#: Depth below a folder to which runs are searched for: recipe / seed / stage.
 _DEPTH = 4
 
 _STEP_SECONDS = "throughput/step_s"
@@ -45,16 +45,16 @@ class Run:
     """One run.
 
     Attributes:
-        name: Of its stage, or the name in its config.
-        source: The folder or run id that it was read from.
-        config: The resolved config, flat: `model.reward.format` -> 0.1.
-        facts: Commit, data fingerprint, machine and packages, flat, as far as they were recorded.
+        name: Name of its stage, or the name in its config.
+        source: The folder or run id from which it was read.
+        config: The resolved config, flattened: `model.reward.format` -> 0.1.
+        facts: Commit, data fingerprint, machine and packages, flattened; only recorded ones.
         curves: Metric -> points.
         minutes: (step, minutes of training until then); empty if no step was timed.
-        started: When its training or its test began, as text that sorts; empty if unknown.
+        started: Start of its training or test, as text that sorts by time; empty if unknown.
         answers: Its answers to the items of an evaluation.
-        evaluated_by: The evaluation that the answers are from, if it was a run of its own.
-        faults: Unreadable files and parts, in words.
+        evaluated_by: The evaluation from which the answers come, if that was a run of its own.
+        faults: Unreadable files and parts, as text.
     """
 
     name: str
@@ -85,10 +85,10 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the folders of runs below it, in order.
+    """The folder itself if it belongs to a run, otherwise the folders of runs below it, in order.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no run.
     """
     found = list(_runs_below(folder, _DEPTH))
     if not found:
@@ -106,7 +106,7 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def read_folder(folder: Path) -> Run:
-    """Read a run; a file that is half-written or of another program is named in `faults` and left out."""
+    """Read a run; a file that is incomplete or from another program is left out and named in `faults`."""
     faults: list[str] = []
     config = _first(folder, CONFIGS, yaml.safe_load, faults)
     facts = _first(folder, FACTS, json.loads, faults)
@@ -126,7 +126,7 @@ def read_folder(folder: Path) -> Run:
 
 
 def read_stored(stored: StoredRun) -> Run:
-    """Read a run of MLflow: its artifacts as its folder, its curves from the store.
+    """Read a run from MLflow: its artifacts like its folder, its curves from the store.
 
     Raises:
         DataError: The store does not answer.
@@ -135,7 +135,7 @@ def read_stored(stored: StoredRun) -> Run:
         fault = None
         try:
             stored.download(_ARTIFACTS, Path(folder))
-        except DataError as error:  # metrics and parameters are kept elsewhere than artifacts
+        except DataError as error:  # metrics and parameters are stored separately from artifacts
             fault = str(error)
         run = read_folder(Path(folder))
     run.faults = [*(line.replace(folder, stored.id) for line in run.faults), *([fault] if fault else [])]
@@ -155,7 +155,7 @@ def read_stored(stored: StoredRun) -> Run:
 
 
 def _first(folder: Path, names: Sequence[str], read: Any, faults: list[str]) -> dict[str, Any]:
-    """The content of the first of some files that holds a mapping; else an empty one."""
+    """The content of the first of these files that holds a mapping; an empty mapping if none does."""
     for path in (folder / name for name in names if (folder / name).is_file()):
         try:
             content = read(path.read_text(encoding="utf-8"))
@@ -169,7 +169,7 @@ def _first(folder: Path, names: Sequence[str], read: Any, faults: list[str]) -> 
 
 
 def _part(content: Mapping[str, Any], name: str, place: str, faults: list[str]) -> Mapping[str, Any]:
-    """A mapping within another; an empty one, and a fault, if something else is there."""
+    """A mapping inside another one; empty, with an entry in `faults`, if there is something else."""
     part = content.get(name)
     if part is not None and not isinstance(part, Mapping):
         faults.append(f"{place}: {name}: expected a mapping but it holds {type(part).__name__}, left out")
@@ -177,7 +177,7 @@ def _part(content: Mapping[str, Any], name: str, place: str, faults: list[str]) 
 
 
 def _name_of(config: Mapping[str, Any], folder: Path, faults: list[str]) -> str:
-    """The name that the config gives its policy, else the folder of its stage."""
+    """The name that the config gives its policy, otherwise the folder of its stage."""
     place = f"{folder}: config"
     init_args = _part(_part(config, "model", place, faults), "init_args", f"{place}: model", faults)
     own = _part(config, "trainer", place, faults).get("default_root_dir")
@@ -199,7 +199,7 @@ def _flatten_facts(facts: Mapping[str, Any], place: str, faults: list[str]) -> d
 
 
 def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
-    """All metrics.csv of a run, of which metrics.1.csv is of an earlier attempt; the last to log a step counts."""
+    """Merge the metrics files of a run (metrics.1.csv is an earlier attempt); the last file to log a step counts."""
     logs = []
     files = [path for path in folder.rglob("metrics*.csv") if not _OTHERS & set(path.relative_to(folder).parts)]
     for path in sorted(files, key=lambda path: path.stat().st_mtime):
@@ -214,7 +214,7 @@ def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
 
 
 def curves_of_results(results: Mapping[str, Any]) -> dict[str, Points]:
-    """The finite numbers of an evaluation's table, by the names they were logged by: `test/<cell>/<condition>`."""
+    """The finite numbers of an evaluation's table, under the names of its logged metrics: `test/<cell>/<condition>`."""
     conditions = results.get("conditions")
     return {
         f"test/{cell}/{condition}": [(0.0, float(value))]
@@ -227,7 +227,7 @@ def curves_of_results(results: Mapping[str, Any]) -> dict[str, Points]:
 def minutes_of(curves: Mapping[str, Points]) -> Points:
     """Minutes of training at each step at which `throughput/step_s` was logged.
 
-    The sum of the steps' own times: interruptions do not count. A step counts for all since the one logged before it.
+    It sums the steps' own times, without interruptions. Steps between two logged ones count as the later one.
     """
     minutes, passed, before = [], 0.0, -1.0
     for step, seconds in curves.get(_STEP_SECONDS, ()):
@@ -247,7 +247,7 @@ def _read_answers(folder: Path, faults: list[str]) -> list[AnswerRecord]:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested config as `key.key` -> value; names skip `init_args`, and classes of a list are named by their class.
+    """Flatten a nested config to `key.key` -> value; names skip `init_args`, and a list of classes uses their names.
 
     `{"model": {"class_path": "a.B", "init_args": {"lr": 1}}}` gives `model: a.B`, `model.lr: 1`.
     """

@@ -1,4 +1,4 @@
-"""Curves in characters, on axes that they share."""
+"""Draws curves in characters, on common axes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparklines(series: Mapping[str, Sequence[Points]], length: int) -> dict[str, str]:
-    """The mean curve of each group in `length` characters; empty if nothing moves.
+    """The mean curve of each group in `length` characters; empty if no curve changes.
 
     Args:
         series: Group -> curves of its runs.
-        length: Characters from 0 to the last place of any curve.
+        length: Number of characters from 0 to the last x value of any curve.
     """
     last = max((points[-1][0] for of_group in series.values() for points in of_group), default=0.0)
     columns = {group: _columns(curves, last, length) for group, curves in series.items()}
@@ -32,7 +32,7 @@ def sparklines(series: Mapping[str, Sequence[Points]], length: int) -> dict[str,
 
 
 def _columns(curves: Sequence[Points], last: float, length: int) -> dict[int, float]:
-    """Mean value by character."""
+    """Mean value for each character."""
     if not last:
         return {}
     values: dict[int, list[float]] = {}

@@ -1,7 +1,7 @@
 """Intervals and tests for answers that are paired by question, and for runs that differ in their seed.
 
-Tests are scipy's, which is imported when they are needed: it is slow to import. The bootstrap is ours: a question that
-several seeds were asked counts once in it, and scipy resamples at one level only.
+Tests come from scipy, which is imported on first use because its import is slow. The bootstrap is our own: it counts a
+question once even if several seeds were asked it. scipy resamples at one level only.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 
 from cv_lightning.evaluation.intervals import CONFIDENCE
 
-#: Resamples of a bootstrap; sign flips of a permutation test: the least p is then 1 / 20,001.
+#: Number of bootstrap resamples, and of sign flips in a permutation test: the smallest p is 1 / 20,001.
 _N_RESAMPLES, _N_FLIPS = 2000, 20_000
 
-#: Values whose signs are flipped at a time: 16 MB.
+#: Number of values whose signs are flipped at once: 16 MB.
 _FLIPPED_VALUES = 2_000_000
 
 
 def interval_of_questions(of_runs: Sequence[Mapping[Any, float]], seed: int = 0) -> tuple[float, float] | None:
     """Percentile bootstrap interval (95 %) of the mean over runs of each run's mean over its questions.
 
-    Both runs and questions are resampled. A question that several runs were asked is drawn for all of them together,
-    since their answers to it are not independent of each other.
+    Both runs and questions are resampled. A question that several runs were asked is drawn jointly for all of them,
+    because their answers to it are not independent.
 
     Args:
-        of_runs: Question -> value, for each run.
-        seed: Of the draws.
+        of_runs: For each run, question -> value.
+        seed: Seed of the resampling.
 
     Returns:
-        (low, high); None for fewer than two values, which say nothing about their spread.
+        (low, high); None for fewer than two values, because they say nothing about the spread.
     """
     runs = [of_run for of_run in of_runs if of_run]
     if sum(map(len, runs)) < 2:
@@ -42,8 +42,8 @@ def interval_of_questions(of_runs: Sequence[Mapping[Any, float]], seed: int = 0)
     asked_by: dict[tuple[int, ...], list[Any]] = {}
     for question in dict.fromkeys(question for of_run in runs for question in of_run):
         asked_by.setdefault(tuple(r for r, of_run in enumerate(runs) if question in of_run), []).append(question)
-    own_sums_SR = np.zeros(drawn_SR.shape)  # of questions that one run alone was asked: drawn anew for each place
-    joint_sums_SR = np.zeros(drawn_SR.shape)  # of the others, by run
+    own_sums_SR = np.zeros(drawn_SR.shape)  # sums of questions that only one run was asked: drawn anew for each place
+    joint_sums_SR = np.zeros(drawn_SR.shape)  # sums of the other questions, by run
     for members, questions in asked_by.items():
         values_QR = np.array([[runs[r][question] for r in members] for question in questions], dtype=np.float64)
         if len(members) > 1:
@@ -59,7 +59,7 @@ def interval_of_questions(of_runs: Sequence[Mapping[Any, float]], seed: int = 0)
 
 
 def _resampled_sums(values_QR: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Sums, (n, R), over `n` resamples of Q rows; drawn as counts of equal rows, of which scores have few."""
+    """Sums (n, R) over `n` resamples of Q rows; drawn as counts of distinct rows, because scores have few of them."""
     distinct_QR, counts_Q = np.unique(values_QR, axis=0, return_counts=True)
     sums: NDArray[np.float64] = rng.multinomial(len(values_QR), counts_Q / len(values_QR), size=n) @ distinct_QR
     return sums
@@ -81,17 +81,17 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of the paired permutation test: how often is the sum of differences of random sign as far from 0?
+    """Two-sided p of the paired permutation test: how often a sum with random signs is at least as far from 0.
 
-    Over all ways to flip if they are fewer than 20,000 (14 differences other than 0), else over 20,000 random ones and
-    the observed one, so that p is never 0 (Phipson and Smyth 2010).
+    It uses all sign flips if there are fewer than 20,000 (at most 14 differences other than 0). Otherwise it uses
+    20,000 random flips and the observed one, so that p is never 0 (Phipson and Smyth 2010).
 
     Args:
-        differences: One per independent unit: of a question that was asked under several conditions, their mean.
-        seed: Of the draws.
+        differences: One per independent unit. For a question asked under several conditions, this is their mean.
+        seed: Seed of the random flips.
     """
     moved = np.asarray([difference for difference in differences if difference], dtype=np.float64)
-    if len(moved) < 2:  # scipy asks for two; a single sign is as far either way
+    if len(moved) < 2:  # scipy requires two; a single difference is equally far with either sign
         return 1.0
     from scipy import stats
 

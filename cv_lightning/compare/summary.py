@@ -1,4 +1,4 @@
-"""Numbers of a metric over runs: its end, its best, and a curve short enough to show."""
+"""Summarizes a metric over runs: its value at the end, its best value, and its curve on a common grid."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cv_lightning.compare.run import Run
 from cv_lightning.evaluation.intervals import bootstrap_interval
 from cv_lightning.reports.metrics_log import Points
 
-#: Share of a curve's points that its last value, and every candidate for its best one, is the mean of.
+#: Share of a curve's points over which its last value and the candidates for its best value are averaged.
 WINDOW = 0.05
 
-#: Metrics that are better if larger, and those that are better if smaller; others are neither.
+#: Metrics for which larger is better, and those for which smaller is better; for others, neither is.
 _LARGER = re.compile(
     r"(?:reward/total|.*accuracy(/.*)?|.*restored_rate(/.*)?|.*required_(recall|recall/.*)|.*recovery_rate(/.*)?|"
     r".*right_after_error(/.*)?|.*exact_tools(/.*)?|.*crop_iou(/.*)?|tools/success.*|throughput/.*per_s|throughput/mfu)$"
@@ -29,7 +29,7 @@ _SMALLER = re.compile(
     r"throughput/(step_s|call_s|.*memory_mb))$"
 )
 
-#: Shown in the terminal and as curves, if any run logged them, unless others are asked for.
+#: Metrics shown in the terminal and as curves by default, if any run logged them.
 HEADLINE = (
     "test/accuracy/mean",
     "val/accuracy/mean",
@@ -55,8 +55,8 @@ class Value:
     """A number of a group.
 
     Attributes:
-        mean: Over the runs that have it.
-        interval: 95 % bootstrap interval, None for a single run without answers.
+        mean: Mean over the runs that have the number.
+        interval: 95 % bootstrap interval; None for a single run without answers.
         of_runs: The number of each run.
     """
 
@@ -70,9 +70,9 @@ class Metric:
     """A metric of a group.
 
     Attributes:
-        final: At the end: mean of the last `WINDOW` of its points.
-        best: The best such mean anywhere in it; None for a single point, or if neither direction is better.
-        best_step: The step at which that window ends, mean over the runs.
+        final: Value at the end: mean over the last `WINDOW` of its points.
+        best: The best such mean anywhere; None for a single point, or if neither direction is better.
+        best_step: The step at which the best window ends, averaged over the runs.
     """
 
     final: Value
@@ -81,7 +81,7 @@ class Metric:
 
 
 def value_of(numbers: Sequence[float]) -> Value | None:
-    """Mean over runs with the interval over them; None without numbers."""
+    """The mean over runs with its interval; None if there are no numbers."""
     if not numbers:
         return None
     spread = bootstrap_interval(numbers) if len(numbers) > 1 else None
@@ -89,7 +89,7 @@ def value_of(numbers: Sequence[float]) -> Value | None:
 
 
 def summarise(group: RunGroup, name: str) -> Metric | None:
-    """A metric of a group; None if no run logged it."""
+    """Summarize a metric of a group; None if no run logged it."""
     curves = group.curves(name)
     final = value_of([windows(points)[-1][1] for points in curves])
     if final is None:
@@ -102,7 +102,7 @@ def summarise(group: RunGroup, name: str) -> Metric | None:
 
 
 def windows(points: Points) -> Points:
-    """(last step, mean) of every window of `WINDOW` of the points, at least one point long."""
+    """(last step, mean) of every window that covers a share of `WINDOW` of the points, at least one point."""
     length = max(1, round(WINDOW * len(points)))
     return [
         (points[end - 1][0], sum(value for _, value in points[end - length : end]) / length)
@@ -111,18 +111,18 @@ def windows(points: Points) -> Points:
 
 
 def direction(name: str) -> int:
-    """1 if larger is better, -1 if smaller is, 0 if neither is."""
-    # "right after an error" and "accuracy" win over the word error in a name.
+    """1 if larger is better, -1 if smaller is better, 0 if neither is."""
+    # Names with "right after an error" or "accuracy" are matched before those with "error".
     return 1 if _LARGER.match(name) else -1 if _SMALLER.match(name) else 0
 
 
 def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The names that match any pattern (`rl/*`), in the order of the patterns, each once."""
+    """The names that match any pattern (`rl/*`), in the order of the patterns, without duplicates."""
     return list(dict.fromkeys(name for pattern in patterns for name in sorted(names) if fnmatchcase(name, pattern)))
 
 
 def over_minutes(run: Run, points: Points) -> Points:
-    """A curve over minutes of training; empty if no step was timed."""
+    """Convert a curve over steps to one over minutes of training; empty if no step was timed."""
     if not run.minutes or len(points) < 2:
         return []
     steps = [step for step, _ in run.minutes]
@@ -134,9 +134,9 @@ def over_minutes(run: Run, points: Points) -> Points:
 
 
 def on_grid(curves: Sequence[Points], n: int = 120) -> list[Points]:
-    """Curves at the same places, by linear interpolation, from the latest start to the earliest end.
+    """Interpolate curves linearly at common x values, from the latest start to the earliest end.
 
-    Curves of several seeds can only be averaged at places that they share; minutes never are.
+    Curves of several seeds can only be averaged at common x values; minutes are never common.
     """
     curves = [points for points in curves if points]
     if not curves:

@@ -1,4 +1,4 @@
-"""The tables of a comparison, in words: the terminal and the page show the same."""
+"""The tables of a comparison as text, shared by the terminal and the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEANING_OF_P = "p: are these policies equally good on such questions? Whether tr
 
 
 def runs(comparison: Comparison) -> TextTable:
-    """Every run, with its seed, its length and its place."""
+    """Every run, with its seed, length and location."""
     rows = [
         [
             group.name,
@@ -37,7 +37,7 @@ def runs(comparison: Comparison) -> TextTable:
 
 
 def differing(comparison: Comparison, most_lacked: int = 0) -> TextTable:
-    """Keys that all groups have, then the first few that some lack, since their classes are others."""
+    """Keys that all groups have, then the first few that some groups lack because their classes differ."""
     lacked = lacking(comparison).rows
     rows = [*_cells({key: cells for key, cells in comparison.differing.items() if all(cells)}), *lacked[:most_lacked]]
     n_more = len(lacked) - most_lacked
@@ -60,7 +60,7 @@ def _short_class(value: str) -> str:
 
 
 def metrics(comparison: Comparison, names: Sequence[str], *, with_runs: bool = False) -> TextTable:
-    """Metrics at the end and at their best; with the number of each run if asked for."""
+    """Metrics at the end and at their best; optionally with the number of each run."""
     rows = [[name, *(metric_text(cell, with_runs) for cell in comparison.metrics[name])] for name in names]
     title = "Metrics: at the end (95 % interval over seeds); best, at its step"
     return TextTable(title, _head(comparison), rows)
@@ -86,7 +86,7 @@ def _interval(interval: tuple[float, float] | None, scale: float = 1.0) -> str:
 
 
 def paired(table: PairedTable) -> TextTable:
-    """Two groups on the same questions; the columns that matter come first, since a phone shows only these."""
+    """Two groups on the same questions; the most important columns come first, because a phone shows only these."""
     head = ["", "difference", "p", "p, Holm", "seeds\nahead", table.first, table.second]
     rows = [
         [
@@ -111,7 +111,7 @@ def paired(table: PairedTable) -> TextTable:
 
 
 def paired_narrow(table: PairedTable) -> TextTable:
-    """The same in five columns."""
+    """The same table in five columns."""
     rows = [
         [condition, difference, f"{only_first} : {only_second}", p_holm or p, seeds]
         for condition, difference, p, p_holm, seeds, _, _, only_first, only_second, _, _ in paired(table).rows
@@ -122,7 +122,7 @@ def paired_narrow(table: PairedTable) -> TextTable:
 
 
 def p_text(p: float) -> str:
-    """A p value as it is printed."""
+    """Format a p value."""
     return "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
@@ -132,7 +132,7 @@ def accuracies(comparison: Comparison) -> TextTable:
 
 
 def means(comparison: Comparison) -> TextTable:
-    """The other cells of a test, mean over the orientations."""
+    """The other cells of a test, averaged over the orientations."""
     rows = [
         [_titled(cell), *(_value_text(value, cell) for value in of_cell[MEAN])]
         for cell, of_cell in comparison.conditions.items()
@@ -183,12 +183,12 @@ def _term_text(term: Metric | None, share: Metric | None) -> str:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Tools and how often each group uses them.
+    """The tools, and how often each group uses them.
 
     Attributes:
-        title: When it was counted.
+        title: The phase in which the use was counted.
         label: The unit, in percent.
-        shares: Tool -> share in each group, None if it was not counted there; most used first.
+        shares: Tool -> share in each group, None if it was not counted there; most used tools first.
     """
 
     title: str
@@ -197,7 +197,7 @@ class Histogram:
 
 
 def histograms(comparison: Comparison) -> Iterator[Histogram]:
-    """Those of the use of tools that are not empty."""
+    """The non-empty histograms of tool use."""
     used, families = (_ends(comparison.under(f"tools/{part}/")) for part in ("used", "family"))
     for title, label, shares in (
         ("Tools at the end of training", "rollouts, %", used),
@@ -214,7 +214,7 @@ def _ends(of_metrics: Mapping[str, Sequence[Metric | None]]) -> dict[str, list[f
 
 
 def number(value: float) -> str:
-    """A number of any size in a few digits."""
+    """Format a number of any size with few digits."""
     if value == 0 or 0.001 <= abs(value) < 10_000:
         return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:.2e}"

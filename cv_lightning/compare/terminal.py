@@ -1,4 +1,4 @@
-"""A comparison in the terminal: tables as wide as their words, curves in block characters."""
+"""Shows a comparison in the terminal: tables as wide as their text, curves in block characters."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cv_lightning.compare.comparison import Comparison
 from cv_lightning.compare.sparklines import sparklines
 from cv_lightning.pages.tables import TextTable, for_terminal, show_table, wide_console
 
-#: Rows of keys that not every group has.
+#: Largest number of rows for keys that some groups lack.
 _MOST_LACKED = 8
 
-#: Characters of a curve, at least and at most; columns that the names beside curves take.
+#: Shortest and longest curve in characters, and the width of the names beside curves.
 _LENGTHS, _BESIDE_CURVES = (8, 28), 56
 
-#: A width at which no table is folded.
+#: A width at which no table is wrapped.
 _ENDLESS = 10_000
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print all of it."""
+    """Print the whole comparison."""
     console = console or wide_console()
     for table in _tables(comparison, console.width):
         if table.rows:

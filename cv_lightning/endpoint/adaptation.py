@@ -1,8 +1,8 @@
-"""What a server demands beyond its protocol, learned from its refusals.
+"""Adapts requests to demands of a server beyond the protocol, learned from its refusals.
 
-Servers that call themselves OpenAI-compatible differ in three things: which settings they know, where the images of
-tool results may be, and which fields of their own messages they take back. A refusal that names such a thing changes
-the request. The change is kept once a request has succeeded with it.
+Servers that call themselves OpenAI-compatible differ in three things: the settings that they know, the places where
+they accept images of tool results, and the fields of their own messages that they accept back. A refusal that names
+such a thing changes the request. The change is kept once a request has succeeded with it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from cv_lightning.endpoint.meter import RequestError
 
-#: Where the images of tool results are: in a turn of the user after the tool's (OpenAI), in the same after a turn of
-#: the assistant ("bridge": Mistral, templates whose roles alternate), or in the tool's turn.
+#: Place of the images of tool results: a user turn after the tool's turn (OpenAI), a user turn after an extra assistant
+#: turn ("bridge": Mistral, templates whose roles alternate), or the tool's turn.
 ToolImages = Literal["user", "bridge", "tool"]
 _PLACES: tuple[ToolImages, ...] = ("user", "bridge", "tool")
 _PLACE_NOTES: Mapping[ToolImages, str] = {
@@ -25,10 +25,10 @@ _PLACE_NOTES: Mapping[ToolImages, str] = {
 }
 _BRIDGE = "I look at the result."
 
-#: Settings that a server may not know, and their newer names; None leaves them out.
+#: Settings that a server may not know, and their newer names; None means that they are left out.
 _SETTINGS: Mapping[str, str | None] = {"temperature": None, "seed": None, "max_tokens": "max_completion_tokens"}
 
-#: 500: llama.cpp, if the chat template raises. A server that is busy (429, 503) refuses no form.
+#: Status codes of refusals. 500: llama.cpp, if the chat template raises. A busy server (429, 503) refuses no form.
 _REFUSALS = (400, 422, 500)
 _REFUSED = re.compile(
     r"unsupported|(?:not|n't) (?:be )?support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|deprecated"
@@ -44,9 +44,9 @@ class Adaptation:
     """The changes to a server's requests.
 
     Attributes:
-        tool_images: Where the images of tool results are.
-        refused_places: Where they may not be.
-        settings: Settings that are left out or renamed.
+        tool_images: Place of the images of tool results.
+        refused_places: Places that the server refused.
+        settings: Settings to leave out or rename.
         fields: Fields of the assistant's messages that are not sent back.
     """
 
@@ -56,7 +56,7 @@ class Adaptation:
     fields: frozenset[str] = frozenset()
 
     def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A request as the server takes it; images of tool results in `body` are in the tool's turns."""
+        """The request in a form that the server accepts; in `body`, images of tool results are in the tool's turns."""
         adapted = {key: value for key, value in body.items() if key not in self.settings}
         for key in self.settings & body.keys():
             if (newer := _SETTINGS[key]) is not None:
@@ -79,7 +79,7 @@ class Adaptation:
         return (*found, *(f"{name} of earlier turns left out" for name in sorted(self.fields & sent)))
 
     def after(self, error: RequestError, body: Mapping[str, Any]) -> Adaptation | None:
-        """The changes that a refusal of `body` asks for; None if it asks for none that were not tried."""
+        """The changes that a refusal of `body` asks for; None if it asks for nothing that was not tried yet."""
         if error.status not in _REFUSALS or error.is_too_long:
             return None
         if _REFUSED.search(f"{error.code} {error}"):
@@ -96,7 +96,7 @@ class Adaptation:
         return None if place is None else replace(self, tool_images=place, refused_places=refused)
 
     def join(self, other: Adaptation) -> Adaptation:
-        """These changes and those that another request needed."""
+        """Combine these changes with those that another request needed."""
         is_newer = len(other.refused_places) > len(self.refused_places)
         place = other if is_newer else self
         return Adaptation(
@@ -110,14 +110,14 @@ def _setting_note(key: str) -> str:
 
 
 def _names(error: RequestError, name: str) -> bool:
-    """Whether a refusal is about a parameter; the server's own field `param` says it for certain."""
+    """Whether a refusal is about a parameter; if the server's field `param` names a setting, it decides."""
     if error.param in _SETTINGS:
         return error.param == name
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(error)) is not None
 
 
 def _own_fields(messages: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Names of the fields of assistant messages that the protocol does not have."""
+    """Names of the fields of assistant messages that are not part of the protocol."""
     named = {name for message in messages if message["role"] == "assistant" for name in message}
     return named - {"role", "content", "tool_calls"}
 
@@ -127,9 +127,9 @@ def _shows_results(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _place_images(messages: Iterable[Mapping[str, Any]], place: ToolImages) -> list[Mapping[str, Any]]:
-    """Messages with the images of tool results in their place: the tool's turn, or behind all results of a reply.
+    """Move the images of tool results to their place: the tool's turn, or after all results of a reply.
 
-    A tool's turn keeps its text. Servers refuse empty texts, so an empty one becomes the size of the image.
+    A tool's turn keeps its text. The size of the image replaces an empty text, because servers refuse those.
     """
     moved: list[Mapping[str, Any]] = []
     shown: list[Mapping[str, Any]] = []

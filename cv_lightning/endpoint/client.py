@@ -1,4 +1,4 @@
-"""Any model behind an OpenAI-compatible server: retries, a rate limit, a disk cache, and what it cost.
+"""A client for any model behind an OpenAI-compatible server, with retries, a rate limit, a disk cache and costs.
 
 The API key is read from an environment variable when a request is sent; no message, fingerprint or cache holds it.
 """
@@ -25,29 +25,31 @@ from cv_lightning.errors import ConfigError
 if TYPE_CHECKING:
     from cv_lightning.endpoint.openai_client import Client
 
-#: Key of a cached reply: how its request was changed.
+#: Key of a cached reply for the changes to its request.
 _ADAPTED = "cv_lightning_adapted"
 
 
 @dataclass
 class Endpoint:
-    """A model behind an OpenAI-compatible server. It may be used from many threads; a copy counts for itself.
+    """A model behind an OpenAI-compatible server. Threads may share it; a copy has its own counts.
 
     Attributes:
         url: Base address, e.g. "https://api.openai.com/v1".
-        model: Name of the model; None takes the only one, or the first, that the server lists.
-        api_key_variable: Environment variable that holds the key, if the server wants one.
+        model: Name of the model; None for the first model that the server lists.
+        api_key_variable: Environment variable that holds the key, if the server requires one.
         timeout_s: Seconds to wait for one reply.
-        attempts: Requests before one counts as failed; time-outs, cut connections, rubbish, 429 and 5xx are repeated.
-        max_wait_s: Longest wait between two attempts; a server that asks for more (Retry-After) gets this.
-        requests_per_minute: Rate limit, besides the server's own.
+        attempts: Attempts before a request counts as failed; timeouts, cut connections, invalid replies, 429 and 5xx
+            are retried.
+        max_wait_s: Longest wait between two attempts, even if the server asks for more (Retry-After).
+        requests_per_minute: Rate limit, in addition to the server's own.
         input_price: Price of a million input tokens.
         output_price: Price of a million output tokens.
-        max_cost: No request is sent once this was spent.
-        cache: Folder of replies, so that nothing is paid for twice; None keeps none.
-        extra: More keys of the request ("reasoning_effort"); null takes a key out ("temperature").
-        tool_images: Where the images of tool results are: "user", a turn of the user after the tool's; "bridge", the
-            same after a turn of the assistant; "tool", the tool's turn. A refusal that says so switches it.
+        max_cost: No request is sent after this amount was spent.
+        cache: Folder of replies, so that nothing is paid for twice; None for no cache.
+        extra: More keys of the request ("reasoning_effort"); null removes a key ("temperature").
+        tool_images: Place of the images of tool results: "user", a user turn after the tool's turn; "bridge", a user
+            turn after an extra assistant turn; "tool", the tool's turn. If the server refuses the place, another one is
+            tried.
 
     Raises:
         ConfigError: A value is out of range.
@@ -87,7 +89,7 @@ class Endpoint:
             raise ConfigError(f"Endpoint: expected tool_images to be one of {known} but got {self.tool_images!r}")
         self._meter = RequestMeter(rate, (self.input_price, self.output_price), limit)
         self._lock = threading.Lock()
-        self._client: tuple[int, Client] | None = None  # of a process: a fork must not share connections
+        self._client: tuple[int, Client] | None = None  # per process, because a fork must not share connections
         self._adaptation = Adaptation(self.tool_images)
         self._name = self.model
         self._cache = ReplyCache(Path(self.cache)) if self.cache is not None else None
@@ -101,10 +103,10 @@ class Endpoint:
         return self._meter.usage
 
     def model_name(self) -> str:
-        """The model's name; the server is asked if the config gives none.
+        """The model's name; if the config gives none, the server is asked.
 
         Raises:
-            EndpointError: The server gives none either.
+            EndpointError: The server gives no name either.
         """
         if self._name is None:
             try:
@@ -119,19 +121,19 @@ class Endpoint:
         return self._name
 
     def identity(self) -> dict[str, Any]:
-        """Everything besides the messages that decides the replies."""
+        """Everything besides the messages that determines the replies."""
         place = {} if self.tool_images == "user" else {"tool_images": self.tool_images}
         return {"url": self.url, "model": self.model_name(), "extra": self.extra, **place}
 
     def chat(self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> ChatReply:
-        """Ask for the next turn. A request that is refused for its form is sent again in the form that is asked for.
+        """Ask for the next turn. If the server refuses the form of a request, the request is adapted and sent again.
 
         Args:
             messages: The conversation in OpenAI's form; images of tool results are in the tool's turns.
             settings: Other keys of the request: temperature, max_tokens, tools, ...
 
         Raises:
-            EndpointError: No request will succeed: a wrong key, an unknown model, a used-up quota, `max_cost` spent.
+            EndpointError: No request will succeed: a wrong key, an unknown model, an exhausted quota, `max_cost` spent.
             RequestError: This request was refused, or failed `attempts` times.
         """
         merged = {"model": self.model_name(), "messages": list(messages), **settings, **self.extra}
@@ -143,7 +145,7 @@ class Endpoint:
             try:
                 reply = read_reply(cached, tuple(cached.get(_ADAPTED, ())))
             except (ValueError, TypeError):
-                pass  # another version wrote it: it is asked for again
+                pass  # another version wrote it: send the request again
             else:
                 self._meter.count_cached()
                 return reply
@@ -153,7 +155,7 @@ class Endpoint:
         return read_reply(content, adapted)
 
     def _ask(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The answer to a request, and how it was changed for it."""
+        """The answer to a request, and the changes to the request that it took."""
         adaptation = self._adaptation
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Addresses and keys of servers, checked."""
+"""Checks addresses and keys of servers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from cv_lightning.errors import ConfigError
 
 
 def check_url(url: str, name: str) -> None:
-    """Raise `ConfigError` for an address that is not http or https; `name` names it in the error."""
+    """Raise `ConfigError` for an address that is not http or https; `name` is its name in the error."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{name}: expected an address that starts with http:// or https:// but got {url!r}")
 
 
 def read_key(variable: str | None) -> str | None:
-    """The API key in an environment variable, None if it holds none.
+    """The API key in an environment variable; None if it is not set.
 
     Raises:
-        ConfigError: It holds characters that no HTTP header may hold; the message does not show it.
+        ConfigError: The key has characters that an HTTP header must not contain; the message does not show the key.
     """
     key = os.environ.get(variable, "").strip() if variable else ""
     if not key.isascii() or not key.isprintable():

@@ -1,4 +1,4 @@
-"""A trajectory as the messages of an OpenAI-compatible request, and a reply as a turn."""
+"""Converts a trajectory to the messages of an OpenAI-compatible request, and a reply to a turn."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cv_lightning.tools.toolbox import Size, Toolbox, Units
 from cv_lightning.types import Reply, Sample
 from sandbox import Observation
 
-#: How tools are offered: as `tools` of the request, as text in the conversation (the format that our policies are
-#: trained on), or not at all.
+#: How tools are offered: as `tools` of the request, as text in the conversation (the format on which our policies are
+#: trained), or not at all.
 ToolMode = Literal["native", "text", "none"]
 
 _NATIVE = (
@@ -30,7 +30,7 @@ _NONE = "You are a helpful assistant. Give the final answer within <answer></ans
 
 
 def default_prompt(mode: ToolMode, toolbox: Toolbox) -> str:
-    """The system turn if the config gives none."""
+    """The system turn for a config without one."""
     if mode == "text":
         return toolbox.system_prompt
     return _NATIVE.format(means=toolbox.means, article=toolbox.article) if mode == "native" else _NONE
@@ -41,12 +41,12 @@ _JPEG_QUALITY = 90
 
 @dataclass(frozen=True)
 class ImageEncoding:
-    """How images travel.
+    """How images are encoded in requests.
 
     Attributes:
-        max_pixels: Larger images are reduced to this many pixels; the tool still works on the whole image.
-        max_kilobytes: A larger PNG is sent as JPEG, reduced further if need be.
-        format: "png" loses nothing; "jpeg" is smaller.
+        max_pixels: Larger images are reduced to this many pixels; tools still work on the full image.
+        max_kilobytes: A larger PNG is sent as JPEG, and reduced further if necessary.
+        format: "png" is lossless; "jpeg" is smaller.
     """
 
     max_pixels: int = 4096 * 4096
@@ -61,7 +61,7 @@ class ImageEncoding:
             )
 
     def data_url(self, image: Image.Image) -> str:
-        """An RGB image as a data URL."""
+        """Encode an RGB image as a data URL."""
         image = _reduced(image, self.max_pixels)
         kind, limit = self.format, self.max_kilobytes << 10
         encoded = _encode(image, kind)
@@ -89,7 +89,7 @@ def _reduced(image: Image.Image, max_pixels: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-#: Calls of one turn that are executed.
+#: Maximum number of executed calls per turn.
 MAX_CALLS = 16
 _TOO_MANY = f"A turn may make {MAX_CALLS} calls. Make this one in the next turn."
 
@@ -100,11 +100,11 @@ class Dialogue:
     Args:
         sample: The question.
         mode: How tools are offered.
-        system_prompt: Text of the system turn; "" sends none.
-        encoding: How images travel.
+        system_prompt: Text of the system turn; "" for no system turn.
+        encoding: How images are encoded.
         toolbox: The tools.
-        announces_sizes: Whether the number and the size of each image come before it: calls name images by number and
-            places by pixels of the whole image, which may be reduced on its way.
+        announces_sizes: Whether a text before each image gives its number and size. Calls refer to images by number and
+            to places in pixels of the full image, but the model may see a reduced one.
     """
 
     def __init__(
@@ -146,10 +146,10 @@ class Dialogue:
         """Append the model's reply.
 
         Returns:
-            Its turns as text in our own format, and what they say: one for each call, or one. If the format was not
-            asked for in words ("native", "none"), a reply without tags is the answer.
+            The turns of the reply, each as text in our own format and in parsed form: one per call, or a single one. In
+            the modes "native" and "none", which do not describe the format, a reply without tags is the answer.
         """
-        # Clients send no null and no empty list of calls: servers refuse them.
+        # Clients omit nulls and empty lists of calls, because servers refuse them.
         message = {key: value for key, value in (chat.message or {}).items() if value not in (None, [], {})}
         content = message.get("content")
         is_given = isinstance(content, str | list)
@@ -172,7 +172,7 @@ class Dialogue:
         return [(chat.text, reply)]
 
     def _ids_of(self, chat: ChatReply) -> list[str]:
-        """The ids of the calls; servers that give none, or one to several, get ours."""
+        """The ids of the calls; our own ids if the server gave none or used one twice."""
         given = [call_id for call_id, _, _ in chat.calls]
         self._n_calls += len(given)
         if all(given) and len(set(given)) == len(given):
@@ -180,7 +180,7 @@ class Dialogue:
         return [f"call_{number}" for number in range(self._n_calls - len(given), self._n_calls)]
 
     def append_observation(self, observation: Observation) -> None:
-        """Append the result of the first call that has none yet."""
+        """Append the result of the first call that does not have one yet."""
         text = escape_markup(observation.text)
         shown = [] if observation.image is None else self._show(observation.image)
         if self._open_ids:

@@ -1,4 +1,4 @@
-"""The requests that an endpoint may still send, and their cost so far."""
+"""Counts and limits the requests of an endpoint, and sums their cost."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 from cv_lightning.errors import CVLightningError
 
-#: How servers say that a conversation is too long: OpenAI by its code, vLLM and others in words.
+#: How servers report that a conversation is too long: OpenAI by a code, vLLM and others in words.
 _TOO_LONG = ("context_length_exceeded", "context length", "context_length", "maximum context", "too many tokens")
 
-#: More tokens than any request has: such a count is rubbish.
+#: No request has more tokens than this: a higher count is invalid.
 _MAX_TOKENS = 1 << 40
 
 
 class EndpointError(CVLightningError):
-    """No other request to this endpoint will succeed; the message says why, and what helps."""
+    """No other request to this endpoint will succeed; the message says why, and how to fix it."""
 
 
 class RequestError(Exception):
     """One request failed; another may succeed.
 
     Attributes:
-        status: The HTTP status, None if there was none.
-        code: The server's own code or type of the error ("context_length_exceeded"), "" if it gave none.
-        param: Name of the parameter that the server refuses, "" if it gave none.
+        status: The HTTP status; None if there was none.
+        code: The server's own code or type of the error ("context_length_exceeded"); "" if it gave none.
+        param: Name of the parameter that the server refuses; "" if it gave none.
         is_passing: Whether the same request may succeed later.
     """
 
@@ -42,7 +42,7 @@ class RequestError(Exception):
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the conversation does not fit into the model's context."""
+        """Whether the conversation does not fit in the model's context."""
         words = f"{self.code} {self}".lower()
         return self.status in (400, 413, 422) and any(sign in words for sign in _TOO_LONG)
 
@@ -52,12 +52,12 @@ class Usage:
     """Requests and their cost.
 
     Attributes:
-        requests: Requests that the server answered.
-        from_cache: Requests answered from disk, free of charge.
-        retries: Requests that were sent again.
-        input_tokens: Tokens of the prompts, images included, as the server counts them.
+        requests: Number of requests that the server answered.
+        from_cache: Number of requests answered from disk, free of charge.
+        retries: Number of requests that were sent again.
+        input_tokens: Tokens of the prompts, including images, as the server counts them.
         output_tokens: Tokens of the replies.
-        cost: In the currency of the prices.
+        cost: Cost in the currency of the prices.
     """
 
     requests: int = 0
@@ -69,12 +69,12 @@ class Usage:
 
 
 class RequestMeter:
-    """Counts, spaces and ends the requests of one endpoint; many threads may use it.
+    """Counts, delays and stops the requests of one endpoint; safe to share between threads.
 
     Args:
-        requests_per_minute: Rate limit; None: none.
-        prices: Of a million input tokens and of a million output tokens.
-        max_cost: No request is sent once this was spent; None: no limit.
+        requests_per_minute: Rate limit; None for no limit.
+        prices: Prices of a million input tokens and of a million output tokens.
+        max_cost: No request is sent after this amount was spent; None for no limit.
     """
 
     def __init__(self, requests_per_minute: float | None, prices: tuple[float, float], max_cost: float | None) -> None:
@@ -83,10 +83,10 @@ class RequestMeter:
         self._prices = prices
         self._max_cost = max_cost
         self._lock = threading.Lock()
-        self._next_slot = 0.0  # when the next request may be sent, by time.monotonic()
+        self._next_slot = 0.0  # time at which the next request may be sent, by time.monotonic()
 
     def wait(self) -> None:
-        """Wait until the next request may be sent; raises `EndpointError` if the money is spent."""
+        """Wait until the next request may be sent; raises `EndpointError` if `max_cost` is spent."""
         while True:
             if self._max_cost is not None and self.usage.cost >= self._max_cost:
                 raise EndpointError(
@@ -102,7 +102,7 @@ class RequestMeter:
             time.sleep(pause_s)
 
     def hold_back(self, seconds: float) -> None:
-        """Send nothing for this long, from any thread."""
+        """Let no thread send a request for this long."""
         with self._lock:
             self._next_slot = max(self._next_slot, time.monotonic() + seconds)
 
@@ -112,12 +112,12 @@ class RequestMeter:
             self.usage.retries += 1
 
     def count_cached(self) -> None:
-        """Count a request that the disk answered."""
+        """Count a request that the disk cache answered."""
         with self._lock:
             self.usage.from_cache += 1
 
     def count(self, content: Mapping[str, Any]) -> None:
-        """Count a reply; usage in another form than OpenAI's counts as no tokens."""
+        """Count a reply; usage in a form other than OpenAI's counts as zero tokens."""
         given = content.get("usage")
         n_input, n_output = (_tokens(given, name) for name in ("prompt_tokens", "completion_tokens"))
         with self._lock:

@@ -1,7 +1,7 @@
-"""The `openai` client, and what it leaves open: one deadline for a whole reply, a check of every reply, shared waits.
+"""Extends the `openai` client by one deadline for a whole reply, a check of every reply, and shared waiting.
 
-It repeats time-outs, cut connections, 408, 409, 429 and 5xx by itself. Importing it takes a second, so that only
-`Endpoint` does, and only once it sends something.
+The client itself retries timeouts, cut connections, 408, 409, 429 and 5xx. Importing it takes a second, so only
+`Endpoint` imports it, and only when it first sends a request.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cv_lightning.endpoint.reply import read_json, read_object
 if TYPE_CHECKING:
     from cv_lightning.endpoint.client import Endpoint
 
-#: Longer replies are rubbish: a chat completion is kilobytes.
+#: A longer reply is invalid: a chat completion has kilobytes.
 MAX_REPLY_BYTES = 32 << 20
 
-#: Characters of a server's own words that a message quotes.
+#: Number of characters of a server's message that our error quotes.
 _EXCERPT_CHARS = 300
 
 
@@ -34,14 +34,14 @@ class Client(openai.OpenAI):
 
     Args:
         endpoint: Address, retries and time limits.
-        meter: Spaces and counts the requests.
-        check: Raises `ValueError` for a JSON object that is no chat completion; the request is then repeated.
+        meter: Delays and counts the requests.
+        check: Raises `ValueError` for a JSON object that is no chat completion; the request is then retried.
     """
 
     def __init__(self, endpoint: Endpoint, meter: RequestMeter, check: Callable[[Mapping[str, Any]], object]) -> None:
         super().__init__(
             base_url=endpoint.url,
-            api_key="-",  # each request is given its own, so that a changed environment variable is obeyed
+            api_key="-",  # each request gets its own key, so that a changed environment variable takes effect
             max_retries=endpoint.attempts - 1,
             timeout=endpoint.timeout_s,
             http_client=_Http(endpoint, meter, check),
@@ -53,8 +53,8 @@ class Client(openai.OpenAI):
         """POST `body` (None: GET) and return the reply.
 
         Raises:
-            RequestError: It failed as often as it may, or was refused.
-            EndpointError: The server refuses every such request, or the money is spent.
+            RequestError: The request was refused, or failed in all attempts.
+            EndpointError: The server refuses every such request, or `max_cost` is spent.
         """
         key = read_key(self._endpoint.api_key_variable)
         options: Any = {"headers": {"Authorization": f"Bearer {key}" if key else openai.Omit()}}
@@ -62,7 +62,7 @@ class Client(openai.OpenAI):
             if body is None:
                 response = self.get(path, cast_to=httpx2.Response, options=options)
             else:
-                # Lone surrogates, which models and code may write, have no UTF-8.
+                # Lone surrogates, which models and code may write, cannot be encoded in UTF-8.
                 text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
                 response = self.post(path, cast_to=httpx2.Response, content=text, options=options)
         except openai.APIStatusError as error:
@@ -80,7 +80,7 @@ class Client(openai.OpenAI):
 
 
 class _Http(openai.DefaultHttpxClient):
-    """Sends one request, within its time and its turn."""
+    """Sends one request within its deadline, when the meter allows it."""
 
     def __init__(self, endpoint: Endpoint, meter: RequestMeter, check: Callable[[Mapping[str, Any]], object]) -> None:
         super().__init__(follow_redirects=False)  # a redirect would carry the key to another host
@@ -89,7 +89,7 @@ class _Http(openai.DefaultHttpxClient):
         self._check = check
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request and read all of its reply."""
+        """Send a request and read its whole reply."""
         self._meter.wait()
         deadline = time.monotonic() + self._endpoint.timeout_s
         streamed = super().send(request, **(options | {"stream": True}))
@@ -105,7 +105,7 @@ class _Http(openai.DefaultHttpxClient):
         return response
 
     def _take(self, response: httpx2.Response) -> None:
-        """Count a reply; one that is no completion counts as a cut connection, and is asked for again."""
+        """Count a reply; a reply that is no completion counts as a cut connection and is retried."""
         try:
             content = _object(response.content)
             if response.request.method == "POST":
@@ -115,14 +115,14 @@ class _Http(openai.DefaultHttpxClient):
             raise httpx2.RemoteProtocolError(str(error), request=response.request) from error
 
     def _note_refusal(self, response: httpx2.Response) -> None:
-        """Shorten the wait that a server asks for, hold back other threads, and do not repeat what cannot succeed."""
+        """Shorten the wait that a server asks for, make other threads wait, and prevent retries that cannot succeed."""
         wait_s = retry_after(response.headers.get("retry-after"))
         if wait_s is not None:
             wait_s = min(wait_s, self._endpoint.max_wait_s)
             self._meter.hold_back(wait_s)
             response.headers["retry-after"] = str(wait_s)
         if _fault(response.text)[0] == "insufficient_quota":
-            response.headers["x-should-retry"] = "false"  # told by 429 as well, but no waiting helps
+            response.headers["x-should-retry"] = "false"  # also sent with 429, but no waiting helps
 
 
 def _read(response: httpx2.Response, deadline: float) -> bytes:
@@ -145,7 +145,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def _fault(text: str) -> tuple[str, str, str]:
-    """Code, parameter and message of a refusal, in the form of OpenAI's error objects or in any other."""
+    """Code, parameter and message of a refusal, in the form of OpenAI's error objects or in another form."""
     try:
         content = read_json(text)
     except ValueError:
@@ -161,7 +161,7 @@ def _fault(text: str) -> tuple[str, str, str]:
 
 
 def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) -> RequestError | EndpointError:
-    """The error of a refused request: `RequestError` for it alone, `EndpointError` for all."""
+    """The error of a refused request: `RequestError` if only this request fails, `EndpointError` if all fail."""
     status = error.status_code
     code, parameter, message = _fault(error.response.text)
     said = _without(f"HTTP {status}: {message or error.response.reason_phrase}", key)
@@ -181,7 +181,7 @@ def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) 
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a header that holds them or a date; None if it holds neither."""
+    """Seconds to wait, from a header that contains seconds or a date; None if it contains neither."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What servers answer, read: JSON objects, and the model's message among them."""
+"""Reads servers' answers: JSON objects, and the model's message in them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ChatReply:
     """The reply of a model.
 
     Attributes:
-        text: Its words, "" if it only called tools.
-        calls: (id, name of the function, arguments as JSON text) of the tools that it calls.
+        text: The text; "" if it only called tools.
+        calls: (id, name of the function, arguments as JSON text) of each tool call.
         finish_reason: "stop", "length", "tool_calls", "content_filter" or another word of the server.
-        message: The message as the server sent it, to be sent back whole; None if there is only the text.
-        adapted: How the request departed from its settings because the server refused it as it was.
+        message: The message as the server sent it, to be sent back completely; None if there is only the text.
+        adapted: The changes to the request that were necessary because the server had refused it.
     """
 
     text: str
@@ -29,10 +29,10 @@ class ChatReply:
 
 
 def read_json(text: str | bytes) -> Any:
-    """A JSON value that can be sent back: numbers that JSON does not have (NaN, 1e999) become None.
+    """Read a JSON value so that it can be sent back: numbers that JSON does not allow (NaN, 1e999) become None.
 
     Raises:
-        ValueError: It is not JSON, or nested too deeply.
+        ValueError: The text is not JSON, or nested too deeply.
     """
     try:
         content = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
@@ -44,7 +44,7 @@ def read_json(text: str | bytes) -> Any:
 
 
 def read_object(text: bytes) -> dict[str, Any]:
-    """The JSON object in an answer; raises `ValueError` for anything else."""
+    """Read the JSON object in an answer; raises `ValueError` for anything else."""
     try:
         content = read_json(text)
     except ValueError:
@@ -65,12 +65,12 @@ def _finite(digits: str) -> float | None:
 
 
 def read_reply(content: Mapping[str, Any], adapted: tuple[str, ...] = ()) -> ChatReply:
-    """The reply of a chat completion; raises `ValueError` for any other content."""
+    """Read the reply in a chat completion; raises `ValueError` for any other content."""
     try:
         choice = content["choices"][0]
         message = choice["message"]
         text = message.get("content") or message.get("refusal") or ""
-        if isinstance(text, list):  # some servers answer in parts
+        if isinstance(text, list):  # some servers send the text in parts
             text = "".join(part.get("text") or "" for part in text)
         calls = tuple(_read_call(call) for call in message.get("tool_calls") or ())
         if not isinstance(text, str):

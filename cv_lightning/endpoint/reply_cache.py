@@ -1,4 +1,4 @@
-"""Replies of servers on disk: no request is paid for twice."""
+"""A disk cache of server replies, so that no request is paid for twice."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cv_lightning.endpoint.reply import read_object
 
 
 class ReplyCache:
-    """Replies on disk, one file each, written at once or not at all.
+    """Replies on disk, one file each; a file is written completely or not at all.
 
-    A full disk costs the cache, not the run: one warning, and nothing is kept after it.
+    If the disk is full, the cache is given up, but the run continues: there is one warning, and nothing more is stored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,14 +28,14 @@ class ReplyCache:
         return self.folder / digest[:2] / f"{digest}.json"
 
     def get(self, digest: str) -> dict[str, Any] | None:
-        """The reply to a request, None if no file of it can be read."""
+        """The reply to a request; None if there is no readable file of it."""
         try:
             return read_object(self._path(digest).read_bytes())
         except (OSError, ValueError):
             return None
 
     def put(self, digest: str, content: Mapping[str, Any]) -> None:
-        """Keep a reply."""
+        """Store a reply."""
         if self._is_broken:
             return
         path = self._path(digest)

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server as a policy for the evaluator: see `docs/serving.md`."""
+"""A model behind an OpenAI-compatible server, as a policy for the evaluator: see `docs/serving.md`."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from sandbox.executor import LaneName
 
 
 class EndpointSolver(Solver):
-    """Asks a model behind a server; the code that it writes is executed here.
+    """Asks a model behind a server, and executes the code that the model writes on this machine.
 
     Args:
         endpoint: The model.
-        tools: "native": the tool is offered by `tools` of the request. "text": by the system prompt, in the format that
-            our policies are trained on. "none": not at all.
-        system_prompt: Text of the system turn; None takes the one of `tools`, "" sends none.
-        max_turns: Replies of the model; a tool call in the last one is not executed. The calls of one reply are
-            executed in order, and each is a turn of the trajectory.
+        tools: How tools are offered. "native": by `tools` of the request. "text": by the system prompt, in the format
+            on which our policies are trained. "none": not at all.
+        system_prompt: Text of the system turn; None for the default of `tools`, "" for no system turn.
+        max_turns: Number of replies of the model; a tool call in the last reply is not executed. The calls of one reply
+            are executed in order, and each call is a turn of the trajectory.
         max_new_tokens: Longest turn, sent as `max_tokens`.
-        temperature: 0 takes the most probable token.
-        seed: Sent if the temperature is not 0.
-        at_once: Questions under way at the same time.
-        give_up_after: The run ends after so many failed questions in a row; earlier answers are safe.
-        images: How images travel.
-        lane: Which lane of the executor runs the tool.
-        limits: What one tool call may use.
-        toolbox: Which tools it has: "code", "named", or a `cv_lightning.tools.Toolbox`.
-        announce_sizes: Whether each image comes with its number and size ("image 0: 3840 x 2160"); None: if `tools` is
-            "native". Served policies of ours are told as in training.
+        temperature: Softmax temperature; 0 takes the most probable token.
+        seed: Seed to send if the temperature is not 0.
+        at_once: Number of questions that are asked at the same time.
+        give_up_after: The run ends after this many failed questions in a row; earlier answers are safe.
+        images: How images are encoded.
+        lane: The executor's lane that runs the tool.
+        limits: Limits of one tool call.
+        toolbox: The tools that it offers: "code", "named", or a `cv_lightning.tools.Toolbox`.
+        announce_sizes: Whether each image comes with its number and size ("image 0: 3840 x 2160"). None: only if
+            `tools` is "native". Our own served policies get the same announcements as in training.
 
     Raises:
         ConfigError: A value is out of range.
@@ -82,7 +82,7 @@ class EndpointSolver(Solver):
         self.endpoint = endpoint
         self.mode: ToolMode = tools
         self.toolbox = make_toolbox(toolbox)
-        self.toolbox.units(())  # refuses coordinates of images as a policy here sees them
+        self.toolbox.units(())  # raises if coordinates refer to images as a local policy sees them
         self.system_prompt = default_prompt(tools, self.toolbox) if system_prompt is None else system_prompt
         self.announces_sizes = tools == "native" if announce_sizes is None else announce_sizes
         self.max_turns = max_turns
@@ -114,9 +114,9 @@ class EndpointSolver(Solver):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def without_tools(self) -> EndpointSolver:
-        """The same model, sampled alike, asked once in the mode "none".
+        """The same model with the same sampling, asked once in the mode "none".
 
-        A system prompt of your own is sent as it is, except in the mode "text", in which it is what offers the tools.
+        A custom system prompt is kept, except in the mode "text", in which the prompt itself offers the tools.
         """
         alone = copy.copy(self)
         is_own = self.mode != "text" and self.system_prompt != default_prompt(self.mode, self.toolbox)
@@ -125,12 +125,12 @@ class EndpointSolver(Solver):
         return alone
 
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
-        """Ask about samples at the same time; a question that fails is left out, with a warning.
+        """Ask about samples in parallel; a question that fails is left out, with a warning.
 
         Raises:
             EndpointError: The server refuses every request (a wrong key, an unknown model), the budget is spent, or
-                `give_up_after` questions in a row failed. What was answered before is returned first: it is raised
-                by a call that has nothing to return.
+                `give_up_after` questions in a row failed. Answers that came before are returned first; the next call
+                then raises, or the same call if it has no answers.
         """
         if self._stop is not None:
             raise self._stop
@@ -142,7 +142,7 @@ class EndpointSolver(Solver):
         try:
             solved = list(pool.map(self._guarded, samples))
         except BaseException:
-            self._is_interrupted = True  # threads end after the reply they wait for
+            self._is_interrupted = True  # threads end after the reply for which they wait
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
@@ -192,7 +192,7 @@ class EndpointSolver(Solver):
             except RequestError as error:
                 if number == 0 or not error.is_too_long:
                     raise
-                del trajectory.images[n_shown:]  # the model was never shown them
+                del trajectory.images[n_shown:]  # the model has never been shown them
                 trajectory.stop_reason = StopReason.CONTEXT_FULL
                 break
             n_shown = len(trajectory.images)

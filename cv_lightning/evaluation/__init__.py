@@ -1,4 +1,4 @@
-"""`test` of any policy: questions under every condition, an answer log, metrics, a table and a page."""
+"""`test` for any policy: questions under every condition, an answer log, metrics, a table and a page."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Answers of a policy, one JSON object a line; an interrupted evaluation resumes from them."""
+"""A log of a policy's answers, one JSON object per line, from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class AnswerRecord:
 
     Attributes:
         key: See `record_key`.
-        item: The question under any condition; pairs the rows of the table.
-        id: The sample's id.
+        item: The question, independent of the condition; used to pair the rows of the table.
+        id: Id of the sample.
         condition: Label of the change to the image.
         policy: Fingerprint of the policy.
         family: The kind of task.
         truth: The right answer.
-        answer: Of the policy, or None.
-        score: Credit in [0, 1], None if the judge failed.
+        answer: Answer of the policy, or None.
+        score: Credit in [0, 1]; None if the judge failed.
         graded_by: "rule" or "judge".
         graded_for: See `grading_key`.
         stop_reason: Why the trajectory ended.
-        turns: The policy's turns.
-        n_calls: Calls that parsed.
-        outcomes: Whether each attempted call ran.
+        turns: Turns of the policy.
+        n_calls: Number of calls that parsed.
+        outcomes: For each attempted call, whether it ran.
         tools: The verified operations of each call that ran.
         is_restored: Whether the last view is upright.
-        required: The tools that the image needs.
-        used: The tools that had an effect; two turns that are undone in one move count as both.
-        rule: The rule that graded it, and the comparison that held (`Grade.rule`); "" in older logs.
+        required: The tools that the image requires.
+        used: The tools that had an effect; if one move undoes two turns, both count.
+        rule: The rule that graded the answer, and the comparison that succeeded (`Grade.rule`); "" in older logs.
         adapted: `Trajectory.adapted`; empty in older logs.
-        crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None if none is needed.
+        crop_iou: Best overlap of a crop with the box, in pixels of the question's image; None if no crop is required.
     """
 
     key: str
@@ -71,7 +71,7 @@ class AnswerRecord:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer counts as right if it must be either right or wrong."""
+        """Whether the credit is high enough for the answer to count as right."""
         return self.score is not None and self.score >= RIGHT_FROM
 
     @property
@@ -81,26 +81,26 @@ class AnswerRecord:
 
     @property
     def required_recall(self) -> float | None:
-        """Share of the required tools that were used; None if none is required."""
+        """Share of the required tools that were used; None if no tool is required."""
         return len(set(self.required) & set(self.used)) / len(self.required) if self.required else None
 
     @property
     def has_exact_tools(self) -> bool:
-        """Whether exactly the required ones of the orientation tools and the crop were used."""
+        """Whether the used orientation and crop tools are exactly the required ones."""
         return set(self.used) & CORE_TOOLS == set(self.required) & CORE_TOOLS
 
 
 def record_key(sample: Sample, condition: str, policy: str) -> str:
-    """A digest of all that an answer depends on: the sample's id and content, the condition, the policy's fingerprint.
+    """A digest of what an answer depends on: the sample's id and content, the condition, the policy's fingerprint.
 
-    With the content in it, a replaced image or a world of another seed is asked again.
+    It includes the content, so a question is asked again if its image was replaced or its world has another seed.
     """
     pixels = [f"{image.size}:{zlib.crc32(image.tobytes())}" for image in sample.images]
     return _digest(sample.id, sample.question, *pixels, str(sample.transforms), str(sample.box), condition, policy)
 
 
 def grading_key(sample: Sample, judge: str) -> str:
-    """A digest of all that a grade depends on but the answer; if it changes, recorded answers are graded again."""
+    """A digest of what a grade depends on besides the answer; if it changes, recorded answers are graded again."""
     return _digest(sample.rule, sample.answer, *sample.alternatives, judge)
 
 
@@ -114,7 +114,7 @@ def _digest(*parts: str) -> str:
 def make_record(
     key: str, condition: str, policy: str, trajectory: Trajectory, grade: Grade, graded_for: str = ""
 ) -> AnswerRecord:
-    """The record of a trajectory."""
+    """Make the record of a trajectory."""
     sample, evidence = trajectory.sample, gather_effects(trajectory)
     needs_crop = "crop" in sample.required_tools and sample.box is not None
     return AnswerRecord(
@@ -148,7 +148,7 @@ def make_record(
 
 
 def read_answers(folder: Path) -> tuple[dict[str, AnswerRecord], int]:
-    """The records of all processes by key, and how many lines were left out: cut off, or of another version."""
+    """Records of all processes by key, and the number of skipped lines: cut off, or of another version."""
     found: dict[str, AnswerRecord] = {}
     n_left_out = 0
     for path in sorted(folder.glob("answers_*.jsonl")):
@@ -162,11 +162,11 @@ def read_answers(folder: Path) -> tuple[dict[str, AnswerRecord], int]:
 
 
 class AnswerLog:
-    """Records in a JSONL file of one process; reads those of other processes too.
+    """Writes records to the JSONL file of one process, and reads the files of all processes.
 
     Args:
-        folder: Of the files `answers_<rank>.jsonl`.
-        rank: This process.
+        folder: Folder of the files `answers_<rank>.jsonl`.
+        rank: Rank of this process.
     """
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
@@ -182,7 +182,7 @@ class AnswerLog:
         """Write records, and wait until they are on disk.
 
         Raises:
-            CVLightningError: They cannot be written; those of earlier calls are safe.
+            CVLightningError: The records cannot be written; those of earlier calls are safe.
         """
         if not records:
             return
@@ -203,7 +203,7 @@ class AnswerLog:
 
 
 def _end_line(file: Any, path: Path) -> None:
-    """End the half line that a killed run may have left, so that the next record begins a line."""
+    """Terminate the partial line that a killed run may have left, so that the next record starts a new line."""
     if not file.tell():
         return
     with path.open("rb") as existing:
@@ -226,5 +226,5 @@ def _parse(line: bytes) -> AnswerRecord | None:
 
 
 def of_keys(records: dict[str, AnswerRecord], keys: Iterable[str]) -> list[AnswerRecord]:
-    """The records of those of the keys that have one, each once."""
+    """The records for those keys that have one, each record once."""
     return [records[key] for key in dict.fromkeys(keys) if key in records]

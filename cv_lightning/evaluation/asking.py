@@ -1,4 +1,4 @@
-"""Asks one policy what its log does not answer yet, and grades earlier answers anew if grading changed."""
+"""Asks a policy the questions that its log does not answer yet; grades earlier answers again if grading changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cv_lightning.grading.judge import AnswerJudge
 from cv_lightning.solver import Solver
 from cv_lightning.types import Sample
 
-#: Requests to a judge that are under way at the same time.
+#: Number of simultaneous requests to a judge.
 _JUDGED_AT_ONCE = 16
 
 
@@ -23,13 +23,13 @@ class Asker:
 
     Args:
         solver: The policy.
-        folder: Of the log, which may hold earlier answers.
-        rank: This process.
-        judge: Asked about answers that the rules do not call right.
+        folder: Folder of the log, which may contain earlier answers.
+        rank: Rank of this process.
+        judge: Judge for answers that the rules do not accept.
 
     Attributes:
         keys: Record keys of the questions of this run, in order.
-        n_asked: Questions that had no answer yet.
+        n_asked: Number of questions that had no answer yet.
     """
 
     def __init__(self, solver: Solver, folder: Path, rank: int = 0, judge: AnswerJudge | None = None) -> None:
@@ -41,7 +41,7 @@ class Asker:
         self._judge = judge
 
     def ask(self, batch: Sequence[EvaluationItem]) -> None:
-        """Log an answer to every item; those that are logged already are not asked for."""
+        """Log an answer to every item; items that are already in the log are not asked again."""
         keys = [record_key(item.base, item.condition.label, self.fingerprint) for item in batch]
         items = dict(zip(keys, batch, strict=True))
         known = {key: item for key, item in items.items() if key in self.log.records}
@@ -50,7 +50,7 @@ class Asker:
         self.keys += keys
 
     def records(self, keys: Sequence[str], is_shared: bool) -> list[AnswerRecord]:
-        """The answers to `keys`; if the log is shared with other processes, theirs too."""
+        """The answers to `keys`; if other processes share the log, including theirs."""
         return of_keys(self.log.read_all() if is_shared else self.log.records, keys)
 
     def _answers(self, items: dict[str, EvaluationItem]) -> list[AnswerRecord]:
@@ -89,7 +89,7 @@ class Asker:
         ]
 
     def _grades(self, answers: Sequence[tuple[Sample, str | None]]) -> list[Grade]:
-        # A judge is a server: it is asked about the answers of a batch at once.
+        # A judge is a server, so all answers of a batch are sent to it at once.
         with ThreadPoolExecutor(max_workers=_JUDGED_AT_ONCE if self._judge is not None else 1) as pool:
             return list(pool.map(lambda pair: grade(pair[0], pair[1], self._judge), answers))
 

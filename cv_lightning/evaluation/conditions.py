@@ -1,4 +1,4 @@
-"""The conditions of an evaluation: the image of a question turned, mirrored, corrupted, or as it is."""
+"""The conditions of an evaluation: a question's image turned, mirrored, corrupted, or unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cv_lightning.data.orientation import transform_sample
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Sample
 
-#: The image as its row gives it, with its recorded transforms.
+#: Label for the image as its row gives it, with its recorded transforms.
 RECORDED = "recorded"
 
 UPRIGHT = "upright"
@@ -34,9 +34,9 @@ class Condition:
 
     Attributes:
         label: Its name in tables and metrics: "upright", "rot90", ..., "recorded", "gaussian_noise_3".
-        transforms: Of the upright image; None leaves the image as its row gives it.
+        transforms: Transforms of the upright image; None leaves the image as its row gives it.
         corruption: Name of the corruption, or None.
-        severity: Of the corruption, 1 to 5.
+        severity: Severity of the corruption, 1 to 5.
     """
 
     label: str
@@ -45,11 +45,11 @@ class Condition:
     severity: int = 0
 
     def apply(self, sample: Sample, seed: int = 0) -> Sample:
-        """The sample under this condition.
+        """Return the sample under this condition.
 
         Args:
-            sample: Upright; as its row gives it if `transforms` is None.
-            seed: Seed of the corruption, which is drawn for each sample by its id.
+            sample: The upright sample, or the sample as its row gives it if `transforms` is None.
+            seed: Seed of the corruption; combined with the sample's id.
         """
         if self.transforms:
             sample = transform_sample(sample, self.transforms)
@@ -59,9 +59,9 @@ class Condition:
 
 
 def corrupt_sample(sample: Sample, name: str, severity: int, seed: int = 0) -> Sample:
-    """Corrupt the images of a sample; no pixel moves, so that question, answer, transforms and box stay true.
+    """Corrupt the images of a sample. No pixel moves, so question, answer, transforms and box remain valid.
 
-    The same seed and id give the same pixels, whatever else is evaluated.
+    The same seed and id give the same pixels, regardless of the other evaluated samples.
     """
     own = zlib.crc32(sample.id.encode("utf-8", "surrogatepass")) + (seed << 32)
     return replace(sample, images=tuple(corrupt(sample.images, name, severity, own)))
@@ -74,11 +74,11 @@ def make_conditions(
 
     Args:
         orientations: Labels of `ORIENTATION_CONDITIONS`, or "recorded".
-        corruptions: Names of `CORRUPTIONS`; each is done to the upright image at each severity.
+        corruptions: Names of `CORRUPTIONS`; each is applied to the upright image at each severity.
         severities: 1 (weak) to 5 (strong).
 
     Raises:
-        ConfigError: A name or severity that there is not, one given twice, or none at all.
+        ConfigError: A name or severity does not exist or is given twice, or there is no condition.
     """
     known = [*ORIENTATION_CONDITIONS, RECORDED]
     for what, names, choices in (("orientations", orientations, known), ("corruptions", corruptions, CORRUPTIONS)):

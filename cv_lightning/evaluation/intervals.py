@@ -1,4 +1,4 @@
-"""95 % intervals of means over questions, from scipy (imported when they are needed: it is slow to import)."""
+"""95 % intervals of means over questions, from scipy (imported on first use because its import is slow)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 CONFIDENCE = 0.95
 
-#: Values that the bootstrap draws at a time: 64 MB with their indices.
+#: Number of values that the bootstrap draws at once: 64 MB with their indices.
 RESAMPLED_VALUES = 1 << 22
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0, n_resamples: int = 2000) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `values`; of equal values, or a single one, that value.
+    """Percentile bootstrap interval of the mean of `values`; if all values are equal, both ends are that value.
 
     Raises:
         ValueError: There are no values.
@@ -40,8 +40,8 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0, n_resamples: int 
 def accuracy_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """Interval of the mean of scores in [0, 1].
 
-    If every answer or none is right, every resample is the same and would claim certainty: then the interval is the
-    exact one of a binomial (Clopper and Pearson, Biometrika 26, 1934).
+    If all answers are right, or none is, every resample is the same, and the interval would claim certainty. In that
+    case it is the exact binomial interval (Clopper and Pearson, Biometrika 26, 1934).
     """
     if 0 < sum(scores) < len(scores):
         return bootstrap_interval(scores, seed)
@@ -54,16 +54,16 @@ def accuracy_interval(scores: Sequence[float], seed: int = 0) -> tuple[float, fl
 def nested_interval(
     by_seed: Sequence[Sequence[float]], *, is_difference: bool = False, n_resamples: int = 2000
 ) -> tuple[float, float, float]:
-    """The mean over seeds and questions with its interval: seeds are resampled, and within each its questions.
+    """The mean over seeds and questions, and its interval; seeds are resampled, then the questions within each seed.
 
     Args:
-        by_seed: A number for each question of each seed; seeds without one do not count.
-        is_difference: Whether they are differences. If not, they are shares of answers: of all or none the interval
-            is the exact one of `accuracy_interval`, for no resample would differ.
-        n_resamples: Of the bootstrap.
+        by_seed: One value per question, for each seed; seeds without values do not count.
+        is_difference: Whether the values are differences. If not, they are shares of answers: if all or none are right,
+            the interval is the exact one of `accuracy_interval`, because no resample would differ.
+        n_resamples: Number of bootstrap resamples.
 
     Returns:
-        Mean, lower and upper end. Every seed weighs the same.
+        Mean, lower end and upper end. Every seed has the same weight.
 
     Raises:
         ValueError: There are no values.

@@ -1,4 +1,4 @@
-"""Robustness and tool use, by the transforms of the image."""
+"""Metrics of robustness and tool use, by the transforms of the image."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cv_lightning.types import RewardBreakdown, Trajectory
 
 _SHORT = {transforms[0]: label for label, transforms in ORIENTATION_CONDITIONS.items() if transforms} | {"crop": "crop"}
 
-#: Transforms longer than these are counted together.
+#: Label for all chains that are longer than these.
 OTHER_LABEL = "other"
 
 _CHAINS = [chain for length in (1, 2, 3) for chain in product(_SHORT.values(), repeat=length)]
 
-#: Every label that a sample may get; fixed, so that processes can add their tables.
+#: Every label that a sample may get; the list is fixed, so that processes can add their tables.
 LABELS = (UPRIGHT, *("+".join(chain) for chain in _CHAINS), OTHER_LABEL)
 _ROW = {label: row for row, label in enumerate(LABELS)}
 
-#: Counts per label, in the columns of the table.
+#: Counts per label, in the order of the table's columns.
 _COUNTS = (
     "trajectories",
     "judged",
@@ -53,7 +53,7 @@ _RATES = {
 
 
 def orientation_label(transforms: Sequence[str]) -> str:
-    """The label of a sample by its transforms: "upright", "rot90", "rot90+crop", ..., "other" for more than three."""
+    """The label of a sample's transforms: "upright", "rot90", "rot90+crop", ..., "other" for more than three."""
     label = "+".join(_SHORT[name] for name in transforms) or UPRIGHT
     return label if label in _ROW else OTHER_LABEL
 
@@ -61,10 +61,10 @@ def orientation_label(transforms: Sequence[str]) -> str:
 class TrajectoryMetrics(Metric):
     """Accuracy and tool use per label, and their unweighted means over the labels that occurred.
 
-    `compute` gives `{"accuracy/rot90": .., "accuracy/mean": .., ...}` for accuracy (judged answers only), tool_rate
+    `compute` returns `{"accuracy/rot90": .., "accuracy/mean": .., ...}` for accuracy (judged answers only), tool_rate
     (trajectories with a call), restored_rate, mean_turns, n_calls (per trajectory), error_rate (calls that failed or
-    did not parse, per attempt) and recovery_rate (trajectories with a failed call in which a later one ran). What
-    nothing was counted for has no key.
+    did not parse, per attempt) and recovery_rate (trajectories with a failed call in which a later call ran). A metric
+    has no key if nothing was counted for it.
     """
 
     full_state_update = False
@@ -75,7 +75,7 @@ class TrajectoryMetrics(Metric):
         self.add_state("table", torch.zeros(len(LABELS), len(_COUNTS)), dist_reduce_fx="sum")
 
     def update(self, trajectories: Sequence[Trajectory], breakdowns: Sequence[RewardBreakdown]) -> None:
-        """Count trajectories and their breakdowns, given in the same order."""
+        """Count trajectories and their breakdowns, which must be in the same order."""
         if len(trajectories) != len(breakdowns):
             raise ValueError(
                 f"Expected one breakdown per trajectory but got {len(breakdowns)} for {len(trajectories)} trajectories"

@@ -1,4 +1,4 @@
-"""OCR as a policy: what a reader in daily use makes of turned and mirrored text, and the loop that repairs it."""
+"""OCR as a policy: a common text reader on turned and mirrored text, and a loop that mirrors the image if needed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from cv_lightning.tools.read_text import ReadText, TextLine, parse_lines
 from cv_lightning.types import Sample, ToolCall, Trajectory, Turn
 from sandbox import Observation, ToolExecutor
 
-#: A reading is trusted if each of its lines has at least this score. Of 120 training plates 117 reach it upright, and 3
-#: mirrored.
+#: A reading is trusted if each of its lines has at least this score. Of 120 training plates, 117 reach it when upright
+#: and 3 when mirrored.
 _TRUSTED_SCORE = 0.97
 
 _MIRROR = "result = ImageOps.mirror(image)"
 
-#: A scripted policy: yields the text of each turn and is sent what was observed.
+#: A scripted policy: yields the text of each turn and receives the observation.
 _Script = Generator[str, Observation, None]
 
 
 class OCRSolver(Solver):
-    """Answers with all the text that it finds, in the order of its lines, whatever is asked.
+    """Answers with all the text that it finds, line by line, whatever the question is.
 
     Args:
-        mirrors: Mirror an image whose text is not read with confidence, read again, and take the better reading.
+        mirrors: If the text of an image is not read with confidence, mirror the image, read it again, and take the
+            better reading.
 
     Raises:
         ConfigError: The extra `ocr` is not installed.
@@ -44,7 +45,7 @@ class OCRSolver(Solver):
         return f"rapidocr {version('rapidocr')}{f', mirrors below {_TRUSTED_SCORE}' if self.mirrors else ''}"
 
     def solve(self, samples: Sequence[Sample]) -> list[Trajectory | None]:
-        """Play the script for each sample; what fails is data in its trajectory."""
+        """Play the script for each sample; a failure is recorded in the sample's trajectory."""
         if self._executor is None:
             self._executor = ToolExecutor()
         return [self._play(sample, self._executor) for sample in samples]
@@ -89,5 +90,5 @@ def _read(reasoning: str, index: int) -> str:
 
 
 def _read_characters(lines: Sequence[TextLine]) -> float:
-    """How many characters of a reading are right, as its scores expect."""
+    """Expected number of correctly read characters, according to the scores."""
     return sum(line.score * len(line.text) for line in lines)

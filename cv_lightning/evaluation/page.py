@@ -1,4 +1,4 @@
-"""An evaluation for people: the table in the terminal, and a page with figures."""
+"""Shows an evaluation: the table in the terminal, and a page with figures."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ _TOOL_COLUMNS = (
     _Column("gain - harm", "tool_effect", _SHARE, has_interval=True),
 )
 
-#: Bars of the second figure -> cell, colour.
+#: Bars of the second figure -> cell, color.
 _TOOL_BARS = {"a tool was called": ("tool_rate", 3), "the last view is upright": ("restored_rate", 2)}
 
 
 def print_table(table: EvaluationTable, facts: Mapping[str, Any], path: Path) -> None:
-    """Print the table; shares in percent, intervals below the values, blank if nothing was counted."""
+    """Print the table: shares in percent, intervals below the values; a cell is blank if nothing was counted."""
     console = wide_console()
     for one in (_results(table, facts), _effects(table), _indices(table)):
         if one.rows:
@@ -69,7 +69,7 @@ def print_table(table: EvaluationTable, facts: Mapping[str, Any], path: Path) ->
 
 
 def write_page(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -> Path:
-    """Write `results.html`, self-contained; returns its path."""
+    """Write `results.html`, a self-contained page; returns its path."""
     name = str(facts["policy"])
     labels = [label for label in table.rows if label != MEAN]
     accuracy = {label: share for label in labels if (share := table.rows[label]["accuracy"]) is not None}
@@ -116,14 +116,14 @@ def _results(table: EvaluationTable, facts: Mapping[str, Any]) -> TextTable:
 
 
 def _effects(table: EvaluationTable) -> TextTable:
-    """Without rows if the policy was not asked without tools."""
+    """The table of tool effects; it has no rows if the policy was not also asked without tools."""
     is_compared = any(cells["alone"] is not None for cells in table.rows.values())
     title = "The same questions with and without tools, %"
     return _of_columns(title, _TOOL_COLUMNS, table) if is_compared else TextTable(title, [], [])
 
 
 def _of_columns(title: str, columns: Sequence[_Column], table: EvaluationTable) -> TextTable:
-    """The columns in which anything was counted."""
+    """A table of those columns in which anything was counted."""
     columns = [column for column in columns if any(cells[column.cell] is not None for cells in table.rows.values())]
     rows = [[label, *(_text(cells, column) for column in columns)] for label, cells in table.rows.items()]
     return TextTable(title, ["", *(column.heading for column in columns)], rows)
@@ -162,7 +162,7 @@ def _index(index: Index) -> str:
 
 
 def _severities(table: EvaluationTable) -> dict[str, Markup]:
-    """A panel for each corruption with two severities or more, by title."""
+    """A panel for each corruption with at least two severities, by title."""
     start = table.rows.get(UPRIGHT, {}).get("accuracy")
     panels = {}
     for name in CORRUPTIONS:

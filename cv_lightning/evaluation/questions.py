@@ -1,4 +1,4 @@
-"""The questions of an evaluation, each under every condition."""
+"""The questions of an evaluation, each combined with every condition."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cv_lightning.types import Sample
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """A question and its condition, which is applied only if the question is asked.
+    """A question and its condition, which is applied only when the question is asked.
 
     Attributes:
-        base: The sample upright, or as its row gives it, as the condition says.
-        condition: Of its image.
+        base: The sample, either upright or as its row gives it, depending on the condition.
+        condition: The change to its image.
         seed: Seed of the corruption.
     """
 
@@ -34,7 +34,7 @@ class EvaluationItem:
 
 
 class ConditionSet(Dataset[EvaluationItem]):
-    """All conditions of the first question, then all of the second, so that an interrupted run has whole pairs."""
+    """All conditions of the first question, then all of the second, so that an interrupted run has complete pairs."""
 
     def __init__(
         self, source: SampleSource, split: Split, conditions: Sequence[Condition], n_questions: int, seed: int
@@ -67,18 +67,18 @@ class RobustnessDataModule(LightningDataModule):
     """Questions of any source under orientations and corruptions, for `test`.
 
     Args:
-        source: Of the questions.
+        source: The source of the questions.
         orientations: Rows of the table: "upright", "rot90", "rot180", "rot270", "hflip", "vflip"; "recorded" leaves
-            images as their rows give them (MVToolBench, whose rows name their transforms).
+            images as their rows give them (for MVToolBench, whose rows name their transforms).
         corruptions: More rows: names of `cv_lightning.data.corruption.CORRUPTIONS`, each at each severity.
         severities: 1 (weak) to 5 (strong).
-        n_questions: Questions, each under every condition; None takes all that the source has.
-        batch_size: Questions times conditions that are asked at once.
-        split: Which part of the source.
+        n_questions: Number of questions, each asked under every condition; None for all of the source.
+        batch_size: Number of questions times conditions that are asked at once.
+        split: The part of the source to use.
         seed: Seed of the corruptions.
 
     Raises:
-        ConfigError: A value that cannot be.
+        ConfigError: A value is not possible.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RobustnessDataModule(LightningDataModule):
         """Batches of `EvaluationItem`s.
 
         Raises:
-            ConfigError: The source has no such split, or no end and `n_questions` is not given.
+            ConfigError: The source has no such split, or it is endless and `n_questions` is None.
         """
         size = self.source.size(self.split)
         if size == 0:

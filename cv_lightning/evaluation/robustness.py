@@ -1,8 +1,8 @@
 """Indices of robustness over the changed conditions of an evaluation.
 
 After OCR-Robust (arXiv 2606.26041), whose abstract names Relative Corruption Retention (RCR), Worst-Case Retention
-(WCR) and a composite Corruption Robustness Index (CRI). Its formulas could not be looked up: these are ours, and may
-differ. A is the accuracy upright, A_c that under a changed condition c:
+(WCR) and a composite Corruption Robustness Index (CRI). Its formulas were not available: these are our own, and may
+differ. A is the upright accuracy, A_c the accuracy under a changed condition c:
 
     mean_drop         A - mean_c A_c
     worst_accuracy    min_c A_c
@@ -10,7 +10,7 @@ differ. A is the accuracy upright, A_c that under a changed condition c:
     worst_relative    min_c A_c / A                             after WCR
     robustness_index  (relative_accuracy + worst_relative) / 2  in place of CRI
 
-The last three ignore how good a policy is upright: read them beside its accuracy. They are above 1 if a change helps.
+The last three ignore how good the policy is upright, so read them together with A. They exceed 1 if a change helps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cv_lightning.evaluation.answer_log import AnswerRecord
 from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS, RECORDED, UPRIGHT
 from cv_lightning.evaluation.intervals import CONFIDENCE, RESAMPLED_VALUES, accuracy_interval
 
-#: Index -> its meaning; A is the accuracy upright.
+#: Index -> its meaning; A is the upright accuracy.
 INDICES: dict[str, str] = {
     "mean_drop": "A minus the mean accuracy under the changed conditions",
     "worst_accuracy": "the lowest accuracy under a changed condition",
@@ -41,8 +41,8 @@ _N_RESAMPLES = 2000
 class Index:
     """An index with its 95 % interval.
 
-    That of `worst_accuracy` is the interval of the accuracy under that condition; the others are percentiles of a
-    bootstrap over questions, each with all its conditions.
+    The interval of `worst_accuracy` is that of the accuracy under the worst condition. The others are percentiles of a
+    bootstrap over questions; a question is drawn with all its conditions.
     """
 
     value: float
@@ -56,8 +56,8 @@ class Robustness:
 
     Attributes:
         conditions: The changed conditions, in the order of the table.
-        worst: The condition of the lowest accuracy.
-        indices: Name of `INDICES` -> index; without those that are not defined (nothing is right upright).
+        worst: The condition with the lowest accuracy.
+        indices: Name of `INDICES` -> index, without undefined ones (if no upright answer is right).
     """
 
     conditions: tuple[str, ...]
@@ -66,7 +66,7 @@ class Robustness:
 
 
 def robustness(of_label: Mapping[str, Sequence[AnswerRecord]], seed: int = 0) -> dict[str, Robustness]:
-    """The indices over "orientations" and over "corruptions", as far as there are such conditions.
+    """The indices over "orientations" and over "corruptions", for the groups that have judged conditions.
 
     Args:
         of_label: The answers under each condition.
@@ -123,7 +123,7 @@ def _accuracies(weights_RQ: NDArray[np.generic], scores_QC: NDArray[np.float64])
 
 
 def _indices(accuracy_RC: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The indices [resamples] of accuracies whose first column is upright; NaN if they are not defined."""
+    """The indices [resamples] of accuracies whose first column is upright; undefined ones are NaN."""
     upright_R, changed_RC = accuracy_RC[:, 0], accuracy_RC[:, 1:]
     mean_R, worst_R = changed_RC.mean(1), changed_RC.min(1)
     positive_R = np.where(upright_R > 0, upright_R, np.nan)

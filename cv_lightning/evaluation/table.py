@@ -1,4 +1,4 @@
-"""From answers to the table of an evaluation: a row per condition, intervals by bootstrap, drops paired."""
+"""Makes the table of an evaluation from answers: a row per condition, bootstrap intervals, paired drops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CELLS: dict[str, str] = {
 #: Ends of intervals, which have no mean over the orientations.
 _ENDS = tuple(cell for cell in CELLS if cell.endswith(("_low", "_high")))
 
-#: None: nothing was counted.
+#: A value of None means that nothing was counted.
 Cells = dict[str, float | None]
 
 
@@ -59,9 +59,9 @@ class EvaluationTable:
     """The result of an evaluation.
 
     Attributes:
-        rows: Condition -> cell of `CELLS` -> value; the last row is `MEAN` if there are two orientations or more.
-        families: Family -> condition -> accuracy, if there are two families or more.
-        emergent: Condition -> tool that no task requires -> questions with it.
+        rows: Condition -> cell of `CELLS` -> value; the last row is `MEAN` if there are at least two orientations.
+        families: Family -> condition -> accuracy, if there are at least two families.
+        emergent: Condition -> tool that no task requires -> number of questions in which it was used.
         robustness: "orientations" and "corruptions" -> indices over them.
     """
 
@@ -71,7 +71,7 @@ class EvaluationTable:
     robustness: dict[str, Robustness] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Every cell that has a value as `<cell>/<condition>`, every index as `<index>/<group>`."""
+        """Every cell that has a value as `<cell>/<condition>`, and every index as `<index>/<group>`."""
         cells = {
             f"{cell}/{label}": value
             for cell in CELLS
@@ -92,13 +92,13 @@ def make_table(
     seed: int = 0,
     without_tools: Iterable[AnswerRecord] = (),
 ) -> EvaluationTable:
-    """The table of some answers.
+    """Make the table from answers.
 
     Args:
-        records: Answers of one policy, each question at most once per condition.
-        labels: The conditions, in the order of the rows; those without an answer have no row.
+        records: Answers of one policy, with each question at most once per condition.
+        labels: The conditions, in the order of the rows; conditions without an answer have no row.
         seed: Seed of the bootstrap.
-        without_tools: Answers of the same policy without tools.
+        without_tools: Answers that the same policy gave without tools.
     """
     of_label: dict[str, list[AnswerRecord]] = {label: [] for label in labels}
     for record in records:
@@ -147,7 +147,7 @@ def _cells(records: Sequence[AnswerRecord], reference: Mapping[str, AnswerRecord
 
 
 def _tool_cells(records: Sequence[AnswerRecord], alone: Mapping[tuple[str, str], AnswerRecord], seed: int) -> Cells:
-    """What tools changed, over the questions that were judged with and without them."""
+    """The effect of tools, over the questions that were judged both with and without them."""
     pairs = [(alone[key].score, r.score) for r in records if (key := (r.item, r.condition)) in alone]
     judged = [(before, now) for before, now in pairs if before is not None and now is not None]
     effects = [now - before for before, now in judged]
@@ -163,7 +163,7 @@ def _tool_cells(records: Sequence[AnswerRecord], alone: Mapping[tuple[str, str],
 
 
 def _drops(records: Sequence[AnswerRecord], reference: Mapping[str, AnswerRecord]) -> list[float]:
-    """Score upright minus score here, for every question that was judged in both."""
+    """Upright score minus score here, for every question that was judged in both conditions."""
     pairs = [(reference[record.item].score, record.score) for record in records if record.item in reference]
     return [before - now for before, now in pairs if before is not None and now is not None]
 
@@ -196,7 +196,7 @@ def _count_emergent(records: Sequence[AnswerRecord]) -> dict[str, int]:
 
 
 def write_results(table: EvaluationTable, facts: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `results.json`, with `facts` about the run beside the table, and `results.csv`; returns both paths."""
+    """Write `results.json`, with the table and `facts` about the run, and `results.csv`; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "conditions": table.rows,

@@ -1,1 +1,1 @@
-"""Shared by all HTML pages: one shell, one stylesheet, figures, tables. It imports no other package of ours."""
+"""Common parts of all HTML pages: shell, stylesheet, figures, tables. Imports no other package of this project."""

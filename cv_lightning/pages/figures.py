@@ -1,4 +1,4 @@
-"""Figures of the pages: inline SVG whose colours follow the page, light or dark."""
+"""Figures for pages: inline SVG whose colors adapt to the page, light or dark."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from cv_lightning.pages.shell import N_COLORS
 
-#: (step, value) in the order of the steps.
+#: (step, value), in the order of the steps.
 Curve = Sequence[tuple[float, float]]
 
-#: Colours are variables of the page. Matplotlib needs numbers, so each gets a number of its own, replaced at the end.
+#: Colors are variables of the page. Matplotlib needs numbers, so each gets a unique one, replaced at the end.
 _INK, _LINE = "#010203", "#010204"
 _STAGE_COLORS = {f"#0a0b{number:02d}": f"var(--stage-{number})" for number in range(N_COLORS)}
 _VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", **_STAGE_COLORS}
@@ -27,7 +27,7 @@ _VARIABLES = {_INK: "var(--ink)", _LINE: "var(--line)", **_STAGE_COLORS}
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: the page's fonts, searchable
     "svg.hashsalt": "report",  # the same data gives the same page
-    "text.parse_math": False,  # a name with "$" in it is a name
+    "text.parse_math": False,  # "$" in a name is not math
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _LINE,
@@ -38,12 +38,12 @@ _SETTINGS: Any = {
     "font.size": 9.0,
 }
 
-#: Points over which a curve is averaged, as a share of its length.
+#: Number of points over which a curve is averaged, as a share of its length.
 _SMOOTHED_SHARE = 0.08
 
-#: More groups of bars than this have slanted names, which would run into each other.
+#: With more groups of bars than this, names are slanted so that they do not overlap.
 _CROWDED = 12
-#: Letters that fit below the bars.
+#: Number of letters that fit below the bars.
 _LETTERS = 130
 
 
@@ -57,9 +57,9 @@ def bars(
 
     Args:
         values: Stage -> {group: share in [0, 1]}; a group that a stage lacks has no bar.
-        colors: Stage -> number of its colour on the page.
+        colors: Stage -> number of its color on the page.
         intervals: Stage -> {group: (low, high)}, drawn as a line on the bar.
-        y_label: Of the vertical axis.
+        y_label: Label of the vertical axis.
     """
     groups = list(dict.fromkeys(group for shares in values.values() for group in shares))
     with matplotlib.rc_context(_SETTINGS):
@@ -96,17 +96,17 @@ def curves(
     x_label: str = "step",
     is_percent: bool = False,
 ) -> Markup:
-    """One metric over the steps, a line per stage.
+    """Plot one metric over the steps, with one line per stage.
 
-    One seed: its points faintly, their running mean on top. Several: the mean over the running means of the seeds that
-    have a step, and their range.
+    For one seed: its points in a faint color, with their running mean on top. For several seeds: the mean and the range
+    of their running means, over the seeds that have a step.
 
     Args:
         series: Stage -> one curve per seed.
-        colors: Stage -> number of its colour on the page.
-        is_log: Logarithmic values; linear if a value is not positive.
-        x_label: Of the horizontal axis.
-        is_percent: The vertical axis goes from 0 to 100.
+        colors: Stage -> number of its color on the page.
+        is_log: Use a logarithmic value axis, unless a value is not positive.
+        x_label: Label of the horizontal axis.
+        is_percent: Let the vertical axis go from 0 to 100.
     """
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _canvas(4.6, 2.3)
@@ -172,7 +172,7 @@ def _svg(figure: Figure) -> Markup:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Several figures share a page: ids of groups would repeat, and nothing refers to them.
+    # Several figures share a page, so ids of groups would repeat; nothing refers to them.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'role="img"', svg, count=1)

@@ -1,4 +1,4 @@
-"""Renders the project's pages from their templates: one shell, one stylesheet, everything escaped."""
+"""Renders the project's pages from templates: one shell, one stylesheet, everything escaped."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-#: Colors of stages and runs in the stylesheet, --stage-0 and up. More than these share colors.
+#: Colors of stages and runs in the stylesheet, --stage-0 and up. If there are more stages, they share colors.
 N_COLORS = 14
 
 
 def asset(name: str) -> str:
-    """The text of a file, named by its path below the package: `viewer/render.js`."""
+    """The text of a file, given its path inside the package: `viewer/render.js`."""
     return files("cv_lightning").joinpath(name).read_text(encoding="utf-8")
 
 
 def render(template: str, script: str = "", **values: Any) -> str:
-    """A page that loads nothing from elsewhere.
+    """Render a page that loads nothing from other places.
 
-    Its content security policy lets no script run but `script`, should markup ever slip into the text.
+    Its content security policy allows only `script` to run, in case markup ever gets into the text.
 
     Args:
-        template: Path below the package of a template that extends `pages/shell.html`.
+        template: Path inside the package of a template that extends `pages/shell.html`.
         script: JavaScript of the page.
-        **values: For the template, which escapes them; a `Markup` is HTML already. Lone surrogates become "?".
+        **values: Values for the template, which escapes them; a `Markup` is already HTML. Lone surrogates become "?".
     """
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii") if script else ""
     page = _environment().get_template(template).render(script=Markup(script), digest=digest, **values)  # noqa: S704 - ours

@@ -1,4 +1,4 @@
-"""Tables of texts, for the terminal as for a page."""
+"""Tables of texts, for the terminal and for pages."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-#: Columns of output that is no terminal.
+#: Number of columns if the output is no terminal.
 _FILE_WIDTH = 160
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table; cells may hold line breaks.
+    """A table whose cells may contain line breaks.
 
     Attributes:
-        title: Shown above it.
-        head: Headings, that of the names of the rows first.
-        rows: Name of the row, then its cells.
-        note: Shown below it.
-        is_prose: Cells are words, aligned to the left.
+        title: Shown above the table.
+        head: Headings; the first one is for the names of the rows.
+        rows: For each row, its name and then its cells.
+        note: Shown below the table.
+        is_prose: Whether cells are text, which is aligned to the left.
     """
 
     title: str
@@ -33,13 +33,13 @@ class TextTable:
 
 
 def wide_console() -> Console:
-    """The console of standard output, wide enough for tables if it is no terminal."""
+    """The console of standard output; if that is no terminal, wide enough for tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=max(console.width, _FILE_WIDTH))
 
 
 def show_table(table: TextTable, console: Console) -> None:
-    """Print a table. Its title and note are above and below it, since inside they would be broken at its width."""
+    """Print a table with its title above and its note below; inside, they would be wrapped at the table's width."""
     console.print(Text(table.title, style="bold"))
     console.print(for_terminal(table))
     if table.note:
@@ -47,7 +47,7 @@ def show_table(table: TextTable, console: Console) -> None:
 
 
 def for_terminal(table: TextTable) -> TerminalTable:
-    """The table as rich draws it; markup in its texts is text."""
+    """Convert a table for rich; markup in its texts stays plain text."""
     shown = TerminalTable()
     for place, heading in enumerate(table.head):
         shown.add_column(Text(heading), justify="right" if place and not table.is_prose else "left", overflow="fold")

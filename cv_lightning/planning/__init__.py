@@ -1,1 +1,1 @@
-"""How much memory and time a config takes, before a device is rented: `plan`."""
+"""Computes how much memory and time a config needs, before a device is rented: `plan`."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cv_lightning.planning.report import Plan
     from cv_lightning.planning.workload import Workload
 
-#: Peak of an H100 SXM in bfloat16, if neither option nor config says.
+#: Peak of an H100 SXM in bfloat16, used if neither the options nor the config give one.
 _PEAK_TFLOPS = 989.0
 
 
@@ -39,14 +39,14 @@ def parser() -> CommandParser:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a config says, as `fit` reads it.
+    """The content of a config, as `fit` reads it.
 
     Attributes:
         model: `init_args` of the module.
         policy: `init_args` of its policy.
         data: `init_args` of the data module.
         trainer: Arguments of the trainer.
-        memory_check: What `fit` does if a step does not fit.
+        memory_check: Action of `fit` if a step does not fit in memory.
     """
 
     model: dict[str, Any]
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         ConfigError: `fit` would refuse the config, an option has a wrong value, or the config trains no policy.
-        CheckpointError: Nobody says which shapes the model has.
+        CheckpointError: The shapes of the model are unknown.
     """
     options, rest = parser().parse_known_args(list(arguments))
     for name in ("devices", "memory", "mfu", "peak_tflops", "bandwidth", "tokens", "images"):
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def plan(parsed: Parsed, arguments: Sequence[str], options: argparse.Namespace) -> Plan:
-    """The plan of a config that was read from `arguments`."""
+    """Make the plan of a config that was read from `arguments`."""
     from cv_lightning.planning.report import make_plan
 
     size, origin = measured(parsed, arguments)
@@ -86,26 +86,26 @@ def plan(parsed: Parsed, arguments: Sequence[str], options: argparse.Namespace) 
 
 
 def check_before_fit(arguments: Sequence[str]) -> None:
-    """Refuse a config that cannot fit this machine's GPUs, before anything is loaded; without a GPU nothing is checked.
+    """Refuse a config that cannot fit this machine's GPUs, before anything is loaded; does nothing without a GPU.
 
     Args:
-        arguments: Those of `fit`.
+        arguments: The arguments of `fit`.
 
     Raises:
-        ConfigError: A step takes more memory than a device has; the message says what to change.
+        ConfigError: A step needs more memory than a device has; the message says what to change.
     """
     n_bytes = device_memory()
     if n_bytes is None:
         return
     try:
         parsed = read(arguments)
-    except ConfigError:  # `fit` says it, or it trains something else
+    except ConfigError:  # `fit` reports it, or it trains something else
         return
     if parsed.memory_check == "off" or parsed.trainer.get("accelerator") == "cpu":
         return
     try:
         found = plan(parsed, arguments, parser().parse_args(["--memory", str(n_bytes / 1e9)]))
-    except CheckpointError:  # shapes that nobody knows before they are downloaded, or layers that are not counted
+    except CheckpointError:  # shapes that are unknown before a download, or layers that are not counted
         return
     if not found.fits:
         raise ConfigError(
@@ -116,7 +116,7 @@ def check_before_fit(arguments: Sequence[str]) -> None:
 
 
 def device_memory() -> float | None:
-    """Bytes of the smallest GPU that this process sees; None without one."""
+    """Memory in bytes of the smallest GPU that this process sees; None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -125,7 +125,7 @@ def device_memory() -> float | None:
 
 
 def read(arguments: Sequence[str]) -> Parsed:
-    """Read a config as `fit` does, and build nothing; raises `ConfigError` as `fit` does, or if it has no policy."""
+    """Read a config as `fit` does, but build nothing; raises `ConfigError` as `fit` does, or if it has no policy."""
     from cv_lightning.cli.compose import config_files
     from cv_lightning.cli.lightning_cli import ConfigReader, run_command
 
@@ -144,7 +144,7 @@ def read(arguments: Sequence[str]) -> Parsed:
 
 
 def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
-    """The model of a config in numbers, and where its shapes come from in words."""
+    """The size of a config's model, and a text that says where its shapes come from."""
     from cv_lightning.planning.model_size import measure
     from modules.policy.outline import outline
     from modules.policy.quantized import BYTES_PER_WEIGHT
@@ -162,10 +162,11 @@ def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
 
 
 def starting_point(policy: Mapping[str, Any], arguments: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The `source` and `build` whose shapes a policy has: those of the stage that exports it, if it is not there yet.
+    """The `source` and `build` that define a policy's shapes; if the source does not exist yet, its exporter's.
 
     Returns:
-        The two, and for each folder that is not there yet the config beside the given ones that exports it.
+        Both values, and for each folder that does not exist yet the config, among those in the same folders as the
+        given ones, whose stage exports it.
     """
     from modules.policy.pretrained import looks_local
 
@@ -182,7 +183,7 @@ def starting_point(policy: Mapping[str, Any], arguments: Sequence[str]) -> tuple
 
 
 def _neighbours(arguments: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Configs beside the given ones: file, folder of the policy that it exports, arguments of its policy."""
+    """Configs in the folders of the given ones: file, folder of the exported policy, arguments of the policy."""
     from cv_lightning.cli.compose import command_line_options, compose, config_files, find_file
 
     overrides = {key: value for key, value in command_line_options(arguments) if key == "run_folder"}
@@ -197,7 +198,7 @@ def _neighbours(arguments: Sequence[str]) -> Iterator[tuple[str, str, dict[str, 
 
 
 def _optimizer_bytes(model: Any, parsed: Parsed) -> int:
-    """Bytes that the optimizer of `fit` holds after its first step, which is made on the meta device."""
+    """Bytes of the optimizer's state after the first step of `fit`, which is run on the meta device."""
     import torch
 
     from modules.optimizer import OptimizerConfig, make_optimizer
@@ -216,7 +217,7 @@ def _optimizer_bytes(model: Any, parsed: Parsed) -> int:
 
 
 def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Workload:
-    """What the config asks of a device in a training step."""
+    """The work of one training step on a device, from the config."""
     from cv_lightning.planning.workload import Workload, patches_of_image
 
     model, policy = parsed.model, parsed.policy
@@ -255,7 +256,7 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
 
 
 def _engine_bytes(sampler: Any, devices: Any, memory_gb: float) -> int | None:
-    """Bytes that an engine takes of each device of the trainer in rollouts; None if no engine samples."""
+    """Bytes that an engine uses during rollouts on each device of the trainer; None if no engine samples."""
     if _name(sampler) != "VLLM":
         return None
     launch = _options(sampler).get("launch") or {}
@@ -265,7 +266,7 @@ def _engine_bytes(sampler: Any, devices: Any, memory_gb: float) -> int | None:
 
 
 def _number(devices: Any) -> int:
-    """Devices of a trainer's argument; "auto" and -1 count as one."""
+    """Number of devices of a trainer's argument; "auto" and -1 count as one."""
     if isinstance(devices, list):
         return len(devices)
     return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
@@ -282,7 +283,7 @@ def _options(given: Any) -> dict[str, Any]:
 
 
 def _source(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the source that the training data comes from."""
+    """Arguments of the source of the training data."""
     builder = data.get("builder") or {}
     for holder in (data, builder, builder.get("init_args") or {}):
         if isinstance(source := holder.get("source"), dict):
@@ -291,7 +292,7 @@ def _source(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def device(parsed: Parsed, options: argparse.Namespace) -> Device:
-    """How fast the device is: by the options, or by the config's `Throughput`, or an H100."""
+    """The speed of the device: from the options, else from the config's `Throughput`, else that of an H100."""
     from cv_lightning.planning.compute import Device
 
     stated = [

@@ -1,7 +1,7 @@
 """FLOPs and seconds of a training step, by phase.
 
-FLOPs are counted as `torch.utils.flop_counter` counts them: 2 for a product and its sum, attention over all pairs of
-tokens, nothing for norms and activations. Layers that are computed again count again.
+FLOPs are counted as by `torch.utils.flop_counter`: 2 per product and its sum, attention over all pairs of tokens,
+nothing for norms and activations. Recomputed layers count again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from cv_lightning.planning.workload import LARGE_VOCABULARY, Workload
 
 @dataclass(frozen=True)
 class Device:
-    """How fast a device is.
+    """The speed of a device.
 
     Attributes:
-        flops_per_s: Peak in the dtype that the network computes in.
-        bytes_per_s: Peak of its memory.
+        flops_per_s: Peak in the dtype of the network's computation.
+        bytes_per_s: Peak of its memory bandwidth.
         utilisation: Share of the peak FLOPs that a run reaches (MFU).
     """
 
@@ -29,12 +29,12 @@ class Device:
 
 
 def forward_flops(size: ModelSize, work: Workload, images: int | None = None) -> dict[str, float]:
-    """FLOPs of a sequence's forward pass, by `PARTS` and "attention" and "vision attention".
+    """FLOPs of a sequence's forward pass, by `PARTS`, "attention" and "vision attention".
 
     Args:
         size: The model.
-        work: Lengths.
-        images: Images that are encoded; None for all of a sequence.
+        work: The lengths.
+        images: Number of images to encode; None for all images of a sequence.
     """
     text, vision = size.text, size.vision
     patches = work.patches * (work.images if images is None else images)
@@ -46,7 +46,7 @@ def forward_flops(size: ModelSize, work: Workload, images: int | None = None) ->
         "head": work.sampled,
     }
     flops: dict[str, float] = {part: 2.0 * size.parts[part].n_products * rows[part] for part in PARTS}
-    flops["patches"] /= vision.temporal_patch_size  # a still image's frames are equal: one product for all
+    flops["patches"] /= vision.temporal_patch_size  # a still image's frames are equal, so one product serves all
     flops["language"] -= 2.0 * _products_for_a_reader(size) * (work.tokens - work.sampled)
     per_pair = 4 * text.num_attention_heads * size.head_dim
     flops["attention"] = text.num_hidden_layers * per_pair * float(work.tokens) ** 2
@@ -59,7 +59,7 @@ def forward_flops(size: ModelSize, work: Workload, images: int | None = None) ->
 
 
 def _products_for_a_reader(size: ModelSize) -> int:
-    """Products of the last layer that a token takes only if it is read; see `modules.policy.last_layer`."""
+    """Products of the last layer that only tokens with a used output need; see `modules.policy.last_layer`."""
     text = size.text
     if text.num_hidden_layers <= len(getattr(size.vision, "deepstack_visual_indexes", ())):
         return 0
@@ -76,13 +76,13 @@ def update_flops(size: ModelSize, work: Workload) -> float:
         part = size.parts[name]
         share = part.n_trained_products / part.n_products if part.n_products else 0.0
         total += share * forward[name]  # gradients of weights
-        # Gradients of what comes in; the patches themselves need none.
+        # Gradients of the input, which patches themselves do not need.
         passes = (has_gradient or part.n_trained > 0) and name != "patches"
         if name == "language" and size.is_lora and not has_gradient:
-            # Nothing before the first layer is trained: its queries, keys and values hand no gradient on.
+            # Nothing before the first layer is trained, so its queries, keys and values pass no gradient back.
             width = (text.num_attention_heads + 2 * text.num_key_value_heads) * size.head_dim
             total -= 2.0 * text.hidden_size * width * work.tokens
-            if not size.trains_keys:  # nor is there one for its keys: one of the two products of attention
+            if not size.trains_keys:  # its keys need no gradient either: one of attention's two products
                 total -= forward["attention"] / text.num_hidden_layers / 2
         has_gradient = has_gradient or part.n_trained > 0
         if not passes:
@@ -112,9 +112,9 @@ def step_flops(size: ModelSize, work: Workload) -> dict[str, float]:
 def step_seconds(size: ModelSize, work: Workload, device: Device) -> dict[str, float]:
     """Seconds of each phase; see `step_flops`.
 
-    Sampling is bound by memory: every token of a row reads all weights of the language model, once for all rows that
-    are sampled together, and on average half of what the cache holds in the end. That is a bound from below: what
-    devices exchange is not counted.
+    Sampling is limited by memory bandwidth. Each decoding step reads all weights of the language model, once for all
+    rows that are sampled together, and on average half of the final cache. The result is a lower bound: communication
+    between devices is not counted.
     """
     seconds = {
         phase: flops / (device.flops_per_s * device.utilisation) for phase, flops in step_flops(size, work).items()

@@ -10,7 +10,7 @@ from cv_lightning.planning.workload import LARGE_VOCABULARY, LARGE_VOCABULARY_RO
 
 #: Float32 copies of a block of logits that exist at once: masked, log-softmax, its exponential, a product.
 LOGIT_COPIES = 4
-#: What an accelerator's context, the communication library and fragmentation take, as a share of its memory.
+#: Share of the memory for an accelerator's context, the communication library and fragmentation.
 RESERVED = 0.06
 
 
@@ -20,8 +20,8 @@ class Memory:
 
     Attributes:
         parts: Largest size of each part, by name.
-        phases: Bytes of all parts that are there at once, by phase: "rollout", "score", "update", "optimizer step".
-        of_batch: Bytes of them that depend on batches and lengths, likewise.
+        phases: Bytes of all parts that exist at once, by phase: "rollout", "score", "update", "optimizer step".
+        of_batch: The bytes in each phase that depend on batches and lengths.
     """
 
     parts: dict[str, int]
@@ -30,17 +30,17 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes in the phase that takes most."""
+        """Bytes in the largest phase."""
         return max(self.phases.values())
 
     @property
     def states(self) -> int:
-        """Bytes of what does not depend on batches and lengths."""
+        """Bytes that do not depend on batches and lengths."""
         return sum(self.parts[name] for name in (*_STATES, "weights", "gradients"))
 
 
 def memory(size: ModelSize, work: Workload) -> Memory:
-    """Bytes that a training step takes on each device."""
+    """Memory of a training step on each device."""
     share = _shares(work.shards)
     is_rounded = size.master_bytes > size.n_trained * size.compute_bytes and not work.is_sharded
     parts = {
@@ -74,26 +74,26 @@ def memory(size: ModelSize, work: Workload) -> Memory:
     return Memory(parts, phases, of_batch)
 
 
-#: What a step holds from its beginning to its end.
+#: Parts that exist for the whole step.
 _STATES = ("masters", "optimizer states", "gradient buckets", "reference")
 
 
 def _shares(shards: int) -> Callable[[int], int]:
-    """Bytes of a device's share. FSDP2 splits the first axis of each tensor; the remainder of the rows is left out."""
+    """Bytes of a device's share. FSDP2 splits the first axis of each tensor; remainders of rows are not counted."""
     return lambda n_bytes: -(-n_bytes // shards)
 
 
 def gathered_bytes(size: ModelSize) -> int:
-    """Bytes of whole layers on a device: the root's, one layer in use and the next; gradients of the root and a layer.
+    """Bytes of whole layers on a device: the root, the current layer and the next; gradients of the root and one layer.
 
-    A gradient is there in the dtype of the computation and, while ranks sum it, in float32.
+    A gradient exists in the dtype of the computation and also in float32 while ranks sum it.
     """
     weights = size.root + 2 * size.largest_layer
     return size.compute_bytes * weights + (size.compute_bytes + 4) * (size.root + size.largest_layer)
 
 
 def activation_bytes(size: ModelSize, work: Workload) -> int:
-    """Bytes that a forward pass keeps for the backward pass, and one layer that is computed again."""
+    """Bytes that a forward pass keeps for the backward pass, including one recomputed layer."""
     layers, hidden = size.text.num_hidden_layers, size.text.hidden_size
     last_norm = (4 + 2 * size.compute_bytes) * hidden
     per_token = layers * size.layer_bytes_per_token()
@@ -103,7 +103,7 @@ def activation_bytes(size: ModelSize, work: Workload) -> int:
 
 
 def _vision_bytes(size: ModelSize, work: Workload, images: int) -> int:
-    """Bytes of the vision tower: kept if it is trained, else one block at a time; of pixels and mergers."""
+    """Bytes of the vision tower (all blocks if it is trained, otherwise one block at a time), pixels and mergers."""
     vision, n_bytes = size.vision, size.compute_bytes
     block = size.block_bytes_per_patch()
     pixels = n_bytes * vision.in_channels * vision.patch_size**2  # of one frame: those of a still image are equal
@@ -117,7 +117,7 @@ def _vision_bytes(size: ModelSize, work: Workload, images: int) -> int:
 
 
 def logit_bytes(size: ModelSize, work: Workload) -> int:
-    """Bytes of logits and of what the loss makes of them."""
+    """Bytes of logits and of the loss's intermediate results."""
     rows = work.rows * work.sampled
     if size.text.vocab_size > LARGE_VOCABULARY:
         at_once = LOGIT_COPIES * min(rows, LARGE_VOCABULARY_ROWS)
@@ -127,9 +127,9 @@ def logit_bytes(size: ModelSize, work: Workload) -> int:
 
 
 def rollout_bytes(size: ModelSize, work: Workload) -> int:
-    """Bytes beside the cache when all rows read an image at once: the most that a rollout computes in one pass.
+    """Bytes besides the cache when all rows read an image at once, the largest single pass of a rollout.
 
-    Rows of different lengths need a mask, for which keys and values of a layer are repeated for every head.
+    Rows of different lengths need a mask, and then keys and values of a layer are repeated for every head.
     """
     text = size.text
     new = work.patches // size.vision.spatial_merge_size**2

@@ -1,4 +1,4 @@
-"""A model in numbers: parameters by part, and the shapes that activations and caches are made of."""
+"""A model in numbers: parameters by part, and the shapes that determine activations and caches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from cv_lightning.errors import CheckpointError
 
-#: A parameter's name up to the number of its decoder layer or vision block: what FSDP2 gathers at once.
+#: A parameter's name up to the number of its decoder layer or vision block, which FSDP2 gathers as a unit.
 _LAYER = re.compile(r".*\.(layers|blocks)\.\d+\.")
-#: Parts in the order in which data passes them.
+#: Parts in the order of the data flow.
 PARTS = ("patches", "vision", "projector", "language", "head")
 
 
@@ -21,10 +21,10 @@ class PartSize:
     """Parameters of a part.
 
     Attributes:
-        n: All of them.
-        n_trained: Those that an optimizer steps.
-        n_products: Those that are factors of matrix products: a row that passes costs 2 FLOPs for each.
-        n_trained_products: Those of them that are trained.
+        n: All parameters.
+        n_trained: Parameters that an optimizer updates.
+        n_products: Parameters that are factors of matrix products: each costs 2 FLOPs per row.
+        n_trained_products: Trained parameters among `n_products`.
     """
 
     n: int = 0
@@ -38,12 +38,12 @@ class ModelSize:
     """A network in numbers.
 
     Attributes:
-        parts: Parameters by `PARTS`; the input embeddings are in "language" and no factors of products.
-        frozen_bytes: Bytes of the parameters that no optimizer steps, as they are held.
-        master_bytes: Bytes of those that one steps, as it holds them.
-        compute_bytes: Bytes of a number in the dtype that the network computes in.
+        parts: Parameters by `PARTS`; the input embeddings are in "language" and are not factors of products.
+        frozen_bytes: Bytes of the parameters that no optimizer updates, as they are stored.
+        master_bytes: Bytes of the parameters that an optimizer updates, as it stores them.
+        compute_bytes: Bytes per number in the dtype of the network's computation.
         is_lora: Whether it is trained through adapters.
-        trains_keys: Whether the products that make the language model's keys are trained.
+        trains_keys: Whether the projections that compute the language model's keys are trained.
         optimizer_bytes: Bytes of the optimizer's states.
         largest_layer: Parameters of the largest decoder layer or vision block.
         root: Parameters outside of all layers and blocks.
@@ -70,7 +70,7 @@ class ModelSize:
 
     @property
     def n_trained(self) -> int:
-        """Parameters that an optimizer steps."""
+        """Parameters that an optimizer updates."""
         return sum(part.n_trained for part in self.parts.values())
 
     @property
@@ -81,15 +81,15 @@ class ModelSize:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """Bytes of keys and values of a token in all layers."""
+        """Bytes of keys and values per token in all layers."""
         heads = self.text.num_key_value_heads
         return int(2 * self.text.num_hidden_layers * heads * self.head_dim * self.compute_bytes)
 
     def layer_bytes_per_token(self) -> int:
-        """Bytes that a decoder layer keeps of a token for the backward pass.
+        """Bytes per token that a decoder layer keeps for the backward pass.
 
-        Norms compute in float32: they keep input (float32), normalised input and output. Attention keeps queries, keys,
-        values, its output and one sum; the feed-forward part keeps gate, activated gate, up and product.
+        Norms compute in float32: they keep their input (float32), normalized input and output. Attention keeps queries,
+        keys, values, its output and one sum; the feed-forward part keeps gate, activated gate, up and product.
         """
         text, size = self.text, self.compute_bytes
         d_all = text.num_attention_heads * self.head_dim
@@ -101,7 +101,7 @@ class ModelSize:
         )
 
     def block_bytes_per_patch(self) -> int:
-        """Bytes that a block of the vision tower keeps of a patch; Qwen3-VL's has no gate and plain layer norms."""
+        """Bytes per patch that a vision block keeps; Qwen3-VL's blocks have no gate and plain layer norms."""
         vision, size = self.vision, self.compute_bytes
         is_gated = vision.model_type.startswith("qwen2_5")
         norms = 2 * (4 + 2 * size if is_gated else 2 * size) * vision.hidden_size
@@ -121,10 +121,10 @@ def measure(
     Args:
         model: A Hugging Face vision-language model, perhaps with adapters.
         config: Its configuration.
-        compute_bytes: Bytes of a number in the dtype that it computes in.
+        compute_bytes: Bytes per number in the dtype of its computation.
         is_lora: Whether it is trained through adapters.
         optimizer_bytes: Bytes of the optimizer's states.
-        quantized_bytes: Bytes of a weight of the decoder's frozen matrices if they are quantised.
+        quantized_bytes: Bytes per weight of the decoder's frozen matrices if they are quantized.
 
     Raises:
         CheckpointError: The model has recurrent layers, whose activations and FLOPs are not counted here.
@@ -141,7 +141,7 @@ def measure(
     of_layers: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         is_product, n = id(parameter) in in_products, parameter.numel()
-        is_tied = is_product and "embed_tokens" in name  # listed once, and multiplied with by the head only
+        is_tied = is_product and "embed_tokens" in name  # listed once, but only the head multiplies with it
         part = parts["head" if is_tied else part_of(name)]
         part.n += n
         layer = _LAYER.match(name)
@@ -164,7 +164,7 @@ def measure(
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name."""
+    """The part to which a parameter belongs, by its name."""
     if "visual" in name:
         return "projector" if "merger" in name else "patches" if "patch_embed" in name else "vision"
     return "head" if "lm_head" in name else "language"

@@ -1,4 +1,4 @@
-"""A plan: what a config takes, whether it fits, and what to change; as text and as JSON."""
+"""A plan: memory and time that a config needs, whether it fits, and what to change; as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cv_lightning.planning.workload import Workload
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config takes.
+    """Memory and time that a config needs.
 
     Attributes:
         size: The model.
         work: A training step.
-        device: How fast a device is.
+        device: The speed of a device.
         memory: Bytes on each device.
         limit: Bytes of a device that a run can use.
         capacity: Bytes of a device.
-        seconds: Of a training step, by phase.
-        flops: Of a training step on one device, by phase.
-        advice: What to change, one value a line; empty if it fits.
-        origin: Where the shapes come from.
+        seconds: Seconds of a training step, by phase.
+        flops: FLOPs of a training step on one device, by phase.
+        advice: Changes to make, one value per line; empty if the config fits.
+        origin: Where the shapes come from, in words.
     """
 
     size: ModelSize
@@ -47,12 +47,12 @@ class Plan:
 
 
 def make_plan(size: ModelSize, work: Workload, device: Device, capacity: float, origin: str) -> Plan:
-    """Count memory and time, and look for what to change.
+    """Count memory and time, and find changes if the config does not fit.
 
     Args:
         size: The model.
         work: A training step.
-        device: How fast a device is.
+        device: The speed of a device.
         capacity: Bytes of a device.
         origin: Where the shapes come from, in words.
     """
@@ -72,7 +72,7 @@ def make_plan(size: ModelSize, work: Workload, device: Device, capacity: float, 
 
 
 def _advice(size: ModelSize, work: Workload, limit: float) -> Iterator[str]:
-    """What does not fit, and values to change until it does; nothing if everything fits."""
+    """Yield what does not fit, and values to change until it does; nothing if everything fits."""
     now = memory(size, work)
     if now.peak <= limit:
         return
@@ -117,7 +117,7 @@ def _value(name: str, work: Workload) -> Any:
     }[name]
 
 
-#: Values that make a step smaller, cheapest first, and one step towards less of each.
+#: Values that make a step smaller, cheapest first, each with a function that reduces it once.
 _CHANGES: dict[str, Callable[[Workload, ModelSize], Workload]] = {
     "policy.gradient_checkpointing": lambda work, _: replace(work, gradient_checkpointing=True),
     "trainer.strategy.reduce_each_micro_batch": lambda work, _: (
@@ -138,7 +138,7 @@ _CHANGES: dict[str, Callable[[Workload, ModelSize], Workload]] = {
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan in plain values: bytes, FLOPs and seconds; of one device where nothing else is said."""
+    """The plan in plain values: bytes, FLOPs and seconds; per device unless stated otherwise."""
     size, work = plan.size, plan.work
     return {
         "shapes": plan.origin,

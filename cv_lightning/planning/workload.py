@@ -1,4 +1,4 @@
-"""What a config asks of a device in one training step, as numbers."""
+"""The work of one training step on a device, in numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from cv_lightning.planning.model_size import ModelSize
 
-#: Rows of logits that a policy computes at a time, those of a large vocabulary, and the vocabulary from which on it
-#: computes them again in the backward pass (see `modules.policy.policy`).
+#: Rows of logits that a policy computes at a time, the same for a large vocabulary, and the size from which a
+#: vocabulary is large and its logits are recomputed in the backward pass (see `modules.policy.policy`).
 LOGIT_ROWS = 4096
 LARGE_VOCABULARY_ROWS = 1024
 LARGE_VOCABULARY = 8192
@@ -17,31 +17,31 @@ LARGE_VOCABULARY = 8192
 
 @dataclass(frozen=True)
 class Workload:
-    """A training step of one device.
+    """A training step on one device.
 
     Attributes:
-        devices: Devices of the run.
+        devices: Number of devices of the run.
         strategy: Lightning's name of the strategy.
-        shards: Devices that hold a share of every weight each; 1 if each holds all of them.
-        has_replica: Whether rollouts are sampled by a whole copy beside the shards.
-        keeps_whole_gradients: Whether each device sums up whole gradients before they are exchanged and sharded.
-        batch_size: Prompts, or recorded conversations.
-        group_size: Trajectories of each prompt; 0 if nothing is rolled out (SFT).
-        sequences_at_once: Trajectories that are sampled together; 0 for all of a step.
-        micro_batch_tokens: Tokens of a forward pass of the update; 0 for those of an optimizer step.
+        shards: Number of devices among which every weight is split; 1 if each device holds all weights.
+        has_replica: Whether a whole copy of the policy, in addition to the shards, samples rollouts.
+        keeps_whole_gradients: Whether each device accumulates whole gradients before they are exchanged and sharded.
+        batch_size: Number of prompts, or of recorded conversations.
+        group_size: Number of trajectories per prompt; 0 without rollouts (SFT).
+        sequences_at_once: Number of trajectories that are sampled together; 0 for all of a step.
+        micro_batch_tokens: Tokens of a forward pass of the update; 0 for all tokens of an optimizer step.
         epochs: Passes of the update over the sequences.
         optimizer_steps: Optimizer steps of a training step.
-        has_reference: Whether log-probabilities of a reference policy are taken.
-        gradient_checkpointing: Whether layers are computed again in the backward pass.
+        has_reference: Whether a reference policy computes log-probabilities.
+        gradient_checkpointing: Whether layers are recomputed in the backward pass.
         tokens: Tokens of a sequence.
-        sampled: Tokens of it that are trained; RL samples them first.
+        sampled: Trained tokens of a sequence; RL samples them first.
         images: Images of a sequence.
         patches: Patches of an image.
         max_steps: Optimizer steps of the run; None if it has no end.
         optimizer: Name of the optimizer.
         has_accelerator: False on a CPU, where an optimizer needs no copies.
-        engine_bytes: What an engine that samples takes of each device in rollouts, 0 if it has devices of its own; None
-            if the policy or a replica samples.
+        engine_bytes: Bytes that a sampling engine uses on each device during rollouts, 0 if the engine has its own
+            devices; None if the policy or a replica samples.
     """
 
     devices: int
@@ -73,7 +73,7 @@ class Workload:
 
     @property
     def sampled_together(self) -> int:
-        """Trajectories whose keys and values are held at once: whole groups, unless one alone is larger."""
+        """Trajectories whose keys and values are held at once: whole groups, or a part of one that is too large."""
         at_once = self.sequences_at_once
         if not self.group_size or not at_once or at_once >= self.batch_size * self.group_size:
             return self.batch_size * self.group_size
@@ -81,32 +81,32 @@ class Workload:
 
     @property
     def samples_here(self) -> bool:
-        """Whether the trainer's own process computes rollouts."""
+        """Whether the trainer's own process computes the rollouts."""
         return self.group_size > 0 and self.engine_bytes is None
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a device holds a share of the weights."""
+        """Whether each device holds only a share of the weights."""
         return self.shards > 1
 
     @property
     def has_buckets(self) -> bool:
-        """Whether DDP copies gradients into buckets of the same size."""
+        """Whether DDP copies gradients to buckets of the same size."""
         return self.devices > 1 and not self.is_sharded
 
     def sharded(self) -> Workload:
-        """The same step with a share of the weights on each device, as `experiments/sharded.yaml` makes it."""
+        """The same step with weights sharded over all devices, as by `experiments/sharded.yaml`."""
         has_replica = self.group_size > 0 and self.engine_bytes is None
         return replace(self, shards=self.devices, has_replica=has_replica, keeps_whole_gradients=True)
 
     @property
     def rows(self) -> int:
-        """Sequences of a forward pass of the update, if no two share a prompt."""
+        """Sequences of a forward pass of the update, assuming that no two share a prompt."""
         per_step = math.ceil(self.sequences * self.epochs / self.optimizer_steps)
         return min(max(1, self.micro_batch_tokens // self.tokens), per_step) if self.micro_batch_tokens else per_step
 
     def with_tokens(self, tokens: int, size: ModelSize) -> Workload:
-        """The same step with other sequence lengths: images that no longer fit go first, then sampled tokens."""
+        """The same step with another sequence length: images that do not fit are dropped first, then sampled tokens."""
         per_image = self.patches // size.vision.spatial_merge_size**2
         images = min(self.images, max(1, tokens // (2 * max(1, per_image))))
         sampled = min(self.sampled, max(1, tokens - images * per_image))
@@ -114,11 +114,11 @@ class Workload:
 
 
 def patches_of_image(source: Any, max_pixels: int, size: ModelSize) -> int:
-    """Patches of the largest image: of the questions, if their source says how large they are, or of `max_pixels`.
+    """Patches of the largest image: from the question's size if the source gives it, otherwise from `max_pixels`.
 
     Args:
         source: The `init_args` of the data's source.
-        max_pixels: Pixels to which larger images are reduced.
+        max_pixels: Larger images are reduced to this many pixels.
         size: The model.
     """
     side = size.vision.patch_size * size.vision.spatial_merge_size

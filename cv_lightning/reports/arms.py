@@ -1,4 +1,4 @@
-"""The arms of an experiment as its claims need them: a stage's answers to the test, and its curves."""
+"""The arms of an experiment, as its claims use them: a stage's answers to the test, and its curves."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cv_lightning.errors import DataError
 from cv_lightning.evaluation.answer_log import AnswerRecord, read_answers
 from cv_lightning.reports.metrics_log import Points, read_curves
 
-#: Folder of the answers without tools, below a stage's own.
+#: Folder of the answers without tools, inside the stage's folder.
 WITHOUT_TOOLS = "without_tools"
 
-#: A number of an answer; None if it is not defined for it.
+#: A number for an answer; None if it is not defined for that answer.
 Value = Callable[[AnswerRecord], float | None]
 
 
@@ -22,10 +22,10 @@ class Arm:
     """A finished stage of one seed.
 
     Attributes:
-        folder: Its folder.
-        answers: Its answers to the test, by the question's id.
-        alone: Those of the same policy without tools; empty if it was not asked.
-        curves: Its metrics over steps.
+        folder: The folder of the stage.
+        answers: The answers to the test, by the question's id.
+        alone: Answers of the same policy without tools; empty if it was not asked without them.
+        curves: The metrics over steps.
     """
 
     folder: Path
@@ -34,17 +34,17 @@ class Arm:
     curves: Mapping[str, Points] = field(default_factory=dict)
 
 
-#: Arms by seed, then by name; a text says why an arm is missing.
+#: Arms by seed, then by name; in place of a missing arm, a text with the reason.
 Arms = Mapping[int, Mapping[str, "Arm | str"]]
-#: Numbers of the questions of each seed.
+#: For each seed, the numbers of its questions.
 BySeed = list[list[float]]
 
 
 def read_arm(folder: Path) -> Arm:
-    """The arm of a stage's folder.
+    """Read the arm from a stage's folder.
 
     Raises:
-        DataError: It holds no answers.
+        DataError: The folder has no answers.
     """
     answers = _newest(folder)
     if not answers:
@@ -59,7 +59,7 @@ def _newest(folder: Path) -> dict[str, AnswerRecord]:
 
 
 def missing(arms: Arms, names: Sequence[str]) -> str:
-    """Why the named arms cannot be compared, "" if they can."""
+    """The reason why the named arms cannot be compared; "" if they can."""
     reasons: dict[str, None] = {}
     for seed, of_seed in arms.items():
         for name in names:
@@ -70,7 +70,7 @@ def missing(arms: Arms, names: Sequence[str]) -> str:
 
 
 def values(arms: Arms, name: str, families: Collection[str], value: Value) -> BySeed:
-    """A number of each answer of an arm to the questions of some families."""
+    """A number for each answer of an arm to questions of these families."""
     found = []
     for of_seed in arms.values():
         records = [record for record in _of(of_seed, name).answers.values() if record.family in families]
@@ -79,7 +79,7 @@ def values(arms: Arms, name: str, families: Collection[str], value: Value) -> By
 
 
 def differences(arms: Arms, first: str, second: str, families: Collection[str], value: Value) -> BySeed:
-    """The number of `first` minus that of `second`, question by question; both must have it."""
+    """The number of `first` minus that of `second`, for each question for which both are defined."""
     found = []
     for of_seed in arms.values():
         ones, others = _of(of_seed, first).answers, _of(of_seed, second).answers

@@ -12,7 +12,7 @@ FINDINGS_HEAD = ("", "value", "95 % interval", "needed", "verdict")
 
 
 def claim_tables(report: Mapping[str, Any]) -> tuple[TextTable, ...]:
-    """A table with a row for each claim; none if the report has no claims."""
+    """A table with one row per claim; no table if the report has no claims."""
     claims: Sequence[Mapping[str, Any]] = report.get("claims") or ()
     rows = [[claim["name"], claim["paper"], claim["verdict"], claim["reason"]] for claim in claims]
     note = "The page has the numbers and an answer for each."
@@ -20,7 +20,7 @@ def claim_tables(report: Mapping[str, Any]) -> tuple[TextTable, ...]:
 
 
 def finding_rows(claim: Mapping[str, Any]) -> list[list[str]]:
-    """Text, value, interval, need and verdict of each finding of a claim."""
+    """Text, value, interval, condition and verdict of each finding of a claim."""
     rows = []
     for finding in claim["findings"]:
         unit = finding.get("unit", "%")  # reports of older versions lack it

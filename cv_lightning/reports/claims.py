@@ -1,4 +1,4 @@
-"""The claims of arXiv 2512.03746, and what the arms of `experiments/paper` say about each."""
+"""The claims of arXiv 2512.03746, and the evidence for each from the arms of `experiments/paper`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from cv_lightning.reports.verdicts import (
 ALL = tuple(name for name in STRATEGY_FAMILIES if name != "locate")
 #: Families that need a strategy.
 STRATEGIC = ("find", "find_turned", "small")
-#: Crops and turns that solve a family; others need none.
+#: Number of crops and turns that solve a family; other families need none.
 N_NEEDED = {"turned": 1, "find": 1, "find_turned": 2, "small": 2}
 #: Share of the logged steps that count as the start and as the end of a curve.
 ENDS = 0.1
-#: Logged steps of RL whose rollouts count as those of the policy that it starts from: the next ones have learned.
+#: Logged RL steps whose rollouts still count as those of the initial policy; later rollouts reflect training.
 FIRST_STEPS = 2
-#: Accuracy on a family at which it counts as learned, over so many logged steps.
+#: Mean accuracy over this many logged steps at which a family counts as learned.
 LEARNED, WINDOW = 0.8, 10
 
 
@@ -41,11 +41,11 @@ class Claim:
     """A claim of the paper.
 
     Attributes:
-        name: Short.
-        paper: Its statement and figure.
-        arms: The stages that it needs, the one that shows it first.
-        judge: Findings about the arms.
-        shows: Whether an answer of the first arm is an example.
+        name: Short name.
+        paper: The paper's statement, and its figure.
+        arms: The stages that it needs; the first one shows the claim.
+        judge: Makes the findings from the arms.
+        shows: Whether an answer of the first arm is an example of the claim.
     """
 
     name: str
@@ -76,14 +76,14 @@ def n_calls(record: AnswerRecord) -> float:
 
 
 def n_spurious(record: AnswerRecord) -> float | None:
-    """Number of turns of an image that needs none; None if it needs one."""
+    """Number of turns of an image that requires none; None if it requires one."""
     if ORIENTATION_TOOLS & set(record.required):
         return None
     return float(sum(tool in ORIENTATION_TOOLS for tools in record.tools for tool in tools))
 
 
 def operations_per_call(record: AnswerRecord) -> float | None:
-    """Operations of a call in the mean; None if none ran."""
+    """Mean number of operations per call; None if no call ran."""
     return fmean(map(len, record.tools)) if record.tools else None
 
 
@@ -93,9 +93,9 @@ def solved_in_one_call(record: AnswerRecord) -> float:
 
 
 def right_after_mistake(record: AnswerRecord) -> float | None:
-    """1 for a right answer if a call before it failed or was wrong; None if none was.
+    """1 for a right answer, 0 for a wrong one, if a call failed or was wrong; None if all calls were right.
 
-    A call is wrong if it turns as the image does not need, or crops or turns more often than its family needs.
+    Calls are wrong if they make a turn that the image does not require, or more crops and turns than its family needs.
     """
     core = [tool for tools in record.tools for tool in tools if tool in CORE_TOOLS]
     is_wrong = bool((set(core) & ORIENTATION_TOOLS) - set(record.required))
@@ -219,7 +219,7 @@ def _hackable(arms: Arms) -> list[Finding]:
 
 
 def _ends(arm: Arm, metric: str) -> tuple[list[float], list[float]]:
-    """The values of the first and of the last steps of a curve, equally many."""
+    """The values of the first and of the last steps of a curve, of equal number."""
     points = [value for _, value in arm.curves.get(metric, ())]
     n = max(1, round(ENDS * len(points))) if len(points) > 1 else 0
     return points[:n], points[len(points) - n :]
@@ -231,7 +231,7 @@ def _rise(arm: Arm, metric: str) -> list[float]:
 
 
 def steps_to(arms: Sequence[Arm], family: str) -> BySeed:
-    """The step of each seed at which `WINDOW` logged steps have a mean accuracy of `LEARNED`; none if it never does."""
+    """The step at which `WINDOW` logged steps first have a mean accuracy of `LEARNED`, by seed; empty if none have."""
     found = []
     for arm in arms:
         points = arm.curves.get(f"components/accuracy/{family}", [])
@@ -320,7 +320,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def judge_claims(arms: Arms) -> list[dict[str, Any]]:
-    """Every claim in plain values: its arms, findings and verdict, or the reason why it cannot be judged."""
+    """All claims in plain values: each with its arms, findings and verdict, or the reason why it cannot be judged."""
     return [_judged(claim, arms) for claim in CLAIMS]
 
 
@@ -342,7 +342,7 @@ def _judged(claim: Claim, arms: Arms) -> dict[str, Any]:
 
 
 def _example(claim: Claim, arms: Arms) -> dict[str, Any] | None:
-    """An answer of the first arm that shows the claim, of the first seed that has one."""
+    """An answer of the first arm that shows the claim, from the first seed with such an answer."""
     for seed, of_seed in arms.items():
         arm = of_seed.get(claim.arms[0])
         if not isinstance(arm, Arm):

@@ -1,7 +1,7 @@
-"""One metrics.csv per stage, even if a stage was interrupted and resumed.
+"""Keeps one metrics.csv per stage, even if a stage was interrupted and resumed.
 
-Lightning's CSVLogger cannot continue a file that it did not begin: it raises if the columns differ. So the file of an
-earlier attempt is renamed before, and joined with the new one after.
+Lightning's CSVLogger cannot continue a file from an earlier run: it raises if the columns differ. So the earlier
+attempt's file is renamed before the new attempt, and joined with the new file afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FILE = "metrics.csv"
 
 Row = dict[str, str]
 
-#: (step, value) in the order of the steps.
+#: (step, value), in the order of the steps.
 Points = list[tuple[float, float]]
 
 
@@ -27,9 +27,9 @@ def set_aside(folder: Path) -> None:
 
 
 def join(folder: Path) -> None:
-    """Write all attempts into metrics.csv; of a step that several attempts logged, the last one counts.
+    """Write all attempts into metrics.csv; for a step that several attempts logged, the last one counts.
 
-    A test trains no step, so an attempt that only tests takes no step from those before it.
+    A test trains no steps, so an attempt that only tests does not replace any steps of earlier attempts.
     """
     earlier = _earlier(folder)
     if not earlier:
@@ -51,7 +51,7 @@ def join(folder: Path) -> None:
 
 
 def read_curves(path: Path) -> dict[str, Points]:
-    """The curves of a metrics.csv by metric, without empty cells and values that are not finite."""
+    """The curves of a metrics.csv by metric, without empty cells and non-finite values."""
     points: dict[str, dict[float, float]] = {}
     for row in _read(path):
         step = _number(row.get("step"))
@@ -65,7 +65,7 @@ def read_curves(path: Path) -> dict[str, Points]:
 
 
 def merge(logs: Iterable[Mapping[str, Points]]) -> dict[str, Points]:
-    """The curves of several logs of one run; of a step that several have, the last one counts."""
+    """Merge the curves of several logs of one run; for a step in several logs, the last one counts."""
     merged: dict[str, dict[float, float]] = {}
     for log in logs:
         for name, points in log.items():

@@ -1,4 +1,4 @@
-"""The report page of a run: `report.json` and the stages' `metrics.csv` as one self-contained HTML file."""
+"""The report page of a run: `report.json` and each stage's `metrics.csv` as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cv_lightning.reports.metrics_log import Points, merge, read_curves
 from cv_lightning.reports.stage_tables import stage_tables
 from cv_lightning.rewards import TERMS
 
-#: Stages of the tiny recipe keep their colours, whichever of them were run.
+#: Stages of the tiny recipe always have the same colors, even if only some of them were run.
 _KNOWN_STAGES = ("base", "sft", "rl", "rl_outcome_only")
 
-#: Panels of the RL part: metric -> title. A reward term that never left 0 is left out.
+#: Panels of the RL part: metric -> title. A reward term that is always 0 is left out.
 _RL_PANELS = {
     "rollout/accuracy": "Right answers, share of rollouts",
     "rollout/tool_rate": "Rollouts with a tool call, share",
@@ -38,8 +38,8 @@ _Curves = Mapping[str, Sequence[Mapping[str, Points]]]
 def write_report(run_folder: Path) -> Path:
     """Write `report.html` beside `report.json`; returns its path.
 
-    Curves come from `<run folder>/<stage>/**/metrics.csv`, or from `seed_*/<stage>` if several seeds were run. The page
-    names a missing stage or metric.
+    Curves come from `<run folder>/<stage>/**/metrics.csv`, or from `seed_*/<stage>` if there are several seeds. The
+    page names missing stages and metrics.
 
     Raises:
         DataError: There is no readable `report.json`.
@@ -84,7 +84,7 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _shown(claim: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
-    """A claim with the rows of its findings, and links from the page to trajectories of its first arm."""
+    """A claim with the rows of its findings, and with links from the page to trajectories of its first arm."""
     folders = [run_folder / claim["arms"][0], *sorted(run_folder.glob(f"seed_*/{claim['arms'][0]}"))]
     found = [(folder, sorted(folder.glob("trajectories/step_*/index.html"))) for folder in folders]
     links = [pages[-1].relative_to(run_folder).as_posix() for _, pages in found if pages]
@@ -107,7 +107,7 @@ def _reinforcement(curves_of: _Curves, colors: Mapping[str, int]) -> tuple[dict[
         if not series:
             missing.append(metric)
         elif metric.startswith("reward/"):
-            # A term without weight is 0 throughout; its line would only hide the scale of the others.
+            # A term without weight is always 0; its line would only distort the scale for the others.
             series = {name: of_seeds for name, of_seeds in series.items() if _ever_moved(of_seeds)}
         if series:
             panels[title] = curves(series, colors)

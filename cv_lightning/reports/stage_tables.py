@@ -10,10 +10,10 @@ from cv_lightning.pages.tables import TextTable
 
 
 def stage_tables(report: Mapping[str, Any]) -> tuple[TextTable, TextTable]:
-    """Accuracy by orientation and the use of tools, a row per stage; several seeds: mean (minimum).
+    """Tables of accuracy by orientation and of tool use, one row per stage; for several seeds: mean (minimum).
 
     Args:
-        report: The content of a `report.json`; an absent number is shown as "-".
+        report: The content of a `report.json`; a missing number is shown as "-".
     """
     stages: Mapping[str, Any] = report["stages"]
     seeds = f" (seed {', '.join(map(str, report['seeds']))})" if report.get("seeds") else ""

@@ -1,4 +1,4 @@
-"""From numbers of questions to a verdict: the rules by which a claim counts as reproduced."""
+"""The rules by which a claim counts as reproduced: from numbers of questions to a verdict."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Literal
 
 from cv_lightning.evaluation.intervals import nested_interval
 
-#: How a number is shown: see `Finding`.
+#: How a number is displayed: see `Finding`.
 Unit = Literal["%", "points", ""]
 
-#: Fewer answers are no evidence for a share.
+#: With fewer answers, a share is no evidence.
 MIN_ANSWERS = 20
 
 
 class Verdict(StrEnum):
-    """What the numbers say about a claim."""
+    """The outcome of a claim according to its numbers."""
 
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -28,15 +28,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A number with its interval, and what it must be.
+    """A number with its interval, and the condition that it must meet.
 
     Attributes:
-        text: What it is a number of.
+        text: Description of the number.
         value: The mean over questions and seeds; None if there are none.
         low: Lower end of the 95 % interval.
-        high: Its upper end.
-        needed: What the claim needs, in words; "" for a number that is only shown.
-        verdict: Whether it is so; None for a number that is only shown.
+        high: Upper end of the 95 % interval.
+        needed: The condition of the claim, in words; "" for a number that is only shown.
+        verdict: Whether the condition is met; None for a number that is only shown.
         unit: "%" for a share, "points" for a difference of shares, both times 100; "" for any other number.
     """
 
@@ -73,7 +73,7 @@ def falls(text: str, by_seed: Sequence[Sequence[float]], *, unit: Unit = "points
 
 
 def is_not_lower(text: str, by_seed: Sequence[Sequence[float]]) -> Finding:
-    """A difference whose interval must reach 0: reversed if it is below."""
+    """A difference whose interval must not lie below 0: reversed if it does."""
 
     def judge(value: float, low: float, high: float) -> Verdict:
         return Verdict.REPRODUCED if high >= 0 else Verdict.REVERSED
@@ -95,12 +95,12 @@ def _difference(
 
 
 def at_least(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
-    """A share that must be `bound` or more; of fewer than `n_least` answers it cannot be judged."""
+    """A share that must be at least `bound`; with fewer than `n_least` answers it is not judged."""
     return _share(text, by_seed, f"at least {_shown(bound)}", n_least, lambda value: value >= bound)
 
 
 def at_most(text: str, by_seed: Sequence[Sequence[float]], bound: float, n_least: int = MIN_ANSWERS) -> Finding:
-    """A share that must be `bound` or less; of fewer than `n_least` answers it cannot be judged."""
+    """A share that must be at most `bound`; with fewer than `n_least` answers it is not judged."""
     return _share(text, by_seed, f"at most {_shown(bound)}", n_least, lambda value: value <= bound)
 
 
@@ -112,7 +112,7 @@ def shown(text: str, by_seed: Sequence[Sequence[float]], *, unit: Unit = "%") ->
 
 
 def overall(findings: Sequence[Finding]) -> Verdict:
-    """The verdict of a claim: that of its worst finding: reversed, then not judged, then not reproduced."""
+    """The verdict of a claim is its worst finding's: first reversed, then not judged, then not reproduced."""
     verdicts = {finding.verdict for finding in findings} - {None}
     for verdict in (Verdict.REVERSED, Verdict.NOT_JUDGED, Verdict.NOT_REPRODUCED):
         if verdict in verdicts:

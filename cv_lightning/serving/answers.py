@@ -1,4 +1,4 @@
-"""What a client gets for its request, while it is being written, and the choices of a request side by side."""
+"""Answers to clients while they are being generated, and several choices for one request in parallel."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Answer:
     """An answer, perhaps incomplete.
 
     Attributes:
-        content: Its words so far; what is there stays.
-        n_output: Tokens that the policy wrote for it so far.
-        end: OpenAI's `finish_reason`; None while it is being written.
-        calls: The tool calls, once it has ended.
-        completion: The last turn as it was sampled, once it has ended.
+        content: The text so far; later answers only extend it.
+        n_output: Number of tokens that the policy has sampled for it so far.
+        end: OpenAI's `finish_reason`; None while the answer is incomplete.
+        calls: The tool calls, once the answer is complete.
+        completion: The last turn as it was sampled, once the answer is complete.
         extra: Further keys of the choice.
     """
 
@@ -41,25 +41,25 @@ class Answering(Protocol):
     """A way to answer a request."""
 
     def encode(self, backend: Backend, request: ChatRequest) -> TokenSequence:
-        """The conversation; raises `BadRequest` if it cannot be answered in this way."""
+        """Encode the conversation; raises `BadRequest` if it cannot be answered in this way."""
 
     def answer(
         self, backend: Backend, request: ChatRequest, tokens: TokenSequence, index: int
     ) -> AsyncGenerator[Answer, None]:
-        """Choice `index` whenever it has grown, until it has ended; whoever stops reading cancels it."""
+        """Yield choice `index` whenever it has grown, until it is complete; canceled if the reader stops."""
 
 
 class OneReply:
-    """Answers with one turn of the policy; its calls are for the client to execute."""
+    """Answers with one turn of the policy; the client executes its calls."""
 
     def encode(self, backend: Backend, request: ChatRequest) -> TokenSequence:
-        """The conversation."""
+        """Encode the conversation."""
         return backend.encoder.encode(request)
 
     async def answer(
         self, backend: Backend, request: ChatRequest, tokens: TokenSequence, index: int
     ) -> AsyncGenerator[Answer, None]:
-        """The turn while it is written; calls stay words unless the client offers tools."""
+        """Yield the growing turn; calls stay part of the text unless the client offers tools."""
         wanted = wanted_reply(request, tokens, backend.max_new_tokens, index)
         async with contextlib.aclosing(pieces(backend, wanted)) as replies:
             async for reply in replies:
@@ -79,7 +79,7 @@ def _call(name: str, arguments: str) -> dict[str, Any]:
 
 
 async def pieces(backend: Backend, wanted: WantedReply, is_first: bool = True) -> AsyncGenerator[ReplySoFar, None]:
-    """The reply whenever it has grown, until it is whole; whoever stops reading cancels it."""
+    """Yield the reply whenever it has grown, until it is complete; if the reader stops, the reply is canceled."""
     loop, is_new = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
@@ -101,10 +101,10 @@ async def pieces(backend: Backend, wanted: WantedReply, is_first: bool = True) -
 
 
 class Choices:
-    """Answers that are written at the same time.
+    """Answers that are generated at the same time.
 
     Args:
-        answers: One for each choice.
+        answers: One generator per choice.
     """
 
     def __init__(self, answers: Sequence[AsyncGenerator[Answer, None]]) -> None:
@@ -118,12 +118,12 @@ class Choices:
             async with contextlib.aclosing(answers):
                 async for answer in answers:
                     self._news.put_nowait((index, answer))
-        except Exception as error:  # noqa: BLE001 - whoever reads gets it
+        except Exception as error:  # noqa: BLE001 - the reader gets the error
             news = error
         self._news.put_nowait(news)
 
     async def read(self) -> tuple[int, Answer] | None:
-        """The next choice that has grown, by its index; None once all have ended. Raises what a choice raised."""
+        """The next choice that has grown, with its index; None once all have ended. Raises a failed choice's error."""
         while self._n_running:
             news = await self._news.get()
             if isinstance(news, Exception):
@@ -134,13 +134,13 @@ class Choices:
         return None
 
     async def whole(self) -> list[Answer]:
-        """All choices once they have ended."""
+        """All choices, once they are complete."""
         found: dict[int, Answer] = {}
         while (news := await self.read()) is not None:
             found[news[0]] = news[1]
         return [found[index] for index in sorted(found)]
 
     def cancel(self) -> None:
-        """End those that are still being written."""
+        """Cancel the choices that are not complete."""
         for task in self._tasks:
             task.cancel()

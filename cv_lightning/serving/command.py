@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def command_line(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser for the command `name` whose help gives the defaults."""
+    """A parser for the command `name` with default values in its help."""
     return argparse.ArgumentParser(
         prog=f"python -m cv_lightning {name}",
         description=description,
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C.
 
     Raises:
-        ConfigError: An option has a wrong value, the address is taken, or others can reach it and there is no key.
+        ConfigError: An option has a wrong value, the address is in use, or others can reach it and no key is set.
     """
     options = parser().parse_args(arguments)
     for name in ("max_context_tokens", "max_new_tokens", "max_turns", "max_batch", "max_waiting", "max_request_mb"):
@@ -153,7 +153,7 @@ def _address(options: argparse.Namespace, port: int) -> str:
 
 
 def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextlib.ExitStack) -> int:
-    # torch, transformers and FastAPI only once the options are right.
+    # Import torch, transformers and FastAPI only after the options have been checked.
     from cv_lightning.serving.engine_backend import EngineBackend
     from cv_lightning.serving.policy_backend import Batching, PolicyBackend
     from cv_lightning.serving.replies import Backend
@@ -185,7 +185,7 @@ def _serve_policy(options: argparse.Namespace, key: str | None, stack: contextli
 
 
 def load_policy(options: argparse.Namespace) -> Policy:
-    """The policy of a command line, in evaluation mode on its device; raises `CheckpointError` or `ConfigError`."""
+    """Load a command line's policy in evaluation mode on its device; raises `CheckpointError` or `ConfigError`."""
     import torch
 
     from modules.policy.policy import Policy
@@ -202,7 +202,7 @@ def load_policy(options: argparse.Namespace) -> Policy:
     )
     device = options.device
     if device == "auto" and options.engine is not None:
-        device = "cpu"  # it gives its weights to the engine, which takes the accelerator
+        device = "cpu"  # it gives its weights to the engine, which uses the accelerator
     elif device == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = "cpu" if accelerator is None else accelerator.type

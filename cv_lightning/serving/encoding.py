@@ -1,4 +1,4 @@
-"""Messages of a client as the token ids of a policy's conversation."""
+"""Encodes a client's messages as the token ids of a policy's conversation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPENING, _CLOSING = "<tool_response>\n", "\n</tool_response>"
 
 _SPECIAL = re.compile(r"<(\|[a-z_]+\|)>")
 
-#: Replies whose ids are remembered.
+#: Number of replies whose ids are remembered.
 _MAX_REMEMBERED = 4096
 
 _TOOL_SECTION = """
@@ -41,16 +41,16 @@ To call one, write a JSON object with its name and arguments within <tool_call><
 
 
 class ChatEncoder:
-    """Writes the conversations of clients as tokens: the same as those of our own rollouts.
+    """Encodes conversations of clients to the same tokens as our own rollouts.
 
-    A client sends a reply back as text, and text can be cut into tokens in more than one way. So the ids of replies are
-    remembered, and a conversation continues from the very tokens that were sampled. Many threads may use it.
+    A client sends a reply back as text, and a text can be tokenized in more than one way. So the ids of replies are
+    remembered, and a conversation continues from exactly the tokens that were sampled. Threads may share an encoder.
 
     Args:
-        conversation: The policy's.
+        conversation: The policy's conversation format.
 
     Attributes:
-        lock: Held by whoever uses the conversation: its tokenizer serves one thread at a time.
+        lock: Must be held while the conversation is used, because its tokenizer serves one thread at a time.
     """
 
     def __init__(self, conversation: Conversation) -> None:
@@ -59,14 +59,14 @@ class ChatEncoder:
         self._ids: OrderedDict[str, list[int]] = OrderedDict()
 
     def encode(self, request: ChatRequest, keeps_prompt: bool = False) -> TokenSequence:
-        """The conversation up to the point where the policy speaks.
+        """Encode the conversation up to the point where the policy samples.
 
         Args:
-            request: The client's.
-            keeps_prompt: A system message of the client follows the policy's own, in place of replacing it.
+            request: The client's request.
+            keeps_prompt: Whether a client's system message is appended to the policy's own instead of replacing it.
 
         Raises:
-            BadRequest: It does not fit the policy's context, or an image has an impossible shape.
+            BadRequest: The conversation does not fit in the policy's context, or an image has an impossible shape.
         """
         with self.lock:
             try:
@@ -83,7 +83,7 @@ class ChatEncoder:
         return BadRequest(message, "messages", "context_length_exceeded")
 
     def remember(self, tokens: TokenSequence, text: str, ids: Sequence[int]) -> None:
-        """Remember the ids of the reply `text` to a conversation."""
+        """Remember the ids of `text`, a reply to the conversation `tokens`."""
         with self.lock:
             for spelled in {text, join_calls(*split_calls(text))}:
                 key = _key(tokens, spelled)
@@ -105,7 +105,7 @@ class ChatEncoder:
             prompt = own + plain(messages.pop(0).text) + _tool_section(request.tools)
         tokens = TokenSequence()
         tokens.append(self.conversation.system_turn(prompt), is_trained=False)
-        is_open = False  # whether the policy may speak
+        is_open = False  # whether it is the policy's turn
         for message in _with_tool_images(messages):
             if message.role == "assistant":
                 if not is_open:
@@ -113,7 +113,7 @@ class ChatEncoder:
                 tokens.append(self._reply(tokens, message.text), is_trained=True)
                 is_open = False
                 continue
-            if is_open:  # two turns in a row that are not the policy's: the opening belongs to the last
+            if is_open:  # two turns in a row that are not the policy's: the opening goes after the last
                 n = len(self.conversation.opening())
                 del tokens.ids[-n:], tokens.is_trained[-n:], tokens.logprobs[-n:]
             self._append(tokens, message)
@@ -140,19 +140,19 @@ class ChatEncoder:
 
 
 def plain(text: str) -> str:
-    """Keep a client's text from opening turns or images; tags of tool calls are the policy's own words."""
+    """Prevent a client's text from opening turns or images; tags of tool calls are the policy's own and stay."""
     return _SPECIAL.sub(lambda match: f"< {match.group(1)}>", text)
 
 
 def _tool_section(tools: Sequence[Mapping[str, Any]]) -> str:
-    """The tools that a client offers beside its own system message, in Qwen's words."""
+    """The tools that a client offers in addition to its own system message, in Qwen's words."""
     if not tools:
         return ""
     return _TOOL_SECTION.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
 
 
 def _with_tool_images(messages: Sequence[Message]) -> list[Message]:
-    """Put the image of a result, which many clients can only send in a turn of the user, into the tool's turn."""
+    """Move the image of a result, which many clients can only send in a user turn, into the tool's turn."""
     merged: list[Message] = []
     for message in messages:
         follows_tool = bool(merged) and merged[-1].role == "tool" and not merged[-1].images
@@ -164,7 +164,7 @@ def _with_tool_images(messages: Sequence[Message]) -> list[Message]:
 
 
 def _as_observation(message: Message) -> tuple[str, Image.Image | None] | None:
-    """The text and image of a tool's turn, however the client wrote it; None for another turn."""
+    """The text and image of a tool's turn, in whatever form the client sent it; None for other turns."""
     if len(message.images) > 1:
         return None
     image = message.images[0] if message.images else None

@@ -1,4 +1,4 @@
-"""An engine as the backend of a chat server: each reply is asked for as it comes, and the engine makes batches."""
+"""An engine as the backend of a chat server: each reply is requested separately, and the engine forms the batches."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CLOSE_S = 60.0
 
 
 class EngineBackend(Backend):
-    """Serves a policy for which an engine speaks.
+    """Serves a policy whose replies an engine samples.
 
     Args:
         policy: Opens `AsyncSession`s.
-        name: What clients call it.
+        name: The model's name for clients.
         max_new_tokens: Longest reply, and the length if a client gives none.
-        max_waiting: Replies under way; more requests are turned away with 429.
+        max_waiting: Number of unfinished replies; further requests are refused with 429.
     """
 
     def __init__(self, policy: SamplingPolicy, name: str, max_new_tokens: int = 1024, max_waiting: int = 256) -> None:
@@ -63,7 +63,7 @@ class EngineBackend(Backend):
         self._loop.close()
 
     async def _cancel_all(self) -> None:
-        """Cancel the replies in their own thread, and wait until each has said so to its client."""
+        """Cancel the replies in their own thread, and wait until each has notified its client."""
         replies = asyncio.all_tasks() - {asyncio.current_task()}
         for reply in replies:
             reply.cancel()
@@ -86,7 +86,7 @@ class EngineBackend(Backend):
         except asyncio.CancelledError:
             job.add(shutting_down())
             raise
-        except ConfigError as error:  # a temperature that the engine does not have
+        except ConfigError as error:  # a temperature that the engine does not support
             job.add(BadRequest(str(error), "temperature"))
         except Exception:  # noqa: BLE001 - the client gets an error and the server continues
             _LOG.exception("a reply failed")

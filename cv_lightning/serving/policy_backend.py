@@ -17,12 +17,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batching:
-    """How requests become batches.
+    """How requests are combined into batches.
 
     Attributes:
-        max_batch: Replies that are generated at the same time.
-        window_s: How long the first waits for others.
-        max_waiting: Requests that may wait; more are turned away with 429.
+        max_batch: Largest number of replies that are generated at the same time.
+        window_s: Seconds that the first request waits for others.
+        max_waiting: Number of requests that may wait; further ones are refused with 429.
     """
 
     max_batch: int = 16
@@ -35,9 +35,9 @@ class PolicyBackend(Backend):
 
     Args:
         policy: The policy, in evaluation mode.
-        name: What clients call it.
+        name: The model's name for clients.
         max_new_tokens: Longest reply, and the length if a client gives none.
-        batching: How requests become batches.
+        batching: How requests are combined into batches.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PolicyBackend(Backend):
         return job
 
     def close(self) -> None:
-        """End the thread that generates, even in the middle of a reply."""
+        """End the generation thread, even in the middle of a reply."""
         with self._changed:
             self._is_closed = True
             for job in self._running:
@@ -82,7 +82,7 @@ class PolicyBackend(Backend):
             job.add(shutting_down())
 
     def _next_batch(self) -> list[QueuedReply]:
-        """The first waiting reply and those that can be drawn with it; empty once the backend is closed."""
+        """The first waiting reply and those that can be sampled with it; empty once the backend is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             deadline = time.monotonic() + self.batching.window_s
@@ -122,7 +122,7 @@ class PolicyBackend(Backend):
 
 
 def _fits(job: QueuedReply, first: QueuedReply) -> bool:
-    """Whether two replies can be drawn by one session."""
+    """Whether two replies can be sampled by one session."""
     settings = [(one.sampling.temperature, one.sampling.max_new_tokens) for one in (job.wanted, first.wanted)]
     return settings[0] == settings[1] and not job.wanted.is_alone and not first.wanted.is_alone
 

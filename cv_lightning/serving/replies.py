@@ -1,4 +1,4 @@
-"""Replies of a policy while they are written, whoever writes them."""
+"""Replies of a policy while they are being generated, by any backend."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ReplySoFar:
     """A reply, perhaps incomplete.
 
     Attributes:
-        text: All of it so far that stays.
-        n_output: Its tokens so far.
-        completion: What was sampled, once it is whole; it may be longer than `text` if that ends before a stop text.
+        text: The text so far that will not change.
+        n_output: Its number of tokens so far.
+        completion: The sampled tokens, once it is complete; may be longer than `text` if that ends at a stop text.
     """
 
     text: str
@@ -31,19 +31,19 @@ class ReplySoFar:
 
     @property
     def end(self) -> str | None:
-        """OpenAI's `finish_reason`: None while the reply is being written."""
+        """OpenAI's `finish_reason`; None while the reply is incomplete."""
         return None if self.completion is None else "stop" if self.completion.is_finished else "length"
 
 
 @dataclass(frozen=True)
 class WantedReply:
-    """What to write.
+    """A reply to generate.
 
     Attributes:
         tokens: The conversation.
-        sampling: How the reply is drawn.
-        is_alone: Whether it is drawn alone, since the client gave a seed: one seed serves a whole batch.
-        is_streamed: Whether somebody reads along.
+        sampling: How the reply is sampled.
+        is_alone: Whether it is sampled alone, because the client gave a seed and one seed applies to a whole batch.
+        is_streamed: Whether the client reads the reply while it is generated.
         stop: The reply ends before the first of these texts.
     """
 
@@ -55,13 +55,13 @@ class WantedReply:
 
 
 def wanted_reply(request: ChatRequest, tokens: TokenSequence, max_new_tokens: int, number: int = 0) -> WantedReply:
-    """Reply `number` to a request; each number has its own seed.
+    """Describe reply `number` to a request; each number has its own seed.
 
     Args:
-        request: The client's.
-        tokens: Its conversation.
+        request: The client's request.
+        tokens: The encoded conversation.
         max_new_tokens: Longest reply, and the length if the client gives none.
-        number: 0 for the first.
+        number: Number of the reply, starting at 0.
     """
     is_alone = request.temperature > 0 and request.seed is not None
     seed = request.seed + number if is_alone and request.seed is not None else random.getrandbits(62)
@@ -71,11 +71,11 @@ def wanted_reply(request: ChatRequest, tokens: TokenSequence, max_new_tokens: in
 
 
 class QueuedReply:
-    """A reply that waits or is being written.
+    """A reply that waits or is being generated.
 
     Args:
-        wanted: What to write.
-        encoder: Decodes it, and remembers its ids.
+        wanted: The reply to generate.
+        encoder: Decodes the reply, and remembers its ids.
         notify: Called when there is something new.
     """
 
@@ -90,12 +90,12 @@ class QueuedReply:
         self._news: queue.SimpleQueue[int | Completion | BadRequest] = queue.SimpleQueue()
 
     def add(self, news: Completion | BadRequest) -> None:
-        """Take the whole reply, or its error, from the thread that generates."""
+        """Add the whole reply, or its error; called by the generation thread."""
         self._news.put(news)
         self._notify()
 
     def add_token(self, token: int) -> None:
-        """Take one more token from the thread that generates, and look whether it completes a stop text."""
+        """Add one token, and check whether it completes a stop text; called by the generation thread."""
         if token == self._encoder.conversation.end_of_turn_id:
             return
         stop = self.wanted.stop
@@ -107,7 +107,7 @@ class QueuedReply:
             self._notify()
 
     def read(self) -> ReplySoFar | None:
-        """The reply as it is now, None if nothing is new; does not wait. Raises `BadRequest` if it failed."""
+        """The current reply; None if nothing is new. Does not wait. Raises `BadRequest` if the reply failed."""
         n_read = len(self._ids)
         while not self._news.empty():
             news = self._news.get()
@@ -127,18 +127,18 @@ class QueuedReply:
             if sampled.is_finished:
                 self._encoder.remember(self.wanted.tokens, text, sampled.ids)
             return ReplySoFar(text, len(sampled.ids), sampled)
-        # Others of the batch may have kept sampling after the stop text was there.
+        # Because of other replies in the batch, sampling may have continued after the stop text.
         lengths = range(1, len(sampled.ids) + 1)
         n = next(n for n in lengths if _find(self._encoder.decode(sampled.ids[:n]), self.wanted.stop) is not None)
         return ReplySoFar(text[:at], n, Completion(sampled.ids[:n], sampled.logprobs[:n], is_finished=True))
 
     def cancel(self) -> None:
-        """Nobody waits for the reply."""
+        """Mark the reply as no longer wanted."""
         self.is_cancelled = True
 
 
 def hand_on(replies: Sequence[QueuedReply], ids_B: Sequence[int | None]) -> bool:
-    """Hand the tokens of one step to their replies; False once no reply needs another."""
+    """Pass the tokens of one step to their replies; False once no reply needs another token."""
     for reply, token in zip(replies, ids_B, strict=True):
         if token is not None:
             reply.add_token(token)
@@ -146,11 +146,11 @@ def hand_on(replies: Sequence[QueuedReply], ids_B: Sequence[int | None]) -> bool
 
 
 class Backend(ABC):
-    """Writes replies.
+    """Generates replies.
 
     Args:
-        conversation: The policy's.
-        name: What clients call it.
+        conversation: The policy's conversation format.
+        name: The model's name for clients.
         max_new_tokens: Longest reply, and the length if a client gives none.
     """
 
@@ -161,12 +161,12 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self, wanted: WantedReply, notify: Callable[[], None], is_first: bool = True) -> QueuedReply:
-        """Begin a reply; `notify` is called, from any thread, whenever it has something new.
+        """Start a reply; `notify` is called, from any thread, whenever the reply has something new.
 
         Args:
-            wanted: What to write.
+            wanted: The reply to generate.
             notify: Must not block.
-            is_first: False for a later turn of the same answer, which a full queue does not turn away.
+            is_first: False for a later turn of the same answer, which is accepted even if the queue is full.
 
         Raises:
             BadRequest: Too many replies wait, or the backend is closed.
@@ -178,36 +178,36 @@ class Backend(ABC):
 
 
 def _find(text: str, stop: Sequence[str]) -> int | None:
-    """Index of the stop text that is complete first, and of the longest if several end there; None without any."""
+    """Index of the stop text that is complete first, or of the longest one if several end there; None without one."""
     ends = [(at + len(one), at) for one in stop if (at := text.find(one)) >= 0]
     return min(ends)[1] if ends else None
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:
-    """The text before the stop text that is complete first: a stream cannot wait for one that may become longer."""
+    """The text before the first complete stop text; a stream cannot wait for one that may become longer."""
     return text[: _find(text, stop)]
 
 
 def unstopped(text: str, stop: Sequence[str]) -> str:
-    """The part of an unfinished text that no stop text can take back."""
+    """The part of an unfinished text that no later stop text can remove."""
     if _find(text, stop) is not None:
         return cut_at(text, stop)
-    # A replacement character may be the beginning of a letter, with which a stop text begins.
+    # A replacement character may be the start of a letter with which a stop text begins.
     text = text.rstrip("\ufffd") if stop else text
     held = (n for one in stop for n in range(1, len(one)) if text.endswith(one[:n]))
     return text[: len(text) - max(held, default=0)]
 
 
 def shutting_down() -> BadRequest:
-    """The error of a reply that the end of the server cuts."""
+    """The error for a reply that is cut off because the server stops."""
     return BadRequest("The server is shutting down.", code="unavailable", status=503)
 
 
 def too_many() -> BadRequest:
-    """The error of a request that a full queue turns away."""
+    """The error for a request that is refused because the queue is full."""
     return BadRequest("Too many requests are waiting.", code="rate_limit_exceeded", status=429)
 
 
 def failed() -> BadRequest:
-    """The error of a reply that could not be written; the log says why."""
+    """The error for a reply that could not be generated; the log has the reason."""
     return BadRequest("The reply could not be generated.", code="generation_failed", status=500)

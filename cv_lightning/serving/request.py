@@ -1,6 +1,6 @@
 """OpenAI's request for a chat completion, checked by pydantic.
 
-Images come as data URLs only: a server that fetched addresses for strangers would fetch from inside its network.
+Images must be data URLs: a server that fetched addresses for strangers would fetch from inside its network.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from cv_lightning.errors import DataError
 from cv_lightning.tools.reply_text import join_calls
 from cv_lightning.types import IMAGE, interleave
 
-#: Images of one request, and their pixels together: 600 MB in memory.
+#: Largest number of images in one request, and of all their pixels together: 600 MB in memory.
 MAX_IMAGES = 64
 MAX_TOTAL_MEGAPIXELS = 200
 
-#: Replies to one request.
+#: Largest number of replies to one request.
 MAX_CHOICES = 128
 
 _DATA_URL = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
@@ -46,8 +46,8 @@ class BadRequest(Exception):
 
     Attributes:
         status: The HTTP status.
-        code: A word for programs.
-        param: The key of the request that is wrong.
+        code: Machine-readable name of the error.
+        param: The wrong key of the request.
     """
 
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_value", status: int = 400) -> None:
@@ -58,7 +58,7 @@ class BadRequest(Exception):
 
 
 def decode_data_url(url: Any) -> bytes:
-    """The bytes of an image's data URL; raises `ValueError` for any other text."""
+    """Decode the data URL of an image to bytes; raises `ValueError` for any other text."""
     match = _DATA_URL.match(url) if isinstance(url, str) else None
     if match is None:
         raise ValueError("images must come as data URLs (data:image/png;base64,...); this server fetches nothing")
@@ -69,11 +69,11 @@ def decode_data_url(url: Any) -> bytes:
 
 
 def count_pixels(encoded: bytes) -> int:
-    """Pixels of an image by its header, before anything is decoded; 0 if it cannot be read."""
+    """Number of pixels according to the image's header, before decoding; 0 if it cannot be read."""
     try:
         with Image.open(BytesIO(encoded)) as image:
             return image.width * image.height
-    except Image.DecompressionBombError:  # Pillow opens none that is so large
+    except Image.DecompressionBombError:  # Pillow opens no image that is so large
         return sys.maxsize
     except Exception:  # noqa: BLE001 - decoding reports the error
         return 0
@@ -87,7 +87,7 @@ class RequestImages:
         self._pixels = 0
 
     def add(self, encoded: bytes) -> Image.Image:
-        """Decode one image; raises `ValueError` if it cannot be read, or is one too many."""
+        """Decode one image; raises `ValueError` if it cannot be read, or exceeds the limits."""
         self._count += 1
         if self._count > MAX_IMAGES:
             raise ValueError(f"more than {MAX_IMAGES} images")
@@ -106,7 +106,7 @@ def _image(value: Any, info: ValidationInfo) -> Image.Image:
 
 
 def _only(neutral: Any) -> AfterValidator:
-    """Refuse a key that would change the reply, unless it has the value that changes nothing."""
+    """Refuse a key that would change the reply, unless it has the neutral value."""
 
     def check(value: Any) -> Any:
         if value != neutral:
@@ -159,7 +159,7 @@ class Message(_Checked):
 
     @property
     def text(self) -> str:
-        """The texts as one, an assistant's tool calls in it as the policy writes them."""
+        """The texts joined; for an assistant's message, with its tool calls in the policy's format."""
         text = "".join(part.value for part in self.content if isinstance(part.value, str))
         if self.role != "assistant":
             return text
@@ -172,7 +172,7 @@ class Message(_Checked):
 
     @property
     def parts(self) -> tuple[str | Image.Image, ...]:
-        """Texts and images in their order; if the texts hold one `<image>` for each image, these are their places."""
+        """Texts and images in order; if the texts have one `<image>` per image, the images go to these places."""
         if self.images and self.text.count(IMAGE) == len(self.images):
             return interleave(self.text, self.images)
         return tuple(part.value for part in self.content if part.value != "")
@@ -210,12 +210,12 @@ class ChatRequest(_Checked):
         model: The model's name.
         messages: The conversation.
         temperature: Softmax temperature.
-        seed: None draws one.
-        is_streamed: Whether the reply comes in pieces.
-        n: Replies to draw.
+        seed: Seed of the reply; None for a random one.
+        is_streamed: Whether the reply is sent in pieces.
+        n: Number of replies to sample.
         stop: A reply ends before the first of these texts.
-        has_logprobs: Whether the log-probabilities of the drawn tokens are asked for.
-        top_p: Any value at temperature 0, which takes the most probable token; else 1.
+        has_logprobs: Whether to return the log-probabilities of the sampled tokens.
+        top_p: Must be 1, except at temperature 0, which always takes the most probable token.
     """
 
     model: str = ""
@@ -240,17 +240,17 @@ class ChatRequest(_Checked):
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The tools that the client offers, as it wrote them; empty if calls stay text."""
+        """The tools that the client offers, as it wrote them; empty if calls are to stay text."""
         return [] if self.tool_choice == "none" else self.offered_tools
 
     @property
     def max_new_tokens(self) -> int | None:
-        """Longest reply; None: the server's."""
+        """Longest reply; None for the server's limit."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def counts_stream(self) -> bool:
-        """Whether a streamed reply ends with its usage."""
+        """Whether a streamed reply ends with its token usage."""
         return self.stream_options.include_usage is True
 
     @model_validator(mode="before")
@@ -291,7 +291,7 @@ def read_request(body: bytes) -> ChatRequest:
     """Read the JSON of a request.
 
     Raises:
-        BadRequest: It is not valid, or asks for something that this server does not do.
+        BadRequest: The request is not valid, or asks for something that this server does not support.
     """
     try:
         return ChatRequest.model_validate_json(body, context=RequestImages())
@@ -300,7 +300,7 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 def refusal_of(error: ValidationError) -> BadRequest:
-    """The first mistake that pydantic found, named as a program would reach it: `messages[0].content`."""
+    """The first error that pydantic found, with its place as a program would access it: `messages[0].content`."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).removeprefix(".")
     reason = first["msg"].removeprefix("Value error, ")

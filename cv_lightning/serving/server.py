@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server for chat completions: /v1/models and /v1/chat/completions, streamed or not.
+"""An OpenAI-compatible server for chat completions: /v1/models and /v1/chat/completions, with or without streaming.
 
-A `Backend` writes the replies. Tool calls go back to the client as `tool_calls`, or are executed by the confined
+A `Backend` generates the replies. Tool calls are returned to the client as `tool_calls`, or executed by the confined
 executor of a `ToolLoop`. Every request ends in an answer, an error in OpenAI's form, or a closed connection.
 """
 
@@ -35,16 +35,16 @@ class ChatServer(WebServer):
     """Serves a backend.
 
     Args:
-        backend: Writes the replies.
+        backend: Generates the replies.
         host: Address to listen at.
-        port: 0 takes a free one; see `port`.
-        key: What clients must send as bearer token, None for nothing.
+        port: 0 for a free port; see `port`.
+        key: Bearer token that clients must send; None for no token.
         limits: Limits of a client.
-        on_stop: Cancels running replies before the server waits for them.
+        on_stop: Cancels unfinished replies before the server waits for them.
         answering: How a request is answered; by default with one turn, whose calls the client executes.
 
     Raises:
-        OSError: The address is taken, or not allowed.
+        OSError: The address is in use, or not allowed.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class ChatServer(WebServer):
             raise BadRequest(message, "model", "model_not_found", 404)
 
     async def _complete(self, request: Request, body: Annotated[bytes, Depends(read_body)]) -> Response:
-        asked = await run_in_threadpool(read_request, body)  # it decodes images, which others need not wait for
+        asked = await run_in_threadpool(read_request, body)  # it decodes images; other requests need not wait for that
         self._check_model(asked.model)
         tokens = await run_in_threadpool(self._answering.encode, self._backend, asked)
         answers = [self._answering.answer(self._backend, asked, tokens, index) for index in range(asked.n)]
         choices = Choices(answers)
         try:
             if asked.is_streamed:
-                first = await unless_gone(request, choices.read())  # what fails at once is an error, not a stream
+                first = await unless_gone(request, choices.read())  # an immediate failure is an error, not a stream
                 events = self._events(asked, len(tokens), first, choices)
                 return Stream(events, "text/event-stream", choices.cancel)
             whole = await unless_gone(request, choices.whole())
@@ -118,7 +118,7 @@ class ChatServer(WebServer):
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.end, **answer.extra}
 
     def _logprobs(self, asked: ChatRequest, answer: Answer) -> dict[str, Any] | None:
-        """The drawn tokens in OpenAI's form, without the one that ends the turn."""
+        """The sampled tokens in OpenAI's form, without the end-of-turn token."""
         if not asked.has_logprobs or answer.completion is None:
             return None
         encoder, sampled = self._backend.encoder, answer.completion
@@ -167,7 +167,7 @@ class ChatServer(WebServer):
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    # A token may hold part of a letter only, which has no text.
+    # A token may be only a part of a letter, which has no text.
     encoded = None if "\ufffd" in text else list(text.encode())
     return {"token": text, "logprob": logprob, "bytes": encoded, "top_logprobs": []}
 

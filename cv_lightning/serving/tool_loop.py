@@ -1,4 +1,4 @@
-"""`serve --tools loop`: a request is answered by a whole rollout, so that a client needs no tools of its own."""
+"""`serve --tools loop`: answers a request with a whole rollout, so that a client needs no tools of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cv_lightning.viewer.recording import describe, image_name
 
 
 class ToolLoop:
-    """Answers with the final answer of a rollout; its calls are executed here.
+    """Answers with the final answer of a rollout, whose calls are executed here.
 
     Args:
         executor: Runs the policy's code.
@@ -33,7 +33,7 @@ class ToolLoop:
         self._max_turns = max_turns
 
     def encode(self, backend: Backend, request: ChatRequest) -> TokenSequence:
-        """The conversation; the policy's own prompt, which describes its tools, stays in it.
+        """Encode the conversation; the policy's own prompt, which describes its tools, stays in it.
 
         Raises:
             BadRequest: The client offers tools of its own, or the request does not fit.
@@ -45,7 +45,7 @@ class ToolLoop:
     async def answer(
         self, backend: Backend, request: ChatRequest, tokens: TokenSequence, index: int
     ) -> AsyncGenerator[Answer, None]:
-        """Each turn as an empty piece with its text, then the answer with the trajectory."""
+        """Yield each turn as an empty piece with its text, then the answer with the trajectory."""
         trajectory = _begin(request, tokens)
         quiet = request.model_copy(update={"stop": [], "is_streamed": False})
         n_output = 0
@@ -81,7 +81,7 @@ class ToolLoop:
 
 
 def _begin(request: ChatRequest, tokens: TokenSequence) -> Trajectory:
-    """A rollout that continues the client's conversation; all of its images count as given."""
+    """Start a rollout that continues the client's conversation; all of its images count as given."""
     question = "\n".join(_texts(request))
     sample = Sample("request", question, tuple(viewed.image for viewed in tokens.images), "", family="serve")
     own = replace(tokens.copy(), images=view_question(sample))
@@ -93,7 +93,7 @@ def _texts(request: ChatRequest) -> Sequence[str]:
 
 
 def final_words(trajectory: Trajectory) -> str:
-    """The answer; without one, what the last turn says beside its reasoning and its calls."""
+    """The answer; if there is none, the text of the last turn without its reasoning and calls."""
     if trajectory.answer is not None:
         return trajectory.answer
     return read_turn(trajectory.turns[-1].text).words.strip()

@@ -1,7 +1,7 @@
-"""`serve --mcp`: the code tool for any client of the Model Context Protocol, by stdio or HTTP.
+"""`serve --mcp`: the code tool for any client of the Model Context Protocol, over stdio or HTTP.
 
-Whatever a client sends is hostile: code runs confined, images are bounded before they are decoded, and files are read
-below one folder only.
+All input from a client is treated as hostile: code runs confined, images are bounded before they are decoded, and files
+are read only below one folder.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from sandbox import Observation, ToolRequest
 
 
 class CodeTool:
-    """The code tool as a function of JSON arguments. It keeps nothing between calls.
+    """The code tool as a function of JSON arguments. It keeps no state between calls.
 
     Args:
         executor: Runs the code.
         folder: Images may be named by their path below it, and results are saved there; None allows data URLs only.
-        megabytes: Longest file of an image.
+        megabytes: Largest size of an image file.
     """
 
     def __init__(self, executor: Executor, folder: Path | None = None, megabytes: int = 32) -> None:
@@ -50,7 +50,7 @@ class CodeTool:
 
     @property
     def description(self) -> types.Tool:
-        """The tool as clients list it: the one that policies have, and `images`, since a client's are not here."""
+        """The tool for clients: the policies' tool plus `images`, because the server holds no client's images."""
         function = copy.deepcopy(CODE_SCHEMA["function"])
         ways = "a data URL" if self._folder is None else f"a path below {self._folder}, or a data URL"
         images = {"type": "array", "items": {"type": "string"}, "minItems": 1, "description": f"Each is {ways}."}
@@ -61,7 +61,7 @@ class CodeTool:
         return types.Tool(name=CODE_TOOL, description=function["description"], input_schema=schema)
 
     def call(self, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
-        """Run a call; what is wrong with it is a result that says so."""
+        """Run a call; an invalid call gives a result that says what is wrong."""
         reply = CODE_TOOLS.read_own(name, arguments, units=())
         if reply.call is None:
             return _refusal(reply.fault or "")
@@ -82,7 +82,7 @@ class CodeTool:
         if self._folder is None or not isinstance(source, str) or source.startswith("data:"):
             return decode_data_url(source)
         path = (self._folder / source).resolve()
-        # Named by a stranger: one answer for whatever is outside, whether or not it exists.
+        # The path is untrusted: all paths outside get the same answer, whether or not they exist.
         if not path.is_relative_to(self._folder) or not path.is_file():
             raise ValueError(f"expected the path of a file below {self._folder}, or a data URL")
         with path.open("rb") as file:
@@ -113,7 +113,7 @@ def _refusal(reason: str) -> types.CallToolResult:
 
 
 def new_server(tool: CodeTool) -> Server[Any]:
-    """An MCP server of the tool."""
+    """Make an MCP server for the tool."""
 
     async def list_tools(context: Any, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.description])
@@ -126,7 +126,7 @@ def new_server(tool: CodeTool) -> Server[Any]:
 
 
 def serve_stdio(tool: CodeTool) -> None:
-    """Serve the process at the other end of standard input and output, until it leaves."""
+    """Serve the process at the other end of standard input and output until it disconnects."""
 
     async def serve() -> None:
         server = new_server(tool)
@@ -139,18 +139,18 @@ def serve_stdio(tool: CodeTool) -> None:
 class ToolWebServer(WebServer):
     """Serves the tool by streamable HTTP at /mcp.
 
-    A server at this machine's own address answers only requests that name it as their host, and no other page's.
+    A server at a loopback address answers only requests that name it as their host, and none from other web pages.
 
     Args:
         tool: The tool.
         host: Address to listen at.
-        port: 0 takes a free one; see `port`.
-        key: What clients must send as bearer token, None for nothing.
+        port: 0 for a free port; see `port`.
+        key: Bearer token that clients must send; None for no token.
         limits: Limits of a client.
         on_stop: Called before the server waits for running calls.
 
     Raises:
-        OSError: The address is taken, or not allowed.
+        OSError: The address is in use, or not allowed.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ToolWebServer(WebServer):
 
 
 class _Keyed:
-    """Lets requests through that have the key."""
+    """Passes on only the requests that have the key."""
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What our web servers share: uvicorn with limits for clients, bodies, errors in OpenAI's form, streams."""
+"""The common part of our web servers: uvicorn with limits for clients, bodies, errors in OpenAI's form, streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cv_lightning.serving.request import BadRequest
 
 T = TypeVar("T")
 
-#: Seconds that a stopping server waits for running replies.
+#: Seconds that a stopping server waits for unfinished replies.
 _GRACE_S = 5
 
 
@@ -34,9 +34,9 @@ class ServerLimits:
     """Limits of a client.
 
     Attributes:
-        request_megabytes: Longest body of a request.
-        connections: Connections at the same time; more are turned away.
-        read_s: Seconds to wait for a client that sends or reads nothing.
+        request_megabytes: Largest body of a request.
+        connections: Number of simultaneous connections; further ones are refused.
+        read_s: Seconds to wait for a client that neither sends nor reads.
     """
 
     request_megabytes: int = 32
@@ -45,19 +45,19 @@ class ServerLimits:
 
 
 class WebServer:
-    """Serves an app; listens from the constructor on.
+    """Serves an app; listens as soon as it is constructed.
 
     Args:
-        app: See `new_app`, or an app with errors of its own.
+        app: An app made by `new_app`, or one with its own error handling.
         host: Address to listen at.
-        port: 0 takes a free one; see `port`.
+        port: 0 for a free port; see `port`.
         limits: Limits of a client.
-        on_stop: Called, in a thread, before the server waits for running replies.
+        on_stop: Called, in a thread, before the server waits for unfinished replies.
         has_lifespan: Whether the app must be started and ended.
 
     Raises:
-        OSError: The address is taken, or not allowed.
-        OverflowError: There is no such port.
+        OSError: The address is in use, or not allowed.
+        OverflowError: The port number is invalid.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class WebServer:
     ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=128)
-        # Connections inherit it; asyncio sets it for its own sockets only. Without it a reply takes 40 ms longer.
+        # Connections inherit it; asyncio sets it only for its own sockets. Without it, a reply takes 40 ms longer.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.host, self.port = self._socket.getsockname()[:2]
         config = uvicorn.Config(
@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
 
 
 class _LimitedProtocol(H11Protocol):
-    """uvicorn leaves two limits to a proxy: connections that ask nothing, and clients that are silent."""
+    """Adds two limits that uvicorn leaves to a proxy: on the number of connections, and on the silence of a client."""
 
     def __init__(self, *arguments: Any, limits: ServerLimits, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -147,14 +147,14 @@ class _LimitedProtocol(H11Protocol):
         self._watch(False)
 
     def _watch(self, is_awaited: bool) -> None:
-        """Close the connection if an awaited client does nothing for too long."""
+        """Close the connection if the server waits for the client and the client does nothing for too long."""
         if self._silence is not None:
             self._silence.cancel()
         self._silence = self.loop.call_later(self._limits.read_s, self.transport.abort) if is_awaited else None
 
 
 def new_app(limits: ServerLimits) -> FastAPI:
-    """An app without routes; its errors have OpenAI's form."""
+    """Make an app without routes; its errors have OpenAI's form."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.limits = limits
 
@@ -171,7 +171,7 @@ def new_app(limits: ServerLimits) -> FastAPI:
 
     @app.exception_handler(ClientDisconnect)
     async def forget(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # no client is left to read it
 
     @app.exception_handler(Exception)
     async def apologise(request: Request, error: Exception) -> Response:
@@ -192,8 +192,8 @@ async def read_body(request: Request) -> bytes:
     """The JSON text of a request.
 
     Raises:
-        BadRequest: It is too long, of unknown length, or of another type.
-        ClientDisconnect: It was cut off.
+        BadRequest: The body is too long, of unknown length, or of another type.
+        ClientDisconnect: The body was cut off.
     """
     length = request.headers.get("content-length")
     if length is None:
@@ -201,14 +201,14 @@ async def read_body(request: Request) -> bytes:
     limit = request.app.state.limits.request_megabytes
     if int(length) > limit << 20:  # uvicorn reads and drops the rest, so the client gets this answer
         raise BadRequest(f"The request is larger than {limit} MB.", code="request_too_large", status=413)
-    # A page in a browser can send other types to this address without asking anybody.
+    # A page in a browser can send other content types to this address without asking for permission.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise BadRequest("Content-Type must be application/json.", code="unsupported_media_type", status=415)
     return await request.body()
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work; if the client leaves first, cancel it and raise `ClientDisconnect`."""
+    """Await the work; if the client disconnects first, cancel the work and raise `ClientDisconnect`."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -230,9 +230,9 @@ class Stream(StreamingResponse):
     """A streamed reply.
 
     Args:
-        content: Its pieces.
-        media_type: Their type.
-        on_end: Called at its end, and as soon as the client leaves.
+        content: The pieces of the reply.
+        media_type: Type of the pieces.
+        on_end: Called at the end of the stream, or as soon as the client disconnects.
     """
 
     def __init__(self, content: AsyncGenerator[str, None], media_type: str, on_end: Callable[[], None]) -> None:
@@ -241,7 +241,7 @@ class Stream(StreamingResponse):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the reply."""
         try:
             await super().__call__(scope, receive, send)
         finally:

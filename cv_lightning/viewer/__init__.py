@@ -1,1 +1,1 @@
-"""One page for trajectories: a run's records, a training step, a chat."""
+"""A page that shows trajectories: a run's records, a training step, a chat."""

@@ -1,4 +1,4 @@
-"""`python -m cv_lightning view RUN_OR_FILE`: trajectories as one page to read, from a folder or from MLflow."""
+"""`python -m cv_lightning view RUN_OR_FILE`: shows trajectories from a folder or from MLflow on one page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import find, read
 
-#: Trajectories of a page, unless another number is asked for: with them it loads at once.
+#: Default number of trajectories on a page; with it, the page loads quickly.
 _MOST = 500
 
 
@@ -47,23 +47,23 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _write_stored(options: argparse.Namespace) -> Path:
-    """The page of a run that MLflow knows."""
+    """Write the page of a run that is stored in MLflow."""
     run = Stores(options.tracking_uri).find(options.run_or_file)
     with run.trajectories() as folder:
         return write(folder, options.out or Path(f"trajectories_{run.id}.html"), options.most, run.title)
 
 
 def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) -> Path:
-    """Write the page of the newest `most` trajectories below `target`; warns on stderr of those left out.
+    """Write the page of the newest `most` trajectories in `target`; warns on stderr about those that are left out.
 
     Args:
-        target: A file of records or a folder with some below it.
-        out: The page.
-        most: How many.
-        title: Of the page; None: the name of the target.
+        target: A file of records, or a folder that contains some.
+        out: Path of the page.
+        most: Largest number of trajectories.
+        title: Title of the page; None for the name of the target.
 
     Raises:
-        ConfigError: `out` is a folder, or lies in none.
+        ConfigError: `out` is a folder, or its folder does not exist.
         DataError: There is nothing to show, or the page cannot be written.
     """
     check_place(out, "--out")

@@ -1,4 +1,4 @@
-"""Trajectories as one page: records and images as data, one script, no network."""
+"""Trajectories as one page: records and images as data, one script, no network access."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def page(records: Sequence[Mapping[str, Any]], images: Mapping[str, Stored], tit
     """A self-contained page of trajectories.
 
     Args:
-        records: As docs/trajectories.md describes them; `file` of an image is its name in `images`.
-        images: What `pictures.store` returned.
-        title: Of the page, plain text.
+        records: Records in the format of docs/trajectories.md; `file` of an image is its name in `images`.
+        images: The result of `pictures.store`.
+        title: Title of the page, plain text.
         note: Shown below the title, plain text.
     """
-    # "<" becomes an escape of JSON, so that nothing in the data can end its element.
+    # "<" becomes a JSON escape, so that no data can end its HTML element.
     payload = json.dumps({"records": records, "images": images}).replace("<", "\\u003c")
     script = asset("viewer/render.js") + asset("viewer/viewer.js")
     return render("viewer/viewer.html", script, title=title, note=note, payload=Markup(payload))  # noqa: S704 - no markup

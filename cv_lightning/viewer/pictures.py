@@ -1,4 +1,4 @@
-"""Images for a page: reduced, encoded once each, and within a budget of bytes."""
+"""Images for a page: reduced, each encoded once, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from PIL import Image
 
 from sandbox.threads import count_cores
 
-#: Longest sides that are tried in turn until all images of a page fit into its budget, in pixels.
+#: Longest sides in pixels, tried in turn until all images of a page fit in its budget.
 _SIDES = (640, 448, 320, 224, 144, 96, 64)
 
-#: Bytes of all images of a page: with base64 and the records it then stays below 30 MB.
+#: Bytes of all images of a page; with base64 and the records, the page then stays below 30 MB.
 BUDGET = 17_000_000
 
-#: Images, evenly spread, that bytes are guessed from; a side is skipped if the guess exceeds the budget by this factor.
+#: Evenly spread images for an estimate of the bytes; a side is skipped if the estimate is this many times the budget.
 _N_FEW, _DOUBT = 24, 1.2
 
-#: Images up to this many pixels are stored without loss.
+#: Images up to this many pixels are stored losslessly.
 _LOSSLESS_PIXELS = 160 * 160
 
-#: Larger files are not decoded: (width x height) pixels.
+#: Larger files (width x height in pixels) are not decoded.
 LARGEST_PIXELS = 120_000_000
 
 Stored = dict[str, str | int]
@@ -39,8 +39,8 @@ def store(
     """Encode images for a page.
 
     Args:
-        sources: Name and file or image; equal names are encoded once.
-        budget: Bytes of all of them, before base64.
+        sources: Name, and file or image; equal names are encoded once.
+        budget: Bytes of all images, before base64.
         track: Yields the names one by one, and shows the progress under a title.
 
     Returns:

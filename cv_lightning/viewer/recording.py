@@ -1,4 +1,4 @@
-"""Trajectories as the records that `docs/trajectories.md` describes."""
+"""Writes trajectories as records in the format of `docs/trajectories.md`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from cv_lightning.viewer.page import page
 from cv_lightning.viewer.pictures import store
 from cv_lightning.viewer.records import FILE, FoundRecords, Record, read
 
-#: Version of the records; readers take records without one as 1.
+#: Version of the records; a record without a version counts as 1.
 SCHEMA = 2
 
 
 def describe(
     trajectory: Trajectory, name: Callable[[Image.Image], str], credits: Sequence[Mapping[str, float]] | None = None
 ) -> Record:
-    """A trajectory as JSON, without its reward and its place in a step, which the caller may add.
+    """Convert a trajectory to JSON, without its reward and its place in a step, which the caller may add.
 
     Args:
-        trajectory: What happened.
-        name: Keeps an image and returns its name.
-        credits: What each turn earned, by reward term.
+        trajectory: The trajectory.
+        name: Stores an image and returns its name.
+        credits: The reward of each turn, by reward term.
     """
     sample = trajectory.sample
     return {
@@ -92,13 +92,13 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def image_name(image: Image.Image) -> str:
-    """The name of an image by its content: equal pixels have equal names."""
+    """The name of an image, from its content: equal pixels have equal names."""
     digest = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()[:16]
     return f"images/{digest}.png"
 
 
 def save_image(image: Image.Image, folder: Path) -> str:
-    """Save an image below `folder` once, whichever trajectories it is in; returns its path below `folder`."""
+    """Save an image in `folder`, only once even if several trajectories have it; returns its path inside `folder`."""
     name = image_name(image)
     if not (folder / name).exists():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,21 +107,21 @@ def save_image(image: Image.Image, folder: Path) -> str:
 
 
 def write_records(records: Sequence[Mapping[str, Any]], folder: Path, title: str) -> Path:
-    """Write records and their page, `index.html`, in place of those that are there; returns the page.
+    """Write records and their page, `index.html`, replacing existing ones; returns the page.
 
-    A reader never meets a half-written file of records.
+    Readers never see a partially written file of records.
 
     Args:
-        records: Their images are below `folder` already.
-        folder: Made if it does not exist.
-        title: Of the page.
+        records: The records, whose images are already in `folder`.
+        folder: Created if it does not exist.
+        title: Title of the page.
 
     Raises:
         OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / f"{FILE}.new"
-    # Escaped to ASCII: a lone surrogate of a byte-level tokenizer has no UTF-8.
+    # Escaped to ASCII, because a lone surrogate from a byte-level tokenizer has no UTF-8 form.
     new.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records), encoding="utf-8")
     new.replace(folder / FILE)
     found = read([folder / FILE]) if records else FoundRecords()

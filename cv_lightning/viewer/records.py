@@ -1,4 +1,4 @@
-"""Finds and reads the records of trajectories that `docs/trajectories.md` describes."""
+"""Finds and reads records of trajectories, in the format of `docs/trajectories.md`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSIDE = re.compile(r"images/[0-9A-Za-z_.-]+")
 
 @dataclass
 class FoundRecords:
-    """Records, the files of their images by name, and the faults of those left out, in words."""
+    """Records, the files of their images by name, and the faults of skipped records, as text."""
 
     records: list[Record] = field(default_factory=list)
     images: dict[str, Path] = field(default_factory=dict)
@@ -27,10 +27,10 @@ class FoundRecords:
 
 
 def find(target: Path) -> list[Path]:
-    """The record files of a run's folder, a step's folder or a file, in order of their paths.
+    """The record files in a run's folder or a step's folder, or a single file, in order of their paths.
 
     Raises:
-        DataError: There is none.
+        DataError: There is no record file.
     """
     if target.is_file():
         return [target]
@@ -47,10 +47,10 @@ def find(target: Path) -> list[Path]:
 
 
 def read(files: list[Path]) -> FoundRecords:
-    """Read records; a line that is cut off, or is no record, is left out and named in `faults`.
+    """Read records; a line that is cut off, or is no record, is skipped and named in `faults`.
 
     Raises:
-        DataError: A file cannot be read, or no line of any holds a record.
+        DataError: A file cannot be read, or no line of any file is a record.
     """
     found = FoundRecords()
     for path in files:
@@ -89,7 +89,7 @@ def _take(record: Record, folder: Path, found: FoundRecords) -> None:
         record["step"] = int(match.group(1))
     for image in record["images"]:
         name = str(image.get("file"))
-        # A record may come from anywhere: it names files of its own folder only.
+        # A record may come from anywhere, so it may name only files in its own folder.
         if _INSIDE.fullmatch(name) and ".." not in name:
             image["file"] = Path(name).name
             found.images.setdefault(image["file"], folder / name)

@@ -1,4 +1,4 @@
-"""The confined workers: where code that does not lift runs. See sandbox/README.md for what confines them.
+"""The confined workers, which run code that does not lift. See sandbox/README.md for what confines them.
 
-Nothing here is imported by the trainer's side except `wire`, `levels` and, to start it, the path of `zygote`.
+The trainer's side imports nothing from here except `wire`, `levels` and, to start it, the path of `zygote`.
 """

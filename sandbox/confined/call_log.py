@@ -1,11 +1,10 @@
-"""Logs, in a worker, the library calls that a snippet makes, and writes them down as a straight-line snippet: a claim.
+"""Logs, in a worker, the library calls of a snippet, and writes them down as a straight-line snippet: a claim.
 
-The code owns this process and can write into the log what it likes. A claim proves nothing: the trainer reads it, runs
-it again by its own operations and compares the pixels (`sandbox.effects.proof`).
+The code owns this process and can write anything into the log. A claim proves nothing: the trainer reads it, runs it
+again by its own operations and compares the pixels (`sandbox.effects.proof`).
 
-`sandbox.confined.wrappers` calls it. Objects are known by weak references, so
-that they live no longer than without the log. NumPy's slices, turns and mirrors are views, which tell by themselves
-where they lie in the array that they show.
+`sandbox.confined.wrappers` calls it. The log holds objects by weak references, so that they live no longer than without
+it. NumPy's slices, turns and mirrors are views, which themselves hold their position in the array that they show.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-#: Calls that are logged, elements of a literal argument, and characters of a claim; beyond, there is none.
+#: Limits on logged calls, elements of a literal argument, and characters of a claim; beyond them, there is no claim.
 _MAX_CALLS, _MAX_ELEMENTS, _MAX_CHARS = 256, 1024, 4096
 
 #: The attributes of a filter that are its arguments.
@@ -48,7 +47,7 @@ class _OpaqueError(Exception):
 
 @dataclass
 class _Call:
-    """A line of the log, with the names that it gives a value or changes, and those that it uses."""
+    """A line of the log, with the name that it assigns or changes, and the names that it reads."""
 
     text: str
     writes: str
@@ -57,7 +56,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Owner:
-    """An array that owns its memory: what locates views of it."""
+    """An array that owns its memory, with the facts needed to locate views of it."""
 
     array: weakref.ref[Any]
     name: str
@@ -68,14 +67,14 @@ class _Owner:
 
 
 class CallLog:
-    """The calls of one request."""
+    """The log of one request's calls."""
 
     def __init__(self) -> None:
         self.is_busy = True
         self.begin([], 0)
 
     def begin(self, images: list[Image.Image], chosen: int) -> None:
-        """Forget everything; `images` are what the code is shown."""
+        """Forget everything; `images` are those that the code is shown."""
         self._calls: list[_Call] = []
         self._known: dict[int, tuple[Callable[[], Any], str]] = {}
         self._owners: dict[int, _Owner] = {}
@@ -87,9 +86,9 @@ class CallLog:
         self.is_busy = not images
 
     def end(self, result: Any) -> str:
-        """The claim of how `result` was made, "" if there is none. Without a known result it leads to the last image.
+        """The claim of how `result` was made; "" if there is none. If `result` is unknown, it leads to the last image.
 
-        Nothing is logged after it.
+        Nothing is logged after this call.
         """
         self.is_busy, claim = True, ""
         with contextlib.suppress(Exception):
@@ -108,7 +107,7 @@ class CallLog:
         return "\n".join(reversed(lines))
 
     def note(self, path: str, arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-        """Add a call of a function, or a method of the first argument (`path` begins with a dot)."""
+        """Log a call of a function, or of a method of the first argument (`path` begins with a dot)."""
         self._n_tried += 1
         if len(self._calls) >= _MAX_CALLS or self._n_tried > 8 * _MAX_CALLS:
             self.is_busy = True
@@ -133,7 +132,7 @@ class CallLog:
                 self._pens[f"v{len(self._calls)}"] = texts[0]
 
     def define(self, value: Any, text: str, reads: set[str]) -> str:
-        """Add a call that made `value`, if that is an object that others are made of; its name."""
+        """Log a call that made `value`, if other objects can be made of it; returns its name or ""."""
         name = f"v{len(self._calls) + 1}"
         if isinstance(value, Image.Image | np.ndarray):
             self._last = name
@@ -169,7 +168,7 @@ class CallLog:
         """A value as Python.
 
         Raises:
-            _OpaqueError: It is neither a known object nor a literal.
+            _OpaqueError: The value is neither a known object nor a literal.
         """
         kind = type(value)
         if value is None or kind in (bool, int, float, str):
@@ -194,7 +193,7 @@ def _short(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """An object of a library as Python."""
+    """A library object as Python."""
     if isinstance(value, enum.IntEnum):
         return repr(int(value))
     if isinstance(value, np.integer | np.floating):
@@ -224,7 +223,7 @@ def _address(array: Any) -> int:
 
 
 def _view(view: Any, owner: _Owner) -> str:
-    """A view of an array as Python, "" if it is none of slices, turns and mirrors."""
+    """A view of an array as Python; "" if it is not made of slices, turns and mirrors."""
     if view.dtype != owner.dtype or not 2 <= view.ndim <= len(owner.shape) <= 3 or 0 in view.shape:
         return ""
     starts = np.unravel_index((_address(view) - owner.address) // view.itemsize, owner.shape)

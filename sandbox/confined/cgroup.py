@@ -14,14 +14,14 @@ _numbers = itertools.count()
 
 
 class Cgroup:
-    """Limits of all workers together.
+    """Limits for all workers together.
 
     Args:
-        pid: The zygote, which moves into the new cgroup; what it forks is born there.
-        memory: Bytes.
-        tasks: Processes and threads.
-        cores: Cores' worth of processor time.
-        root: Where cgroups are mounted.
+        pid: The zygote's process, which is moved into the new cgroup; the processes that it forks start there.
+        memory: Bytes of memory.
+        tasks: Number of processes and threads.
+        cores: Processor time, in cores.
+        root: Mount point of cgroups.
 
     Raises:
         OSError: No cgroup is delegated; the message says what is missing.
@@ -47,13 +47,13 @@ class Cgroup:
             raise
 
     def close(self) -> None:
-        """Remove it; its processes must have ended."""
+        """Remove the cgroup; its processes must have ended."""
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
 
 def _delegated(root: Path) -> Path:
-    """The nearest cgroup of this process whose children have all controllers, and may be made by this user."""
+    """The nearest cgroup around this process in which this user may make children that have all controllers."""
     own = Path("/proc/self/cgroup").read_text().splitlines()
     name = next((line[3:] for line in own if line.startswith("0::")), None)
     if name is None or not (root / "cgroup.controllers").exists():

@@ -1,4 +1,4 @@
-"""The trainer's end of the zygote: starts it, asks for workers, measures and ends them. It believes no worker."""
+"""The trainer's end of the zygote: starts it, asks for workers, times and ends them. It trusts no worker."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ from sandbox.types import ConfinementError
 
 _START_S = 60.0
 _NOTICE_S = 10.0
-#: Bytes of earlier inputs that a worker may hold: their descriptors count for none of its own limits.
+#: Bytes of earlier inputs that a worker may hold. Through their descriptors, they count toward none of its own limits.
 _MAX_LEFT = 1 << 30
 
 
 @dataclass
 class ConfinedWorker:
-    """A worker process as the trainer sees it.
+    """A worker process, as the trainer sees it.
 
     Attributes:
-        id: Number that the zygote knows it by.
+        id: Number by which the zygote knows it.
         channel: Packet socket to it.
-        inputs: Memory file for images that it is shown; None until the first request, and if it keeps the last one.
+        inputs: Memory file for the images that it is shown; None before the first request, and if it
+            keeps the last file.
         output: Memory file for results, of fixed size.
-        pidfd: Handle on the process, None until the zygote has sent it.
-        is_ready: Whether it has said that it is confined.
-        has_hung_up: Whether it has closed its end, as a process does that dies.
+        pidfd: Handle on the process; None until the zygote has sent it.
+        is_ready: Whether it has reported that it is confined.
+        has_hung_up: Whether it has closed its end, as a dying process does.
         nonce: Number of the request that it is answering.
-        left: Bytes of inputs that were given up to it, and that it may hold until it dies.
+        left: Bytes of input files that were left to it, and that it may hold until it dies.
         is_paused: Whether it is stopped until its next request.
-        failure: Why the zygote could not make it, an `errno`.
+        failure: The `errno` for which the zygote could not make it.
     """
 
     id: int
@@ -69,22 +70,22 @@ class Zygote:
     """A running zygote and its workers.
 
     Args:
-        serves: What its workers run: "code" of a policy, or "programs" of our own calls.
-        workers: How many calls run at once.
+        serves: Whether its workers run "code" of a policy, or "programs" of our own calls.
+        workers: Number of calls that run at once.
         memory_mb: Mebibytes that a worker may allocate.
         capacity: Bytes of a result.
         cpu_s: Seconds of processor time of a worker.
         without: Layers to leave off ("namespaces", "landlock", "seccomp", "uid", "rlimits", "data", "descriptors",
-            "null", "cgroup"), to see what each one holds.
+            "null", "cgroup"), to test what each layer prevents.
 
     Attributes:
-        layers: Layer -> "" if it holds, else why not.
-        level: The level that they give, None for none.
-        missing: The layers that the next level takes, and why they are missing.
-        title: The level as observations tell it: with "+cgroup" if all workers together are limited too.
+        layers: Layer -> "" if it holds, else the reason why not.
+        level: The level that they give; None if they give none.
+        missing: The layers that the next level needs, and why they are missing.
+        title: The level as observations report it, with "+cgroup" if all workers together are limited too.
 
     Raises:
-        ConfinementError: It does not start.
+        ConfinementError: The zygote does not start.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Zygote:
         self.title = f"{self.level}+cgroup" if self._cgroup is not None else str(self.level)
 
     def _enter_cgroup(self, workers: int, memory: int) -> None:
-        """Limit all workers: those that run a call, and as much again for those that are ready or kept."""
+        """Limit all workers together: those that run a call, and as many again that are ready or kept."""
         self._cgroup = Cgroup(self._process.pid, 2 * workers * memory, tasks=4 * workers + 100, cores=workers)
 
     def _report(self) -> dict[str, str]:
@@ -144,7 +145,7 @@ class Zygote:
         """Check the level.
 
         Raises:
-            ConfinementError: It is below `min_level`; the message says what is missing.
+            ConfinementError: The level is below `min_level`; the message says what is missing.
         """
         reached = -1 if self.level is None else LEVELS.index(self.level)
         if reached < LEVELS.index(min_level):
@@ -155,7 +156,7 @@ class Zygote:
             )
 
     def spawn(self) -> ConfinedWorker:
-        """Ask for a worker; it is confined and ready a little later.
+        """Ask for a worker, which is confined and ready a little later.
 
         Raises:
             OSError: The zygote is gone, or no descriptor is left.
@@ -174,7 +175,7 @@ class Zygote:
         """Wait until the worker is confined and can be ended from here; False if it died instead.
 
         Raises:
-            OSError: This process or the zygote has no descriptor left for it.
+            OSError: This process or the zygote has no descriptor left for the worker.
         """
         if not worker.is_ready:
             worker.channel.settimeout(_NOTICE_S)
@@ -189,7 +190,7 @@ class Zygote:
         return worker.is_ready
 
     def _await_handle(self, worker: ConfinedWorker) -> None:
-        """Wait for the handle on a worker's process, or for the news of its end."""
+        """Wait for the handle on a worker's process, or for the notice of its end."""
         deadline = time.monotonic() + _NOTICE_S
         while worker.pidfd is None and not worker.failure and worker.id not in self._exits:
             if time.monotonic() > deadline or not self._take_notice(0.1):
@@ -231,7 +232,7 @@ class Zygote:
         socket.send_fds(worker.channel, [head, sizes, payload], descriptors, socket.MSG_DONTWAIT)
 
     def receive(self, worker: ConfinedWorker) -> wire.WorkerReply | None:
-        """The worker's reply, which must be there; None if it is not valid. Descriptors sent along are never taken."""
+        """The worker's waiting reply; None if it is not valid. Descriptors sent along are never taken."""
         try:
             message = worker.channel.recv(wire.MAX_MESSAGE, socket.MSG_DONTWAIT)
         except OSError:
@@ -240,7 +241,7 @@ class Zygote:
         return wire.read_reply(message, worker.nonce, self._capacity)
 
     def result(self, worker: ConfinedWorker, size: wire.Size) -> memoryview:
-        """The pixels of a result; a worker that is alive may still write to them, so look at a copy only."""
+        """The pixels of a result; a live worker may still write to them, so read only a copy."""
         n_bytes = 4 * size[0] * size[1]
         if worker.output is None:
             raise OSError("the worker has no output")
@@ -248,19 +249,19 @@ class Zygote:
         return worker.output.memory[:n_bytes]
 
     def leave_inputs(self, worker: ConfinedWorker) -> None:
-        """Give up the file of inputs, of which the worker's variables still hold images."""
+        """Give up the input file, because the worker's variables still hold images in it."""
         if worker.inputs is not None:
             worker.left += worker.inputs.length
             worker.inputs.close()
             worker.inputs = None
 
     def pause(self, worker: ConfinedWorker) -> None:
-        """Stop a worker that is kept: between its calls it computes nothing."""
+        """Stop a kept worker, so that it computes nothing between its calls."""
         self._signal(worker, signal.SIGSTOP)
         worker.is_paused = True
 
     def resume(self, worker: ConfinedWorker) -> None:
-        """Let a worker that was stopped continue."""
+        """Let a stopped worker continue."""
         if worker.is_paused:
             self._signal(worker, signal.SIGCONT)
             worker.is_paused = False
@@ -271,7 +272,7 @@ class Zygote:
                 signal.pidfd_send_signal(worker.pidfd, number)
 
     def is_quiet(self, worker: ConfinedWorker) -> bool:
-        """Whether a worker that answered has kept silent since: it may send one message per request."""
+        """Whether a worker has kept silent since its answer: it may send one message per request."""
         try:
             worker.channel.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
         except BlockingIOError:
@@ -281,14 +282,14 @@ class Zygote:
         return False
 
     def exit_status(self, worker: ConfinedWorker) -> int | None:
-        """The wait status of a worker that has died, None if the zygote does not tell within a moment."""
+        """The wait status of a dead worker; None if the zygote does not report it within a moment."""
         deadline = time.monotonic() + 0.2
         while worker.id not in self._exits and time.monotonic() < deadline and self._take_notice(0.05):
             pass
         return self._exits.get(worker.id)
 
     def kill(self, worker: ConfinedWorker) -> None:
-        """End a worker and give back what belongs to it."""
+        """End a worker and release what belongs to it."""
         self._await_handle(worker)
         self._signal(worker, signal.SIGKILL)
         self._workers.pop(worker.id, None)
@@ -298,7 +299,7 @@ class Zygote:
         self._bury()
 
     def _bury(self) -> None:
-        """Take back the files of workers that are dead by now: nobody else can see or change them any more."""
+        """Take back the files of workers that are dead by now: no other process can see or change them any more."""
         dying, self._dying = self._dying, []
         for worker in dying:
             if worker.pidfd is None:
@@ -314,7 +315,7 @@ class Zygote:
                 _release(worker)
 
     def _take_notice(self, timeout_s: float) -> bool:
-        """Read what the zygote says, waiting at most so long for something; False if it is gone."""
+        """Read the zygote's notices, waiting for at most `timeout_s`; False if the zygote is gone."""
         poll = select.poll()
         poll.register(self._control.fileno(), select.POLLIN)
         timeout_ms = int(timeout_s * 1000)
@@ -358,7 +359,7 @@ class Zygote:
             self._cgroup.close()
 
     def forget(self) -> None:
-        """Close this process's handles only; a forked child must not end the workers of its parent."""
+        """Only close this process's handles; a forked child must not end the workers of its parent."""
         self._control.close()
         for worker in (*self._workers.values(), *self._dying):
             _release(worker)
@@ -368,7 +369,7 @@ class Zygote:
         self._outputs.close()
 
     def disown(self) -> None:
-        """`forget` in a forked child, which cannot wait for the process."""
+        """Like `forget`, but in a forked child, which cannot wait for the process."""
         self.forget()
         self._process.returncode = 0
 
@@ -385,7 +386,7 @@ def _release(worker: ConfinedWorker) -> None:
 
 
 def _is_over(pidfd: int) -> bool:
-    """Whether the process has ended and let go of its memory and descriptors."""
+    """Whether the process has ended and released its memory and descriptors."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))

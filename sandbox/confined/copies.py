@@ -1,6 +1,6 @@
-"""Memory for copies of results, used again when nobody holds a view of it.
+"""Memory for copies of results, reused as soon as nothing holds a view of it.
 
-Page faults of new memory cost more than the copy, and a step of training holds and drops thousands of results.
+Page faults of new memory cost more than the copy, and a training step holds and drops thousands of results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import mmap
 import weakref
 from collections import defaultdict
 
-#: Bytes below which the allocator's own memory is as quick, and from which a block is held on large pages.
+#: Bytes below which the allocator's own memory is as fast, and bytes from which a block uses large pages.
 _SMALL, _LARGE = 1 << 16, 1 << 21
 #: Bytes of the smallest block.
 _LEAST = 1 << 18
@@ -20,13 +20,13 @@ _MAX_IDLE = 1 << 27
 
 
 class Copies:
-    """Makes copies that are this process's alone. Views of them may be dropped in any thread."""
+    """Makes copies that belong to this process alone. Views of them may be dropped in any thread."""
 
     def __init__(self) -> None:
         self._idle: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
     def of(self, memory: memoryview) -> memoryview:
-        """A copy of the bytes; its memory is used again when no view of it is left."""
+        """A copy of the bytes; its memory is reused when no view of it is left."""
         copy = self._room(len(memory))
         copy[:] = memory
         return copy
@@ -40,7 +40,7 @@ class Copies:
         return memoryview(array).cast("B")
 
     def _take(self, length: int) -> mmap.mmap:
-        # A view may be dropped at any point, also by garbage collection in here: `pop` and `append` are whole steps.
+        # A view may be dropped at any point, even by garbage collection in this method; `pop` and `append` are atomic.
         with contextlib.suppress(IndexError):
             return self._idle[length].pop()
         if length < _LARGE:
@@ -58,6 +58,6 @@ class Copies:
 
 
 def rounded(length: int) -> int:
-    """At most a quarter more, so that images of about one size fit in each other's files."""
+    """Round up by at most a quarter, so that images of similar size fit in each other's files."""
     step = max(_LEAST, 1 << max(0, length.bit_length() - 3))
     return -(-length // step) * step

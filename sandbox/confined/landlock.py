@@ -1,4 +1,7 @@
-"""Landlock (Linux 5.13 and later): from here on, this process and its children reach no file and no TCP port."""
+"""Landlock (Linux 5.13 and later): from here on, this process and its children reach no file.
+
+With version 4 of the interface (Linux 6.7) and later, they reach no TCP port either.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import ctypes
 import os
 import struct
 
-#: The same numbers on x86_64 and aarch64.
+#: System call numbers, the same on x86_64 and aarch64.
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446
 _VERSION_FLAG = 1
-#: Bits of file access rights that each version of the interface knows.
+#: Number of file access rights that each version of the interface knows.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 
 

@@ -26,9 +26,9 @@ def start(descriptor: int, settings: str) -> subprocess.Popen[bytes]:
     home = str(Path(__file__).resolve().parents[1])
     paths = json.dumps([path for path in sys.path if path and Path(path).is_absolute()])
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Memory that a worker frees stays with it: on many machines the page faults of new memory cost more than the work.
+    # A worker keeps the memory that it frees: on many machines, page faults of new memory cost more than the work.
     keep = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-    # Large pages make those faults fewer.
+    # Large pages reduce the number of those faults.
     large = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", **single, **keep, **large}
     if "LD_LIBRARY_PATH" in os.environ:

@@ -1,4 +1,4 @@
-"""The layers that the zygote and its workers put on, each tried at run time and never assumed (Linux)."""
+"""The layers of confinement for the zygote and its workers, each tried at run time and never assumed (Linux)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def attempt(layers: dict[str, str], name: str, action: Callable[[], object]) -> bool:
-    """Put on a layer and note "" or why it does not hold."""
+    """Put on a layer and note "" or the reason why it does not hold."""
     try:
         action()
     except (OSError, ValueError, AttributeError) as error:
@@ -42,17 +42,17 @@ def attempt(layers: dict[str, str], name: str, action: Callable[[], object]) -> 
 
 
 def no_new_privileges() -> None:
-    """No program that is started from here on gains a right."""
+    """Ensure that no program started from here on gains a right."""
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def die_with_parent() -> None:
-    """Be killed when the thread that forked this process ends."""
+    """Have the kernel kill this process when the thread that forked it ends."""
     _call("prctl", _PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
 def unshare() -> None:
-    """Enter new namespaces, of processes for children only; through a user namespace if not root."""
+    """Enter new namespaces (a new process namespace applies to children only), via a user namespace if not root."""
     user, group = os.geteuid(), os.getegid()
     try:
         _call("unshare", _SPACES)
@@ -65,7 +65,7 @@ def unshare() -> None:
 
 
 def empty_root() -> None:
-    """Make an empty, read-only file system the root; call it in the new mount namespace."""
+    """Make an empty, read-only file system the root; call this in the new mount namespace."""
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     _call("mount", b"none", b"/tmp", b"tmpfs", flags | _MS_RDONLY, b"size=4k")
     os.chroot("/tmp")  # noqa: S108
@@ -79,19 +79,19 @@ def prefer_as_victim() -> None:
 
 
 def memory_in_use() -> tuple[int, int]:
-    """Bytes that this process has mapped, and those of them that are private and writable."""
+    """Bytes of this process's mappings, and how many of them are private and writable."""
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[0]) * resource.getpagesize(), int(fields[5]) * resource.getpagesize()
 
 
 def limit_resources(address_space: int, data: int, cpu_s: int, files: int) -> None:
-    """Cap what the process may use; no core dump, no file writes, no locked memory, no child.
+    """Cap what the process may use; no core dump, no file writes, no locked memory, no child process.
 
     Args:
-        address_space: Bytes of all mappings, shared images among them.
+        address_space: Bytes of all mappings, including shared images.
         data: Bytes of private memory.
         cpu_s: Seconds of processor time.
-        files: Descriptors.
+        files: Number of descriptors.
     """
     limits = {
         resource.RLIMIT_AS: address_space,
@@ -111,7 +111,7 @@ def limit_resources(address_space: int, data: int, cpu_s: int, files: int) -> No
 
 
 def renounce() -> None:
-    """Give up, in the zygote and once for all workers, what it does not need itself; call before `drop_user`."""
+    """Drop capabilities that the zygote itself does not need, once for all workers; call before `drop_user`."""
     libc = _libc()
     libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0)
     for capability in range(64):
@@ -138,19 +138,19 @@ def drop_user() -> None:
 
 @cache
 def _leaves_for_nobody() -> bool:
-    """Whether this is root, in a user namespace where nobody exists."""
+    """Whether this process is root, and its user namespace maps the user nobody."""
     if os.geteuid() != 0:
         return False
     try:
         lines = Path("/proc/self/uid_map").read_text().split("\n")
     except OSError:
-        return True  # /proc is gone after the root was emptied; setresuid itself will tell
+        return True  # /proc is gone after the root was emptied; setresuid itself will fail if there is no such user
     ranges = [[int(part) for part in line.split()] for line in lines if line]
     return any(start <= _NOBODY < start + length for start, _, length in ranges)
 
 
 def yield_to_others() -> None:
-    """Have this process not interrupt others when it wakes up."""
+    """Prevent this process from interrupting others when it wakes up."""
     with contextlib.suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 

@@ -1,4 +1,4 @@
-"""The named levels of confinement, weakest first, and which layers each one takes."""
+"""The named levels of confinement, weakest first, and the layers that each level requires."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Level = Literal["process", "syscall", "confined", "full"]
 #: Weakest first.
 LEVELS: tuple[Level, ...] = ("process", "syscall", "confined", "full")
 
-#: What each level adds to the one before it.
+#: The layers that each level adds to the one before it.
 LAYERS: dict[Level, tuple[str, ...]] = {
     "process": ("rlimits",),
     "syscall": ("no_new_privs", "seccomp"),
@@ -19,10 +19,10 @@ LAYERS: dict[Level, tuple[str, ...]] = {
 
 
 def level_of(layers: dict[str, str]) -> tuple[Level | None, list[str]]:
-    """The highest level that the layers give, and the layers that the next one lacks.
+    """The highest level that the layers give, and the layers that the next level lacks.
 
     Args:
-        layers: Layer -> "" if it holds, else why not.
+        layers: Layer -> "" if it holds, else the reason why not.
     """
     reached: Level | None = None
     for level in LEVELS:

@@ -1,4 +1,4 @@
-"""The worker of plain processes: as `worker`, with a pipe in place of shared memory, for any system."""
+"""The worker of plain processes: like `worker`, but with a pipe in place of shared memory, for any system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandbox.memory import peak_memory_bytes
 
 def serve(serves: Literal["code", "programs"], memory_mb: int, pipe: Connection) -> None:
     """Answer requests until the pipe closes; the code gets no standard stream and no environment."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
     with Path(os.devnull).open("r+b") as nothing:
         for descriptor in (0, 1, 2):
             os.dup2(nothing.fileno(), descriptor)
@@ -55,7 +55,7 @@ def _answer(pipe: Connection, names: dict[str, Any], run: Any) -> None:
 
 
 def _limit(memory_mb: int) -> None:
-    """Cap the memory beyond that in use now, if the system can; the images of a call are part of it."""
+    """Cap the memory beyond its present use, if the system can; the images of a call count toward the cap."""
     try:
         import resource
     except ImportError:

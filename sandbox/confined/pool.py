@@ -1,4 +1,4 @@
-"""Deals tasks to worker processes, keeps deadlines and budgets, and hands back what each worker answered."""
+"""Assigns tasks to worker processes, enforces deadlines and budgets, and returns the answer of each worker."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sandbox.confined.tasks import Task, TaskAnswer, W, Workers
 from sandbox.images import Budget, check_size
 from sandbox.types import Limits, Status
 
-#: Kept workers, at least; beyond, the one that was used longest ago is ended.
+#: Number of workers that may be kept in any case; beyond it, the least recently used worker may be ended.
 _MAX_KEPT = 64
-#: Bytes of images that are shown to one task.
+#: Largest number of bytes of images that one task may be shown.
 _MAX_SHOWN = 512 * 2**20
 
 CLOSED = "The code was not run: the executor is closed."
@@ -40,17 +40,17 @@ class _Job(Generic[W]):
 
 
 class Pool(Generic[W]):
-    """A pool of workers, which threads may share: their batches follow each other.
+    """A pool of workers. Threads may share it: their batches then run one after the other.
 
     Args:
-        start: Starts what makes workers; called again if that has died.
-        workers: How many tasks run at once.
-        limits: What one task may use.
-        n_ready: Workers that wait for the next task, at most.
-        reuses: Whether a worker that answered serves whatever comes next: only those that run no code of a policy.
+        start: Starts the maker of workers; called again if the maker has died.
+        workers: Number of tasks that run at once.
+        limits: Limits of one task.
+        n_ready: Largest number of workers that wait for the next task.
+        reuses: Whether a worker that answered may serve any other task. Only for workers that run no code of a policy.
 
     Attributes:
-        copies: Where results are copied to.
+        copies: Memory for copies of results.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Pool(Generic[W]):
 
     @property
     def level(self) -> str:
-        """The confinement of workers that are made now."""
+        """The confinement of newly made workers."""
         return self._workers.title
 
     def is_kept(self, name: str) -> bool:
-        """Whether a worker lives on under this name."""
+        """Whether a worker is kept under this name."""
         return name in self._kept
 
     def close(self) -> None:
-        """End every worker at once, whatever it runs; tasks of other threads are then answered as rejected."""
+        """End every worker at once, even a busy one; tasks of other threads are then answered as rejected."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -100,7 +100,7 @@ class Pool(Generic[W]):
             self._wake.close()
 
     def run(self, tasks: Sequence[Task], budget: Budget) -> Generator[tuple[int, TaskAnswer], None, None]:
-        """Run every task; index and answer of each as they come. Those of one kept worker run in order."""
+        """Run every task; yields index and answer of each as they come. Tasks of one kept worker run in order."""
         with self._lock:
             self.revive()
             batch = _Batch(self, tasks, budget)
@@ -112,7 +112,7 @@ class Pool(Generic[W]):
                     self._replenish(self._n_ready)
 
     def revive(self) -> None:
-        """Start what makes workers again if it has died; no task may be active."""
+        """Start the maker of workers again if it has died; no task may be active."""
         if not self._is_closed and not self._workers.keep_up():
             self._ready.clear()
             self._kept.clear()
@@ -120,7 +120,7 @@ class Pool(Generic[W]):
             self._workers = self._start()
 
     def take(self, name: str) -> W | None:
-        """A worker that is ready and has never seen what another one must not see; None if it died.
+        """A ready worker that has seen nothing that the next task must not see; None if it died.
 
         Raises:
             OSError: No worker can be made.
@@ -146,7 +146,7 @@ class Pool(Generic[W]):
         return worker
 
     def give_back(self, worker: W, name: str, *, has_failed: bool, keeps_inputs: bool) -> None:
-        """Decide what becomes of a worker that answered."""
+        """Keep, pause or end a worker that answered."""
         if keeps_inputs:
             self._workers.leave_inputs(worker)
         if self._reuses:
@@ -157,21 +157,21 @@ class Pool(Generic[W]):
             self.drop(worker, name)
 
     def drop(self, worker: W, name: str = "") -> None:
-        """End a worker, and with it whatever it kept under its name."""
+        """End a worker, and with it everything that it kept under its name."""
         if self._kept.get(name) is worker:
             del self._kept[name]
         with contextlib.suppress(OSError):
             self._workers.kill(worker)
 
     def _replenish(self, n_needed: int) -> None:
-        """Have workers made ready for the next tasks, while no task waits for the processor that this takes."""
+        """Start workers for the next tasks, at a time when no task waits for the processor."""
         with contextlib.suppress(OSError):
             while len(self._ready) < min(n_needed, self._n_ready):
                 self._ready.append(self._workers.spawn())
 
 
 class _Batch(Generic[W]):
-    """The tasks of one call of `Pool.run`, which holds the pool's lock."""
+    """The tasks of one call of `Pool.run`, during which the pool's lock is held."""
 
     def __init__(self, pool: Pool[W], tasks: Sequence[Task], budget: Budget) -> None:
         self._pool, self._budget = pool, budget
@@ -180,7 +180,7 @@ class _Batch(Generic[W]):
         self._answered: deque[_Job[W]] = deque()
 
     def answers(self) -> Iterator[tuple[int, TaskAnswer]]:
-        """Index and answer of each task, as they come."""
+        """Yield index and answer of each task, as they come."""
         pool = self._pool
         while self._waiting or self._active:
             if pool._is_closed:
@@ -195,7 +195,7 @@ class _Batch(Generic[W]):
                 yield job.index, self._finish(job)
 
     def abandon(self) -> None:
-        """End the workers of tasks that nobody waits for any more."""
+        """End the workers of tasks whose answers nobody waits for any more."""
         for job in (*self._active.values(), *self._answered):
             self._pool.drop(job.worker, job.task.keep)
 
@@ -221,7 +221,7 @@ class _Batch(Generic[W]):
             started = time.perf_counter()
             fault = self._begin(index, task) if self._pool._workers.keep_up() else "its maker died"
             if fault and not self._pool._workers.keep_up():
-                if self._active or self._answered:  # they must have ended before workers can be made again
+                if self._active or self._answered:  # they must end before workers can be made again
                     self._waiting.appendleft((index, task))
                     return
                 self._pool.revive()
@@ -230,7 +230,7 @@ class _Batch(Generic[W]):
                 yield index, self._crash(f"The sandbox could not take the code: {fault}.", started)
 
     def _begin(self, index: int, task: Task) -> str:
-        """Hand a task to a worker; why that cannot be, or ""."""
+        """Hand a task to a worker; returns "" or the reason why that is impossible."""
         try:
             return "" if self._give(index, task) else "its process did not start"
         except OSError as error:
@@ -274,7 +274,7 @@ class _Batch(Generic[W]):
     def _finish(self, job: _Job[W]) -> TaskAnswer:
         try:
             return self._read(job)
-        except Exception as error:  # noqa: BLE001 - one answer that cannot be read must not end the batch
+        except Exception as error:  # noqa: BLE001 - one unreadable answer must not end the batch
             self._pool.drop(job.worker, job.task.keep)
             return self._crash(f"The sandbox could not read the result: {error}.", job.started)
 
@@ -304,7 +304,7 @@ class _Batch(Generic[W]):
 
 
 def _readable(channels: Sequence[Any], timeout_s: float) -> Sequence[Any]:
-    """The channels that can be read, waiting at most so long for one."""
+    """The channels that can be read, after waiting for at most `timeout_s`."""
     if not hasattr(select, "poll") or not all(hasattr(channel, "fileno") for channel in channels):
         return wait(channels, timeout_s)
     poll, numbers = select.poll(), {channel.fileno(): channel for channel in channels}
@@ -314,7 +314,7 @@ def _readable(channels: Sequence[Any], timeout_s: float) -> Sequence[Any]:
 
 
 def _unfit(task: Task) -> str | None:
-    """Why no worker can be shown a task."""
+    """The reason why no worker can take a task; None if one can."""
     n_bytes = sum(4 * image.width * image.height for image in task.images)
     if len(task.images) > wire.MAX_IMAGES or n_bytes > _MAX_SHOWN:
         return f"The code was not run: the images that it may use are too large, or more than {wire.MAX_IMAGES}."
@@ -324,7 +324,7 @@ def _unfit(task: Task) -> str | None:
 
 
 def _cause(status: int | None) -> str:
-    """How a worker came to its end, in words that help to fix the code."""
+    """How a worker ended, in words that help to fix the code."""
     if status is None or not os.WIFSIGNALED(status):
         return "The process that ran the code ended without a result."
     causes = {

@@ -1,8 +1,8 @@
-"""The last turn or resize of a snippet is left to the trainer, which has to run it anyway to prove that it was done.
+"""Leaves the last turn or resize of a snippet to the trainer, which must run it anyway to prove that it was done.
 
-In a worker, large images that `rotate`, `transpose` and `resize` give have no pixels until somebody asks for them. If
-nobody has at the end, the worker hands over the image before the call, and the call. The trainer runs that by its own
-operations: the result is what was claimed, at the cost of one run.
+In a worker, large images returned by `rotate`, `transpose` and `resize` have no pixels until something reads them. If
+nothing has read them at the end, the worker hands over the image before the call, and the call itself. The trainer runs
+the call by its own operations. The result is then what was claimed, at the cost of one run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 from sandbox.types import Limits
 
-#: Pixels of a result from which on a second run costs more than the way around it.
+#: Pixels of a result from which a second run costs more than this detour.
 _LEAST = 1 << 14
-#: What `Image.rotate` calls `transpose` for.
+#: The turns for which `Image.rotate` calls `transpose`.
 _TURNS = {
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -36,13 +36,13 @@ _SWAPPING = (
 
 
 class Postponed:
-    """Stands for the pixels that a call will give an image; it has what Pillow asks of such without the pixels.
+    """Placeholder for the pixels that a call will produce, with the attributes that Pillow reads without the pixels.
 
     Attributes:
-        mode: Of the image.
+        mode: Mode of the image.
         readonly: Whether the image must be copied before it changes.
-        size: Of the image, (width, height).
-        source: Pixels before the call, which nobody else changes; None once it has run.
+        size: Size of the image, (width, height).
+        source: Pixels before the call, which nothing else changes; None after the call has run.
         text: The call as Python, on `image`.
     """
 
@@ -54,32 +54,32 @@ class Postponed:
         self._pixels: Any = None
 
     def pixels(self) -> Any:
-        """The pixels, made when they are first asked for."""
+        """The pixels, made when they are first read."""
         if self._pixels is None:
             self._pixels, self.source = self._run(self.source), None
         return self._pixels
 
 
-#: Pixels of the images of the call, which nobody can change, and what was postponed in it.
+#: Pixels of the call's images, which nothing can change, and the placeholders made during the call.
 _inputs: list[Any] = []
 _made: weakref.WeakSet[Postponed] = weakref.WeakSet()
 
 
 def can_be_left(operation: Operation, before: Size, after: Size) -> bool:
-    """Whether the trainer runs such a call for a worker: only what is bounded by construction."""
+    """Whether the trainer runs such a call for a worker: only if it is bounded by construction."""
     is_known = operation.name in ("orient", "Image.resize")
     program = ToolProgram((operation,), sizes=(before, after))
     return is_known and fits_in_process(program, before, Limits(), is_credited=False)
 
 
 def begin(images: Sequence[Image.Image]) -> None:
-    """Note the images that a call is shown."""
+    """Record the images that a call is shown."""
     _inputs[:] = [image.im for image in images]
     _made.clear()
 
 
 def end() -> None:
-    """Let go of the images that the call was shown, of which variables may hold results to come."""
+    """Release the images that the call was shown, but copy those that placeholders in variables still need."""
     for pending in _made if _made else ():
         if _is_input(pending.source):
             pending.source = pending.source.copy()
@@ -91,12 +91,12 @@ def _is_input(pixels: Any) -> bool:
 
 
 def postpone(method: str, arguments: Sequence[Any], keywords: dict[str, Any]) -> Image.Image | None:
-    """The image that a method of a Pillow image will give; None if it must run now."""
+    """The image that a method of a Pillow image will return; None if the method must run now."""
     image = arguments[0]
     if type(image) is not Image.Image or image.mode != "RGB" or min(image.size) < 1:
         return None
     pending: Postponed | None = None
-    with contextlib.suppress(Exception):  # wrong arguments: the method itself says so
+    with contextlib.suppress(Exception):  # wrong arguments: the method itself reports them
         pending = METHODS[method](image, *arguments[1:], **keywords)
     if pending is None:
         return None
@@ -140,7 +140,7 @@ def _rotate(image: Image.Image, angle: Any, *, expand: Any = False) -> Postponed
     return _transpose(image, turn) if is_turn else None
 
 
-#: Methods of a Pillow image, and what reads their arguments.
+#: Methods of a Pillow image, and the functions that read their arguments.
 METHODS: dict[str, Callable[..., Postponed | None]] = {"resize": _resize, "rotate": _rotate, "transpose": _transpose}
 
 
@@ -149,7 +149,7 @@ def _is_worth(operation: Operation, before: Size, after: Size) -> bool:
 
 
 def hand_over(image: Image.Image, text: str, claim: str, chosen: Any) -> wire.Made:
-    """What a worker hands over for a result; `chosen` are the pixels of the chosen image as it was shown."""
+    """Build a worker's answer for a result; `chosen` holds the pixels of the chosen image as it was shown."""
     pending = image.__dict__.get("_im")
     if type(pending) is not Postponed or pending.source is None:
         return wire.Made(wire.IMAGE, image, text, claim)
@@ -158,7 +158,7 @@ def hand_over(image: Image.Image, text: str, claim: str, chosen: Any) -> wire.Ma
 
 
 def install() -> None:
-    """Have images make postponed pixels when somebody asks for them."""
+    """Make Pillow images compute postponed pixels when something reads them."""
     own: Any = Image.Image.im
 
     def pixels(image: Image.Image) -> Any:

@@ -1,4 +1,4 @@
-"""Programs as bytes, and what came of them: how the trainer and a tool worker talk. JSON, checked, no pickle."""
+"""Programs and their results as bytes, for the trainer and a tool worker: checked JSON, no pickle."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sandbox.operations.program import ToolProgram
 if TYPE_CHECKING:
     from sandbox.confined.worker import Request
 
-#: Programs that were encoded, by identity: equal ones may differ in 1 and 1.0. `lift` gives the same object again.
+#: Encoded programs, by identity, since equal programs may differ in 1 and 1.0. `lift` returns the same object again.
 _encoded: dict[int, tuple[weakref.ref[ToolProgram], bytes]] = {}
 _MOST_ENCODED = 256
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
-#: The classes that a program is made of, beside plain values and tuples.
+#: The classes of a program's parts, besides plain values and tuples.
 _CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (ToolProgram, Operation, Table)}
 
 
 def encode(program: ToolProgram) -> bytes:
-    """A program as bytes, without the text that it prints."""
+    """Encode a program as bytes, without the text that it prints."""
     known = _encoded.get(id(program))
     if known is not None and known[0]() is program:
         return known[1]
@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 
 @lru_cache(256)
 def decode(data: bytes) -> ToolProgram:
-    """The program that was encoded."""
+    """Decode a program."""
     program: ToolProgram = _read(json.loads(data))
     return program
 
@@ -65,7 +65,7 @@ def _read(value: Any) -> Any:
 
 
 def run(request: Request, names: dict[str, Any]) -> wire.Made:
-    """Run the program of a request, in a tool worker; its text is for `read_effects`."""
+    """Run the program of a request, in a tool worker; the text of the answer is for `read_effects`."""
     outcome = run_program(decode(request.payload), request.images[request.chosen])
     if outcome is None:
         return wire.Made(wire.EMPTY)
@@ -78,7 +78,7 @@ def run(request: Request, names: dict[str, Any]) -> wire.Made:
 
 @lru_cache(256)
 def read_effects(text: str) -> Effects:
-    """What a program earns, as a tool worker told it.
+    """Read the effects of a program from a tool worker's text.
 
     Raises:
         ValueError: The text is not one that `run` writes.

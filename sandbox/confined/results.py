@@ -1,4 +1,4 @@
-"""Makes an RGB image of whatever a snippet left as its result; runs in the worker."""
+"""Makes an RGB image of any result that a snippet left; runs in the worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 class ResultError(Exception):
-    """The result is no image; the message says what it is and what to do."""
+    """The result is no image; the message says what it is and how to fix that."""
 
 
 def to_image(value: Any, name: str) -> Image.Image:
@@ -18,10 +18,10 @@ def to_image(value: Any, name: str) -> Image.Image:
     Args:
         value: A Pillow image, or an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): bool, any integers
             (clipped to 0..255), or floats (in [0, 1] scaled by 255, else clipped to 0..255).
-        name: The name that holds it, for messages.
+        name: The name that holds the result, for messages.
 
     Raises:
-        ResultError: It is neither.
+        ResultError: The result is neither.
     """
     if isinstance(value, Image.Image):
         return _from_pillow(value)

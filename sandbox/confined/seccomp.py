@@ -1,7 +1,8 @@
 """A classic-BPF assembler for the workers' system call filter, and its loader.
 
-Default deny: a call that is not in `syscalls.ALLOWED` fails with EPERM. There is no call in it that opens a file, makes
-a socket, a process or executable memory. Calls of another architecture's table kill the process.
+Default deny: a call in neither `syscalls.ALLOWED` nor `syscalls.CHECKED` fails with EPERM, or kills the process if it
+is in `syscalls.KILLED`. No allowed call opens a file, or makes a socket, a process or executable memory. Calls of
+another architecture's table kill the process.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _X32_BIT = 0x40000000
 _PROT_EXEC = 4
 #: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
 _FCNTL = (0, 1, 2, 3, 1030)
-#: TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX; not FIONBIO, which changes what a shared file description says.
+#: TCGETS, TIOCGWINSZ, FIONREAD, FIONCLEX, FIOCLEX; not FIONBIO, which changes a flag of a shared file description.
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)
-#: Clocks of the system and of the calling process; other numbers, negative ones, name processes.
+#: Clocks of the system and of the calling process have lower numbers; negative numbers name processes.
 _N_CLOCKS = 12
 
 Instruction = tuple[int, int, int, int]
@@ -68,7 +69,7 @@ def _is_one_of(index: int, values: Sequence[int]) -> list[Instruction]:
     return [_argument(index), *tests, _DENIED]
 
 
-#: Conditions on the arguments of a call, by its name: each one denies, or lets the next one look.
+#: Conditions on the arguments of a call, by its name: each condition denies, or passes the call on to the next one.
 _CONDITIONS: dict[str, list[Instruction]] = {
     "mmap": _has_no_bit(2, _PROT_EXEC),
     "mprotect": _has_no_bit(2, _PROT_EXEC),
@@ -113,7 +114,7 @@ class _Program(ctypes.Structure):
 
 
 def load(program: bytes, architecture: Architecture) -> None:
-    """Put the calling process, all its threads, under the filter for good.
+    """Put all threads of the calling process under the filter, permanently.
 
     Raises:
         OSError: The kernel refuses.

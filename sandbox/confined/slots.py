@@ -1,8 +1,8 @@
-"""Shared memory files that are used again and again: the page faults of new ones cost more than most operations.
+"""Shared memory files that are used again and again: page faults of new files cost more than most operations.
 
-A file belongs to one worker until that worker is known to be dead; what it holds is overwritten before the next one
-gets it. Files of inputs are sealed so that only the trainer, by the mapping that it made before, can write to them;
-all are sealed against growing and shrinking, so that no access can fail.
+A file belongs to one worker until that worker is known to be dead; its contents are overwritten before the next worker
+gets it. Input files are sealed so that only the trainer can write to them, through the mapping that it made before. All
+files are sealed against growing and shrinking, so that no access can fail.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 1, 2, 4, 16
 _ADD_SEALS = 1033
 _POPULATE_WRITE = 23
 _FAILED = ctypes.c_void_p(-1).value
-#: Bytes that are quickly overwritten.
+#: Number of bytes that can be overwritten quickly.
 _SMALL = 1 << 20
-#: Bytes, and number, of all files of a kind that wait for their next worker.
+#: Bytes, and number, of all files of one kind that wait for their next worker.
 _MAX_IDLE, _MOST_IDLE = 1 << 27, 32
 _PAGE = mmap.PAGESIZE
 
@@ -41,14 +41,14 @@ class Slot:
 
     Attributes:
         descriptor: The file, to be sent to a worker.
-        length: Bytes that it can hold.
+        length: Capacity in bytes.
         extent: Bytes from the start that may have been used.
         populated: Bytes from the start that are in memory.
-        memory: The bytes. `close` ends the mapping, so no view of them may outlive it.
+        memory: The bytes. `close` ends the mapping, so no view of them may be used after it.
 
     Args:
         length: Bytes; pages are allocated when they are first touched.
-        is_input: Whether nobody but this mapping may write.
+        is_input: Whether only this mapping may write.
 
     Raises:
         OSError: The machine has no memory or descriptor left.
@@ -71,20 +71,20 @@ class Slot:
         self.memory = memoryview((ctypes.c_ubyte * length).from_address(address)).cast("B")
 
     def reserve(self, length: int) -> None:
-        """Have the first `length` bytes in memory: one by one their faults cost more."""
+        """Load the first `length` bytes into memory at once; faulting the pages in one by one would cost more."""
         if length > self.populated:
             _libc().madvise(self._address, length, _POPULATE_WRITE)
             self.populated = length
         self.extent = max(self.extent, length)
 
     def shorten(self, length: int) -> None:
-        """Overwrite what an earlier use left beyond `length`."""
+        """Overwrite data of an earlier use beyond `length`."""
         if self.extent > length:
             ctypes.memset(self._address + length, 0, self.extent - length)
         self.extent = min(self.extent, length)
 
     def blank(self) -> bool:
-        """Overwrite everything that a worker wrote; False if it wrote elsewhere than its replies said."""
+        """Overwrite everything that a worker wrote; False if it wrote outside the range that its replies named."""
         used = min(self.length, -(-max(self.extent, self.populated) // _PAGE) * _PAGE)
         if used > 8 * self.extent + _SMALL:
             return False
@@ -93,13 +93,13 @@ class Slot:
         return os.fstat(self.descriptor).st_blocks * 512 <= -(-used // _PAGE) * _PAGE
 
     def rewind(self) -> None:
-        """Undo what a worker can note in the file itself: its position, its flags, the time when it was read."""
+        """Reset what a worker can record in the file itself: its position, its flags, the time when it was read."""
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         fcntl.fcntl(self.descriptor, fcntl.F_SETFL, 0)
         os.utime(self.descriptor, ns=(0, 0))
 
     def close(self) -> None:
-        """Give mapping and descriptor back; other processes keep theirs."""
+        """Release mapping and descriptor; other processes keep theirs."""
         _libc().munmap(self._address, self.length)
         os.close(self.descriptor)
 
@@ -116,7 +116,7 @@ class Slots:
         self._idle: list[Slot] = []
 
     def take(self, length: int) -> Slot:
-        """A file for at least `length` bytes, without anything of an earlier use beyond them.
+        """A file for at least `length` bytes, without data of an earlier use beyond them.
 
         Raises:
             OSError: The machine has no memory or descriptor left.
@@ -130,7 +130,7 @@ class Slots:
         return slot
 
     def give(self, slot: Slot) -> None:
-        """Take a file back that no other process has any more."""
+        """Take back a file that no other process holds any more."""
         idle = slot.populated + sum(other.populated for other in self._idle)
         if idle > _MAX_IDLE or len(self._idle) >= _MOST_IDLE or not (self._is_input or slot.blank()):
             slot.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-#: Calls of a snippet that only computes: (x86_64, aarch64), None if there is no such call. The busiest come first.
+#: Calls that a snippet needs to compute: (x86_64, aarch64), None if there is no such call. Most frequent first.
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "futex": (202, 98),
     "munmap": (11, 215),
@@ -56,7 +56,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "exit_group": (231, 94),
 }
 
-#: Allowed for some arguments only; `seccomp` knows which.
+#: Calls that are allowed for some arguments only; `seccomp` defines which.
 CHECKED: dict[str, tuple[int, int]] = {
     "mmap": (9, 222),
     "mprotect": (10, 226),
@@ -69,7 +69,7 @@ CHECKED: dict[str, tuple[int, int]] = {
     "clock_gettime": (228, 113),
 }
 
-#: No snippet calls these by accident: the process is killed.
+#: Calls that no snippet makes by accident: the process is killed.
 KILLED: dict[str, tuple[int, int]] = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -101,13 +101,13 @@ KILLED: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A processor architecture as the kernel's filters see it.
+    """A processor architecture, as the kernel's filters see it.
 
     Attributes:
         audit: Its AUDIT_ARCH value.
         column: Its column in the tables.
         seccomp: Number of the `seccomp` call.
-        has_x32: Whether numbers with bit 30 set enter a second table of calls.
+        has_x32: Whether call numbers with bit 30 set refer to a second table of calls.
     """
 
     audit: int
@@ -123,7 +123,7 @@ ARCHITECTURES = {
 
 
 def this_architecture() -> Architecture | None:
-    """The architecture that this interpreter runs on; None if there is no table for it."""
+    """The architecture of this interpreter; None if there is no table for it."""
     return ARCHITECTURES.get(
         {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
     )

@@ -1,4 +1,4 @@
-"""What a pool of workers deals with: tasks, answers, and the workers as it sees them."""
+"""The types of a pool of workers: tasks, answers, and the interface of workers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sandbox.types import Status
 
 
 class Worker(Protocol):
-    """A worker as the pool sees it: something to wait on, and whether it has closed its end."""
+    """A worker as the pool sees it: a channel to wait on, and whether the worker has closed its end."""
 
     @property
     def channel(self) -> Any:
-        """What becomes readable when it answers."""
+        """An object that becomes readable when the worker answers."""
 
     @property
     def has_hung_up(self) -> bool:
-        """Whether it has closed its end, as a process does that dies."""
+        """Whether it has closed its end, as a dying process does."""
 
 
 W = TypeVar("W", bound=Worker)
@@ -37,31 +37,31 @@ class Workers(Protocol[W]):
         """Start a worker; it is ready a little later. Raises OSError if none can be made."""
 
     def await_ready(self, worker: W) -> bool:
-        """Wait until it can serve; False if it died instead."""
+        """Wait until the worker can serve; False if it died instead."""
 
     def send(self, worker: W, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int) -> None:
         """Send a request with RGB images. Raises OSError if the worker is gone, or memory is short."""
 
     def receive(self, worker: W) -> wire.WorkerReply | None:
-        """The reply, which must be there; None if it is not valid."""
+        """The worker's waiting reply; None if it is not valid."""
 
     def result(self, worker: W, size: wire.Size) -> memoryview:
-        """The pixels of a result; the worker may write to them later, so look at a copy only."""
+        """The pixels of a result; the worker may write to them later, so read only a copy."""
 
     def leave_inputs(self, worker: W) -> None:
-        """Give up the memory of its inputs, which its variables still hold."""
+        """Give up the memory of its inputs, because its variables still hold it."""
 
     def is_quiet(self, worker: W) -> bool:
-        """Whether it has sent nothing since its reply."""
+        """Whether the worker has sent nothing since its reply."""
 
     def pause(self, worker: W) -> None:
-        """Stop it until its next request."""
+        """Stop the worker until its next request."""
 
     def exit_status(self, worker: W) -> int | None:
-        """The wait status of a worker that died; None if that is not known."""
+        """The wait status of a dead worker; None if it is unknown."""
 
     def kill(self, worker: W) -> None:
-        """End it and give back what belongs to it."""
+        """End a worker and release what belongs to it."""
 
     def keep_up(self) -> bool:
         """Whether more workers can be made."""
@@ -70,19 +70,19 @@ class Workers(Protocol[W]):
         """End all workers."""
 
     def disown(self) -> None:
-        """Let go of all workers, in a forked child."""
+        """Release all workers, in a forked child."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is asked to do.
+    """A task for a worker.
 
     Attributes:
         payload: Code, or an encoded program.
-        images: RGB images that it is shown.
-        chosen: Index of the image that it works on.
-        keep: Name of the worker that runs it and lives on; "" for one that ends with it.
-        wall_s: Seconds that it may take; None for those of the limits.
+        images: RGB images that the worker is shown.
+        chosen: Index of the image to work on.
+        keep: Name of the worker to use, which is kept; "" for a worker that ends with the task.
+        wall_s: Time limit in seconds; None for that of the limits.
     """
 
     payload: bytes
@@ -94,16 +94,16 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskAnswer:
-    """What came of a task.
+    """The answer to a task.
 
     Attributes:
-        status: "ok" if the worker answered; else why it did not.
-        level: Its confinement.
-        text: What it said, or what happened to it.
+        status: "ok" if the worker answered, else why it did not.
+        level: Confinement of the worker.
+        text: Text of the worker, or what happened to it.
         reply: Its checked reply.
-        pixels: Pixels of its result, or of the image before the call that it left; this process's own copy.
+        pixels: Pixels of the result, or of the image before the remaining call; a copy that belongs to this process.
         wall_s: Seconds from the start of the task.
-        ready_s: Seconds before it, in which its worker was made ready.
+        ready_s: Seconds before the start, in which the worker was made ready.
     """
 
     status: Status
@@ -116,5 +116,5 @@ class TaskAnswer:
 
     @property
     def image(self) -> Image.Image | None:
-        """The result, or the image before the call that is left."""
+        """The result, or the image before the remaining call."""
         return None if self.pixels is None or self.reply is None else view(self.pixels, self.reply.size)

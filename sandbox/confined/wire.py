@@ -1,7 +1,7 @@
-"""How trainer, zygote and worker talk: fixed binary messages over packet sockets, pixels in shared memory. No pickle.
+"""The protocol of trainer, zygote and worker: fixed binary messages on packet sockets, shared memory, no pickle.
 
-A worker gets one request and sends exactly one reply. What a reply says is data about that call only: sizes are checked
-against the shared memory that the trainer made, and what it claims about how an image came to be is proven or dropped.
+A worker gets one request and sends exactly one reply. A reply is data about that call only: sizes are checked against
+the shared memory that the trainer made, and its claim of how an image was made is proven or dropped.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from PIL import Image
 
 Size = tuple[int, int]
 
-#: Trainer to zygote, with the worker's end of its socket and a null device of its own: (worker id).
+#: Trainer to zygote, with the worker's end of its socket and the worker's own null device: (magic, worker id).
 SPAWN = struct.Struct("<4sQ")
 SPAWN_MAGIC = b"CVs1"
-#: Zygote to trainer: (kind, worker id, status). `FORKED` carries a pidfd; `EXITED` a wait status; `REFUSED` an errno.
+#: Zygote to trainer: (magic, kind, worker id, status). `FORKED` carries a pidfd; `EXITED` a wait status; `REFUSED` an
+#: errno.
 NOTICE = struct.Struct("<4scQi")
 NOTICE_MAGIC = b"CVn1"
 FORKED, EXITED, REFUSED = b"f", b"x", b"r"
 #: Worker to trainer, once, before it has seen any request.
 HELLO = b"CVh1"
 #: (magic, nonce, images, chosen index, bytes of code or of a program, characters of text, bytes of a result, new
-#: inputs, new output); each of the last two that is set comes with the descriptor of the file used from now on.
+#: inputs, new output). For each of the last two that is set, the message carries the descriptor of the file to use from
+#: now on.
 REQUEST = struct.Struct("<4sQIIIIQ??")
 REQUEST_MAGIC = b"CVq1"
-#: Width, height and place in the file of inputs of an image.
+#: Width, height and offset of an image in the input file.
 PLACE = struct.Struct("<IIQ")
-#: (magic, nonce, outcome, width, height, bytes of text, bytes of a claim); text and claim follow. The claim of an
-#: unfinished result begins with a line for the call that is left; it runs on the chosen image if the size is 0 x 0.
+#: (magic, nonce, outcome, width, height, bytes of text, bytes of a claim), followed by text and claim. The claim of an
+#: unfinished result begins with a line for the remaining call, which runs on the chosen image if the size is 0 x 0.
 REPLY = struct.Struct("<4sQBIIII")
 REPLY_MAGIC = b"CVr2"
 #: Outcomes of a reply.
@@ -38,16 +40,16 @@ IMAGE, TEXT_ONLY, FAILED, EMPTY, UNFINISHED = 0, 1, 2, 3, 4
 #: Added to an outcome if variables still hold input images, so that their memory must not be written again.
 KEEPS = 16
 
-#: Bytes that a message may have, those of code, a program or text in it, and those of a claim; a longer one is dropped.
+#: Largest number of bytes of a message, of the code, program or text in it, and of a claim; longer ones are dropped.
 MAX_MESSAGE, MAX_PAYLOAD, MAX_CLAIM = 1 << 17, 1 << 16, 1 << 12
 MAX_IMAGES = 100
 
-#: Bytes; every image of an input begins at a multiple.
+#: Alignment in bytes of every image in an input file.
 PAGE = 4096
 
 
 def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:
-    """Where images of these sizes lie in a file of inputs, each on pages of its own, and the bytes up to the end."""
+    """Offsets of images of these sizes in an input file, each on pages of its own, and the total number of bytes."""
     places, end = [], 0
     for width, height in sizes:
         places.append(end)
@@ -57,14 +59,14 @@ def layout(sizes: Sequence[Size]) -> tuple[list[int], int]:
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of a request.
+    """A worker's answer to a request.
 
     Attributes:
         outcome: One of the outcomes of a reply.
-        image: The pixels that it hands over.
-        text: For the policy, or of a program's effects.
+        image: The pixels to hand over.
+        text: Text for the policy, or the effects of a program.
         claim: How the result was made, as a snippet.
-        rest: The call that is left to run, as a snippet; "" if the result is finished.
+        rest: The remaining call, as a snippet; "" if the result is finished.
     """
 
     outcome: int
@@ -78,8 +80,7 @@ class Made:
 class WorkerReply:
     """A checked reply: an outcome, the size of the pixels, text, and whether inputs are still in use.
 
-    `claim` is what the worker says of how it made the result, and `rest` the call that is left to run: nobody has
-    checked them.
+    `claim` is the worker's statement of how it made the result, and `rest` the remaining call. Both are unchecked.
     """
 
     outcome: int
@@ -91,7 +92,7 @@ class WorkerReply:
 
 
 def pack_reply(nonce: int, made: Made) -> bytes:
-    """A reply as bytes."""
+    """Encode a reply as bytes."""
     claim = f"{made.rest}\n{made.claim}" if made.rest else made.claim
     if len(claim) > MAX_CLAIM:
         claim = made.rest
@@ -101,17 +102,17 @@ def pack_reply(nonce: int, made: Made) -> bytes:
 
 
 def keeping(message: bytes) -> bytes:
-    """The reply that says, besides, that variables still hold input images."""
+    """Mark a reply: variables still hold input images."""
     place = REPLY.size - struct.calcsize("<BIIII")
     return message[:place] + bytes([message[place] | KEEPS]) + message[place + 1 :]
 
 
 def read_reply(message: bytes, nonce: int, capacity: int) -> WorkerReply | None:
-    """The reply in a message; None if it is not a valid reply to the request with this nonce.
+    """Read the reply in a message; None if it is not a valid reply to the request with this nonce.
 
     Args:
-        message: What the worker sent.
-        nonce: The request's.
+        message: The worker's message.
+        nonce: The nonce of the request.
         capacity: Bytes of the result's shared memory.
     """
     if len(message) < REPLY.size:

@@ -1,7 +1,7 @@
 """A confined worker: takes a request, runs its code, sends one reply.
 
-Everything in this process belongs to the code once it has run. The confinement is the kernel's; nothing in this file is
-a guard. The trainer checks every byte that comes out.
+Everything in this process belongs to the code once the code has run. The confinement is the kernel's; nothing in this
+file is a guard. The trainer checks every byte that comes out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sandbox.messages import NO_RESULT, RESULT_NAMES, describe_error, kind_of, t
 _FILE_NAME = "<code>"
 _OF_CALL = {*RESULT_NAMES, "images", "draw"}
 _POPULATE_READ, _POPULATE_WRITE = 22, 23
-#: References to the memory of inputs while no image in it is in use: the attribute's, and that of asking.
+#: Reference count of the inputs' memory while no image in it is in use: the attribute, and the call that counts.
 _REFERENCES = 2
 _ENTROPY = random.Random(0)  # noqa: S311 - it replaces entropy on purpose
 _PROVIDED: dict[str, Any] = {
@@ -58,31 +58,31 @@ _PROVIDED: dict[str, Any] = {
 
 
 class CappedText(io.TextIOBase):
-    """What the code prints, up to a number of characters; the rest is dropped."""
+    """Collects the printed text, up to a number of characters; the rest is dropped."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._parts: list[str] = []
 
     def writable(self) -> bool:
-        """Printing needs it."""
+        """Return True, which `print` needs."""
         return True
 
     def write(self, text: str) -> int:
-        """Keep what fits."""
+        """Keep as much of the text as fits."""
         if self._left > 0:
             self._parts.append(text[: self._left])
             self._left -= len(text)
         return len(text)
 
     def text(self) -> str:
-        """All that was kept."""
+        """All kept text."""
         return "".join(self._parts)
 
 
 @dataclass
 class Request:
-    """A request as it came over the socket, its images mapped."""
+    """A request as it came over the socket, with its images mapped."""
 
     nonce: int
     payload: bytes
@@ -92,12 +92,12 @@ class Request:
     capacity: int
 
 
-#: Runs a request, given the names that live on.
+#: Runs a request with the names that persist between requests.
 Run = Callable[[Request, dict[str, Any]], wire.Made]
 
 
 class SharedFiles:
-    """The memory files that this worker shares with the trainer: one of inputs, one for results."""
+    """The memory files that this worker shares with the trainer: one for inputs, one for results."""
 
     def __init__(self) -> None:
         self.inputs: mmap.mmap | None = None
@@ -107,7 +107,7 @@ class SharedFiles:
         self._results: mmap.mmap | None = None
 
     def take(self, descriptors: list[int], *, has_inputs: bool, has_output: bool) -> None:
-        """Use these files from now on; images of the one before live as long as variables hold them."""
+        """Use these files from now on; images of an earlier file live as long as variables hold them."""
         if has_inputs:
             self._populated = 0
             self.inputs = mmap.mmap(descriptors[0], _length(descriptors[0]), prot=mmap.PROT_READ)
@@ -128,11 +128,11 @@ class SharedFiles:
         return [view(bytes_[place : place + 4 * width * height], (width, height)) for width, height, place in places]
 
     def holds_images(self) -> bool:
-        """Whether an image of the inputs is still held by something."""
+        """Whether anything still holds an image of the inputs."""
         return self.inputs is not None and sys.getrefcount(self.inputs) > _REFERENCES
 
     def write(self, image: Image.Image) -> None:
-        """Hand a result over."""
+        """Write a result to the output file."""
         if self._results is None:
             self._results = mmap.mmap(self._output, _length(self._output))
             os.close(self._output)
@@ -149,7 +149,7 @@ def _length(descriptor: int) -> int:
 
 
 def serve(channel: socket.socket, run_request: Run) -> None:
-    """Answer requests until the trainer hangs up. Names live on between them, images and results do not."""
+    """Answer requests until the trainer hangs up. Names persist between requests; images and results do not."""
     names: dict[str, Any] = {}
     memory = SharedFiles()
     channel.send(wire.HELLO)
@@ -178,9 +178,9 @@ def _answer(channel: socket.socket, memory: SharedFiles, names: dict[str, Any], 
 
 
 class Rehearsal:
-    """A request of our own, sent before confinement and answered within.
+    """A request of our own, sent before confinement and answered under it.
 
-    Memory pages that every call writes to become this process's before time counts.
+    It makes this process copy the memory pages that every call writes to, before the time of a call counts.
     """
 
     def __init__(self) -> None:
@@ -259,7 +259,7 @@ def forget_call(names: dict[str, Any]) -> None:
 
 
 def _result_name(names: dict[str, Any], chosen: Image.Image, untouched: Any) -> str | None:
-    """The name that holds the result, None if there is none."""
+    """The name that holds the result; None if there is none."""
     for name in RESULT_NAMES:
         value = names.get(name)
         if value is None:
@@ -271,7 +271,7 @@ def _result_name(names: dict[str, Any], chosen: Image.Image, untouched: Any) -> 
 
 
 def _is_changed(image: Image.Image, untouched: Any) -> bool:
-    """Whether the code changed the image in place: Pillow copies a read-only image before it does."""
+    """Whether the code changed the image in place: Pillow copies a read-only image before changing it."""
     if image.im is untouched:
         return False
     return image.size != untouched.size or image.mode != "RGB" or image.tobytes() != _wrap(untouched).tobytes()
@@ -288,7 +288,7 @@ def _fitting(image: Image.Image, capacity: int) -> Image.Image:
 
 
 def _describe(error: BaseException, code: str) -> str:
-    """Type, message and line; the error's own `str` is the code's and may raise anything."""
+    """Type, message and line; the error's own `str` belongs to the code and may raise anything."""
     try:
         line = _line_of(error)
         message = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -305,7 +305,7 @@ def _line_of(error: BaseException) -> int:
 
 
 def _checked_rotate(rotate: Any) -> Any:
-    """`cv2.rotate` without the codes for which it gives memory that nobody wrote to."""
+    """`cv2.rotate` without the codes for which it returns uninitialized memory."""
 
     @functools.wraps(rotate)
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -321,7 +321,7 @@ def _checked_rotate(rotate: Any) -> Any:
 
 
 def warm(*, logs_calls: bool) -> None:
-    """Touch what snippets use, so that a forked worker finds it in memory; if wanted, have library calls logged."""
+    """Run what snippets use once, so that forked workers find it in memory; `logs_calls` installs the call log."""
     Image.init()
     vars(bit_generator)["randbits"] = _ENTROPY.getrandbits  # so that generators without a seed repeat as well
     cv2.setNumThreads(0)

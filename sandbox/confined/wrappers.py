@@ -1,6 +1,6 @@
-"""Wraps the functions of the libraries, in a worker, so that the calls of a snippet are logged.
+"""Wraps library functions in a worker, so that the calls of a snippet are logged.
 
-Wrappers call what they replace, give the same pixels, texts and errors, and leave no trace in a traceback.
+Wrappers call the functions that they replace, give the same pixels, texts and errors, and appear in no traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
         ImageOps,
         (
             *("mirror", "flip", "grayscale", "exif_transpose", "autocontrast", "equalize", "invert", "posterize"),
-            *("solarize", "expand", "pad"),  # the calls that others make are logged themselves
+            *("solarize", "expand", "pad"),  # the other functions make calls that are logged
         ),
     ),
     "np": (np, ("array", "asarray", "ascontiguousarray", "copy")),
@@ -50,7 +50,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
         ),
     ),
 }
-#: OpenCV's border of each mode of `np.pad`.
+#: OpenCV's border for each mode of `np.pad`.
 _BORDERS = {"constant": 0, "edge": 1, "symmetric": 2, "reflect": 4}
 
 
@@ -59,7 +59,7 @@ def _as_given(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _run_now(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-    """For calls that are not postponed."""
+    """Return None: the call is not postponed."""
 
 
 def _logged(
@@ -68,9 +68,9 @@ def _logged(
     prepare: Callable[..., Any] = _as_given,
     postpone: Callable[..., Any] = _run_now,
 ) -> Any:
-    """A wrapper that calls the function, or postpones it, and notes the call unless another function makes it.
+    """A wrapper that calls the function, or postpones the call, and logs it unless another wrapped function made it.
 
-    It leaves no trace in a traceback: an exception that is raised again by a bare `raise` gets no entry for it.
+    It leaves no trace in a traceback: an exception that a bare `raise` raises again gets no entry for the wrapper.
     """
 
     @functools.wraps(function)
@@ -101,7 +101,7 @@ def _logged(
 
 
 class _Builtin:
-    """A wrapper that looks like the function of C that it calls, and as an attribute of a class does not bind."""
+    """A wrapper that looks like the C function that it calls and, as a class attribute, does not bind."""
 
     def __init__(self, function: Any, call: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -125,7 +125,7 @@ class _Builtin:
 
 
 class _BuiltinMethod(_Builtin):
-    """The same of a method, which binds."""
+    """Such a wrapper for a method, which does bind."""
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
@@ -151,7 +151,7 @@ def _note(path: str) -> Callable[..., None]:
 
 
 class _Levels:
-    """The function that `Image.point` is given: its values are the table that counts."""
+    """The function given to `Image.point`; its values are the table that the log records."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -187,7 +187,7 @@ def _note_enhanced(arguments: tuple[Any, ...], keywords: dict[str, Any], result:
 
 
 def _note_padded(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-    """`np.pad` of an image, as OpenCV's border, which gives the same."""
+    """Log `np.pad` of an image as OpenCV's border, which gives the same result."""
     array, widths = arguments[:2]
     mode = arguments[2] if len(arguments) > 2 else keywords.get("mode", "constant")
     sides = np.broadcast_to(widths, (array.ndim, 2)).tolist()
@@ -197,11 +197,11 @@ def _note_padded(arguments: tuple[Any, ...], keywords: dict[str, Any], result: A
 
 
 def _note_nothing(arguments: tuple[Any, ...], keywords: dict[str, Any], result: Any) -> None:
-    """For calls that are no step of a program, and whose own calls are none."""
+    """Log nothing, for calls that are not steps of a program and whose inner calls are not either."""
 
 
 def install() -> None:
-    """Replace the functions of the libraries by wrappers, once."""
+    """Replace the library functions by wrappers, once."""
     postponed.install()
     for module_name, (module, names) in _FUNCTIONS.items():
         for name in names:
@@ -222,7 +222,7 @@ def install() -> None:
 
 
 def _replace(kind: type, name: str, method: Any) -> None:
-    """Replace a method of a type that is written in C and takes no new attributes: by its dictionary."""
+    """Replace a method in the dictionary of a C type, which does not allow new attributes."""
     (methods,) = gc.get_referents(kind.__dict__)
     methods[name] = method
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))

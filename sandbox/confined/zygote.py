@@ -1,6 +1,6 @@
-"""The zygote: imports once what snippets use, confines itself, and forks a worker for every request of the trainer.
+"""The zygote: imports what snippets use once, confines itself, and forks a worker for every request of the trainer.
 
-Started by `sandbox.confined.client` with one packet socket. It runs no code of a snippet, and ends when the trainer
+`sandbox.confined.client` starts it with one packet socket. It runs no code of a snippet, and ends when the trainer
 hangs up; its workers end with it.
 """
 
@@ -30,15 +30,15 @@ numpy.fft numpy.linalg numpy.lib.stride_tricks numpy.ma numpy.polynomial numpy.r
 
 
 class Settings:
-    """What the trainer asks for, as JSON in the command line.
+    """The trainer's settings, as JSON on the command line.
 
     Attributes:
-        serves: What workers run: "code" or "programs".
+        serves: Whether workers run "code" or "programs".
         memory_mb: Mebibytes that code may allocate.
-        mapped_mb: Mebibytes of images that a worker may map besides.
+        mapped_mb: Mebibytes of images that a worker may map in addition.
         cpu_s: Seconds of processor time of a worker.
-        without: Layers to leave off, to see what each one holds; "descriptors" is the closing of inherited ones, "null"
-            a null device of the worker's own.
+        without: Layers to leave off, to test what each layer prevents; "descriptors" is the closing of inherited ones,
+            "null" a separate null device for the worker.
     """
 
     def __init__(self, text: str) -> None:
@@ -51,7 +51,7 @@ class Settings:
 
 
 def main(descriptor: int, text: str) -> None:
-    """Confine, report which layers hold, and serve."""
+    """Confine this process, report which layers hold, and serve."""
     settings = Settings(text)
     control = socket.socket(fileno=descriptor)
     held: dict[str, str] = {}
@@ -78,7 +78,7 @@ def main(descriptor: int, text: str) -> None:
 
 
 def _import_all(serves: str) -> None:
-    """Import what workers use while files can still be read; `client` keeps the libraries from starting threads."""
+    """Import modules while files can still be read; `client` keeps the libraries from starting threads."""
     for name in (_MODULES if serves == "code" else "sandbox.confined.programs").split():
         __import__(name)
     from sandbox.confined import worker
@@ -97,7 +97,7 @@ def _become_first_process(control: socket.socket) -> None:
 
 
 class _ForkServer:
-    """Forks workers and tells the trainer of their births and deaths."""
+    """Forks workers and reports their starts and ends to the trainer."""
 
     def __init__(self, control: socket.socket, settings: Settings, mapped: int, private: int) -> None:
         self._control = control
@@ -110,7 +110,7 @@ class _ForkServer:
         self._tried: dict[str, str] = {}
 
     def confine(self) -> dict[str, str]:
-        """Put the worker's layers on this process; layer -> "" or why it does not hold."""
+        """Put the worker's layers on this process; returns layer -> "" or the reason why it does not hold."""
         held: dict[str, str] = {}
         settings, architecture = self._settings, self._architecture
         if "rlimits" not in settings.without:
@@ -127,7 +127,7 @@ class _ForkServer:
         return held
 
     def probe(self) -> dict[str, str]:
-        """What holds in a worker, seen by one that is forked for it and then tries what it must not be able to do."""
+        """Find which layers hold in a worker: a forked test process tries what it must not be able to do."""
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -177,7 +177,7 @@ class _ForkServer:
             self._live(*descriptors)
         try:
             watch = os.pidfd_open(child)
-        except OSError:  # it waits for a request that nobody sends
+        except OSError:  # the child would wait for a request that nobody sends
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             raise
@@ -194,7 +194,7 @@ class _ForkServer:
         self._control.send(wire.NOTICE.pack(wire.NOTICE_MAGIC, wire.EXITED, worker_id, status))
 
     def _live(self, descriptor: int, null: int) -> NoReturn:
-        """The life of a worker."""
+        """Set up the descriptors of a worker, serve, and exit."""
         try:
             if "null" not in self._settings.without:
                 for standard in (0, 1, 2):
@@ -227,7 +227,7 @@ class _ForkServer:
 
 
 def _try_forbidden() -> str:
-    """Whether the filter is on: "", or what a confined process could still do."""
+    """Test whether the filter is on: returns "", or what a confined process could still do."""
     libc = ctypes.CDLL(None, use_errno=True)
     done = {
         "make a socket": libc.socket(socket.AF_INET, socket.SOCK_DGRAM, 0),

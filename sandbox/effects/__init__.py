@@ -1,1 +1,1 @@
-"""What confined code did to an image, found from the pixels."""
+"""Finds from the pixels what confined code did to an image."""

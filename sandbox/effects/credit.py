@@ -1,7 +1,7 @@
-"""What the operations of a program earn: the tools whose effect can be seen, the net orientation and the frame.
+"""Finds the effects that a program's operations earn: the visible tools, the net orientation and the frame.
 
 The rules are the same in every lane. Identical pixels earn nothing, neither after one operation nor at the end. A move
-is named by what it does to the picture, whatever call made it: `resize` by a box is a crop. A name stays only if the
+is named by its effect on the picture, whatever call made it: `resize` with a box is a crop. A name stays only if the
 net result shows it: a border that was cut off again is no pad.
 """
 
@@ -14,7 +14,7 @@ from sandbox.geometry import ORIENTATIONS, Affine, Box, Size, compose, orientati
 from sandbox.operations.operation import Operation
 from sandbox.operations.table import OPERATIONS
 
-#: Pixels by which a border, a size or a corner must change to be seen. Libraries place a warp's turn a pixel off.
+#: Pixels by which a border, a size or a corner must change to be visible. A warp places a turn a pixel off.
 _VISIBLE, _VISIBLE_WARP = 0.99, 1.02
 
 
@@ -32,10 +32,10 @@ NO_EFFECT = Effects((), "identity", Affine())
 
 
 class Credit:
-    """Adds up what the operations of a program did to an image of `size`; whichever lane did them.
+    """Adds up what the operations of a program did to an image of `size`, in any lane.
 
     Attributes:
-        tools: Name of each effect, and whether it is one of colour.
+        tools: Name of each effect, and whether it is a color effect.
     """
 
     def __init__(self, size: Size) -> None:
@@ -47,7 +47,7 @@ class Credit:
         self._seen: Box | None = (0, 0, *size)
 
     def add(self, operation: Operation, after: Size, is_changed: Callable[[], bool]) -> None:
-        """Add an operation that gave an image of size `after`; `is_changed` compares RGB values of equal sizes."""
+        """Add an operation whose result has size `after`; `is_changed` compares RGB values of equal sizes."""
         before, self._size = self._size, after
         if before == after and not is_changed():
             return
@@ -72,15 +72,15 @@ class Credit:
 
     @property
     def needs_colourless(self) -> bool:
-        """Whether colour operations may have undone each other, so that `effects` asks for the result without them."""
+        """Whether color operations may have undone each other, so that `effects` needs the result without them."""
         return sum(is_colour for _, is_colour in self.tools) > 1
 
     def effects(self, is_source: Callable[[], bool], is_colourless: Callable[[], bool]) -> Effects:
-        """What is left at the end.
+        """The effects that are visible at the end.
 
         Args:
-            is_source: Looks whether the result is the source.
-            is_colourless: Looks whether the result is the same without the colour operations.
+            is_source: Tells whether the result equals the source.
+            is_colourless: Tells whether the result is the same without the color operations.
         """
         is_back = self._n_changes > 1 and self._size == self._source and is_source()
         if is_back or not self._n_changes:
@@ -95,7 +95,7 @@ class Credit:
         return Effects(tuple(names), self._orientation, self._frame)
 
     def _hidden(self) -> set[str]:
-        """Names of moves that were undone by later ones."""
+        """Names of moves that later moves undid."""
         hidden = {"identity"}
         if self._seen is None or self._frame is None:
             return hidden
@@ -114,12 +114,12 @@ def _common(one: Box, other: Box) -> Box:
 
 
 def _inset(inner: Box, outer: Box) -> float:
-    """How far the side of a box that is farthest inside of another one lies from that one's."""
+    """The largest distance of a side of the inner box from the same side of the outer box, measured inward."""
     return max(inner[0] - outer[0], inner[1] - outer[1], outer[2] - inner[2], outer[3] - inner[3])
 
 
 def _scale(frame: Affine) -> float:
-    """Pixels of the source for a pixel of the result."""
+    """Pixels of the source per pixel of the result."""
     return max(abs(frame.a), abs(frame.b), abs(frame.d), abs(frame.e))
 
 
@@ -130,20 +130,20 @@ def _is_resized(box: Box, frame: Affine, width: int, height: int) -> bool:
 
 
 def colour_tool(operation: Operation) -> str | None:
-    """The tool of a colour operation; None if it has none."""
+    """The tool name of a color operation; None if it has none."""
     if operation.name == "Image.convert" and operation.values[0] == "L":
         return "grayscale"
     return OPERATIONS[operation.name].tool
 
 
 def moves_of(operation: Operation, before: Size, after: Size) -> tuple[str | None, list[str]]:
-    """The orientation of an operation that moves pixels, None of an oblique one, and the names of its moves."""
+    """The orientation of an operation that moves pixels (None if it is oblique), and the names of its moves."""
     kind = OPERATIONS[operation.name]
     frame, own = kind.frame(operation.values, before), [kind.tool] if kind.tool else []
     if frame is None:
         return None, own
     turn = orientation_of(frame, after, _VISIBLE)
-    if turn != "identity" and operation.name != "cv2.warpAffine":  # almost a turn is none
+    if turn != "identity" and operation.name != "cv2.warpAffine":  # a warp that is almost a turn is no turn
         turn = orientation_of(frame, after)
     if turn is None:
         return None, own

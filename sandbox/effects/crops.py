@@ -1,7 +1,7 @@
-"""Where an image is a part of another one, in any of the eight orientations: found exactly, in bounded work.
+"""Finds the places where an image is a part of another one, in any of the eight orientations; exact and bounded.
 
-A pixel of the part whose colour is rare in the image gives the places where the part may lie; looking at other pixels
-of it, at all of those places at once, leaves few, and these are compared whole.
+A pixel of the part whose color is rare in the image gives the candidate places. Comparing a few more pixels at all of
+these places leaves few candidates, which are then compared whole.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from sandbox.effects.pixels import COLOUR, Numbers, SearchBudget, oriented
 from sandbox.geometry import ORIENTATIONS
 
-#: Places that are compared whole, and places that are looked at, before the search gives up.
+#: Limits at which the search gives up: candidates to compare whole, and candidates to look at.
 _MAX_WHOLE, _MAX_PLACES = 64, 1 << 17
-#: A colour that the image has so seldom is rare enough.
+#: A color is rare if the image has at most this many pixels of it.
 _RARE = 16
-#: A row of a part with fewer different pixels is too flat to be looked for.
+#: A row of a part with fewer distinct pixels is too flat to search for.
 _MIN_DISTINCT = 4
-#: Rows and columns of a part that are looked at first.
+#: Rows and columns of a part that are compared first.
 _N_SAMPLED = 9
-#: Pixels of an image that are compared in one go; they fit in a processor's cache.
+#: Pixels of an image that are compared at once; they fit in a processor's cache.
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class CropPlace:
-    """The part is the rectangle at (x, y), in pixels, of the image in an orientation."""
+    """A part of an image: the rectangle at (x, y), in pixels, of the image in an orientation."""
 
     orientation: str
     x: int
@@ -37,17 +37,17 @@ class CropPlace:
 
 
 def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[CropPlace] | None:
-    """Where the part lies in the image; None if that cannot be told.
+    """Find the places of the part in the image; None if that cannot be decided.
 
-    An upright place is the only answer if there is one. A part that is the whole image in an orientation is none.
+    If there is an upright place, only upright places are returned. The whole image in another orientation is no part.
 
     Args:
         image: Numbers of shape (H, W), without gaps in memory.
         part: Numbers of shape (h, w).
-        budget: What the search may look at.
+        budget: Pixels that the search may read.
 
     Raises:
-        OutOfBudgetError: It would look at more.
+        OutOfBudgetError: The search would read more.
     """
     row = _telling_row(part)
     if row is None:
@@ -77,7 +77,7 @@ def _sampled(length: int) -> list[int]:
 
 
 def _telling_row(part: Numbers) -> int | None:
-    """A row with many different pixels; None where all are too flat to be looked for."""
+    """A row with many distinct pixels; None if all sampled rows are too flat to search for."""
     rows = _sampled(part.shape[0])
     distinct = 1 + (np.diff(np.sort(part[rows] & COLOUR, axis=1), axis=1) != 0).sum(axis=1)
     best = int(np.argmax(distinct))
@@ -85,7 +85,7 @@ def _telling_row(part: Numbers) -> int | None:
 
 
 def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: SearchBudget) -> tuple[int, Any] | None:
-    """A column whose colour is rare in the image, and the flat indices where it is; None where all are common."""
+    """A column whose color is rare in the image, and the flat indices of that color; None if all colors are common."""
     best: tuple[int, Any] | None = None
     for column in columns:
         indices = _indices(flat, telling[column], _MAX_PLACES if best is None else len(best[1]), budget)
@@ -97,7 +97,7 @@ def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: SearchB
 
 
 def _indices(flat: Numbers, colour: np.uint32, most: int, budget: SearchBudget) -> Any | None:
-    """Where a colour is, None where it is in more places than `most`."""
+    """Flat indices of a color; None if there are more than `most`."""
     parts, n_found = [], 0
     for start in range(0, len(flat), _CHUNK):
         budget.spend(_CHUNK)
@@ -112,14 +112,14 @@ def _indices(flat: Numbers, colour: np.uint32, most: int, budget: SearchBudget) 
 
 @cache
 def _corner(orientation: str) -> tuple[bool, bool, bool]:
-    """Whether an orientation swaps rows and columns, and begins at the last row, and at the last column."""
+    """Whether an orientation swaps rows and columns, starts at the last row, and starts at the last column."""
     turned = oriented(np.arange(4).reshape(2, 2), orientation)
     is_last_row, is_last_column = divmod(int(turned[0, 0]), 2)
     return abs(int(turned[0, 1] - turned[0, 0])) == 2, bool(is_last_row), bool(is_last_column)
 
 
 def _turned_places(orientation: str, indices: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Rows and columns, in its oriented view, of places at flat indices of an image of (H, W)."""
+    """Rows and columns in the oriented view of an image (H, W), for flat indices of the image itself."""
     ys, xs = np.divmod(indices, shape[1])
     is_swapped, is_last_row, is_last_column = _corner(orientation)
     ys = shape[0] - 1 - ys if is_last_row else ys
@@ -130,7 +130,7 @@ def _turned_places(orientation: str, indices: Any, shape: tuple[int, ...]) -> tu
 def _fitting(
     turned: Numbers, part: Numbers, ys: Any, xs: Any, row: int, budget: SearchBudget
 ) -> list[tuple[int, int]] | None:
-    """Those of the places (y, x) at which the part lies, as (x, y); None if too many are left to compare."""
+    """Those candidates (y, x) at which the part fits, as (x, y); None if too many are left to compare."""
     height, width = part.shape
     is_inside = (ys >= 0) & (xs >= 0) & (ys <= turned.shape[0] - height) & (xs <= turned.shape[1] - width)
     ys, xs = ys[is_inside], xs[is_inside]

@@ -1,12 +1,13 @@
-"""Whether a result still shows what its frame says it shows.
+"""Decides whether a result still shows the part of the image that its frame names.
 
-A frame says where each pixel of a result lies in the question's image, but not what is left to see there: a page turned
-upright and reduced to 2 x 2 pixels has a perfect frame. So a reward asks here before it pays a turn or a crop.
+A frame says where each pixel of a result lies in the question's image, but not how much of it is still visible: a page
+turned upright and reduced to 2 x 2 pixels has a perfect frame. So a reward asks here before it pays for a turn or a
+crop.
 
-Pixels that were only moved are compared exactly. Everything else is judged by its edges: those of the result and those
-of the question's image in the same place, in a grid of at most `_GRID` pixels, must lie in the same places. Contrast,
-brightness, sharpness, grayscale, inversion, thresholds and drawings keep edges where they are; thumbnails, strong
-blurs and flat colours do not. An operation that raises faint noise above the picture is taken for a loss.
+Pixels that were only moved are compared exactly. Every other result is judged by its edges: in a grid of at most
+`_GRID` pixels, its edges must lie where the question's image has them. Contrast, brightness, sharpness, grayscale,
+inversion, thresholds and drawings keep edges in place; thumbnails, strong blurs and flat colors do not. An operation
+that raises faint noise above the picture counts as a loss.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from PIL import Image
 from sandbox.effects.pixels import same_pixels
 from sandbox.geometry import Affine, inverse, orient
 
-#: Longest side of the grid in which edges are compared, in pixels.
+#: Longest side in pixels of the grid in which edges are compared.
 _GRID = 128
-#: Correlation of the edges that a result must keep.
+#: Smallest correlation of the edges at which a result still shows its part.
 _ENOUGH = 0.75
-#: Spread of the edges, in levels, below which there is nothing to see.
+#: Spread of the edges, in levels, below which nothing is visible.
 _FLAT = 0.1
-#: Range of levels of an image in which nothing can be seen.
+#: Range of levels up to which an image counts as blank.
 _BLANK = 2
 
 
 def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
-    """Whether a result shows the part of `root` that its frame names; a flat part has nothing that can be lost.
+    """Whether a result shows the part of `root` that its frame names; a flat part has no detail to lose.
 
     Args:
-        result: RGB.
-        root: The image that it descends from, RGB.
-        frame: Pixels of the result to those of `root`; None: unknown.
-        orientation: Net element of the eight from `root` to the result; None: unknown.
+        result: The RGB result.
+        root: The RGB image that it was made from.
+        frame: Maps pixels of the result to those of `root`; None if unknown.
+        orientation: Net orientation (one of eight) from `root` to the result; None if unknown.
     """
     if frame is None:
         return False
@@ -49,9 +50,9 @@ def keeps_detail(result: Image.Image, root: Image.Image, frame: Affine | None, o
 
 
 def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, orientation: str | None) -> bool:
-    """Whether one can see in a result how it was turned: not if it is flat, or looks the same turned back.
+    """Whether a result shows how it was turned: not if it is flat, or looks the same when turned back.
 
-    The whole root, turned to the pixel, shows all there is to see, whatever it looks like. See `keeps_detail`.
+    An exact turn of the whole root always shows it, whatever the root looks like. See `keeps_detail`.
     """
     if frame is None or orientation is None:
         return False
@@ -68,7 +69,7 @@ def shows_turn(result: Image.Image, root: Image.Image, frame: Affine | None, ori
 
 
 def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation: str) -> bool:
-    """Whether the result is a part of the root in this orientation, to the pixel."""
+    """Whether the result is exactly a part of the root in this orientation."""
     box = frame.box((0, 0, *result.size))
     whole = tuple(round(side) for side in box)
     is_inside = 0 <= whole[0] < whole[2] <= root.width and 0 <= whole[1] < whole[3] <= root.height
@@ -78,7 +79,7 @@ def _is_moved(result: Image.Image, root: Image.Image, frame: Affine, orientation
 
 
 def _in_one_grid(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """A result and what it should show, in one size."""
+    """A result and the content that it should show, both at one size."""
     width, height = image.size
     full = max(1, round(width * hypot(frame.a, frame.d))), max(1, round(height * hypot(frame.b, frame.e)))
     factor = -(-max(full) // _GRID)
@@ -95,12 +96,12 @@ def _in_one_grid(image: Image.Image, frame: Affine, root: Image.Image) -> tuple[
 
 
 def _likeness(shown: Image.Image, expected: Image.Image) -> float:
-    """Correlation of the edges of colours or, if that is more, of brightness: a gray result keeps only those."""
+    """The larger correlation of the edges, of colors or of brightness: a gray result keeps only those of brightness."""
     return max(_correlation(_edges(shown, mode), _edges(expected, mode)) for mode in ("RGB", "L"))
 
 
 def _edges(image: Image.Image, mode: str) -> Any:
-    """Strength of the edges [H, W] in a mode, in levels per pixel, over all channels."""
+    """Strength of the edges [H, W] of the image in a mode, in levels per pixel, summed over channels."""
     pixels = np.asarray(image.convert(mode), np.float32).reshape(image.height, image.width, -1)
     across, down = cv2.Sobel(pixels, cv2.CV_32F, 1, 0), cv2.Sobel(pixels, cv2.CV_32F, 0, 1)
     strength = (np.abs(across) + np.abs(down)).reshape(pixels.shape).sum(2)

@@ -1,7 +1,7 @@
-"""Whether the difference of two images is a drawing: a few flat colours laid over few of the pixels in strokes.
+"""Decides whether two images differ by a drawing: a few flat colors laid over few of the pixels in strokes.
 
-Everything else that changes few pixels must not pass for one: noise, thresholds, replaced colours, thickened or thinned
-letters, moved parts, regions that were blurred or inverted. What cannot be told from those is no drawing.
+All other changes of few pixels must not pass for a drawing: noise, thresholds, replaced colors, thickened or thinned
+letters, moved parts, regions that were blurred or inverted. If a change may be one of those, it is no drawing.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ import numpy as np
 
 from sandbox.effects.pixels import COLOUR, Numbers, colours
 
-#: Fewest pixels of a drawing, and its largest share of the image.
+#: Smallest number of pixels of a drawing, and its largest share of the image.
 MIN_DRAWN, MAX_SHARE = 16, 0.25
-#: Colours of a drawing, and the least share of the changed pixels that each of them has unblended.
+#: Largest number of colors of a drawing, and the smallest share of the changed pixels that show each color unblended.
 _MAX_PENS, _MIN_PEN = 4, 0.05
-#: Changed pixels that are pens laid on, whole or blended with the ground at an edge; those that have two neighbours.
+#: Smallest shares of the changed pixels that are pen colors (pure, or blended at an edge) and that have two neighbors.
 _MIN_EXPLAINED, _MIN_STROKES = 0.98, 0.9
-#: Of 255, how far rounding may move a blend.
+#: Difference (of 255) that rounding may add to a blend.
 _ROUNDING = 4
-#: Of 255, how far a pen is from what it covers where it can be seen, and the share of it that can.
+#: Smallest difference (of 255) of a visible pen pixel from the pixel below it, and the smallest share of such pixels.
 _VISIBLE, _MIN_VISIBLE = 32, 0.75
-#: Share of the covered pixels whose colour is left unchanged elsewhere at least as often as it was covered.
+#: Smallest share of the covered pixels whose color remains elsewhere at least as often as it was covered.
 _MIN_INDEPENDENT = 0.75
-#: Of several pens, the share of each that covers colours which another one covers too.
+#: With several pens, the smallest share of each pen that covers colors which another pen covers too.
 _MIN_SHARED = 0.25
-#: Pixels from strokes of the same colour that were there before, within which thickening cannot be told from drawing.
+#: Distance to earlier strokes of the same color within which drawing resembles thickening, and the most that may be
+#: there.
 _NEAR, _MAX_NEAR = 8, 0.5
-#: Pixels around an edge, the share of a change that must not all lie there, and of its border that may lie at edges.
+#: Window around an edge in pixels, and the largest shares of a change inside it and of its border at edges.
 _ALONG, _MAX_ALONG, _MAX_AT_EDGES = 7, 0.95, 0.15
-#: Rows and columns around a drawing that are looked at whole.
+#: Largest number of rows and columns around a drawing that are read completely.
 _MAX_SIDE = 1024
-#: Pixels of an image, and changed ones, that are looked at.
+#: Pixels of an image, and changed pixels, that are sampled.
 _MAX_LOOKED = 1 << 14
 
 
 def is_drawing(before: Numbers, after: Numbers) -> bool:
-    """Whether an image is another one of the same shape (H, W) with something drawn on it."""
+    """Whether `after` is `before`, of the same shape (H, W), with something drawn on it."""
     is_changed: Any = ((before ^ after) & COLOUR) != 0
     n_changed = int(np.count_nonzero(is_changed))
     if not MIN_DRAWN <= n_changed <= MAX_SHARE * is_changed.size:
@@ -64,31 +65,31 @@ def is_drawing(before: Numbers, after: Numbers) -> bool:
 
 
 def _window(rows: Any, columns: Any) -> tuple[slice, slice]:
-    """The part of an image around changed pixels that is looked at whole."""
+    """The part of an image around the changed pixels that is read completely."""
     slices = []
     for places in (rows, columns):
-        middle, half = int(places[len(places) // 2]), _MAX_SIDE // 2  # of a changed pixel: there may be none in between
+        middle, half = int(places[len(places) // 2]), _MAX_SIDE // 2  # at a changed pixel: there may be none halfway
         low, high = max(int(places.min()) - _NEAR, middle - half, 0), min(int(places.max()) + _NEAR + 1, middle + half)
         slices.append(slice(low, high))
     return slices[0], slices[1]
 
 
 def _is_strokes(is_changed: Any) -> bool:
-    """Whether the changed pixels touch each other; those of noise stand alone."""
+    """Whether the changed pixels touch each other; pixels of noise stand alone."""
     mask = np.ascontiguousarray(is_changed).view(np.uint8)
     n_around = cv2.boxFilter(mask, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
     return bool(np.count_nonzero((n_around > 2) & is_changed) >= _MIN_STROKES * np.count_nonzero(is_changed))
 
 
 def _pens(drawn: Any) -> Any:
-    """The colours that were laid on: those of many changed pixels."""
+    """The pen colors: the colors of many changed pixels."""
     found, counts = np.unique(drawn, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_MAX_PENS]
     return found[order[counts[order] >= _MIN_PEN * len(drawn)]]
 
 
 def _explained(covered: Any, drawn: Any, pens: Any) -> bool:
-    """Whether the changed pixels are pens or, at the edges of letters and smooth lines, blends with what they cover."""
+    """Whether the changed pixels are pen colors or, at the edges of letters and lines, blends with what they cover."""
     result, is_explained = colours(drawn).astype(np.float32), np.zeros(len(drawn), bool)
     for pen in pens:
         on_other = [np.full_like(drawn, other) for other in pens if other != pen]
@@ -98,7 +99,7 @@ def _explained(covered: Any, drawn: Any, pens: Any) -> bool:
 
 
 def _is_blend(result: Any, ground: Any, pen: Any) -> Any:
-    """Where a result lies between ground and pen, the ground excluded; all of them (N, 3)."""
+    """Whether each result lies between ground and pen, excluding the ground; all arrays are (N, 3)."""
     whole, part = pen - ground, result - ground
     channel = np.abs(whole).argmax(axis=1)[:, None]
     span = np.take_along_axis(whole, channel, 1)
@@ -112,22 +113,22 @@ def _is_visible(covered: Any, drawn: Any) -> bool:
 
 
 def _cells(shown: Any) -> Any:
-    """Coarse colours, 8 x 8 x 8 of them."""
+    """Coarse colors as cell numbers, 8 x 8 x 8 cells."""
     eights = (colours(shown) >> 5).astype(np.int32)
     return (eights[..., 0] * 8 + eights[..., 1]) * 8 + eights[..., 2]
 
 
 def _is_independent(before: Numbers, is_changed: Any, covered: Any) -> bool:
-    """Whether the same colours are unchanged elsewhere: what is a matter of colour changes all of a colour.
+    """Whether the covered colors remain unchanged elsewhere: an operation on colors would change all pixels of a color.
 
-    A colour that much of the drawing covers is counted exactly, the others in cells: no two pixels of a photograph may
-    have the same.
+    A color that covers much of the drawing's area is counted exactly, the others in cells, because the pixels of a
+    photograph may all have different colors.
     """
     step = max(1, round(float(np.sqrt(before.size / _MAX_LOOKED))))
     looked, is_covered = before[::step, ::step], is_changed[::step, ::step]
     unchanged = looked[~is_covered] & COLOUR
     found, place, counts = np.unique(covered, return_inverse=True, return_counts=True)
-    # In pixels of the whole image, of which some were looked at.
+    # Scales counts of sampled pixels to the whole image.
     more = (before.size / looked.size) / (np.count_nonzero(is_changed) / len(covered))
     nearest = np.minimum(np.searchsorted(found, unchanged), len(found) - 1)
     n_same = np.bincount(nearest[found[nearest] == unchanged], minlength=len(found)) * more
@@ -144,7 +145,7 @@ def _is_independent(before: Numbers, is_changed: Any, covered: Any) -> bool:
 
 
 def _features(shown: Any) -> list[Any]:
-    """What colours are chosen by, one array each: red, green, blue, hue, saturation, value, and differences."""
+    """Features by which operations select colors, one array each: RGB, HSV, and differences of channels."""
     of = colours(shown).reshape(-1, 1, 3)
     red, green, blue = (of[:, 0, channel].astype(np.int16) for channel in range(3))
     hsv = cv2.cvtColor(np.ascontiguousarray(of), cv2.COLOR_RGB2HSV)[:, 0]
@@ -152,7 +153,7 @@ def _features(shown: Any) -> list[Any]:
 
 
 def _is_no_function(covered: Any, drawn: Any, pens: Any) -> bool:
-    """Whether several pens do not follow from what they cover, as inverting or moving a part of a page does."""
+    """Whether several pens are independent of what they cover, unlike after inverting or moving a part of a page."""
     if len(pens) == 1:
         return True
     cells = _cells(covered)
@@ -162,7 +163,7 @@ def _is_no_function(covered: Any, drawn: Any, pens: Any) -> bool:
 
 
 def _is_apart(before: Any, after: Any, is_changed: Any, pens: Any) -> bool:
-    """Whether most of the drawing lies away from what had its colour before: thickened letters lie around letters."""
+    """Whether most of the drawing is far from earlier pixels of its color; thickened letters lie around letters."""
     n_near = n_pens = 0
     for pen in colours(pens).astype(int):
         low, high = np.clip(pen - _VISIBLE, 0, 255), np.clip(pen + _VISIBLE, 0, 255)
@@ -174,7 +175,7 @@ def _is_apart(before: Any, after: Any, is_changed: Any, pens: Any) -> bool:
 
 
 def _follows_edges(before: Any, is_changed: Any) -> bool:
-    """Whether the change lies along edges of the picture, or ends at them, more than chance would have it."""
+    """Whether the change lies along edges of the picture, or ends at them, more often than by chance."""
     if min(is_changed.shape) < 2:
         return True  # a line of pixels has no strokes
     across = cv2.absdiff(before[:, 1:], before[:, :-1]).max(axis=2) >= _VISIBLE

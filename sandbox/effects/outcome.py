@@ -1,4 +1,4 @@
-"""Runs programs by the library calls of the table, and says what they earn; whatever process it is."""
+"""Runs programs by the library calls of the table, in any process, and finds the effects that they earn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sandbox.operations.table import OPERATIONS
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a program, and what it earns, seen from the image that it starts from."""
+    """The result of a program, and the effects that it earns relative to its first image."""
 
     image: Image.Image
     effects: Effects = UNKNOWN
 
 
 def run_operation(operation: Operation, image: Image.Image) -> Image.Image:
-    """The library's call; raises what it raises."""
+    """Run the library's call; raises what that raises."""
     return OPERATIONS[operation.name].call(image, operation.values)
 
 
@@ -35,8 +35,8 @@ def run_program(
     """Run a program on an RGB image; None if an operation fails, which the checks of its values should prevent.
 
     Args:
-        program: What to run.
-        image: What it starts from.
+        program: The program to run.
+        image: The image to start from.
         finish: Runs the last operation.
     """
     source, credit = image, Credit(image.size)
@@ -54,11 +54,11 @@ def run_program(
 
 
 def without_colour(program: ToolProgram, image: Image.Image) -> Image.Image | None:
-    """What the program gives without its colour operations; None if it then fails."""
+    """Run the program without its color operations; None if it then fails."""
     try:
         for operation in program.operations:
             if not OPERATIONS[operation.name].is_colour:
                 image = OPERATIONS[operation.name].call(image, operation.values)
-    except Exception:  # noqa: BLE001 - an operation that needs what a colour operation made, a gray image say
+    except Exception:  # noqa: BLE001 - an operation may need the output of a color operation, such as gray
         return None
     return image

@@ -1,4 +1,4 @@
-"""Pixels as numbers, and the eight orientations as views: what comparing images needs."""
+"""Pixels as numbers, and the eight orientations as views, for comparing images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image, ImageChops
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-#: (H, W): one number for each pixel; its highest byte means nothing.
+#: (H, W): one number per pixel; its highest byte has no meaning.
 Numbers = np.ndarray[Any, np.dtype[np.uint32]]
 
-#: The bytes of a number that have a meaning.
+#: Mask of the bytes of a number that have a meaning.
 COLOUR = np.uint32(0xFFFFFF)
 
 
 def numbers(pixels: Pixels) -> Numbers:
-    """One number for each pixel of uint8 (H, W, 3) or (H, W, 4); no copy where the pixels have four bytes in a row."""
+    """One number per pixel of uint8 (H, W, 3) or (H, W, 4); no copy if the four bytes of a pixel are adjacent."""
     if pixels.shape[-1] == 4 and pixels.flags.c_contiguous:
         return pixels.view("<u4")[..., 0]
     four = np.zeros((*pixels.shape[:2], 4), np.uint8)
@@ -26,7 +26,7 @@ def numbers(pixels: Pixels) -> Numbers:
 
 
 def colours(shown: Numbers) -> Pixels:
-    """The colours, uint8 (..., 3), of numbers that lie in a row."""
+    """The colors, uint8 (..., 3), of contiguous numbers."""
     four: Pixels = np.ascontiguousarray(shown).view(np.uint8).reshape(*shown.shape, 4)
     return four[..., :3]
 
@@ -47,20 +47,20 @@ def oriented(array: Any, orientation: str) -> Any:
 
 
 class OutOfBudgetError(Exception):
-    """A search would take more work than is done for one result."""
+    """A search would take more work than one result is worth."""
 
 
 class SearchBudget:
-    """Pixels that a search may still look at, some 2 ns each."""
+    """The number of pixels that a search may still read, at about 2 ns each."""
 
     def __init__(self, n_pixels: int) -> None:
         self._left = n_pixels
 
     def spend(self, n_pixels: int) -> None:
-        """Look at so many.
+        """Count pixels as read.
 
         Raises:
-            OutOfBudgetError: They are not left.
+            OutOfBudgetError: Fewer pixels are left.
         """
         self._left -= n_pixels
         if self._left < 0:
@@ -76,7 +76,7 @@ def same_pixels(one: Image.Image, other: Image.Image | None) -> bool:
     width, height = one.size
     middle = [(width // 3, height // 2), (width // 2, height // 3), (width // 5, height // 4)]
     if one.mode == other.mode and min(width, height) and any(one.getpixel(at) != other.getpixel(at) for at in middle):
-        return False  # as most images that differ: at once
+        return False  # most images that differ are found here at once
     row = (0, height // 2, width, height // 2 + 1)
     return _is_equal(one.crop(row), other.crop(row)) and _is_equal(one, other)
 

@@ -1,8 +1,8 @@
-"""Proves what a worker claims of how it made a result: by running it again and comparing pixels.
+"""Proves a worker's claim of how it made a result: runs the claim again and compares the pixels.
 
-A claim is a straight-line snippet, written by code that the policy owns. It is read as any snippet is, by the rules of
-`sandbox.lift`, and counts only if our own operations make the same pixels of it. So forging one gains nothing: who
-knows a program that makes these pixels could have written that.
+A claim is a straight-line snippet, written by a process that the policy's code owns. It is read like any snippet, by
+the rules of `sandbox.lift`, and counts only if our own operations make the same pixels from it. So forging a claim
+gains nothing: anyone who knows a program that makes these pixels could have written that program.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 from sandbox.types import LastCall, Limits
 
-#: Characters and lines of a claim, and what it is written with: calls with literals, nothing else.
+#: Largest number of characters and lines of a claim, and the text that it may hold: calls with literals, nothing else.
 _MAX_CHARS, _MAX_LINES = 4096, 64
 _PLAIN = re.compile(r"[\w .,=()\[\]'\"#:+\-\n]*", re.ASCII)
 _KEYWORD = re.compile(r"\b(?:for|if|while|lambda|def|class|import|with|try|async|await|yield|assert|del|print)\b")
 _TARGET = re.compile(r"(v\d+) = ")
 #: Rows of a turned result that are compared at once.
 _STRIP = 128
-#: Correlation with the image to which a claim leads from which on a result still shows what that shows.
+#: A result still shows an intermediate image if its correlation with that image is at least this.
 _ENOUGH = 0.95
 
-#: Runs the proof of a claim that is bounded, if there is time for it.
+#: Runs the proof of a bounded claim, if there is time for it.
 RunHere = Callable[[Callable[[], Outcome | None]], Outcome | None]
-#: Runs a program on an image in a process that can be ended; None if it was.
+#: Runs a program on an image in a process that can be ended; None if the process was ended.
 RunElsewhere = Callable[[ToolProgram, Image.Image], Outcome | None]
 
 
@@ -48,7 +48,7 @@ class ReadClaim:
     """A claim that was read.
 
     Attributes:
-        program: What it says was done.
+        program: The operations that it claims.
         is_whole: False if its last lines cannot be read: it leads to an image before the result.
     """
 
@@ -66,21 +66,22 @@ def find_credit(
     last: LastCall | None = None,
     run_here: RunHere | None = None,
 ) -> Effects:
-    """What the code that made `result` earns; never raises.
+    """Find the effects that the code that made `result` earns; never raises.
 
-    A claim that is proven decides. Else the pixels are compared with those of the chosen image. If that tells nothing,
-    the claim may lead to an image of which the result is, at every pixel, one table per channel, since arithmetic on
-    arrays is not logged. Such tables at its end give the result, so its effects and the change of colour count.
+    A proven claim decides. Otherwise the pixels are compared with those of the chosen image. If that finds nothing, the
+    claim may still lead to an intermediate image. If one table per channel turns that image into the result, exactly at
+    every pixel, the effects of the claim and the color change both count. This covers arithmetic on arrays, which is
+    not logged.
 
     Args:
-        images: Of the request.
-        chosen: Index of the one that was asked about.
+        images: The images of the request.
+        chosen: Index of the image that was asked about.
         result: An RGB image.
         text: The worker's claim; "" if there is none.
-        run_elsewhere: For programs that are not bounded by construction; None: they are not run.
-        limits: What a result may be; None for the usual ones.
-        last: The last call, if it was the trainer that ran it.
-        run_here: Runs proofs that are bounded; None: they are run.
+        run_elsewhere: Runs programs that are not bounded by construction. If None, they are not run.
+        limits: Limits on a result; None for the default ones.
+        last: The last call, if the trainer ran it.
+        run_here: Runs bounded proofs; None: they are run at once.
     """
     try:
         return _found(images, chosen, result, text, run_elsewhere, limits or Limits(), last, run_here or _run_at_once)
@@ -124,7 +125,7 @@ def _run_at_once(prove: Callable[[], Outcome | None]) -> Outcome | None:
 
 
 def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effects:
-    """The effects of a program and of the tables that make the result of its image; unknown if there are none."""
+    """Effects of a program followed by one table per channel; unknown if no such tables turn `end` into `result`."""
     if end.size != result.size or not _is_by_tables(end, result):
         return UNKNOWN
     rest = find_effects(_pixels(end), _pixels(result))
@@ -134,9 +135,9 @@ def _continued(effects: Effects, end: Image.Image, result: Image.Image) -> Effec
 
 
 def _is_by_tables(before: Image.Image, after: Image.Image) -> bool:
-    """Whether each channel is a table of the same channel before, exact at every pixel, that leaves most of it to see.
+    """Whether each channel is an exact table of the same channel before, and most of its content is still visible.
 
-    Without the second condition one flat colour would be a table of any image.
+    Without the second condition, one flat color would be a table of any image.
     """
     for values, shown in zip(before.split(), after.split(), strict=True):
         old, new = np.asarray(values), np.asarray(shown)
@@ -151,14 +152,14 @@ def _is_by_tables(before: Image.Image, after: Image.Image) -> bool:
 
 
 def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> ReadClaim | None:
-    """A claim as a program; None if it is long, or more than calls with literals.
+    """Read a claim as a program; None if it is too long, or contains more than calls with literals.
 
-    If a line cannot be read, the claim leads to what the line before it made.
+    If a line cannot be read, the claim ends at the image that the line before it made.
 
     Args:
-        text: What the worker claims.
-        sizes: Of the images of the request, (width, height).
-        chosen: Index of the one that was asked about.
+        text: The worker's claim.
+        sizes: Sizes (width, height) of the images of the request.
+        chosen: Index of the image that was asked about.
     """
     lines = text.split("\n")
     is_plain = 0 < len(text) <= _MAX_CHARS and _PLAIN.fullmatch(text) and not _KEYWORD.search(text)
@@ -178,10 +179,10 @@ def read_claim(text: str, sizes: tuple[Size, ...], chosen: int) -> ReadClaim | N
 
 
 def _run(claim: ReadClaim, source: Image.Image, result: Image.Image, last: LastCall | None) -> Outcome | None:
-    """What the program of a claim gives: `result` itself, if its last operation gives that.
+    """Run the program of a claim; the outcome holds `result` itself if the last operation gives the same pixels.
 
-    One that the trainer ran is not run again, if it ran on the same image. A turn is compared without making its image:
-    pages of new memory are what it costs most.
+    The last operation is not run again if the trainer has already run it on the same image. A turn is compared without
+    making its image, because the new memory pages would cost more than anything else.
     """
 
     def finish(operation: Operation, image: Image.Image) -> Image.Image:

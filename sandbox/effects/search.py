@@ -1,8 +1,8 @@
-"""What code did to an image, found from the pixels alone: for results that no claim explains.
+"""Finds from the pixels alone what code did to an image, for results that no claim explains.
 
-Exact matches first (the eight orientations, cut-outs of an orientation, drawings on an orientation), then an
-orientation of the whole image that was resized or recoloured. If two answers fit, or none does, the answer is None.
-Large images are looked at in places that nobody can foresee first, and compared everywhere if those are the same.
+Exact matches are tried first (the eight orientations, cut-outs of an orientation, drawings on an orientation), then an
+orientation of the whole image that was resized or recolored. If two answers fit, or no answer does, the result is
+unknown. Large images are first compared at random places that the code cannot foresee; if those are equal, everywhere.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from sandbox.effects.drawings import MAX_SHARE, is_drawing
 from sandbox.effects.pixels import COLOUR, Numbers, OutOfBudgetError, Pixels, SearchBudget, colours, numbers, oriented
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
 
-#: Side of the small gray images that are compared, in pixels.
+#: Side in pixels of the small gray images that are compared.
 _SIDE = 48
-#: Correlation of those images that an orientation must reach, and its lead over the next.
+#: Smallest correlation of those images for an orientation, and its smallest lead over the second best.
 _ENOUGH, _LEAD = 0.9, 0.15
-#: Mean difference of small versions that a resize may make by itself, of 255.
+#: Mean difference (of 255) between small versions that a resize alone may cause.
 _RESIZE_TOLERANCE = 8.0
-#: Pixels that are compared in one go, and places that are looked at before, drawn anew for each search.
+#: Pixels that are compared at once, and the number of places to look at first, drawn anew for each search.
 _MAX_EXACT, _N_PLACES = 1 << 14, 4096
-#: Places that are looked at first; if more of them differ than this share, far more than `_MAX_SEEN` of all do.
+#: Places for a first look. If more than this share of them differ, far more than `_MAX_SEEN` of all places differ.
 _N_FEW, _MAX_FEW = 16, 0.7
-#: Pixels that the search for a cut-out or a drawing may look at.
+#: Pixels that the search for a cut-out or a drawing may read.
 _MAX_LOOKED = 40_000_000
-#: Share of pixels that may differ at those places where fewer than `MAX_SHARE` do in all of the image.
+#: Largest share of the places that may differ if less than `MAX_SHARE` of the whole image differs.
 _MAX_SEEN = MAX_SHARE + 0.05
-#: A colour operation changes at least this share of the pixels; what changes fewer has no name.
+#: A color operation changes at least this share of the pixels; a smaller change gets no name.
 _MIN_CHANGED = 1 / 256
 
 
 def find_effects(before: Pixels, after: Pixels) -> Effects:
-    """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) whose last channel means nothing.
+    """Compare the pixels of an image and a result: uint8 (H, W, 3), or (H, W, 4) with a last channel to ignore.
 
-    The work is bounded whatever the images: a search that would take more finds nothing.
+    The work is bounded for all images: a search that would exceed the bound finds nothing.
     """
     stored, shown = numbers(before), numbers(after)
     size, budget = (stored.shape[1], stored.shape[0]), SearchBudget(_MAX_LOOKED)
@@ -63,7 +63,7 @@ def find_effects(before: Pixels, after: Pixels) -> Effects:
 
 
 def _share(turned: Numbers, shown: Numbers, ys: Any, xs: Any) -> float:
-    """Share of the places at which two images differ; of few places if they differ at most of those."""
+    """Share of the places at which two images differ; estimated from a few places if most of those differ."""
     few = _differ(turned, shown, ys[:_N_FEW], xs[:_N_FEW]).mean()
     return float(few if few > _MAX_FEW else _differ(turned, shown, ys, xs).mean())
 
@@ -73,21 +73,21 @@ def _differ(turned: Numbers, shown: Numbers, ys: Any, xs: Any) -> Any:
 
 
 def _is_same(turned: Numbers, shown: Numbers) -> bool:
-    """Whether images are the same everywhere, compared by strips that fit in a processor's cache."""
+    """Whether two images are equal everywhere, compared in strips that fit in a processor's cache."""
     rows = max(1, _MAX_EXACT // shown.shape[1])
     tops = range(0, shown.shape[0], rows)
     return not any(((turned[top : top + rows] ^ shown[top : top + rows]) & COLOUR).any() for top in tops)
 
 
 def _turned(names: list[str], size: Size) -> Effects:
-    """One orientation is an answer; of a symmetric image several fit, and which was done cannot be seen."""
+    """Effects of the one orientation that fits; unknown if several fit, as they do for a symmetric image."""
     if len(names) > 1:
         return UNKNOWN
     return Effects((names[0],), names[0], orientation_frame(names[0], size))
 
 
 def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: SearchBudget) -> Effects | None:
-    """The result as a part of the image in any orientation; None if it is not, unknown if it fits in several places."""
+    """Find the result as a part of the image in any orientation; None if it is no part, unknown if it is ambiguous."""
     places = find_places(stored, shown, budget)
     if places is None or len(places) > 1:
         return UNKNOWN
@@ -99,7 +99,7 @@ def _find_cut_out(stored: Numbers, shown: Numbers, size: Size, budget: SearchBud
 
 
 def _find_drawn(views: dict[str, Numbers], shown: Numbers, size: Size, budget: SearchBudget) -> Effects | None:
-    """The one of these views of the image that was drawn on, upright if that is one; None if none or several are."""
+    """Find the view of the image that was drawn on: the upright one if it fits, otherwise the only one that fits."""
     found = []
     for name, turned in views.items():
         budget.spend(2 * shown.size + 10 * min(shown.size, 1 << 20))  # parts of large images are looked at closely
@@ -111,7 +111,7 @@ def _find_drawn(views: dict[str, Numbers], shown: Numbers, size: Size, budget: S
 
 
 def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
-    """The whole image, in some orientation, resized or with other colours."""
+    """Effects if the result is the whole image in some orientation, resized or with other colors."""
     small_stored, small_shown = _standardised(stored), _standardised(shown)
     if small_stored is None or small_shown is None:
         return UNKNOWN
@@ -131,13 +131,13 @@ def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
 
 @cache
 def _small_orientations() -> Any:
-    """Flat places, (8, S * S), at which a small version has the pixels of its orientations."""
+    """Flat indices, (8, S * S), that turn a small version into its eight orientations."""
     places = np.arange(_SIDE * _SIDE).reshape(_SIDE, _SIDE)
     return np.stack([oriented(places, name).reshape(-1) for name in ORIENTATIONS])
 
 
 def _shrunk(shown: Numbers, side: int) -> Numbers:
-    """A square version, (side, side), of large images the mean of nine pixels each, evenly spread."""
+    """A square version, (side, side). For large images, each pixel is the mean of nine evenly spread pixels."""
     rows = np.ascontiguousarray(shown)
     four: Any = rows.view(np.uint8).reshape(*rows.shape, 4)
     if min(shown.shape) >= 6 * side:
@@ -149,7 +149,7 @@ def _shrunk(shown: Numbers, side: int) -> Numbers:
 
 
 def _standardised(shown: Numbers) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """A small gray version with mean 0 and variance 1; None where it is flat."""
+    """A small gray version with mean 0 and variance 1; None if the image is flat."""
     small = colours(_shrunk(shown, _SIDE))
     gray = (small[..., 0].astype(np.float32) + small[..., 1] + small[..., 2]) / 3
     (mean,), (spread,) = (value.astype(np.float32)[0] for value in cv2.meanStdDev(gray))
@@ -157,7 +157,7 @@ def _standardised(shown: Numbers) -> np.ndarray[Any, np.dtype[np.float32]] | Non
 
 
 def _colour_tools(stored: Numbers, name: str, shown: Numbers) -> list[str]:
-    """Which colour operation is in the pixels; a plain name if it is recognised, else "color"."""
+    """Name the color operation that the pixels show: its own name if recognized, else "color"; empty for no change."""
     turned, tolerance = oriented(stored, name), 0.0
     if turned.shape != shown.shape:
         before, after, tolerance = (
@@ -179,7 +179,7 @@ def _colour_tools(stored: Numbers, name: str, shown: Numbers) -> list[str]:
 
 
 def _difference(before: Numbers, after: Numbers) -> float:
-    """Mean difference of colours, of 255."""
+    """Mean difference of the colors, of 255."""
     return cv2.norm(before.view(np.uint8), after.view(np.uint8), cv2.NORM_L1) / (3 * before.size)
 
 

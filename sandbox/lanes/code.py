@@ -1,4 +1,4 @@
-"""Code that runs as it is written: starts the lane for it when it is first needed, and says what results earn."""
+"""Runs code as it is written: starts its lane when that is first needed, and finds the effects that results earn."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sandbox.types import ConfinementError, Fresh, Limits, Observation, Tell, To
 
 
 class CodeRunner:
-    """Runs code in the strongest lane that the machine gives.
+    """Runs code in the strongest lane that the machine provides.
 
     Args:
-        workers: How many calls run at once.
-        limits: What one call may use.
+        workers: Number of calls that run at once.
+        limits: Limits of one call.
         min_level: The weakest confinement to accept.
-        fresh: What shares a process: one call, or those of an episode.
-        tools: Proves claims.
+        fresh: Whether a process serves only one call, or the calls of an episode.
+        tools: The lane that proves claims.
         is_required: Raise if the machine cannot confine code, instead of warning once.
     """
 
@@ -46,10 +46,10 @@ class CodeRunner:
         self.lane: CodeLane | None = None
 
     def start(self) -> bool:
-        """Start the lane; False if the machine cannot give it, or it was closed.
+        """Start the lane; False if the machine cannot provide it, or the runner is closed.
 
         Raises:
-            ConfinementError: It is required, and the machine cannot give it.
+            ConfinementError: The lane is required, and the machine cannot provide it.
         """
         with self._lock:
             if self.lane is not None or self._missing or self.is_closed:
@@ -69,7 +69,7 @@ class CodeRunner:
             return self.lane is not None
 
     def close(self) -> None:
-        """End the workers; it may be called twice. Nothing starts from here on."""
+        """End the workers; may be called twice. Nothing starts from here on."""
         with self._lock:
             self.is_closed = True
             lane, self.lane = self.lane, None
@@ -77,21 +77,21 @@ class CodeRunner:
             lane.close()
 
     def disown(self) -> None:
-        """Let go of the parent's workers, in a forked child."""
+        """Release the parent's workers, in a forked child."""
         self._lock = threading.RLock()
         if self.lane is not None:
             self.lane.disown()
         self.lane = None
 
     def has_state(self, episode: str) -> bool:
-        """Whether variables of the episode are alive in a worker."""
+        """Whether a worker still holds variables of the episode."""
         if self._fresh != "episode":
             return False
         with self._lock:
             return self.lane is not None and self.lane.has_state(episode)
 
     def run(self, requests: Mapping[int, ToolRequest], budget: Budget, tell: Tell | None) -> dict[int, Observation]:
-        """Observations of code with what it earns, by index; `tell` gets some while others run."""
+        """Run code; returns observations with their effects, by index. `tell` gets some while other calls run."""
         if not requests:
             return {}
         with self._lock:
@@ -114,7 +114,7 @@ class CodeRunner:
         return earned | dict(zip(rest, credited, strict=True))
 
     def _earning(self) -> Callable[[ToolRequest, Observation], Observation]:
-        """Gives code what it earns; the claims of one batch share their time."""
+        """Return a function that adds the effects to an observation; the claims of one batch share their time."""
         proof_time = ProofTime(self._limits.wall_s)
 
         def earning(request: ToolRequest, observation: Observation) -> Observation:

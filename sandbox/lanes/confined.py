@@ -1,4 +1,4 @@
-"""Runs any code in confined workers, and makes observations of what comes back."""
+"""Runs any code in confined workers, and makes observations of the answers."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from sandbox.types import Fresh, LastCall, Limits, Observation, Status, Tell, To
 
 #: Seconds of processor time of a worker that serves more than one call.
 LONG_LIFE_S = 3600
-#: Characters, and form, of a call that a worker leaves to the trainer.
+#: Largest number of characters, and the form, of a call that a worker leaves to the trainer.
 _MAX_REST = 256
 _REST = re.compile(r"result = image\.(?:resize|transpose)\([\w .,()+-]*\)", re.ASCII)
 
 
 class ConfinedLane:
-    """Confined workers for code. Threads may share it.
+    """Confined workers for code; safe to share between threads.
 
     Args:
-        workers: How many calls run at once.
-        limits: What one call may use.
+        workers: Number of calls that run at once.
+        limits: Limits of one call.
         min_level: The weakest confinement to accept.
-        fresh: "call": every call gets a new process; "episode": the calls of an episode share one, and their variables.
-        without: Layers to leave off, to see what each one holds.
+        fresh: "call": every call gets a new process; "episode": the calls of an episode share a process and variables.
+        without: Layers to leave off, to test what each layer prevents.
 
     Raises:
-        ConfinementError: The machine does not give `min_level`.
+        ConfinementError: The machine does not provide `min_level`.
     """
 
     name = "confined"
@@ -77,11 +77,11 @@ class ConfinedLane:
 
     @property
     def level(self) -> Level:
-        """The confinement of workers that are made now."""
+        """The confinement of newly made workers."""
         return next((level for level in reversed(LEVELS) if self._pool.level.startswith(level)), "process")
 
     def has_state(self, episode: str) -> bool:
-        """Whether variables of the episode are alive in a worker."""
+        """Whether a worker still holds variables of the episode."""
         return self._pool.is_kept(episode)
 
     def close(self) -> None:
@@ -95,9 +95,9 @@ class ConfinedLane:
     def run(
         self, calls: Sequence[ToolRequest], budget: Budget | None = None, tell: Tell | None = None
     ) -> list[Observation]:
-        """Run every request; one observation for each, in order.
+        """Run every request; returns one observation per request, in order.
 
-        `tell` gets them as they come; idle workers wait for it.
+        `tell` gets each observation as it comes; idle workers wait until it returns.
         """
         left: dict[int, TaskAnswer] = {}
         seen: dict[int, Observation] = {}
@@ -117,14 +117,14 @@ class ConfinedLane:
 
     def _task(self, request: ToolRequest) -> Task:
         images, chosen = request.images, request.image_index
-        # A worker gets every image if the code may name others than the chosen one.
+        # A worker gets every image if the code may name other images than the chosen one.
         if self._fresh == "call" and "images" not in request.code and "image_" not in request.code:
             images, chosen = [images[chosen]], 0
         keep = request.episode if self._fresh == "episode" else ""
         return Task(request.code.encode("utf-8", "replace"), images, chosen, keep)
 
     def _finish(self, request: ToolRequest, answer: TaskAnswer, budget: Budget) -> Observation:
-        """Run the call that a worker left to the trainer; never raises for what the worker says."""
+        """Run the call that a worker left to the trainer; never raises because of the worker's answer."""
         seen = self._observe(answer)
         if answer.reply is None or seen.status != "ok":
             return seen
@@ -137,7 +137,7 @@ class ConfinedLane:
             if fault is not None:
                 return replace(seen, status="error", image=None, text=seen.text + fault)
             image = run_operation(operation, before)
-        except Exception:  # noqa: BLE001 - a worker may send anything: an error here is its crash
+        except Exception:  # noqa: BLE001 - a worker may send anything: an error here counts as its crash
             return replace(seen, status="crash", image=None, text="The process that ran the code left no valid call.")
         wall_s = seen.wall_s + time.perf_counter() - started
         return replace(seen, image=image, claim=answer.reply.claim, last=LastCall(operation, before), wall_s=wall_s)
@@ -158,10 +158,10 @@ class ConfinedLane:
 
 
 def _read_rest(text: str, before: Size) -> tuple[Operation, Size]:
-    """The call that a worker left, and the size of its result.
+    """Read the call that a worker left, and the size of its result.
 
     Raises:
-        ValueError: The trainer runs no such call for it.
+        ValueError: The call is not one that the trainer runs for a worker.
     """
     read = lift(text, (before,)) if len(text) <= _MAX_REST and _REST.fullmatch(text) else None
     if not isinstance(read, ToolProgram) or len(read.operations) != 1 or read.text:

@@ -1,4 +1,4 @@
-"""The protocol that every lane keeps, and the plans that an executor makes of requests for them."""
+"""The protocol of every lane, and the plans that an executor makes for requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.types import Observation, Tell, ToolRequest
 
 @dataclass(frozen=True)
 class Rejected:
-    """Nothing runs: the observation says why."""
+    """A request that does not run; the observation says why."""
 
     observation: Observation
 
@@ -51,19 +51,19 @@ class Lane(Protocol[Call]):
 
     @property
     def name(self) -> str:
-        """The lane of its observations."""
+        """The name of this lane in observations."""
 
     def run(self, calls: Sequence[Call]) -> Sequence[Observation | None]:
-        """One result for each call, in order; None for a call that another lane must run.
+        """Return one result per call, in order; None for a call that another lane must run.
 
-        Never raises for what a call holds: one that fails is an observation, and the others are served.
+        Never raises because of the content of a call: a failed call becomes an observation, and the others are served.
         """
 
     def close(self) -> None:
-        """End its processes; it may be called twice."""
+        """End the lane's processes; may be called twice."""
 
     def disown(self) -> None:
-        """Let go of the parent's processes, in a forked child."""
+        """Release the parent's processes, in a forked child."""
 
 
 class CodeLane(Lane[ToolRequest], Protocol):
@@ -72,7 +72,7 @@ class CodeLane(Lane[ToolRequest], Protocol):
     def run(
         self, calls: Sequence[ToolRequest], budget: Budget | None = None, tell: Tell | None = None
     ) -> Sequence[Observation | None]:
-        """As `Lane.run`; results beyond the budget are refused. `tell` gets some while others run."""
+        """Like `Lane.run`, but refuses results beyond the budget. `tell` gets some observations early."""
 
     def has_state(self, episode: str) -> bool:
         """Whether variables of the episode are alive in a worker."""
@@ -86,12 +86,12 @@ def run_lane(
     calls: Mapping[int, OneCall],
     run: Callable[[Sequence[OneCall]], Sequence[Observation | None]] | None = None,
 ) -> dict[int, Observation]:
-    """The observations of a lane, by index; those of calls that it leaves to another lane are missing.
+    """The observations of a lane, by index, without those of calls that the lane leaves to another one.
 
     Args:
-        lane: Whose observations they are.
-        calls: By index.
-        run: Runs them; by default as `lane.run`.
+        lane: The lane that runs the calls.
+        calls: The calls, by index.
+        run: Runs the calls; `lane.run` by default.
     """
     if not calls:
         return {}

@@ -1,9 +1,9 @@
-"""Calls tools that are models, each in its own process, on pixels that a program or a confined worker made.
+"""Calls tools that are models, each in its own process, on pixels from a program or a confined worker.
 
-The models are ours to trust, the pixels and the arguments are not: only checked literals and RGB bytes go in, and what
-comes back is read as bounded text and bytes, never unpickled. A model that raises, hangs, dies or returns something
-else is an observation; a process that was ended is started again by the next call, one that could not be started is
-not tried again.
+The models are trusted; the pixels and the arguments are not. Only checked literals and RGB bytes go in. The answer is
+read as bounded text and bytes, never unpickled. A model that raises, hangs, dies or returns something else gives an
+observation. A process that was ended is started again by the next call; one that could not be started is not tried
+again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sandbox.lanes.process import Spawned
 from sandbox.messages import kind_of
 from sandbox.types import Limits, Model, ModelCall, ModelResult, Observation, Status, ToolRequest
 
-#: Bytes of a reply's header, and characters of the text in it, each at most six bytes there.
+#: Bytes of a reply's header, and characters of the text in it; each character takes at most six bytes there.
 _HEADER_BYTES = 1 << 20
 _TEXT_CHARS = 1 << 16
 
-#: How a call ended, and what the model found, or why it did not.
+#: How a call ended, and the model's findings or the reason for the failure.
 ModelAnswer = tuple[Status, ModelResult]
 
 
@@ -46,10 +46,10 @@ class ModelStep:
 
 
 class ModelLane:
-    """Keeps the processes of models; it may be shared by threads.
+    """Holds the processes of models; safe to share between threads.
 
     Args:
-        limits: What a result may be.
+        limits: Limits of a result.
     """
 
     name = "model"
@@ -60,7 +60,7 @@ class ModelLane:
         self._workers: dict[int, _Worker] = {}
 
     def run(self, calls: Sequence[ModelStep]) -> list[Observation]:
-        """The observation of each step, in order. Equal calls on equal images are made once."""
+        """Return the observation of each step, in order. Equal calls on equal images run once."""
         answers: dict[object, tuple[ModelAnswer, float]] = {}
         return [self._observe(step, answers) for step in calls]
 
@@ -70,7 +70,7 @@ class ModelLane:
             return before
         try:
             key = _key(call, image)
-        except Exception as error:  # noqa: BLE001 - arguments that cannot be written down
+        except Exception as error:  # noqa: BLE001 - arguments that JSON cannot represent
             text = f"{before.text}{call.name} failed: {_reason(error)}"
             return replace(before, status="error", image=None, text=text, tools=())
         if key not in answers:
@@ -85,7 +85,7 @@ class ModelLane:
             text = f"{before.text}{call.name} found nothing."
         tools = (*before.tools, call.name) if found.text or found.image is not None else before.tools
         seen = replace(before, text=text, tools=tools, wall_s=wall_s)
-        if found.image is not None:  # nobody knows where its pixels lie in the image that it was made from
+        if found.image is not None:  # the place of its pixels in the input image is unknown
             return replace(seen, image=found.image, orientation=None, frame=None)
         is_old = same_pixels(image, as_rgb(step.request.images[step.request.image_index]))
         return replace(seen, image=None) if is_old else seen
@@ -98,7 +98,7 @@ class ModelLane:
             return worker
 
     def close(self) -> None:
-        """End the processes; a later call starts them again."""
+        """End the processes; a later call starts new ones."""
         with self._lock:
             workers, self._workers = self._workers, {}
         for worker in workers.values():
@@ -111,7 +111,7 @@ class ModelLane:
 
 
 def _key(call: ModelCall, image: Image.Image) -> object:
-    """The same for calls that must have the same answer."""
+    """A key that is equal for calls that must have the same answer."""
     pixels = as_rgb(image)
     digest = hashlib.sha256(pixels.tobytes()).digest()
     return id(call.tool), call.name, json.dumps(dict(call.arguments), sort_keys=True), call.wall_s, pixels.size, digest
@@ -121,13 +121,13 @@ class _Worker:
     """One model in its process, which takes one call at a time."""
 
     def __init__(self, tool: Model) -> None:
-        self._tool = tool  # holding it keeps its id from being another's
+        self._tool = tool  # a reference, so that no other object can get its id
         self._lock = threading.Lock()
         self._process: Spawned | None = None
         self._cannot_start = ""
 
     def ask(self, image: Image.Image, call: ModelCall, limits: Limits) -> ModelAnswer:
-        """Call the model; its failure is an answer, too."""
+        """Call the model; a failure of the model is an answer, too."""
         with self._lock:
             try:
                 process = self._running(call)
@@ -160,9 +160,9 @@ class _Worker:
         return "ok", ModelResult(text, Image.frombytes("RGB", (width, height), pixels))
 
     def _running(self, call: ModelCall) -> Spawned | None:
-        """The process, started if need be; None if it cannot be.
+        """The process, started if necessary; None if it cannot be started.
 
-        The reason is remembered: a rollout must not wait for each of its calls.
+        The reason is remembered, so that not every call of a rollout waits for another attempt.
         """
         if self._cannot_start or (self._process is not None and self._process.is_alive()):
             return self._process
@@ -195,11 +195,11 @@ def _reason(error: Exception) -> str:
 
 
 def _serve(tool: Model, pipe: Connection) -> None:
-    """The process of a model: says why it cannot serve, or nothing, and then answers until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends us
+    """Run the process of a model: report why it cannot serve, or nothing; then answer until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends this process
     try:
         tool.load()
-    except Exception as error:  # noqa: BLE001 - its maker must read every error of a model
+    except Exception as error:  # noqa: BLE001 - the author of a model must see every error of it
         pipe.send_bytes(f"{kind_of(error)}: {error}"[:_TEXT_CHARS].encode(errors="replace"))
         return
     with suppress(EOFError, OSError):
@@ -218,7 +218,7 @@ def _call(tool: Model, image: Image.Image, arguments: dict[str, Any]) -> tuple[d
         if not isinstance(found, ModelResult) or not isinstance(found.text, str):
             raise TypeError(f"expected a ModelResult with text but got {type(found).__name__}")
         result = None if found.image is None else found.image.convert("RGB")
-    except Exception as error:  # noqa: BLE001 - the policy must read every error of a model
+    except Exception as error:  # noqa: BLE001 - the policy must see every error of a model
         return {"status": "error", "text": f"{kind_of(error)}: {error}"[:_TEXT_CHARS], "size": None}, None
     size = None if result is None else result.size
     return {"status": "ok", "text": found.text[:_TEXT_CHARS], "size": size}, result

@@ -16,7 +16,7 @@ from sandbox.operations.program import ToolProgram
 from sandbox.threads import spread
 from sandbox.types import Observation, Status
 
-#: Pixels of a batch from which on threads pay.
+#: Number of pixels of a batch from which threads pay off.
 _MANY_PIXELS = 1 << 20
 
 
@@ -26,9 +26,9 @@ class PillowLane:
     name = "pillow"
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
-        """The observation of each program, in order; None if it fails: its code must then run and explain.
+        """Return the observation of each program, in order; None if it fails: its code must then report the error.
 
-        Equal programs on one image object, as rollouts of a group make them, run once and share the result.
+        Equal programs on one image object, as in the rollouts of a group, run once and share the result.
         """
         keys = [(call.program, id(call.image)) for call in calls]
         distinct = dict(zip(keys, calls, strict=True))
@@ -38,10 +38,10 @@ class PillowLane:
         return [seen_of[key] for key in keys]
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: the lane has no processes to end."""
 
     def disown(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: the lane has no processes to release."""
 
 
 def _guarded(call: Lifted) -> Observation | None:
@@ -63,7 +63,7 @@ def _observe(call: Lifted) -> Observation | None:
 
 
 def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
-    """Whether the images are many pixels, all of them in memory: two threads must not read one file."""
+    """Whether the images have many pixels, all in memory: two threads must not read one file."""
     images = [call.image for call in calls if call.program.has_result]
     if len(images) < 2 or any(isinstance(image, ImageFile.ImageFile) for image in images):
         return False
@@ -71,7 +71,7 @@ def _is_worth_threads(calls: Sequence[Lifted]) -> bool:
 
 
 def observed(program: ToolProgram, outcome: Outcome, lane: str, wall_s: float = 0.0) -> Observation:
-    """The observation of a program that made an image."""
+    """Build the observation of a program that made an image."""
     is_chosen, image, effects = program.source is None, outcome.image, outcome.effects
     return Observation(
         "ok",

@@ -1,7 +1,8 @@
 """Runs any code in plain worker processes, for systems without the interfaces of the confined lane (macOS, Windows).
 
-Nothing here confines code: it can read files, reach the network and start processes as the user can. What holds is a
-deadline, and on systems with rlimits a cap on memory. So it takes `min_level="process"` and `allow_unsafe=True`.
+Nothing here confines code: it can read files, reach the network and start processes as the user can. The only limits
+are a deadline and, on systems with rlimits, a cap on memory. So the lane requires `min_level="process"` and
+`allow_unsafe=True`.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ def lacks_confinement() -> bool:
 
 
 class ProcessLane(ConfinedLane):
-    """Workers that nothing confines.
+    """Worker processes without any confinement.
 
     Args:
-        workers: How many calls run at once.
-        limits: What one call may use.
+        workers: Number of calls that run at once.
+        limits: Limits of one call.
         min_level: Must be "process".
-        fresh: "call": every call gets a new process; "episode": the calls of an episode share one.
+        fresh: "call": every call gets a new process; "episode": the calls of an episode share a process.
 
     Raises:
-        ConfinementError: For any other `min_level`.
+        ConfinementError: `min_level` has any other value.
     """
 
     def __init__(self, workers: int, limits: Limits, min_level: Level, fresh: Fresh) -> None:
@@ -81,8 +82,8 @@ class PlainWorkers:
     """Makes plain processes, for a `Pool`.
 
     Args:
-        serves: What they run.
-        limits: What a call may use.
+        serves: Whether the processes run code or encoded programs.
+        limits: Limits of one call.
     """
 
     title = "process"
@@ -99,7 +100,7 @@ class PlainWorkers:
         return worker
 
     def await_ready(self, worker: PlainWorker) -> bool:
-        """Wait until it has imported what snippets use, which is not the code's time."""
+        """Wait until it has imported the libraries of snippets, which does not count as the code's time."""
         if not worker.is_ready:
             try:
                 worker.is_ready = worker.channel.poll(_START_S) and worker.channel.recv_bytes(64) == wire.HELLO
@@ -110,7 +111,7 @@ class PlainWorkers:
     def send(
         self, worker: PlainWorker, payload: bytes, images: Sequence[Image.Image], chosen: int, text_chars: int
     ) -> None:
-        """Send a request, the pixels in it."""
+        """Send a request together with its pixels."""
         worker.nonce = secrets.randbits(64)
         numbers = (len(images), chosen, len(payload), text_chars, self._capacity, False, False)
         head = wire.REQUEST.pack(wire.REQUEST_MAGIC, worker.nonce, *numbers)
@@ -119,7 +120,7 @@ class PlainWorkers:
         worker.channel.send_bytes(b"".join([head, *sizes, payload, *pixels]))
 
     def receive(self, worker: PlainWorker) -> wire.WorkerReply | None:
-        """The reply and its pixels; None without a reply."""
+        """The reply and its pixels; None if there is no reply."""
         try:
             reply = wire.read_reply(worker.channel.recv_bytes(wire.MAX_MESSAGE), worker.nonce, self._capacity)
             if reply is not None and reply.outcome in (wire.IMAGE, wire.UNFINISHED) and min(reply.size):
@@ -141,22 +142,22 @@ class PlainWorkers:
         return not worker.channel.poll(0)
 
     def leave_inputs(self, worker: PlainWorker) -> None:
-        """Its inputs are its own."""
+        """Do nothing: a plain worker has its own copy of the inputs."""
 
     def pause(self, worker: PlainWorker) -> None:
-        """Not every system can stop a process."""
+        """Do nothing: not every system can stop a process."""
 
     def exit_status(self, worker: PlainWorker) -> int | None:
-        """Not every system tells."""
+        """Always None: not every system reports it."""
         return None
 
     def kill(self, worker: PlainWorker) -> None:
-        """End it."""
+        """End the process."""
         self._workers.discard(worker)
         worker.process.end()
 
     def keep_up(self) -> bool:
-        """More can always be made."""
+        """Always True: more workers can always be made."""
         return True
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Runs lifted programs in a warm process of ours that can be ended: those that may take long, or much memory.
+"""Runs lifted programs that may take long, or much memory, in a warm process of ours that can be ended.
 
-A tool worker runs our own calls with checked values, never a policy's text, so it serves call after call. A program
-reaches it as data. The process is confined as a worker for code is, if the system can confine.
+A tool worker runs our own calls with checked values, never a policy's text, so it serves call after call. Programs
+reach it as data. If the system can confine, the process is confined in the same way as a worker for code.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from sandbox.lanes.plain_process import PlainWorkers, lacks_confinement
 from sandbox.operations.program import ToolProgram
 from sandbox.types import ConfinementError, Limits, Observation
 
-#: Seconds that a claim may run beyond those of its call, while the batch has any left.
+#: Extra seconds that one claim may take, as long as the batch has any left.
 _EXTRA_S = 0.25
 
 
 class ProofTime:
-    """Seconds for the claims of one batch, which threads may share.
+    """Time budget for the claims of one batch; safe to share between threads.
 
-    A claim may run for twice the time that its call took, which the trainer measured, and the batch has `spare_s`
-    besides: even false claims cost little more than the calls did. Once that is spent, claims are dropped.
+    A claim may run for twice the time that its call took, as measured by the trainer. In addition, the batch has
+    `spare_s`. So even false claims cost little more than the calls did. Once `spare_s` is spent, claims are dropped.
 
     Args:
-        spare_s: Seconds.
+        spare_s: Extra seconds for the whole batch.
     """
 
     def __init__(self, spare_s: float) -> None:
@@ -47,9 +47,9 @@ class ProofTime:
         self._has_ended_worker = False
 
     def run_here(self, prove: Callable[[], Outcome | None], call_s: float) -> Outcome | None:
-        """The outcome of a claim that is bounded by construction, in this thread; None if no time is left.
+        """Prove a claim that is bounded by construction, in this thread; None if no time is left.
 
-        `call_s` are the seconds of the call.
+        `call_s` is the duration of the call in seconds.
         """
         if self._left <= 0:
             return None
@@ -60,7 +60,7 @@ class ProofTime:
         return outcome
 
     def run(self, lane: ToolWorkerLane, program: ToolProgram, image: Image.Image, call_s: float) -> Outcome | None:
-        """The outcome of any claim, in a tool worker; None if that takes too long."""
+        """Prove any claim in a tool worker; None if it takes too long."""
         with self._lock:
             if self._left <= 0:
                 return None
@@ -70,18 +70,18 @@ class ProofTime:
         ((answer, outcome),) = lane.answers([(program, image)], wall_s=wall_s)
         with self._lock:
             self._left += min(extra, max(0.0, wall_s - answer.wall_s))
-            if self._has_ended_worker:  # a claim did, so claims pay for the next one
+            if self._has_ended_worker:  # a claim ended the worker, so claims pay for the next one
                 self._left -= answer.ready_s
             self._has_ended_worker = answer.status in ("timeout", "crash")
         return outcome
 
 
 class ToolWorkerLane:
-    """Tool workers, which threads may share; the processes start with the first call.
+    """Tool workers, safe to share between threads; the processes start with the first call.
 
     Args:
-        workers: How many programs run at once.
-        limits: What one program may use.
+        workers: Number of programs that run at once.
+        limits: Limits of one program.
     """
 
     name = "tool_worker"
@@ -93,7 +93,7 @@ class ToolWorkerLane:
         self._pool: Pool[Any] | None = None
 
     def run(self, calls: Sequence[Lifted], budget: Budget | None = None) -> list[Observation | None]:
-        """The observation of each program, in order; None for one that fails, which its code must explain."""
+        """Return the observation of each program, in order; None if it fails: its code must then report the error."""
         answers = self.answers([(call.program, call.image) for call in calls], budget)
         return [_observe(call, *found) for call, found in zip(calls, answers, strict=True)]
 
@@ -106,12 +106,12 @@ class ToolWorkerLane:
         """Run programs on images.
 
         Args:
-            programs: Each with the RGB image that it starts from.
-            budget: Bytes of all results; None for those of the limits.
-            wall_s: Seconds that each may take; None for those of the limits.
+            programs: Pairs of a program and the RGB image that it starts from.
+            budget: Bytes for all results; None: as in the limits.
+            wall_s: Seconds for each program; None: as in the limits.
 
         Returns:
-            For each, in order, how it ended, and its outcome if no operation failed.
+            For each program, in order, how it ended, and its outcome if no operation failed.
         """
         tasks = [Task(encode(program), [image], wall_s=wall_s) for program, image in programs]
         found: dict[int, tuple[TaskAnswer, Outcome | None]] = {}
@@ -123,7 +123,7 @@ class ToolWorkerLane:
         return [found[place] for place in range(len(tasks))]
 
     def _started(self) -> Pool[Any] | None:
-        """The pool, started if need be; None if the lane is closed."""
+        """The pool, started if necessary; None if the lane is closed."""
         with self._lock:
             if self._pool is None and not self._is_closed:
                 self._pool = self._confined() or self._plain()

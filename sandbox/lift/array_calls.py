@@ -1,4 +1,4 @@
-"""How calls of OpenCV and NumPy on an array of pixels, and its slices, are read; see `pillow_calls`."""
+"""Reads OpenCV and NumPy calls on an array of pixels, and slices of it; see `pillow_calls`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _colour(picture: Picture, arguments: Arguments) -> Picture:
 
 
 def _plainly(name: str) -> Reader:
-    """A reader of a call that is an operation as it is written; lists are tuples to it."""
+    """A reader of a call that directly names an operation; lists count as tuples."""
     return lambda picture, arguments: picture.then(
         name, [frozen(value) for value in arguments.bind(OPERATIONS[name].parameters)]
     )
@@ -72,7 +72,7 @@ def _sobel(picture: Picture, arguments: Arguments) -> Picture:
 
 
 def _denoise(name: str) -> Reader:
-    """A call whose `dst`, None, comes before its parameters."""
+    """A reader of a call whose `dst`, None, comes before its parameters."""
 
     def read(picture: Picture, arguments: Arguments) -> Picture:
         if not arguments.positional or arguments.positional[0] is not None:
@@ -83,7 +83,7 @@ def _denoise(name: str) -> Reader:
 
 
 def equalize(maker: Maker, arguments: Arguments) -> Picture:
-    """What `cv2.createCLAHE(...).apply(...)` gives."""
+    """Read `cv2.createCLAHE(...).apply(...)`."""
     (picture,) = arguments.take("src")
     if not isinstance(picture, Picture) or not picture.is_array:
         raise NotLiftableError("an equalization of something other than an array")
@@ -133,10 +133,10 @@ ARRAY_METHODS: dict[str, Reader] = {"copy": turns("identity"), "astype": _as_typ
 
 
 def sliced(picture: Picture, parts: Sequence[Value | slice]) -> Picture:
-    """A crop, a flip or a swap of channels by slices of an array.
+    """Read slices of an array as a crop, a flip or a swap of channels.
 
     Raises:
-        NotLiftableError: For parts that are no slices, and slices that skip pixels or hold none.
+        NotLiftableError: A part is not a slice, or a slice skips pixels or is empty.
     """
     if len(parts) > (2 if picture.is_gray else 3) or not all(isinstance(part, slice) for part in parts):
         raise NotLiftableError("an index into an array that is no slice", "cut out a box by `array[y1:y2, x1:x2]`")

@@ -1,4 +1,4 @@
-"""Names, attributes and functions that a snippet finds: which handler reads each; see `pillow_calls`, `array_calls`."""
+"""Finds the handler for each name, attribute and function of a snippet; see `pillow_calls` and `array_calls`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Function = Callable[[Arguments], Value]
 _READ = ("Image", "ImageOps", "ImageEnhance", "ImageFilter", "ImageDraw", "ImageChops")
 _NOT_READ = ("ImageFont", "ImageStat", "ImageColor")
 
-#: Names that a snippet finds besides its images, in every lane.
+#: Names that a snippet can use besides its images, in every lane.
 PROVIDED: Mapping[str, Name] = {
     **{name: Name(name) for name in (*_READ, *_NOT_READ, "np", "cv2", "math", "PIL")},
     "numpy": Name("np"),
@@ -59,30 +59,30 @@ _BUILTINS = frozenset(dir(builtins))
 
 
 def is_builtin(name: str) -> bool:
-    """Whether Python itself knows the name."""
+    """Whether the name is a Python builtin."""
     return name in _BUILTINS or name.startswith("__")
 
 
 def module(name: str) -> Name:
-    """What `import name` binds."""
+    """The value that `import name` binds."""
     if name not in _MODULES:
         raise NotLiftableError(f"import of {name}")
     return Name(_MODULES[name])
 
 
 def part_of_pillow(name: str) -> Name:
-    """What `from PIL import name` binds."""
+    """The value that `from PIL import name` binds."""
     if name not in (*_READ, *_NOT_READ):
         raise NotLiftableError(f"import of {name} from PIL")
     return Name(name)
 
 
 def attribute(owner: Value, name: str) -> Value:
-    """An attribute that is no method.
+    """The value of an attribute that is not a method.
 
     Raises:
-        NotLiftableError: It is not read.
-        KnownFaultError: There is none.
+        NotLiftableError: The attribute is not supported.
+        KnownFaultError: There is no such attribute.
     """
     if isinstance(owner, Picture):
         known = _attributes(owner)
@@ -148,7 +148,7 @@ def method(owner: Value, name: str) -> Function:
 
 
 def function(value: Value) -> Function:
-    """The handler of a function of a library, or of Python."""
+    """The handler of a library function or a builtin."""
     if not isinstance(value, Name) or value.path not in FUNCTIONS:
         raise NotLiftableError(f"a call of {value.path}" if isinstance(value, Name) else "a call like this")
     return FUNCTIONS[value.path]
@@ -169,8 +169,8 @@ def _on_picture(path: str) -> Function:
 
 
 def _array(arguments: Arguments) -> Value:
-    """`np.array` and `np.asarray` of an image, an array or numbers; the second copies only where it must."""
-    value, dtype = arguments.take("", dtype=None)  # the two name it differently
+    """`np.array` and `np.asarray` of an image, an array or numbers; `np.asarray` copies only if it must."""
+    value, dtype = arguments.take("", dtype=None)  # the two functions name it differently
     name = dtype.path.removeprefix("np.") if isinstance(dtype, Name) else dtype
     if not isinstance(value, Picture):
         return constants.array(value, name if isinstance(name, str) or name is None else "")
@@ -207,7 +207,7 @@ def _maker(name: str) -> Function:
     return lambda arguments: build(name, arguments)
 
 
-#: Every function that is read, by dotted name.
+#: Every supported function, by dotted name.
 FUNCTIONS: dict[str, Function] = {
     **{path: _on_picture(path) for path in (*IMAGE_FUNCTIONS, *ARRAY_FUNCTIONS)},
     **{

@@ -1,4 +1,4 @@
-"""Constants of a snippet and what is computed from them. Every result is bounded in size."""
+"""Constants of a snippet, and computations with them. Every result is bounded in size."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sandbox.operations.parameters import is_integer
 
 _MAX_NUMBER = 1e15
 _MAX_TEXT = 4096
-#: Elements of a tuple or list, those of its elements among them: names can double it line by line.
+#: Elements of a tuple or list, including nested ones: names can double them line by line.
 _MAX_PARTS = 256
-#: How a number may be formatted.
+#: Formats that a number may have.
 _FORMAT = re.compile(r"[<>^]?[+]?0?\d{0,2},?(\.\d{1,2})?[dfeg%s]?")
 
 Number = int | float
@@ -43,22 +43,22 @@ _FUNCTIONS: dict[str, Callable[..., Number]] = {
     "max": max,
     "len": len,
 }
-#: Builtin functions that are computed while reading.
+#: Builtin functions that are computed during reading.
 BUILTIN_FUNCTIONS = frozenset(_FUNCTIONS)
 
 
 def is_constant(value: Value) -> bool:
-    """Whether the value can be printed: no picture, no array, nothing of a library."""
+    """Whether the value can be printed: no picture, no array, no library object."""
     if isinstance(value, tuple | list):
         return all(map(is_constant, value))
     return value is None or isinstance(value, bool | int | float | str)
 
 
 def bounded(value: Value) -> Constant:
-    """A constant that is small enough to compute with.
+    """Return a constant that is small enough to compute with.
 
     Raises:
-        NotLiftableError: It is large, or no constant.
+        NotLiftableError: The value is large, or no constant.
     """
     if isinstance(value, bool | float) or value is None:
         return value
@@ -70,7 +70,7 @@ def bounded(value: Value) -> Constant:
 
 
 def check_small(elements: Sequence[Value], seen: int = 0) -> int:
-    """How many elements there are, those of elements among them; raises NotLiftableError if they are many."""
+    """Number of elements, including nested ones; raises NotLiftableError if there are too many."""
     for element in elements:
         seen = check_small(element, seen + 1) if isinstance(element, tuple | list) else seen + 1
         if seen > _MAX_PARTS:
@@ -86,7 +86,7 @@ def _power(base: Number, power: Number) -> Number:
 
 
 def compute(sign: ast.operator | ast.unaryop, *operands: Value) -> Constant:
-    """An operator on numbers, or `+` on texts."""
+    """Compute an operator on numbers, or `+` on texts."""
     left = operands[0]
     if isinstance(sign, ast.Add) and isinstance(left, str) and isinstance(operands[1], str):
         return bounded(left + operands[1])
@@ -99,7 +99,7 @@ def compute(sign: ast.operator | ast.unaryop, *operands: Value) -> Constant:
 
 
 def call(name: str, arguments: Sequence[Value]) -> Constant:
-    """A builtin function of numbers, or `len`."""
+    """Compute a builtin function of numbers, or `len`."""
     first = arguments[0] if len(arguments) == 1 else None
     if name == "len" and isinstance(first, tuple | list):
         return len(first)
@@ -115,7 +115,7 @@ def call(name: str, arguments: Sequence[Value]) -> Constant:
 
 
 def shown(value: Value, form: str | None = None) -> str:
-    """A constant as `print` and f-strings write it."""
+    """A constant as `print` and f-strings show it."""
     if not is_constant(value):
         raise NotLiftableError("printing something other than constants and sizes")
     if form is not None and not _FORMAT.fullmatch(form):
@@ -129,7 +129,7 @@ def shown(value: Value, form: str | None = None) -> str:
 
 
 def item(owner: tuple[Value, ...] | list[Value], index: Value | slice) -> Value:
-    """An element or a part of a tuple or list."""
+    """An element or a slice of a tuple or list."""
     if isinstance(index, slice):
         return owner[index]
     if not is_integer(index) or not -len(owner) <= index < len(owner):
@@ -138,7 +138,7 @@ def item(owner: tuple[Value, ...] | list[Value], index: Value | slice) -> Value:
 
 
 def array(rows: Value, dtype: str | None) -> Table:
-    """`np.array` of numbers that are written down."""
+    """`np.array` of literal numbers."""
     if not isinstance(rows, tuple | list) or dtype not in (None, *DTYPES):
         raise NotLiftableError("an array like this", "write its numbers down")
     try:

@@ -1,6 +1,6 @@
-"""How calls of Pillow on a picture are read; `array_calls` has those of OpenCV and NumPy.
+"""Reads Pillow calls on a picture; `array_calls` reads those of OpenCV and NumPy.
 
-Spellings of one thing become one operation: every turn by a multiple of 90 degrees is an `orient`.
+Different spellings of one operation become the same operation: every turn by a multiple of 90 degrees is an `orient`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def turned(picture: Picture, orientation: str) -> Picture:
 
 
 def turns(orientation: str) -> Reader:
-    """A reader of a call without further arguments that turns or mirrors."""
+    """A reader of a call that turns or mirrors, without further arguments."""
 
     def read(picture: Picture, arguments: Arguments) -> Picture:
         arguments.take()
@@ -35,7 +35,7 @@ def turns(orientation: str) -> Reader:
 
 
 def turns_by(name: str, orientations: Mapping[int, str], remedy: str, **default: Value) -> Reader:
-    """A reader of a call whose one argument, a number, says which way."""
+    """A reader of a call whose one argument, a number, gives the direction."""
 
     def read(picture: Picture, arguments: Arguments) -> Picture:
         (code,) = arguments.take(**default) if default else arguments.take(name)
@@ -47,12 +47,12 @@ def turns_by(name: str, orientations: Mapping[int, str], remedy: str, **default:
 
 
 def plainly(name: str) -> Reader:
-    """A reader of a call that is an operation as it is written."""
+    """A reader of a call that directly names an operation."""
     return lambda picture, arguments: picture.then(name, arguments.bind(OPERATIONS[name].parameters))
 
 
 def _first_frozen(name: str) -> Reader:
-    """As `plainly`, for calls whose first argument may be a list."""
+    """Like `plainly`, for calls whose first argument may be a list."""
 
     def read(picture: Picture, arguments: Arguments) -> Picture:
         first, *rest = arguments.bind(OPERATIONS[name].parameters)
@@ -95,7 +95,7 @@ def _filter(picture: Picture, arguments: Arguments) -> Picture:
 
 
 def new_image(arguments: Arguments) -> Picture:
-    """What `Image.new` gives: a picture into which another one can be pasted, once."""
+    """Read `Image.new`: a picture into which another picture can be pasted, once."""
     mode, size, color = arguments.take("mode", "size", color=0)
     size = frozen(size)
     if not is_size(size) or mode not in ("RGB", "L") or color is None:
@@ -145,7 +145,7 @@ IMAGE_FUNCTIONS: dict[str, Reader] = {
 
 
 def make(name: str, arguments: Arguments) -> Maker:
-    """A filter, or an equalizer, with its values; they are checked when it is used."""
+    """A filter, or an equalizer, with its values, which are checked when it is used."""
     values = [frozen(value) for value in arguments.bind(OPERATIONS[name].parameters)]
     if name == "ImageFilter.RankFilter":
         size, rank = values
@@ -162,7 +162,7 @@ def make(name: str, arguments: Arguments) -> Maker:
 
 
 def make_enhancer(name: str, arguments: Arguments) -> Enhancer:
-    """An enhancer of a picture as it is now."""
+    """An enhancer of a picture in its present state."""
     (picture,) = arguments.take("image")
     if not isinstance(picture, Picture) or picture.is_array or min(picture.state.size) < 1:
         raise NotLiftableError("an enhancer of something other than an image")
@@ -177,7 +177,7 @@ def enhance(enhancer: Enhancer, arguments: Arguments) -> Picture:
 
 
 def draw(pen: Pen, name: str, arguments: Arguments) -> None:
-    """A shape on the pen's picture, in place."""
+    """Draw a shape on the pen's picture, in place."""
     corners, *rest = arguments.bind(OPERATIONS[f"ImageDraw.{name}"].parameters)
     corners = frozen(corners)
     if isinstance(corners, tuple) and all(isinstance(point, tuple) and len(point) == 2 for point in corners):

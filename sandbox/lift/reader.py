@@ -1,8 +1,9 @@
 """Reads a snippet as a `ToolProgram`, or says why it cannot be read. Nothing is ever evaluated.
 
-The reader goes through the statements as the interpreter would, with pictures that are only described. It knows few
-calls and knows them exactly, and refuses whatever it does not know with certainty: a program that comes out does, bit
-for bit, what the snippet does. Statements run one after the other; there are no loops, conditions or functions.
+The reader goes through the statements as the interpreter would, but pictures are only described. It knows few calls,
+but knows them exactly, and refuses everything that it does not know with certainty. So the resulting program does
+exactly, bit for bit, what the snippet does. Statements run one after the other; there are no loops, conditions or
+functions.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from sandbox.operations.operation import State
 from sandbox.operations.parameters import is_integer
 from sandbox.operations.program import ToolProgram
 
-#: Parts of a syntax tree, and parts within parts: what reading costs, and what a worker's stack is sure to hold.
+#: Limits on the number and the nesting of a syntax tree's nodes: the cost of reading, and the depth safe for a worker.
 _MAX_NODES = 1000
 _MAX_DEPTH = 100
-#: What Python warns of while it parses, which a run would print: an unknown escape, and a number that runs into a word.
+#: Code for which Python's parser warns, which a run would print: unknown escapes, and numbers that run into a word.
 _WARNS = re.compile(r"\\[^\n\\'\"abfnrtvxuUN]|\b\d[\w.]*?(?:and|else|for|if|in|is|or|not)\b")
 
 
 @dataclass(frozen=True)
 class Unliftable:
-    """The snippet cannot be read with certainty: what in line `line`, and what to write instead."""
+    """The snippet cannot be read with certainty: the reason, its line, and what to write instead."""
 
     reason: str
     line: int = 1
@@ -40,13 +41,13 @@ class Unliftable:
 
 @dataclass(frozen=True)
 class Fault:
-    """The snippet raises for certain, before any library call fails.
+    """The snippet certainly raises, before any library call fails.
 
     Attributes:
         kind: Name of the exception's type.
         message: Its text.
         line: The line that raises, 1-based.
-        text: The text printed before.
+        text: The text that was printed before.
     """
 
     kind: str
@@ -60,13 +61,13 @@ Reading = ToolProgram | Unliftable | Fault
 
 @lru_cache(maxsize=4096)
 def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: bool = False) -> Reading:
-    """Read `code`, given the size of each image of the trajectory (width, height) and the index of the chosen one.
+    """Read `code`, given the size (width, height) of each image of the trajectory and the index of the chosen one.
 
     Args:
         code: Python source.
         sizes: Size of every image, all RGB.
         image_index: Index of the image that `image` and `img` name.
-        persists: Whether names of earlier snippets may be alive, so that an unknown name is no certain error.
+        persists: Whether names of earlier snippets may be alive, so that an unknown name is not certainly an error.
     """
     if _WARNS.search(code):
         return Unliftable("an unusual escape")
@@ -74,7 +75,7 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
         tree = ast.parse(code, "<code>")
     except SyntaxError as error:
         return Fault(type(error).__name__, error.msg, min(error.lineno or 1, code.count("\n") + 1))
-    except (RecursionError, MemoryError, ValueError, OverflowError):  # deep in our own stack, deeper than a worker's
+    except (RecursionError, MemoryError, ValueError, OverflowError):  # deep in our own stack, deeper than in a worker's
         return Unliftable("code that is nested deeply")
     if _is_large(tree):
         return Unliftable("long code")
@@ -82,7 +83,7 @@ def lift(code: str, sizes: tuple[Size, ...], image_index: int = 0, persists: boo
 
 
 def _is_large(tree: ast.AST) -> bool:
-    """Whether a syntax tree has many parts, or is deep."""
+    """Whether a syntax tree has many nodes, or is deep."""
     level, n_nodes, depth = [tree], 0, 0
     while level and n_nodes <= _MAX_NODES and depth <= _MAX_DEPTH:
         n_nodes, depth = n_nodes + len(level), depth + 1
@@ -95,7 +96,7 @@ class _Reader:
 
     Attributes:
         names: The value of each name.
-        line: Line that is being read.
+        line: The line that is being read.
         text: The text printed so far.
     """
 
@@ -111,7 +112,7 @@ class _Reader:
         self.names |= {f"image_{index}": picture for index, picture in enumerate(images)}
 
     def read(self, tree: ast.Module) -> Reading:
-        """What the snippet is."""
+        """Read the whole snippet."""
         try:
             for statement in tree.body:
                 self.line = statement.lineno
@@ -121,7 +122,7 @@ class _Reader:
             return Unliftable(error.reason, self.line, error.remedy)
         except KnownFaultError as fault:
             return Fault(fault.kind, str(fault), self.line, self.text)
-        except Exception as error:  # noqa: BLE001 - what trips the reader is not certain, hence does not lift
+        except Exception as error:  # noqa: BLE001 - the reader failed, so nothing is certain: the code does not lift
             return Unliftable(f"what the reader does not know ({type(error).__name__})", self.line)
 
     def _run(self, statement: ast.stmt) -> None:
@@ -171,7 +172,7 @@ class _Reader:
         """The value of an expression.
 
         Raises:
-            NotLiftableError: It is not certain.
+            NotLiftableError: The value is not certain.
             KnownFaultError: The expression raises.
         """
         read = _EXPRESSIONS.get(type(node))
@@ -295,7 +296,7 @@ _EXPRESSIONS: dict[type[ast.expr], Callable[..., Value]] = {
     ast.Call: _Reader._call,
 }
 
-#: What is not read, in a policy's words, and what to write instead.
+#: Syntax that is not read, in a policy's words, and what to write instead.
 _REMEDIES: dict[type[ast.AST], tuple[str, str]] = {
     ast.For: ("a loop", "write each step out"),
     ast.While: ("a loop", "write each step out"),

@@ -11,14 +11,14 @@ from sandbox.operations.operation import Operation, State, Values
 from sandbox.operations.parameters import Parameter
 from sandbox.operations.table import OPERATIONS
 
-#: Pixels that an image between two operations may have.
+#: Largest number of pixels of an image between two operations.
 MAX_PIXELS = 1 << 26
-#: Operations that a program may have.
+#: Largest number of operations of a program.
 MAX_OPERATIONS = 32
 
 
 class NotLiftableError(Exception):
-    """The snippet cannot be read with certainty: the reason, and what to write instead if that is known."""
+    """The snippet cannot be read with certainty: holds the reason, and a replacement if one is known."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
@@ -26,7 +26,7 @@ class NotLiftableError(Exception):
 
 
 class KnownFaultError(Exception):
-    """The snippet raises here, for certain. `kind` is the type's name as the interpreter prints it."""
+    """The snippet certainly raises here. `kind` is the name of the error's type as the interpreter prints it."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -38,11 +38,11 @@ class Picture:
     """An image or array object of the snippet. Drawing changes it in place, for every name that holds it.
 
     Attributes:
-        source: Index of the image it starts from; -1 for a new one of one colour, into which nothing was pasted yet.
+        source: Index of the image that it starts from; -1 for a new image of one color before a paste.
         states: Size and mode before the first and after each operation.
         operations: The operations that lead to it.
         is_array: True for a NumPy array of the pixels.
-        color: Of a new image.
+        color: Color of a new image.
     """
 
     source: int
@@ -53,7 +53,7 @@ class Picture:
 
     @property
     def state(self) -> State:
-        """Size and mode now."""
+        """Present size and mode."""
         return self.states[-1]
 
     @property
@@ -67,19 +67,19 @@ class Picture:
         return Picture(self.source, self.states, self.operations, self.is_array if is_array is None else is_array)
 
     def check_started(self) -> None:
-        """Raises NotLiftableError for a new image, which is none of the request's."""
+        """Raise NotLiftableError for a new image, because it is none of the request's images."""
         if self.source < 0:
             raise NotLiftableError("a new image without a pasted one")
 
     def become(self, other: Picture) -> None:
-        """Change in place to what `other` is."""
+        """Change in place to the state of `other`."""
         self.source, self.states, self.operations = other.source, other.states, other.operations
 
     def then(self, name: str, values: Sequence[Value]) -> Picture:
-        """A new object with one more operation.
+        """Return a new object with one more operation.
 
         Raises:
-            NotLiftableError: If the library may raise, or do something else than the table says.
+            NotLiftableError: The library may raise, or may differ from the table.
         """
         self.check_started()
         kind = OPERATIONS[name]
@@ -115,7 +115,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Enhancer:
-    """An enhancer object, e.g. `ImageEnhance.Color(image)`; it holds the picture as it was then."""
+    """An enhancer object, e.g. `ImageEnhance.Color(image)`; it holds the picture in its state at that time."""
 
     name: str
     picture: Picture
@@ -130,7 +130,7 @@ class Pen:
 
 
 class Unknown:
-    """A value that only a run can tell."""
+    """A value that can only be known by running the snippet."""
 
 
 Constant = None | bool | int | float | str | Table | tuple["Value", ...] | list["Value"]
@@ -139,16 +139,16 @@ Value = Constant | Picture | Name | Maker | Enhancer | Pen | Unknown
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a call, without the picture that it is made on."""
+    """The arguments of a call, without the picture on which it is made."""
 
     positional: Sequence[Value] = ()
     keywords: Mapping[str, Value] = field(default_factory=dict)
 
     def bind(self, parameters: Sequence[Parameter]) -> list[Value]:
-        """The value of each parameter, as Python binds them.
+        """The value of each parameter, as Python would bind it.
 
         Raises:
-            NotLiftableError: If Python would raise a TypeError, or a parameter is not known here.
+            NotLiftableError: Python would raise a TypeError, or a parameter is not known here.
         """
         names = [parameter.name for parameter in parameters]
         if len(self.positional) > sum(not parameter.by_name for parameter in parameters):
@@ -164,7 +164,7 @@ class Arguments:
         return values
 
     def take(self, *names: str, **defaults: Value) -> list[Value]:
-        """The values of parameters that the caller checks: those of `names` are needed, `defaults` follow them."""
+        """The values of parameters that the caller checks: `names` are required, and `defaults` follow them."""
         needed = [Parameter(name, _anything) for name in names]
         return self.bind([*needed, *(Parameter(name, _anything, value) for name, value in defaults.items())])
 
@@ -174,12 +174,12 @@ def _anything(value: object) -> bool:
 
 
 def frozen(value: Value) -> Value:
-    """A list as a tuple, for calls that take either."""
+    """A list as a tuple, for calls that accept either."""
     return tuple(frozen(part) for part in value) if isinstance(value, list) else value
 
 
 def _plain(value: Value) -> Value:
-    """A value as an operation holds it: a member of an enumeration is its number."""
+    """A value in the form of an operation: a member of an enumeration becomes its number."""
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return int(value) if isinstance(value, IntEnum) else value

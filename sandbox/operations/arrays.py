@@ -11,18 +11,18 @@ import numpy as np
 
 from sandbox.operations.parameters import Check
 
-#: Elements that a table may have.
+#: Largest number of elements of a table.
 MAX_ELEMENTS = 1024
-#: Types of numbers that are read.
+#: Supported number types.
 DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class Table:
-    """An array of numbers that can be compared, hashed and written.
+    """An array of numbers that can be compared, hashed and printed.
 
     Attributes:
-        rows: Its numbers, nested as in `ndarray.tolist`.
+        rows: The numbers, nested as in `ndarray.tolist`.
         dtype: One of `DTYPES`.
     """
 
@@ -39,7 +39,7 @@ class Table:
 
 
 def table_of(array: np.ndarray[Any, Any]) -> Table | None:
-    """The array as a value; None if it is large, of another type, or not finite."""
+    """Convert an array to a value; None if it is large, of another type, or not finite."""
     if array.dtype.name not in DTYPES or not 0 < array.size <= MAX_ELEMENTS or not 1 <= array.ndim <= 2:
         return None
     return Table(_nested(array.tolist()), array.dtype.name) if np.isfinite(array).all() else None
@@ -50,7 +50,7 @@ def _nested(rows: list[Any]) -> tuple[Any, ...]:
 
 
 def is_table(*shape: int | None, dtypes: tuple[str, ...] = DTYPES) -> Check:
-    """A table of this shape (None: of any length) and one of these types."""
+    """A table of this shape (None: any length) and one of these types."""
 
     def check(value: object) -> bool:
         if not isinstance(value, Table) or value.dtype not in dtypes or value.array.ndim != len(shape):

@@ -1,4 +1,4 @@
-"""Which programs run in the trainer: those whose time and memory are bounded whatever their arguments."""
+"""Decides which programs run in the trainer: those with bounded time and memory, whatever their arguments."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 from sandbox.types import Limits
 
-#: Nanoseconds that a program may take in process: nothing there could stop it.
+#: Nanoseconds that a program may take in the trainer's process, where nothing could stop it.
 MAX_NS = 250e6
-#: Nanoseconds of any call, beside what its pixels cost.
+#: Nanoseconds of any call, in addition to the cost of its pixels.
 CALL_NS = 5e6
-#: Nanoseconds per pixel to see what an operation changed.
+#: Nanoseconds per pixel to find what an operation changed.
 CREDIT_NS = 10.0
 
 
 def fits_in_process(program: ToolProgram, size: Size, limits: Limits, *, is_credited: bool = True) -> bool:
-    """Whether a program is sure to end soon, with all its images within the limits of a result.
+    """Whether a program certainly ends soon, with all its images within the limits of a result.
 
     Args:
-        program: A program that was read.
+        program: The program, as the reader returned it.
         size: Size of the image that it starts from.
-        limits: What a result may be.
-        is_credited: Whether its effects are looked for as well.
+        limits: Limits of a result.
+        is_credited: Whether its effects are computed as well.
     """
     spent, before, n_seen = 0.0, size, 0
     for place, operation in enumerate(program.operations, 1):
@@ -38,5 +38,5 @@ def fits_in_process(program: ToolProgram, size: Size, limits: Limits, *, is_cred
         n_seen += OPERATIONS[operation.name].is_colour
         spent += CALL_NS + (bound.ns + CREDIT_NS * OPERATIONS[operation.name].is_colour) * pixels
         before = after
-    # If colours changed more than once, the rest runs again to see what of that is left.
+    # If colors changed more than once, the program runs again without them to see which changes remain.
     return spent * (2 if n_seen > 1 else 1) + CREDIT_NS * before[0] * before[1] * is_credited <= MAX_NS

@@ -1,4 +1,4 @@
-"""OpenCV's operations that a lifted program may hold; see `sandbox.operations.table`."""
+"""OpenCV's operations that a lifted program may contain; see `sandbox.operations.table`."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ _WARPED = Bound(
     holds=lambda values, _: values[3] in (cv2.BORDER_CONSTANT, cv2.BORDER_REPLICATE),
 )
 _WINDOWS = (Parameter("templateWindowSize", odd(1, 9), 7), Parameter("searchWindowSize", odd(1, 31), 21))
-#: Conversions of three channels into three others.
+#: Conversions of three channels to three others.
 SPACES = tuple(
     name
     for colours in ("RGB", "BGR")

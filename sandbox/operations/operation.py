@@ -1,4 +1,4 @@
-"""Operations, and the facts about each kind of operation before it runs: state, frame and bound.
+"""Operations, and what is known about each kind before it runs: state, frame and bound.
 
 Sizes are (width, height) in pixels.
 """
@@ -40,34 +40,34 @@ class State:
 
 
 def same_state(values: Values, state: State) -> State:
-    """Size and mode stay."""
+    """State after an operation that keeps size and mode."""
     return state
 
 
 def same_place(values: Values, size: Size) -> Affine | None:
-    """Every pixel stays where it is."""
+    """Frame of an operation that leaves every pixel in place."""
     return Affine()
 
 
 def always(values: Values, size: Size) -> bool:
-    """It does for all values."""
+    """True for all values."""
     return True
 
 
 def no_images(values: Values, size: Size) -> tuple[Size, ...]:
-    """The library makes no image beside its result."""
+    """No sizes: the library makes no image besides its result."""
     return ()
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The most that a call costs, whatever its arguments, or why it has no bound.
+    """The highest cost of a call, whatever its arguments, or why it has no bound.
 
     Attributes:
-        ns: Nanoseconds of processor time per pixel, of the image before, the one after and those between.
-        reason: Why there is no bound, or none for arguments for which it does not hold; "" if it always holds.
+        ns: Nanoseconds of processor time per pixel of the image before, the image after and those between.
+        reason: Why there is no bound, or why some arguments have none; "" if the bound always holds.
         holds: (values, size before) -> whether the bound holds.
-        between: (values, size before) -> sizes of images that the library makes on the way.
+        between: (values, size before) -> sizes of the library's intermediate images.
     """
 
     ns: float = math.inf
@@ -76,7 +76,7 @@ class Bound:
     between: Callable[[Values, Size], tuple[Size, ...]] = no_images
 
 
-#: Of calls that move whole pixels, that look at each value once or twice, and at a few values around each.
+#: Bounds of calls that move whole pixels, that read each value once or twice, and that read a few values around each.
 MOVE, POINT, AROUND = Bound(8), Bound(30), Bound(120)
 
 
@@ -85,15 +85,15 @@ class Kind:
     """One row of the table of operations.
 
     Attributes:
-        tool: Its canonical tool name; None if it is no tool.
+        tool: Its canonical tool name; None if it has none.
         call: (image, values) -> image.
-        template: How it is written; `{x}` is the image, `{args}` the arguments, `{0}` the first value. One of several
-            lines is statements that change `{x}`.
+        template: Its Python text; `{x}` is the image, `{args}` the arguments, `{0}` the first value. A template of
+            several lines consists of statements that change `{x}`.
         parameters: Its parameters, in order.
         after: (values, state before) -> state after.
         frame: (values, size before) -> result pixels to pixels before.
-        modes: Modes that the call takes.
-        bound: The most that a call costs.
+        modes: Modes that the call accepts.
+        bound: The highest cost of the call.
     """
 
     tool: str | None
@@ -112,7 +112,7 @@ class Kind:
 
 
 def called(tool: str | None, function: Any, template: str, *parameters: Parameter, **known: Any) -> Kind:
-    """An operation that is a call of `function` with the image and the parameters by their names."""
+    """An operation that calls `function` with the image and the parameters by name."""
     names = [parameter.name for parameter in parameters]
 
     def call(image: Image.Image, values: Values) -> Image.Image:

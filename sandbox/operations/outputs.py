@@ -21,7 +21,7 @@ def turned(values: Values, state: State) -> State:
 
 
 def rotation(values: Values, size: Size) -> tuple[Size, Affine]:
-    """Size and frame of `Image.rotate` off its fast paths, in Pillow's own arithmetic, so that no size differs."""
+    """Size and frame of `Image.rotate` for other angles, in Pillow's own arithmetic, so that sizes are always equal."""
     angle, _, expand, center, translate, _ = values
     width, height = size
     center_x, center_y = center or (width / 2, height / 2)
@@ -76,7 +76,7 @@ def resize_frame(values: Values, size: Size) -> Affine:
 
 
 def contained_size(size: Size, within: Size) -> Size:
-    """The size of `ImageOps.contain`: as large as fits `within` at the same aspect."""
+    """The size that `ImageOps.contain` gives: the largest one that fits in `within` at the same aspect ratio."""
     width, height = size
     wide, high = within
     if width / height > wide / high:
@@ -87,7 +87,7 @@ def contained_size(size: Size, within: Size) -> Size:
 
 
 def pad_frame(values: Values, size: Size) -> Affine | None:
-    """Frame of `ImageOps.pad`; None if nothing of the image is left."""
+    """Frame of `ImageOps.pad`; None if nothing is left of the image."""
     (wide, high), centering = values[0], values[3]
     width, height = contained_size(size, (wide, high))
     if min(width, height) == 0:
@@ -114,7 +114,7 @@ def expanded(values: Values, state: State) -> State:
 
 
 def transform_frame(values: Values, size: Size) -> Affine | None:
-    """Frame of `Image.transform` by an affine map or of a box; None for other maps."""
+    """Frame of `Image.transform` for an affine map or a box; None for other maps."""
     (width, height), method, data = values[:3]
     if method == Image.Transform.AFFINE:
         a, b, c, d, e, f = data
@@ -140,7 +140,7 @@ def opencv_resize_frame(values: Values, size: Size) -> Affine:
 
 
 def warp_frame(values: Values, size: Size) -> Affine | None:
-    """Frame of `cv2.warpAffine`, whose matrix maps pixel centres to pixel centres."""
+    """Frame of `cv2.warpAffine`, whose matrix maps pixel centers to pixel centers."""
     (a, b, c), (d, e, f) = values[0].array.astype(float).tolist()
     determinant = a * e - b * d
     if abs(determinant) < 1e-9:

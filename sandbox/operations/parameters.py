@@ -1,4 +1,4 @@
-"""Checks of literal parameters: whether the library is certain to accept a value."""
+"""Checks of literal parameters: whether the library certainly accepts a value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Check = Callable[[Any], bool]
 class Parameter:
     """A parameter: its name, its check, and its default (`...` if it has none).
 
-    `by_name` marks one that cannot be given by position: OpenCV's `dst` comes before it.
+    `by_name` marks a parameter that cannot be given by position, because OpenCV's `dst` comes before it.
     """
 
     name: str
@@ -26,12 +26,12 @@ class Parameter:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether the value is a finite int or float, no bool."""
+    """Whether the value is a finite int or float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether the value is an int, no bool."""
+    """Whether the value is an int, but not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -61,12 +61,12 @@ def only(*known: object) -> Check:
 
 
 def pair(check: Check) -> Check:
-    """A tuple of two that both pass."""
+    """A tuple of two values that both pass the check."""
     return lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(check, value))
 
 
 def maybe(check: Check) -> Check:
-    """None, or what passes the check."""
+    """None, or a value that passes the check."""
     return lambda value: value is None or check(value)
 
 
@@ -76,7 +76,7 @@ def is_flag(value: object) -> bool:
 
 
 def is_colour(value: object) -> bool:
-    """A colour that Pillow can read for an RGB or gray image."""
+    """A color that Pillow can read for an RGB or gray image."""
     if isinstance(value, str):
         try:
             return len(ImageColor.getrgb(value)) == 3
@@ -93,14 +93,14 @@ def is_size(value: object) -> TypeGuard[tuple[int, int]]:
 
 
 def is_box(value: object) -> TypeGuard[tuple[float, float, float, float]]:
-    """Four numbers, in order before they are rounded."""
+    """Four numbers whose corners are in order before rounding."""
     if not isinstance(value, tuple) or len(value) != 4 or not all(map(is_number, value)):
         return False
     return bool(value[0] <= value[2] and value[1] <= value[3])
 
 
 def is_source_box(value: object) -> bool:
-    """None, or a box that holds a pixel."""
+    """None, or a box that contains a pixel."""
     return value is None or (is_box(value) and value[0] < value[2] and value[1] < value[3])
 
 
@@ -110,7 +110,7 @@ def is_ratio(value: object) -> bool:
 
 
 def numbers(*lengths: int) -> Check:
-    """A tuple of so many numbers."""
+    """A tuple of numbers with one of these lengths."""
     return lambda value: (
         isinstance(value, tuple)
         and len(value) in lengths
@@ -118,7 +118,7 @@ def numbers(*lengths: int) -> Check:
     )
 
 
-#: Pixels from the origin within which a drawing may lie.
+#: Largest distance in pixels from the origin at which a drawing may lie.
 _FARTHEST = 1 << 14
 
 
@@ -128,7 +128,7 @@ def is_corners(value: object) -> bool:
 
 
 def is_near(value: tuple[float, ...]) -> bool:
-    """Whether coordinates are near the image: far out, Pillow takes seconds for pixels that nobody sees."""
+    """Whether coordinates are near the image: far outside it, Pillow takes seconds for invisible pixels."""
     return max(map(abs, value)) <= _FARTHEST
 
 
@@ -138,7 +138,7 @@ def is_points(value: object) -> bool:
 
 
 def is_scalar(value: object) -> bool:
-    """A number, or one for each channel: OpenCV's scalar."""
+    """A number, or one number per channel: OpenCV's scalar."""
     parts = value if isinstance(value, tuple) and 1 <= len(value) <= 4 else (value,)
     return all(is_number(part) and 0 <= part <= 255 for part in parts)
 
@@ -152,5 +152,5 @@ def is_border(value: object) -> bool:
 RESAMPLING = one_of(*(int(member) for member in Image.Resampling))
 AFFINE_RESAMPLING = one_of(0, 2, 3)
 UNIT_PAIR = pair(number(0, 1))
-#: Sides of a kernel; 0 where OpenCV finds them from sigma.
+#: Sides of a kernel; for 0, OpenCV computes the side from sigma.
 AUTO_KERNEL = pair(lambda value: (is_integer(value) and value == 0) or odd(1, 99)(value))

@@ -1,4 +1,4 @@
-"""Pillow's operations that a lifted program may hold; see `sandbox.operations.table`."""
+"""Pillow's operations that a lifted program may contain; see `sandbox.operations.table`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _filter(name: str, *parameters: Parameter, tool: str, bound: Bound = AROUND)
 
 
 def _drawing(name: str, *parameters: Parameter) -> Kind:
-    """A shape of `ImageDraw`, on a copy."""
+    """A shape of `ImageDraw`, drawn on a copy."""
 
     def draw(image: Image.Image, **values: Any) -> Image.Image:
         copy = image.copy()
@@ -86,12 +86,12 @@ def _pasted(image: Image.Image, size: Size, color: Any, box: tuple[int, int]) ->
 
 
 def _is_near(values: Values, size: tuple[int, int]) -> bool:
-    """Whether a shape lies within twice the image's longer side."""
+    """Whether a shape lies within twice the length of the image's longer side."""
     return bool(max(map(abs, values[0])) <= 2 * max(size))
 
 
 def _resized_one_way(values: Values, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Pillow resizes the rows first, or the columns, whichever takes less: all that the box has of them."""
+    """Both possible sizes of the image after the first pass: Pillow starts with the cheaper one of rows and columns."""
     (width, height), box = values[0], values[2] or (0, 0, *size)
     rows = min(size[1], math.ceil(box[3]) - math.floor(box[1]) + 8)
     columns = min(size[0], math.ceil(box[2]) - math.floor(box[0]) + 8)

@@ -1,4 +1,4 @@
-"""A snippet as data: the operations of a `ToolProgram`, and its canonical snippet, which lifts to the program again."""
+"""A snippet as data: the operations of a `ToolProgram`, and its canonical snippet, which lifts to the same program."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sandbox.operations.table import write_statement
 
 @dataclass(frozen=True)
 class ToolProgram:
-    """What a lifted snippet does.
+    """The operations of a lifted snippet.
 
     Attributes:
-        operations: In the order in which they run.
-        source: Index of the image that it starts from; None is the chosen one.
-        text: What the snippet prints.
+        operations: The operations in the order in which they run.
+        source: Index of the image that it starts from; None for the chosen one.
+        text: The text that the snippet prints.
         has_result: False for a snippet that only prints.
-        binds: Whether the snippet gives a value to names besides those of the result, which a later one might use.
-        sizes: Size before the first and after each operation, (width, height).
+        binds: Whether the snippet assigns names besides those of the result, which a later snippet might use.
+        sizes: Sizes (width, height) before the first and after each operation.
     """
 
     operations: tuple[Operation, ...] = ()

@@ -1,4 +1,4 @@
-"""Every operation that a lifted program may hold, and how it is written as Python."""
+"""Every operation that a lifted program may contain, and its Python text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from sandbox.operations.opencv import OPENCV_OPERATIONS
 from sandbox.operations.operation import Kind, Operation
 from sandbox.operations.pillow import PILLOW_OPERATIONS
 
-#: Every operation, by name. The calls are the library's own: a lifted program gives its bits.
+#: Every operation, by name. The calls are the library's own, so a lifted program gives the library's bits.
 OPERATIONS: dict[str, Kind] = {**PILLOW_OPERATIONS, **OPENCV_OPERATIONS}
 
 _CONSTANTS = {name: f"Image.Transpose.{method.name}" for name, method in PILLOW_TRANSPOSE.items()}
 
 
 def write_statement(operation: Operation, name: str) -> str:
-    """An operation that gives `name` its new value, as Python; several lines if it changes `name` in place."""
+    """Write an operation that gives `name` its new value as Python; several lines if it changes `name` in place."""
     kind = OPERATIONS[operation.name]
     arguments = []
     for index, (parameter, value) in enumerate(zip(kind.parameters, operation.values, strict=True)):

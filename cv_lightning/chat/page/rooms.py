@@ -1,4 +1,4 @@
-"""The conversations of a page: answered one after the other, bounded in number, pixels and time."""
+"""The conversations of a page: answered one after the other, with limits on their number, pixels and time."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class RoomLimits:
     """Limits of the conversations.
 
     Attributes:
-        conversations: Most that are kept; the one that was silent for longest is dropped first.
-        idle_s: A conversation that was silent for so many seconds is forgotten.
+        conversations: Number of conversations to keep; the one that was silent for longest is dropped first.
+        idle_s: A conversation that was silent for this many seconds is dropped.
         image_megapixels: Largest image of a question.
-        talk_megapixels: All images of a conversation, results of calls among them.
+        talk_megapixels: All images of a conversation, including results of calls.
         total_megapixels: All images of all conversations.
-        waiting: Questions that may wait for their turn; more are turned away.
+        waiting: Number of questions that may wait for their turn; further ones are refused.
         question_chars: Longest question.
     """
 
@@ -51,7 +51,7 @@ class RoomLimits:
 
 @dataclass
 class Room:
-    """One conversation; `id` is a secret of whoever began it."""
+    """One conversation; its `id` is a secret that only its starter knows."""
 
     talk: Talk
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
@@ -60,19 +60,19 @@ class Room:
     images: dict[str, Stored] = field(default_factory=dict)
 
     def megapixels(self) -> float:
-        """Of all its images."""
+        """Megapixels of all its images."""
         trajectories = self.talk.trajectories
         images = trajectories[-1].images if trajectories else []
         return sum(viewed.image.width * viewed.image.height for viewed in images) / 1e6
 
 
 class RunningAnswer:
-    """An answer that is being written: the worker fills it (it is the conversation's watcher), a connection reads it.
+    """An unfinished answer: the worker fills it (it is the conversation's watcher), and a connection reads it.
 
     Args:
         room: Its conversation.
         question: The question.
-        images: New images that it is about.
+        images: New images for the question.
     """
 
     def __init__(self, room: Room, question: str, images: list[Image.Image]) -> None:
@@ -89,40 +89,40 @@ class RunningAnswer:
         self._message = ""
 
     def on_text(self, text: str) -> None:
-        """Take the text of a turn so far."""
+        """Store the text of a turn so far."""
         with self._changed:
             self._parts = read_parts(text, is_whole=False)
             self._note()
 
     def on_turn(self, trajectory: Trajectory) -> None:
-        """Take a complete turn and its result."""
+        """Store a complete turn and its result."""
         record = self.room.talk.record(trajectory, self._keep)
         with self._changed:
             self._parts, self._record = [], record
             self._note()
 
     def is_stopped(self) -> bool:
-        """Whether it was stopped."""
+        """Whether the answer was stopped."""
         return self._is_stopped
 
     def stop(self) -> None:
-        """Stop it after the current token or call."""
+        """Stop the answer after the current token or call."""
         self._is_stopped = True
 
     def begin(self) -> None:
-        """Its writing begins."""
+        """Mark the answer as being written."""
         with self._changed:
             self._state, self._started = "writing", time.perf_counter()
             self._note()
 
     def end(self, state: str, message: str = "") -> None:
-        """It is complete, or failed; `message` says why."""
+        """Mark the answer as complete or failed; `message` says why."""
         with self._changed:
             self._state, self._message, self._parts = state, message, []
             self._note()
 
     def news(self, seen: int, timeout_s: float) -> tuple[int, dict[str, Any]] | None:
-        """The current version and its content, None if no version after `seen` comes within `timeout_s`."""
+        """The current version and its content; None if no version after `seen` comes within `timeout_s`."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._version > seen, timeout_s):
                 return None
@@ -135,7 +135,7 @@ class RunningAnswer:
             }
 
     def summary(self, trajectory: Trajectory) -> str:
-        """How it ended, in a line."""
+        """How it ended, in one line."""
         seconds = time.perf_counter() - self._started
         if self._is_stopped:
             return "stopped" + ("; what was said is kept" if trajectory.turns else " before a word was said")
@@ -155,11 +155,11 @@ class RunningAnswer:
 
 
 class Rooms:
-    """All conversations of a page, and the one thread that answers.
+    """All conversations of a page, and the one thread that answers them.
 
     Args:
-        new_talk: Begins a conversation.
-        limits: Of the conversations.
+        new_talk: Starts a conversation.
+        limits: Limits of the conversations.
     """
 
     def __init__(self, new_talk: Callable[[], Talk], limits: RoomLimits | None = None) -> None:
@@ -173,15 +173,15 @@ class Rooms:
         self._thread.start()
 
     def ask(self, room_id: str | None, question: str, images: list[Image.Image]) -> RunningAnswer:
-        """Put a question into the queue.
+        """Put a question in the queue.
 
         Args:
-            room_id: Its conversation; None begins one.
+            room_id: Id of its conversation; None starts one.
             question: The question.
-            images: New images that it is about.
+            images: New images for the question.
 
         Raises:
-            BadRequest: The conversation is not there, busy or full, too many questions wait, or the page is closed.
+            BadRequest: The conversation is missing, busy or full; too many questions wait; or the page is closed.
         """
         with self._changed:
             self._forget_silent()
@@ -212,7 +212,7 @@ class Rooms:
             answer.stop()
 
     def ahead(self, answer: RunningAnswer) -> int:
-        """How many questions are answered before this one."""
+        """Number of questions that are answered before this one."""
         with self._changed:
             waiting = [*self._waiting]
         return waiting.index(answer) + 1 if answer in waiting else 0
@@ -249,7 +249,7 @@ class Rooms:
                 del self._rooms[room.id]
 
     def _make_room(self, kept: Room) -> None:
-        """Forget conversations, the most silent first, until number and pixels are within the limits."""
+        """Drop conversations, longest silent first, until number and pixels are within the limits."""
         idle = sorted(
             (room for room in self._rooms.values() if room.answer is None and room is not kept),
             key=lambda room: room.used,
@@ -266,7 +266,7 @@ class Rooms:
             answer.begin()
             state, message = self._write(answer)
             with self._changed:
-                answer.room.answer = None  # before the end is announced: the next question may follow at once
+                answer.room.answer = None  # before the end is announced, because the next question may follow at once
                 answer.room.used = time.monotonic()
             answer.end(state, message)
         for answer in self._waiting:
@@ -275,13 +275,13 @@ class Rooms:
     def _next(self) -> RunningAnswer | None:
         with self._changed:
             while not self._waiting and not self._is_closed:
-                # Silent conversations are forgotten although nobody asks anything.
+                # Silent conversations are dropped even if no question comes.
                 self._changed.wait(timeout=min(self.limits.idle_s, 60.0))
                 self._forget_silent()
             return None if self._is_closed else self._waiting.popleft()
 
     def _write(self, answer: RunningAnswer) -> tuple[str, str]:
-        """Write an answer; returns how it ended: its state and a line about it."""
+        """Write an answer; returns its final state and a line about it."""
         try:
             trajectory = answer.room.talk.ask(answer.question, answer.images, answer)
         except ConversationError as error:

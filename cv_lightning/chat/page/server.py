@@ -1,8 +1,8 @@
 """The page over HTTP, for this machine only.
 
-A browser lends its user's reach to every page it shows, so being bound to the loopback address is not enough: a request
-must name this server as its host (a name that was rebound to 127.0.0.1 does not), must not come from another page, and
-nothing is written without a JSON type, which other pages cannot send unasked.
+A browser lets every page that it shows send requests with its user's reach, so binding to the loopback address is not
+enough. A request must name this server as its host (a name that was rebound to 127.0.0.1 does not) and must not come
+from another page. Nothing is written without a JSON type, which other pages cannot send without permission.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cv_lightning.pages.shell import asset, render
 from cv_lightning.serving.request import BadRequest, count_pixels, decode_data_url, refusal_of
 from cv_lightning.serving.web_server import ServerLimits, Stream, WebServer, error_object, new_app, read_body
 
-#: Seconds between two lines of an answer: smooth, but not a line for each token.
+#: Seconds between two lines of an answer: smooth, but not one line per token.
 _BEAT_S = 0.05
 
 #: Seconds between two lines while a question waits.
@@ -66,12 +66,12 @@ class PageServer(WebServer):
 
     Args:
         rooms: The conversations; closed when the server stops.
-        title: Shown on the page.
-        port: 0 takes a free one; see `port`.
+        title: Title of the page.
+        port: 0 for a free port; see `port`.
         limits: Limits of a client.
 
     Raises:
-        OSError: The port is taken, or not allowed.
+        OSError: The port is in use, or not allowed.
     """
 
     def __init__(self, rooms: Rooms, title: str, port: int, limits: ServerLimits | None = None) -> None:
@@ -116,7 +116,7 @@ class PageServer(WebServer):
         return self._rooms.ask(asked.conversation, question, images)
 
     async def _lines(self, answer: RunningAnswer) -> AsyncGenerator[str, None]:
-        """A line of JSON whenever there is something new, until the answer has ended."""
+        """Yield a line of JSON whenever there is something new, until the answer has ended."""
         yield _line({"conversation": answer.room.id})
         version, n_turns = 0, -1
         known: set[str] = set()
@@ -149,7 +149,7 @@ def _file(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
 
 
 class _OwnPageOnly:
-    """Refuses requests of other pages, and sends the browser restrictive headers."""
+    """Refuses requests from other pages, and sends restrictive headers to the browser."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -166,7 +166,7 @@ class _OwnPageOnly:
 
 
 def _refusal(headers: Headers, port: int, is_call: bool) -> BadRequest | None:
-    """Why a request is refused; None if it may come from the page or the user."""
+    """The reason why a request is refused; None if it may come from the page or the user."""
     names = ("127.0.0.1", "localhost")
     hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
     host = headers.get("host", "").lower()

@@ -1,5 +1,5 @@
-"""Many lifted programs at once, as tensor operations on a device.
+"""Runs many lifted programs at once, as tensor operations on a device.
 
-Kornia does what it does as the libraries do; docs/kornia_lane.md says what is ours, and why. Nothing in `sandbox`
-imports this package, and with it torch and Kornia, before an executor is asked for a device.
+Kornia does the operations in which it agrees with the libraries; docs/kornia_lane.md lists our own operations and the
+reasons. `sandbox` imports this package, and with it torch and Kornia, only when an executor is asked for a device.
 """

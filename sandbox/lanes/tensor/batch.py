@@ -1,4 +1,4 @@
-"""Runs many lifted programs at once: every round, the next operation of each, grouped by operation and shape."""
+"""Runs many lifted programs at once: each round runs the next operation of every program, grouped by name and shape."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from sandbox.operations.program import ToolProgram
 from sandbox.operations.table import OPERATIONS
 from sandbox.types import Exactness, Limits
 
-#: Pixels of a batch that are worked on at once; 64-bit temporaries of three channels take 24 bytes of each.
+#: Largest number of pixels to process at once; 64-bit temporaries of three channels take 24 bytes per pixel.
 _MAX_PIXELS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 def check_device(name: str) -> torch.device:
-    """The device of a name such as "cuda:1", without starting anything on it.
+    """The device with a name such as "cuda:1"; starts nothing on it.
 
     Raises:
-        ValueError: torch does not know it, or this machine does not have it; the message says what there is.
+        ValueError: torch or this machine does not have the device; the message lists the available devices.
     """
     n_gpus = torch.cuda.device_count()
     try:
@@ -49,13 +49,13 @@ def check_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a program, and how far its image may be from the Pillow lane's.
+    """One operation of a program, and the largest difference of its image from the Pillow lane's.
 
     Attributes:
         operation: The checked call.
         kind: How the lane does it.
-        error: Largest difference after it, of 255; 0 is bit for bit.
-        margin: A change of no more than this may be the lane's own.
+        error: Largest difference (of 255) after the operation; 0 means bit for bit.
+        margin: A change of at most this size may come from the lane's own differences.
         far: Share of values that may differ by more.
     """
 
@@ -71,9 +71,9 @@ Steps = tuple[Step, ...]
 
 @dataclass
 class _Progress:
-    """A program that is being run: images uint8 [C, H, W]; sizes (width, height) before each operation that is done.
+    """A running program: images uint8 [C, H, W]; sizes (width, height) before each finished operation.
 
-    `changes` tells, as a tensor on the device, whether operation k changed a pixel, if it left the size.
+    `changes` maps operation k, if it kept the size, to a flag on the device: whether it changed a pixel.
     """
 
     steps: Steps
@@ -97,12 +97,12 @@ class _Progress:
 
 
 class _UncertainError(RuntimeError):
-    """The lane's own differences hide whether pixels changed: the Pillow lane must say."""
+    """The lane's own differences hide whether pixels changed: the Pillow lane must decide."""
 
 
 @contextmanager
 def precise(device: torch.device) -> Iterator[None]:
-    """Float32 as it is written: no half precision of the trainer, no TF32, no gradients."""
+    """Full float32 precision: not the trainer's half precision, no TF32, no gradients."""
     usual, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")
@@ -119,34 +119,34 @@ def precise(device: torch.device) -> Iterator[None]:
 
 
 class ProgramBatches:
-    """Executes lifted programs as tensor operations, equal ones on equal images once.
+    """Executes lifted programs as tensor operations; equal programs on equal images run once.
 
     Args:
-        device: Where, as torch names it.
-        exactness: How near the Pillow lane's pixels its own must be.
-        limits: What an image on the way may be.
+        device: The device, as torch names it.
+        exactness: How close the pixels must be to the Pillow lane's.
+        limits: Limits on intermediate images.
 
     Raises:
-        ValueError: The device is not there.
+        ValueError: The machine does not have the device.
     """
 
     def __init__(self, device: str, exactness: Exactness = "exact", limits: Limits | None = None) -> None:
         self._device = check_device(device)
         self._exactness, self._limits = exactness, limits or Limits()
         self._max_pixels = _MAX_PIXELS["cuda" if self._device.type == "cuda" else "cpu"]
-        #: Operations that are left to the Pillow lane, and why.
+        #: Operations that are left to the Pillow lane, and the reasons.
         self.declined: Mapping[str, str] = {}
         self._has_warned = False
 
     @property
     def device(self) -> torch.device:
-        """Where tensors are made: of "cuda" the one that is current, which each rank of a training sets for itself."""
+        """The device of new tensors: for "cuda", the current device, which each training rank sets for itself."""
         if self._device.type == "cuda" and self._device.index is None:
             return torch.device("cuda", torch.cuda.current_device())
         return self._device
 
     def plan(self, program: ToolProgram) -> Steps | str:
-        """The steps of a program; or the operation that only the Pillow lane does, and why."""
+        """The steps of a program, or a text that names the operation that only the Pillow lane does and says why."""
         if not program.has_result or not program.sizes:
             return "a program without an image, or without sizes"
         state, steps = State(program.sizes[0]), list[Step]()
@@ -170,13 +170,13 @@ class ProgramBatches:
         """Run every program on its image.
 
         Args:
-            plans: What `plan` gave for each.
-            images: The source image of each, any mode; one on the device is not copied.
+            plans: The result of `plan` for each program.
+            images: The source image of each program, in any mode; an image on the device is not copied.
 
         Returns:
-            The outcome of each, in order, with the Pillow lane's effects, and its pixels within the contract; images
-            are `TensorImage`s. None if the Pillow lane must run that program: the device failed, or the lane's own
-            differences hide whether anything changed.
+            The outcome of each program, in order, with the Pillow lane's effects, and with pixels within the contract.
+            Images are `TensorImage`s. None if the Pillow lane must run the program: the device failed, or the lane's
+            own differences hide whether anything changed.
         """
         with precise(self.device):
             keys = [
@@ -192,18 +192,18 @@ class ProgramBatches:
             try:
                 self._advance(list(runs.values()))
                 outcomes = dict(zip(runs, self._outcomes(list(runs.values())), strict=True))
-            except Exception as error:  # noqa: BLE001 - an accelerator reports late what went wrong on it
+            except Exception as error:  # noqa: BLE001 - an accelerator reports errors late
                 self.warn(f"finish {len(runs)} programs", error)
                 return [None] * len(keys)
             return [outcomes.get(key) for key in keys]
 
     def _upload(self, image: Image.Image) -> Tensor | None:
-        """An image on the device; None if it cannot be read or does not fit."""
+        """Copy an image to the device; None if it cannot be read or does not fit."""
         try:
             return to_tensor(image, self.device)
         except (OSError, SyntaxError):  # the Pillow lane reads a broken file again and reports it
             return None
-        except Exception as error:  # noqa: BLE001 - the Pillow lane does it
+        except Exception as error:  # noqa: BLE001 - the Pillow lane takes the image
             self.warn(f"take an image of {image.width}x{image.height} pixels", error)
             return None
 
@@ -220,10 +220,10 @@ class ProgramBatches:
                     self._step(group[start : start + n_images])
 
     def _step(self, group: list[_Progress]) -> None:
-        """One operation on images of one shape; on half of them at a time if that fails for memory or for one."""
+        """Run one operation on images of one shape; if memory runs out, on each half of them."""
         try:
             self._apply(group)
-        except Exception as error:  # noqa: BLE001 - the Pillow lane does it, or has the message for the policy
+        except Exception as error:  # noqa: BLE001 - the Pillow lane runs it, or has the message for the policy
             if isinstance(error, torch.OutOfMemoryError) and len(group) > 1:
                 torch.cuda.empty_cache()
                 self._step(group[: len(group) // 2])
@@ -255,7 +255,7 @@ class ProgramBatches:
             run.pixels = after[place]
 
     def _outcomes(self, runs: Sequence[_Progress]) -> list[Outcome | None]:
-        """Tools, orientation and frame of every run; one look at the device for all changes together."""
+        """Tools, orientation and frame of every run; all flags are read from the device at once."""
         flags = _fetched([flag for run in runs for flag in run.changes.values()])
         earned = [_credit(run, {position: next(flags) for position in run.changes}) for run in runs]
         again = {
@@ -271,7 +271,7 @@ class ProgramBatches:
 
 
 def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
-    """The credit of a run. It fails if a close operation did not certainly change a pixel: it may have done so."""
+    """Compute the credit of a run. The run fails if a close operation may or may not have changed a pixel."""
     credit = Credit((int(run.source.shape[2]), int(run.source.shape[1])))
     for place, (step, size) in enumerate(zip(run.steps, [*run.sizes, run.size][1:], strict=False)):
         run.is_failed |= not changed.get(place, True) and (step.margin > 0 or step.far > 0)
@@ -280,7 +280,7 @@ def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
 
 
 def _colourless(steps: Steps) -> Steps:
-    """The steps without colour operations, which may have undone each other."""
+    """The steps without color operations, which may have undone each other."""
     kept = list[Step]()
     for step in steps:
         if not OPERATIONS[step.operation.name].is_colour:
@@ -289,9 +289,9 @@ def _colourless(steps: Steps) -> Steps:
 
 
 def _step(operation: Operation, kind: TensorKind, last: Step | None) -> Step:
-    """A step after another one: what that left of difference grows by what the operation can enlarge, and its own."""
+    """Build a step: the operation enlarges the difference of the last step and adds its own."""
     before, far = (last.error, last.far) if last is not None else (0.0, 0.0)
-    if far and operation.name != "orient":  # few pixels may be anywhere: an operation may spread them
+    if far and operation.name != "orient":  # a few pixels may be far off, and an operation may spread them
         before = math.inf
     spread = before and kind.growth(operation.values) * before + (operation.name != "orient")
     error = spread + kind.most(operation.values)
@@ -299,7 +299,7 @@ def _step(operation: Operation, kind: TensorKind, last: Step | None) -> Step:
 
 
 def _changed(before: Tensor, after: Tensor, steps: Sequence[Step]) -> Tensor:
-    """Whether each image certainly changed, [N]: by more, and at more places, than the lane's own differences."""
+    """Whether each image certainly changed, [N]: by more, and in more places, than the lane's own differences."""
     if not any(step.margin or step.far for step in steps):
         return (before != after).flatten(1).any(1)
     margins, shares = (
@@ -310,7 +310,7 @@ def _changed(before: Tensor, after: Tensor, steps: Sequence[Step]) -> Tensor:
 
 
 def _outcome(run: _Progress, credit: Credit, plain: _Progress | None) -> Outcome | None:
-    """None if the Pillow lane must tell; `plain` is the run without its colour operations."""
+    """Build the outcome; None if the Pillow lane must decide. `plain` is the run without its color operations."""
     try:
         effects = credit.effects(lambda: _is_same(run, run.source, ()), lambda: _is_colourless(run, plain))
     except _UncertainError:
@@ -327,7 +327,7 @@ def _is_colourless(run: _Progress, plain: _Progress | None) -> bool:
 
 
 def _is_same(run: _Progress, other: Tensor, others: Steps) -> bool:
-    """Whether a run's result looks like another image, which `others` made: equal size and equal RGB values."""
+    """Whether a run's result equals another image, made by the steps `others`: equal size and equal RGB values."""
     if run.pixels.shape[1:] != other.shape[1:]:
         return False
     steps = [*run.steps[-1:], *others[-1:]]

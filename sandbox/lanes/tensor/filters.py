@@ -1,7 +1,7 @@
 """Sums, medians and extremes around each pixel by Kornia, with Pillow's and OpenCV's kernels, borders and rounding.
 
-Kornia filters floats. A sum of whole numbers is whole in any order, so it is rounded back: that
-makes kernels of whole weights, boxes and extremes exact. Other kernels may differ by one where a sum is halfway.
+Kornia filters floats. A sum of whole numbers is whole in any order, so it is rounded back. That makes kernels of whole
+weights, boxes and extremes exact. Other kernels may differ by one if a sum is halfway between two values.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from sandbox.lanes.tensor.values import blend, blend_growth
 from sandbox.operations.operation import State, Values
 
 Array = np.ndarray[Any, Any]
-#: Float32 values of all windows that are held at once: 64 MB.
+#: Largest number of float32 values in all windows held at once: 64 MB.
 _WINDOW_VALUES = 1 << 24
 FILTER2D = "kornia.filters.filter2d"
-#: Absolute weights up to which float32 tells sums of bytes apart.
+#: Largest sum of absolute weights at which float32 still resolves sums of bytes.
 MAX_WEIGHTS = 1 << 12
 
 
 def correlated(images_NCHW: Tensor, weights: Array) -> Tensor:
-    """Sums where the kernel fits the image, float32 [N, C, H - kH + 1, W - kW + 1]."""
+    """Sums at the positions where the kernel fits the image, float32 [N, C, H - kH + 1, W - kW + 1]."""
     kernel = torch.from_numpy(np.ascontiguousarray(weights, dtype=np.float32)).to(images_NCHW.device)
     sums: Tensor = filters.filter2d(images_NCHW.float(), kernel[None], padding="valid")
     return sums.round_() if bool((weights == np.round(weights)).all()) else sums
 
 
 def bordered(images_NCHW: Tensor, down: tuple[int, int], right: tuple[int, int], mode: str) -> Tensor:
-    """With margins of any width: "edge" repeats the edge, "reflect" mirrors without it (OpenCV's default)."""
+    """Add margins of any width: "edge" repeats the edge, "reflect" mirrors without it (OpenCV's default)."""
     for axis, margin in ((2, down), (3, right)):
         places = np.pad(np.arange(images_NCHW.shape[axis]), margin, mode=mode)  # type: ignore[call-overload]
         images_NCHW = images_NCHW.index_select(axis, torch.from_numpy(places).to(images_NCHW.device))
@@ -45,7 +45,7 @@ def bordered(images_NCHW: Tensor, down: tuple[int, int], right: tuple[int, int],
 
 
 def in_strips(images_NCHW: Tensor, reach: int, n_taps: int, call: Callable[[Tensor], Tensor]) -> Tensor:
-    """A local filter by strips of rows, so that what it holds for `n_taps` neighbours of each pixel stays small."""
+    """Apply a local filter in strips of rows, so that the memory for `n_taps` neighbors of each pixel stays small."""
     height = images_NCHW.shape[2]
     step = max(1, _WINDOW_VALUES // max(1, images_NCHW[:, :, 0].numel() * n_taps))
     strips = []
@@ -57,7 +57,7 @@ def in_strips(images_NCHW: Tensor, reach: int, n_taps: int, call: Callable[[Tens
 
 
 def _convolve(images_NCHW: Tensor, kernel: Any) -> Tensor:
-    """`Image.filter` with a kernel (size, divisor, offset, weights), the lowest row first; the border stays."""
+    """`Image.filter` with a kernel (size, divisor, offset, weights), lowest row first; border pixels do not change."""
     (side, _), divisor, offset, numbers = kernel
     height, width = images_NCHW.shape[2:]
     result = images_NCHW.clone()
@@ -73,7 +73,7 @@ def _by_kernel(kernel: Any) -> Call:
     return lambda images_NCHW, _: _convolve(images_NCHW, kernel)
 
 
-#: The kernels without arguments; quotients of the last two may be halfway, which float32 does not hold.
+#: The kernels without arguments. Quotients of the last two may be halfway, which float32 cannot represent.
 for _name in (
     *("BLUR", "SMOOTH", "CONTOUR", "FIND_EDGES", "EDGE_ENHANCE", "EDGE_ENHANCE_MORE", "SHARPEN", "EMBOSS"),
     *("SMOOTH_MORE", "DETAIL"),
@@ -114,7 +114,7 @@ def _sharpness(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _box_line(images_NCHW: Tensor, radius: float, axis: int) -> Tensor:
-    """One pass of Pillow's box along an axis; its two outermost pixels count by the fraction of the radius."""
+    """One pass of Pillow's box along an axis; the fraction of the radius weights the two outermost pixels."""
     reach = int(radius)
     inner = int((1 << 24) / (radius * 2 + 1))
     weights = np.full(2 * reach + 3, inner / (1 << 24))
@@ -126,7 +126,7 @@ def _box_line(images_NCHW: Tensor, radius: float, axis: int) -> Tensor:
 
 
 def _boxes(images_NCHW: Tensor, radius: float, passes: int) -> Tensor:
-    """`passes` boxes along the rows, then as many along the columns."""
+    """Apply `passes` boxes along the rows, then as many along the columns."""
     for axis in (3, 2) if radius else ():
         for _ in range(passes):
             images_NCHW = _box_line(images_NCHW, radius, axis)
@@ -140,7 +140,7 @@ def _box_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 @operation("ImageFilter.GaussianBlur", by=FILTER2D, most=2, growth=1)
 def _pillow_gaussian(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """Three boxes, whose radius is that of `_gaussian_blur_radius` in Pillow's `BoxBlur.c`."""
+    """Three boxes with the radius of `_gaussian_blur_radius` in Pillow's `BoxBlur.c`."""
     variance = values[0][0] ** 2 / 3
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
@@ -176,7 +176,7 @@ def _median(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _extreme(images_NCHW: Tensor, shape: Array, times: int, *, is_least: bool) -> Tensor:
-    """The least or greatest value under the kernel; what lies outside the image counts for nothing."""
+    """The least or greatest value under the kernel; positions outside the image are ignored."""
     if shape.size == 1:
         return images_NCHW
     kernel = torch.from_numpy(np.ascontiguousarray(shape)).float().to(images_NCHW.device)
@@ -187,12 +187,12 @@ def _extreme(images_NCHW: Tensor, shape: Array, times: int, *, is_least: bool) -
         else:  # Kornia mirrors the kernel, OpenCV does not
             origin = [side - 1 - side // 2 for side in shape.shape]
             image = morphology.dilation(image, kernel.flip((0, 1)), origin=origin)
-        image = image.clamp_(0, 255)  # a kernel of which nothing meets the image gives an infinity
+        image = image.clamp_(0, 255)  # if no part of a kernel meets the image, the result is infinite
     return image.to(torch.uint8)
 
 
 def _extreme_of(*, is_least: bool) -> Call:
-    """Along the rows, then along the columns."""
+    """The extreme along the rows, then along the columns."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         line = np.ones((1, values[0][0]))
@@ -219,7 +219,7 @@ def _rank(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     return call(images_NCHW, [(side,)])
 
 
-#: An image, or the difference of two, by steps: e erodes, d dilates.
+#: Steps of each operation (e erodes, d dilates); the result is an image, or the difference of two.
 _STEPS: dict[int, tuple[str, ...]] = {
     cv2.MORPH_ERODE: ("e",),
     cv2.MORPH_DILATE: ("d",),

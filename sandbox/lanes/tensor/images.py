@@ -12,16 +12,16 @@ from torch import Tensor
 
 from sandbox.images import as_rgb
 
-#: Odd multipliers of a mixing function (SplitMix64's, as signed numbers), and the golden ratio of 64 bits.
+#: Odd multipliers of a mixing function (SplitMix64's, as signed numbers), and the 64-bit golden ratio.
 _MIX = (-4658895280553007687, -7723592293110705685)
 _GOLDEN = -7046029254386353131
 
 
 class TensorImage(Image.Image):
-    """A Pillow image, RGB, whose pixels are on a device.
+    """A Pillow RGB image whose pixels are on a device.
 
-    The pixels are copied to the host when Pillow first reads them, and that copy is kept. Do not change it in place:
-    the tensor would not follow.
+    The pixels are copied to the host when Pillow first reads them, and the copy is kept. Do not change the image in
+    place: the tensor would not change with it.
 
     Attributes:
         pixels: uint8 [3, H, W].
@@ -37,12 +37,12 @@ class TensorImage(Image.Image):
 
     @property
     def is_on_host(self) -> bool:
-        """Whether the pixels were copied for Pillow."""
+        """Whether the pixels have been copied to the host."""
         return self._im is not None
 
     @property
     def im(self) -> Any:
-        """Pillow's own image, made at the first call."""
+        """Pillow's own image, made on first access."""
         if self._im is None:
             self._im = to_pillow(self.pixels).im
         return self._im
@@ -52,9 +52,10 @@ class TensorImage(Image.Image):
         self._im = im
 
     def content_key(self) -> bytes:
-        """The identity of its pixels, see `sandbox.images.content_key`: 128 bits and the size leave the device.
+        """The identity of its pixels, see `sandbox.images.content_key`: only 128 bits and the size leave the device.
 
-        Two sums of mixed 8-byte words, each mixed with its place. It tells images apart that were not made to collide.
+        Two sums of mixed 8-byte words, each mixed with its position. They tell images apart that are not made to
+        collide.
         """
         flat = self.pixels.reshape(-1)
         words = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(torch.int64)
@@ -73,22 +74,22 @@ class TensorImage(Image.Image):
 
 
 def to_pillow(pixels: Tensor) -> Image.Image:
-    """A uint8 [3, H, W] or [1, H, W] as a Pillow image of mode RGB or L."""
+    """Convert uint8 [3, H, W] or [1, H, W] to a Pillow image of mode RGB or L."""
     array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
 def to_tensor(image: Image.Image, device: torch.device) -> Tensor:
-    """An image as uint8 [3, H, W] on a device; a tensor that is there already is not copied."""
+    """Convert an image to uint8 [3, H, W] on a device; a tensor that is already there is not copied."""
     if isinstance(image, TensorImage):
         return image.pixels.to(device)
-    # Bytes travel as they lie in memory; the planes are made where they will be used.
+    # The bytes are transferred in their memory order, and rearranged into planes on the device.
     rows = torch.from_numpy(np.array(as_rgb(image))).to(device)
     return rows.permute(2, 0, 1).contiguous()
 
 
 def stacked(images: Sequence[Tensor]) -> Tensor:
-    """Images [C, H, W] of one shape as [N, C, H, W]; neighbours in one batch are not copied."""
+    """Stack images [C, H, W] of one shape to [N, C, H, W]; neighbors in one batch are not copied."""
     first = images[0]
     step = first.numel()
     is_batch = first.is_contiguous() and all(

@@ -1,4 +1,4 @@
-"""The registry of tensor operations: modules register functions here, each with the differences it may have."""
+"""The registry of tensor operations: modules register functions here, each with its largest difference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sandbox.operations.operation import State, Values
 
-#: (uint8 [N, C, H, W], the values of each image) -> uint8 of the new shape.
+#: Maps uint8 [N, C, H, W] and the values of each image to uint8 of the new shape.
 Call = Callable[[Tensor, Sequence[Values]], Tensor]
 #: A number that may depend on the values of a call.
 Number = Callable[[Values], float]
@@ -27,13 +27,13 @@ class TensorKind:
 
     Attributes:
         call: The function.
-        by: Whose functions it calls, for the documentation.
-        is_per_image: Whether images with different values go in one call.
-        most: Largest difference from the library's result, of 255; 0 is bit for bit.
-        far: Share of values that may differ by more, where a tie falls to the other side.
-        growth: By how much it can enlarge a difference between two images.
+        by: The library functions that it calls, for the documentation.
+        is_per_image: Whether one call takes images with different values.
+        most: Largest difference (of 255) from the library's result; 0 means bit for bit.
+        far: Share of values that may differ by more, because a tie is rounded to the other side.
+        growth: Factor by which the operation may enlarge a difference between two images.
         refuses: (values, state before) -> whether this call is left to the Pillow lane.
-        reason: Why it refuses.
+        reason: The reason for refusing.
     """
 
     call: Call
@@ -50,12 +50,12 @@ class TensorKind:
         return self.most(values) == 0 == self.far(values)
 
 
-#: The ways to do an operation; the first that takes a call does it.
+#: The ways to do each operation; the first way that accepts a call is used.
 KINDS: dict[str, list[TensorKind]] = {}
 
 
 def operation(*names: str, **facts: Any) -> Callable[[Call], Call]:
-    """Register a function for operations; `facts` are attributes of `TensorKind`, a number for a constant."""
+    """Register a function for operations; `facts` are attributes of `TensorKind`; a number stands for a constant."""
     for key in facts.keys() & {"most", "far", "growth"}:
         if not callable(facts[key]):
             facts[key] = _constant(facts[key])

@@ -1,4 +1,4 @@
-"""The tensor lane: takes the programs that a device does, or does faster than Pillow."""
+"""The tensor lane: takes the programs that a device can run, or only those that it runs faster than Pillow."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sandbox.types import Exactness, Limits, Observation
 
 
 class TensorLane:
-    """Runs those programs that it can do under its contract, if that is cheaper than in the Pillow lane.
+    """Runs the programs that its contract allows, if that is cheaper than the Pillow lane.
 
     Args:
-        device: As torch names it; None is the first accelerator, or else the CPU.
-        is_forced: Take every program that it can do, at any cost.
-        exactness: How near the Pillow lane's pixels its own must be.
-        limits: What an image on the way may be.
+        device: The device, as torch names it; None is the first accelerator, or the CPU if there is none.
+        is_forced: Take every program that the contract allows, at any cost.
+        exactness: How close the pixels must be to the Pillow lane's.
+        limits: Limits on intermediate images.
 
     Raises:
-        ValueError: The device is not there.
+        ValueError: The machine does not have the device.
     """
 
     name = "kornia"
@@ -44,7 +44,7 @@ class TensorLane:
         self._is_checked = False
 
     def run(self, calls: Sequence[Lifted]) -> list[Observation | None]:
-        """The observation of each program, in order; None for those that another lane is to run."""
+        """Return the observation of each program, in order; None for those that another lane must run."""
         start = time.perf_counter()
         if calls:
             self._check()
@@ -63,13 +63,13 @@ class TensorLane:
         return observations
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: the lane has no processes to end."""
 
     def disown(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: the lane has no processes to release."""
 
     def _check(self) -> None:
-        """Leave to the Pillow lane, once and by name, what this Kornia or this device does otherwise than stated."""
+        """Check once, and leave to the Pillow lane the operations in which this Kornia or device breaks the table."""
         if self._is_checked:
             return
         self._is_checked = True
@@ -80,9 +80,9 @@ class TensorLane:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _cheaper(self, calls: Sequence[Lifted], plans: dict[int, Steps]) -> list[int]:
-        """Those places whose group of equal chains on images of one size is cheaper on the device.
+        """Indices of calls whose group of equal operation names and image sizes is cheaper on the device.
 
-        The operation that may cost the most, by its bound, decides for a chain.
+        The operation with the highest bound on cost decides for the whole program.
         """
         groups: dict[tuple[tuple[str, ...], Size], list[int]] = {}
         for place, steps in plans.items():

@@ -1,8 +1,8 @@
 """Operations that move pixels: orientation, crop, border, paste; rotation, transforms and warps by Kornia's `remap`.
 
-Kornia has the mirrors and the half turn, but no quarter turn, and crops and pads by warping. Without interpolation,
-Pillow's 16.16 fixed point is ours. Torch and Kornia have another bicubic (a = -0.75) than Pillow (a = -1), which the
-Pillow lane does.
+Kornia has the mirrors and the half turn, but no quarter turn, and it crops and pads by warping. Without interpolation,
+we compute Pillow's 16.16 fixed point ourselves. The Pillow lane runs bicubic calls, because Pillow's kernel (a = -1) is
+not the one of Torch and Kornia (a = -0.75).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TURNS: dict[str, Callable[[Tensor], Tensor]] = {
     "transpose": lambda x: x.transpose(2, 3),
     "transverse": lambda x: transform.rot180(x.transpose(2, 3)),
 }
-#: OpenCV's borders of the image's own pixels, as numpy names them.
+#: OpenCV's border modes that reuse the image's own pixels, as numpy names them.
 _BORDERS = {cv2.BORDER_REPLICATE: "edge", cv2.BORDER_REFLECT: "symmetric", cv2.BORDER_REFLECT_101: "reflect"}
 
 
@@ -49,7 +49,7 @@ def _orient(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _fill(images_NCHW: Tensor, name: str, values: Values) -> Tensor:
-    """The colour [C, 1] that the library itself gives the first pixel if it does this call on one pixel."""
+    """The fill color [C, 1]: the first pixel after the library runs this call on an image of one pixel."""
     image = Image.new("RGB" if images_NCHW.shape[1] == 3 else "L", (1, 1))
     pixel: Any = OPERATIONS[name].call(image, values).getpixel((0, 0))
     colour = pixel if isinstance(pixel, tuple) else (pixel,)
@@ -57,7 +57,7 @@ def _fill(images_NCHW: Tensor, name: str, values: Values) -> Tensor:
 
 
 def _placed(images_NCHW: Tensor, size: Size, left: int, top: int, fill_C1: Tensor) -> Tensor:
-    """On a canvas of `size` with the upper left corner at (left, top); what lies outside is cut."""
+    """Place the images on a canvas of `size`, upper left corner at (left, top); parts outside are cut off."""
     n, channels, height, width = images_NCHW.shape
     x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, size[0]), min(top + height, size[1])
     part = images_NCHW[:, :, y1 - top : max(y2, y1) - top, x1 - left : max(x2, x1) - left]
@@ -70,7 +70,7 @@ def _placed(images_NCHW: Tensor, size: Size, left: int, top: int, fill_C1: Tenso
 
 
 def _moved(name: str, filling: Callable[[Values], Values]) -> Call:
-    """A call that shows the image somewhere on a canvas; by `filling`'s values it fills the first of one pixel."""
+    """A call that places the image on a canvas; `filling` gives values that show the fill color."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         before = (int(images_NCHW.shape[3]), int(images_NCHW.shape[2]))
@@ -114,7 +114,7 @@ def _pad(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _sampling(name: str, values: Values, size: Size) -> tuple[Size, Sequence[float], int]:
-    """Size after rotate or transform, the map to places before (a to h, empty if unknown), and the filter."""
+    """Size after rotate or transform, the map to source places (a to h, empty if unknown), and the filter."""
     if name == "Image.rotate":
         after, frame = rotation(values, size)
         return after, (*astuple(frame), 0.0, 0.0) if values[0] % 90 else (), values[1]
@@ -133,7 +133,7 @@ def _refuses_sampling(name: str, values: Values, state: State) -> bool:
 
 
 def _sampled(name: str) -> Call:
-    """As Pillow samples, the fill colour outside the image."""
+    """Sample as Pillow does, with the fill color outside the image."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         height, width = images_NCHW.shape[2:]
@@ -148,7 +148,7 @@ def _sampled(name: str) -> Call:
             depth = g * xs + h * ys + 1
             columns, rows = (a * xs + b * ys + c) / depth, (d * xs + e * ys + f) / depth
             remapped = _remapped(images_NCHW.float(), rows - 0.5, columns - 0.5, "bilinear", "border")
-            # Cut off below the point; sums that fall short of a whole number by rounding are that number.
+            # Pillow truncates; the small offset corrects sums that rounding left just below a whole number.
             picked = (remapped + 1e-3).clamp_(0, 255).to(torch.uint8)
         is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
         fill_C1 = _fill(images_NCHW, "Image.paste", ((2, 1), colour, (1, 0)))
@@ -193,7 +193,7 @@ def _fixed_places(size: Size, affine: Sequence[float], device: torch.device) -> 
 def _remapped(images_NCHW: Tensor, rows: Tensor, columns: Tensor, mode: str, padding: str) -> Tensor:
     """Kornia's `remap`, at places [H', W'] measured from the first pixel's center."""
     n, _, height, width = images_NCHW.shape
-    # Far places differ in nothing, but a float32 of them loses the near ones' fractions.
+    # All far places give the same result, but a map with them would lose the fractions of near places in float32.
     maps = [
         places.clamp(-8.0, side + 8.0).nan_to_num(-8.0).float().expand(n, *places.shape)
         for places, side in ((columns, width), (rows, height))

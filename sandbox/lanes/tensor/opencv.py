@@ -19,12 +19,12 @@ from sandbox.operations.operation import Values
 
 
 def _around(side: int) -> tuple[int, int]:
-    """Margins for a kernel whose anchor is its middle, or the place after it."""
+    """Margins for a kernel whose anchor is its middle, or the place after the middle."""
     return side // 2, side - 1 - side // 2
 
 
 def _reflecting(images_NCHW: Tensor, weights: Array) -> Tensor:
-    """Correlated, the border mirrored, in bytes."""
+    """Correlate with a mirrored border; the result in bytes."""
     padded = bordered(images_NCHW, _around(weights.shape[0]), _around(weights.shape[1]), "reflect")
     return to_bytes(correlated(padded, weights))
 
@@ -35,7 +35,7 @@ def _sum_of_weights(kernel: Table | None) -> float:
 
 
 def _is_fractional(values: Values) -> bool:
-    """Whether sums of bytes need not be whole numbers that float32 tells apart."""
+    """Whether sums of bytes may be fractions, or too large for float32 to resolve."""
     return bool((values[1].array % 1).any()) or _sum_of_weights(values[1]) >= MAX_WEIGHTS
 
 
@@ -52,7 +52,7 @@ def _correlate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _derivative(*orders: tuple[int, int]) -> Call:
-    """The sum of derivatives (of x, of y) by OpenCV's own weights, whole numbers, in bytes."""
+    """The sum of derivatives (of x, of y) with OpenCV's own whole-number weights, in bytes."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         side = values[0][-1]
@@ -78,7 +78,7 @@ def _blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _box_sums(padded_NCHW: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Sums over boxes of (height, width), whole numbers, where they fit."""
+    """Sums over boxes of (height, width), whole numbers, at the positions where the boxes fit."""
     return correlated(correlated(padded_NCHW, np.ones((sides[0], 1))), np.ones((1, sides[1])))
 
 
@@ -101,7 +101,7 @@ def _gaussian_blur(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _fixed_gaussian(side: int, sigma: float) -> Array:
-    """OpenCV's Gaussian for bytes in 256ths, as it blurs an impulse: but in the middle, 255 / 256 of a weight is it."""
+    """OpenCV's Gaussian for bytes, in 256ths: a blurred impulse of 255, its middle corrected for a sum of 256."""
     impulse = np.zeros((1, 2 * side + 1), np.uint8)
     impulse[0, side] = 255
     line = cv2.GaussianBlur(impulse, (side, 1), sigma)[0, side - side // 2 : side + side // 2 + 1].astype(float)
@@ -111,7 +111,7 @@ def _fixed_gaussian(side: int, sigma: float) -> Array:
 
 @operation("cv2.adaptiveThreshold", by=FILTER2D, far=0.02)
 def _adaptive_threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """Against the mean or the Gaussian mean around each pixel."""
+    """Compare each pixel with the mean or the Gaussian mean around it."""
     most, method, kind, side, shift = values[0]
     padded = bordered(images_NCHW, _around(side), _around(side), "edge")
     if method == cv2.ADAPTIVE_THRESH_MEAN_C:
@@ -127,7 +127,7 @@ def _adaptive_threshold(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor
 
 @operation("cv2.bilateralFilter", most=1)
 def _bilateral(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """Kornia's `bilateral_blur` takes a square of neighbours, OpenCV a disk: up to 42 of 255."""
+    """Not Kornia's `bilateral_blur`: it uses a square, OpenCV a disk, and they differ by up to 42 of 255."""
     reach, sigma_color, sigma_space = max(values[0][0] // 2, 1), *values[0][1:]
     places = range(-reach, reach + 1)
 
@@ -143,5 +143,5 @@ def _bilateral(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
             weights.add_(weight)
         return to_bytes(total / weights)
 
-    # A strip's own border is mirrored, but cut off: each has as many rows more as the filter reaches.
+    # A strip's own border is mirrored and then cut off: each strip has as many extra rows as the filter reaches.
     return in_strips(images_NCHW, reach, 8, call)

@@ -1,7 +1,8 @@
-"""Resizing: Pillow's in its own whole numbers, torch's where it is close to that, and OpenCV's.
+"""Resizing: Pillow's with its own whole numbers, torch's if it is close to that, and OpenCV's.
 
-Kornia's `resize` smooths by another filter, and has neither INTER_AREA nor INTER_LANCZOS4. Patches need Pillow's to the
-bit: its own coefficients of 22 bits, and rounding after each axis (`src/libImaging/Resample.c` of Pillow 13).
+Kornia's `resize` smooths with another filter, and has neither INTER_AREA nor INTER_LANCZOS4. Image patches need
+Pillow's resize bit for bit: its own 22-bit coefficients, and rounding after each axis (`src/libImaging/Resample.c` of
+Pillow 13).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from sandbox.operations.outputs import opencv_resized
 Box = tuple[float, float, float, float]
 
 _PRECISION_BITS = 22
-#: Reach of each of Pillow's filters, in pixels of the source if it is enlarged.
+#: Reach of each of Pillow's filters, in pixels of the source when enlarging.
 _SUPPORT: dict[int, float] = {1: 3.0, 2: 1.0, 3: 2.0, 4: 0.5, 5: 1.0, 6: 2.5, 7: 4.5}
-#: Pillow's filters that torch has, too.
+#: Pillow's filters that torch has too.
 _INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
-#: Side of an image from which on the matrix of a resize is too large to make.
+#: Largest side of an image for which the matrix of a resize is small enough to build.
 _MAX_SIDE = 4096
 
 
@@ -38,10 +39,10 @@ _MAX_SIDE = 4096
 def _coefficients(
     in_size: int, first: float, last: float, out_size: int, resample: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """First source place [out] of each sum, and its coefficients [out, taps] in units of 2**-22.
+    """First source index [out] of each sum, and its coefficients [out, taps] in units of 2**-22.
 
-    Pillow resizes rows of impulses, one for each place of a window: integers of 32 bits are rounded as its own
-    coefficients are.
+    Pillow resizes rows of impulses, one row for each place of a window. It rounds 32-bit integers in the same way as
+    its own coefficients.
     """
     scale = float(np.float32(last) - np.float32(first)) / out_size
     support = _SUPPORT[resample] * max(scale, 1.0)
@@ -59,7 +60,7 @@ def _coefficients(
 def _pass(images_NCHW: Tensor, axis: int, first: float, last: float, out_size: int, resample: int) -> Tensor:
     in_size = images_NCHW.shape[axis]
     starts, weights = _coefficients(in_size, first, last, out_size, resample, images_NCHW.device)
-    # Whole rows are picked faster than columns.
+    # Selecting whole rows is faster than selecting columns.
     lines = images_NCHW if axis == 2 else images_NCHW.transpose(2, 3).contiguous()
     total = torch.full((), 1 << (_PRECISION_BITS - 1), dtype=torch.int32, device=images_NCHW.device)
     for tap in range(weights.shape[1]):
@@ -70,7 +71,7 @@ def _pass(images_NCHW: Tensor, axis: int, first: float, last: float, out_size: i
 
 
 def _is_vertical_first(before: Size, after: Size) -> bool:
-    """Pillow's own rule; the order matters, for values are rounded in between."""
+    """Pillow's own rule for the order of the axes, which matters because values are rounded in between."""
     (width, height), (wide, high) = before, after
     return height - high > 0 and height - high > (width - wide) * 2
 
@@ -81,8 +82,8 @@ def resample_images(images_NCHW: Tensor, size: Size, resample: int, box: Box | N
     Args:
         images_NCHW: uint8.
         size: (width, height) of the result.
-        resample: One of Pillow's filters but NEAREST.
-        box: The part that is resized, (x1, y1, x2, y2) in pixels; None is the whole.
+        resample: One of Pillow's filters except NEAREST.
+        box: The part to resize, (x1, y1, x2, y2) in pixels; None for the whole image.
 
     Returns:
         uint8 [N, C, height, width].
@@ -97,7 +98,7 @@ def resample_images(images_NCHW: Tensor, size: Size, resample: int, box: Box | N
 
 
 def resized(images_NCHW: Tensor, size: Size, method: int, box: Box | None = None) -> Tensor:
-    """As `resample_images`, by any of Pillow's filters."""
+    """Like `resample_images`, but for any of Pillow's filters."""
     height, width = images_NCHW.shape[2:]
     left, top, right, bottom = (float(np.float32(value)) for value in box or (0, 0, width, height))
     if left.is_integer() and top.is_integer() and (right - left, bottom - top) == size:
@@ -105,7 +106,7 @@ def resized(images_NCHW: Tensor, size: Size, method: int, box: Box | None = None
     if method != Image.Resampling.NEAREST:
         return resample_images(images_NCHW, size, method, (left, top, right, bottom))
     for axis, length, first, last in ((2, size[1], top, bottom), (3, size[0], left, right)):
-        numbers = Image.fromarray(np.arange(images_NCHW.shape[axis], dtype=np.int32)[None])  # Pillow picks from them
+        numbers = Image.fromarray(np.arange(images_NCHW.shape[axis], dtype=np.int32)[None])  # Pillow selects from them
         places = np.array(numbers.resize((length, 1), method, (first, 0, last, 1)), dtype=np.int64)[0]
         images_NCHW = images_NCHW.index_select(axis, torch.from_numpy(places).to(images_NCHW.device))
     return images_NCHW
@@ -116,7 +117,7 @@ def _method_of(values: Values) -> int:
 
 
 def _refuses_interpolation(values: Values, state: State) -> bool:
-    """Torch has other filters, looks at no box, and fails on a line of pixels."""
+    """Torch has only some of the filters, supports no box, and fails on an image with a side of one pixel."""
     is_known = _method_of(values) in _INTERPOLATIONS and values[2] is None and min(*values[0], *state.size) > 1
     return not is_known or _refuses_resize(values, state)
 
@@ -129,13 +130,13 @@ def _refuses_resize(values: Values, state: State) -> bool:
     return is_reduced or left < 0 or top < 0 or right > state.size[0] or bottom > state.size[1]
 
 
-#: Of a separable filter with negative lobes: the absolute weights of an axis add up to 1.56 at most (Lanczos).
+#: Growth for separable filters with negative lobes: absolute weights of an axis add up to at most 1.56 (Lanczos).
 OVERSHOOT = 2.5
 
 
 @operation("Image.resize", by="torch interpolate", most=2, growth=OVERSHOOT, refuses=_refuses_interpolation)
 def _interpolate(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
-    """By torch, whose weights of bytes have 16 bits."""
+    """Resize with torch, whose weights for bytes have 16 bits."""
     (wide, high), mode = values[0][0], _INTERPOLATIONS[_method_of(values[0])]
     height, width = images_NCHW.shape[2:]
     first = (high, width) if _is_vertical_first((width, height), (wide, high)) else (height, wide)
@@ -157,7 +158,7 @@ def _resize(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _refuses_opencv(values: Values, state: State) -> bool:
-    """OpenCV copies an image whose size stays; here each axis is resized on its own, by a matrix of that size."""
+    """OpenCV copies an axis that keeps its length; here each axis is resized on its own, by a matrix of that length."""
     after = opencv_resized(values, state).size
     sides = list(zip(state.size, after, values[1:3], strict=True))
     is_copied = values[0] is None and any(old == new and factor != 1 for old, new, factor in sides)
@@ -167,7 +168,7 @@ def _refuses_opencv(values: Values, state: State) -> bool:
 
 @lru_cache(maxsize=256)
 def _opencv_matrix(before: int, after: int, factor: float, kind: int) -> Array:
-    """OpenCV's own weights [after, before] of one axis: it resizes an identity."""
+    """OpenCV's own weights [after, before] of one axis, read by resizing an identity matrix."""
     identity = np.eye(before, dtype=np.float32)
     return cv2.resize(identity, None if factor else (before, after), fx=1, fy=factor, interpolation=kind)
 

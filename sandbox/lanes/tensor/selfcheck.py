@@ -1,4 +1,4 @@
-"""Compares a device with the Pillow lane, operation by operation, with nothing but this package and its libraries."""
+"""Compares a device with the Pillow lane, operation by operation; needs only this package and its libraries."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ Differences = np.ndarray[Any, np.dtype[np.int64]]
 
 @cache
 def kept_calls() -> dict[str, list[Values]]:
-    """Values by operation: those picked by hand, the usual one first, then those that were drawn at random once."""
+    """Values by operation: first those picked by hand (the usual one first), then some drawn at random once."""
     lines = files(__package__).joinpath("calls.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return {row["name"]: [_read(values) for values in (*row.get("picked", ()), *row["drawn"])] for row in rows}
 
 
 def _read(value: Any) -> Any:
-    """A value as JSON has it, with tuples and tables."""
+    """A value read from JSON, with tuples and tables."""
     if isinstance(value, dict):
         return Table(**{key: _read(part) for key, part in value.items()})
     return tuple(map(_read, value)) if isinstance(value, list) else value
 
 
 def operations_of(exactness: Exactness) -> list[str]:
-    """Names of the operations of which the lane does some of the kept calls."""
+    """Names of the operations for which the lane can run at least one kept call."""
     state = State((64, 48))
     return [
         name
@@ -55,12 +55,12 @@ def operations_of(exactness: Exactness) -> list[str]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an operation's results are from the Pillow lane's, over all values of all its calls, of 255.
+    """The difference (of 255) between an operation's results and the Pillow lane's, over all values of all its calls.
 
     Attributes:
         most: Largest difference; 256 if size or mode differ.
         mean: Mean difference.
-        is_kept: Whether no more values differ by more than the table says.
+        is_kept: Whether no more values than the table allows exceed its largest difference.
     """
 
     most: int
@@ -75,17 +75,17 @@ def self_check(
     n_calls: int | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Difference]:
-    """The difference of each operation from the Pillow lane, on noise and on a picture.
+    """Measure the difference of each operation from the Pillow lane, on noise and on a picture.
 
     Args:
-        device: As torch names it.
+        device: The device, as torch names it.
         exactness: The contract.
         sizes: (width, height) of the images.
-        n_calls: How many of an operation's kept calls; all if None.
-        names: The operations; all that the contract does if None.
+        n_calls: Number of kept calls to run per operation; None for all.
+        names: The operations; None for all that the contract covers.
 
     Raises:
-        ValueError: The device is not there.
+        ValueError: The machine does not have the device.
     """
     where = check_device(device)
     with precise(where):
@@ -97,7 +97,7 @@ def self_check(
 
 @cache
 def broken_operations(device: str, exactness: Exactness) -> dict[str, str]:
-    """Those operations of Kornia that do not keep the table's promise on this machine, and why: another version's."""
+    """Kornia operations that break the table's promise on this machine, for example with another version, and why."""
     broken = {}
     for name in operations_of(exactness):
         if not any("kornia" in kind.by for kind in KINDS[name]):
@@ -113,7 +113,7 @@ def broken_operations(device: str, exactness: Exactness) -> dict[str, str]:
 
 
 def _summed(rows: Sequence[tuple[Differences, float, float]]) -> Difference:
-    """Of rows (differences, the most that is allowed, the share that may be beyond it)."""
+    """Summarize rows (differences, largest allowed difference, share that may exceed it)."""
     found = np.concatenate([np.zeros(0, np.int64), *(row[0] for row in rows)])
     n_too_many = sum(int((row > most).sum()) - far * row.size for row, most, far in rows)
     return Difference(int(found.max(initial=0)), float(found.sum()) / max(1, found.size), n_too_many <= 0)
@@ -141,10 +141,10 @@ def _differences(
 
 
 def differences(name: str, kind: TensorKind, image: Image.Image, values: Values, device: torch.device) -> Differences:
-    """Of all values of a call's result; none if the library refuses the call, 256 if size or mode differ."""
+    """Differences of all values of a call's result; empty if the library refuses it, 256 if size or mode differ."""
     try:
         expected = OPERATIONS[name].call(image, values)
-    except (ValueError, TypeError, cv2.error):  # such as a colour of three numbers for a gray image
+    except (ValueError, TypeError, cv2.error):  # such as a color of three numbers for a gray image
         return np.zeros(0, np.int64)
     array = np.array(image)
     pixels = torch.from_numpy(array[..., None] if array.ndim == 2 else array).permute(2, 0, 1).contiguous().to(device)

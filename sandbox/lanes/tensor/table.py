@@ -1,7 +1,7 @@
-"""Which operations the lane does under each contract, and why it leaves the others to the Pillow lane.
+"""Lists the operations that the lane supports under each contract, and why it leaves the others to the Pillow lane.
 
 *exact*: every operation gives Pillow's and OpenCV's own bits. *close*: an operation may be Kornia's; `TensorKind.most`
-says how far it may be from the library's. docs/kornia_lane.md has what was measured.
+is its largest difference from the library. docs/kornia_lane.md lists the measured differences.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sandbox.types import Exactness
 #: The modules that fill `KINDS`.
 MODULES = (filters, moving, opencv, resampling, values)
 
-#: The operations that the lane leaves to the Pillow lane under both contracts, and why.
+#: The operations that the lane leaves to the Pillow lane under both contracts, and the reasons.
 DECLINED: dict[str, str] = {
     "cv2.fastNlMeansDenoising": "a search around every pixel: seconds, wherever it runs",
     "cv2.fastNlMeansDenoisingColored": "a search around every pixel: seconds, wherever it runs",
@@ -27,15 +27,15 @@ DECLINED: dict[str, str] = {
     ),
 }
 
-#: Of a call that only the contract "close" does.
+#: Reason for calls that only the contract "close" allows.
 INEXACT = "no tensor operation gives the library's own bits"
 
-#: Of other operations, the calls that it leaves, and why.
+#: Reasons for leaving some calls of an operation to the Pillow lane.
 PARTLY_DECLINED: dict[str, str] = {name: kinds[-1].reason for name, kinds in KINDS.items() if kinds[-1].reason}
 
 
 def kind_of(name: str, values: Values, state: State, exactness: Exactness) -> TensorKind | str:
-    """How the lane does a call, or the name of the operation and why it leaves it to the Pillow lane.
+    """How the lane runs a call; or, as text, the operation and why it is left to the Pillow lane.
 
     Args:
         name: A key of `sandbox.operations.table.OPERATIONS`.
@@ -46,7 +46,7 @@ def kind_of(name: str, values: Values, state: State, exactness: Exactness) -> Te
     bound = OPERATIONS[name].bound
     if name in DECLINED:
         reason = DECLINED[name]
-    elif not bound.holds(values, state.size):  # time and memory must be bounded wherever a call runs
+    elif not bound.holds(values, state.size):  # time and memory must be bounded in every lane
         reason = bound.reason
     else:
         for kind in KINDS[name]:

@@ -1,7 +1,7 @@
-"""From how many pixels on a group of equal calls is cheaper on a device than in the Pillow lane: one number for each.
+"""Number of pixels from which a group of equal calls is cheaper on a device than in the Pillow lane, per operation.
 
-Of a CPU they are stored, as `python benchmarks/tool_execution.py --thresholds` prints them; of an accelerator each is
-measured when it is first asked for, because machines differ.
+Numbers for a CPU are stored, as printed by `python benchmarks/tool_execution.py --thresholds`. Numbers for an
+accelerator are measured when they are first needed, because machines differ.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from sandbox.operations.table import OPERATIONS
 from sandbox.threads import spread
 from sandbox.types import Exactness
 
-#: (images, side in pixels) of the batches that are timed, the smallest first.
+#: (images, side in pixels) of the timed batches, smallest first.
 BATCHES = ((1, 128), (8, 128), (8, 512))
 
 
-#: Of two cores of an AMD EPYC (Zen 4); what is not here never pays there.
+#: Measured on two cores of an AMD EPYC (Zen 4); operations that are not listed never pay off there.
 _RANKS: dict[str, float] = {f"ImageFilter.{name}Filter": 16384 for name in ("Median", "Min", "Max", "Rank")}
 CPU: dict[Exactness, dict[str, float]] = {"exact": _RANKS, "close": _RANKS | {"Image.resize": 131072}}
 
 
 @cache
 def threshold(name: str, device: torch.device, exactness: Exactness) -> float:
-    """Pixels of all images of a group from which on the device is cheaper; infinite if it never is."""
+    """Total pixels of a group from which the device is cheaper; infinite if it never is."""
     return CPU[exactness].get(name, math.inf) if device.type == "cpu" else measure(name, device, exactness)
 
 
 def measure(name: str, device: torch.device, exactness: Exactness) -> float:
-    """The pixels of the smallest batch from which on the device does an operation's usual call faster than Pillow."""
+    """Measure the pixels of the smallest batch at which the device runs an operation's usual call faster."""
     smallest = math.inf
     for n_images, side in reversed(BATCHES):
         seconds = costs(name, device, exactness, n_images, side)
@@ -53,10 +53,10 @@ def measure(name: str, device: torch.device, exactness: Exactness) -> float:
 def costs(
     name: str, device: torch.device, exactness: Exactness, n_images: int, side: int, rounds: int = 3
 ) -> tuple[float, float] | None:
-    """Seconds of an operation's usual call on the device, with the way there, and in the Pillow lane on all cores.
+    """Seconds of an operation's usual call on the device, including the transfer, and in the Pillow lane on all cores.
 
-    Medians of rounds in which either runs once. On a CPU both use the same cores, which others may use, too: what
-    counts there is processor time. None if the lane does not take the call.
+    Medians over rounds; each round runs both once. On a CPU, both use the same cores, which other processes may also
+    use, so processor time is measured there. None if the lane does not accept the call.
     """
     values, mode = kept_calls()[name][0], OPERATIONS[name].modes[0]
     kind = kind_of(name, values, State((side, side), mode), exactness)

@@ -1,4 +1,4 @@
-"""Operations on single pixels: values, exactly, by tables that the library's own call makes; colours by Kornia."""
+"""Operations on single pixels. Those on values are exact, by tables from the library's own call; colors use Kornia."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _RAMP = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
 
 
 def to_bytes(values_NCHW: Tensor) -> Tensor:
-    """Rounded half to even and clamped, as OpenCV saturates."""
+    """Round half to even and clamp, as OpenCV saturates."""
     return values_NCHW.round().clamp_(0, 255).to(torch.uint8)
 
 
 def _looked_up(images_NCHW: Tensor, tables: Sequence[Any]) -> Tensor:
-    """Every value replaced by its entry in the image's table, uint8 [C or 1, 256]."""
+    """Replace every value by its entry in the image's table, uint8 [C or 1, 256]."""
     n, channels = images_NCHW.shape[:2]
     entries = torch.from_numpy(np.stack(tables)).to(images_NCHW.device).expand(n, channels, 256).reshape(-1)
     return entries.index_select(0, _places(images_NCHW)).view(images_NCHW.shape)
 
 
 def _places(images_NCHW: Tensor) -> Tensor:
-    """Each value's place among 256 of its own image and channel, flat."""
+    """Flat index of each value into the 256 entries of its own image and channel."""
     n, channels = images_NCHW.shape[:2]
     offsets = torch.arange(n * channels, dtype=torch.int32, device=images_NCHW.device).view(n, channels, 1, 1) * 256
     return images_NCHW.to(torch.int32).add_(offsets).reshape(-1)
@@ -48,7 +48,7 @@ def _histograms(images_NCHW: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _by_ramp(name: str) -> Call:
-    """An operation on values, by what the library makes of an image of all values."""
+    """An operation on values, with a table that the library makes from an image of all values."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         return _looked_up(images_NCHW, [np.asarray(OPERATIONS[name].call(_RAMP, each)) for each in values])
@@ -57,7 +57,7 @@ def _by_ramp(name: str) -> Call:
 
 
 class _Counted(Image.Image):
-    """All 256 values, which says that they are there `counts_CV` times: a library call makes its table of it."""
+    """An image of all 256 values that reports `counts_CV` as its histogram, so that a library call makes its table."""
 
     def __init__(self, counts_CV: Any, gray_1V: Any) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Counted(Image.Image):
 
 
 def _by_histogram(name: str) -> Call:
-    """An operation of Pillow's on values that depends on how often each is there."""
+    """A Pillow operation on values that depends on the histogram."""
 
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         counts_NCV, gray_N1V = _histograms(images_NCHW), _histograms(_luma(images_NCHW))
@@ -88,7 +88,7 @@ def _by_histogram(name: str) -> Call:
 
 
 def _by_sorted_pixels(name: str) -> Call:
-    """One of OpenCV's, on gray images: it counts the pixels itself, which may as well be in order."""
+    """An OpenCV operation on gray images that counts the pixels itself, in any order; so they come sorted."""
 
     def call(images_N1HW: Tensor, values: Sequence[Values]) -> Tensor:
         tables = np.zeros((len(images_N1HW), 1, 256), np.uint8)
@@ -101,7 +101,7 @@ def _by_sorted_pixels(name: str) -> Call:
 
 
 def blend_growth(values: Values) -> float:
-    """Of a blend of an image with an average of its values."""
+    """Growth of a blend of an image with an average of its values."""
     return float(abs(values[0]) + abs(1 - values[0]))
 
 
@@ -127,7 +127,7 @@ def _pick_channel(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def _by(module: Any, function: str) -> Call:
-    """A function of the images alone, found when it is called: another version may not have it."""
+    """A function of the images alone, looked up when it is called because other versions may lack it."""
     return lambda images_NCHW, _: getattr(module, function)(images_NCHW)
 
 
@@ -157,7 +157,7 @@ def _convert(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 def blend(degenerate_NCHW: Tensor, images_NCHW: Tensor, factors: Sequence[Values]) -> Tensor:
-    """`Image.blend` in float32 as in C, cut off below the point; factors beyond [0, 1] go past the image."""
+    """`Image.blend` in float32 as in C, with fractions cut off; factors outside [0, 1] extrapolate."""
     alpha = torch.tensor([factor for (factor,) in factors], dtype=torch.float32, device=images_NCHW.device)
     base = degenerate_NCHW.float()
     return (base + alpha[:, None, None, None] * (images_NCHW.float() - base)).clamp_(0, 255).to(torch.uint8)
@@ -169,7 +169,7 @@ def _color(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
 
 
 class _Space(NamedTuple):
-    """A colour space of Kornia's: OpenCV's values are `scale` times its channels in `order`, plus `shift`."""
+    """A color space of Kornia: OpenCV's values are `scale` times its channels in `order`, plus `shift`."""
 
     name: str
     scale: tuple[float, float, float]
@@ -178,7 +178,7 @@ class _Space(NamedTuple):
 
 
 def _lab_to_rgb(lab: Tensor) -> Tensor:
-    """By way of XYZ: Kornia's `lab_to_rgb` raises a negative z to 0, but neither x nor y; OpenCV raises none."""
+    """Convert via XYZ: Kornia's `lab_to_rgb` clamps a negative z to 0, but not x or y; OpenCV clamps none of them."""
     lightness, green_red, blue_yellow = lab.unbind(1)
     y = (lightness + 16) / 116
     roots = torch.stack([y + green_red / 500, y, y - blue_yellow / 200], 1)
@@ -188,7 +188,7 @@ def _lab_to_rgb(lab: Tensor) -> Tensor:
     return rgb
 
 
-#: OpenCV's hue counts degrees by two: 180 of them are a turn.
+#: OpenCV's hue counts in steps of two degrees: 180 of them are a full turn.
 _HUE = 90 / math.pi
 _SPACES = {
     "HSV": _Space("hsv", (_HUE, 255, 255)),
@@ -201,7 +201,7 @@ _SPACES = {
 
 
 def _conversion(name: str) -> Call:
-    """`cv2.cvtColor` by the name of a code, "RGB2HSV" or "LAB2BGR"."""
+    """`cv2.cvtColor` for a code by name, such as "RGB2HSV" or "LAB2BGR"."""
     before, _, after = name.partition("2")
     space = _SPACES[after if after in _SPACES else before]
 
@@ -227,6 +227,6 @@ for _name in SPACES:
         by="kornia.color",
         is_per_image=True,
         most=2,
-        # The hues 179 and 0 are neighbours: a rounding between them is a difference of 179.
+        # The hues 179 and 0 are neighbors: rounding between them makes a difference of 179.
         far=0.001 if _name.endswith(("HSV", "HLS")) else 0,
     )(_conversion(_name))
