@@ -186,12 +186,14 @@ class PolicyModule(LightningModule):
         return int(gathered.max())
 
     def of_all_ranks(self, values_M: Tensor) -> Tensor:
-        """Gather the values of all ranks in one vector; ranks may have different numbers of values; none may be -1."""
+        """Gather the values of all ranks in one vector, rank after rank; ranks may have different numbers of values."""
         if self.trainer.world_size == 1:
             return values_M
-        padded = torch.nn.functional.pad(values_M, (0, self.global_max(len(values_M)) - len(values_M)), value=-1.0)
-        gathered: Any = self.all_gather(padded)
-        values: Tensor = gathered[gathered != -1.0]
+        padded = torch.nn.functional.pad(values_M, (0, self.global_max(len(values_M)) - len(values_M)))
+        counts_R: Any = self.all_gather(torch.tensor(len(values_M), device=values_M.device))
+        gathered_RM: Any = self.all_gather(padded)
+        is_value_RM = torch.arange(len(padded), device=values_M.device) < counts_R[:, None]
+        values: Tensor = gathered_RM[is_value_RM]
         return values
 
     def micro_batches(self, sequences: Sequence[TokenSequence]) -> list[list[int]]:

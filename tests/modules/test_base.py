@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback
 
 from cv_lightning.errors import ConfigError
 from cv_lightning.types import Group, Sample
+from modules.base import PolicyModule
 from modules.optimizer import OptimizerConfig
 from modules.sft import SFTModule
 from tests.modules.helpers import episodes, replying, small_policy, train
@@ -51,3 +54,18 @@ def test_rollouts_are_judged_as_their_groups_end(monkeypatch: pytest.MonkeyPatch
     rollouts = module.roll_out(samples, 1, 0.0, seed=0)
     assert rollouts.groups == groups
     assert [[one.is_right for one in of_group] for of_group in rollouts.breakdowns] == [[False], [True], [False]]
+
+
+def test_values_of_all_ranks_are_gathered_whatever_they_are() -> None:
+    of_ranks = [torch.tensor([-1.0, 2.0]), torch.tensor([0.0]), torch.tensor([])]
+
+    def all_gather(own: torch.Tensor) -> torch.Tensor:
+        if own.ndim == 0:
+            return torch.tensor([len(values) for values in of_ranks])
+        return torch.stack([torch.nn.functional.pad(values, (0, 2 - len(values))) for values in of_ranks])
+
+    rank: Any = SimpleNamespace(
+        trainer=SimpleNamespace(world_size=3), global_max=lambda number: max(number, 2), all_gather=all_gather
+    )
+    for own in of_ranks:
+        assert PolicyModule.of_all_ranks(rank, own).tolist() == [-1.0, 2.0, 0.0]
