@@ -2,7 +2,7 @@
 
 A call may first fail or have the wrong effect: this first call is shown but not trained. A wrong turn is corrected on
 the image that it made, as in `oracle`. A wrong crop does not show what the question asks for, so the next crop starts
-again from the image before it. A small share of episodes tries a filter, at any point, on an image that does not need
+again from the image before it. A small share of episodes tries a filter first, on an image that does not need
 one, so that the policy has seen the words of a filter call. No episode shows a filter on a `faded` image, where it
 would help.
 """
@@ -55,9 +55,6 @@ _BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
     "code": (write_code("result = image.crop_box((0, 0, 42, 42))"), write_code("result = image.cut((0, 0, 42, 42))")),
     "named": (("crop_box", {"bbox": [0, 0, 42, 42]}), ("crop", {"box": [0, 0, 42, 42]})),
 }
-#: Maximum number of calls before a filter; if no call is left, the filter comes before the answer. The longest episode
-#: has three calls: two and a mistake.
-_FILTER_PLACES = 3
 #: Share of wrong turns that fail. The others give an image that is still wrong, which is harder to see than an error.
 _FAILING_TURNS = 0.3
 #: Maximum share of episodes with a filter: more would teach filters, which the policy should only have seen.
@@ -72,7 +69,7 @@ class StrategyEpisodes:
         source: The world.
         tools: Whether episodes call tools; if not, only families that need no tool are written.
         recovery: Share of the episodes with tools in which a call first fails or is wrong and is then corrected.
-        filters: Share of the episodes that try a filter before a random call or before the answer, at most 0.02.
+        filters: Share of the episodes that try a filter first, at most 0.02.
         in_one_call: Share of the episodes of `find_turned` that turn and crop in one call of code.
         seed: Seed of the choices.
         toolbox: "code" or "named": the tools that the policy has.
@@ -123,16 +120,12 @@ class _Writer:
     rng: np.random.Generator
     #: Index of the image that the next call works on: the last image that a turn or a correct call made.
     view: int = 0
-    #: Number of calls before the filter; None without a filter, and after the filter call.
-    calls_before_filter: int | None = None
 
     def write(self) -> Trajectory | None:
         self.trajectory = Trajectory(self.sample, images=view_question(self.sample))
         if self.settings.tools and self.rng.random() < self.settings.filters:
-            self.calls_before_filter = int(self.rng.integers(_FILTER_PLACES + 1))
+            self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
         self._solve()
-        if self.calls_before_filter is not None:
-            self._filter()
         is_cropped = "crop" in self.sample.transforms
         text = format_answer(READABLE_REASON if is_cropped else UPRIGHT_REASONS[0], self.sample.answer)
         self.trajectory.turns.append(Turn(text, parse_reply(text)))
@@ -180,14 +173,8 @@ class _Writer:
         else:
             self._crop(crop.name, pick(self.rng, crop.others), is_mistake=True)
 
-    def _filter(self) -> None:
-        self.calls_before_filter = None
-        self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
-
     def _call(self, reason: str, written: WrittenCall, *, is_mistake: bool = False) -> None:
         turns = self.trajectory.turns
-        if self.calls_before_filter == len(turns):
-            self._filter()
         if turns and not turns[-1].is_trained:
             last = turns[-1].observation
             failed = last is None or last.status != "ok"
