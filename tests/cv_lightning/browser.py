@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 
-#: Commands are read by the browser from descriptor 3, its answers come from 4.
+#: The browser reads commands from descriptor 3 and writes its answers to descriptor 4.
 _PIPES = 'exec 3<&{commands} 4>&{answers}; exec "$@"'
 
 
@@ -27,10 +27,10 @@ class Browser:
     """One page of a browser.
 
     Args:
-        profile: An empty folder for what it keeps.
-        width: Of the window, in pixels.
-        height: Of the window, in pixels.
-        is_dark: Whether the page is told that people like it dark.
+        profile: An empty folder for the browser's profile.
+        width: Width of the window, in pixels.
+        height: Height of the window, in pixels.
+        is_dark: Whether the page sees a preference for the dark color scheme.
     """
 
     def __init__(self, profile: Path, width: int = 1200, height: int = 800, is_dark: bool = False) -> None:
@@ -107,13 +107,13 @@ class Browser:
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def run(self, script: str) -> Any:
-        """The value of an expression of JavaScript in the page; promises are waited for."""
+        """The value of a JavaScript expression in the page; a promise is awaited."""
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def wait(self, condition: str, timeout_s: float = 20.0) -> None:
-        """Wait until an expression of JavaScript is true."""
+        """Wait until a JavaScript expression is true."""
         end = time.monotonic() + timeout_s
         while not self.run(f"Boolean({condition})"):
             assert time.monotonic() < end, f"never came true: {condition}\n{self.run('document.body.innerText')}"
@@ -126,7 +126,7 @@ class Browser:
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
     def type(self, text: str) -> None:
-        """Type into what has the focus."""
+        """Type text into the focused element."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, code: int) -> None:
@@ -136,5 +136,5 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
 
     def screenshot(self, path: Path) -> None:
-        """Save what is seen as a PNG file."""
+        """Save a screenshot as a PNG file."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))

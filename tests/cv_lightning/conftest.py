@@ -35,7 +35,7 @@ def _play(sample: Sample, *texts: str, executor: ToolExecutor | None = None) -> 
 
 @pytest.fixture(scope="session")
 def play() -> Play:
-    """(sample, *texts of turns, executor=one with the Pillow lane) -> trajectory."""
+    """(sample, *texts of turns, executor=None for the Pillow lane) -> trajectory."""
     return _play
 
 

@@ -1,4 +1,4 @@
-"""Conversations with a policy whose turns a test writes; tokens, executor and frames are the real ones."""
+"""Conversations with a policy whose turns a test writes; tokens, executor and frames are real."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def a_conversation(**changes: Any) -> Conversation:
 
 
 class Script:
-    """A policy that says what a test has written, a letter a token."""
+    """A policy that samples texts of a test, one token per letter."""
 
     def __init__(self, conversation: Conversation, *texts: str) -> None:
         self.conversation = conversation
@@ -64,7 +64,7 @@ class _Session:
 
 
 class Notes:
-    """A watcher that writes everything down; `stop_at` letters of a turn are enough for it."""
+    """A watcher that records everything, and stops an answer after `stop_at` letters of a turn."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.texts: list[str] = []

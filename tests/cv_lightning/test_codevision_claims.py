@@ -1,4 +1,4 @@
-"""What the release's rules read out of a call, against a table worked out by hand from its source."""
+"""Tools and boxes that the release's rules read from a call, against a table worked out by hand from its source."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IDIOMS: list[tuple[str, str, set[str], list[tuple[float, ...]]]] = [
     ("ImageOps.mirror(image)", "", {"flip_horizontal"}, []),
     ("image.transpose(Image.FLIP_TOP_BOTTOM)", "", {"flip_vertical"}, []),
     ("cv2.flip(a, 1); np.fliplr(a)", "", set(), []),
-    # crops: what the lines above assigned, with arithmetic
+    # crops: values that earlier lines assigned, with arithmetic
     ("image.crop((1, 2, 3.5, 4))", "", {"crop"}, [(1, 2, 3.5, 4)]),
     ("box = (10, 20, 30, 40)\nimage.crop(box)", "", {"crop"}, [(10, 20, 30, 40)]),
     ("x, y = 5, 6\nw = 2 * x\nimage.crop((x, y, x + w, max(y, 9)))", "", {"crop"}, [(5, 6, 15, 9)]),
@@ -44,12 +44,12 @@ IDIOMS: list[tuple[str, str, set[str], list[tuple[float, ...]]]] = [
     ("image.crop((0, 0, image.width // 2, 9))", "", set(), []),
     ("a[10:20, 30:40]", "", set(), []),
     ("# image.crop((1, 2, 3, 4))\nresult = (", "", {"crop"}, [(1, 2, 3, 4)]),
-    # tools outside of the core
+    # tools outside the core
     ("ImageEnhance.Contrast(image).enhance(2)", "", {"enhance"}, []),
     ("image.resize((9, 9))", "", {"resize"}, []),
     ("image.resize((9, 9), Image.LANCZOS)", "", set(), []),
     ("image.convert('L').filter(ImageFilter.FIND_EDGES)", "", {"grayscale", "filter"}, []),
-    # words: a flip or a mirror with its direction, a crop, four numbers in brackets; only where the code has no box
+    # words: a flip with its direction, a horizontal mirror, a crop, and the first box in brackets if the code has none
     ("", "Mirror it horizontally", {"flip_horizontal"}, []),
     ("", "Mirror it vertically", set(), []),
     ("", "rotate_270, rotate by 90 degrees", set(), []),
@@ -69,7 +69,7 @@ def test_idioms_by_hand(code: str, description: str, tools: set[str], boxes: lis
     [
         ("x = 1\nx += 2\nx: int = x * 2\nimage.crop((0, 0, x, x / 4))", [(0, 0, 6, 1.5)]),
         ("if False:\n    x = 9\nimage.crop((0, 0, x, x))", [(0, 0, 9, 9)]),  # dead code assigns
-        ("x = 9\nx = f()\nimage.crop((0, 0, x, x))", [(0, 0, 9, 9)]),  # what is unknown leaves it as it was
+        ("x = 9\nx = f()\nimage.crop((0, 0, x, x))", [(0, 0, 9, 9)]),  # an unknown value leaves x unchanged
         ("a = b = 3\nimage.crop([a, b, int(4.7), round(5.26, 1)])", [(3, 3, 4, 5.3)]),
         ("image.crop(tuple([1, 2, abs(-3), min(4, 5)]))", [(1, 2, 3, 4)]),
         ("image.crop((7 % 4, 7 // 4, +3, -4))", [(3, 1, 3, -4)]),

@@ -1,4 +1,4 @@
-"""Conversations as text and as tokens: the mask is written by hand, and chat templates give the same ids."""
+"""Conversations as text and as tokens: masks against values by hand, and ids against chat templates."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def qwen_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """Qwen's tokenizer in all but its merges: its pre-tokenizer, its special tokens, a template with its semantics.
+    """Qwen's tokenizer without its merges: its pre-tokenizer, special tokens, and a template with its semantics.
 
     Qwen2.5 has tokens for tool calls only; Qwen3 has them for tool responses and thoughts too.
     """
@@ -112,7 +112,7 @@ def recorded(*turns: tuple[str, Observation | None], images: int = 1, question: 
 
 
 def messages_of(trajectory: Trajectory, system_prompt: str) -> list[dict[str, Any]]:
-    """The same conversation as chat templates take it."""
+    """The same conversation as messages for a chat template."""
     user = [*[{"type": "image"}] * len(trajectory.sample.images), {"type": "text", "text": trajectory.sample.question}]
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": [{"type": "text", "text": system_prompt}]},
@@ -142,7 +142,7 @@ def rendered(tokenizer: Any, messages: list[dict[str, Any]], images: list[Image.
 
 
 def spelled(talk: Conversation, *pieces: tuple[str, bool]) -> tuple[list[int], list[bool]]:
-    """Token ids and mask of (text, is it trained) pieces; `[img*n]` stands for an image of n tokens."""
+    """Token ids and mask of (text, is trained) pieces; `[img*n]` stands for an image of n tokens."""
     ids: list[int] = []
     is_trained: list[bool] = []
     for text, trained in pieces:
@@ -220,7 +220,7 @@ def test_mistake_is_shown_and_not_trained(talk: Conversation) -> None:
 
 
 def test_sampled_ids_are_kept_as_they_were_sampled(talk: Conversation) -> None:
-    """Single bytes where the encoder would merge, and a turn that was cut off: nothing is encoded again."""
+    """Single bytes that the encoder would merge, and a turn that was cut off, are not encoded again."""
     tokens = talk.start(recorded().sample)
     prompt, _ = spelled(talk, (HEAD + "[img*2]What is written?" + OPEN, False))
     sampled = [talk.tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "<think>abc result"]
@@ -300,7 +300,7 @@ def test_chat_template_gives_the_same_ids(talk: Conversation, name: str, system_
         talk.tokenizer, messages_of(trajectory, system_prompt), [viewed.image for viewed in tokens.images]
     )
     if trajectory.turns and trajectory.turns[-1].observation is None:
-        # A template ends the last line; sampling ends with the end-of-turn token.
+        # A template adds a final line break; sampling ends with the end-of-turn token.
         assert expected[-1:] == talk.tokenizer.encode("\n", add_special_tokens=False)
         expected = expected[:-1]
     assert tokens.ids == expected
@@ -516,14 +516,14 @@ def test_a_mutated_call_runs_nothing_that_was_not_written(code: str, at: int, n_
     text = written[:at] + put + written[at + n_lost :]
     call = parse_reply(text).call
     if call is not None and call.code != code:
-        # The mutation hit the code itself: then its JSON string, as it is in the text, is what runs.
+        # The mutation hit the code itself: the call runs the JSON string that is in the text.
         start = written.index('"code": "') + len('"code": "')
         assert start - n_lost <= at <= start + len(json.dumps(code, ensure_ascii=False)) - 2
         assert call.code in written_strings(text)
 
 
 def written_strings(text: str) -> set[str]:
-    """Every text of the turn that JSON reads as a string, wherever it begins."""
+    """Every part of the turn that JSON reads as a string, from any start."""
     found = set()
     for start, character in enumerate(text):
         if character == '"':
@@ -540,7 +540,7 @@ def test_answer_round_trip(reasoning: str, answer: str) -> None:
 RUNS = arguments(code="result = image.rotate(90)")
 PAYLOAD = json.dumps(RUNS)
 
-#: Replies that say one thing only, and what they say: the code of a call or an answer.
+#: Replies with only one sensible reading, and this reading: the code of a call or an answer.
 MEANT = {
     "a fence": (f"<think>x</think>\n<tool_call>\n```json\n{PAYLOAD}\n```\n</tool_call>", "code"),
     "a fence without a language": (f"<tool_call>```\n{PAYLOAD}```</tool_call>", "code"),

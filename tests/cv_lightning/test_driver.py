@@ -1,4 +1,4 @@
-"""One coroutine per trajectory: whatever answers first, each gets its own turns; nothing is lost, and nothing stays."""
+"""One coroutine per trajectory: each gets its own turns in any order of replies; no turn is lost, no thread remains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BROKEN = "<tool_call>{</tool_call>"
 
 
 class Paced(Script):
-    """Says what `Script` says, each trajectory on its own; `pace` is awaited before each turn."""
+    """Samples the turns of `Script`, each trajectory on its own; awaits `pace` before each turn."""
 
     def __init__(self, lines: Sequence[Sequence[str | None]], pace: Callable[[int], Any] | None = None) -> None:
         super().__init__(lines)
@@ -61,7 +61,7 @@ class Paced(Script):
 
 
 class Turner:
-    """An executor that turns images here; it notes the size of each batch and the threads it ran in."""
+    """An executor that rotates images itself; it records the size of each batch and its threads."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -239,7 +239,7 @@ QUICK = format_call("Turned.", ToolCall("result = image.transpose(3)", ""))
 
 
 class Sorting(Turner):
-    """Runs `QUICK` here; other calls end when `is_over` is set."""
+    """Runs `QUICK` without a worker; other calls end when `is_over` is set."""
 
     def __init__(self, is_over: threading.Event) -> None:
         super().__init__()
@@ -385,7 +385,7 @@ def interrupt_the_process() -> None:
 
 
 def interrupt_this_thread() -> None:
-    """The main thread's wait is not woken, as if the signal had come just before it began."""
+    """Signal this thread: the main thread's wait is not woken, as if the signal came just before the wait."""
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
 

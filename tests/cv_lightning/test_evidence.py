@@ -1,4 +1,4 @@
-"""Boxes that were seen against the box of the answer."""
+"""The IoU of viewed boxes with the box of the answer."""
 
 from __future__ import annotations
 

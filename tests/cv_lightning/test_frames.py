@@ -1,4 +1,4 @@
-"""Where each image lies in the image that was asked about, checked against the pixels themselves."""
+"""The place of each image in the question's image, checked against the pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CODES = (
 
 
 def coordinates(width: int, height: int, marker: int) -> Image.Image:
-    """Every pixel says where it is: (x, y, marker)."""
+    """An image in which every pixel encodes its place: (x, y, marker)."""
     rows, columns = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([columns, rows, np.full_like(rows, marker)], -1).astype(np.uint8))
 
@@ -58,14 +58,14 @@ def test_frame_leads_to_the_pixels_that_are_shown(steps: list[tuple[str, int]]) 
     trajectory = question()
     for turn, (code, choice) in enumerate(steps):
         viewed = look(trajectory, code, choice % len(trajectory.images), turn)
-        if viewed is None:  # the crop of a crop had nothing left
+        if viewed is None:  # the crop of a crop was empty
             continue
         assert viewed.turn == turn
         assert viewed.frame is not None
         for x, y in ((0, 0), (viewed.image.width - 1, 0), (2, 1), (viewed.image.width - 1, viewed.image.height - 1)):
             column, row, marker = viewed.image.getpixel((x, y))  # type: ignore[misc]
             assert marker == viewed.root
-            # A pixel's centre maps to the centre of the pixel that it shows.
+            # A pixel's center maps to the center of the pixel that it shows.
             at_x, at_y = viewed.frame.point(x + 0.5, y + 0.5)
             assert (at_x, at_y) == pytest.approx((column + 0.5, row + 0.5))
 

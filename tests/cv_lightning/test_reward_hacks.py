@@ -122,7 +122,7 @@ TRICKS: dict[str, tuple[Sample, list[tuple[str, int]], tuple[str, ...]]] = {
         ("mandatory", "exact"),
     ),
     "a resize to the size of the box": (BOXED, [("result = image.resize((20, 20))", 0)], ("mandatory", "exact")),
-    # results in which the turn or the crop cannot be seen any more
+    # results that no longer show the turn or the crop
     "a thumbnail of 2 x 2": (TURNED, [(RESTORE + ".resize((2, 2))", 0)], ("mandatory", "exact")),
     "a thumbnail of 1 x 1": (TURNED, [(RESTORE + ".resize((1, 1))", 0)], ("mandatory", "exact")),
     "down and up": (TURNED, [(RESTORE + ".resize((3, 2)).resize((60, 40))", 0)], ("mandatory", "exact")),
@@ -170,7 +170,7 @@ def test_no_trick_pays_more_than_honesty(play: Play, run: Any, say: Any, honest:
         assert trick.terms[term] <= 0, term
 
 
-#: Tricks for which the published reading pays the mandatory part: what this suite is for.
+#: Tricks for which the published reading pays the mandatory part. They are the reason for this suite.
 PAID_AS_PUBLISHED = [
     "a comment",
     "a string",
@@ -198,7 +198,7 @@ def test_a_trick_pays_less_where_it_looks_at_nothing_new(
 ) -> None:
     sample, calls, _ = TRICKS[name]
     trick, straight = in_group(play(sample, *[run(*call) for call in calls], say("FJ7")), honest)
-    # Decorations earn no less and no more, nor do two calls that are free.
+    # Decorations within the two free calls do not change the total.
     free = {"contrast on an upright image", "decorating what was restored"}
     assert trick.total < straight.total or name in free
 
@@ -272,13 +272,13 @@ def test_an_unverified_turn_of_an_upright_image_still_counts_as_spurious(
 
 def test_a_call_that_is_never_run_earns_nothing(play: Play, run: Any, say: Any, honest: Any) -> None:
     cut_off = play(TURNED, run(RESTORE))
-    cut_off.turns[-1].observation = None  # the last turn that was allowed
+    cut_off.turns[-1].observation = None  # the last allowed turn
     del cut_off.images[1:]
     trick, _ = in_group(cut_off, honest)
     assert trick.total == 0
 
 
-#: Texts of a last turn from which no answer may be taken.
+#: Texts of a last turn that must give no answer.
 NO_ANSWERS = [
     "<think>a</think><answer>FJ8</answer><answer>FJ7</answer>",
     "<think>a</think><answer>FJ7</answer> or <answer>FJ8</answer>",
@@ -311,13 +311,14 @@ def test_the_text_is_read_again_whatever_the_parser_took_from_it(play: Play, hon
 
 
 def test_every_alternative_in_a_turn_of_its_own_is_one_answer_at_most(play: Play, say: Any, honest: Any) -> None:
-    # The loop ends at the first answer; a recorded trajectory that goes on gets no format and only its last word.
+    # The loop ends at the first answer. If a recorded trajectory continues, only its last answer counts,
+    # and it gets no format reward.
     trick, straight = in_group(play(STRAIGHT, say("FJ8"), say("FJ7")), honest)
     assert trick.terms["format"] == 0
     assert trick.total < straight.total
 
 
-# --- turns that are no calls, and reasoning that is none ---
+# --- malformed calls and empty reasoning ---
 
 MALFORMED = "<think>I look.</think><tool_call>{"
 
@@ -328,7 +329,7 @@ def test_a_call_that_cannot_be_read_costs_as_one_that_runs(play: Play, run: Any,
         idle = play(STRAIGHT, *[run(NOTHING)] * n, say("FJ7"))
         terms, same = (score(Group(STRAIGHT, [trajectory]), RewardConfig())[0].terms for trajectory in (unread, idle))
         assert terms["usage"] == same["usage"] == -0.5 * max(0, n - 2)
-    assert score(Group(STRAIGHT, [unread]), RewardConfig())[0].total == 1 - 4  # ten of them
+    assert score(Group(STRAIGHT, [unread]), RewardConfig())[0].total == 1 - 4  # ten malformed calls
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,7 @@ def test_every_turn_reasons(play: Play, run: Any, say: Any) -> None:
     assert terms["mandatory"] == 1
 
 
-# --- what a whole group does ---
+# --- whole groups ---
 
 
 @pytest.mark.parametrize("call", ["result = ImageEnhance.Contrast(image).enhance(1.8)", DRAW], ids=["contrast", "draw"])
@@ -360,7 +361,7 @@ def test_a_group_that_decorates_as_one_earns_nothing_by_it(play: Play, run: Any,
     assert totals == honest
 
 
-# --- images of the question that are not the one in question ---
+# --- other images of the question ---
 
 
 def test_a_turn_or_a_crop_of_another_image_earns_nothing(play: Play, run: Any, say: Any) -> None:
@@ -461,7 +462,7 @@ def test_in_no_group_does_anything_pay_more_than_honesty(pool: Any, name: str, p
 
 # --- properties of every reward ---
 
-#: Calls that change nothing of what the policy knows: no effect, no code, no call.
+#: Turns that give the policy no new information.
 IDLE = ["nothing", "print", "fails", "malformed", "unknown image"]
 
 
@@ -499,7 +500,7 @@ def test_a_useless_call_never_raises_the_total(
     weights: dict[str, float],
     mates: list[tuple[bool, bool]],
 ) -> None:
-    """Each move works on the last image, and an idle call looks at it again, whatever the weights and the group."""
+    """Each move and each idle call use the last image, for any weights and any group."""
     sample = {"turned": TURNED, "straight": STRAIGHT, "boxed": BOXED}[name]
     contrast = "result = ImageEnhance.Contrast(image).enhance(1.8)"
     others = [
@@ -560,7 +561,7 @@ def test_terms_stay_in_their_bounds_and_the_order_of_a_group_does_not_matter(
 def test_a_restored_image_is_paid_at_every_size_at_which_it_can_be_seen(
     play: Play, run: Any, say: Any, done: str, size: tuple[int, int]
 ) -> None:
-    """A plate in large letters: half of its size shows it, four pixels do not."""
+    """A plate with large letters is visible at half its size, but not in four pixels."""
     sample = Sample("s", "?", (orient(PLATE, done),), "FJ7", transforms=(done,))
     move = CODES[inverse(done)]
     trajectory = play(sample, run(f"{move}\nresult = result.resize({size})"), say("FJ7"))

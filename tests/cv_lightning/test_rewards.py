@@ -64,7 +64,7 @@ def reward(trajectories: Trajectory | list[Trajectory], config: RewardConfig | N
 # fmt: off
 #: (transforms, box, codes [or (code, image_index)], answer) ->
 #: weighted (accuracy, format, mandatory, exact, emergence, usage, spurious).
-#: None: a crop that misses its box is "exact" as published, not by its effect.
+#: None for exact: a crop that misses its box is exact under "published", but not under "effects".
 BOTH = [
     # upright, answered at once
     ((), None, [], "FJ7", (1, .1, 0, 0, 0, 0, 0)),
@@ -72,7 +72,7 @@ BOTH = [
     # upright, turned for nothing
     ((), None, [ROT90], "FJ7", (1, .1, 0, 0, 0, 0, -.5)),
     ((), None, [ROT90, ROT270], "FJ7", (1, .1, 0, 0, 0, 0, -1)),
-    # turned back, and not
+    # turned back, or not
     (("rotate_90",), None, [ROT270], "FJ7", (1, .1, 1, .1, 0, 0, 0)),
     (("rotate_90",), None, [ROT270], "FJ8", (0, .1, 1, .1, 0, 0, 0)),
     (("rotate_90",), None, [], "FJ7", (1, .1, 0, 0, 0, 0, 0)),
@@ -168,7 +168,7 @@ def test_orientation_and_crop_share_the_mandatory_part(play: Play, run: Any, say
     turned = sample("rotate_90", "crop", box=(10, 10, 20, 30))  # in pixels of the turned image, 40 wide and 60 high
     only_turned = play(turned, run(ROT270), say("FJ7"))
     assert reward(only_turned).terms["mandatory"] == 0.5
-    assert reward(only_turned).terms["accuracy"] == 1  # 0.5 is no poor reasoning
+    assert reward(only_turned).terms["accuracy"] == 1  # 0.5 does not count as poor reasoning
     # The box (10, 10, 20, 30) of the turned image lies at (30, 10, 50, 20) of the upright one.
     both = play(turned, run(ROT270), run("result = image.crop((30, 10, 50, 20))", image_index=1), say("FJ7"))
     assert reward(both).terms["mandatory"] == 1
@@ -184,7 +184,7 @@ def test_a_crop_without_a_box_is_neither_demanded_nor_paid(play: Play, run: Any,
 
 def test_iou_follows_the_frames_of_all_turns(play: Play, run: Any, say: Any) -> None:
     boxed = sample("crop", box=(20, 10, 40, 30))
-    # Crop to (10, 5, 60, 40), double its size, then crop (20, 10, 60, 50) of that: (20, 10, 40, 30) of the question's.
+    # Crop to (10, 5, 60, 40), double the size, crop to (20, 10, 60, 50): (20, 10, 40, 30) in the question's image.
     zoomed = play(
         boxed,
         run("result = image.crop((10, 5, 60, 40)).resize((100, 70))"),
@@ -192,7 +192,7 @@ def test_iou_follows_the_frames_of_all_turns(play: Play, run: Any, say: Any) -> 
         say("FJ7"),
     )
     assert reward(zoomed).terms["mandatory"] == 1
-    assert reward(zoomed, RewardConfig(preset="published")).terms["mandatory"] < 0.5  # boxes of two frames compared
+    assert reward(zoomed, RewardConfig(preset="published")).terms["mandatory"] < 0.5  # compares boxes of two frames
 
 
 def test_a_crop_of_another_image_of_the_question_is_no_crop_of_the_first(play: Play, run: Any, say: Any) -> None:
@@ -236,7 +236,7 @@ def test_necessity_is_nothing_where_two_were_right_without_or_tools_did_worse(pl
     worse = [right_with, wrong_with, wrong_with, right_without]
     assert reward(worse, config).terms["necessity"] == 0
     alone = [right_with, wrong_with]
-    assert reward(alone, config).terms["necessity"] == 0  # nobody without tools: nothing to compare with
+    assert reward(alone, config).terms["necessity"] == 0  # no trajectory without tools to compare with
 
 
 def test_emergence_is_paid_where_it_made_the_difference(play: Play, run: Any, say: Any) -> None:
@@ -292,7 +292,7 @@ def test_an_answer_too_long_for_a_judge_is_wrong_and_no_way_out(play: Play, say:
 
     def judge(question: str, prediction: str, truth: str) -> bool | None:
         asked.append(prediction)
-        return None  # it runs out of time
+        return None  # the judge times out
 
     longest = "x" * (LONGEST_ANSWER + 3)
     breakdowns = score(
@@ -415,7 +415,7 @@ def test_the_published_preset_pays_for_code_that_fails_and_for_descriptions(play
     assert reward(failed, published).terms["mandatory"] == 1
 
 
-#: What an operation that is only close could hide or invent: codes of one trajectory.
+#: Codes of one trajectory each: effects that an operation of a "close" lane could hide or invent.
 CLOSE = [
     ["result = image.rotate(270, expand=True).filter(ImageFilter.GaussianBlur(2))"],
     ["result = image.rotate(15, Image.BILINEAR)", "result = ImageEnhance.Contrast(image).enhance(3)"],

@@ -1,4 +1,4 @@
-"""The loop with a policy whose turns are written here: who speaks when, what is executed, why it ends."""
+"""The rollout loop with a scripted policy: who samples when, which calls are executed, why a trajectory ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TURN_LEFT = "result = image.rotate(90, expand=True)"
 
 
 class Script:
-    """A policy that says what it was told to: `lines[i]` are the turns of trajectory i; None is a turn cut off."""
+    """A scripted policy: `lines[i]` are the turns of trajectory i; None is a turn that is cut off."""
 
     def __init__(self, lines: Sequence[Sequence[str | None]], max_context_tokens: int = 4096) -> None:
         tokenizer = train_tokenizer([TURN_LEFT], 400, max_token_chars=16)
@@ -52,7 +52,7 @@ class Script:
 
 
 class Recorder:
-    """An executor that keeps what it was asked."""
+    """An executor that records its requests."""
 
     def __init__(self) -> None:
         self.calls: list[list[ToolRequest]] = []
@@ -145,7 +145,7 @@ def test_images_carry_their_place_in_the_question() -> None:
     assert only.tokens.images == only.images
 
 
-# ---- why it ends -----------------------------------------------------------------------------------------------------
+# ---- why a trajectory ends -------------------------------------------------------------------------------------------
 
 
 def test_silence_ends_a_trajectory() -> None:

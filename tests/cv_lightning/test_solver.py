@@ -1,4 +1,4 @@
-"""What a solver does that says nothing else."""
+"""Defaults of a solver."""
 
 from __future__ import annotations
 

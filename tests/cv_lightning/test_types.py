@@ -1,4 +1,4 @@
-"""Where images lie among words, and what grows with a conversation."""
+"""Places of images between words, and values that grow with a conversation."""
 
 from __future__ import annotations
 

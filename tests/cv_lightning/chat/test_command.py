@@ -1,4 +1,4 @@
-"""Options of `chat` that cannot be are named before anything is loaded; answers repeat."""
+"""Invalid options of `chat` are named before anything is loaded; equal questions get equal answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies for people: parts that only grow, and text that a terminal does not obey."""
+"""Replies as people see them: parts only grow, and a terminal gets no escape sequences."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_turn_has_reasoning_and_code() -> None:
     text = format_call("Look: 1 < 2.", ToolCall(code))
     assert read_parts(text) == [Part("thought", "Look: 1 < 2."), Part("code", code)]
     escaped = text.split("\n")[0] + "<tool_call>" + json.dumps({"name": "x", "arguments": {"code": code}})
-    assert read_parts(escaped)[1].text == code  # \u escapes, surrogate pairs among them, and a call without an end
+    assert read_parts(escaped)[1].text == code  # \u escapes with surrogate pairs, and a call without an end
     assert read_parts(format_answer("So.", " F7G ")) == [Part("thought", "So."), Part("answer", "F7G")]
 
 

@@ -1,4 +1,4 @@
-"""A conversation in a terminal, in a pipe, and quiet."""
+"""A conversation in a terminal, in a pipe, and in quiet mode."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def conversation() -> Conversation:
 
 
 def talk_in(console: Console, conversation: Conversation, executor: ToolExecutor, folder: Path, **options: Any) -> str:
-    """What a conversation of one question prints."""
+    """The output of a conversation of one question."""
     script = Script(conversation, BREAK, TURN, ANSWER)
     chat = TerminalChat(lambda: a_talk(script, executor), folder, console=console, **options)
     chat.take_image(photo())

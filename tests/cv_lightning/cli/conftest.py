@@ -14,7 +14,7 @@ from tests.cv_lightning.cli.fake_recipe import FAKES
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """The fake stage's config, to be broken; the working directory is an empty folder."""
+    """The fake stage's config, for a test to break; the working directory is an empty folder."""
     monkeypatch.syspath_prepend(FAKES)
     monkeypatch.chdir(tmp_path)
     return yaml.safe_load((FAKES / "stage.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A recipe of fake stages: run, changed, and read from its report."""
+"""Run and change a recipe of fake stages, and read its report."""
 
 from __future__ import annotations
 

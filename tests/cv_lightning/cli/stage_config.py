@@ -1,4 +1,4 @@
-"""The fake stage's config, written and broken, and the one line that a mistake ends in."""
+"""Write the fake stage's config, and read the one-line error of a mistake."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write(config: dict[str, Any], path: str = "stage.yaml") -> str:
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
-    """The one line that a wrong command line ends in."""
+    """The one-line error of a wrong command line."""
     assert main(arguments) == code
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
     assert len(lines) == 1, lines

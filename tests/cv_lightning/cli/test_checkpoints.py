@@ -1,4 +1,4 @@
-"""A checkpoint is replaced whole, as a file and as a link to a folder."""
+"""A checkpoint is replaced as a whole, both as a file and as a link to a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Strategy:
 
 
 class Sharded(Strategy):
-    """A strategy that writes folders, and in the background if it is asked to."""
+    """A strategy that writes checkpoints as folders, in the background if asked."""
 
     def __init__(self) -> None:
         self.then: Callable[[], None] | None = None
@@ -45,7 +45,7 @@ class Sharded(Strategy):
 
 
 class Saver:
-    """As much of a Trainer as a checkpoint takes."""
+    """The part of a Trainer that saving a checkpoint needs."""
 
     is_global_zero, world_size = True, 1
 

@@ -1,4 +1,4 @@
-"""Configs of several files: what wins, what is added, what `${...}` sees, and what each mistake is called."""
+"""Configs of several files: overrides, additions, `${...}` interpolation, and the error of each mistake."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_shipped_files_are_found_from_anywhere(write: Any) -> None:
 def test_the_models_of_the_paper_differ_only_where_the_models_do() -> None:
     for stage in ("sft", "rl"):
         one, other = (compose([Path(f"experiments/{name}/{stage}.yaml")]) for name in ("qwen2_5_vl_7b", "qwen3_vl_8b"))
-        if stage == "rl":  # patches of 14 and 16 pixels, and other keys and values
+        if stage == "rl":  # patches (14 and 16 pixels) and KV caches differ in size
             policy = one["model"]["init_args"]["policy"]["init_args"]
             policy["max_pixels"] = policy["max_pixels"] // (28 * 28) * 32 * 32
             one["model"]["init_args"]["rollout"]["sequences_at_once"] //= 2

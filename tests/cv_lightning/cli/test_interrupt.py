@@ -1,4 +1,4 @@
-"""Ctrl-C stops training after the current step; a checkpoint is left, or a line says that there is none."""
+"""Ctrl-C stops training after the current step and leaves a checkpoint, or a line says that there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what runs, what it says, and what each mistake ends in."""
+"""The command line: its runs, its output, and the error of each mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process of a run dies: the others end in one line."""
+"""If one process of a run dies, the others end with a one-line error."""
 
 from __future__ import annotations
 

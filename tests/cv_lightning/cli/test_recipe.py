@@ -1,4 +1,4 @@
-"""A recipe as it is read: what it brings along, what its fingerprint tells apart, which mistakes it names."""
+"""Reading a recipe: dependencies of stages, changes that the fingerprint detects, and named mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: what runs, what is skipped, what runs again, what Ctrl-C leaves, and what the report says."""
+"""Recipes: which stages run, are skipped or run again, the effect of Ctrl-C, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages in order, side by side, and what one that fails takes along."""
+"""Stages run in order or in parallel, and a failed stage skips only the stages that depend on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cv_lightning.errors import TrainingError
 
 @dataclass(frozen=True)
 class Fake(StageTask):
-    """Writes when it ran; says where."""
+    """Writes `done`; reports its process, its threads, and whether each stage that it reads was done."""
 
     fails: bool = False
 
@@ -91,7 +91,7 @@ def test_without_claims_the_first_fault_ends_the_run(jobs: int, tmp_path: Path) 
 
 @dataclass(frozen=True)
 class Endless(StageTask):
-    """Tells that it runs, over a connection that ends with its process, and never returns."""
+    """Reports that it runs, then never returns; its end of the connection closes with its process."""
 
     told: Connection | None = None
 

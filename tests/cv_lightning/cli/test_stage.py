@@ -1,4 +1,4 @@
-"""A stage is tested where only its test is left, and has a result."""
+"""A stage that lacks only its test is only tested, and its result must have an accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of two groups, paired by question: by hand, and which test is taken."""
+"""Answers of two groups, paired by question: values by hand, and the choice of the statistical test."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_question_of_several_conditions_counts_once_over_all() -> None:
     assert [row.p for row in conditions] == [2 / 32] * 3
     assert [row.p_holm for row in conditions] == [6 / 32] * 3
     assert (over_all.condition, over_all.n, over_all.test) == (ALL, 15, SIGN_FLIP)
-    # Five questions, not fifteen: two of 32 ways to flip them are as far.
+    # Five questions, not fifteen: two of the 32 sign flips are as extreme as the data.
     assert over_all.p == pytest.approx(2 / 32, abs=0.01)
 
 
@@ -85,7 +85,7 @@ def test_difference_and_interval_weigh_alike() -> None:
 
 
 def paired(first: list[dict[tuple[str, str], float]], second: list[dict[tuple[str, str], float]]) -> PairedTable:
-    """Two groups of runs; each run is (question, condition) -> score, its seed its place."""
+    """Two paired groups of runs; each run maps (question, condition) to a score, and its index is its seed."""
 
     def group(name: str, runs: list[dict[tuple[str, str], float]]) -> RunGroup:
         made = []
@@ -116,7 +116,7 @@ def test_questions_that_several_seeds_share_do_not_make_luck_significant() -> No
 
 
 def test_difference_and_interval_are_of_one_mean() -> None:
-    """By hand: 10 questions gain 1 under six conditions each, 100 gain nothing under one: 10 / 110 of a question."""
+    """By hand: 10 questions gain 1 under each of six conditions, 100 gain 0 under one: the mean is 10 / 110."""
     asked = [(str(q), c) for q in range(10) for c in "abcdef"] + [(str(q), "a") for q in range(10, 110)]
     row = paired([dict.fromkeys(asked, 0.0)], [{(q, c): float(int(q) < 10) for q, c in asked}]).rows[-1]
     assert row.difference == pytest.approx(10 / 110)
@@ -126,4 +126,4 @@ def test_difference_and_interval_are_of_one_mean() -> None:
         [{(str(q), "a"): 0.0 for q in range(n)} for n in (100, 4)],
         [{(str(q), "a"): value for q in range(n)} for n, value in ((100, 1.0), (4, 0.0))],
     ).rows[0]
-    assert unequal.difference == pytest.approx(0.5)  # the mean over the seeds, however many questions each was asked
+    assert unequal.difference == pytest.approx(0.5)  # the mean over seeds, whatever their numbers of questions

@@ -1,4 +1,4 @@
-"""The command: what it shows and writes; bad input ends in a clear message."""
+"""The command: its output and its files; bad input ends in a clear message."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def plain_answer(item: str, score: float) -> AnswerRecord:
 @pytest.mark.parametrize("option", ["--html", "--json"])
 def test_a_folder_is_no_place_for_a_file(tmp_path: Path, option: str) -> None:
     with pytest.raises(ConfigError, match=rf"{option}: .* is a folder"):
-        main(["nowhere", option, str(tmp_path)])  # before the runs are looked for
+        main(["nowhere", option, str(tmp_path)])  # before it looks for the runs
     with pytest.raises(ConfigError, match=r"--out: .* is a folder"):
         write(tmp_path / "nowhere", tmp_path)
 
@@ -139,7 +139,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
 
 
 def test_lane_contract_and_version_of_kornia_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As configured and installed, and, of the calls, as they ran."""
+    """The contract is from the config, the version from the installed packages, and the lane from the logged calls."""
     for exactness, place in (("exact", "kornia"), ("close", "kornia_close")):
         folder = a_noted_run(tmp_path / exactness, packages={"kornia": f"0.9.{len(place)}"})
         rollout = {"lane": "auto", "device": "cuda", "exactness": exactness}

@@ -1,4 +1,4 @@
-"""The page of a comparison: tables as in the terminal, and figures of what changes."""
+"""The page of a comparison: tables as in the terminal, and figures of curves that change."""
 
 from __future__ import annotations
 

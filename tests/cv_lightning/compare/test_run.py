@@ -1,4 +1,4 @@
-"""A run as it is read from its folder."""
+"""Reading a run from its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests and intervals against other libraries, enumeration and hand."""
+"""Tests and intervals against other libraries, enumeration and values by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cv_lightning.compare.statistics import holm, interval_of_questions, mcnemar
 
 
 def interval_of_means(of_runs: list[list[float]]) -> tuple[float, float] | None:
-    """Of values that no two runs have in common."""
+    """The interval for runs that share no question."""
     return interval_of_questions([{(run, n): value for n, value in enumerate(of)} for run, of in enumerate(of_runs)])
 
 

@@ -1,4 +1,4 @@
-"""Files that a command writes: whole or not there."""
+"""A command writes a file completely, or leaves the old file."""
 
 from __future__ import annotations
 

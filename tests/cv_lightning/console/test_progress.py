@@ -1,4 +1,4 @@
-"""How far a command is, for a terminal, a log file and nobody."""
+"""The progress of a command, in a terminal, in a log file and in quiet mode."""
 
 from __future__ import annotations
 

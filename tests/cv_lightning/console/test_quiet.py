@@ -28,7 +28,7 @@ def test_without_the_flag_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_flag_is_taken_wherever_it_is_and_processes_that_are_started_are_quiet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "")  # so that what the flag sets is undone after the test
+    monkeypatch.setenv(VARIABLE, "")  # monkeypatch undoes the change by the flag after the test
     assert take_flag(["--quiet", "fit", "--config", "a.yaml", "--quiet"]) == ["fit", "--config", "a.yaml"]
     code = "from cv_lightning.console.quiet import is_quiet; print(is_quiet())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The closest names to a wrong one."""
+"""The names closest to a wrong name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions come from metadata everywhere: PyPI's torch calls itself 2.13.0+cu130, its metadata say 2.13.0."""
+"""Every version comes from package metadata: PyPI's torch reports 2.13.0+cu130, its metadata say 2.13.0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modules.evaluate import versions as of_an_evaluation
 
 @pytest.fixture
 def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment whose torch has a local label that its metadata lacks, and a numpy whose metadata have one."""
+    """An environment in which torch reports a local label that its metadata lack, and numpy's metadata have a label."""
     for name, number in (("torch", "2.13.0"), ("numpy", "2.9.9+local.1"), ("Some_Package", "3")):
         folder = tmp_path / f"{name}-{number}.dist-info"
         folder.mkdir()

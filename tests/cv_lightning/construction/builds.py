@@ -36,7 +36,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything that a build leaves but its journal and report, which hold times."""
+    """All files of a build except its journal and its report, which contain times."""
     out = folder / "out"
     kept = [path for path in out.rglob("*") if path.is_file() and path.name not in ("build.journal", "yield.json")]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in kept}

@@ -1,4 +1,4 @@
-"""An executor, and a build, that several tests look at."""
+"""An executor and a build that several tests share."""
 
 from __future__ import annotations
 

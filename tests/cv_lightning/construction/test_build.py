@@ -1,4 +1,4 @@
-"""What the command writes loads back equal."""
+"""The written episodes load back equal."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def says(text: str) -> Write:
 
 
 def leaks(place: str) -> Write:
-    """The turn that is asked for, with the answer in its thought, its description or a comment."""
+    """The requested turn, with the answer in its thought, its description or a comment."""
 
     def write(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep, text: str) -> str:
         said = {place: f"The answer is {plan.sample.answer}."}
@@ -56,7 +56,7 @@ def leaks(place: str) -> Write:
 
 
 def crops(dx: int, dy: int, more: int = 0) -> Write:
-    """The crop that is asked for, moved and enlarged."""
+    """The requested crop, moved and enlarged."""
 
     def write(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep, text: str) -> str:
         assert step.box is not None

@@ -1,4 +1,4 @@
-"""Several processes build what one does, and a build that was cut off ends as one that was not."""
+"""Several processes build the same rows as one process, and a resumed build equals an uninterrupted build."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_build_that_was_cut_off_ends_as_an_uncut_one(
         assert 7 <= len(rows(cut)) < 40
     else:
         with journal.open("ab") as file:
-            file.write(b'{"index": 39, "kin')  # as a line looks that was being written
+            file.write(b'{"index": 39, "kin')  # a half-written line
         (cut / "out/images/0000/39_0.77.part").write_bytes(b"half an image")
     n_before = journal.read_bytes().count(b"\n") - 1
     assert 0 < n_before < 40

@@ -1,4 +1,4 @@
-"""The command and a worker process read one config alike, and the command says what cannot be."""
+"""The command and a worker process read a config alike, and the command names invalid options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cv_lightning.construction.builds import build, config, rows
 
 
 def test_a_worker_makes_the_rows_of_the_command(built: Path) -> None:
-    """It gets the config in plain values, without what `--config` adds."""
+    """The worker gets the config as plain values, without the additions of `--config`."""
     parser = make_parser()
     parsed = parser.parse_args(["--config", str(built / "build.yaml")])
     plain: dict[str, Any] = json.loads(parser.dump(parsed, format="json", skip_none=False))

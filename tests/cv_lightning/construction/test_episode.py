@@ -1,4 +1,4 @@
-"""Episodes of the oracle hold against pixels and metadata."""
+"""Episodes of the oracle agree with pixels and metadata."""
 
 from __future__ import annotations
 

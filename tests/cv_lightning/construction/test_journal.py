@@ -1,4 +1,4 @@
-"""What is done is not done again; what was damaged or lost is."""
+"""Finished rows are not built again; damaged or lost rows are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One index: attempts until one checks, and who hears of a teacher that fails."""
+"""The row of one index: attempts until an episode passes the checks, and errors of the teacher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.cv_lightning.construction.worlds import PLATES
 
 
 class Failing(OracleTeacher):
-    """Fails the first attempts as it is told."""
+    """Raises the given errors in the first attempts."""
 
     is_remote = True
 

@@ -1,4 +1,4 @@
-"""A model behind a real HTTP server as the teacher: what it is told, what is kept, and what happens when it fails."""
+"""A model behind a real HTTP server as the teacher: its metadata, its kept rows, and its failures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOOLS |= {"flip the last image": "flip_vertical"}
 
 
 def obedient(told: dict[str, Any]) -> str:
-    """What a good teacher writes when it is told this."""
+    """The turn that a good teacher writes for this metadata."""
     if "answer" in told:
         return format_answer("Now the text can be read.", told["answer"])
     if "mistake" in told:
@@ -38,7 +38,7 @@ def obedient(told: dict[str, Any]) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as `obedient` does, or as told."""
+    """Answers as `obedient` does; a test can make its answers fail or spoil them."""
 
     daemon_threads = True
 

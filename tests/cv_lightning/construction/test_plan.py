@@ -1,4 +1,4 @@
-"""Metadata: what each kind asks for, and boxes that shrink onto the answer."""
+"""Metadata: the steps of each kind, and boxes that shrink onto the answer."""
 
 from __future__ import annotations
 

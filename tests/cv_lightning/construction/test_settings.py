@@ -1,4 +1,4 @@
-"""Which settings decide a build, and which cannot be."""
+"""Settings that decide a build, and invalid settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worlds whose questions episodes are built of."""
+"""The worlds whose questions become episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`data check` says what a file is and lists every fault with its row."""
+"""`data check` describes a file and lists every fault with its row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_fault_is_listed_with_its_row(check: Check) -> None:
         row(2, box=[0, 0, 41, 30]),
         row(3, transforms=["rotate_45"], answer=""),  # two faults in one row
         "{broken",
-        row(0),  # an id that was there
+        row(0),  # a repeated id
         row(6),
     ]
     status, out = check(bad)
@@ -111,7 +111,7 @@ def test_an_image_too_large_is_refused_before_it_is_decoded(check: Check, tmp_pa
     header = BytesIO()
     Image.new("1", (20_000, 15_000)).save(header, "PNG")  # 300 megapixels
     (tmp_path / "huge.png").write_bytes(header.getvalue())
-    Image.new("1", (12_000, 9_000)).save(tmp_path / "large.png")  # 108: Pillow itself would decode it
+    Image.new("1", (12_000, 9_000)).save(tmp_path / "large.png")  # 108 megapixels: Pillow itself would decode it
     status, out = check([row(0, images=["huge.png"]), row(1, images=["large.png"]), row(2)])
     assert status == 1
     assert "good rows: 1 of 3" in out

@@ -1,4 +1,4 @@
-"""The `data` commands: a wrong command line says why."""
+"""The `data` commands: the error of a wrong command line gives the reason."""
 
 from __future__ import annotations
 

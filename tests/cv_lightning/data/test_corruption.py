@@ -1,4 +1,4 @@
-"""Corruptions: seeded, the same in any batch, stronger with severity, and what their figures say."""
+"""Corruptions are seeded, independent of the batch, stronger with severity, and as strong as published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cv_lightning.errors import ConfigError
 
 
 def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
-    """Smooth colours with some edges: noise alone would hide what a blur does."""
+    """Flat blocks of color with edges; noise alone would hide the effect of a blur."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
 
@@ -38,7 +38,7 @@ def test_every_corruption_grows_with_its_severity_and_is_seeded(name: str) -> No
     assert all(result.size == image.size and result.mode == "RGB" for result in changed)
     distances = [np.abs(values(result) - values(image)).mean() for result in changed]
     assert distances[0] > 0
-    if name not in {"pixelate", "motion_blur"}:  # blocks may meet the edges of this picture, trails their direction
+    if name not in {"pixelate", "motion_blur"}:  # blocks or trails may align with the edges of this picture
         assert distances == sorted(distances)
     assert distances[-1] > distances[0]
     again = corrupt_image(image, name, 3, 7)
@@ -58,7 +58,7 @@ def test_a_batch_is_its_images(name: str, severity: int, width: int, height: int
     assert stacked.dtype == torch.uint8
     for place, (one, other) in enumerate(zip(batch, alone, strict=True)):
         assert one.size == images[place].size
-        assert np.abs(values(one) - values(other)).max() <= 1  # a sum's order may follow the batch
+        assert np.abs(values(one) - values(other)).max() <= 1  # the order of a sum may depend on the batch
         if place < 3:
             assert np.abs(stacked[place].permute(1, 2, 0).numpy().astype(float) - values(one)).max() <= 1
 

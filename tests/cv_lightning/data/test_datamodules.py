@@ -1,4 +1,4 @@
-"""Batches: fast, balanced in evaluation, exact after a resume, shared out among processes."""
+"""Batches are fast, balanced in evaluation, exact after a resume, and divided among processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORLD = PlateWorld(seed=2)
 
 
 class Recorder(LightningModule):
-    """Learns nothing and keeps what it was shown."""
+    """Learns nothing and records the samples of its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Recorder(LightningModule):
         self.batches.append([f"{sample.id} {sample.transforms}" for sample in batch])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # as the modules do: samples stay on the host
+        return batch  # samples stay on the host, as in the real modules
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -145,7 +145,7 @@ def test_rows_that_the_policy_cannot_use_are_left_out(kind: str, n_workers: int)
 
 
 class Notes(Recorder):
-    """Writes what each process was shown to a file; the last of the six rows of a step is left out."""
+    """Writes the samples of each process to a file; leaves out the last of the six rows of a step."""
 
     def __init__(self, folder: str, name: str) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Notes(Recorder):
 
 
 def _fit_on_two(folder: Path, name: str, stop: int, ckpt_path: Path | None = None) -> list[Any]:
-    """What each of two processes was shown and left out; a run that stops at 6 of 6 steps is a whole one."""
+    """The batches and the left-out rows of each of two processes; a complete run has `stop` 6."""
     trainer = Trainer(
         accelerator="cpu",
         devices=2,
@@ -222,7 +222,7 @@ def test_the_default_test_has_300_plates_in_each_orientation() -> None:
 
 
 class Three(SampleSource):
-    """A source of three rows in training and none to test."""
+    """A source of three training and three validation rows, without test rows."""
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         return WORLD.sample(split, index % 3, transforms)
@@ -298,7 +298,7 @@ def test_a_batch_of_two_turn_episodes_leaves_the_cores_to_the_trainer(episodes: 
         start = time.process_time()
         next(batches)
         seconds.append(time.process_time() - start)
-    # About 0.025 s of processor time on the machine where it was written; the bound leaves room for a slower one.
+    # About 0.025 s of CPU time on the author's machine; the bound leaves room for slower machines.
     assert statistics.median(seconds) < 0.25
 
 

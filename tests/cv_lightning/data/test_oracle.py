@@ -1,4 +1,4 @@
-"""Episodes: executed, checked to the pixel, deterministic; every spelling does what it says."""
+"""Episodes are executed, checked to the pixel and deterministic; every spelling has the effect that it names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def content(trajectory: Trajectory | None) -> Any:
 
 @dataclass(frozen=True)
 class Fixed(SampleSource):
-    """One plate, with transforms that every sample has beside those that are asked for."""
+    """Plates that always have the same transforms, instead of the requested transforms."""
 
     always: tuple[str, ...]
 
@@ -262,7 +262,7 @@ def test_an_episode_whose_result_is_wrong_is_dropped(status: str, executor: Tool
 
 @dataclass
 class Vague(Lying):
-    """An executor whose pixels are right and whose account of them is not."""
+    """An executor whose pixels are right but whose reported orientation is not."""
 
     orientation: str | None = None
 
@@ -295,7 +295,7 @@ def test_a_builder_that_cannot_be_says_why(arguments: dict[str, Any], words: str
 
 
 def test_wordings_cover_every_turn_that_is_written(executor: ToolExecutor) -> None:
-    """A tokenizer trained on them has seen each piece of an episode."""
+    """A tokenizer trained on these wordings has seen each piece of an episode."""
     corpus = "\n".join(wordings())
     for episode in episodes(EpisodeBuilder(WORLD), executor, 200):
         for turn in episode.turns:

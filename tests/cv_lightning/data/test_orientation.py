@@ -1,4 +1,4 @@
-"""What is done to a sample can be undone, and its box keeps its content."""
+"""Transforms of a sample can be undone, and its box keeps its content."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_transform_and_its_inverse_are_nothing(sample: Sample, name: str) -> N
 
 
 def test_a_quarter_turn_by_hand() -> None:
-    # A mark in the top right corner of a 4 x 2 image goes to the top left of a 2 x 4 one, counter-clockwise.
+    # A counter-clockwise turn moves the top right corner of a 4 x 2 image to the top left of a 2 x 4 image.
     pixels = np.zeros((2, 4, 3), dtype=np.uint8)
     pixels[0, 3] = 255
     turned = transform_sample(Sample("a", "?", (Image.fromarray(pixels),), "x", box=(3, 0, 4, 1)), ["rotate_90"])

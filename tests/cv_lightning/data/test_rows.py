@@ -1,4 +1,4 @@
-"""Bad rows: each names the row, what is wrong, and the remedy."""
+"""Bad rows: each error names the row, the fault and the remedy."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def test_a_text_that_is_too_long_for_a_path_is_a_fault_of_the_row(folder: Path) 
 
 
 def test_exif_orientation_comes_before_box_and_transforms(tmp_path: Path) -> None:
-    """A phone writes 40 x 30 pixels and "turn me": 30 x 40 is the image, of which box and transforms speak."""
+    """A phone stores 40 x 30 pixels and an EXIF turn; box and transforms refer to the turned image of 30 x 40."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it turned by 90 degrees clockwise
+    exif[0x0112] = 6  # the camera was turned: show the image turned by 90 degrees clockwise
     upright = Image.fromarray(PIXELS).transpose(Image.Transpose.ROTATE_270)
     for kind in ("PNG", "TIFF", "WEBP"):
         options = {"lossless": True} if kind == "WEBP" else {}

@@ -13,7 +13,7 @@ from cv_lightning.types import Sample
 
 
 class Words(SampleSource):
-    """The least that a source has to do."""
+    """The smallest valid source."""
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         return Sample(f"{split}-{index}", "?", (), "", transforms=tuple(transforms or ()))

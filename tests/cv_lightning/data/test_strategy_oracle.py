@@ -1,4 +1,4 @@
-"""Episodes of the world that needs strategy: all check, every skill is among them, and no filter that helps."""
+"""Episodes of the strategy world: all pass the checks, they show every skill, but never a filter that helps."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_filters_are_a_trace_on_images_that_do_not_need_them(executor: ToolExecu
     made = [builder.episode("train", index, executor) for index in range(600)]
     written = [episode for episode in made if episode is not None]
     with_filter = [e for e in written if any(emergent_tools(tools) for tools in tools_of(e))]
-    assert 0 < len(with_filter) / len(written) < 0.04  # 0.02 of some 400
+    assert 0 < len(with_filter) / len(written) < 0.04  # 0.02 of about 400
     assert not any(episode.sample.family == "faded" for episode in written)
     assert all(FILTER_REASON in episode.turns[0].text for episode in with_filter)
     assert {episode.n_calls for episode in with_filter} >= {1, 2}, "before an answer, and before another call"

@@ -1,4 +1,4 @@
-"""Streams of batches: shared out among processes, exact after a resume with workers ahead, without unusable rows."""
+"""Streams of batches: divided among processes, exact after a resume with workers ahead, without unusable rows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_source_that_gives_nothing_is_named_and_does_not_hang() -> None:
 
 
 def without(*bad: int) -> Callable[[int], int]:
-    """Rows by their index, but for those that cannot be used."""
+    """A function that returns the row of an index, and raises `RowError` for the bad indices."""
 
     def make(index: int) -> int:
         if index in bad:
@@ -92,7 +92,7 @@ def test_each_row_that_is_left_out_is_named_once(n_workers: int) -> None:
     with pytest.warns(UserWarning, match="Left out") as caught:
         found = list(itertools.islice(stream, 6))
     assert found == [[0, 2], [2, 3]] * 3
-    # The loader counts the processor's cores, and Python 3.12 warns of a fork beside other threads.
+    # There are other warnings: the loader's about CPU cores, and Python 3.12's about a fork beside threads.
     ours = [str(one.message) for one in caught if "Left out" in str(one.message)]
     assert ours == ["Left out a row. row 1: its prompt is too long"]
 

@@ -1,4 +1,4 @@
-"""A server on this machine that answers as it is told, and questions for it."""
+"""A local server whose replies a test chooses, and questions for it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def says(body: bytes, status: int = 200, **headers: str) -> Reply:
 
 
 def cuts(handler: BaseHTTPRequestHandler) -> None:
-    """Half of the JSON that was announced, then nothing."""
+    """Send the first 40 of 1000 announced bytes, then nothing."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
@@ -72,7 +72,7 @@ def hangs(handler: BaseHTTPRequestHandler) -> None:
 
 
 def drips(handler: BaseHTTPRequestHandler) -> None:
-    """Never silent for as long as a socket's time-out."""
+    """Send bytes slowly, but with no pause as long as a socket timeout."""
     handler.send_response(200)
     handler.end_headers()
     for _ in range(40):
@@ -82,7 +82,7 @@ def drips(handler: BaseHTTPRequestHandler) -> None:
 
 
 class Server:
-    """Gives its replies in order, and the last one from then on."""
+    """Gives its replies in order, then repeats the last reply."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = [says(completion())]
@@ -110,12 +110,12 @@ class Server:
                 try:
                     reply(self)
                 except OSError:
-                    pass  # a client that hung up: tests of time-outs do
+                    pass  # the client hung up, as in tests of timeouts
                 finally:
                     self._leave()
 
             def send_response(self, *arguments: Any) -> None:
-                self._leave()  # before the client knows: it may ask again at once
+                self._leave()  # before the client gets the reply, because it may ask again at once
                 super().send_response(*arguments)
 
             def _leave(self) -> None:

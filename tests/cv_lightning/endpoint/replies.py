@@ -1,4 +1,4 @@
-"""What many tests of servers begin and end with."""
+"""A turn and replies that many tests of servers share."""
 
 from __future__ import annotations
 

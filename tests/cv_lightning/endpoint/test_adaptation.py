@@ -1,4 +1,4 @@
-"""Servers with demands of their own: each accepts exactly what the real one accepts."""
+"""Servers with special demands: each accepts exactly the requests that the real server accepts."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from tests.cv_lightning.endpoint.fake_server import (
 )
 from tests.cv_lightning.endpoint.replies import DONE, TURN, answering
 
-#: What is wrong with a request, None if nothing is.
+#: Takes a request; returns the error reply, or None if the request is accepted.
 Demand = Callable[[dict[str, Any]], bytes | None]
 
 
 def demands(server: Server, demand: Demand, *answers: bytes, status: int = 400) -> Reply:
-    """Refuses what does not meet the demand; gives the answers in order otherwise."""
+    """Refuse requests that do not meet the demand; otherwise give the answers in order."""
     left = [*answers]
 
     def reply(handler: BaseHTTPRequestHandler) -> None:
@@ -70,7 +70,7 @@ SIGNED = {
 
 def test_a_message_is_sent_back_whole(server: Server) -> None:
     def demand(body: dict[str, Any]) -> bytes | None:
-        """Gemini: the thought signature of a call must come back, as it was."""
+        """Gemini: the thought signature of a call must come back unchanged."""
         for message in body["messages"]:
             for made in message.get("tool_calls", ()):
                 if made.get("extra_content", {}).get("google", {}).get("thought_signature") != "CikBabc==":
@@ -85,7 +85,7 @@ def test_a_message_is_sent_back_whole(server: Server) -> None:
 
 def test_a_field_that_a_server_does_not_take_back_is_left_out(server: Server) -> None:
     def demand(body: dict[str, Any]) -> bytes | None:
-        """Groq, Mistral."""
+        """Groq and Mistral refuse `reasoning_content`."""
         if any("reasoning_content" in message for message in body["messages"]):
             return error("'messages.2' : property 'reasoning_content' is unsupported")
         return None
@@ -128,7 +128,7 @@ def template(body: dict[str, Any]) -> bytes | None:
 
 
 def where(body: dict[str, Any]) -> list[str]:
-    """The roles from the tool's turn on, in capitals if they have an image."""
+    """The roles from the tool's turn on; the role of a message with an image is in capitals."""
     roles = []
     for message in body["messages"][3:]:
         has_image = isinstance(message["content"], list) and any("image_url" in part for part in message["content"])
@@ -206,7 +206,7 @@ def test_a_refusal_for_another_reason_changes_nothing(server: Server) -> None:
 
 
 def reasoning_model(body: dict[str, Any]) -> bytes | None:
-    """GPT-5 and o-models, in their own words."""
+    """GPT-5 and the o-models, with their original error messages."""
     if "max_tokens" in body:
         message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
         fault = {"message": message, "param": "max_tokens", "code": "unsupported_parameter"}

@@ -1,4 +1,4 @@
-"""A client whose key, model or settings are wrong, and one that is copied."""
+"""Clients with a wrong key, model or settings, and copies of a client."""
 
 from __future__ import annotations
 

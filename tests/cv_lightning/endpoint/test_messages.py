@@ -1,4 +1,4 @@
-"""Messages as they travel: images without loss or reduced, between the words of a question."""
+"""Messages to a server: images are lossless or reduced, and stay between the words of a question."""
 
 from __future__ import annotations
 

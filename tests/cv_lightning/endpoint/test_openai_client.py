@@ -1,4 +1,4 @@
-"""What fails in passing is asked again, after the wait that the server asks for; a key is shown nowhere."""
+"""Transient failures are retried after the wait that the server asks for; no message shows a key."""
 
 from __future__ import annotations
 

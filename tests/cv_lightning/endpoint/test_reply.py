@@ -1,4 +1,4 @@
-"""Answers of servers, mutated: every question gets its answer, and nothing raises."""
+"""Mutated answers of servers: every question gets its answer, and nothing raises an exception."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def places(content: Any) -> Iterator[tuple[Any, Any]]:
 
 @st.composite
 def mutated(draw: st.DrawFn, originals: tuple[bytes, ...]) -> bytes:
-    """An answer with values replaced and left out, or cut off, or with other bytes in it."""
+    """An answer with replaced or missing values, cut off, or with other bytes."""
     content = json.loads(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(0, 3))):
         found = list(places(content))
@@ -101,7 +101,7 @@ def mutated(draw: st.DrawFn, originals: tuple[bytes, ...]) -> bytes:
 
 
 def answers_after(server: Server, body: bytes, status: int = 200) -> None:
-    """The server gives an answer once; later it is well."""
+    """Let the server give `body` once, and good answers after that."""
     good: Reply = says(completion("<answer>well</answer>"))
     n_asked = 0
 
@@ -121,7 +121,7 @@ def play(server: Server, solver: EndpointSolver) -> Trajectory | None:
 
 
 def check_answer(server: Server, solver: EndpointSolver, body: bytes, status: int) -> None:
-    """No answer is lost: a readable one is taken, any other is asked for again."""
+    """No answer is lost: a readable answer is used, any other answer is requested again."""
     server.requests.clear()
     answers_after(server, body, status)
     trajectory = play(server, solver)

@@ -1,4 +1,4 @@
-"""A reply that was paid for is not asked for again."""
+"""A reply that was paid for is not requested again."""
 
 from __future__ import annotations
 

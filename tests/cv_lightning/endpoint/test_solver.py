@@ -1,4 +1,4 @@
-"""A trajectory played with a server: its calls, its ends, and what a failure costs."""
+"""Trajectories with a server: their calls, their stop reasons, and the cost of a failure."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_a_dead_server_ends_the_run_and_loses_nothing(server: Server) -> None:
 
 
 def test_what_was_paid_for_before_a_cut_is_not_asked_again(server: Server, tmp_path: Path) -> None:
-    """Three questions of two turns; the server dies in the second turn of the second."""
+    """Three questions of two turns; the server dies in the second turn of the second question."""
     turn, answer = says(completion(None, [call("result = image")])), says(completion("<answer>x</answer>"))
     server.replies = [turn, answer, turn, says(b"", 503)]
     settings = {"cache": str(tmp_path), "attempts": 1}

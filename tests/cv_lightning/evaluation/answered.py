@@ -1,4 +1,4 @@
-"""Samples that are asked under conditions, and records of their answers."""
+"""Samples for conditions, and records of their answers."""
 
 from __future__ import annotations
 

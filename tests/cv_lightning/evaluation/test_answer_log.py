@@ -1,4 +1,4 @@
-"""What was answered is never lost, never asked again, and never taken for something else."""
+"""Recorded answers are never lost, never requested again, and never mistaken for other answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy is asked once; what only changes the grade changes the grade alone."""
+"""A policy is asked once; a change that affects only the grade repeats only the grading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cv_lightning.types import Reply, Sample, StopReason, Trajectory, Turn
 
 
 class Parrot(Solver):
-    """Answers with its word; leaves out the samples of some names."""
+    """Answers every sample with its word, but leaves out the samples in `silent_on`."""
 
     def __init__(self, word: str = "7", name: str = "parrot", silent_on: Sequence[str] = ()) -> None:
         self._word, self._name, self._silent_on = word, name, silent_on
@@ -38,7 +38,7 @@ class Parrot(Solver):
 
 
 class Judge:
-    """Calls every answer right, or fails."""
+    """Gives every answer the same verdict; None means that the judge fails."""
 
     def __init__(self, verdict: bool | None = True, model: str = "m") -> None:
         self.verdict, self.model, self.url = verdict, model, "http://judge"

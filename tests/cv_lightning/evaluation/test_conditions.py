@@ -1,4 +1,4 @@
-"""What an evaluation does to images keeps question, answer and box true, and is the same in every run."""
+"""The conditions of an evaluation keep question, answer and box correct, and are the same in every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation metrics against counts made by hand, alone and over two processes."""
+"""Evaluation metrics against counts by hand, in one process and in two."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def played(play: Play, run: Any, say: Any) -> list[Trajectory]:
         play(turned, "<think>a</think><tool_call>{</tool_call>", say("FJ8")),  # a call that does not parse
         play(sample(), say("FJ7")),
         play(sample(), run(RESTORE), say("FJ7")),  # a needless turn
-        play(sample("flip_vertical"), "I cannot say."),  # silent: no attempt at a call
+        play(sample("flip_vertical"), "I cannot say."),  # no answer and no attempt at a call
     ]
 
 
@@ -144,7 +144,7 @@ def test_batches_and_processes_add_up(played: list[Trajectory], cut: int) -> Non
     whole.update(played, scored)
     first.update(played[:cut], scored[:cut])
     second.update(played[cut:], scored[cut:])
-    second.table = first.table + second.table  # what the "sum" of the state does over processes
+    second.table = first.table + second.table  # as the reduction "sum" of the state does over processes
     assert second.compute() == pytest.approx(whole.compute())
 
 
@@ -175,7 +175,7 @@ def test_restored_is_restored_to_the_pixel(play: Play, run: Any, say: Any, name:
 def _count_in_a_process(rank: int, address: str, results: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     metrics = TrajectoryMetrics()
-    if rank == 0:  # the other process saw nothing
+    if rank == 0:  # the other process has no trajectories
         image = Image.new("RGB", (4, 4))
         trajectories = [Trajectory(Sample(str(i), "?", (image,), "A", transforms=("rotate_90",))) for i in range(3)]
         metrics.update(trajectories, [RewardBreakdown({}, i == 0) for i in range(3)])

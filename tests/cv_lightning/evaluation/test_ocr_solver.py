@@ -1,4 +1,4 @@
-"""OCR as a policy fails on mirrored text; the script that mirrors and reads again repairs it."""
+"""An OCR policy fails on mirrored text; a script that also reads the mirrored image succeeds."""
 
 from __future__ import annotations
 

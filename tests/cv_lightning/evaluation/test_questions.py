@@ -1,4 +1,4 @@
-"""Questions under conditions: each is read once for all of them."""
+"""Questions under conditions: each question is read once for all its conditions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers out of sentences, boxes and bold type: a table worked out by hand, right and wrong."""
+"""Answers from sentences, boxes and bold type, right and wrong: a table worked out by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cv_lightning.grading.final_answer import final_answer, letter_in_sentence
 from cv_lightning.grading.rules import comparison, is_right
 from cv_lightning.types import Sample
 
-#: (prediction, truth, the comparison that holds or None if the prediction is wrong).
+#: (prediction, truth, the comparison that matches, or None if the prediction is wrong).
 CASES = [
     # boxes
     (r"\boxed{D}", "D", "text"),
@@ -68,7 +68,7 @@ CASES = [
     ("The answer is B because A shows a cat.", "B", "sentence"),
     ("Looking at the picture, the correct option is D.", "D", "sentence"),
     ("The answer is A, since the dog is left.", "A", "sentence"),
-    # what gives no letter, or another one
+    # no letter, or another letter
     ("A cat", "A", None),
     ("The answer is A cat", "A", None),
     ("the answer is a cat", "A", None),

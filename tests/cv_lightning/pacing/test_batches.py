@@ -19,7 +19,7 @@ Tell = Callable[[int, Any], None]
 
 
 def batches(answer: Callable[[Sequence[int], Tell], Sequence[Any]]) -> Batches[int, Any]:
-    """Answers in a thread of the running loop."""
+    """Batches that a thread of the running event loop answers."""
     return Batches(partial(asyncio.get_running_loop().run_in_executor, None), answer)
 
 
@@ -93,7 +93,7 @@ def test_a_question_that_was_given_up_costs_the_others_nothing() -> None:
 
 
 class Executor:
-    """Runs even requests here; odd ones take a worker."""
+    """Runs even requests without a worker; odd requests take a worker."""
 
     def execute_here(self, requests: Sequence[ToolRequest]) -> list[Observation | None]:
         return [None if int(one.code) % 2 else Observation("ok", text=f"here {one.code}") for one in requests]
@@ -118,7 +118,7 @@ def test_calls_that_take_no_worker_are_run_in_their_own_thread() -> None:
 
 
 class Caller:
-    """Runs what it is given at once."""
+    """Runs each job at once."""
 
     def run(self, job: Callable[[], Any]) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()

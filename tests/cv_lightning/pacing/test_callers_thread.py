@@ -1,4 +1,4 @@
-"""Whatever ends the caller ends the coroutine in the other thread, and nothing waits for ever."""
+"""If the caller ends for any reason, the coroutine in the other thread ends, and nothing waits forever."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class InterruptedAgain:
-    """Raises an interrupt when `serve` enters its n-th function from now on, where a signal would: once."""
+    """Raises one interrupt when `serve` enters its n-th function from now on, as a signal could."""
 
     def __init__(self, n: int) -> None:
         self.n_left = n
@@ -34,7 +34,7 @@ class InterruptedAgain:
 
 
 def interrupted_twice(n: int) -> bool:
-    """Whether there was a second interrupt, at the n-th moment after the first."""
+    """Whether a second interrupt came, at the n-th function after the first interrupt."""
     caller, is_closed = CallersThread(), threading.Event()
     second: list[InterruptedAgain] = []
 

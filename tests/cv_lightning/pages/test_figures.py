@@ -1,4 +1,4 @@
-"""Figures: names are text, colours are variables of the page, a value is where it belongs."""
+"""Figures: names are text, colors are variables of the page, and each value is at its place."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.modules.helpers import SIZE
 
 @pytest.fixture
 def planned() -> Callable[[dict[str, Any], str], dict[str, int]]:
-    """Bytes by part of a small policy with these arguments, counted on the meta device as the command does."""
+    """Bytes by part of a small policy with these arguments, counted on the meta device as in the command."""
 
     def parts(policy: dict[str, Any], optimizer: str) -> dict[str, int]:
         arguments = {"source": None, "build": {"family": "qwen2_5_vl", **SIZE}, "system_prompt": "Read."} | policy

@@ -17,7 +17,7 @@ from tests.modules.helpers import LORA, small_policy
 
 
 def counted(policy: Any, batch: Any, *, backward: bool) -> int:
-    """FLOPs by torch's counter; it knows no fused attention on a CPU."""
+    """FLOPs by torch's counter, without fused attention, which the counter cannot count on a CPU."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(backward):
         logprobs_BT, _ = policy.token_logprobs(batch)
         if backward:

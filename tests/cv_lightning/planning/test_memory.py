@@ -19,9 +19,9 @@ from modules.policy.tiny import TinyConfig
 from tests.cv_lightning.planning.works import COUNTED, WORK, workload_of
 from tests.modules.helpers import LORA, SIZE, sampled_conversations, small_policy
 
-#: Matrices whose blocks of 64 weights are full.
+#: A policy whose matrices fill all their blocks of 64 weights.
 LARGER = {"family": "qwen2_5_vl", **SIZE, "hidden_size": 256, "intermediate_size": 512, "heads": 4}
-#: How far what is kept for the backward pass may be from what is counted, as a factor.
+#: The largest factor allowed between the counted and the measured bytes of activations.
 ACTIVATIONS_WITHIN = 1.2
 
 
@@ -83,7 +83,7 @@ def test_states_are_those_that_torch_holds_after_a_step(
 
 
 def kept_bytes(policy: Policy, forward: Callable[[], object]) -> int:
-    """Bytes that a forward pass keeps for the backward pass, parameters and their rounded copies not among them."""
+    """Bytes that a forward pass keeps for the backward pass, without parameters and their rounded copies."""
     kept: dict[int, Any] = {}
     with policy.rounded():
         own = {
@@ -92,7 +92,7 @@ def kept_bytes(policy: Policy, forward: Callable[[], object]) -> int:
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.untyped_storage().data_ptr() not in own:
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # its address is not given again
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # so its address is not reused
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -108,7 +108,7 @@ def test_activations_are_those_that_torch_keeps(family: str, dtype: str, gradien
     size, (work, batch) = size_of(policy), workload_of(policy)
     policy.prepare_training()
     counted = activation_bytes(size, replace(work, gradient_checkpointing=gradient_checkpointing))
-    if gradient_checkpointing:  # what one layer keeps while it is computed again is there in the backward pass only
+    if gradient_checkpointing:  # the activations of a recomputed layer exist in the backward pass only
         counted -= work.tokens * size.layer_bytes_per_token() + work.patches * size.block_bytes_per_patch()
     measured = kept_bytes(policy, lambda: policy._scored_hidden_states(batch))
     assert counted / ACTIVATIONS_WITHIN <= measured <= counted * ACTIVATIONS_WITHIN
@@ -170,7 +170,7 @@ def test_phases_hold_what_is_there_at_once() -> None:
     found = memory(size, work)
     parts = found.parts
     held = parts["masters"] + 1000 + parts["gradient buckets"] + parts["reference"]
-    assert parts["weights"] == 0  # float32 masters are computed with
+    assert parts["weights"] == 0  # the float32 masters serve as weights
     assert parts["gradient buckets"] == parts["gradients"] == parts["reference"] == 4 * size.n
     assert found.phases["update"] == held + parts["gradients"] + parts["activations"] + parts["logits"]
     assert found.phases["rollout"] == held + parts["KV cache"] + parts["activations, rollout"]

@@ -1,4 +1,4 @@
-"""What a config asks of a device."""
+"""The workload that a config gives a device."""
 
 from __future__ import annotations
 

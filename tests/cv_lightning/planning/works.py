@@ -40,7 +40,7 @@ WORK = Workload(
 def workload_of(
     policy: Policy, n_sampled: int = 200, image: tuple[int, int] = (112, 112)
 ) -> tuple[Workload, TokenBatch]:
-    """A sequence with an image, and what it is in numbers."""
+    """The workload of one sequence with an image, and its batch."""
     sequence = policy.conversation.start(Sample("a", "Read the text.", (noise(*image),), "x"))
     sequence.append([20] * n_sampled, is_trained=True)
     _, height, width = policy.image_grid(image)

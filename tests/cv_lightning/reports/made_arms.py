@@ -1,4 +1,4 @@
-"""Arms of a paper that holds: what each answers and is paid."""
+"""Arms of a paper whose claims hold: their answers and their reward curves."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def solves(family: str, number: int) -> AnswerRecord:
 
 
 def recovers(family: str, number: int) -> AnswerRecord:
-    """Solves all, but every second time it turns the plate wrongly first."""
+    """Solves all questions, but first turns every second plate of `turned` wrongly."""
     if family == "turned" and number % 2:
         return record(family, number, tools=[["rotate_180"], ["rotate_90"]])
     return record(family, number)
 
 
 def imitates(family: str, number: int) -> AnswerRecord:
-    """Half of what it answers is right; it turns and crops in two calls and never filters."""
+    """Answers half of the questions correctly, none of `faded`; turns and crops in two calls, and never filters."""
     tools = {"find_turned": [["rotate_90"], ["crop"]], "faded": []}.get(family, SOLVED[family])
     return record(family, number, right=number % 2 == 0 and family != "faded", tools=tools)
 
@@ -86,7 +86,7 @@ def reads_only(family: str, number: int) -> AnswerRecord:
 
 
 def fusses(family: str, number: int) -> AnswerRecord:
-    """Solves all with a needless turn and another one back."""
+    """Solves all questions, after a needless turn and a turn back."""
     return record(family, number, tools=[["rotate_180"], ["rotate_180"], *SOLVED[family]])
 
 
@@ -94,7 +94,7 @@ def rising(start: float, end: float) -> list[tuple[float, float]]:
     return [(float(step), start + (end - start) * step / 99) for step in range(100)]
 
 
-#: Curves of `rl` from a policy that tries filters on a tenth of the faded images, and from one that hardly does.
+#: Curves of `rl`. The policy starts with filters on a tenth of the faded images (`FILTERED`) or on 1 % (`PAID`).
 FILTERED = {"tools/emergent_rate/faded": rising(0.1, 1)}
 PAID = {
     "claims/paid": rising(0, 0),

@@ -1,4 +1,4 @@
-"""Arms are read from their folders and compared on the questions that both were asked."""
+"""Arms are read from their folders and compared on their common questions."""
 
 from __future__ import annotations
 

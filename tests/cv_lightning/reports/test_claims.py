@@ -1,4 +1,4 @@
-"""Claims about answers made by hand: what each needs, what reverses it, and when it cannot be judged."""
+"""Claims about answers made by hand: which answers reproduce a claim, reverse it, or cannot decide it."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_a_paper_that_holds_is_reproduced_claim_by_claim() -> None:
         ({"rl": arm(fusses, PAID), "rl_no_penalties": arm(solves)}, "penalties keep it lean", "reversed"),
         ({"rl": arm(imitates, PAID), "rl_no_penalties": arm(fusses)}, "penalties keep it lean", "reversed"),
         ({"rl_without_sft": arm(imitates)}, "no cold start, no tools", "not reproduced"),
-        ({"rl": arm(reads_only, PAID)}, "no cold start, no tools", "not reproduced"),  # nor with one
+        ({"rl": arm(reads_only, PAID)}, "no cold start, no tools", "not reproduced"),  # nor with a cold start
         ({"rl": arm(imitates, PAID, alone=reads_only)}, "emergent tools", "not reproduced"),
-        ({"sft": arm(solves)}, "emergent tools", "not reproduced"),  # right before
-        ({"rl": arm(recovers, PAID | FILTERED, alone=reads_only)}, "emergent tools", "not reproduced"),  # there before
+        ({"sft": arm(solves)}, "emergent tools", "not reproduced"),  # right before RL
+        ({"rl": arm(recovers, PAID | FILTERED, alone=reads_only)}, "emergent tools", "not reproduced"),  # before RL
         ({"rl": arm(imitates, PAID, alone=solves)}, "emergent tools", "reversed"),
         ({"rl": arm(solves, PAID)}, "emergent tools", "cannot be judged"),  # never asked without tools
         ({"sft": arm(solves)}, "chains", "not reproduced"),
@@ -127,4 +127,4 @@ def test_a_mistake_is_a_call_that_failed_or_did_not_help(one: AnswerRecord, expe
 def test_steps_count_to_the_end_of_ten_that_are_good_enough() -> None:
     curve = [(float(step), 0.5 if step < 30 else 0.9) for step in range(60)]
     arms = [arm(solves, {"components/accuracy/find": curve}), arm(solves)]
-    assert steps_to(arms, "find") == [[37.0], []]  # 28 to 37: two of 0.5 and eight of 0.9 have the mean 0.82
+    assert steps_to(arms, "find") == [[37.0], []]  # steps 28 to 37: two of 0.5 and eight of 0.9 have the mean 0.82

@@ -1,4 +1,4 @@
-"""Attempts of a stage become one metrics.csv."""
+"""The metrics of several attempts of a stage become one metrics.csv."""
 
 from __future__ import annotations
 

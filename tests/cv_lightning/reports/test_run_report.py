@@ -1,4 +1,4 @@
-"""The report page: whole on a full run, and plain about what is missing."""
+"""The report page: complete for a full run, and explicit about missing parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of a report: shares in percent, the least of several seeds below the mean, gaps shown as gaps."""
+"""The tables of a report: shares in percent, the lowest of several seeds below the mean, dashes for missing values."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from cv_lightning.reports.verdicts import (
 
 REPRODUCED, NOT, REVERSED, NOT_JUDGED = Verdict
 
-#: 100 paired differences of right (1) and wrong (0) answers: 40, 0 and -40 points, and one that is 0 in its interval.
+#: 100 paired differences of right (1) and wrong (0) answers: 40, 0, 2 and -40 points; the interval of 2 contains 0.
 BETTER = [[1.0] * 45 + [-1.0] * 5 + [0.0] * 50]
 EQUAL = [[0.0] * 100]
 UNSURE = [[1.0] * 6 + [-1.0] * 4 + [0.0] * 90]
@@ -67,7 +67,7 @@ def test_a_share_is_held_against_its_lower_bound(n_right: int, bound: float, ver
     assert finding.low is not None
     assert finding.high is not None
     assert finding.low <= n_right / 100 <= finding.high
-    assert finding.high > finding.low  # all right or all wrong is not certainty
+    assert finding.high > finding.low  # even all right or all wrong is not certain
     assert finding.needed == f"at least {100 * bound:g} %"
 
 

@@ -1,4 +1,4 @@
-"""A chat server before replies that a test writes, and clients of it, right and wrong ones."""
+"""A chat server with replies that a test writes, and a client for right and wrong requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALL = format_call("Turned.", ToolCall("result = image.rotate(90, expand=True)")
 
 
 class Replies:
-    """A reply in pieces; a piece that is None takes time, and an error is raised."""
+    """A reply in pieces; a piece of None is a wait, and a piece that is an error is raised."""
 
     def __init__(self, pieces: list[Any], notify: Callable[[], None]) -> None:
         self.is_cancelled = False
@@ -80,7 +80,7 @@ class Client:
         self._serving.start()
 
     def raw(self, data: bytes) -> bytes:
-        """Send bytes, close our side, read all that comes."""
+        """Send bytes, close our side, and read the whole response."""
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=10) as connection:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)

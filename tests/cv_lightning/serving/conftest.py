@@ -1,4 +1,4 @@
-"""What the tests of servers are given."""
+"""Fixtures for the tests of servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def policy() -> Policy:
 
 @pytest.fixture
 def here(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a policy, and an environment whose vLLM is the fake."""
+    """A working directory with a policy, and an environment with the fake vLLM."""
     policy.export(tmp_path / "policy")
     fake_environment(tmp_path / "vllm")
     monkeypatch.chdir(tmp_path)

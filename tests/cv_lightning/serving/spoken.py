@@ -1,4 +1,4 @@
-"""A server whose policy says what a test has written; tokens, server and executor are the real ones."""
+"""A server whose policy samples texts of a test; tokens, server and executor are real."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cv_lightning.types import TokenSequence
 
 
 class Spoken:
-    """A policy: `say` gets a conversation and its seed. A letter is a token; token n has log-probability -n."""
+    """A policy that samples `say(context, seed)`, one token per letter; token n has log-probability -n."""
 
     def __init__(self, conversation: Conversation, say: Callable[[TokenSequence, int], str]) -> None:
         self.conversation = conversation

@@ -1,4 +1,4 @@
-"""The command: what it serves, and what it says of mistakes."""
+"""The command: the policy that it serves, and its error for each mistake."""
 
 from __future__ import annotations
 

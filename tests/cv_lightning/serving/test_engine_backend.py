@@ -1,4 +1,4 @@
-"""An engine behind the real chat server, and behind `chat`; the engine's server is the fake."""
+"""An engine behind the real chat server, and behind `chat`; the engine's server is fake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MESSAGES: Any = [{"role": "user", "content": "Read the text."}]
 
 @contextmanager
 def serving(policy: Policy, engine: FakeServer, **settings: Any) -> Iterator[OpenAI]:
-    """A client of a chat server before an engine."""
+    """A client of a chat server in front of an engine."""
     speaker = Speaker(policy, engine_of(policy, engine, patience=replace(SHORT, turn_s=60.0)))
     backend = EngineBackend(speaker, "small", **settings)
     server = ChatServer(backend, port=0, on_stop=backend.close)
@@ -49,7 +49,7 @@ def serving(policy: Policy, engine: FakeServer, **settings: Any) -> Iterator[Ope
 
 
 def words(policy: Policy, engine: FakeServer) -> str:
-    """What the engine sampled for the last request."""
+    """The text that the engine sampled for the last request."""
     parameters = engine.requests[-1]["sampling_params"]
     return policy.conversation.decode_reply(sampled(parameters, []))
 

@@ -44,9 +44,9 @@ WORLD = PlateWorld(width=84, height=84)
 
 
 def force_first_reply(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Conversations with one image get `text` as their next reply, letter by letter as no tokenizer would cut it.
+    """Conversations with one image get `text` as their next reply, in letters, as no tokenizer would split it.
 
-    What comes after it is the policy's own, and depends on the very tokens.
+    Later turns are sampled by the policy, and depend on the exact tokens of this reply.
     """
     sample, draw = GenerationSession.sample, GenerationSession._draw
 
@@ -136,7 +136,7 @@ def test_the_same_trajectories_as_the_local_policy(
     assert _letters(policy, CALL) != policy.tokenizer.encode(CALL, add_special_tokens=False), "else nothing is proven"
     force_first_reply(monkeypatch, CALL)
     local = LocalSolver(policy, RolloutConfig(max_turns=3, max_new_tokens=400))
-    # A system message beside `tools` gets their description, as in Qwen's template; else the policy's own stays.
+    # `tools` add their description to a system message, as in Qwen's template; without one, the policy's own stays.
     remote = solver_of(url, tools, max_new_tokens=400, system_prompt="Read." if tools == "text" else "")
     expected, given = local.solve(samples()), remote.solve(samples())
     local.close()
@@ -148,7 +148,7 @@ def test_the_same_trajectories_as_the_local_policy(
         assert len(mine.turns) > 1
         assert [turn.text for turn in theirs.turns] == [turn.text for turn in mine.turns]
         assert [viewed.orientation for viewed in theirs.images] == [viewed.orientation for viewed in mine.images]
-        # Where nobody asked for tags, a reply without them is the answer.
+        # If the prompt asks for no tags, a reply without tags is the answer.
         same_end = theirs.stop_reason == mine.stop_reason
         assert same_end or (tools, theirs.stop_reason) == ("native", StopReason.ANSWERED)
     counts = remote.usage()
@@ -178,7 +178,7 @@ class Guessable(PlateWorld):
     """Plates whose answer is A or B."""
 
     def sample(self, split: Any, index: int, transforms: Sequence[str] | None = None) -> Sample:
-        """A plate of the size that the small policy sees."""
+        """A plate in the size of the small policy, with answer B for index 1 and A for all others."""
         sample = WORLD.sample(split, index, transforms)
         return replace(sample, answer="B" if index == 1 else "A", alternatives=())
 
@@ -238,7 +238,7 @@ def test_a_stream_says_what_the_whole_reply_says(url: str, tools: list[Any], mon
     chunks = streamed(url, **settings, stream_options={"include_usage": True})
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
-    # How many depends on the time of day: a reader that is late gets several tokens at once.
+    # The number of pieces depends on timing: a slow reader gets several tokens at once.
     assert sum(bool(delta.get("content")) for delta in deltas) > 1, "it comes in pieces"
     functions = [[c["function"] for c in d["tool_calls"]] for d in deltas if "tool_calls" in d]
     assert functions == ([[c["function"] for c in message["tool_calls"]]] if tools else [])

@@ -1,4 +1,4 @@
-"""What of OpenAI's request is read, and what is refused in words."""
+"""The parts of OpenAI's request that are read, and the requests that are refused with a reason."""
 
 from __future__ import annotations
 

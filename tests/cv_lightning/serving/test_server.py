@@ -1,4 +1,4 @@
-"""What the chat server does with clients, right and wrong ones; a test writes the replies."""
+"""The chat server with right and wrong requests; a test writes the replies."""
 
 from __future__ import annotations
 
@@ -122,6 +122,6 @@ def test_a_mistake_of_the_backend_is_an_error_without_its_words(
     assert (status, reply["error"]["type"]) == (500, "server_error")
     assert "somebody" not in json.dumps(reply)
     deadline = time.monotonic() + 60
-    while "somebody" not in caplog.text:  # it is logged once the client was answered
+    while "somebody" not in caplog.text:  # it is logged after the reply to the client
         assert time.monotonic() < deadline
         time.sleep(0.01)

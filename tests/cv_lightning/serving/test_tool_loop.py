@@ -1,4 +1,4 @@
-"""`serve --tools loop`: the whole rollout behind one request, asked by the client and the requests of harnesses."""
+"""`serve --tools loop`: one request runs the whole rollout, for the client and for requests of harnesses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def data_url(image: Image.Image, kind: str = "PNG") -> str:
 
 
 def in_turn(conversation: Conversation, *texts: str) -> Callable[[TokenSequence, int], str]:
-    """Says each text in its turn, however many conversations there are."""
+    """A `say` function that gives the n-th text in turn n of any conversation."""
     opening = conversation.opening()
 
     def say(context: TokenSequence, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""What a server does with connections, right and wrong ones, whatever is asked over them."""
+"""The handling of right and wrong connections, independent of their requests."""
 
 from __future__ import annotations
 

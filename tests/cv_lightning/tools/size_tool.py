@@ -1,4 +1,4 @@
-"""A tool that is a model and easy to check; importable, because it runs in a process of its own."""
+"""A simple model tool for tests. It must be importable because it runs in its own process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A toolbox by its name, and again from its description."""
+"""A toolbox from its name, and restored from its description."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ TOOLS = CodeTools()
         ({"code": "", "description": "none", "image_index": 2}, ("", "none", 2)),
         ({"code": "x", "image_index": "1"}, ("x", "", 1)),
         ({"code": "x", "image_index": 1.0}, ("x", "", 1)),
-        ({"code": "x", "image_index": -1}, ("x", "", -1)),  # the executor says which there are
+        ({"code": "x", "image_index": -1}, ("x", "", -1)),  # the executor names the valid indices
         ({"code": "x", "description": ["a"]}, ("x", "['a']", 0)),
         ({"code": "x", "more": 3}, ("x", "", 0)),
     ],

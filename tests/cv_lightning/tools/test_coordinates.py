@@ -1,4 +1,4 @@
-"""A policy that sees 4032 x 4032 pixels in one megapixel crops what it means, in whatever coordinates it writes."""
+"""A policy that sees 4032 x 4032 pixels in one megapixel crops the intended box, in any kind of coordinates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.cv_lightning.test_rollout import Script
 from tests.modules.helpers import small_policy, train
 
 SIDE = 4032
-#: What is asked for, in pixels of the question's image, and a part of it, in pixels of its crop.
+#: The target box, in pixels of the question's image, and a part of this box, in pixels of its crop.
 BOX = (1000, 2000, 2008, 2504)
 PART = (252, 126, 504, 378)
 CORNERS = (BOX[0] + PART[0], BOX[1] + PART[1], BOX[0] + PART[2], BOX[1] + PART[3])
@@ -47,7 +47,7 @@ BOXES: dict[str, Toolbox] = {
 
 @pytest.fixture(scope="module")
 def conversation() -> Conversation:
-    """That of a policy with a budget of one megapixel."""
+    """The conversation of a policy with a budget of one megapixel."""
     return small_policy(max_pixels=1_000_000, max_context_tokens=8000).conversation
 
 
@@ -64,7 +64,7 @@ def executor() -> Iterator[ToolExecutor]:
 
 
 def written(box: tuple[int, ...], size: tuple[int, int], conversation: Conversation, coordinates: str) -> list[float]:
-    """A box in pixels of an image of a size, as a policy writes it."""
+    """A box in pixels of an image of this size, as a policy writes it in these coordinates."""
     per_side = {"seen": conversation.seen_size and conversation.seen_size(size), "thousandths": (1000, 1000)}
     steps = per_side.get(coordinates) or size
     return [round(value * steps[place % 2] / size[place % 2], 2) for place, value in enumerate(box)]

@@ -1,4 +1,4 @@
-"""Named tools: every call that the schema allows is the Pillow call, and no text whatsoever raises."""
+"""Named tools: every call that the schema allows equals the Pillow call, and no text raises an exception."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sandbox.lift.reader import Fault, Unliftable, lift
 TOOLS = NamedTools()
 SCHEMAS = {schema["function"]["name"]: schema["function"]["parameters"] for schema in TOOLS.schemas}
 
-#: What each tool is, written once more by hand.
+#: Each tool, written a second time by hand.
 ORACLES: dict[str, Callable[..., Image.Image]] = {
     "crop": lambda image, bbox: image.crop(tuple(bbox)),
     "rotate": lambda image, angle: image.rotate(angle, expand=True),
@@ -55,7 +55,7 @@ def picture(width: int = 45, height: int = 31, seed: int = 3) -> Image.Image:
 
 
 def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that a parameter's schema allows, boxes apart."""
+    """Values that a parameter's schema allows, except boxes."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     low, high = schema["minimum"], schema["maximum"]
@@ -99,7 +99,7 @@ def call_of(name: str, arguments: dict[str, Any]) -> ToolCall:
 
 
 def by_hand(name: str, image: Image.Image, arguments: dict[str, Any]) -> Image.Image | str:
-    """What Pillow makes of it, or says."""
+    """Pillow's result, or its error message."""
     try:
         return ORACLES[name](image, **arguments).convert("RGB")
     except (ValueError, MemoryError) as error:

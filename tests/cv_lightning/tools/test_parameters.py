@@ -1,4 +1,4 @@
-"""What a JSON argument may be: the schema that a policy reads and the check of what it wrote agree."""
+"""JSON arguments: the schema that a policy reads agrees with the check of its arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JSON = st.recursive(
 
 
 def fits(kind: Any, value: Any) -> bool:
-    """Whether a value fits a schema, by the words of JSON Schema that the parameters use."""
+    """Whether a value fits a schema, by the keywords of JSON Schema that the parameters use."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     types = {
         "number": is_number,

@@ -1,4 +1,4 @@
-"""The example of a tool that is a model reads what OpenCV's encoder wrote, wherever in the image."""
+"""The example model tool reads codes of OpenCV's encoder anywhere in an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOOLS = CodeTools([ReadCodes()])
 
 
 def square_code(text: str, side: int = 120) -> Image.Image:
-    """A code of this side in pixels; 0: of three pixels a module."""
+    """A code with this side in pixels; 0 means three pixels per module."""
     code = cv2.QRCodeEncoder.create().encode(text)
     side = side or 3 * len(code)
     return Image.fromarray(code).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
@@ -50,7 +50,7 @@ def test_a_code_is_found_and_read(executor: ToolExecutor) -> None:
     seen = read(executor, page((square_code("https://example.org/a?b=c"), (200, 100))))
     found = re.fullmatch(r"\[(\d+), (\d+), (\d+), (\d+)\]: 'https://example.org/a\?b=c'", seen.text)
     assert found is not None, seen.text
-    assert np.abs(np.array(found.groups(), int) - (200, 100, 320, 220)).max() <= 12  # its quiet zone is no part of it
+    assert np.abs(np.array(found.groups(), int) - (200, 100, 320, 220)).max() <= 12  # the quiet zone is not included
     assert (seen.tools, seen.image) == (("read_codes",), None)
 
 

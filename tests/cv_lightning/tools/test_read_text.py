@@ -1,4 +1,4 @@
-"""An OCR in daily use reads turned pages and no mirrored one, in a process of its own and without a download."""
+"""A common OCR engine reads turned but not mirrored pages, in its own process and without a download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sandbox import ORIENTATIONS, Observation, ToolExecutor, ToolRequest, orient
 
 needs_ocr = pytest.mark.skipif(find_spec("rapidocr") is None, reason="needs pip install -e '.[ocr]'")
 
-#: Words that no mirror leaves as they are, of five letters or more: the box of a shorter one is nearly square, and its
+#: Words of five or more letters that no mirror leaves unchanged. The box of a shorter word is nearly square, and its
 #: quarter turns are not recognized.
 CHIRAL_WORDS = [word for word in WORDS if len(word) >= 5 and set(word) & set(CODE_ALPHABET)]
 
@@ -76,7 +76,7 @@ def test_the_words_of_a_turned_page_are_read(tool: ReadText, orientation: str) -
     image, words = page(1)
     lines = parse_lines(tool(orient(image, orientation)).text)
     assert len(lines) == 8
-    assert len({line.text for line in lines} & set(words)) >= 7  # as it doubles a letter now and then
+    assert len({line.text for line in lines} & set(words)) >= 7  # it sometimes doubles a letter
 
 
 @needs_ocr

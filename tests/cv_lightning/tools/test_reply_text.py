@@ -1,4 +1,4 @@
-"""The reader of turns on replies that were mutated in many places: it never raises, and runs only what was written."""
+"""The reader of turns on mutated replies: it never raises an exception, and only written code runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cv_lightning.conversation import format_answer, format_call, parse_reply
 from cv_lightning.tools.reply_text import join_calls, split_calls, stable_text, whole_object
 from cv_lightning.types import CODE_TOOL, ToolCall
 
-#: Stands in code that is only quoted in reasoning.
+#: Code that is only quoted in reasoning.
 QUOTED = "quoted = 1"
 
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>"]
@@ -25,7 +25,7 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=12), max_size=5).map
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[str, int]:
-    """A turn in one of the spellings that are read, and how much of its beginning is reasoning."""
+    """A turn in an accepted spelling, and the length of its reasoning if this quotes a call, else 0."""
     code, words = draw(texts), draw(texts)
     arguments = {"code": code, "description": words, "image_index": draw(st.sampled_from([0, "1", 2.0, -1]))}
     kind = draw(st.sampled_from(["call", "fence", "raw", "text", "two", "quoted", "prompt", "answer"]))
@@ -48,7 +48,7 @@ def replies(draw: st.DrawFn) -> tuple[str, int]:
     return f"<think>{words.replace('<', '')}</think>{call}", 0
 
 
-#: Where (as a share of the text), how many characters are lost, and what is put there.
+#: (place as a share of the text, number of removed characters, inserted text).
 Mutation = tuple[float, int, str]
 mutations = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 6), st.sampled_from(["", *PIECES]) | st.text(max_size=3)), max_size=4
@@ -56,7 +56,7 @@ mutations = st.lists(
 
 
 def strings(text: str, depth: int = 2) -> Iterator[str]:
-    """Every text that JSON reads as a string, wherever it begins; also inside of those (arguments as a JSON text)."""
+    """Every part of a text that JSON reads as a string, from any start, also inside strings (arguments as text)."""
     decoder = json.JSONDecoder(strict=False)
     for start, character in enumerate(text):
         if character == '"':
@@ -93,7 +93,7 @@ def test_a_mutated_turn_runs_only_what_was_written(reply: tuple[str, int], chang
 @settings(max_examples=2_000, suppress_health_check=[*HealthCheck])
 @given(replies(), st.integers(0, 2**32))
 def test_a_hundred_thousand_mutated_turns(reply: tuple[str, int], seed: int) -> None:
-    """Fifty mutations of each turn: to draw each of them by Hypothesis would take an hour."""
+    """Fifty mutations of each turn; drawing each mutation with Hypothesis would take an hour."""
     rng = random.Random(seed)
     for _ in range(50):
         n = rng.randint(1, 4)
@@ -147,7 +147,7 @@ PIECES = st.lists(st.sampled_from(["a", "\n", "<", "<tool_call>", "<tool_", "\uf
 
 @given(PIECES, st.booleans())
 def test_what_was_streamed_is_never_taken_back(text: str, holds_calls: bool) -> None:
-    """A replacement character at the end of what is there so far is a letter of which bytes are missing."""
+    """A replacement character at the end of the text so far is a letter with missing bytes."""
     whole = text.replace("\ufffd", "\u00e9")
     for call in ("", '<tool_call>{"name": "f", "arguments": {}}</tool_call>'):
         content = split_calls(whole + call)[0] if holds_calls else whole + call

@@ -1,4 +1,4 @@
-"""What every toolbox does: how it is described, what it reads, and that a rollout is the same with any of them."""
+"""Every toolbox: its description, the calls that it reads, and rollouts that are the same with any toolbox."""
 
 from __future__ import annotations
 

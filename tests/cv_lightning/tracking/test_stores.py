@@ -1,4 +1,4 @@
-"""Runs in a real MLflow store: found by id and experiment, compared, viewed; and what is said where they are not."""
+"""Runs in a real MLflow store: found by id and experiment, compared and viewed; errors for missing runs and stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOWHERE = "0" * 32
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of an experiment with curves, config and the trajectories of one; and one that logged nothing."""
+    """Two runs with curves and a config, one of them with trajectories, and a third run that logged nothing."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/runs/tiny/mlflow.db"
     for name, weight in (("rl", 0.1), ("plain", 0.0)):

@@ -46,7 +46,7 @@ def test_text_of_a_policy_is_data_and_never_markup() -> None:
 
 
 def browse(target: Path, fragment: str = "", *options: str) -> str:
-    """The document as a browser has it once its script has run."""
+    """The document in a browser after its script has run."""
     arguments = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", *options]
     arguments += [f"--user-data-dir={target.parent / 'profile'}", "--dump-dom", f"{target.as_uri()}#{fragment}"]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True).stdout
@@ -65,7 +65,7 @@ def test_a_browser_shows_filters_turns_boxes_and_group_mates(tmp_path: Path) -> 
     assert "Group mates (2)" in document
     assert '<span class="n">180</span>' in document, "code is highlighted"
     assert "ok: rotate_180 (kornia lane, close, kornia 0.9.1)" in document
-    # The box (0, 0, 10, 20) of the question's image lies in the opposite corner of the one that was turned by 180.
+    # The box (0, 0, 10, 20) of the question's image is in the opposite corner of the image turned by 180.
     assert 'points="0,0 10,0 10,20 0,20"' in document
     assert 'points="60,40 50,40 50,20 60,20"' in document
     filtered = browse(target, "family=charts")

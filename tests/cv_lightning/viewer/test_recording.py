@@ -1,4 +1,4 @@
-"""Records of trajectories name the weights that drew them, if an engine said so."""
+"""Records of trajectories name the versions of the sampling weights, if an engine reported them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations are answered in turn, stay within their limits, and end when nobody wants them."""
+"""Conversations are answered in turn, stay within their limits, and are forgotten when idle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.cv_lightning.scripted import ANSWER, photo
 
 
 class SlowTalk(Talk):
-    """Answers once it may; `broken` ends in a mistake of ours."""
+    """Answers after `may_answer` is set; the question `broken` raises an error of ours."""
 
     may_answer = threading.Event()
     n_asked = 0
@@ -67,7 +67,7 @@ def end_of(answer: RunningAnswer) -> dict[str, Any]:
 
 
 def begun(rooms: Rooms, question: str = "What?", **image: int) -> RunningAnswer:
-    """An answer whose first words are there."""
+    """An answer that has its first words."""
     answer = rooms.ask(None, question, [photo(**image)])
     version = 0
     while not (fresh := answer.news(version, 10.0)) or not fresh[1]["parts"]:
@@ -166,7 +166,7 @@ def test_silent_conversations_are_forgotten_but_not_one_that_is_answered() -> No
         SlowTalk.may_answer.set()
         end_of(answer)
         deadline = time.monotonic() + 60
-        while rooms._rooms and time.monotonic() < deadline:  # nobody asks: the thread looks by itself
+        while rooms._rooms and time.monotonic() < deadline:  # no request comes: the thread checks by itself
             time.sleep(0.01)
         assert not rooms._rooms
         assert refusal(rooms, answer.room.id) == (404, "no_conversation")

@@ -1,4 +1,4 @@
-"""What the page's server refuses, and what a page in a browser makes of its answers."""
+"""The requests that the page's server refuses, and the answers as a page in a browser shows them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Site:
             return reply.status, {name.title(): value for name, value in reply.getheaders()}, reply.read()
 
     def refusal(self, content: Any, path: str = "/api/ask", **headers: str) -> tuple[int, str | None]:
-        """Status and code of a request that is not granted."""
+        """Status and error code of a refused request."""
         status, _, body = self.request("POST", path, content, **headers)
         return status, json.loads(body)["error"]["code"]
 
@@ -222,7 +222,7 @@ def test_methods_and_lengths_are_checked(site: Site) -> None:
 
 
 def slowly(site: Site) -> threading.Event:
-    """An answer that grows by a letter every few milliseconds until the event is set."""
+    """Let answers grow by a letter every 20 ms until the returned event is set."""
     hurry = threading.Event()
 
     def wait(n: int) -> None:

@@ -23,7 +23,7 @@ class FakePolicy(torch.nn.Module):
 
 
 class FakeModule(LightningModule):
-    """Learns nothing of interest; a test reports `accuracy` for every orientation."""
+    """Learns nothing of interest; its test step logs `accuracy` for every orientation."""
 
     def __init__(
         self,

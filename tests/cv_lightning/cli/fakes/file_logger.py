@@ -1,4 +1,4 @@
-"""A logger that notes what it is given."""
+"""A logger that records its calls in a file."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.cv_lightning.data.sources.published_rows import Write
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """(file name, rows) -> the path of a file of the kind that its suffix says."""
+    """(file name, rows) -> the path of a file in the format of its suffix."""
 
     def write_rows(name: str, rows: Any) -> str:
         path = tmp_path / name

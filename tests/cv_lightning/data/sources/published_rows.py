@@ -76,7 +76,7 @@ def ocrbench_rows() -> dict[str, Any]:
     return {"test.parquet": hub, "OCRBench.json": file, "OCRBench.tsv": table}
 
 
-#: Rows as the authors' scripts read them; prompts are of their kinds.
+#: Rows as the authors' scripts read them; the prompts resemble the published prompts.
 TIRBENCH = [
     {
         "id": 0,

@@ -1,4 +1,4 @@
-"""Recorded conversations become episodes with the tokens, masks and images that they were recorded with."""
+"""Recorded conversations become episodes with their recorded tokens, masks and images."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def as_messages(record: dict[str, Any], *, parts: bool) -> dict[str, Any]:
 
 
 def with_function_calls(record: dict[str, Any]) -> dict[str, Any]:
-    """LLaMA-Factory's: the call is a turn of its own after the reasoning, the result an observation."""
+    """LLaMA-Factory's format: the call is a separate turn after the reasoning, and the result is an observation."""
     turns: list[dict[str, Any]] = []
     for turn in record["conversations"]:
         thought, mark, call = turn["value"].partition("\n<tool_call>\n")
@@ -140,7 +140,7 @@ def with_function_calls(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_tool_calls(record: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """OpenAI's: calls beside the text, images as data URIs in the messages."""
+    """OpenAI's format: calls beside the text, and images as data URIs in the messages."""
     images = iter(record["images"])
 
     def url(_: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Recorded rows: every one once before any twice, bad ones skipped with one warning."""
+"""Recorded rows: each row comes once before any row comes twice, and a bad row is skipped with one warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every format has in common: data URIs, and places of images between words."""
+"""Common parts of all formats: data URIs, and images between words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_more_places_than_images_are_a_fault(write: Write) -> None:
 URI = "data:image/png;charset=binary;base64," + base64.encodebytes(png()).decode()
 
 
-#: A row of each format whose image cell is a data URI in lines.
+#: A row of each format; its image cell is a data URI with line breaks.
 DATA_URIS = {
     "ocrbench.json": {
         "dataset_name": "d",

@@ -1,4 +1,4 @@
-"""Files that are opened together, and what is not there."""
+"""Files that are opened together, and missing files or packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_what_is_not_there_says_so(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 class Limited:
-    """A Parquet file whose batches may not have more than so many rows, as pyarrow's not more than 2 GiB of bytes."""
+    """A Parquet file that limits the rows of a batch, as pyarrow limits the bytes of a batch to 2 GiB."""
 
     def __init__(self, file: Any, limit: int) -> None:
         self.file = file

@@ -17,7 +17,7 @@ from cv_lightning.data.sources.parquet import ParquetRecords
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Three files of 0 to 69, row groups of 10 and less, about 1 KiB a row."""
+    """Three files with rows 0 to 69, in row groups of at most 10 rows, about 1 KiB per row."""
     paths = []
     for number, (start, stop) in enumerate([(0, 25), (25, 26), (26, 70)]):
         path = tmp_path / f"{number}.parquet"

@@ -1,4 +1,4 @@
-"""Records read by their place are those that a whole reading gives, and memory does not grow with the file."""
+"""Records read by index equal those of a full read, and memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ values = st.recursive(
 objects = st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=6)
 
 
-#: The files are written anew by each example.
+#: Each example writes its files again.
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -133,7 +133,7 @@ print(opened - start, peak() - start, total // 2**20)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_memory_does_not_grow_with_the_file(split: str, tmp_path: Path) -> None:
-    """200 MiB in blocks of 1 MiB: what is held are eight blocks and what the reader needs."""
+    """The files have 200 MiB in blocks of 1 MiB; memory holds eight blocks and the reader's own data."""
     for number in range(2):
         rows = [
             {"question": "?", "images": np.random.default_rng(n).bytes(100 * 1024), "answer": "x"} for n in range(1000)

@@ -17,7 +17,7 @@ def test_vtcbench(write: Write, tmp_path: Path, more: dict[str, str]) -> None:
     for row in rows:
         write(row["image"], png())
     path = write("VTC-Bench.tsv", rows)
-    Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n"))  # as the authors' file is
+    Path(path).write_bytes(Path(path).read_bytes().replace(b"\n", b"\r\n"))  # the authors' file has CRLF
     assert Rows(path).format.name == "vtcbench"
     source = FileSource(test=path, strict=True)
     free, choice = (source.sample("test", index) for index in range(2))

@@ -1,4 +1,4 @@
-"""Plates of a board, and the one that the question names."""
+"""Plates of a board, and the plate that the question names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ indices = st.integers(0, 10_000)
 
 
 def named(board: Board) -> list[Plate]:
-    """The plates of a board that a question's name fits, found from the name alone."""
+    """The plates of a board that match its name, found from the name alone."""
     words = board.name.split()
     if "with" in words:
         return [plate for plate in board.plates if plate.mark == words[-1]]

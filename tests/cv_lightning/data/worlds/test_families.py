@@ -1,4 +1,4 @@
-"""What holds the answer of a page is in its box, and a page too small for its family is refused."""
+"""The box of a page contains everything that shows the answer, and a page too small for its family is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of the families: their truth is in the pixels, at every resolution, and the fixed items stay as they are."""
+"""Pages of the families: the pixels show their facts at every resolution, and the fixed items do not change."""
 
 from __future__ import annotations
 

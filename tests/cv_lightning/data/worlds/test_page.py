@@ -14,7 +14,7 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
 def inked(image: Image.Image) -> tuple[int, int, int, int]:
-    """The smallest box around what is not white."""
+    """The smallest box around the pixels that are not white."""
     rows, columns = np.nonzero((np.asarray(image) != 255).any(-1))
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 

@@ -103,7 +103,7 @@ def test_text_of_any_world_stands_inside_its_image(
 
 
 def _ink(sample: Sample) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where the image is nearer to the text's darkness than to the ground's."""
+    """The mask of pixels whose brightness is closer to the text's than to the background's."""
     grey = np.asarray(sample.images[0].convert("L"), dtype=int)
     return grey < 128
 
@@ -126,13 +126,13 @@ def test_text_is_never_cut_by_the_border() -> None:
         columns = _ink(narrow.sample("train", index, ())).any(axis=0)
         drawn = np.flatnonzero(columns)
         assert drawn.max() - drawn.min() + 1 <= 84
-        # Three characters of one font are at least as wide as 3 x 0.3 of their height; cut text would not be.
+        # Three characters of a font are at least 3 x 0.3 times as wide as high; cut text would be narrower.
         rows = np.flatnonzero(_ink(narrow.sample("train", index, ())).any(axis=1))
         assert len(drawn) >= 0.9 * len(rows)
 
 
 def _likeness(character: str) -> float:
-    """How much of a character's ink covers its own turned or mirrored picture, at most (1: it is symmetric)."""
+    """The largest IoU of a character's ink with its own turned or mirrored ink (1: it is symmetric)."""
     world = PlateWorld(alphabet=character, min_length=1, max_length=1, min_font_size=60, max_font_size=60)
     plate = world.sample("train", 0, ()).images[0].convert("L")
     glyph = plate.crop(plate.point(lambda value: 255 * (value < 128)).getbbox()).resize((32, 32))

@@ -1,4 +1,4 @@
-"""The fixed items are those that were published, to the pixel; what draws them otherwise is noticed and named."""
+"""The fixed items equal the published items to the pixel; a difference is detected and its cause is named."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_item_that_is_drawn_otherwise_is_told_once(monkeypatch: pytest.Monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         world.sample("test", 8)
-        MVToolProcedural(seed=1).sample("test", 7)  # another world, which nobody published
+        MVToolProcedural(seed=1).sample("test", 7)  # an unpublished world
 
 
 def test_another_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

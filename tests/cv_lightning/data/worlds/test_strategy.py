@@ -1,4 +1,4 @@
-"""Pages that need strategy: one plate has the name, its text needs the crop, and some families share their pages."""
+"""Pages that need strategy: only one plate fits the name, its text needs a crop, and some families share pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sandbox import inverse, orient
 
 indices = st.integers(0, 10_000)
 
-SEEN = 84  # pixels of an image's side as the tiny policy sees it
+SEEN = 84  # side of an image as the tiny policy sees it, in pixels
 
 
 families = st.sampled_from(sorted(STRATEGY_FAMILIES))
@@ -45,13 +45,13 @@ def test_the_answer_is_in_the_box_and_nowhere_else(family: str, index: int) -> N
 
 
 def read_plate(image: Image.Image, side: int) -> str:
-    """The text that, drawn in the font of plates, looks most like an upright plate seen at `side` x `side` pixels.
+    """The text whose picture in the font of plates is most similar to an upright plate at `side` x `side` pixels.
 
-    It is a reader that knows the font and that there are three characters of the alphabet.
+    This reader knows the font and that the text has three characters of the alphabet.
     """
     gray = np.asarray(image.convert("L").resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
     ink = gray.max() - gray
-    rows, columns = np.nonzero(ink > 0.75 * ink.max())  # not the plate, which is darker than the field of its text
+    rows, columns = np.nonzero(ink > 0.75 * ink.max())  # excludes the plate, which is darker than the field of its text
     ink = np.clip(ink - 0.5 * ink.max(), 0, None)
     cut = normal(ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     texts, pictures = templates()
@@ -60,7 +60,7 @@ def read_plate(image: Image.Image, side: int) -> str:
 
 @cache
 def templates() -> tuple[list[str], np.ndarray]:
-    """Every text of three characters in every font size of plates, and their pictures [n, 480]."""
+    """All texts of three characters in all font sizes of plates, and their pictures [n, 480]."""
     texts, pictures = [], []
     for size in range(FONT_SIZES[0], FONT_SIZES[1] + 1):
         font = load_font(FONT, size)
@@ -95,7 +95,7 @@ def test_text_is_unreadable_as_seen_and_readable_after_the_crop(family: str) -> 
     samples = [world.sample("train", index) for index in range(150)]
     samples = [sample for sample in samples if " with the " not in sample.question]
     as_cut = [read_plate(plain(sample), SEEN) == sample.answer for sample in samples]
-    side = PLATE * SEEN // BOARD  # of a plate in the view of its board; on the page of `small` it is half of that
+    side = PLATE * SEEN // BOARD  # pixels of a plate's side in the view of its board; half of that on a page of `small`
     as_seen = [read_plate(plain(sample), side) == sample.answer for sample in samples]
     assert np.mean(as_cut) > 0.6
     assert np.mean(as_seen) < 0.2
