@@ -242,7 +242,7 @@ class FakeServer:
         return reply if fault != "half" else json.dumps(reply)[: len(json.dumps(reply)) // 2].encode()
 
     def _chunks(self, reply: Any, fault: str) -> Iterator[bytes]:
-        """The reply token by token, each after a delay; the last chunk has the finish reason."""
+        """The reply token by token, with a delay after each; the last chunk has the finish reason."""
         recorded = json.loads(json.dumps(RECORDED["POST /inference/v1/generate, streamed"]))
         (choice,) = reply["choices"]
         for n, token in enumerate(choice["token_ids"], start=1):
