@@ -1,4 +1,4 @@
-"""The walls between the houses: who may import whom (see CONTRIBUTING.md)."""
+"""Import rules between the top-level packages: which may import which (see CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 HOUSES = ("cv_lightning", "modules", "callbacks", "sandbox")
 FILES = sorted(path for house in HOUSES for path in (ROOT / house).rglob("*.py"))
 
-#: The houses that each house may import besides itself.
+#: The top-level packages that each of them may import besides itself.
 MAY_IMPORT = {
     "sandbox": set(),
     "cv_lightning": {"sandbox"},
@@ -27,10 +27,10 @@ MAY_IMPORT = {
     "callbacks": {"cv_lightning", "sandbox"},
 }
 
-#: A command is a composition root: it may import every house.
+#: A command is a composition root: it may import every top-level package.
 ROOTS = ("__main__.py", "command.py")
 
-#: Where a library may be imported; a prefix of the path below the root.
+#: The only places that may import a library, as path prefixes below the root.
 ONLY_IN = {
     "mlflow": ("callbacks/mlflow/", "cv_lightning/tracking/"),
     "kornia": ("sandbox/lanes/tensor/", "cv_lightning/data/corruption.py"),
@@ -41,12 +41,12 @@ ONLY_IN = {
     "fastapi": ("cv_lightning/serving/", "cv_lightning/chat/page/"),
 }
 
-#: Files that must not import torch, so that what does not need it does not wait for it; the tensor lane may.
+#: Files that must not import torch, so that code without torch starts fast; the tensor lane is an exception.
 WITHOUT_TORCH = ("cv_lightning/__main__.py", "cv_lightning/types.py", "cv_lightning/errors.py", "sandbox/")
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Full names of all modules that a source imports, wherever in it the import stands."""
+    """Full names of all modules that a source imports, including imports inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -98,7 +98,7 @@ def test_light_files_import_no_torch(path: Path) -> None:
 
 
 def room_of(module: str) -> str | None:
-    """Where a module of ours is, seen from its house's door: a package, or a file at the top; None if it is no room."""
+    """The subpackage or top-level file that contains one of our modules, as `package.name`; None if there is none."""
     house, *parts = module.split(".")
     if house not in HOUSES or not parts:
         return None
@@ -107,7 +107,7 @@ def room_of(module: str) -> str | None:
 
 
 def rooms_imported(path: Path) -> set[str]:
-    """The rooms that a file imports, wherever in it the import is, but for what only type checkers import."""
+    """The subpackages and top-level files that a file imports anywhere, except under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
@@ -122,7 +122,7 @@ def rooms_imported(path: Path) -> set[str]:
 
 
 def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
-    """The sets of rooms of which each reaches every other."""
+    """Import cycles, as sets of nodes that all reach each other."""
 
     def reached(start: str) -> set[str]:
         found: set[str] = set()
@@ -250,7 +250,7 @@ def test_only_tests_without_init_files() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
-#: Modules without tests of their own, and why.
+#: Modules without tests of their own, with the reason.
 WITHOUT_TWIN = {"modules/samplers/sampler.py": "an interface: its tests are those of the samplers"}
 
 

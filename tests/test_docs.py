@@ -1,4 +1,4 @@
-"""What the documents name exists: files, links, modules and classes, and the options of commands."""
+"""The documents name only files, links, modules, classes and command options that exist."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SOURCES = [path for folder in (*HOUSES, "benchmarks") for path in (ROOT / folder
 FILE = re.compile(
     rf"(?<![\w./~-])(?:{'|'.join((*HOUSES, 'benchmarks', 'docs', 'experiments', 'tests'))})/[\w./*<>${{}}-]*"
 )
-#: What a reader fills in: `<stage>`, `$stage`, `STAGE`.
+#: Placeholders that a reader fills in: `<stage>`, `$stage`, `STAGE`.
 BLANK = re.compile(r"<\w+>|\$\{?\w+\}?|\b[A-Z]{2,}(?=/|\.yaml)")
 DOTTED = re.compile(rf"(?<![\w./-])(?:{'|'.join(HOUSES)})(?:\.[A-Za-z_]\w*)+(?![\w/-])")
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w.-]*")
 COMMAND = re.compile(rf"(?:python -m cv_lightning +|^)({'|'.join(COMMANDS)})(?= )")
 SCRIPT = re.compile(r"\b(benchmarks/\w+\.py)\b|python -m ([\w.]+)")
 
-#: An old class_path, in the message that names the new one.
+#: An old class_path, quoted from the error message that names the new one.
 GONE = {"cv_lightning.data.world.PlateWorld"}
 
-#: Commands whose options are also the keys of a config, and what else Lightning's command line takes.
+#: Commands that also take the keys of a config as options, and the other options of Lightning's command line.
 WITH_CONFIG = ("fit", "validate", "test", "plan")
 OF_LIGHTNING = {"--help", "--quiet", "--config", "--ckpt_path", "--print_config", "--model.help"}
 
@@ -44,7 +44,7 @@ OF_VLLM = {"--max-lora-rank", "--max-loras", "--max-cpu-loras"}
 
 
 def code_of(text: str) -> list[str]:
-    """The lines of code blocks, each with those that continue it, and the code inside sentences."""
+    """The lines of code blocks, with continuation lines joined, and inline code."""
     fence = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
     lines = [line for block in fence.findall(text) for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
     return lines + [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", fence.sub("", text))]
@@ -73,7 +73,7 @@ def leads_somewhere(document: Path, target: str) -> bool:
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors of the headings of a document, as GitHub makes them."""
+    """The anchors of a document's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -85,7 +85,7 @@ def test_modules_and_classes_exist(document: Path) -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether a dotted name is that of a module, or of something in one."""
+    """Whether a dotted name is a module or an attribute of one."""
     try:
         pkgutil.resolve_name(name)
     except (ImportError, AttributeError):
@@ -100,7 +100,7 @@ def test_options_exist(document: Path) -> None:
 
 
 def unknown_options(code: str) -> set[str]:
-    """The options that a command of ours does not have; empty if the line of code begins with none of ours."""
+    """Options that do not exist, in one of our commands or scripts or in a bare list of options; else empty."""
     if (command := COMMAND.search(code)) is not None:
         named = set(OPTION.findall(code, command.end())) - options_of(command[1])
         return {name for name in named if command[1] not in WITH_CONFIG or not is_key(name)}
@@ -129,7 +129,7 @@ def options_in(file: Path) -> frozenset[str]:
 
 
 def is_key(name: str) -> bool:
-    """Whether each part of a key of a config is a parameter or a field of something, or a key in experiments/."""
+    """Whether each part of a config key is a parameter or a field of something, or a key in experiments/."""
     return keys().issuperset(name.removeprefix("--").split("."))
 
 

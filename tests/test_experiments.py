@@ -1,4 +1,4 @@
-"""Every config under experiments/ runs through the real command line: the model shrunk, two steps of training."""
+"""Every config under experiments/ runs through the real command line, with a tiny model and two training steps."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ EXPERIMENTS = ROOT / "experiments"
 RECIPES = sorted(EXPERIMENTS.glob("*/recipe.yaml"))
 #: Configs that only test: they train nothing.
 EVALUATIONS = [EXPERIMENTS / "robustness.yaml"]
-#: The same of a model behind a server.
+#: Configs that test a model behind a server.
 OF_SERVERS = [EXPERIMENTS / "robustness_endpoint.yaml"]
-#: The same of an OCR, which an extra installs.
+#: Configs that test an OCR engine, which an optional extra installs.
 OF_OCR = [EXPERIMENTS / "robustness_ocr.yaml"]
-#: The published data, given after a config that trains.
+#: Published data, passed after a training config.
 PUBLISHED = sorted((EXPERIMENTS / "codevision").glob("*.yaml"))
-#: Named tools instead of code, given after a config that trains on the oracle's episodes.
+#: Named tools instead of code, passed after a training config that uses the oracle's episodes.
 NAMED_TOOLS = EXPERIMENTS / "named_tools" / "sft.yaml"
-#: The arms of the paper in miniature: they run in their recipe.
+#: Arms of the paper in miniature; their recipe runs them.
 ARMS = sorted(set((EXPERIMENTS / "paper").glob("*.yaml")) - set(RECIPES) - {EXPERIMENTS / "paper" / "shared.yaml"})
 #: Configs of `data build`.
 BUILDS = sorted(EXPERIMENTS.glob("build_*.yaml"))
-#: What other configs include: it runs nothing alone.
+#: Files that other configs include; they run nothing on their own.
 INCLUDED = [
     *(EXPERIMENTS / "shared").glob("*.yaml"),
     *EXPERIMENTS.glob("*/shared.yaml"),
@@ -55,7 +55,7 @@ INCLUDED = [
     *EXPERIMENTS.glob("engine/*.yaml"),
     EXPERIMENTS / "sharded.yaml",
 ]
-#: Samples through an engine, which has an environment of its own.
+#: Samples through an engine, which needs its own environment.
 WITH_ENGINE = EXPERIMENTS / "tiny" / "rl_engine.yaml"
 OF_COMMANDS = {*RECIPES, *ARMS, *EVALUATIONS, *OF_SERVERS, *OF_OCR, *PUBLISHED, *BUILDS, NAMED_TOOLS}
 OTHERS = {*OF_COMMANDS, *INCLUDED, WITH_ENGINE}
@@ -83,12 +83,12 @@ def name_of(path: Path) -> str:
 
 
 def composed(*paths: Path) -> Any:
-    """What files come to, with its keys as attributes."""
+    """The composed config of several files, with its keys as attributes."""
     return OmegaConf.create(compose(paths))
 
 
 def shrunk(config: Any) -> list[str]:
-    """Overrides that keep a config's structure and leave little to compute."""
+    """Overrides that keep a config's structure but need little compute."""
     rollout = "model.init_args.rollout"
     values: dict[str, Any] = {f"{rollout}.max_new_tokens": 4, f"{rollout}.max_turns": 2}
     if OmegaConf.select(config, f"{POLICY}.build") is not None:
@@ -109,7 +109,7 @@ def small_world(config: Any) -> list[str]:
 
 @pytest.fixture(scope="session")
 def small_policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An exported policy of each family, in the place of hub models."""
+    """One exported policy per family, in place of hub models."""
     folders = {}
     for family in ("qwen2_5_vl", "qwen3_vl", "thinking"):
         folders[family] = tmp_path_factory.mktemp(family)

@@ -1,4 +1,4 @@
-"""The style and the types hold: ruff and mypy --strict are part of the tests."""
+"""Style and types: ruff and mypy --strict run as tests."""
 
 from __future__ import annotations
 

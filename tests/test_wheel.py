@@ -1,4 +1,4 @@
-"""A wheel is whole: installed alone, it trains from an empty folder."""
+"""A wheel is complete: installed alone, it trains from an empty folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_installed_wheel_reproduces_from_an_empty_folder(tmp_path: Path) -> N
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     run(python, "-m", "pip", "install", "--no-deps", wheel, cwd=tmp_path)
-    # The libraries are those of this environment; its own install of the project, a path in a .pth file, is not read.
+    # Use this environment's libraries. Its install of the project is a path in a .pth file there, which is not read.
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     (site / "libraries.pth").write_text("\n".join(libraries) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Trajectories of given calls."""
+"""Trajectories with given calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that a callback watches: a learner that hands out given groups, and what was logged of them."""
+"""Training steps for callbacks to watch: a learner that returns given groups, and the metrics of its steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def paid(is_right: bool | None = True, **terms: float) -> RewardBreakdown:
 
 
 class Learner(LightningModule):
-    """Returns the rollouts and metrics that it is told to; logs as the modules of this project do."""
+    """Returns given rollouts and metrics; logs in the same way as the modules of this project."""
 
     on_train_batch_end = PolicyModule.on_train_batch_end
     is_logged = PolicyModule.is_logged

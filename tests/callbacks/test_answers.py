@@ -1,4 +1,4 @@
-"""The answers of a stage's test are on disk, judged as its accuracy judges them."""
+"""A stage's test saves its answers to disk, with the verdicts that its accuracy uses."""
 
 from __future__ import annotations
 

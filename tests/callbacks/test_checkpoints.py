@@ -1,4 +1,4 @@
-"""A cut-off run goes on as if it had not been cut off."""
+"""An interrupted run continues as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ N_STEPS = 7
 
 
 class Stream:
-    """Endless data that knows where it stopped."""
+    """Endless data that saves its position."""
 
     def __init__(self) -> None:
         self.next = 0
@@ -46,7 +46,7 @@ class Stream:
 
 
 class Module(LightningModule):
-    """Manual optimization with momentum, two optimizer steps per batch; all of its state decides the next step."""
+    """Manual optimization with momentum, two optimizer steps per batch; each step depends on the whole state."""
 
     def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def fit(
 
 @pytest.fixture
 def straight(tmp_path: Path) -> Module:
-    """A run that was not cut off."""
+    """An uninterrupted run."""
     seed_everything(3, verbose=False)
     return fit(tmp_path / "straight", Module(), LastCheckpoint())
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
 
 
 def test_saves_that_take_long_are_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save of 3 s stops training for 2 % of 150 s."""
+    """A save that takes 3 s is 2 % of 150 s, so the next save is due after 150 s."""
     callback, now = LastCheckpoint(every_seconds=60.0), 1000.0
     callback._took_s, callback._saved_at_s = 3.0, now
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)

@@ -1,4 +1,4 @@
-"""What was run can be told from what is beside it."""
+"""The files and tags of a run show what was run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cv_lightning.data.worlds.plates import PlateWorld
 
 
 class Recording(BackgroundMLflowLogger):
-    """Keeps what it is told."""
+    """Records its calls."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder=folder)

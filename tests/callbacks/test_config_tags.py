@@ -1,4 +1,4 @@
-"""Tags by which runs are told apart."""
+"""Tags that distinguish runs."""
 
 from __future__ import annotations
 

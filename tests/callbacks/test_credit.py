@@ -1,4 +1,4 @@
-"""Credit by turn: worked out by hand, and its sum is the reward."""
+"""Credit per turn: computed by hand, and its sum is the reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fingerprints of data: the same for the same data, another for any change."""
+"""Fingerprints of data: equal for equal data, and different after any change."""
 
 from __future__ import annotations
 

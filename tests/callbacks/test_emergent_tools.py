@@ -1,4 +1,4 @@
-"""The table of emergent tools: worked out by hand, and whole over a resume."""
+"""The table of emergent tools: computed by hand, and unchanged by a resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def judged(is_right: bool | None) -> RewardBreakdown:
 
 
 def step_one() -> Rollouts:
-    """Two groups: in the first, blur and right against plain and wrong; in the second, all blur, one of two right."""
+    """Two groups: a right answer with blur and a wrong one without; two answers with blur, one of them right."""
     return Rollouts(
         [Group(SAMPLE, [using("blur", "rotate_90"), using("crop")]), Group(SAMPLE, [using("blur"), using("blur")])],
         [[judged(True), judged(False)], [judged(True), judged(False)]],

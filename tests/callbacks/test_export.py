@@ -1,4 +1,4 @@
-"""What is exported, when, and what is refused."""
+"""The policy is exported once, at the end; a module without a policy is refused."""
 
 from __future__ import annotations
 

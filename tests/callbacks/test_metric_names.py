@@ -1,4 +1,4 @@
-"""docs/metrics.md lists what the code logs: nothing is missing, nothing is made up."""
+"""docs/metrics.md lists exactly the metrics that the code logs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LISTED = {
 }
 NAMES = {name for name in LISTED if name.startswith(tuple(f"{kind}/" for kind in KINDS))}
 
-#: Logged as `rl/<metric of the loss>`, written out in the table.
+#: Logged as `rl/<metric of the loss>`; the table lists each metric of the loss.
 LOSS = "rl/<>"
 
 
 def in_code() -> set[str]:
-    """All strings in modules/ and callbacks/ that name a metric, f-strings with `<>` for what is put in."""
+    """All strings in modules/ and callbacks/ that name a metric; `<>` replaces each value of an f-string."""
     names = set()
     for path in [*(ROOT / "modules").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def test_table_and_code_name_the_same_metrics() -> None:
 
 
 def covers(pattern: str, name: str) -> bool:
-    """Whether a name is of a pattern, or the pattern of the name: `<>` stands for any part."""
+    """Whether a name matches a pattern, or the pattern matches the name: `<>` stands for any part."""
     parts, others = pattern.split("/"), name.split("/")
     return len(parts) == len(others) and all("<>" in (a, b) or a == b for a, b in zip(parts, others, strict=True))
 
@@ -81,7 +81,7 @@ def loss_metrics() -> set[str]:
 
 def test_table_lists_the_rates_of_the_evaluation() -> None:
     metrics = TrajectoryMetrics()
-    # A failed and a mended call, so that every rate has something to count.
+    # A failed call and its correction, so that every rate has something to count.
     turns = [Turn("", Reply(call=ToolCall("")), Observation(status)) for status in ("error", "ok")]
     metrics.update([Trajectory(Sample("0", "", (), ""), turns)], [RewardBreakdown({}, True)])
     rates = {name.split("/")[0] for name in metrics.compute()}

@@ -1,4 +1,4 @@
-"""What the progress of a stage says, in a terminal and in a log file."""
+"""The progress of a stage, in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_one_flag_makes_every_command_quiet(
     monkeypatch.delenv("CV_LIGHTNING_QUIET", raising=False)
     assert take_flag(["fit", "--config", "a.yaml"]) == ["fit", "--config", "a.yaml"]
     assert not is_quiet()
-    monkeypatch.setenv("CV_LIGHTNING_QUIET", "")  # so that what the flag sets is undone after the test
+    monkeypatch.setenv("CV_LIGHTNING_QUIET", "")  # so that the flag's change is undone after the test
     assert take_flag(["fit", "--quiet", "--config", "a.yaml"]) == ["fit", "--config", "a.yaml"]
     trainer_with(tmp_path, StageProgress("demo", every_seconds=0.0)).fit(Module(), data())
     assert not lines_of(capsys)

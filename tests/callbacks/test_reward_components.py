@@ -1,4 +1,4 @@
-"""How reward components are summed up and logged."""
+"""Sums and logged metrics of reward components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A callback is given the rollouts of a step, and its numbers are logged with the step's."""
+"""A callback gets the rollouts of a step, and its numbers are logged with the metrics of the step."""
 
 from __future__ import annotations
 

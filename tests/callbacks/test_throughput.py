@@ -1,4 +1,4 @@
-"""Throughput: rates by hand, FLOPs by the formula, and nothing where it is not known."""
+"""Throughput: rates by hand, FLOPs by the formula, and no value if it is unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE = Image.new("RGB", (4, 4))
 
 
 class Model(nn.Module):
-    """Names as in a Qwen model under PEFT: 6 x 4 embedded, 4 x 4 passed, 4 x 6 to the output, 9 of the vision tower."""
+    """Names as in a Qwen model under PEFT: 6 x 4 embedding, 4 x 4 layer, 4 x 6 output head, 9 in the vision tower."""
 
     def __init__(self, is_tied: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What calls and tools are logged: recall, outcomes, lanes, and what is not defined in a step."""
+"""Logged metrics of calls and tools: recall, outcomes, lanes, and values that are undefined in a step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_recall_of_required_tools_and_spurious_turns() -> None:
     seen = Observation("ok", turned_image, tools=("rotate_270",), orientation="rotate_270")
     turn = Turn("", Reply(call=ToolCall("")), seen)
     metrics = tool_metrics([Trajectory(sample, [turn], views), Trajectory(sample, [], views[:1])], ())
-    assert metrics["tools/required_recall"] == 0.25  # turned but not cropped, and nothing
+    assert metrics["tools/required_recall"] == 0.25  # one trajectory turned but did not crop, the other did neither
     assert "tools/spurious_rate" not in metrics
     turned = Trajectory(SAMPLE, [turn], views)
     assert tool_metrics([turned, using()], ())["tools/spurious_rate"] == 0.5

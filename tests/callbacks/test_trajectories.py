@@ -1,4 +1,4 @@
-"""Trajectories to read: whole, and harmless whatever the policy wrote."""
+"""Trajectories written for readers: complete, and harmless whatever the policy wrote."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
         step(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        step(2)  # said once
+        step(2)  # warned only once
 
 
 @pytest.mark.parametrize("name", ["every_n_steps", "n"])

@@ -1,4 +1,4 @@
-"""Which trajectories are picked to be shown."""
+"""The choice of trajectories to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written and did not happen: counted, and whether it was paid."""
+"""Claims without effects: their number, and whether they were paid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox import ToolExecutor
 
 
 def rolled(code: str, executor: Executor) -> Trajectory:
-    """One call on a picture that was turned by 90 degrees, and the right answer."""
+    """One call on an image that was rotated by 90 degrees, and the right answer."""
     image = Image.linear_gradient("L").convert("RGB").crop((0, 0, 40, 30))
     sample = Sample("a", "Read.", (image,), "F7", ("rotate_90",))
     trajectory = Trajectory(sample, images=view_question(sample))

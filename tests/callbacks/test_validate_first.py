@@ -1,4 +1,4 @@
-"""A point of every curve before the first step."""
+"""Validation before the first step gives every curve its first point."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[2] / "experiments" / "shared"
 
 
 class Noted(Module):
-    """Notes what it was asked for, in order."""
+    """Records the order of its steps."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small policies, images and conversations that the tests of the policy share."""
+"""Small policies, images and conversations for the tests of the policy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZE: dict[str, Any] = {
     "vision_heads": 2,
 }
 
-#: Adapters that change the policy from the start: a fresh adapter would add zero and prove nothing.
+#: Adapters that change the policy from the start; fresh adapters add zero, so they would prove nothing.
 LORA: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
 
 
@@ -89,7 +89,7 @@ def sampled_conversations(policy: Policy, temperature: float = 1.0) -> list[Toke
 
 @cache
 def episodes(n: int = 6) -> tuple[Trajectory, ...]:
-    """Recorded conversations of the oracle about small plates, mistakes among them."""
+    """Recorded conversations of the oracle about small plates, some of them with mistakes."""
     builder = EpisodeBuilder(PlateWorld(seed=0), mix={"read": 0.3, "turn": 0.3, "mend": 0.4})
     found: list[Trajectory] = []
     index = 0
@@ -116,7 +116,7 @@ def train(
 
 
 def gradients(policy: Policy) -> dict[str, torch.Tensor]:
-    """A copy of every gradient that is there."""
+    """A copy of every gradient that exists."""
     return {name: p.grad.detach().clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 

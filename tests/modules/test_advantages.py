@@ -23,7 +23,7 @@ rewards = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=8)
 
 
 def test_largest_spreads_by_hand() -> None:
-    # standard deviations 0, 1, 0.5, 1, and of two judged rewards 2
+    # standard deviations 0, 1, 0.5 and 1, and 2 for the two judged rewards of the last group
     rewards_PG = table([[1, 1, 1, 1], [0, 2, 0, 2], [0, 1, 0, 1], [3, 1, 3, 1], [NAN, 4, NAN, 0]])
     assert [largest_spreads(rewards_PG, n) for n in range(1, 6)] == [
         [4],

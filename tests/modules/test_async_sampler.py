@@ -1,4 +1,4 @@
-"""GRPO with a sampler that answers each trajectory on its own, beside the policy: the same step, corrected, ahead."""
+"""GRPO with a separate sampler that answers each trajectory alone: same steps, correction, sampling ahead."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ Pace = Callable[[int], Awaitable[object]]
 
 
 async def at_once(_: int) -> None:
-    """Answer when asked."""
+    """Answer without a delay."""
 
 
 class Aside(Replica):
-    """An engine in this process: a copy of the policy, of which each trajectory has a session of its own.
+    """An engine in this process: a copy of the policy that opens a session for each trajectory.
 
     Args:
-        pace: Awaited before each turn, with the number of the trajectory.
-        bias: Added to every log-probability that it reports.
+        pace: A coroutine function that is awaited before each turn, with the number of the trajectory.
+        bias: Value that is added to every reported log-probability.
     """
 
     def __init__(self, pace: Pace = at_once, bias: float = 0.0) -> None:
@@ -99,7 +99,7 @@ class _Session:
 
 
 class Replay(Replica):
-    """An engine that says what was said before, in another order."""
+    """An engine that repeats recorded completions, and returns them in another order."""
 
     def __init__(self, rollouts: Rollouts) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _Replayer:
         return Completion(ids, said.logprobs[start:end], ids[-1:] == [self.conversation.end_of_turn_id])
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Close nothing."""
 
 
 def test_a_step_equals_that_of_the_local_sampler_with_the_same_tokens() -> None:
@@ -164,7 +164,7 @@ def test_greedy_answers_of_a_solver_are_those_without_an_engine() -> None:
 
 
 def test_a_wrong_sampler_is_corrected_and_raises_the_alarm(tmp_path: Path) -> None:
-    """It reports 0.7 nats too much for each token, so each counts half: exp(-0.7)."""
+    """The sampler reports 0.7 nats too much for each token, so each token has a weight of exp(-0.7), about one half."""
     true = Watched(small_policy(), group_size=4, policy_gradient=NO_KL, sampler=Aside())
     train(true, [samples()])
     correction = SamplerCorrection()
@@ -187,7 +187,7 @@ def test_a_wrong_sampler_is_corrected_and_raises_the_alarm(tmp_path: Path) -> No
 
 
 class Ahead(GRPOModule):
-    """Keeps what each step learned from, and what it logged; lets its engine speak only while it updates."""
+    """Records the samples and metrics of each step; its engine samples ahead only during an update."""
 
     def __init__(self, sampler: Aside, **options: Any) -> None:
         sampler.pace = self.pace
@@ -220,7 +220,7 @@ class Ahead(GRPOModule):
         ahead = self._roller._ahead
         self.updates.set()
         if ahead is not None:
-            ahead.result(60)  # sampled while this update is under way
+            ahead.result(60)  # sampled during this update
         return super()._update(prepared)
 
 

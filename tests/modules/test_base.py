@@ -1,4 +1,4 @@
-"""What both stages share."""
+"""Behavior that both stages share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_monitors_read_a_step_at_its_end_and_nothing_is_logged_by_lightning(monk
             seen.append(float(trainer.callback_metrics["train/loss"]))
 
     module = SFTModule(small_policy(), optimizer=OptimizerConfig(lr=1e-2))
-    monkeypatch.setattr(module, "log", None)  # a step must not need it
+    monkeypatch.setattr(module, "log", None)  # a step must work without it
     train(module, [episodes(2)] * 2, callbacks=[Monitor()])
     assert seen[1] < seen[0]
 

@@ -1,4 +1,4 @@
-"""Two ranks learn what one rank learns, and neither waits for the other."""
+"""Two ranks learn what one rank learns, and neither is left waiting for the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SaveWeights(Callback):
 
 
 def test_sft_on_two_ranks_is_sft_on_one(tmp_path: Path) -> None:
-    """The mean is over the tokens of both, though the ranks hold different numbers of them."""
+    """The mean is over the tokens of both ranks, although the ranks hold different numbers of tokens."""
     alone = SFTModule(small_policy(), optimizer=OPTIMIZER)
     train(alone, [episodes(4)])
     expected = torch.cat([value.flatten() for value in alone.state_dict().values()])
@@ -53,7 +53,7 @@ def test_sft_on_two_ranks_is_sft_on_one(tmp_path: Path) -> None:
 
 
 def test_masters_of_two_ranks_move_together(tmp_path: Path) -> None:
-    """In bfloat16 gradients reach float32 masters through the copies, and ranks exchange those of the masters."""
+    """In bfloat16, gradients reach float32 masters through the copies; ranks exchange the masters' gradients."""
     alone = SFTModule(small_policy(dtype="bfloat16"), optimizer=OptimizerConfig(lr=1e-6))
     before = torch.cat([value.flatten() for value in alone.state_dict().values()]).float()
     saved = SaveWeights(tmp_path)
@@ -67,7 +67,7 @@ def test_masters_of_two_ranks_move_together(tmp_path: Path) -> None:
 
 def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def score(group: Group, *_: Any) -> list[RewardBreakdown]:
-        """Only odd samples have a spread: one of the ranks has nothing to learn from."""
+        """Only odd samples have a spread of rewards, so one of the ranks has nothing to learn from."""
         values = [float(int(group.sample.id) % 2 and index % 2) for index in range(len(group.trajectories))]
         return [RewardBreakdown({**dict.fromkeys(TERMS, 0.0), "accuracy": value}, value > 0) for value in values]
 
@@ -91,7 +91,7 @@ def test_ranks_with_different_work_stay_together(tmp_path: Path, monkeypatch: py
 
 
 class SaveMetrics(Callback):
-    """Rank 0 writes what was logged in the last step."""
+    """Rank 0 writes the metrics of the last step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -102,7 +102,7 @@ class SaveMetrics(Callback):
 
 
 class CorruptedElsewhere(GRPOModule):
-    """The sampler of the last rank reports one log-probability of its longest sequence wrongly, by 5 nats."""
+    """The sampler of the last rank reports one log-probability of its longest sequence with an error of 5 nats."""
 
     def roll_out(self, *args: Any) -> Rollouts:
         rollouts = super().roll_out(*args)
@@ -113,7 +113,7 @@ class CorruptedElsewhere(GRPOModule):
 
 
 def test_gap_of_one_rank_is_seen_and_metrics_are_over_the_tokens_of_both(tmp_path: Path) -> None:
-    """Of two ranks one has more tokens to learn from; means are those of all tokens together."""
+    """One of two ranks has more tokens to learn from; means are over the tokens of both."""
     questions = [Sample(str(i), "Read.", (noise(84, 56, i),), "K") for i in range(2)]
     module = CorruptedElsewhere(
         small_policy(),

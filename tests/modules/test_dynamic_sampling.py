@@ -1,4 +1,4 @@
-"""Which groups a step keeps, with rollouts whose rewards are given."""
+"""The groups that a step keeps, with given rewards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modules.rollouts import reward_totals
 
 
 class Rolls:
-    """Rewards of each sample: one pair for each time that it is rolled out. Every call waits a second for tools."""
+    """Rewards of each sample, one pair per rollout; every call reports one second of waiting for tools."""
 
     def __init__(self, pairs: dict[str, list[tuple[float, float]]]) -> None:
         self.pairs = {name: iter(values) for name, values in pairs.items()}

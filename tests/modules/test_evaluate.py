@@ -1,4 +1,4 @@
-"""The evaluation end to end: a policy that a test plays, and a small real one."""
+"""The evaluation end to end, with a scripted policy and with a small real one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SPELLED = {
 
 
 class Reader(Solver):
-    """Undoes quarter turns but no mirroring, and reads what is upright."""
+    """Undoes quarter turns but no mirroring, and reads upright plates."""
 
     def __init__(self, name: str = "reader", stop_after: int | None = None) -> None:
         self.name = name
@@ -156,7 +156,7 @@ def evaluate_all(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
 
 
 class Squinter(Reader):
-    """Reads some turned plates without tools, and one fewer upright."""
+    """Uses no tools; reads two of five transformed plates and four of five upright ones."""
 
     def play(self, sample: Sample) -> Trajectory | None:
         trajectory = Trajectory(sample, images=view_question(sample), stop_reason=StopReason.ANSWERED)
@@ -180,7 +180,7 @@ def test_gain_and_harm_of_tools_over_the_same_questions(tmp_path: Path) -> None:
     assert sorted(solver.asked) == sorted(solver.alone.asked)
     assert solver.is_closed
     assert solver.alone.is_closed
-    # five questions: quarter turns are undone and read, mirrored plates are not; without tools two of five
+    # five questions: turned plates are undone and read, mirrored plates are not; without tools, two of five are read
     assert (metrics["test/tool_gain/rot90"], metrics["test/tool_harm/rot90"]) == pytest.approx((0.6, 0.0))
     assert (metrics["test/tool_gain/hflip"], metrics["test/tool_harm/hflip"]) == pytest.approx((0.0, 0.4))
     assert (metrics["test/tool_gain/upright"], metrics["test/alone/upright"]) == pytest.approx((0.2, 0.8))
@@ -201,7 +201,7 @@ def test_a_solver_that_always_has_its_tools_is_refused_before_anything_is_asked(
 
 def test_a_policy_without_tools_cannot_begin_a_call() -> None:
     policy = small_policy()
-    policy.causal.lm_head.weight.data.zero_()  # every token that is not banned is equally probable
+    policy.causal.lm_head.weight.data.zero_()  # makes all tokens that are not banned equally probable
     only_calls_V = torch.ones_like(policy.is_banned_V)
     only_calls_V[[policy.tokenizer.get_vocab()["<tool_call>"], policy.conversation.end_of_turn_id]] = False
     policy.is_banned_V = only_calls_V
@@ -308,7 +308,7 @@ def test_bad_images_are_named_and_the_rest_is_asked(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(header.getvalue())
     names = ["good.png", "cut.jpg", "cmyk.jpg", "huge.png", "moving.gif", "good.png", "good.jpg"]
     rows = [{"id": f"q{n}", "question": "?", "images": [name], "answer": "x"} for n, name in enumerate(names)]
-    rows[5]["id"] = rows[6]["id"] = "q0"  # the first is another row of the same content, the second is not
+    rows[5]["id"] = rows[6]["id"] = "q0"  # rows[5] has the content of rows[0], rows[6] does not
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     solver = Reader()
     source = FileSource(test=str(tmp_path / "rows.jsonl"))
@@ -463,7 +463,7 @@ def test_two_ranks_make_one_table(tmp_path: Path) -> None:
 
 
 class PlainReader(torch.nn.Module, Reader):
-    """With a parameter, which a distributed strategy wants to see."""
+    """A reader with a parameter, which a distributed strategy requires."""
 
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)

@@ -1,4 +1,4 @@
-"""One step equals the plain computation, however it is split or shared; no spread, no harm."""
+"""One step equals the plain computation, however it is split or shared; groups without spread do no harm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_KL = PolicyGradientConfig(kl_coefficient=0.0)
 
 
 class Watched(GRPOModule):
-    """Keeps gradients and the share of each optimizer step, and does not take it."""
+    """Keeps the gradients and the share of each optimizer step, and does not take the step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"rollout": ROLLOUT, **kwargs})
@@ -57,7 +57,7 @@ class Watched(GRPOModule):
         return {}
 
     def whole(self) -> dict[str, Tensor]:
-        """The gradient of the whole batch from those of its optimizer steps."""
+        """The gradient of the whole batch, combined from its optimizer steps."""
         names = {name for seen in self.seen for name in seen}
         shares = [divisor / sum(self.divisors) for divisor in self.divisors]
         return {
@@ -75,7 +75,7 @@ def paid(value: float) -> RewardBreakdown:
 
 
 def by_length(group: Group, *_: Any) -> list[RewardBreakdown]:
-    """Rewards that a random policy spreads: some number that its text decides."""
+    """Rewards that vary between rollouts of a random policy: a number computed from the text."""
     return [paid(float(sum(map(ord, t.turns[0].text)) % 5)) for t in group.trajectories]
 
 
@@ -85,7 +85,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def advantages_of(module: Watched) -> list[float]:
-    """By hand: reward minus mean over standard deviation (unbiased) plus 1e-4."""
+    """Advantages by hand: reward minus mean, over standard deviation (unbiased) plus 1e-4."""
     found: list[float] = []
     for breakdowns in module.rolled_out.breakdowns:
         rewards = [breakdown.total for breakdown in breakdowns]
@@ -96,7 +96,7 @@ def advantages_of(module: Watched) -> list[float]:
 
 
 def plain_gradient(policy: Policy, module: Watched, kl_coefficient: float) -> dict[str, Tensor]:
-    """GRPO without anything shared: one forward pass for each trajectory that was sampled, in a plain sum."""
+    """GRPO without anything shared: one forward pass for each sampled trajectory, in a plain sum."""
     trajectories = module.rolled_out.trajectories
     n_tokens = sum(sum(t.tokens.is_trained) for t in trajectories)
     reference = small_policy_like(policy)
@@ -108,7 +108,7 @@ def plain_gradient(policy: Policy, module: Watched, kl_coefficient: float) -> di
         with torch.no_grad():
             base_logprobs = reference.token_logprobs(batch)[0][batch.is_trained_BT]
         difference = base_logprobs - logprobs
-        k3 = (difference.exp() - difference - 1).clamp(max=10)  # the large adapters of one family go beyond
+        k3 = (difference.exp() - difference - 1).clamp(max=10)  # the large adapters of one family exceed 10
         loss = loss + (-advantage * (logprobs - old).exp() + kl_coefficient * k3).sum() / n_tokens
     policy.zero_grad()
     loss.backward()
@@ -118,7 +118,7 @@ def plain_gradient(policy: Policy, module: Watched, kl_coefficient: float) -> di
 
 
 def small_policy_like(policy: Policy) -> Policy:
-    """What the policy was built as: the reference of a policy that was trained, or whose adapters are off."""
+    """The policy as it was built: the reference of a trained policy, and of one whose adapters are off."""
     return small_policy(policy.core.config.model_type)
 
 
@@ -181,7 +181,7 @@ def test_kl_is_measured_where_nothing_is_paid_for_it(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(("family", "budget"), [("qwen2_5_vl", 0), ("qwen2_5_vl", 1), ("qwen3_5", 0)])
 def test_sequences_that_share_no_prompt_are_counted(family: str, budget: int) -> None:
-    """A prompt above the budget and recurrent layers: each sequence has its own."""
+    """With a prompt above the budget, or with recurrent layers, each sequence has its own prompt."""
     module = Watched(small_policy(family), group_size=4, micro_batch_tokens=budget, policy_gradient=NO_KL)
     logged = train(module, [samples()]).callback_metrics
     moving = [t for t, each in zip(module.rolled_out.trajectories, advantages_of(module), strict=True) if each]
@@ -196,7 +196,7 @@ def test_sequences_that_share_no_prompt_are_counted(family: str, budget: int) ->
 
 
 class Corrupted(GRPOModule):
-    """Its sampler reports one log-probability of its longest sequence wrongly, by 5 nats."""
+    """The sampler reports one log-probability of its longest sequence with an error of 5 nats."""
 
     def roll_out(self, *args: Any) -> Rollouts:
         rollouts = super().roll_out(*args)
@@ -215,7 +215,7 @@ def test_gap_is_seen_in_the_longest_sequence(micro_batch_tokens: int) -> None:
 
 
 class SampledHotter(Watched):
-    """Its sampler is wrong on purpose: it draws at temperature 1.5, and the loss is of temperature 1."""
+    """The sampler is wrong on purpose: it samples at temperature 1.5, and the loss uses temperature 1."""
 
     def roll_out(self, samples: Sequence[Sample], group_size: int, temperature: float, seed: int) -> Rollouts:
         return super().roll_out(samples, group_size, 1.5 * temperature, seed)
@@ -223,7 +223,7 @@ class SampledHotter(Watched):
 
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_wrong_sampler_is_corrected(minibatches: int) -> None:
-    """Each token counts by trainer over sampler, at most 1.1 here; the ratio of the clip is 1."""
+    """The weight of each token is trainer over sampler, here at most 1.1; the ratio in the clip is 1."""
     correction = SamplerCorrection(max_ratio=1.1)
     policy = small_policy()
     module = SampledHotter(
@@ -260,7 +260,7 @@ def test_correction_of_the_policy_itself_changes_nothing() -> None:
 
 
 def test_correction_is_on_for_a_sampler_that_differs() -> None:
-    """By itself, and through a replica of its precision, a policy samples what it scores."""
+    """A policy that samples by itself, or through a replica of its own precision, samples what it scores."""
     for sampler, is_on in ((None, False), (Replica(), False), (Replica("bfloat16"), True)):
         module = GRPOModule(small_policy(), sampler=sampler)
         assert module.sampler_correction == (SamplerCorrection() if is_on else None)
@@ -268,7 +268,7 @@ def test_correction_is_on_for_a_sampler_that_differs() -> None:
 
 @pytest.mark.parametrize("compares", [0, 1])
 def test_rollouts_that_were_cut_off_teach_nothing(compares: int) -> None:
-    """Here every rollout is cut off: with the filter the loss is empty, and the step does no harm."""
+    """Every rollout here is cut off, so the filter leaves an empty loss, and the step does no harm."""
     module = Watched(
         small_policy(), group_size=4, policy_gradient=NO_KL, truncated="nothing", measure_kl_every=compares
     )
@@ -302,7 +302,7 @@ def test_rollouts_that_were_not_cut_off_teach_alone(monkeypatch: pytest.MonkeyPa
 
 
 def test_metrics_have_one_population_in_measured_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups without spread are computed if a KL is measured; only the KL is over them."""
+    """Groups without spread are computed if a KL is measured, but only the KL includes them."""
 
     def first_group_only(group: Group, *_: Any) -> list[RewardBreakdown]:
         return by_length(group) if group.sample.id == "0" else [paid(1.0)] * len(group.trajectories)
@@ -362,7 +362,7 @@ def test_passes_for_the_sake_of_other_ranks_change_nothing(monkeypatch: pytest.M
 
 
 def test_equal_trajectories_are_computed_once_and_weigh_as_many() -> None:
-    """Greedy rollouts of one prompt are equal: eight of them are one sequence of weight eight."""
+    """Greedy rollouts of one prompt are equal; those with equal advantages become one weighted sequence."""
     policy = small_policy()
     values = iter([1.0, 0.0, 0.0, 0.0] * 3)
     with pytest.MonkeyPatch.context() as patch:
@@ -453,7 +453,7 @@ def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch
     scored: list[str] = []
 
     def score(group: Group, *_: Any) -> list[RewardBreakdown]:
-        """Sample "0" has a spread at once, "1" at the second trial, "2" never."""
+        """Sample "0" has a spread at once, "1" at the second attempt, "2" never."""
         scored.append(group.sample.id)
         has_spread = group.sample.id == "0" or (group.sample.id == "1" and scored.count("1") >= 2)
         return [paid(float(has_spread and index % 2)) for index in range(len(group.trajectories))]
@@ -471,7 +471,7 @@ def test_groups_without_spread_are_sampled_again(monkeypatch: pytest.MonkeyPatch
 
 
 def pool_rewards(group: Group, *_: Any) -> list[RewardBreakdown]:
-    """Sample 1 has a spread of 2, sample 3 of 6, sample 4 of 4, every other one of 0."""
+    """Sample 1 has a spread of 2, sample 3 of 6, sample 4 of 4, and all others of 0."""
     high = {"1": 2.0, "3": 6.0, "4": 4.0}.get(group.sample.id, 0.0)
     return [paid(high * (index % 2)) for index in range(len(group.trajectories))]
 
@@ -479,10 +479,10 @@ def pool_rewards(group: Group, *_: Any) -> list[RewardBreakdown]:
 @pytest.mark.parametrize(
     ("keep_prompts", "n_rolled_out", "kept"),
     [
-        (1, 2, ["1"]),  # 0 is flat: 1 in its place
+        (1, 2, ["1"]),  # 0 is flat, so 1 takes its place
         (2, 4, ["1", "3"]),  # 0 and 1, then 2 and 3: enough
         (3, 6, ["1", "3", "4"]),  # 0 to 2, then 3 to 5: three of six have a spread
-        (4, 7, ["0", "1", "3", "4"]),  # the batch ends: a flat group, the first, fills up
+        (4, 7, ["0", "1", "3", "4"]),  # the batch ends: the first flat group fills the gap
         (5, 7, ["0", "1", "2", "3", "4"]),
     ],
 )
@@ -501,7 +501,7 @@ def test_new_prompts_are_taken_for_groups_without_spread(
 def test_of_several_groups_those_with_the_largest_spread_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "score", pool_rewards)
     module = Watched(small_policy(), group_size=2, keep_prompts=2)
-    chosen = [samples(7)[index] for index in (0, 1, 3, 4)]  # one of the first two, both of the next: three for two
+    chosen = [samples(7)[index] for index in (0, 1, 3, 4)]  # a spread in one of the first two, then in both: 3 for 2
     train(module, [chosen])
     assert [group.sample.id for group in module.rolled_out.groups] == ["3", "4"]
 
@@ -552,7 +552,7 @@ def test_relatives_do_not_depend_on_the_split(config: PolicyGradientConfig) -> N
 
 
 def test_reward_rises() -> None:
-    """The arithmetic has the right sign: what is paid, here tokens of even id, becomes more probable."""
+    """The arithmetic has the right sign: rewarded tokens, here those with even ids, become more probable."""
     module = GRPOModule(
         small_policy(), group_size=8, rollout=RolloutConfig(max_turns=1, max_new_tokens=4, lane="pillow"),
         optimizer=OptimizerConfig(lr=1e-2), policy_gradient=NO_KL,

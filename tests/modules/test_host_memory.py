@@ -1,4 +1,4 @@
-"""What is freed is taken again without new pages."""
+"""Freed memory is reused without new pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ N_BYTES = 24 << 20
 
 
 def new_pages() -> int:
-    """Pages that the kernel gives while a block is made, written and freed."""
+    """Pages that the kernel provides while a block is allocated, written and freed."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(N_BYTES // 4)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -1,4 +1,4 @@
-"""Which tokens of a trajectory are learned, and which trajectories are one sequence."""
+"""The learned tokens of a trajectory, and trajectories that count as one sequence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cut_off(reason: StopReason) -> Trajectory:
     ("reason", "of_whole_replies", "of_nothing"),
     [
         (StopReason.MAX_TOKENS, [2, 3, 4], []),
-        (StopReason.CONTEXT_FULL, [2, 3, 4, 7, 8], []),  # both replies are whole; what came back did not fit
+        (StopReason.CONTEXT_FULL, [2, 3, 4, 7, 8], []),  # both replies are complete; the next observation did not fit
         (StopReason.ANSWERED, [2, 3, 4, 7, 8], [2, 3, 4, 7, 8]),
         (StopReason.MAX_TURNS, [2, 3, 4, 7, 8], [2, 3, 4, 7, 8]),
     ],

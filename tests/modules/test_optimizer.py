@@ -1,4 +1,4 @@
-"""Muon and AdamW as one optimizer: saved and restored exactly, convolutions included; the schedule's values."""
+"""Muon and AdamW as one optimizer: exact save and restore, convolutions included; values of the schedule."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
 
 
 def test_gspo_by_hand() -> None:
-    """The ratio of a sequence is the geometric mean of its tokens'; the bounds are GSPO's."""
+    """The ratio of a sequence is the geometric mean of its tokens' ratios; the bounds are GSPO's."""
     config = PolicyGradientConfig(
         ratio="sequence", clip_low=3e-4, clip_high=4e-4, dual_clip=None, kl_coefficient=0, aggregation="sequence_mean"
     )
@@ -275,7 +275,7 @@ def test_gspo_by_hand() -> None:
         is_trained_BT=is_trained,
         divisor=loss_divisor(is_trained, torch.ones(3), config),
     )
-    # (0.1 - 0.0998) / 2 = 1e-4 is inside; e^0.1 counts in full if the advantage is negative, else it is clipped.
+    # (0.1 - 0.0998) / 2 = 1e-4 is inside; e^0.1 counts in full if the advantage is negative, and is clipped otherwise.
     assert_close(result.loss, torch.tensor((-math.exp(1e-4) + math.exp(0.1) - 1.0004) / 3).double())
     assert result.totals["clip_fraction"].tolist() == [1, 4]
 
@@ -334,7 +334,7 @@ def test_cispo_and_sapo_equal_trl(ratio: Any) -> None:
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_corrected_loss_equals_trl(level: Any) -> None:
-    """TRL takes the weights as an input; its KL is not weighted either."""
+    """TRL takes the weights as an input, and does not weight its KL either."""
     tensors = batch(n_sequences=5, n_tokens=7, seed=3)
     tensors["old_logprobs_BT"] = batch(n_sequences=5, n_tokens=7, seed=4)["sampler_logprobs_BT"]
     correction = SamplerCorrection(level, max_ratio=1.5)

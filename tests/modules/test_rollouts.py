@@ -1,4 +1,4 @@
-"""Where tools run, how long rollouts waited for them, and that nothing stays open."""
+"""The device of tools, the time that rollouts wait for them, and cleanup."""
 
 from __future__ import annotations
 

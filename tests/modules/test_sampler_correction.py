@@ -1,4 +1,4 @@
-"""Truncated importance ratios against tables worked out by hand, against TRL, and at work in a loss."""
+"""Truncated importance ratios against tables worked out by hand, against TRL, and inside a loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modules.sampler_correction import SamplerCorrection, gap_metrics, sampler_w
 from tests.modules.loss_tensors import batch, table
 from tests.modules.trl_oracle import sampler_weights_of_trl
 
-#: Trainer over sampler of three tokens; the fourth is not trained.
+#: Trainer over sampler for three tokens; the fourth token is not trained.
 RATIOS = (3.0, 0.5, 1.5)
 
 
@@ -65,7 +65,7 @@ def test_weights_equal_trl(level: Any, beyond: Any, low: float | None, high: flo
 
 
 def expected_gradient(correction: SamplerCorrection | None) -> list[float]:
-    """The mean gradient over all that a wrong sampler draws, at logits, worked out over three actions."""
+    """The exact gradient at the logits, as a mean over the three actions that a wrong sampler draws."""
     logits = table([[0.5, 0.3, 0.2]]).log()[0].requires_grad_()
     sampler = torch.tensor([0.25, 0.35, 0.4], dtype=torch.float64)
     loss = policy_gradient_loss(
@@ -74,7 +74,7 @@ def expected_gradient(correction: SamplerCorrection | None) -> list[float]:
         sampler_logprobs_BT=sampler.log()[:, None],
         advantages_B=torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64),
         is_trained_BT=torch.ones(3, 1, dtype=torch.bool),
-        weight_B=sampler,  # each action as often as the sampler draws it
+        weight_B=sampler,  # weights each action by the sampler's probability
         divisor=torch.tensor(1.0),
         correction=correction,
     ).loss
@@ -85,20 +85,20 @@ def expected_gradient(correction: SamplerCorrection | None) -> list[float]:
 
 
 def test_a_wrong_sampler_is_put_right() -> None:
-    """Minus p_i (A_i - mean A) is the policy gradient at logits: p = 0.5, 0.3, 0.2 and mean A = 0.41."""
+    """The policy gradient at the logits is minus p_i (A_i - mean A), with p = 0.5, 0.3, 0.2 and mean A = 0.41."""
     right = [-0.5 * 0.59, 0.3 * 0.91, 0.2 * 0.11]
     assert expected_gradient(SamplerCorrection(max_ratio=2.5)) == pytest.approx(right)
-    # Without it the first action, half as likely in the sampler, is clipped and teaches nothing.
+    # Without the correction, the first action, half as likely in the sampler, is clipped and teaches nothing.
     own_part = -0.5 * (1 - 0.5)
     assert expected_gradient(None)[0] == pytest.approx(right[0] - own_part)
-    # Truncated at 1.5 in place of 2 it learns three quarters of its part.
+    # Truncated at 1.5 instead of 2, the first action contributes three quarters of its part.
     truncated, masked = (expected_gradient(SamplerCorrection("token", how, 1.5)) for how in ("truncate", "mask"))  # type: ignore[arg-type]
     assert truncated[0] == pytest.approx(right[0] - own_part * (1 - 0.75))
     assert masked[0] == pytest.approx(right[0] - own_part)
 
 
 def test_old_logprobs_are_the_trainers() -> None:
-    """After a first step the clip compares with the trainer before it, and the weights stay what they were."""
+    """After the first step, the clip uses the trainer's old log-probabilities, and the weights keep their values."""
     tensors = batch(n_sequences=1, n_tokens=1)
     found = policy_gradient_loss(
         PolicyGradientConfig(kl_coefficient=0),

@@ -23,7 +23,7 @@ def test_without_a_judge_the_rules_score() -> None:
 
 
 def test_a_judge_is_asked_about_many_groups_at_once() -> None:
-    together = threading.Barrier(3, timeout=60)  # a judge that is asked about one group after another never passes
+    together = threading.Barrier(3, timeout=60)  # passes only if three groups are judged at the same time
 
     def judge(question: str, prediction: str, truth: str) -> bool:
         together.wait()

@@ -19,7 +19,7 @@ from tests.modules.helpers import FAMILIES, assert_same_gradients, episodes, gra
 
 
 class Watched(SFTModule):
-    """Keeps the gradients of every step and does not take it."""
+    """Keeps the gradients of every step and does not take the step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

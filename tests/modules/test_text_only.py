@@ -1,4 +1,4 @@
-"""Questions without images train, roll out and are evaluated, alone and beside others."""
+"""Training, rollouts and evaluation of questions without images, alone and beside others."""
 
 from __future__ import annotations
 

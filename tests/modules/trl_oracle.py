@@ -1,4 +1,4 @@
-"""TRL's own arithmetic on our tensors: `pip install .[oracle]` lets the tests that use it run."""
+"""TRL's own arithmetic on our tensors; the tests that use it need `pip install .[oracle]`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loss_of_trl(
     delta: float | None = None,
     sapo_temperatures: tuple[float, float] = (1.0, 1.05),
 ) -> tuple[Tensor, Tensor]:
-    """TRL's loss and its gradient, from a stand-in for its trainer that hands it our log-probabilities."""
+    """TRL's loss and its gradient, from a stub of its trainer that supplies our log-probabilities."""
     logprobs = tensors["logprobs_BT"].clone().requires_grad_()
     positive, negative = sapo_temperatures
     trainer = SimpleNamespace(
@@ -77,7 +77,7 @@ def loss_of_trl(
 def sampler_weights_of_trl(
     trainer: Tensor, sampler: Tensor, is_trained: Tensor, mode: str, low: float | None, high: float | None
 ) -> Tensor:
-    """TRL's importance ratios for a vLLM sampler: the very lines of its trainer, which has no function for them."""
+    """TRL's importance ratios for a vLLM sampler, from the source lines of its trainer: it has no function for them."""
     method = _trainer_class()._generate_and_score_completions
     tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
     lines = next(

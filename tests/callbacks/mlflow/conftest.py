@@ -1,4 +1,4 @@
-"""The store that tests of the logger and of its sender are given."""
+"""The store for tests of the logger and of its sender."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.callbacks.mlflow.fake_store import STORE, Store
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     store = Store()
     real = Sender._connected
-    # Threads of earlier tests go on trying to reach their servers.
+    # Threads of earlier tests still try to reach their servers.
     monkeypatch.setattr(Sender, "_connected", lambda self: store if self.tracking_uri == STORE else real(self))
     monkeypatch.setattr(mlflow_sender, "RETRY_S", (0.01, 0.02))
     return store

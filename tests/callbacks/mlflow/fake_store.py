@@ -1,4 +1,4 @@
-"""A store that comes and goes in place of MLflow's, and a logger that sends to it."""
+"""A fake of MLflow's store that can be down and come back, and a logger that sends to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Refusal(Exception):
 
 
 class Store:
-    """What MlflowClient offers, as far as we call it."""
+    """The part of MlflowClient that we call."""
 
     def __init__(self) -> None:
         self.is_down = False

@@ -1,4 +1,4 @@
-"""A trajectory's verdict and reward, as MLflow takes them."""
+"""A trajectory's verdict and reward, in MLflow's format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets as inputs of a run: named by file, hub or class, known by their fingerprint."""
+"""Data sets as inputs of a run: named by file, hub or class, and identified by their fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training goes on whatever MLflow does, and what was logged arrives."""
+"""Training continues whatever MLflow does, and all logged values arrive."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Accepts connections (the system does that) and never answers."""
+    """The port of a listener that accepts connections (the system does that) and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

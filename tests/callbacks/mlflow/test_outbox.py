@@ -1,4 +1,4 @@
-"""What is put into the outbox comes out once, in order, also after a crash."""
+"""Records come out of the outbox once and in order, also after a crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from callbacks.mlflow.outbox import Outbox
 
 
 def crash(outbox: Outbox) -> None:
-    """The operating system closes the file of a process that is killed, and releases its lock."""
+    """Close the file and release its lock, as the operating system does for a killed process."""
     assert outbox._file is not None
     os.close(outbox._file)
 
@@ -30,7 +30,7 @@ def take(outbox: Outbox, limit: int = 100) -> list[Any]:
 
 @given(st.lists(st.one_of(st.none(), st.integers(1, 4)), max_size=60))
 def test_records_come_out_once_and_in_order(actions: list[int | None]) -> None:
-    """None puts a record, a number takes as many."""
+    """None puts a record; a number takes that many records."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_COMPACT_AT", 40)
         outbox = Outbox(Path(folder), "x")

@@ -1,4 +1,4 @@
-"""Runs of a recipe's stages stand below the recipe's run in MLflow; tags say which is which."""
+"""In MLflow, runs of a recipe's stages are children of the recipe's run; tags say which is which."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_stages_are_children_of_the_recipe_and_of_nothing_else(tmp_path: Path) -
     plain.finalize("success")
     alone = log(tmp_path / "plain" / "rl", uri)
     recipe = log(tmp_path / "tiny", uri, {"stage": "recipe"})
-    stage = log(tmp_path / "tiny" / "rl", uri)  # may begin before the recipe's run has an id, but ends after
+    stage = log(tmp_path / "tiny" / "rl", uri)  # may start before the recipe's run has an id, but ends after that
     for _ in range(600):
         if recipe.run_id is not None:
             break

@@ -1,4 +1,4 @@
-"""A run of Lightning that is interrupted, and goes on from its checkpoint: one run in MLflow, with all of its steps."""
+"""A Lightning run that is interrupted and resumed from its checkpoint is one run in MLflow, with all of its steps."""
 
 from __future__ import annotations
 

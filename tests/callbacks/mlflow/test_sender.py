@@ -1,4 +1,4 @@
-"""What is logged arrives in order, whenever the store comes back; what it refuses holds up nothing."""
+"""Logged records arrive in order whenever the store comes back; a refused record does not hold up the others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_one_process_could_not_send_the_next_one_sends(store: Store, tmp_pa
     first.finalize("failed")
     assert first._sender is not None
     lost = (tmp_path / "mlflow_unsent.jsonl").read_bytes()
-    (tmp_path / "mlflow_unsent.jsonl").unlink()  # that process is gone, its lock with it
+    (tmp_path / "mlflow_unsent.jsonl").unlink()  # that process has ended, and its lock is gone
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "mlflow_unsent.jsonl").write_bytes(lost)
     first._sender.outbox.first = lambda limit: ([], [])  # type: ignore[method-assign]
@@ -72,7 +72,7 @@ def test_what_one_process_could_not_send_the_next_one_sends(store: Store, tmp_pa
     second.log_metrics({"a": 2.0}, 2)
     second.finalize("success")
     assert [(run["metrics"], run["status"]) for run in store.runs.values()] == [
-        ([("a", 1, 1.0)], "FAILED"),  # as it said itself
+        ([("a", 1, 1.0)], "FAILED"),  # the status that it reported itself
         ([("a", 2, 2.0)], "FINISHED"),
     ]
 

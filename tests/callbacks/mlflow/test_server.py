@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed in the middle of a run and comes back: training goes on, and all arrives."""
+"""A real MLflow server is killed during a run and comes back: training continues, and all records arrive."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ N_STEPS = 30
 
 
 class Server:
-    """`mlflow server` as a process group of its own; killed, not asked to end."""
+    """`mlflow server` in its own process group; it is killed, not asked to end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

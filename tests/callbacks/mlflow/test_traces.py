@@ -1,4 +1,4 @@
-"""Trajectories as traces in a real store: spans, images, timing, credit, and text that means harm."""
+"""Trajectories as traces in a real store: spans, images, timing, credit, and malicious text."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_trajectory_is_a_trace_with_a_span_per_turn_and_call(tmp_path: Path) -
 
 
 def sent(tmp_path: Path, n_times: int = 1) -> list[Any]:
-    """The traces of a store that `tmp_path/step` was sent to."""
+    """The traces in a store after `tmp_path/step` was sent to it `n_times`."""
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"

@@ -1,4 +1,4 @@
-"""Attention over packed images equals attention over each of them, and the vision tower uses it."""
+"""Attention over packed images equals attention over each image, and the vision tower uses it."""
 
 from __future__ import annotations
 

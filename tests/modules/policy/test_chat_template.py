@@ -1,4 +1,4 @@
-"""Checkpoints that reason: the prompt opens the reasoning, and the policy's turn continues it."""
+"""Reasoning checkpoints: the prompt opens the reasoning, and the policy's turn continues it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.modules.helpers import SIZE, noise, small_policy
 
 GENERATION = "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 THINKING = "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}"
-#: As hybrid checkpoints have it: reasoning is a switch, and off.
+#: As in hybrid checkpoints: reasoning is a switch, which is off by default.
 HYBRID = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- if enable_thinking is defined and "
     "enable_thinking -%}{{- '<think>\\n' -}}{%- else -%}{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}{%- endif -%}"
@@ -30,7 +30,7 @@ SAMPLE = Sample("a", "Read.", (noise(),), "K7P")
 
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Thinking checkpoint: nothing but its chat template says so."""
+    """A Thinking checkpoint, which differs from others only in its chat template."""
     folder = tmp_path_factory.mktemp("thinking")
     assert GENERATION in CHAT_TEMPLATE
     policy = small_policy("qwen3_vl")
@@ -40,7 +40,7 @@ def thinking(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rendered(policy: Policy, **options: Any) -> list[int]:
-    """The prompt as the tokenizer's own template writes it."""
+    """The prompt as rendered by the tokenizer's own template."""
     messages = [
         {"role": "system", "content": "Read."},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Read."}]},
@@ -118,7 +118,7 @@ def test_recorded_turns_continue_the_opened_reasoning(thinking: Path, text: str,
 
 
 def test_every_turn_begins_inside_the_reasoning(thinking: Path) -> None:
-    """An unclosed turn is reasoning, whatever tags it names, and the next turn opens again."""
+    """An unclosed turn is reasoning, whatever tags it contains, and the next turn opens the reasoning again."""
     policy = small_policy(source=str(thinking))
     conversation = policy.conversation
     ids = conversation.tokenizer.encode("It says <answer>K7P</answer>", add_special_tokens=False)

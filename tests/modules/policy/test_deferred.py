@@ -1,4 +1,4 @@
-"""Weights that are read late, row by row, are those of the files."""
+"""Weights that are loaded late, row by row, equal the weights in the files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_model_without_weights_becomes_the_one_that_transformers_loads(folders
 
 
 def stored(folder: Path, to: Path, **changes: torch.Tensor | None) -> Path:
-    """A copy of a folder, some tensors of which are others, or missing."""
+    """A copy of a folder with some tensors replaced or removed."""
     for path in folder.iterdir():
         if path.is_file() and path.name != SINGLE:
             (to / path.name).write_bytes(path.read_bytes())
@@ -111,7 +111,7 @@ def test_several_files_are_found_by_their_index(folders: dict[str, Path], tmp_pa
 
 
 class Slice:
-    """A stored tensor, as safetensors shows it."""
+    """A stored tensor with the interface of safetensors."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = tensor
@@ -158,7 +158,7 @@ def test_parameters_have_the_names_that_they_have_without_adapters() -> None:
 
 
 def refusal(lora: dict[str, Any], quantization: str | None) -> str:
-    """Why adapters must be made with the weights; "" if they may wait."""
+    """The error for adapters that cannot be deferred; "" if they can be."""
     try:
         check_deferrable(lora, quantization)
     except ConfigError as error:

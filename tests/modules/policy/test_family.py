@@ -1,4 +1,4 @@
-"""Every family, called one way: positions worked out by hand, features repeated for each placeholder."""
+"""Every family through one interface: positions worked out by hand, features repeated for each placeholder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_features_are_repeated_for_every_placeholder(layers: list[list[str]] | N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_are_those_of_hugging_face(family: str) -> None:
-    """Several images of several sizes, sequences of several lengths, one without an image."""
+    """Images of several sizes, sequences of several lengths, and one sequence without an image."""
     policy = small_policy(family)
     seen = sampled_conversations(policy)
     text = policy.conversation.start(Sample("t", "What is one and one?", (), "2"))

@@ -1,4 +1,4 @@
-"""Features of a frozen tower are computed once for each image of a step, and change no number."""
+"""Features of a frozen tower are computed once per image of a step, and no result changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.modules.helpers import gradients, sampled_conversations, small_policy
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of images of each call of a tower."""
+    """The number of images in each call of the vision tower."""
     calls: list[int] = []
     plain = Network._encoded
 

@@ -1,4 +1,4 @@
-"""Sampling over turns equals Hugging Face's own generation from nothing, and never writes what is not its own."""
+"""Sampling over turns equals Hugging Face's generation from scratch, and never samples the environment's tokens."""
 
 from __future__ import annotations
 

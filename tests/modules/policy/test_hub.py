@@ -1,4 +1,4 @@
-"""A model that cannot be had from the hub is one line with a remedy, at once."""
+"""A model that the hub cannot provide fails at once, with one line that names a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache that grows in place holds what Hugging Face's own holds, and gives rows to others without their holes."""
+"""A cache that grows in place holds the same as Hugging Face's, and gives rows to other caches without holes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ steps = st.lists(st.one_of(st.integers(1, 80), st.lists(st.integers(0, 2), min_s
 
 @given(steps=steps)
 def test_columns_are_those_of_the_dynamic_cache(steps: list[int | list[int]]) -> None:
-    """Numbers append columns, lists keep rows: three of them, which may repeat."""
+    """Numbers append columns; lists select three rows, which may repeat."""
     ours, theirs = growing_cache(), DynamicCache()
     generator = torch.Generator().manual_seed(0)
     for step in [2, *steps]:
@@ -36,7 +36,7 @@ def test_columns_are_those_of_the_dynamic_cache(steps: list[int | list[int]]) ->
 
 
 def block(rows: list[int], is_valid_BL: list[list[int]]) -> CachedRows:
-    """One layer with one head of one feature: a key is 100 times its row and its column, a value its negative."""
+    """One layer with one head of one feature: a key is 100 * row + column, and a value is the negative of its key."""
     cache = growing_cache()
     keys = torch.tensor([[100.0 * row + column for column in range(len(is_valid_BL[0]))] for row in rows])
     cache.update(keys[:, None, :, None], -keys[:, None, :, None], 0)
@@ -45,7 +45,7 @@ def block(rows: list[int], is_valid_BL: list[list[int]]) -> CachedRows:
 
 @pytest.fixture
 def nan_in_new_memory() -> Iterator[None]:
-    """What is allocated and not written is NaN."""
+    """Fill memory that is allocated but not written with NaN."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)

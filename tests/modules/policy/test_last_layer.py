@@ -1,4 +1,4 @@
-"""The last layer computes only tokens that are read, and they are those of the whole layer."""
+"""The last layer computes only the tokens that are read, with the same results as the full layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.modules.helpers import (
     small_policy,
 )
 
-#: Qwen3-VL adds features of images after its first two layers.
+#: Qwen3-VL adds image features after its first two layers.
 LAYERS = 3
 
 
@@ -32,7 +32,7 @@ def policy_of(family: str, **changes: Any) -> Policy:
 
 
 def rows_of(policy: Policy) -> list[int]:
-    """The tokens that the last feed-forward layer computes, filled by each call."""
+    """The number of tokens that the last feed-forward layer computes, one entry per call."""
     seen: list[int] = []
     mlp = policy.core.language_model.layers[-1].mlp
     mlp.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0][..., 0].numel()))

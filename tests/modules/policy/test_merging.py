@@ -1,4 +1,4 @@
-"""Adapters that are merged in parts give the weights that PEFT's merging gives."""
+"""Adapters that are merged in parts give the same weights as PEFT's merging."""
 
 from __future__ import annotations
 

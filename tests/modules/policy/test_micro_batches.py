@@ -1,4 +1,4 @@
-"""Sequences are split into micro-batches that fit a budget and weigh alike; prompts stay whole."""
+"""Sequences are split into balanced micro-batches within a budget; sequences of one prompt stay together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_IMAGE = -1
 
 
 def rollouts(prompt: int, n_prompt: int, lengths: Sequence[int]) -> list[TokenSequence]:
-    """Rollouts of one prompt; `lengths` are those of the replies."""
+    """Rollouts of one prompt; `lengths` gives the lengths of the replies."""
     found = []
     for length in lengths:
         tokens = TokenSequence()

@@ -1,4 +1,4 @@
-"""What a network is made of: image grids, tokens that it may not write, frozen parts, precision, arguments."""
+"""Parts of a network: image grids, banned tokens, frozen parts, precision, arguments."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_grid_is_that_of_the_image_processor(width: int, height: int) -> None:
     assert policy.count_image_tokens((width, height)) == grid[1] * grid[2] // 4
 
 
-# ---- tokens that are not the policy's to write -----------------------------------------------------------------------
+# ---- tokens that the policy may not write ----------------------------------------------------------------------------
 
 
 def test_only_the_end_of_the_turn_may_be_written_of_the_special_tokens() -> None:

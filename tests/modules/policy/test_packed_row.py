@@ -1,4 +1,4 @@
-"""A packed row gives the scores and gradients of padded sequences, and computes a shared prompt once."""
+"""A packed row gives the same scores and gradients as padded sequences, and computes a shared prompt once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_groups_share_tokens_and_images_before_the_first_reply() -> None:
     found = groups_of(
         sequence(prompt, [5, 6], one),
         sequence(prompt, [5], other),
-        sequence(prompt, [7, IMAGE, 8], equal, result),  # the image of its tool is not the prompt's
+        sequence(prompt, [7, IMAGE, 8], equal, result),  # its tool's image is not part of the prompt
         sequence([1, 2], [5]),
         sequence([], [5]),
         sequence([], [5]),

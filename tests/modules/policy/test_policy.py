@@ -1,4 +1,4 @@
-"""Scores are Hugging Face's own, whatever is shared, padded or split; the reference and frozen parts stay."""
+"""Scores equal Hugging Face's, whatever is shared, padded or split; the reference and frozen parts do not change."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def with_lora(request: pytest.FixtureRequest) -> Conversations:
 
 
 def repeated(batch: TokenBatch) -> TokenBatch:
-    """The same batch with every image encoded wherever it is."""
+    """The same batch, with an image encoded again at each of its occurrences."""
     images = [batch.images.images_N[index] for index in batch.images.occurrences]
     return replace(batch, images=DistinctImages(images, list(range(len(images)))))
 
 
 def oracle_logits(policy: Policy, batch: TokenBatch) -> Tensor:
-    """Hugging Face's forward on pixels of every image, with positions that it works out itself: [B, T, V]."""
+    """Hugging Face's forward pass on the pixels of every image, with positions that it computes itself: [B, T, V]."""
     images = repeated(batch).images.images_N
     pixels = policy.image_processor(images=images, return_tensors="pt")
     is_image_BT = batch.input_ids_BT == policy.core.config.image_token_id

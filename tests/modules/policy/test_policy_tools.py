@@ -1,4 +1,4 @@
-"""A policy keeps its tools: in its folder, in training, behind a server; whoever asks it gets the same trajectories."""
+"""A policy keeps its tools in its folder, in training and behind a server; all callers get the same trajectories."""
 
 from __future__ import annotations
 

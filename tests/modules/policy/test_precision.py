@@ -1,4 +1,4 @@
-"""A small step moves the weights that an optimizer holds, and the network computes with rounded copies of them."""
+"""A small step moves the optimizer's master weights, and the network computes with rounded copies of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def questions() -> list[Sample]:
 
 
 def module_of(kind: str, policy: Policy, **changes: Any) -> tuple[PolicyModule, list[Any]]:
-    """A module and a batch for it."""
+    """A module and a batch to train it on."""
     arguments: dict[str, Any] = {"optimizer": SMALL_STEP, **changes}
     if kind == "sft":
         return SFTModule(policy, **arguments), list(episodes(4))
@@ -119,7 +119,7 @@ def test_float16_serves_and_does_not_train() -> None:
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_network_computes_with_what_it_exports(family: str, lora: Any, tmp_path: Path) -> None:
-    """Scores of the masters are those of a policy without masters, to the bit; so a reference starts without KL."""
+    """Masters give exactly the scores of a policy without masters, so the KL to a reference starts at zero."""
     plain = small_policy(family, dtype="bfloat16", lora=lora)
     batch = plain.collate(sampled_conversations(plain))
     policy = small_policy(family, dtype="bfloat16", lora=lora)
@@ -128,7 +128,7 @@ def test_network_computes_with_what_it_exports(family: str, lora: Any, tmp_path:
     with torch.no_grad():
         assert torch.equal(policy.token_logprobs(batch)[0], plain.token_logprobs(batch)[0])
         for parameter in trained(policy).values():
-            parameter += 1e-5  # most bfloat16 numbers have no such neighbour
+            parameter += 1e-5  # most bfloat16 numbers have no neighbor this close
         expected = policy.token_logprobs(batch)[0]
     policy.export(tmp_path)
     assert [name for name, _ in policy.named_parameters()] == names
@@ -225,7 +225,7 @@ def test_checkpoint_holds_masters_and_resumes_exactly(tmp_path: Path) -> None:
 
 
 def test_checkpoint_in_bfloat16_loads_into_masters(tmp_path: Path) -> None:
-    """Checkpoints were written so before there were masters."""
+    """Checkpoints had this format before there were masters."""
     fit(tmp_path / "new.ckpt", 2)
     stored = torch.load(tmp_path / "new.ckpt", weights_only=False)
     stored["state_dict"] = {name: value.to(torch.bfloat16) for name, value in stored["state_dict"].items()}
@@ -240,7 +240,7 @@ def test_checkpoint_in_bfloat16_loads_into_masters(tmp_path: Path) -> None:
 
 
 def test_gradient_of_a_small_step_reaches_every_master() -> None:
-    """The config of paper: KL, several minibatches, activations recomputed."""
+    """The settings of the paper: KL, several minibatches, recomputed activations."""
     policy = small_policy(dtype="bfloat16", gradient_checkpointing=True)
     before = {name: parameter.detach().float().clone() for name, parameter in trained(policy).items()}
     config = PolicyGradientConfig(kl_coefficient=0.001)

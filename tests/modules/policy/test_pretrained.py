@@ -1,4 +1,4 @@
-"""What is exported loads through transformers, peft and `Policy`, with the same scores; what cannot load says why."""
+"""An export loads through transformers, peft and `Policy` with the same scores; a failed load gives the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.modules.helpers import FAMILIES, LORA, SIZE, episodes, sampled_conver
 
 
 def moved(policy: Policy, seed: int = 7) -> Policy:
-    """The policy after a step away from where it was built, so that loading anything else shows."""
+    """The policy after a random step away from its initial weights, so that loading any others shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -61,7 +61,7 @@ def raw_logits(model: Any, policy: Policy, batch: TokenBatch) -> torch.Tensor:
 
 
 def within(family: str) -> float:
-    """Recurrent layers normalise their keys, which magnifies the rounding of the vision tower's other attention."""
+    """Tolerance: recurrent layers normalize keys, which magnifies rounding of the vision tower's other attention."""
     return 1e-4 if family == "qwen3_5" else 1e-5
 
 
@@ -131,7 +131,7 @@ def test_an_exported_policy_says_how_it_was_talked_to(tmp_path: Path) -> None:
     given: dict[str, Any] = {"source": str(tmp_path)}
     assert Policy(**given).conversation.system_prompt == "Read, please \u00fc."
     assert Policy(**given, system_prompt="Look.").conversation.system_prompt == "Look."
-    (tmp_path / "conversation.json").unlink()  # a policy that was exported before it was stored
+    (tmp_path / "conversation.json").unlink()  # as in exports from before the file existed
     assert Policy(**given).conversation.system_prompt == SYSTEM_PROMPT
 
 
@@ -161,7 +161,7 @@ def test_dtype_is_that_of_the_argument(tmp_path: Path) -> None:
 
 
 def test_loaded_policy_is_in_training_mode(tmp_path: Path) -> None:
-    """Gradient checkpointing and dropout of adapters do nothing otherwise."""
+    """Gradient checkpointing and adapter dropout have no effect in evaluation mode."""
     small_policy().export(tmp_path)
     assert all(module.training for module in Policy(source=str(tmp_path)).modules())
 

@@ -1,4 +1,4 @@
-"""Adapters over a decoder of four bits."""
+"""Adapters on a four-bit decoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In what Qwen's families differ, seen in small policies of each."""
+"""Differences between Qwen's families, in small policies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent states: what is fed with holes leaves the states, and gives the outputs, of what is fed without."""
+"""Recurrent layers give the same states and outputs with holes in the input as without."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from modules.policy.recurrence import StateLayer, tokens_of_block
 from tests.modules.helpers import LORA, sampled_conversations, small_policy
 
 POLICY = small_policy("qwen3_5")
-#: Adapters on the gates and the projections of the recurrent layers too.
+#: Also adapts the gates and projections of the recurrent layers.
 RECURRENT_LORA = {**LORA, "target_modules": ["q_proj", "in_proj_qkv", "in_proj_a", "in_proj_b", "out_proj"]}
 
-#: For each block the tokens of each of two rows: 0 is a row that only has holes.
+#: For each block, the number of tokens in each of two rows; 0 is a row of holes only.
 blocks = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)).filter(any), min_size=1, max_size=6)
 
 
 def fed(ids_T: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Hidden states [T, D] of a row that is fed at once, and the states after it."""
+    """Hidden states [T, D] of a row that is fed in one call, and the states after it."""
     cache = POLICY.family.cache(POLICY.core.config)
     ids_1T = ids_T[None]
     hidden = POLICY.hidden_states(
@@ -66,7 +66,7 @@ def test_holes_leave_states_and_outputs_as_they_are(blocks: list[tuple[int, int]
 
 @torch.no_grad()
 def test_a_hole_would_change_the_state_if_the_gates_stayed_open() -> None:
-    """What Hugging Face does alone is not enough, so the tests above can fail."""
+    """Hugging Face's own handling of holes is not enough, so the tests above can fail."""
     policy = small_policy("qwen3_5")
     for module in policy.core.language_model.modules():
         if hasattr(module, "in_proj_a"):

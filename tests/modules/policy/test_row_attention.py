@@ -1,4 +1,4 @@
-"""Attention over a packed row is that of every segment with its prefix, alone."""
+"""Attention over a packed row equals attention over each segment with its prefix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modules.policy.row_attention import Segment, TiledAttention, VarlenAttentio
 
 CPU = torch.device("cpu")
 
-#: A group of three with a prompt of five tokens, a sequence alone, and a group of two whose tails differ widely.
+#: A group of three with a prompt of five tokens, a single sequence, and a group of two with very different tails.
 SEGMENTS = [
     Segment(0, 5),
     Segment(5, 3, 0, 5),
@@ -51,7 +51,7 @@ def flash_kernel(
     max_k: int,
     **options: Any,
 ) -> Tensor:
-    """What `torch.nn.attention.varlen.varlen_attn` promises: each sequence alone, its last query sees its last key."""
+    """The contract of `torch.nn.attention.varlen.varlen_attn`: separate sequences; the last query sees the last key."""
     assert options["window_size"] == (-1, 0)
     assert (bounds_q.dtype, bounds_k.dtype) == (torch.int32, torch.int32)
     assert (int(bounds_q.diff().max()), int(bounds_k.diff().max())) == (max_q, max_k)

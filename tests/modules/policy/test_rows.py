@@ -1,4 +1,4 @@
-"""Whether a policy can be asked a row, or learn from it."""
+"""Checks that a policy can be asked a row, or can learn from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.modules.helpers import SIZE, episodes, noise, small_policy
 
 
 def described(**changes: Any) -> dict[str, Any]:
-    """The arguments of a policy that is built from nothing."""
+    """The arguments of a policy that is built from scratch."""
     arguments: dict[str, Any] = {"source": None, "build": {"family": "qwen2_5_vl", **SIZE}, "system_prompt": "Read."}
     arguments |= {"toolbox": None, "open_reasoning": False, "min_pixels": 28 * 28, "max_pixels": 200 * 200}
     return arguments | {"max_context_tokens": 600} | changes

@@ -1,4 +1,4 @@
-"""A model that is written part by part is the folder that transformers writes."""
+"""A model that is written part by part gives the same folder as transformers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from modules.policy.shards import (
 
 
 class Tied(nn.Module):
-    """Two layers that share a weight, and a buffer."""
+    """Two layers with a tied weight, and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Words and tool calls at two temperatures: the sampler and the scorer agree on every token."""
+"""Separate temperatures for words and tool calls: the sampler and the scorer agree on every token."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def conversations(policy: Policy, sampling: Sampling) -> list[TokenSequence]:
 
 
 def inside_by_hand(sequence: TokenSequence, tags: CallTokens) -> Iterator[tuple[int, bool]]:
-    """Each trained token's place, and whether it is in a call: a walk over the tokens."""
+    """The position of each trained token, and whether it is in a call, from a walk over the tokens."""
     is_inside = False
     for place, (token, is_trained) in enumerate(zip(sequence.ids, sequence.is_trained, strict=True)):
         if is_trained:
@@ -65,8 +65,8 @@ def test_a_call_lasts_from_its_tag_to_its_end_or_that_of_the_turn() -> None:
     rows: Sequence[tuple[list[int], list[int], list[int]]] = [
         # ids, trained, inside
         ([1, OPEN, 2, 3, CLOSE, 4], [1] * 6, [0, 0, 1, 1, 1, 0]),
-        ([OPEN, 1, 2, OPEN, 3, 4], [0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]),  # the prompt's tag opens nothing
-        ([OPEN, 2, 5, 6, 3, 4], [1, 1, 0, 0, 1, 1], [0, 1, 0, 0, 0, 0]),  # a turn without end, an observation
+        ([OPEN, 1, 2, OPEN, 3, 4], [0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]),  # a tag in the prompt opens nothing
+        ([OPEN, 2, 5, 6, 3, 4], [1, 1, 0, 0, 1, 1], [0, 1, 0, 0, 0, 0]),  # an unclosed call, then an observation
         ([OPEN, OPEN, CLOSE, CLOSE, 2, OPEN], [1] * 6, [0, 1, 1, 0, 0, 0]),
         ([OPEN, 9], [1, 1], [0, 1]),  # padded
     ]

@@ -1,4 +1,4 @@
-"""The policy speaks for itself, as it is, and only if every process has all of it."""
+"""The policy samples itself, with its current weights, and only if every process holds all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole copy of the policy speaks, as the policy is now."""
+"""A full copy of the policy samples, with the policy's current weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASKED = [Sample(str(index), "Read.", (noise(84, 56, index),), "K7") for index in
 
 @pytest.mark.parametrize("sampler", [None, Replica()], ids=["itself", "replica"])
 def test_a_module_answers_without_tools_by_its_sampler(sampler: Sampler | None) -> None:
-    """A sharded policy cannot speak for itself, so the question without tools must not go past the sampler."""
+    """A sharded policy cannot sample by itself, so questions without tools must also go through the sampler."""
     policy = small_policy(system_prompt=None)
     module = GRPOModule(policy, sampler=sampler)
     module._roller.refresh()

@@ -1,4 +1,4 @@
-"""Who samples for a command; the engine's server is the fake."""
+"""The sampler that a command uses; the engine's server is a fake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes on one machine, and modules whose rollouts do not depend on how a batch was split."""
+"""Two processes on one machine, and modules whose rollouts do not depend on how a batch is split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.modules.helpers import noise
 
 
 def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function in processes as `torchrun` starts them; their errors are ours."""
+    """Call a function in processes that start as under `torchrun`, and raise their errors here."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -44,7 +44,7 @@ def on_ranks(world_size: int, function: Callable[..., None], *arguments: Any) ->
             raise TimeoutError("A rank waits for the other")
     if any(process.exitcode for process in processes):
         said = []
-        while not errors.empty():  # the rank that failed, and the one that lost it
+        while not errors.empty():  # from the rank that failed, and from the rank that lost it
             said.append(errors.get())
         raise AssertionError("\n".join(said) or [process.exitcode for process in processes])
 
@@ -58,7 +58,7 @@ def _as_rank(
     os.environ |= {name: str(value) for name, value in of_torchrun.items()} | {"TORCHELASTIC_RUN_ID": "test"}
     try:
         function(*arguments)
-    except BaseException:  # noqa: BLE001  # whatever it is, the test shows it
+    except BaseException:  # noqa: BLE001  # the test shows any error
         errors.put(traceback.format_exc())
         errors.close()
         errors.join_thread()
@@ -67,7 +67,7 @@ def _as_rank(
 
 
 class Recorder:
-    """What each optimizer step of a module did, as whole tensors."""
+    """Records each optimizer step of a module, as full tensors."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -79,7 +79,7 @@ class Recorder:
         self.start = whole_weights(policy)
 
     def save(self, module: PolicyModule, path: Path) -> None:
-        """Write the steps, scores, and the weights and their kinds at the end, on the first rank."""
+        """On the first rank, write the steps, the scores, and the final weights with their dtypes and sharding."""
         parameters = [*module.policy.parameters()]
         (optimizer,) = module.trainer.optimizers
         held = [tensor for group in optimizer.param_groups for tensor in group["params"]]
@@ -99,7 +99,7 @@ class Recorder:
 
 
 class RecordedSFT(SFTModule):
-    """Keeps what its steps do."""
+    """Records its steps."""
 
     def __init__(self, policy: Policy, **arguments: Any) -> None:
         super().__init__(policy, **arguments)
@@ -119,7 +119,7 @@ class RecordedSFT(SFTModule):
 
 
 class RecordedGRPO(GRPOModule):
-    """Keeps what its steps do; each sample has a seed of its own, whatever the rank that asks it."""
+    """Records its steps; the seed of each sample does not depend on the rank that samples it."""
 
     def __init__(self, policy: Policy, **arguments: Any) -> None:
         super().__init__(policy, **arguments)
@@ -147,23 +147,23 @@ class RecordedGRPO(GRPOModule):
 
 
 def whole_weights(policy: Policy) -> dict[str, torch.Tensor]:
-    """Every parameter, whole."""
+    """Every parameter as a full tensor."""
     return {name: whole(value.detach()).clone() for name, value in policy.named_parameters()}
 
 
 def whole_gradients(policy: Policy) -> dict[str, torch.Tensor]:
-    """Every gradient, whole."""
+    """Every gradient as a full tensor."""
     return {name: whole(p.grad).clone() for name, p in policy.named_parameters() if p.grad is not None}
 
 
 def score_by_tokens(group: Group, *_: Any) -> list[RewardBreakdown]:
-    """A reward that differs within a group; the groups of odd samples have none, so that ranks have unequal work."""
+    """Rewards that differ within a group, except for every fourth sample (1, 5, ...): ranks have unequal work."""
     values = [float(sum(t.tokens.ids) % 7) if int(group.sample.id) % 4 != 1 else 0.0 for t in group.trajectories]
     return [RewardBreakdown({**dict.fromkeys(TERMS, 0.0), "accuracy": value}, value > 0) for value in values]
 
 
 def questions(n: int, first: int = 0) -> list[Sample]:
-    """Samples with images of several sizes; every third has none."""
+    """Samples with images of several sizes; every third sample has none."""
     return [
         Sample(str(i), "Read.", () if i % 3 == 2 else (noise(56 + 28 * (i % 3), 56, i),), "K")
         for i in range(first, first + n)
@@ -171,7 +171,7 @@ def questions(n: int, first: int = 0) -> list[Sample]:
 
 
 class Rows:
-    """Batches of a rank, and where it stopped."""
+    """The batches of a rank, with a position that is saved."""
 
     def __init__(self, batches: Sequence[Sequence[Any]]) -> None:
         self.batches = batches

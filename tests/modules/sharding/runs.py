@@ -1,4 +1,4 @@
-"""Runs of three steps as a rank among others, and what they did."""
+"""Runs of three steps on one rank of several, and records of them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ STRATEGIES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained.
+    """A training run.
 
     Attributes:
         kind: "sft" or "rl".
-        policy: Arguments of the policy; `family` only names its start.
-        is_tied: Whether the start's head is its embedding.
-        optimizer: How it is updated.
-        max_steps: Steps.
+        policy: Arguments of the policy, except `family`, which is the family of the start.
+        is_tied: Whether the head of the start is tied to its embedding.
+        optimizer: Settings of the optimizer.
+        max_steps: Number of steps.
         is_merged: Whether the start is a folder of adapters.
     """
 
@@ -54,7 +54,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For tables and folders."""
+        """The name in tables and of folders."""
         settings = {
             **self.policy,
             "lora": "lora" if "lora" in self.policy else "full",
@@ -66,7 +66,7 @@ class Case:
 
 
 def matrix(*families: str) -> list[Case]:
-    """SFT and GRPO, full and with adapters."""
+    """SFT and GRPO, each full and with adapters, for each family."""
     return [
         Case(kind, {"family": family, **lora})
         for family in families
@@ -76,7 +76,7 @@ def matrix(*families: str) -> list[Case]:
 
 
 def start(case: Case, folder: Path) -> dict[str, Any]:
-    """The policy's arguments with an exported folder as its source, whose weights can be deferred."""
+    """The arguments of a policy whose source is a new export, so that its weights can be deferred."""
     policy = small_policy(case.policy.get("family", "qwen2_5_vl"), lora=LORA if case.is_merged else None)
     if case.is_tied:
         policy.model.config.tie_word_embeddings = policy.model.config.text_config.tie_word_embeddings = True
@@ -103,7 +103,7 @@ def make(case: Case, policy: dict[str, Any], is_sharded: bool) -> Any:
 
 
 def with_own_adapters(policy: Policy) -> Policy:
-    """The same adapters, whatever was drawn before: a model that is loaded whole may draw numbers."""
+    """Set adapters that do not depend on earlier draws, because loading a full model may draw random numbers."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in policy.named_parameters():
         if ".lora_" in name:
@@ -112,7 +112,7 @@ def with_own_adapters(policy: Policy) -> Policy:
 
 
 def batches(kind: str, rank: int, world_size: int) -> list[list[Any]]:
-    """Three batches; ranks get other numbers of rows, of other lengths."""
+    """Three batches; ranks get different numbers of rows, with different lengths."""
     rows: list[list[Any]] = [
         questions(5, 5 * step) if kind == "rl" else [*episodes(15)][5 * step : 5 * step + 5] for step in range(3)
     ]
@@ -122,7 +122,7 @@ def batches(kind: str, rank: int, world_size: int) -> list[list[Any]]:
 def run(
     case: Case, strategy: str, policy: dict[str, Any], folder: Path, world_size: int = 1, resume: Path | None = None
 ) -> None:
-    """Train as this rank, and write what happened, the checkpoint and the exported policy to `folder`."""
+    """Train as this rank, and write the record, the checkpoint and the exported policy to `folder`."""
     torch.set_num_threads(1)
     scoring.score = score_by_tokens  # type: ignore[assignment]
     module = make(case, policy, strategy in ("sharded", "reduced"))
@@ -148,7 +148,7 @@ def run(
 
 @torch.no_grad()
 def score_episode(policy: Policy) -> torch.Tensor:
-    """Log-probabilities that a policy gives one conversation; of a sharded one all ranks ask together."""
+    """Log-probabilities that a policy gives one conversation; all ranks of a sharded policy call it together."""
     policy.eval()
     logprobs_BT: torch.Tensor = policy(one_episode(policy))[0]
     reshard(policy)
@@ -161,7 +161,7 @@ def one_episode(policy: Policy) -> TokenBatch:
 
 
 def run_all(cases: Sequence[tuple[Any, ...]], strategy: str, world_size: int) -> None:
-    """Several runs of the same ranks, one after another: case, policy, folder and maybe the checkpoint of each."""
+    """Run several cases on the same ranks in turn; each run has a case, a policy, a folder and maybe a checkpoint."""
     for case, policy, folder, *resume in cases:
         run(case, strategy, policy, folder, world_size, *resume)
 

@@ -29,7 +29,7 @@ CASES = [
 
 
 def moved(record: dict[str, Any]) -> float:
-    """Share of the entries of trained matrices that are not what they were."""
+    """Share of the entries of trained matrices that changed."""
     trained = [name for name in record["steps"][0]["gradients"] if record["weights"][name].ndim >= 2]
     n_moved = sum(int((record["weights"][name] != record["start"][name]).sum()) for name in trained)
     return n_moved / sum(record["weights"][name].numel() for name in trained)

@@ -1,4 +1,4 @@
-"""Checkpoints of shards: other numbers of ranks, other kinds of runs, and a disk that is full."""
+"""Checkpoints of shards: other numbers of ranks, other kinds of runs, and a full disk."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_folder_that_was_not_written_to_its_end_is_refused_in_one_line(tmp_pat
 
 
 def run_on_a_full_disk(policy: dict[str, Any], folder: Path, full_at: tuple[int, ...]) -> None:
-    """A run whose second rank finds no room at some steps; what was said goes to a file."""
+    """A run whose second rank has no disk space at some steps; its warnings and its outcome are written to a file."""
     write_data = FileSystemWriter.write_data
 
     def write(self: Any, plan: Any, planner: Any) -> Any:
@@ -77,7 +77,7 @@ def run_on_a_full_disk(policy: dict[str, Any], folder: Path, full_at: tuple[int,
 
 
 def run_on_full_disks(policy: dict[str, Any], folder: Path) -> None:
-    """One that is full for a while, and one that stays full."""
+    """One run whose disk is full for a while, and one whose disk stays full."""
     run_on_a_full_disk(policy, folder / "a while", (2,))
     run_on_a_full_disk(policy, folder / "for good", (2, 3))
 

@@ -1,4 +1,4 @@
-"""Two ranks compute what one computes: losses, gradients and weights of three steps, and what is exported."""
+"""Two ranks compute the same as one: losses, gradients and weights of three steps, and the export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.modules.policy.test_pretrained import raw_logits
 from tests.modules.sharding.helpers import on_ranks
 from tests.modules.sharding.runs import Case, differences, matrix, one_episode, run, run_all, start
 
-#: Beside the matrix: what a sharded policy can be beside whole, trained and untied.
+#: Cases beyond the matrix: recomputed activations, frozen parts, tied weights, trained heads, merged adapters.
 MORE = [
     Case("rl", {"family": "qwen3_vl", "gradient_checkpointing": True}),
     Case("rl", {"gradient_checkpointing": True, "lora": LORA}),
@@ -31,7 +31,7 @@ MORE = [
     Case("rl", is_merged=True),
 ]
 
-#: Its gradients differ by 1e-7 in the first step; AdamW makes 5e-6 of a weight of that, and the recurrence 2e-5.
+#: Its gradients differ by 1e-7 in the first step; AdamW turns this into 5e-6 of a weight, the recurrence into 2e-5.
 GRADIENTS_WITHIN = {"rl qwen3_5 full": 5e-5}
 
 
@@ -41,7 +41,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_two_ranks_and_one(cases: list[Case], strategy: str, folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Run each case in this process and on two ranks; the folders of both."""
+    """Run each case in this process and on two ranks, and return the folders of both."""
     runs: list[tuple[Case, dict[str, Any], Path]] = []
     for case in cases:
         policy = start(case, folder / case.name / "start")
@@ -52,7 +52,7 @@ def of_two_ranks_and_one(cases: list[Case], strategy: str, folder: Path) -> dict
 
 
 def assert_exported(case: Case, folder: Path, source: Path) -> None:
-    """The exported folder scores in transformers and peft as the policy did."""
+    """The exported folder gives the same scores in transformers and peft as the policy did."""
     record = torch.load(folder / "record.pt")
     policy = small_policy(source=str(folder / "policy"))
     model: Any = AutoModelForImageTextToText.from_pretrained(source if policy_is_adapter(folder) else folder / "policy")
@@ -75,7 +75,7 @@ def policy_is_adapter(folder: Path) -> bool:
 
 
 def test_a_sharded_run_learns_and_exports_what_one_process_does(tmp_path: Path) -> None:
-    """GRPO: reference, replica, unequal work, ranks without images, checkpoint in the background, export."""
+    """GRPO with a reference, a replica, unequal work, ranks without images, background checkpoints and an export."""
     case = Case("rl", {"family": "qwen3_vl"})
     ((one, two),) = of_two_ranks_and_one([case], "sharded", tmp_path).values()
     assert max(differences(one, two)) < 1e-5
@@ -105,7 +105,7 @@ def test_two_ranks_are_one(strategy: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_muon_steps_whole_matrices(tmp_path: Path) -> None:
-    """Its Newton-Schulz steps are in bfloat16, which makes a last bit of a gradient 1e-2 of a step of lr 1e-4."""
+    """Newton-Schulz steps are in bfloat16, where the last bit of a gradient changes 1e-2 of a step of lr 1e-4."""
     case = Case("sft", optimizer=OptimizerConfig(name="muon", lr=1e-4))
     ((one, two),) = of_two_ranks_and_one([case], "sharded", tmp_path).values()
     assert max(differences(one, two)) < 1e-4

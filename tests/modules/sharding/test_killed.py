@@ -29,14 +29,14 @@ trainer:
       init_args: {every_seconds: 0, every_steps: 1}
 """
 
-#: Short replies are paid: a policy with random weights is never right.
+#: Rewards short replies, because a policy with random weights is never right.
 PAID = ["--model.reward.overlong=1", "--model.reward.overlong_max_tokens=8", "--model.reward.overlong_cache_tokens=8"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Run:
-    """`fit` of the tiny RL stage on two processes, in a session of its own."""
+    """`fit` of the tiny RL stage on two processes, in its own session."""
 
     def __init__(self, folder: Path, *options: str, max_steps: int = N_STEPS) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class Run:
         return self.process.wait(1200)
 
     def wait_for_step(self, step: int) -> None:
-        """Until a checkpoint of this step or a later one is whole."""
+        """Wait until a checkpoint of this step or a later one is complete."""
         while not self.link.exists() or int(self.link.resolve().name.rpartition("-")[2]) < step:
             assert self.process.poll() is None, self.said()
             time.sleep(0.02)
@@ -73,7 +73,7 @@ class Run:
         return self.errors.read()
 
     def second_process(self) -> int:
-        """The one that Lightning started."""
+        """The process id of the rank that Lightning started."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         ranks = [int(child) for child in children if b"\0LOCAL_RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes()]
         return ranks[0]
@@ -115,7 +115,7 @@ def test_a_process_that_dies_alone_ends_the_run_in_one_line(killed: Callable[[Ru
         victim, other = killed(run), run.second_process()
         os.kill(victim, signal.SIGKILL)
         status = run.wait()
-        while victim != other and Path(f"/proc/{other}").exists():  # nobody else waits for it
+        while victim != other and Path(f"/proc/{other}").exists():  # no other process waits for it
             time.sleep(0.1)
         said = [line for line in run.said().splitlines() if line.startswith(("error", "Traceback"))]
     finally:

@@ -1,4 +1,4 @@
-"""Bytes that a plan counts for a device of two, against those that torch holds there; nothing is exchanged for it."""
+"""Bytes that a plan counts for one of two devices, against the bytes that torch holds; no data is exchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARDED = replace(WORK, devices=2, shards=2, batch_size=1, group_size=2, has_rep
 
 @contextmanager
 def process_of_two(rank: int) -> Iterator[None]:
-    """Inside, this process is one of two; what it gathers from the other is arbitrary, its shapes are not."""
+    """Make this process one of two; data gathered from the other is arbitrary, but its shapes are right."""
     torch.distributed.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
     try:
         yield
@@ -42,7 +42,7 @@ def n_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def whole_gradients(policy: Policy) -> list[torch.Tensor]:
-    """What FSDP2 adds up before the last micro-batch."""
+    """Gradients that FSDP2 accumulates before the last micro-batch."""
     found = []
     for module in policy.modules():
         group = module._get_fsdp_state()._fsdp_param_group if isinstance(module, FSDPModule) else None

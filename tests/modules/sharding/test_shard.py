@@ -1,4 +1,4 @@
-"""Which parts of a policy are gathered by themselves, and which policy cannot be sharded; nothing is exchanged."""
+"""Parts of a policy that are gathered separately, and policies that cannot be sharded; no data is exchanged."""
 
 from __future__ import annotations
 

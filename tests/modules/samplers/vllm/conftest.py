@@ -1,4 +1,4 @@
-"""What tests of the engine, and of what asks one, are given."""
+"""Fixtures for tests of the engine and of its clients."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A server that speaks the routes of vLLM from recorded replies, and fails on demand.
+"""A server with the routes of vLLM that sends recorded replies, and fails on demand.
 
 In a test it is a thread: `with FakeServer() as server`. As a program (`python fake.py serve MODEL --port 8000 ...`) it
-stands for `vllm` in a fake environment. Tokens follow from the seed: a turn that is asked for twice is the same.
+replaces `vllm` in a fake environment. The seed determines the tokens, so a repeated request gives the same turn.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from urllib.parse import parse_qs, urlparse
 
 from PIL import Image
 
-#: Bodies of the real server, by what was asked; `record.py` writes it.
+#: Bodies of the real server's replies, by request; `record.py` writes the file.
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("recorded.json").read_text(encoding="utf-8"))
 
-#: What `generate` may do wrong, once for each entry of `FakeServer.faults`.
+#: Faults that `generate` can have, one for each entry of `FakeServer.faults`.
 FAULTS = ("killed", "hangs", "500", "503", "other_weights", "half", "other_prompt", "aborted", "refused", "rubbish")
 
 
 class FakeServer:
-    """A fake.
+    """A fake server of vLLM.
 
     Args:
-        image_id: The placeholder of images.
-        token_size: Pixels of a side of the square that one image token stands for.
-        port: 0 takes a free one.
-        changes: Overrides of `routes` (left out), `model`, `max_model_len`, `settings`.
+        image_id: Token id of the placeholder of images.
+        token_size: Side of the square that one image token covers, in pixels.
+        port: Port to listen on; 0 takes a free one.
+        changes: `missing` (routes to leave out) and overrides of `model`, `max_model_len` and `settings`.
     """
 
     def __init__(self, image_id: int = 0, token_size: int = 28, port: int = 0, **changes: Any) -> None:
@@ -52,7 +52,7 @@ class FakeServer:
         self.max_model_len: int = changes.get("max_model_len", 600)
         self.missing: tuple[str, ...] = changes.get("missing", ())
         self.settings: dict[str, Any] = changes.get("settings", {})
-        self.together = 0  # turns wait until so many have been in flight at once
+        self.together = 0  # turns wait until this many have been in flight at once
         self.version = "default"
         self.weights: dict[str, str] = {}
         self.dtypes: set[str] = set()
@@ -65,9 +65,9 @@ class FakeServer:
         self.n_running = 0
         self.most_running = 0
         self.hang_s = 60.0
-        self.token_s = 0.0  # between the tokens of a stream
+        self.token_s = 0.0  # seconds between the tokens of a stream
         self.n_streamed = 0
-        self.orders: Path | None = None  # a file `kill_ROUTE` in it kills this process when the route is asked for
+        self.orders: Path | None = None  # a file `kill_ROUTE` in it kills this process when the route is requested
         self._lock = threading.Lock()
         self._ended = threading.Event()
         fake = self
@@ -207,7 +207,7 @@ class FakeServer:
         return 200, self._reply(body, sizes, fault)
 
     def _sizes(self, parts: Any) -> list[Any]:
-        """Sizes of the images, None for one that is not known."""
+        """Sizes of the images; None for an unknown image."""
         for part in parts:
             if "url" in part:
                 image = Image.open(io.BytesIO(base64.b64decode(part["url"].partition("base64,")[2])))
@@ -242,7 +242,7 @@ class FakeServer:
         return reply if fault != "half" else json.dumps(reply)[: len(json.dumps(reply)) // 2].encode()
 
     def _chunks(self, reply: Any, fault: str) -> Iterator[bytes]:
-        """The reply token by token, each with the time that it takes; the last chunk says how it ended."""
+        """The reply token by token, with a delay after each; the last chunk has the finish reason."""
         recorded = json.loads(json.dumps(RECORDED["POST /inference/v1/generate, streamed"]))
         (choice,) = reply["choices"]
         for n, token in enumerate(choice["token_ids"], start=1):
@@ -264,7 +264,7 @@ class FakeServer:
 
 
 def sampled(parameters: dict[str, Any], prompt: list[int]) -> list[int]:
-    """The tokens of a turn: they follow from its seed."""
+    """The tokens of a turn, which its seed determines."""
     generator = random.Random(parameters.get("seed", len(prompt)))
     ids = [generator.randrange(5, 60) for _ in range(generator.randrange(1, 9))] + parameters["stop_token_ids"]
     return ids[: parameters["max_tokens"]]
@@ -275,7 +275,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Faults are on purpose."""
+        """Ignore errors: the faults are intended."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -321,11 +321,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Be quiet."""
+        """Log nothing."""
 
 
 def main(words: list[str]) -> None:
-    """`serve MODEL --port PORT ...`: what a fake environment's `vllm` does."""
+    """Run `serve MODEL --port PORT ...`, as `vllm` does in a fake environment."""
     options = dict(pairwise(words))
     config = json.loads((Path(words[1]) / "config.json").read_text(encoding="utf-8"))
     vision = config["vision_config"]

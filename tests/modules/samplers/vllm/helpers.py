@@ -1,4 +1,4 @@
-"""What the tests of the engine share: conversations, and environments whose vLLM is a fake."""
+"""Conversations for the tests of the engine, and environments whose vLLM is a fake."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tests.modules.helpers import noise
 from tests.modules.samplers.vllm import fake
 from tests.modules.samplers.vllm.fake import FakeServer
 
-#: Faults end in tenths of a second.
+#: Short limits, so that a test of a fault takes little time.
 SHORT = Patience(turn_s=0.5, away_s=2.0, attempts=3)
 
-#: What servers that the tests start must be able to do, and where they listen.
+#: Requirements of the servers that the tests start, and their host.
 NEEDS = Needs("bfloat16", 600, 784, 40000, "files", None)
 HOST = "127.0.0.1"
 
 
 def engine_of(policy: Policy, *servers: FakeServer, patience: Patience = SHORT, **more: Any) -> Engine:
-    """An engine whose servers were given weights."""
+    """An engine whose servers have weights."""
     log = WeightLog("run", "policy")
     log.note_weights("run-1")
     for server in servers:
@@ -56,7 +56,7 @@ def session_of(engine: Engine, policy: Policy, on_tokens: OnTokens | None = None
 
 
 def contexts_of(policy: Policy, each: int = 2) -> list[TokenSequence]:
-    """Beginnings of conversations, `each` of a prompt with one image and of one with two."""
+    """Beginnings of conversations: `each` of them with one image, and as many with two."""
     samples = [
         Sample("a", "Read the text.", (noise(),), "x"),
         Sample("b", "Read all of the text please.", (noise(120, 60, 1), noise(seed=2)), "x"),
@@ -68,7 +68,7 @@ def contexts_of(policy: Policy, each: int = 2) -> list[TokenSequence]:
 def converse(
     session: EngineSession, policy: Policy, contexts: Sequence[TokenSequence], n_turns: int = 2
 ) -> list[list[Completion]]:
-    """Let each conversation have its turns at its own pace, with a new image between them."""
+    """Run all turns of each conversation at its own pace, with a new image after each turn."""
 
     async def one(context: TokenSequence, number: int) -> list[Completion]:
         said = []
@@ -108,7 +108,7 @@ def fake_environment(folder: Path) -> Path:
 
 
 def pids_of(folder: Path) -> list[int]:
-    """Fake servers whose model is below a folder, their guardians included."""
+    """Process ids of the fake servers whose model is below a folder, guardians included."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -121,7 +121,7 @@ def pids_of(folder: Path) -> list[int]:
 
 
 def server_of(folder: Path) -> int:
-    """The fake itself."""
+    """The process id of the fake server itself."""
     (pid,) = [pid for pid in pids_of(folder) if "guardian" not in Path(f"/proc/{pid}/cmdline").read_text("utf-8")]
     return pid
 

@@ -1,4 +1,4 @@
-"""The real vLLM in tests: its environment, made once, and policies that it can serve on a CPU."""
+"""The real vLLM in tests: its environment, which is created once, and policies that it can serve on a CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modules.policy.tiny import TinyConfig
 from modules.samplers.vllm.environment import CPU_VERSION, make
 from modules.samplers.vllm.launch import Launch
 
-#: vLLM's attention on a CPU has no heads of less than 32 features.
+#: vLLM's attention on a CPU needs heads of at least 32 features.
 SIZE: dict[str, Any] = {
     **{"hidden_size": 64, "intermediate_size": 96, "layers": 2, "heads": 2, "kv_heads": 1},
     **{"vision_hidden_size": 64, "vision_intermediate_size": 96, "vision_layers": 2, "vision_heads": 2},
@@ -26,7 +26,7 @@ LORA: dict[str, Any] = {
 
 
 def environment() -> Path:
-    """`VLLM_ENV`, or an environment in the user's cache that is made now if it is not there."""
+    """`VLLM_ENV`, or an environment in the user's cache, which is created if it does not exist."""
     given = os.environ.get("VLLM_ENV")
     if given:
         return Path(given)

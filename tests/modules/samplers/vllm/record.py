@@ -1,8 +1,8 @@
-"""Writes `recorded.json`, the fake server's replies, from a real one.
+"""Writes `recorded.json`, the replies of the fake server, from a real server.
 
     python -m tests.modules.samplers.vllm.record ENVIRONMENT
 
-Two replies are written by hand: the 503 that vLLM 0.33 gives while it is paused, and those of sleep, which needs CUDA.
+Three replies are written by hand: the 503 of a paused vLLM 0.33, and those of sleep and wake_up, which need CUDA.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.modules.samplers.vllm.helpers import contexts_of
 from tests.modules.samplers.vllm.real import LORA, a_policy, launch_of
 
 RECORDING = Path(__file__).with_name("recorded.json")
-#: Of the real server's configuration, the parts that are asked about.
+#: The recorded parts of the real server's configuration.
 SETTINGS = {"model_config": ("dtype", "logprobs_mode", "max_model_len"), "weight_transfer_config": ("backend",)}
 ROUTES = (
     *(
@@ -48,7 +48,7 @@ UNAVAILABLE = {"error": {"message": "Engine is paused.", "type": "ServiceUnavail
 
 
 def asked(policy: Policy, sampler: VLLM, url: str) -> dict[str, Any]:
-    """Ask the real server for everything that the fake one says."""
+    """Send the real server every request that the fake can answer, and return the replies."""
     said: dict[str, Any] = {"503": UNAVAILABLE, **ASLEEP}
 
     def ask(method: str, path: str, body: Any = None, key: str = "", **query: str) -> Any:
@@ -110,7 +110,7 @@ def _engine_cores(sampler: VLLM) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one."""
+    """All descendants of a process."""
     said = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
     children = [int(child) for child in said.split()]
     return [*children, *(below for child in children for below in descendants(child))]

@@ -1,4 +1,4 @@
-"""Each update is an adapter of its own; two are kept."""
+"""Each update is a new adapter; the newest two are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.modules.helpers import LORA, small_policy
         ({"use_dora": True}, None),
         ({"bias": "lora_only"}, None),
         ({"modules_to_save": ["lm_head"]}, None),
-        ({"target_modules": ["q_proj", "qkv"]}, None),  # of the vision tower
+        ({"target_modules": ["q_proj", "qkv"]}, None),  # in the vision tower
     ],
     ids=str,
 )
@@ -35,7 +35,7 @@ def test_a_policy_without_adapters_has_no_rank() -> None:
 
 
 class Loader(Server):
-    """Notes what it is told; refuses with what it was given."""
+    """Records its calls; refuses them with the given message, if any."""
 
     def __init__(self, refuses: str = "") -> None:
         super().__init__("http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""A server that was started otherwise is refused with what to start it with."""
+"""A server with wrong settings is refused, with the options that it must have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.modules.samplers.vllm.fake import FakeServer
 
 NEEDS = Needs("float32", 600, 784, 40000, "files", None)
 
-#: How a server differs, and what its message must say.
+#: Differences of a server from its requirements, and parts of the messages about them.
 DIFFERENCES: list[tuple[dict[str, Any], str]] = [
     ({"missing": ("/inference/v1/generate",)}, "--enable-scale-out"),
     ({"missing": ("/pause", "/weight_info")}, "VLLM_SERVER_DEV_MODE=1"),

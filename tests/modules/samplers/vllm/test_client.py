@@ -1,4 +1,4 @@
-"""One request of a turn: each fault gets the name by which a session decides what to do, and a reader sees it once."""
+"""One request per turn: a session decides by the type of a fault, and a reader sees each new token once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the script installs beside vLLM's wheel for a CPU, and under which name vLLM finds itself."""
+"""The packages that the script installs besides vLLM's CPU wheel, and the name under which vLLM finds itself."""
 
 from __future__ import annotations
 

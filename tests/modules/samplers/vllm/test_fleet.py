@@ -1,4 +1,4 @@
-"""Servers are watched, restarted and ended, and nothing of them is left."""
+"""Servers are watched, restarted and ended, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that somebody else starts are waited for, and no longer than agreed."""
+"""The trainer waits for servers that somebody else starts, but no longer than agreed."""
 
 from __future__ import annotations
 

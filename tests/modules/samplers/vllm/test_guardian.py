@@ -1,4 +1,4 @@
-"""The guardian ends its command with the trainer, when it is told, and after the command itself."""
+"""The guardian ends its command with the trainer or on a signal, and returns when the command ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from modules.samplers.vllm import guardian
 
-#: Says when it is told to end, and takes its time unless it is killed; its child does not end with it.
+#: Runs for ten minutes; notes a SIGTERM in a file and exits; its child does not end with it.
 SERVER = """
 import pathlib, signal, subprocess, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -38,7 +38,7 @@ def guard(folder: Path, trainer: int) -> subprocess.Popen[bytes]:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether it is gone; one that nobody waits for is as good as that."""
+    """Whether a process has ended; a zombie counts too."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
@@ -64,7 +64,7 @@ def test_it_ends_all_processes_of_its_command_when_it_is_told(
 
 
 def test_it_ends_its_command_with_a_trainer_that_is_gone(tmp_path: Path) -> None:
-    process = guard(tmp_path, os.getpid() + 1)  # not its parent: as if the parent had died
+    process = guard(tmp_path, os.getpid() + 1)  # not the parent, as if the parent had died
     assert process.wait(60) in (3, 256 - signal.SIGTERM), "the server was told"
 
 

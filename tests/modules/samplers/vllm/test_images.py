@@ -36,7 +36,7 @@ def test_equal_images_are_encoded_once_and_the_oldest_are_dropped() -> None:
     async def ask(images: EncodedImages, numbers: list[int]) -> list[str]:
         return await asyncio.gather(*(images.url(ViewedImage(noise(seed=number))) for number in numbers))
 
-    images = EncodedImages(resize, "size", kept_bytes=60_000)  # two of these
+    images = EncodedImages(resize, "size", kept_bytes=60_000)  # room for two of these
     first = asyncio.run(ask(images, [0, 0, 1, 0]))
     assert first[0] == first[1] == first[3] != first[2]
     assert len(seen) == 2

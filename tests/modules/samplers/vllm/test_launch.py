@@ -1,4 +1,4 @@
-"""Servers that the trainer starts: their options, their faults, and that nothing of them is left."""
+"""Servers that the trainer starts: their options, devices, environments and ports."""
 
 from __future__ import annotations
 
@@ -92,6 +92,3 @@ def test_a_port_that_is_taken(launch: Launch, tmp_path: Path) -> None:
     port = free_port()
     ((url, _),) = make_processes(Launch(launch.environment, launch.folder, port=port), NEEDS, tmp_path, HOST)
     assert url == f"http://{HOST}:{port}"
-
-
-# ---- processes -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A server's process: its words, its ports, its end."""
+"""A server's process: its output, its ports, its end."""
 
 from __future__ import annotations
 

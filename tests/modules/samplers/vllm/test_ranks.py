@@ -1,4 +1,4 @@
-"""Two processes and one engine: the first one talks to it, all bring the weights; the engine is the fake."""
+"""Two processes and one engine, a fake: the first process talks to it, and both provide the weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Brought(Callback):
-    """After training, brings the engine the weights once more, and keeps what it got."""
+    """After training, sends the engine the weights once more, and saves the received weights."""
 
     def __init__(self, sampler: VLLM, folder: Path) -> None:
         self.sampler = sampler

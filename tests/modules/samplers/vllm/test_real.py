@@ -1,7 +1,7 @@
 """The real vLLM on a CPU: the same log-probabilities as the policy, new weights, and kills. `pytest -m vllm`.
 
-One server of each family and precision serves all tests but the kills. `VLLM_ENV` names its environment; else that is
-made once.
+One server per family and precision serves all tests except the kills. `VLLM_ENV` names its environment; without it,
+the environment is created once.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from tests.modules.samplers.vllm.record import descendants
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
-#: Largest difference of a log-probability, in nats.
+#: Largest allowed difference of a log-probability, in nats.
 CLOSE = 1e-4
-#: Of `conversations`.
+#: Number of conversations in `conversations`.
 N_CONVERSATIONS = 6
 PATIENCE = Patience(turn_s=300.0, away_s=1200.0)
 
@@ -63,7 +63,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def served_rounded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
-    """The same in bfloat16."""
+    """A family, and the address of its server, which computes in bfloat16."""
     with serving(request.param, torch.bfloat16, tmp_path_factory.mktemp(request.param)) as url:
         yield request.param, url
 
@@ -99,7 +99,7 @@ def sampling_from(url: str, policy: Policy, **settings: Any) -> Iterator[VLLM]:
 def conversations(
     sampler: VLLM, policy: Policy, temperature: float = 1.0, each: int = N_CONVERSATIONS // 2
 ) -> list[TokenSequence]:
-    """Two turns of each conversation, with one to four images, by the newest weights."""
+    """Sample two turns of each conversation, with one to four images, with the newest weights."""
     contexts = contexts_of(policy, each)
     with sampler.speaking() as speaker:
         session: Any = speaker.open_session(Sampling(temperature, 16, seed=7))
@@ -122,21 +122,21 @@ def gap(policy: Policy, contexts: list[TokenSequence], temperature: float = 1.0)
 
 @torch.no_grad()
 def scores(policy: Policy, contexts: list[TokenSequence], temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the sampled tokens: the policy's, and those that they were sampled with."""
+    """Log-probabilities of the sampled tokens, from the policy and from the sampler."""
     batch = policy.collate(contexts)
     return policy.token_logprobs(batch, temperature)[0][batch.is_trained_BT], batch.logprobs_BT[batch.is_trained_BT]
 
 
 @torch.no_grad()
 def unrounded(policy: Policy) -> Policy:
-    """A bfloat16 policy's own rounded weights, computing in float32."""
+    """A policy that computes in float32 with the rounded weights of a bfloat16 policy."""
     model = copy.deepcopy(policy.model).to(torch.bfloat16).float()
     return policy.companion(model, torch.float32)
 
 
 @torch.no_grad()
 def change(policy: Policy) -> None:
-    """Move every trained weight, those of the vision tower included."""
+    """Change every trained weight, including those of the vision tower."""
     for parameter in policy.model.parameters():
         if parameter.requires_grad and parameter.numel() > 1:
             parameter.add_(0.1 * parameter.std() * torch.randn_like(parameter))
@@ -162,10 +162,10 @@ def test_the_engine_has_the_policys_logprobs(served: tuple[str, str], kind: str,
 def test_in_bfloat16_the_engine_is_as_near_as_rounding_allows(
     served_rounded: tuple[str, str], kind: str, tmp_path: Path
 ) -> None:
-    """Both round: their gap is at most the sum of their distances to the same weights in float32.
+    """Engine and trainer round: their gap is at most the sum of their distances to the same weights in float32.
 
-    An engine that rounds no worse than the trainer is then within twice the trainer's distance, in the mean. Old
-    weights and another temperature are not.
+    If the engine rounds no worse than the trainer, their mean gap is at most twice the trainer's mean distance. The
+    gap is larger with old weights or another temperature.
     """
     family, url = served_rounded
     policy = a_policy(family, dtype="bfloat16", lora=None if kind == "full" else LORA)
@@ -189,7 +189,7 @@ def test_in_bfloat16_the_engine_is_as_near_as_rounding_allows(
 
 
 def own_turns(policy: Policy, temperature: float) -> list[TokenSequence]:
-    """The first turns of as many conversations, sampled by the policy itself."""
+    """The first turn of each conversation, sampled by the policy itself."""
     contexts = contexts_of(policy, each=8)
     turns = policy.open_session(Sampling(temperature, 16, seed=7)).sample(contexts)
     for context, turn in zip(contexts, turns, strict=True):
@@ -257,7 +257,7 @@ def test_a_reader_follows_a_turn_and_cuts_it(served: tuple[str, str], tmp_path: 
 
 def test_the_recorded_replies_are_still_the_servers(served: tuple[str, str]) -> None:
     _, url = served
-    model = httpx2.get(url + "/v1/models").json()["data"][0]  # adapters follow
+    model = httpx2.get(url + "/v1/models").json()["data"][0]  # adapters come after it
     assert RECORDED["GET /v1/models"]["data"][0].keys() == model.keys()
     body = {"model": "policy", "token_ids": [5, 6, 7], "return_token_ids": True}
     body["sampling_params"] = {"max_tokens": 2, "logprobs": 0, "seed": 1, "detokenize": False}
@@ -294,7 +294,7 @@ def test_an_engine_that_is_killed_during_rollout_and_update_and_between(
         before = conversations(sampler, policy)
         with killed_in_a_turn(folder, monkeypatch), pytest.warns(UserWarning, match="is started again"):
             during = conversations(sampler, policy)
-        assert [context.ids for context in during] == [context.ids for context in before]  # each turn once
+        assert [context.ids for context in during] == [context.ids for context in before]  # each turn was sampled once
         assert gap(policy, during) < CLOSE
         change(policy)
         kill(folder, "EngineCore")
@@ -312,7 +312,7 @@ def test_an_engine_that_is_killed_during_rollout_and_update_and_between(
 
 
 def kill(folder: Path, name: str = "") -> None:
-    """End the server of a folder, or its process of this name, as the kernel does that is out of memory."""
+    """Kill the server of a folder, or its process of this name, as the kernel does when memory runs out."""
     pid = server_of(folder)
     if name:
         (pid,) = [each for each in descendants(pid) if name in Path(f"/proc/{each}/cmdline").read_text("utf-8")]
@@ -321,7 +321,7 @@ def kill(folder: Path, name: str = "") -> None:
 
 @contextmanager
 def killed_in_a_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End the engine when second turns begin, while other conversations are sampled."""
+    """Kill the engine when second turns begin, while other conversations are being sampled."""
     generate, n_asked = EngineClient.generate, 0
 
     async def watched(self: EngineClient, url: str, body: dict[str, Any], *arguments: Any) -> EngineReply:
@@ -342,7 +342,7 @@ def killed_in_a_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @contextmanager
 def killed_in_the_next_update(folder: Path, sampler: VLLM) -> Iterator[None]:
-    """End the server when it has been told that weights come and the first of them are about to be sent."""
+    """Kill the server after the start of an update and before its first weights are sent."""
     send = sampler._transfer.send
 
     def once(part: Part) -> None:

@@ -29,7 +29,7 @@ PATIENCE = Patience(turn_s=20.0, away_s=60.0, attempts=4)
 
 
 class Recorder(Callback):
-    """What was sampled in each step, and what a test does between steps."""
+    """Records the sampled tokens of each step, and calls a function after it."""
 
     def __init__(self, between: Callable[[int], None] = lambda step: None) -> None:
         self.between = between
@@ -45,7 +45,7 @@ class Recorder(Callback):
 
 
 def run(folder: Path, before: Callable[[int], None] = lambda step: None, n_steps: int = 3, **of_policy: Any) -> Any:
-    """Train some steps; `before` is called before each; returns what was sampled, and the policy."""
+    """Train some steps, with a call of `before` before each; return the recorder and the module."""
     policy = small_policy(**of_policy)
     environment = folder / "environment"
     if not environment.exists():
@@ -120,10 +120,10 @@ def test_adapters_are_brought_under_a_new_name_each_time(tmp_path: Path) -> None
         for number in range(1, 5):
             sampler.refresh()
             assert len(server.adapters) == min(number, 2)
-        assert server.calls.count("/update_weights") == 1  # the weights under them stay
+        assert server.calls.count("/update_weights") == 1  # the weights below the adapters stay
         assert [*server.adapters][-1] == sampler._engine.weights.current().model  # type: ignore[union-attr]
         assert all((Path(path) / "adapter_model.safetensors").exists() for path in server.adapters.values())
-        server.version, server.adapters = "default", {}  # started again by somebody
+        server.version, server.adapters = "default", {}  # as if somebody had restarted it
         sampler.refresh()
         assert server.calls.count("/update_weights") == 2
         assert len(server.adapters) == 1

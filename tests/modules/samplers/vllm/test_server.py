@@ -1,4 +1,4 @@
-"""What a server says, and does not say, becomes a value or one fault."""
+"""A server's reply, or its silence, becomes a value or one fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations through a fake server: what is sent, what comes back, and every fault on the way."""
+"""Conversations through a fake server: requests, replies, and every fault on the way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.modules.samplers.vllm import fake
 from tests.modules.samplers.vllm.fake import FAULTS, FakeServer, sampled
 from tests.modules.samplers.vllm.helpers import SHORT, contexts_of, converse, engine_of, session_of
 
-#: Faults that pass, and those that end the rollout with what their message says.
+#: Faults that end the rollout, with parts of their messages; all other faults pass.
 FATAL = {"other_prompt": "prompt_token_ids", "refused": "--max-model-len"}
 PASSING = [fault for fault in FAULTS if fault not in FATAL]
 
@@ -66,7 +66,7 @@ def test_each_image_is_sent_once(server: FakeServer) -> None:
     sent = Counter(
         part["uuid"] for request in server.requests for part in request.get("content_parts", ()) if "url" in part
     )
-    assert len(sent) == 3 + 2  # of the questions, and the two results, which conversations share
+    assert len(sent) == 3 + 2  # the images of the questions, and the two results, which conversations share
     questions = {engine.images.name(viewed) for context in contexts_of(policy()) for viewed in context.images}
     assert {name: number for name, number in sent.items() if name in questions} == dict.fromkeys(questions, 1)
     n_before = len(server.requests)
@@ -181,7 +181,7 @@ def test_no_room_for_a_turn_is_an_empty_one(server: FakeServer) -> None:
 
 
 class Seen(list[int]):
-    """Reads along, and cuts the turn after `n` tokens."""
+    """Collects the tokens, and cuts the turn after `n` of them."""
 
     def __init__(self, n: int = 1000) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The ways of weights to servers."""
+"""Ways to transfer weights to servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seven calls, the ways of weights, and what a policy's weights are."""
+"""The seven calls of an update, servers that join later, and faults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_parts_are_taken_after_a_fault(server: FakeServer, tmp_path: Path) -
     taken = []
     with pytest.raises(ServerFault, match="/update_weights: HTTP 404"):
         update([Server(server.url)], transfer, (taken.append(part) or part for part in two_parts()), "run-1", "wait")
-    assert len(taken) == 2  # other processes gather them with this one
+    assert len(taken) == 2  # other processes gather all parts together with this one
     assert server.version == "default"
 
 
@@ -55,9 +55,3 @@ def test_a_label_that_the_server_does_not_show_is_a_fault(server: FakeServer, tm
     server._post_finish_weight_update = lambda query, body: (200, {})  # type: ignore[method-assign]
     with pytest.raises(ServerFault, match="expected weights 'run-1', got 'default'"):
         update([Server(server.url)], FileTransfer(tmp_path / "weights"), two_parts(), "run-1", "wait")
-
-
-# ---- gloo: its worker's side, with torch alone -----------------------------------------------------------------------
-
-
-# ---- the weights -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which weights drew a token."""
+"""The weights that sampled a token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_replies_of_older_or_unknown_weights_are_refused() -> None:
     assert log.versions(spoken(("run-1", 0, 4)), second) is None
     assert log.versions(spoken(("default", 0, 4)), second) is None
     assert log.versions(spoken(), second) is None
-    # New weights came while it was written.
+    # New weights arrived during the turn.
     assert log.versions(spoken(("run-1", 0, 1), ("run-2", 1, 4)), first) == [1, 2, 2, 2]
 
 

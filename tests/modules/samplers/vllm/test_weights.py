@@ -1,4 +1,4 @@
-"""What a policy's weights are, in parts."""
+"""The weights of a policy, in parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_weights_are_those_of_an_exported_policy(family: str, dtype: str, tmp_pa
     policy = small_policy(family, dtype=dtype)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(1e-5)  # a master: few bfloat16 numbers have such a neighbour
+            parameter.add_(1e-5)  # a master: few bfloat16 numbers have a neighbor this close
     policy.export(tmp_path)
     weights = tensors_of(policy, policy.dtype)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
@@ -58,7 +58,7 @@ def test_adapters_are_left_out_or_added() -> None:
 
 
 class _Merged:
-    """A model in the place of a policy."""
+    """A merged model in place of a policy."""
 
     is_lora = False
 

@@ -1,4 +1,4 @@
-"""The engine's extension, loaded beside a stand-in for vLLM: it receives what the trainer's transfers send."""
+"""The engine's extension, loaded with a stub of vLLM, receives everything that the trainer's transfers send."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.modules.samplers.vllm.helpers import two_parts
 
 
 class Model:
-    """Remembers what it was given, and between which steps of vLLM's reload."""
+    """Records the tensors that it is given, and the steps of vLLM's reload around them."""
 
     def __init__(self) -> None:
         self.steps: list[str] = []
@@ -33,7 +33,7 @@ class Model:
 
 
 class WeightTransferEngine:
-    """vLLM's base, as far as the extension uses it."""
+    """The part of vLLM's base class that the extension uses."""
 
     update_info_cls: Any
 
@@ -83,7 +83,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 class Worker(FakeServer):
-    """A server of one worker, which holds an engine."""
+    """A server with one worker, which holds an engine."""
 
     def __init__(self, engine: Any) -> None:
         super().__init__()

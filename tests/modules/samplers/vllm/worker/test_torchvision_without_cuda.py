@@ -1,4 +1,4 @@
-"""A torchvision whose operators lack their library is imported beside a torch for the CPU, and only there."""
+"""A torchvision whose operators lack their library can be imported with a CPU build of torch, and only with that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from modules.samplers.vllm.worker import torchvision_without_cuda
 
-#: What torchvision does while it is imported: without a definition of the operator it fails.
+#: The part of torchvision's import that fails if the operators are not defined.
 TORCHVISION = """
 import torch
 for name in ("nms", "qnms"):
