@@ -1,4 +1,4 @@
-"""One request of an executor, as most tests of code ask it."""
+"""One request to an executor, as most tests of code make it."""
 
 from __future__ import annotations
 

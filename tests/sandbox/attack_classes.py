@@ -1,6 +1,6 @@
-"""Attacks made systematically: each class is a product of what to reach and of ways to reach it. REACHED got through."""
+"""Systematic attacks: each class is a product of targets and ways to reach them. REACHED means that one got through."""
 
-# ruff: noqa: E501 - an attack stands in its line
+# ruff: noqa: E501 - each attack is one line
 from __future__ import annotations
 
 import re
@@ -104,7 +104,7 @@ _IMPORTS_BY_PATH = (
     "print('REACHED' if s else 'none')",
 )
 _MAGICS = ("b'CVr2'", "b'CVq1'")
-#: Outcome, size, and bytes of text and of a claim, in the header of a reply.
+#: Header fields of a reply: outcome, size, bytes of text, bytes of a claim.
 _HEADS = tuple(
     ", ".join(parts)
     for parts in product(("0", "16", "255"), ("1, 1", "0, 0", "1 << 31, 1 << 31", "65535, 65535"), ("0, 0", "9, 0"))
@@ -182,7 +182,7 @@ _LEAVE = (
 
 
 def _tried(expression: str, **places: str) -> str:
-    """Code that says REACHED if the expression gives anything."""
+    """Code that prints REACHED if the expression raises nothing."""
     return (
         f"import ctypes, os, socket\ntry:\n    r = {_put(expression, **places)}\nexcept BaseException as error:\n"
         "    print('refused', type(error).__name__)\nelse:\n    print('REACHED')"
@@ -195,7 +195,7 @@ def _put(code: str, **places: str) -> str:
     return code
 
 
-#: Code that answers for its worker: the result is to be finished by the trainer.
+#: Code that answers in its worker's place and leaves the result for the trainer to finish.
 RESTS = [_put(_LEAVE, REST=repr(rest), SIZE=size) for rest, size in product(_RESTS, _HANDED)]
 
 

@@ -1,4 +1,4 @@
-"""What hostile code would like to reach: files with a canary, listeners on loopback, and ways to see whether it did."""
+"""Targets of hostile code: files with a canary, listeners on loopback, and checks of whether the code reached them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Site:
             listener.setblocking(False)
 
     def fill(self, code: str) -> str:
-        """The code with the site's places in it."""
+        """The code with the paths, ports and canary of the site filled in."""
         places = {
             "@PROBE@": str(self.folder),
             "@PWN@": self.prefix,
@@ -64,7 +64,7 @@ class Site:
         return {str(p): (p.stat().st_mode, p.stat().st_mtime_ns, p.read_bytes()) for p in paths if p.is_file()}
 
     def complaints(self, observation: Observation) -> list[str]:
-        """What the code reached, by looking at the world and at what came back."""
+        """Targets that the code reached, found in the files, at the listeners and in the observation."""
         found = []
         if CANARY in observation.text or CANARY[::-1] in observation.text or "root:x:0" in observation.text:
             found.append("it read a secret")
@@ -94,7 +94,7 @@ class Site:
 
 
 def descendants(root: int) -> set[int]:
-    """Process ids below a process."""
+    """Ids of all descendants of a process."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def descendants(root: int) -> set[int]:
 
 
 def check_probes(probes: list[dict[str, Any]], observation: Observation, site: Site) -> list[str]:
-    """The corpus' own probes that fail."""
+    """The probes of the corpus that fail."""
     failed = []
     for probe in probes:
         match probe["type"]:

@@ -1,6 +1,6 @@
-"""Attacks of our own, beyond the corpus: (class, code). What prints REACHED has got through."""
+"""Our own attacks, beyond the corpus: (class, code). An attack that prints REACHED got through."""
 
-# ruff: noqa: E501 - an attack stands in its line
+# ruff: noqa: E501 - each attack is one line
 from __future__ import annotations
 
 
@@ -11,7 +11,7 @@ def _syscall(number: int, *arguments: str) -> str:
 
 _PATH = "b'@PROBE@/secret.txt\\0'"
 
-#: x86_64 numbers; on another architecture they are other calls, which must reach nothing either.
+#: Call numbers of x86_64. On another architecture they are other calls, which must reach nothing either.
 _CALLS = {
     "open": (2, _PATH, "0"),
     "openat": (257, "-100", _PATH, "0"),
@@ -133,7 +133,7 @@ _CALLS = {
     "negative": (-1,),
 }
 
-#: On these the process is killed before it could print.
+#: On x86_64, the numbers with the x32 bit kill the process before it can print; the other calls fail.
 _FROM_SYSCALLS = [(f"syscall {name}", _syscall(*call)) for name, call in _CALLS.items()]
 
 _OTHERS = [

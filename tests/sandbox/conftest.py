@@ -19,7 +19,7 @@ def executor() -> Iterator[ToolExecutor]:
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[ToolExecutor]:
-    """Keeps a worker for an episode: no fork between calls."""
+    """An executor that keeps a worker for an episode: no fork between calls."""
     need()
     with ToolExecutor(lane="confined", workers=1, limits=Limits(wall_s=10), fresh="episode") as made:
         yield made

@@ -1,11 +1,11 @@
-"""Random snippets of the calls that lift, with names that are bound again, objects that change and odd values."""
+"""Random snippets of the calls that lift, with names that are rebound, objects that change and odd values."""
 
 from __future__ import annotations
 
 import random
 import re
 
-#: What comes before each snippet, so that its names are known.
+#: Code before each snippet, which defines its names.
 START = """a = image.rotate(180)
 b = images[0].copy()
 x = np.array(image)
@@ -16,7 +16,7 @@ d = ImageDraw.Draw(image)
 e = ImageEnhance.Color(image)
 """
 
-#: Ways to write each kind of thing; a name in braces stands for one of that kind.
+#: Ways to write each kind of code; a name in braces stands for code of that kind.
 _WAYS = {
     "number": """0 | 1 | 2 | 3 | -1 | 7 | 0.5 | 1.5 | -2.5 | 100 | 128 | 255 | 256 | 300 | -50 | 1e3 | 1/3 | k | 90
         | 180 | {number} {sign} {number} | True | None | 'a'

@@ -1,6 +1,6 @@
-"""Attacks on what a worker hands over: calls that are left, pixels that change later, claims that cost, broken images."""
+"""Attacks by handover: calls left to the trainer, pixels that change later, costly claims, broken images."""
 
-# ruff: noqa: E501 - an attack stands in its line
+# ruff: noqa: E501 - each attack is one line
 from __future__ import annotations
 
 _REACH = (
@@ -17,7 +17,7 @@ _TAMPER = (
     "postponed.end = lambda: 1 / 0", "postponed.hand_over = lambda *a: 1 / 0", "postponed.hand_over = lambda *a: 'x'",
     "wire.pack_reply = lambda *a: b''", "wire.pack_reply = lambda *a: b'x' * 200000",
 )  # fmt: skip
-#: Claims that end as the call that is left does, but lead elsewhere: (claim, the call).
+#: (claim, call): the claim ends like the call that is left to the trainer, but leads to another result.
 _LIES = (
     ("v1 = image.rotate(180)\\nv2 = v1.resize((600, 500))\\nresult = v2", "image.resize((600, 500))"),
     ("v1 = image.crop((0, 0, 90, 90))\\nv2 = v1.resize((600, 500))\\nresult = v2", "image.resize((600, 500))"),
@@ -53,7 +53,7 @@ _BROKEN = (
 
 
 def _answered(outcome: int, side: int, claim: str, place: str) -> str:
-    """Code that answers for its worker and then writes to the pixels that it handed over."""
+    """Code that answers in its worker's place and then writes to the pixels that it handed over."""
     return (
         f"{_REACH}memory.write(Image.new('RGB', ({side}, {side}), 'red'))\nc = {claim!r}.encode()\n"
         f"os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, R.nonce, {outcome}, {side}, {side}, 0, len(c)) + c)\n"
@@ -61,7 +61,7 @@ def _answered(outcome: int, side: int, claim: str, place: str) -> str:
     )
 
 
-#: Code; whatever it does, other calls are served and exact, and it earns nothing that it did not do.
+#: Attack code. Whatever it does, other calls are served and exact, and it earns nothing that it did not do.
 HANDOVER_ATTACKS: list[str] = [
     *(f"{_REACH}result = image.resize((600, 500))\n{way}" for way in _TAMPER),
     *(f"{_REACH}call_log.CallLog.end = lambda self, result: '{claim}'\nresult = {call}" for claim, call in _LIES),

@@ -1,4 +1,4 @@
-"""Snippets as models write them, as functions: the body is read as text, and run by Python as plain library calls.
+"""Functions whose bodies are snippets as models write them: read as text, and run by Python as plain library calls.
 
 Each takes `image` and `images`, and ends by returning its `result`. Only code written here is ever run this way.
 """

@@ -1,4 +1,4 @@
-"""What the machine can give, so that tests skip with a reason where it cannot; and lanes of each level."""
+"""The best level of this machine, so that tests that need more skip with a reason; and lanes of each level."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def best_level() -> str:
 
 
 def need(level: str = "syscall") -> None:
-    """Skip the test where the machine does not give the level."""
+    """Skip the test if the machine does not give the level."""
     best = best_level()
     if best not in WITHOUT:
         pytest.skip(best)

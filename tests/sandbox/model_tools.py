@@ -1,4 +1,4 @@
-"""Tools that are models, as bad as they can be; importable, because each runs in a process of its own."""
+"""Tools that are models and misbehave in every way; importable, because each runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MOODS: dict[str, Callable[[], Any]] = {
 
 
 class Moody:
-    """Does what `how` says; else it says what it is and what it sees."""
+    """Does what `how` says; for any other `how`, it reports its process and its image."""
 
     def load(self) -> None:
         self.n_calls = 0
@@ -57,7 +57,7 @@ class Moody:
 
 
 class Unloadable:
-    """Cannot be loaded; counts how often that was tried."""
+    """Cannot be loaded; counts the attempts to load it."""
 
     def __init__(self, log: Path) -> None:
         self.log = log

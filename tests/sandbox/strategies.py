@@ -146,7 +146,7 @@ _CALLS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def boxes(draw: st.DrawFn, lowest: int = -5, highest: int = 45) -> tuple[int, int, int, int]:
-    """A box with at least one pixel, partly outside of small images."""
+    """A box with at least one pixel, which may lie outside a small image in part or in whole."""
     left, top = draw(st.integers(lowest, highest - 1)), draw(st.integers(lowest, highest - 1))
     return left, top, draw(st.integers(left + 1, highest)), draw(st.integers(top + 1, highest))
 

@@ -35,7 +35,7 @@ def read(name: str) -> list[dict[str, Any]]:
 ADVERSARIAL = read("adversarial.jsonl")
 BENIGN = read("benign.jsonl")
 
-#: The corpus expects the result's memory to be sealed and mapped; ours is copied: a mapping that was kept is harmless.
+#: The corpus expects the result's memory to be sealed and mapped; ours is copied, so a kept mapping is harmless.
 COPIED = {"ch_keep_writable_map": {"ok"}}
 
 
@@ -57,7 +57,7 @@ def lane(request: pytest.FixtureRequest) -> Iterator[ConfinedLane]:
 
 
 def settle(lane: ConfinedLane) -> int:
-    """Processes of the lane once those that were ended are gone; ready workers are all that stays."""
+    """Number of the lane's processes once the ended ones are gone; only ready workers stay."""
     root = lane._pool._workers._process.pid
     deadline = time.monotonic() + 60
     while (n := len(descendants(root))) > 6 and time.monotonic() < deadline:
@@ -66,7 +66,7 @@ def settle(lane: ConfinedLane) -> int:
 
 
 def check_others(lane: ConfinedLane, beside: Observation) -> None:
-    """The call beside an attack was exact, so is one after it, and no process stays; a busy machine may delay them."""
+    """Check that calls beside and after an attack are exact, and no process stays; a busy machine may delay calls."""
     after = [lane.run([CHECK])[0] for _ in range(3 if beside.status == "timeout" else 1)]
     assert any(check.status == "ok" for check in after), after
     for check in (beside, *after):

@@ -1,4 +1,4 @@
-"""The door: every request gets its observation, whatever it holds."""
+"""The entry point: every request gets its observation, whatever it holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orientations form a group, and frames map pixels where the pixels are."""
+"""Orientations form a group, and frames map pixels to their true positions."""
 
 from __future__ import annotations
 

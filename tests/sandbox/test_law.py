@@ -1,4 +1,4 @@
-"""The law of the lanes: what lifts gives, in every lane, the bytes, the status and the text of the confined lane."""
+"""The law of the lanes: in every lane, code that lifts gives the bytes, status and text of the confined lane."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def confined() -> Iterator[ToolExecutor]:
 def breaks(
     codes: Sequence[str], confined: ToolExecutor, size: tuple[int, int], limits: Limits = LIMITS
 ) -> list[tuple[str, str, str]]:
-    """Snippets that lift and give something else in a lane than confined: code, and what each says.
+    """Snippets that lift but differ between a lane and the confined lane: code, and the text of each.
 
-    What the Pillow lane leaves to the confined one when it runs (NumPy would warn) counts for nothing.
+    Snippets that the Pillow lane leaves to the confined lane at run time (NumPy would warn) do not count.
     """
     shown = [noise(*size), noise(size[0] + 3, size[1], 1)]
-    batch = next(_BATCHES)  # names that one snippet binds again are not there for another
+    batch = next(_BATCHES)  # a name that one snippet rebinds must not exist for another
     requests = [ToolRequest(code, shown, episode=f"{batch} {number}") for number, code in enumerate(codes)]
     expected = confined.execute(requests)
     found = []
@@ -109,7 +109,7 @@ def test_many_random_snippets(size: tuple[int, int], confined: ToolExecutor) -> 
     check_random(range(1000, 3000), size, confined)
 
 
-#: Programs at the edges take long by design: one that passes this deadline in either lane says nothing.
+#: Programs at the edges take long by design: a program that exceeds this deadline in either lane does not count.
 EDGE_LIMITS = Limits(wall_s=0.5)
 
 

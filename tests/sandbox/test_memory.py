@@ -1,4 +1,4 @@
-"""The memory of a process is its own, whoever started it."""
+"""The measured memory of a process is its own, not that of the process that started it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of observations hold no markup, no control characters and no more than they may."""
+"""Texts of observations hold no markup and no control characters, and stay within their limit."""
 
 from __future__ import annotations
 

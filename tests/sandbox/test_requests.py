@@ -1,4 +1,4 @@
-"""What cannot be run at all is told before anything runs."""
+"""A request that cannot run at all is reported before anything runs."""
 
 from __future__ import annotations
 

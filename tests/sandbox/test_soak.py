@@ -73,9 +73,10 @@ def resident_mb() -> float:
 
 
 def soak(n_calls: int, fresh: Fresh = "call") -> dict[str, float]:
-    """Run a mix with 2.5 % crashes and 2.5 % timeouts; returns memory and descriptors after two fifths and at the end.
+    """Run a mix with 2.5% crashes and 2.5% timeouts; return memory and descriptors after two fifths and at the end.
 
-    With `fresh="episode"` every thousand calls are those of twenty new episodes.
+    It also returns the number of processes at the end. Every thousand calls belong to twenty new episodes, which matter
+    only with `fresh="episode"`.
     """
     generator = random.Random(1)
     figures: dict[str, float] = {}
@@ -90,7 +91,7 @@ def soak(n_calls: int, fresh: Fresh = "call") -> dict[str, float]:
                 if kind == "ok" and observation.status == "ok":
                     assert observation.image is not None
                     assert observation.image.tobytes() == TURNED
-                # On a busy machine any call may pass its short deadline; it may never come back as another's.
+                # On a busy machine any call may miss its short deadline; it must never get another call's observation.
                 assert observation.status in (kind, "timeout")
             if start == 100 * (n_calls // 250):
                 figures |= {"early MB": resident_mb(), "early descriptors": len(list(Path("/proc/self/fd").iterdir()))}

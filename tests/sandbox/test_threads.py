@@ -1,4 +1,4 @@
-"""Work in threads gives what work in a row gives."""
+"""Work in threads gives the same results as work in sequence."""
 
 from __future__ import annotations
 

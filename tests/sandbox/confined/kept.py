@@ -1,4 +1,4 @@
-"""What tests of workers that live on share."""
+"""Setup shared by the tests of workers that outlive a call."""
 
 from __future__ import annotations
 

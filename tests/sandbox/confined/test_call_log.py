@@ -1,4 +1,4 @@
-"""The log of library calls: it writes down what was done, and nobody can tell that it is there."""
+"""The log of library calls: it records the calls, and no code can tell that it is there."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sandbox.confined.cgroup import Cgroup
 
 @pytest.fixture
 def delegated(tmp_path: Path) -> Path:
-    """A folder like that of a cgroup whose children have the controllers."""
+    """A folder like that of a cgroup that gives its controllers to its children."""
     for name in ("cgroup.controllers", "cgroup.procs"):
         (tmp_path / name).touch()
     (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids")

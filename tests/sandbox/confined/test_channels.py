@@ -1,4 +1,4 @@
-"""Workers cannot tell each other anything, outlive their call, or take what belongs to all."""
+"""Workers cannot tell each other anything, outlive their call, or take what all of them share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.sandbox.confined.kept import IMAGE, kept
 from tests.sandbox.confined.test_layers import observe_all, reached
 from tests.sandbox.machine import need
 
-#: One worker notes a bit in a file description that the other one looks at.
+#: One worker sets a flag of a file description, and the other worker reads it.
 NOTE = "import fcntl\nfor fd in (0, 1, 2):\n    fcntl.ioctl(fd, 0x5421, b'\\x01\\0\\0\\0')\nprint('noted')"
 LOOK = "import fcntl, os\nprint('REACHED' if fcntl.fcntl(0, 3) & os.O_NONBLOCK else 'clean')"
 

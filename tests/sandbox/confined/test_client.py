@@ -1,4 +1,4 @@
-"""The trainer's end: which level it takes, and that a worker that is kept computes nothing between its calls."""
+"""The trainer's end: the level that it accepts; a kept worker computes nothing between its calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_level_that_is_not_there_is_refused_with_what_is_missing() -> None:
         zygote.close()
 
 
-#: Answers for the worker, and computes on.
+#: Answers in the worker's place, then continues to compute.
 COMPUTES_ON = """import os, sys, time
 from sandbox.confined import wire
 nonce = sys._getframe(2).f_locals["request"].nonce

@@ -1,4 +1,4 @@
-"""Copies of results: right while anything looks at them, their memory used again afterwards, and not hoarded."""
+"""Copies of results: correct while anything refers to them; then their memory is reused, and idle memory is bounded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_memory_is_used_again_when_the_last_view_is_gone() -> None:
     del copy
     part = image.crop((0, 0, 300, 200))  # a copy: it does not hold the memory
     other = made.of(memoryview(bytes(4 * 300 * 200)))
-    assert address(other) != first  # the image still does
+    assert address(other) != first  # the image still holds the memory
     del image
     again = made.of(memoryview(b"\x07" * 4 * 300 * 200))
     assert address(again) == first

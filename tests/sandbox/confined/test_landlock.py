@@ -1,4 +1,4 @@
-"""What each version of Landlock is asked to deny."""
+"""The rights that the sandbox asks each version of Landlock to deny."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ from sandbox.confined.landlock import ruleset
     ],
 )
 def test_every_right_that_a_version_knows_is_denied(interface: int, fields: tuple[int, ...]) -> None:
-    """By include/uapi/linux/landlock.h. A kernel refuses a field or a bit that it does not know."""
+    """Values from include/uapi/linux/landlock.h. A kernel refuses a field or a bit that it does not know."""
     assert ruleset(interface) == struct.pack(f"<{len(fields)}Q", *fields)

@@ -1,4 +1,4 @@
-"""What the zygote's program finds when it starts: our modules, and nothing of the trainer's besides."""
+"""The zygote's program finds our modules when it starts, and nothing else from the trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from sandbox.confined import launch
 
-#: In place of the zygote: tells what it has, over its only socket.
+#: Runs in place of the zygote and reports what it has, over its only socket.
 TELL = """
 import os
 control = __import__("socket").socket(fileno=int(descriptor))

@@ -1,7 +1,7 @@
-"""Control runs: what a layer holds off succeeds as soon as that layer is off, so it is the layer that holds it off.
+"""Control runs: an action that a layer stops succeeds as soon as that layer is off, so it is this layer that stops it.
 
-Layers overlap on purpose, so each row names those that are off in both runs; between them only the layer in question
-differs. The stand-ins are harmless: they touch files, listeners and descriptors of the test only.
+Layers overlap on purpose, so each row names the layers that are off in both runs; the two runs differ only in the layer
+in question. The stand-ins are harmless: they touch only files, listeners and descriptors of the test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECRET = "a-secret-of-the-test"
 
 @dataclass(frozen=True)
 class Control:
-    """A stand-in that prints REACHED where it succeeds, and the layers that are off beside the one in question."""
+    """A stand-in that prints REACHED if it succeeds, and the layers that are off besides the layer in question."""
 
     layer: str
     others: tuple[str, ...]
@@ -41,19 +41,19 @@ class Control:
 
 
 READ = "print('REACHED' if open('@FILE@').read() == '@SECRET@' else 'else')"
-#: In bytes, since the codec of host names would have to be read from a file.
+#: The host is in bytes, because the codec of host names would have to be read from a file.
 CONNECT = "import socket\nsocket.socket().connect((b'127.0.0.1', @PORT@))\nprint('REACHED')"
-#: Another architecture's or a missing interface is no failure of these: they ask for what any Linux gives.
+#: These ask only for what any Linux gives, so another architecture or a missing interface cannot make them fail.
 SOCKET = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()\nprint('REACHED')"
 EXECUTABLE = "import mmap\nmmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)\nprint('REACHED')"
 MEMORY_FILE = "import os\nos.close(os.memfd_create('x'))\nprint('REACHED')"
 #: More than code and images may have together under LIMITS.
 ALLOCATE = "a = np.empty(int(1.2 * 950 * 2**20), np.uint8)\nprint('REACHED')"
-#: More than code may have, and less than code and images together.
+#: More than code may have, but less than code and images may have together.
 ALLOCATE_PRIVATE = "a = np.empty(int(1.5 * 128 * 2**20), np.uint8)\nprint('REACHED')"
 WRITE_FILE = "import os\nfd = os.open('@FOLDER@/made', os.O_CREAT | os.O_WRONLY)\nos.write(fd, b'x')\nprint('REACHED')"
 PARENT = "import os\nprint('REACHED' if os.path.exists(f'/proc/@TRAINER@') else 'else')"
-#: Its own files of images can be read from a place in them; the zygote's sockets cannot (29 is ESPIPE).
+#: A worker can seek in its own image files, but not in the zygote's sockets (29 is ESPIPE).
 INHERITED = (
     "import os\nfor fd in range(4, 4096):\n    try:\n        os.lseek(fd, 0, 1)\n"
     "    except OSError as error:\n        if error.errno == 29: print('REACHED')"
@@ -77,7 +77,7 @@ CONTROLS = [
 
 
 class Place:
-    """What the stand-ins reach for."""
+    """The files and the listener that the stand-ins try to reach."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sbx_control_"))
@@ -88,7 +88,7 @@ class Place:
         self.listener = socket.create_server(("127.0.0.1", 0))
 
     def fill(self, code: str) -> str:
-        """The code with the places in it."""
+        """The code with its placeholders filled in."""
         places = {
             "@FILE@": str(self.folder / "file"),
             "@ROOT_FILE@": str(self.folder / "root_file"),
@@ -117,9 +117,9 @@ def observe(code: str, without: tuple[str, ...]) -> Observation:
 
 
 def observe_all(codes: Sequence[str], without: tuple[str, ...]) -> list[Observation]:
-    """What each code gives, in workers of one zygote."""
-    with warnings.catch_warnings(), patch.object(client.Zygote, "require"):  # else it is refused, as it should be
-        warnings.simplefilter("ignore", RuntimeWarning)  # it says that there is no confinement
+    """Observations of the codes, which run in workers of one zygote."""
+    with warnings.catch_warnings(), patch.object(client.Zygote, "require"):  # else the lane is refused, as it should be
+        warnings.simplefilter("ignore", RuntimeWarning)  # it warns that there is no confinement
         lane = ConfinedLane(1, LIMITS, "process", "call", without=without)
     try:
         return lane.run([ToolRequest(code, [IMAGE]) for code in codes])
@@ -128,7 +128,7 @@ def observe_all(codes: Sequence[str], without: tuple[str, ...]) -> list[Observat
 
 
 def reached(observation: Observation) -> bool:
-    """Whether the code printed it, a line of its own: an error shows the line of code that names it."""
+    """Whether the code printed REACHED on a line of its own: an error also shows the line of code that names it."""
     return "REACHED" in observation.text.splitlines()
 
 
@@ -170,7 +170,7 @@ def test_it_is_the_timer_that_ends_what_runs_on(wall_s: float, status: str) -> N
         lane.close()
 
 
-#: Answers the next request before it was asked: what it prints is the forgery.
+#: Answers the next request before it arrives; the text of the forged reply is REACHED.
 EARLY = (
     "import os\nfrom sandbox.confined import wire\n"
     "os.write(3, wire.REPLY.pack(wire.REPLY_MAGIC, @NONCE@, wire.TEXT_ONLY, 0, 0, 7, 0) + b'own')\n"

@@ -1,4 +1,4 @@
-"""Which level the layers give."""
+"""The level that a set of layers gives."""
 
 from __future__ import annotations
 

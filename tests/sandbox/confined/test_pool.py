@@ -1,4 +1,4 @@
-"""Whatever happens to workers and to those that make them, every task gets an answer."""
+"""Every task gets an answer, whatever happens to workers and to the zygotes that make them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_zygote_that_dies_during_a_batch_does_not_cost_the_rest_of_it() -> Non
         seen = lane.run([ToolRequest(code, [IMAGE])] * 16)
         assert lane._pool._workers._process.pid != zygote
         statuses = [observation.status for observation in seen]
-        assert statuses.count("crash") <= 2, seen  # those that ran
+        assert statuses.count("crash") <= 2, seen  # the calls that ran
         assert set(statuses) <= {"ok", "crash"}
     finally:
         lane.close()

@@ -1,4 +1,4 @@
-"""The last turn or resize of code runs once, in the trainer, and nobody can tell by pixels, texts or errors."""
+"""The last turn or resize of code runs once, in the trainer, and pixels, texts and errors do not show it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def executor() -> Iterator[ToolExecutor]:
 
 
 def here(code: str) -> Image.Image:
-    """What our own snippet gives in this process."""
+    """The result of our own snippet in this process."""
     names: dict[str, Any] = {"image": IMAGE.copy(), "Image": Image, "np": np, "cv2": cv2, "ImageDraw": ImageDraw}
     names |= {"images": [names["image"]]}
     exec(code, names)
@@ -161,7 +161,7 @@ def test_a_forged_call_is_a_crash_or_harmless(start: int, executor: ToolExecutor
     assert after.image.tobytes() == here(LEFT["crop and zoom"]).tobytes()
 
 
-#: What none of these attacks did.
+#: Tools of operations that no attack did, unless its last line has `image.crop`.
 NOT_DONE = {"crop", "median", "draw", "flip_vertical", "bilateral", "denoise"}
 
 

@@ -1,4 +1,4 @@
-"""Programs and what they earn travel as data."""
+"""Programs and their credit travel as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a snippet leaves, as an RGB image."""
+"""Results of snippets, as RGB images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's filter, run instruction by instruction as the kernel does it."""
+"""The worker's filter, run instruction by instruction as the kernel runs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ X32 = 0x40000000
 
 
 def verdict(filtered: bytes, audit: int, number: int, arguments: tuple[int, ...] = (0,) * 6) -> int:
-    """What the filter says of a call: an interpreter of classic BPF over `struct seccomp_data`."""
+    """The filter's verdict on a call, by an interpreter of classic BPF over `struct seccomp_data`."""
     data = struct.pack("<IIQ6Q", number & 0xFFFFFFFF, audit, 0, *(value & MASK for value in arguments))
     program = [*struct.iter_unpack("<HBBI", filtered)]
     place, accumulator = 0, 0
@@ -82,7 +82,7 @@ def test_no_memory_becomes_executable(protection: int) -> None:
 
 @given(st.integers(0, MASK), st.integers(0, MASK))
 def test_limits_are_read_of_this_process_only(process: int, new_limits: int) -> None:
-    is_own = process & 0xFFFFFFFF == 0  # the kernel takes the lower half as the process's number
+    is_own = process & 0xFFFFFFFF == 0  # the kernel takes the lower half as the process id
     for machine in ARCHITECTURES:
         assert call(machine, "prlimit64", process, 7, new_limits) == (ALLOW if is_own and not new_limits else DENY)
         assert call(machine, "sched_getaffinity", process) == (ALLOW if is_own else DENY)

@@ -1,4 +1,4 @@
-"""What a hostile worker may try with the image memory that it shares, and that the next worker gets after it."""
+"""Attacks of a hostile worker on the image memory that it shares and that the next worker gets after it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sandbox.lanes.confined import ConfinedLane
 from tests.sandbox.machine import need, noise
 
 SMALL, LARGE = noise(24, 16), noise(64, 64)
-#: Bytes of SMALL in the memory that is shared.
+#: Bytes of SMALL in the shared memory.
 N_BYTES = 4 * 24 * 16
-#: What code finds in the worker's own frames, and a way to answer for the worker.
+#: Objects that code finds in the worker's own frames, and a way to answer in the worker's place.
 REACH = """import mmap, os, socket, sys
 from sandbox.confined import wire
 frame = sys._getframe(2).f_locals
@@ -50,7 +50,7 @@ def observe(lane: ConfinedLane, code: str, image: Image.Image, episode: str = ""
 
 
 def settle(lane: ConfinedLane) -> None:
-    """Have the files of the last worker taken back, as they are when it is dead."""
+    """Take back the files of the last worker, as happens once it is dead."""
     zygote = lane._pool._workers
     deadline = time.monotonic() + 60
     while zygote._dying and time.monotonic() < deadline:

@@ -10,7 +10,7 @@ from sandbox.confined.syscalls import ALLOWED, CHECKED, KILLED
 from tests.sandbox.confined.test_layers import observe_all
 from tests.sandbox.machine import need
 
-#: Tries every call number that is in no table, with arguments of zero and of ones; EPERM is 1.
+#: Tries every call number below 1024 that is in no table, with all-zero and with all-one bits as arguments; EPERM is 1.
 ALL_CALLS = """import ctypes
 library = ctypes.CDLL(None, use_errno=True)
 for number in range(1024):
@@ -28,6 +28,7 @@ def test_no_call_beyond_the_tables_does_anything(without: tuple[str, ...]) -> No
     need("full")
     column = 0 if platform.machine() == "x86_64" else 1
     known = {numbers[column] for table in (ALLOWED, CHECKED, KILLED) for numbers in table.values()} - {None}
-    known |= {335, 336}  # uretprobe and uprobe: kernels let them pass every filter, and end who calls them elsewhere
+    # uretprobe and uprobe: kernels let them pass every filter, and end a process that calls them from elsewhere.
+    known |= {335, 336}
     (seen,) = observe_all([ALL_CALLS.replace("@KNOWN@", repr(known))], without)
     assert (seen.status, seen.text.split()) == ("ok", ["tried"]), seen

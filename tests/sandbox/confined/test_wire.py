@@ -1,4 +1,4 @@
-"""What a worker's reply may say; everything else is no reply."""
+"""Replies that a worker may send; any other message is no reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What code is told of its result, its errors and its prints; that it repeats; and what lives on in its episode."""
+"""Texts about results, errors and prints; randomness that repeats; and state that lives on in an episode."""
 
 from __future__ import annotations
 

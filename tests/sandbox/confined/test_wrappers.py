@@ -1,4 +1,4 @@
-"""Calls of the libraries are logged, and nobody can tell."""
+"""Library calls are logged, and no code can tell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def confined() -> Iterator[ToolExecutor]:
 
 
 def n_frames() -> int:
-    """Frames of an error in `Image.point`, here where nothing is logged; Python 3.12 and later make fewer."""
+    """Traceback frames of an error in `Image.point` without logging; Python 3.12 and later have fewer."""
     try:
         IMAGE.point(lambda x: 1 / 0)
     except ZeroDivisionError:

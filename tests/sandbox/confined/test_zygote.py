@@ -1,4 +1,4 @@
-"""The zygote confines its workers whoever starts it, and nothing of it outlives the trainer."""
+"""The zygote confines its workers whoever starts it, and neither it nor its workers outlive the trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""True operations, as models spell them, with what each of them earns: the rows of the credit matrix.
+"""True operations, as models spell them, with the credit of each: the rows of the credit matrix.
 
 `python -m tests.sandbox.effects.matrix` prints the share that is fully credited, by lane and operation.
 """
@@ -25,11 +25,11 @@ class Operation:
     """An operation and its spellings, which all give `result`.
 
     Attributes:
-        tools: What it earns, on an image that has colours.
-        orientation: Net element of the eight; None of an oblique turn.
-        frame: Size of the image -> result pixels to pixels of the image.
+        tools: Tools that it earns on an image that has colors.
+        orientation: Net orientation, one of the eight; None for an oblique turn.
+        frame: Maps the size of the image to the frame, which maps result pixels to pixels of the image.
         codes: Ways to write it; `W`, `H` are the image's size, `BOX` is the middle of it.
-        also: Tools on the way that count if the image has colours.
+        also: Tools of intermediate steps, which may also be credited.
     """
 
     tools: tuple[str, ...]
@@ -62,13 +62,13 @@ def zoomed(size: Size) -> Affine:
 
 
 def turn_then(name: str, frame: Callable[[Size], Affine]) -> Callable[[Size], Affine]:
-    """Turned first."""
+    """The frame of an operation on the turned image."""
     swaps = name in ("rotate_90", "rotate_270", "transpose", "transverse")
     return lambda size: frame(size[::-1] if swaps else size).then(orientation_frame(name, size))
 
 
 def oblique(degrees: float, *, expands: bool) -> Callable[[Size], Affine]:
-    """About the centre."""
+    """The frame of a rotation about the center."""
 
     def frame(size: Size) -> Affine:
         width, height = size
@@ -304,14 +304,14 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _about_centre(degrees: float, size: Size) -> Affine:
-    """OpenCV counts from the middle of a pixel."""
+    """The frame of a rotation in OpenCV, which counts from the middle of a pixel."""
     width, height = size
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = width / 2 + 0.5, height / 2 + 0.5
     return Affine(cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
 
 
-#: Code around the calls.
+#: Ways to wrap code around the calls.
 WRITTEN: dict[str, Callable[[str], str]] = {
     "plain": lambda code: code,
     "def": lambda code: (
@@ -326,7 +326,7 @@ WRITTEN: dict[str, Callable[[str], str]] = {
 
 @cache
 def scenes() -> dict[str, Image.Image]:
-    """Two photographs, a page and a chart, and each of them in gray."""
+    """Two photographs, a page and a chart, each in color and in gray."""
     from sklearn.datasets import load_sample_images
 
     from cv_lightning.data.worlds import families
@@ -341,7 +341,7 @@ def scenes() -> dict[str, Image.Image]:
 
 @dataclass(frozen=True)
 class Case:
-    """One cell: an operation on an image, written in some way."""
+    """One case of the matrix: an operation on an image, written in some way."""
 
     operation: str
     scene: str
@@ -353,7 +353,7 @@ class Case:
         return scenes()[self.scene]
 
     def is_full(self, seen: Observation) -> bool:
-        """Whether everything is credited, and nothing else."""
+        """Whether everything that was done is credited, and nothing else."""
         truth, size = OPERATIONS[self.operation], self.image.size
         tools = set() if self.operation == "gray" and self.scene.endswith("gray") else set(truth.tools)
         wanted = truth.frame(size)
@@ -384,12 +384,12 @@ def cases(scenes_: tuple[str, ...], written: tuple[str, ...]) -> Iterator[Case]:
 
 
 def cut_short(chosen: Iterator[Case]) -> list[Case]:
-    """Some of the cases: each spelling on each scene in one way, and each way for some of them."""
+    """Every fifth case: a sample over spellings, scenes and ways to write them."""
     return [case for number, case in enumerate(chosen) if number % 5 == 0]
 
 
 def confined_executor() -> ToolExecutor:
-    """All code runs as it is written; workers are kept, which is quick."""
+    """An executor that runs all code as written; it keeps its workers, which saves time."""
     return ToolExecutor(lane="confined", workers=2, limits=Limits(wall_s=20), fresh="episode")
 
 

@@ -1,4 +1,4 @@
-"""What operations earn, by hand: identical pixels nothing, a move what it shows at the end."""
+"""Credit of operations, by hand: identical pixels earn nothing, a move earns what it shows at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Done = tuple[str, tuple[object, ...], Size]
 
 
 def earned(*done: Done, unchanged: Sequence[int] = (), is_source: bool = False, is_plain: bool = False) -> Effects:
-    """Of operations (name, values, size after) on an image of 40 x 20."""
+    """Credit of operations (name, values, size after) on an image of 40 x 20 pixels."""
     credit = Credit((40, 20))
     for place, (name, values, after) in enumerate(done):
         credit.add(Operation(name, values), after, lambda place=place: place not in unchanged)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Where a part lies, against a search of every place; and the work of looking stays bounded."""
+"""Places of a part in an image, compared with a search of every place; the work of the search is bounded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandbox.effects.pixels import Numbers, SearchBudget, oriented
 
 
 def every_place(image: Numbers, part: Numbers) -> list[CropPlace]:
-    """What `find_places` must find, the slow way."""
+    """The places that `find_places` must find, found by trying all of them."""
     if max(len(set(row.tolist())) for row in part) < min(4, part.shape[1]):
         return []
     height, width = part.shape
@@ -44,7 +44,7 @@ def test_finds_what_a_search_of_every_place_finds(data: st.DataObject) -> None:
     y, x = data.draw(st.integers(0, turned.shape[0] - 1)), data.draw(st.integers(0, turned.shape[1] - 1))
     bottom, right = data.draw(st.integers(y + 1, turned.shape[0])), data.draw(st.integers(x + 1, turned.shape[1]))
     part = turned[y:bottom, x:right]
-    high = np.uint32(data.draw(st.integers(0, 255)) << 24)  # means nothing
+    high = np.uint32(data.draw(st.integers(0, 255)) << 24)  # the top byte has no meaning
     found = find_places(image | high, part, SearchBudget(1 << 25))
     assert found is not None
     assert len(found) == len(set(found))

@@ -1,4 +1,4 @@
-"""What a result still shows of what its frame names."""
+"""Detail that a result still shows of the part of the image that its frame names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def page(width: int = 252, height: int = 180) -> Image.Image:
 
 
 def viewed(root: Image.Image, orientation: str, change: Change) -> View:
-    """The root in an orientation, changed; a change of size is one of scale."""
+    """The root in an orientation, after a change; if the size changes, so does the scale of the frame."""
     turned = orient(root, orientation)
     result = change(turned)
     scale = Affine(a=turned.width / result.width, e=turned.height / result.height)
@@ -114,7 +114,7 @@ def test_what_destroys_an_image_shows_nothing(name: str) -> None:
 def test_a_result_that_looks_the_same_turned_back_does_not_show_its_turn(orientation: str) -> None:
     quarter = page(60, 60)
     symmetric = Image.new("RGB", (60, 60))
-    for other in ORIENTATIONS:  # one of all eight views: symmetric in every way
+    for other in ORIENTATIONS:  # the maximum of all eight views: symmetric in every way
         symmetric = Image.fromarray(np.maximum(np.asarray(symmetric), np.asarray(orient(quarter, other))))
     for root in (symmetric, Image.new("RGB", (60, 40), "white"), Image.new("RGB", (1, 1))):
         result = viewed(root, orientation, lambda image: image.resize((2 * image.width, 2 * image.height), 0))

@@ -1,4 +1,4 @@
-"""Drawing is told from what else changes few pixels; where the pixels fit both, it is no drawing."""
+"""Drawings are told from other changes of few pixels; pixels that fit both are no drawing."""
 
 from __future__ import annotations
 

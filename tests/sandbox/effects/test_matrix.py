@@ -1,4 +1,4 @@
-"""Every true operation is fully credited, in every lane, whatever is around it; nothing else is."""
+"""Every true operation is fully credited, in every lane, whatever code is around it; nothing else is credited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program gives, and what it earns."""
+"""The result of a program, and its credit."""
 
 from __future__ import annotations
 

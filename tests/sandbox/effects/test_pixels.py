@@ -1,4 +1,4 @@
-"""Colours as numbers, orientations as views, and whether images look the same."""
+"""Colors as numbers, orientations as views, and whether images look the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A claim earns what its pixels prove, and nothing by what it says; a bad one is dropped and the result stays."""
+"""A claim earns what its pixels prove, and nothing for its words; a bad claim is dropped and the result stays."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_endless_claims_cost_the_trainer_one_deadline_in_all() -> None:
         executor.execute([honest])
         started = time.perf_counter()
         seen = executor.execute([forged] * 12)
-        assert time.perf_counter() - started < 10  # each would have taken a second, and its worker's start
+        assert time.perf_counter() - started < 10  # each would have taken a second plus the start of its worker
         assert {(each.status, each.tools) for each in seen} == {("ok", ())}
         assert executor.execute([honest])[0].tools == ("median",)
 
@@ -231,7 +231,8 @@ def test_a_resize_by_a_box_is_the_crop_that_it_is(confined: ToolExecutor) -> Non
 
 def test_a_result_that_is_right_at_known_places_only_is_no_turn() -> None:
     image = noise(1000, 800)
-    ys, xs = (np.random.default_rng(20251203).random((4096, 2)) * (1000, 800)).astype(int).T  # public once
+    # These places were public once.
+    ys, xs = (np.random.default_rng(20251203).random((4096, 2)) * (1000, 800)).astype(int).T
     other = np.asarray(ImageEnhance.Brightness(noise(800, 1000, 1)).enhance(0.5)).copy()
     other[ys, xs] = np.asarray(orient(image, "rotate_90"))[ys, xs]
     assert credit(Image.fromarray(other), "v1 = image.transpose(2)\nresult = v1", image) == UNKNOWN
@@ -245,4 +246,4 @@ def test_a_palindrome_does_not_hold_the_search(n_colours: int) -> None:
     part = page.crop((0, 0, page.width - 2, page.height - 2))
     started = time.process_time()
     credit(part, "", page)
-    assert time.process_time() - started < 1.5  # most of it makes arrays of 60 million pixels
+    assert time.process_time() - started < 1.5  # most of the time goes into arrays of 60 million pixels

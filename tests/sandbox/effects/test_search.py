@@ -1,4 +1,4 @@
-"""What was done is read from the pixels: what fits twice, or not at all, is unknown."""
+"""Operations are read from the pixels: a result that fits twice, or not at all, is unknown."""
 
 from __future__ import annotations
 

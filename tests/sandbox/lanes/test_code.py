@@ -1,4 +1,4 @@
-"""Code that runs as written: when its lane starts, what results earn, and the error without a lane."""
+"""Code that runs as written: the start of its lane, the credit of results, and the error without a lane."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), d
 
 
 class FakeLane:
-    """Turns every image; tells the first, and has state of one episode."""
+    """Turns every image, reports the first observation, and has state of one episode."""
 
     name = "fake"
 

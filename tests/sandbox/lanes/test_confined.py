@@ -1,4 +1,4 @@
-"""Confined code: what it may do, what it is told, and that its processes come and go without a trace."""
+"""Confined code: its rights, its messages, and its processes, which come and go without a trace."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_program_is_the_same_in_both_lanes(program: ToolProgram, image: Image.Im
 
 
 def mutated(generator: random.Random) -> str:
-    """An idiom with numbers, names and lines changed, as a policy that is learning would write it."""
+    """An idiom with changed numbers, names and lines, as a policy in training would write it."""
     lines = snippet_of(generator.choice(IDIOMS)).splitlines()
     if generator.random() < 0.3:
         lines = [*lines[:-1], *snippet_of(generator.choice(IDIOMS)).splitlines()]
@@ -98,7 +98,7 @@ SWAPS = [
 
 
 def law_breaks(seeds: range, executor: ToolExecutor) -> list[tuple[str, Observation, Observation]]:
-    """Mutated idioms that lift and give something else than the confined lane."""
+    """Mutated idioms that lift, but whose result differs from that of the confined lane."""
     shown = [noise(17, 12), noise(15, 19, 1)]
     codes = [mutated(random.Random(seed)) for seed in seeds]
     lifting = [code for code in codes if not isinstance(lift(code, tuple(i.size for i in shown), 0), Unliftable)]
@@ -211,7 +211,7 @@ def open_descriptors() -> int:
 
 
 def test_descriptors_and_processes_are_given_back() -> None:
-    """In a process of its own: what other tests held may go at any moment."""
+    """Runs in a process of its own: resources that other tests held may be freed at any moment."""
     need()
     code = f"from {__name__} import check_all_is_given_back; check_all_is_given_back()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What every lane is asked, and what becomes of one that fails."""
+"""Calls to a lane, and the observations of a lane that fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.lanes.lane import Lifted, run_lane
 
 
 class Doubling:
-    """Observes twice the number; leaves odd ones to another lane, and fails on 13."""
+    """Observes twice the number; leaves odd numbers to another lane, and fails on 13."""
 
     name = "doubling"
 

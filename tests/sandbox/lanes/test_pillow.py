@@ -1,4 +1,4 @@
-"""Tools, orientation and frame of lifted code are what is in the pixels."""
+"""Tools, orientation and frame of lifted code agree with the pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Systems without the kernel's confinement: unconfined code takes a clear yes, and then behaves as elsewhere."""
+"""Systems without the kernel's confinement: unconfined code needs explicit consent, and then behaves as elsewhere."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_variables_live_on_in_an_episode_until_an_error(executor: ToolExecutor) 
 
 def test_time_is_limited_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    resource_tracker.ensure_running()  # multiprocessing's own, which lives as long as we do
+    resource_tracker.ensure_running()  # multiprocessing's own process, which lives as long as this one
     before, limits = descendants(os.getpid()), Limits(wall_s=0.4)
     with unconfined(limits) as executor:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A process of ours over a pipe."""
+"""A process that we spawn and reach over a pipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandbox.lanes.process import Spawned
 
 
 def tell(name: str, pipe: Connection) -> None:
-    """Say what the process finds, then wait for ever."""
+    """Send what the process finds, then wait forever."""
     pipe.send((name, os.environ.get("OMP_NUM_THREADS"), hash("cv")))
     pipe.recv()
 

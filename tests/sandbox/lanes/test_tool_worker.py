@@ -1,4 +1,4 @@
-"""Tool workers: the same as in process, and whatever a program does can be ended."""
+"""Tool workers: they give the same results as this process, and any program can be ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHIFTED = (
     "a = np.array(image)\nM = np.array([[1.0, 0, @], [0, 1, 0]])\n"
     "result = cv2.warpAffine(a, M, (99, 99), borderMode=cv2.BORDER_REFLECT)"
 )
-#: Each once held the trainer for seconds to ever, or took gigabytes there: (code, size of the image).
+#: Programs that once held the trainer for seconds or forever, or took gigabytes there: (code, size of the image).
 HELD = {
     "a warp that never ends": (ENDLESS, (40, 30)),
     "a shift of ten million": (SHIFTED.replace("@", "1e7"), (40, 30)),
@@ -75,7 +75,7 @@ def test_nothing_holds_the_trainer(name: str) -> None:
         memory, own = peak_memory_bytes(), time.process_time()
         started = time.perf_counter()
         (observation,) = executor.execute([request])
-        assert time.perf_counter() - started < 20  # a second, and whatever a busy machine adds
+        assert time.perf_counter() - started < 20  # a second, plus the delay of a busy machine
         assert time.process_time() - own < 0.5
         assert peak_memory_bytes() - memory < 200 * 2**20
         assert observation.lane != "pillow" or "too thin" in observation.text

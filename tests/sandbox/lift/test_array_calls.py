@@ -1,4 +1,4 @@
-"""Slices and calls of arrays mean what NumPy and OpenCV do."""
+"""Slices and calls of arrays do what NumPy and OpenCV do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constants that are computed while reading are Python's own."""
+"""Constants that are computed while reading equal Python's."""
 
 from __future__ import annotations
 

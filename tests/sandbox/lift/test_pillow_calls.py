@@ -1,4 +1,4 @@
-"""Calls of Pillow mean what Pillow does; every turn by a quarter is one operation."""
+"""Calls of Pillow do what Pillow does; every quarter turn is one operation."""
 
 from __future__ import annotations
 

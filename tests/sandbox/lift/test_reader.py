@@ -1,4 +1,4 @@
-"""A snippet that lifts gives, bit for bit, what Python gives; what cannot be read with certainty does not lift."""
+"""A snippet that lifts gives Python's result, bit for bit; code that cannot be read with certainty does not lift."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[ToolExecutor]:
-    """Whatever does not lift runs confined, and says what Python says."""
+    """An executor: code that does not lift runs confined, with the messages of Python itself."""
     need()
     with ToolExecutor(workers=1, limits=Limits(wall_s=10)) as executor:
         yield executor
@@ -164,9 +164,9 @@ WRITTEN_OUT = {
 
 @pytest.mark.parametrize("code", WRITTEN_OUT)
 def test_fault_is_what_python_raises(code: str, executor: ToolExecutor) -> None:
-    """The kind and text of each fault, against the same call written out here."""
+    """The kind and text of each fault, compared with the same call written out here."""
     image = noise(20, 16)
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one it is, is what is compared
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the exception itself is compared
         WRITTEN_OUT[code](image)
     (observation,) = executor.execute([ToolRequest(code, [image])])
     assert observation.text.splitlines()[0] == f"{type(caught.value).__name__}: {caught.value}"

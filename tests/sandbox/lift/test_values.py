@@ -23,7 +23,7 @@ def anything(value: object) -> bool:
 
 @st.composite
 def signatures(draw: st.DrawFn) -> list[Parameter]:
-    """Parameters without a default before those with one, and those by name last, as a signature has them."""
+    """Parameters in the order of a signature: no default before a default, and keyword-only parameters last."""
     names = NAMES[: draw(st.integers(0, 4))]
     n_needed, n_by_name = draw(st.integers(0, len(names))), draw(st.integers(0, len(names)))
     return [

@@ -1,4 +1,4 @@
-"""Runs an operation twice: through the table, and as the Python that the table writes of it."""
+"""Runs an operation twice: through the table, and as the Python statement that the table writes for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def outcome(call: Callable[[], Image.Image]) -> Any:
 
 
 def written(operation: Operation, image: Image.Image) -> Image.Image:
-    """What its statement gives; the text is the table's own."""
+    """The result of the operation's statement; the text is the table's own."""
     names: dict[str, Any] = {"x": image, "cv2": cv2, "np": np, "Image": Image, "ImageDraw": ImageDraw}
     names |= {"ImageEnhance": ImageEnhance, "ImageFilter": ImageFilter, "ImageOps": ImageOps}
     exec(write_statement(operation, "x"), names)
@@ -33,7 +33,7 @@ def written(operation: Operation, image: Image.Image) -> Image.Image:
 
 
 def differing(name: str, n_calls: int) -> list[Any]:
-    """The calls at the edges that do not give what their statement gives."""
+    """The calls at the edges whose result differs from that of their statement."""
     return [
         (values, image.size)
         for values, image in calls(name, n_calls)

@@ -77,7 +77,7 @@ def _kernel(generator: random.Random, _: Size) -> Table:
 
 _COLOURS = [None, 7, (1, 2, 3), "red"]
 _SIGMAS = [0, 0.01, 1, 3.3, 50]
-#: Values of a parameter, by operation and parameter, or by parameter alone: a list, or a function of the size.
+#: Values of parameters, keyed by operation and parameter or by parameter alone: a list, or a function of the size.
 _EDGES: dict[str, list[Any] | Draw] = {
     "orient.method": ["rotate_90", "rotate_180", "flip_horizontal", "transverse"],
     "angle": [0, 90, 180, 1e-4, 45.0, 89.999, -1e6, 1e6, 123456.7],
@@ -188,7 +188,7 @@ def _drawn(name: str, generator: random.Random, size: Size) -> tuple[Any, ...]:
 
 
 def program(generator: random.Random, size: Size) -> ToolProgram:
-    """One to three operations with values at the edges; whether they fit what comes before them is left to chance."""
+    """Up to three operations with values at the edges; whether they fit the operation before them is left to chance."""
     operations = []
     for _ in range(generator.randint(1, 3)):
         name = generator.choice(sorted(OPERATIONS))
@@ -201,7 +201,7 @@ def program(generator: random.Random, size: Size) -> ToolProgram:
 def calls(
     name: str, n_calls: int, seed: int = 0, *, in_bound: bool = True
 ) -> list[tuple[tuple[Any, ...], Image.Image]]:
-    """Values and image of calls that a program may hold; only those within the bound, unless not `in_bound`."""
+    """Values and images of calls that a program may hold; if `in_bound`, only calls within the bound."""
     generator, found = random.Random(f"{name} {seed}"), []
     kind = OPERATIONS[name]
     for number in range(60 * n_calls):
@@ -223,7 +223,7 @@ def calls(
 
 
 def picture(size: Size, mode: str, generator: random.Random) -> Image.Image:
-    """An image that is hard for some filters: noise, one colour, or a ramp."""
+    """An image that is hard for some filters: noise, one color, or a ramp."""
     shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
     kind = generator.choice(["noise", "flat", "ramp"])
     if kind == "noise":

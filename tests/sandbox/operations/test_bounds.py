@@ -1,4 +1,4 @@
-"""What runs in the trainer is bounded: measured time and memory of calls at the edges against the table."""
+"""Calls in the trainer are bounded: measured time and memory of calls at the edges, compared with the table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sandbox.operations.table import OPERATIONS
 from tests.sandbox.operations.edges import calls
 
 ROOT = str(Path(__file__).parents[3])
-#: A busy machine takes longer for the same work; a call that hangs takes for ever.
+#: A busy machine takes longer for the same work; a call that hangs takes forever.
 SLACK = 3
-#: Bytes of any call, and per pixel, beside what the interpreter has.
+#: Bytes that any call may take, and bytes per pixel, besides the memory of the interpreter.
 CALL_BYTES, PIXEL_BYTES = 8e6, 24
 N_CALLS = 12
 
-#: Runs calls and prints how much processor time and memory each took, over its bound.
+#: Runs calls and prints the processor time and the memory of each, as ratios to its bound.
 MEASURE = """
 import json, sys, time
 sys.path.insert(0, {root!r})
@@ -101,7 +101,7 @@ def test_every_operation_has_edges_and_a_bound_or_a_reason() -> None:
 
 
 def test_a_bound_that_is_too_low_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The measurement sees a call that takes longer, and one that does not end."""
+    """The measurement sees calls that take longer than their bound."""
     monkeypatch.setattr("tests.sandbox.operations.test_bounds.MEASURE", MEASURE.replace("for name in", LOWERED))
     assert over_bound(["ImageFilter.MinFilter"], 20) != []
 
@@ -139,7 +139,7 @@ def test_a_large_image_leaves_the_trainer() -> None:
 
 
 def test_a_thin_image_between_two_steps_of_pillow_counts() -> None:
-    """From 400 x 60,000 to 60,000 x 400 Pillow makes 60,000 x 60,000 on the way."""
+    """From 400 x 60,000 to 60,000 x 400 pixels, Pillow makes an image of 60,000 x 60,000 on the way."""
     program = lift("result = image.resize((60000, 400))", ((400, 60000),))
     assert isinstance(program, ToolProgram)
     assert not fits_in_process(program, (400, 60000), Limits())

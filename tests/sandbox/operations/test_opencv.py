@@ -1,4 +1,4 @@
-"""OpenCV's operations give the bits of the calls that they are written as."""
+"""OpenCV's operations give the same bits as the calls that they are written as."""
 
 from __future__ import annotations
 

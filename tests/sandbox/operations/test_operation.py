@@ -1,4 +1,4 @@
-"""What a row of the table says of its call before it runs."""
+"""Facts that a row of the table gives about its call before it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and frames against the libraries, and by hand."""
+"""Sizes and frames, compared with the libraries and by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pillow's operations give the bits of the calls that they are written as."""
+"""Pillow's operations give the same bits as the calls that they are written as."""
 
 from __future__ import annotations
 

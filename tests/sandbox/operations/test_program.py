@@ -1,4 +1,4 @@
-"""A program, its canonical snippet, and what is known of it before it runs."""
+"""A program, its canonical snippet, and the sizes that are known before it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sandbox.strategies import images, programs
 def test_lifting_the_printed_program_gives_the_program(program: ToolProgram, image: Image.Image) -> None:
     lifted = lift(print_program(program), (image.size, (40, 31)), 0)
     if isinstance(lifted, Unliftable):
-        assert min(image.size) < 5, lifted  # a size of no pixels on the way
+        assert min(image.size) < 5, lifted  # an image on the way has no pixels
     else:
         assert lifted == program
 
@@ -40,7 +40,7 @@ def test_predicted_sizes_are_the_sizes(program: ToolProgram, image: Image.Image)
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_call_at_the_edges_that_lifts_does_not_fail(name: str) -> None:
-    """Else a result of a refused size hides the error of a call before it."""
+    """Otherwise a result of a refused size would hide the error of a call before it."""
     for values, image in calls(name, 4 if "Means" in name else 40):
         grayed = [Operation("Image.convert", ("L",))] if image.mode == "L" else []
         code = print_program(ToolProgram((*grayed, Operation(name, values))))

@@ -1,4 +1,4 @@
-"""Operations as statements of Python."""
+"""Operations as Python statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures, and the two lanes side by side."""
+"""Pictures, and helpers that compare the two lanes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.types import Exactness
 CONTRACTS: list[Exactness] = ["exact", "close"]
 
 
-#: What an observation says of where it was made.
+#: Fields that depend on where an observation was made.
 PLACE = {"lane", "wall_s", "exactness", "library"}
 
 
@@ -27,7 +27,7 @@ def noise(width: int, height: int, seed: int = 3) -> Image.Image:
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """Smooth colours with flat parts: what photographs and charts are made of."""
+    """Smooth colors with flat parts, as in photographs and charts."""
     small = np.random.default_rng(5).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -46,7 +46,7 @@ def run_both(
 
 
 def assert_equal(one: Observation, other: Observation) -> None:
-    """Every field but the place and the time, pixel by pixel if the lane is exact."""
+    """Compare every field that is not in `PLACE`, and the pixels if the lane is exact."""
     for field in fields(Observation):
         if field.name in PLACE:
             continue

@@ -1,7 +1,7 @@
 """The table of docs/kornia_lane.md: `python -m tests.sandbox.lanes.tensor.kornia_table` measures and prints it.
 
-Its calls are the kept ones (`sandbox.lanes.tensor.selfcheck`). Most were drawn once, at random: Hypothesis's own draws
-differ by its version and by the modules that are loaded. `--draw` draws other ones; print the table again after it.
+It uses the stored calls (`sandbox.lanes.tensor.selfcheck`). Most were drawn once, at random, because Hypothesis's draws
+depend on its version and on the modules that are loaded. `--draw` draws new calls; print the table again after that.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ SIZES = ((90, 70), (40, 33), (7, 19))
 
 @dataclass
 class Measured:
-    """What random calls of an operation gave under the contract "close".
+    """Results of the stored calls of an operation under the contract "close".
 
     Attributes:
-        backend: What did it.
+        backend: Backend that did the operation.
         most: Largest difference from the library, of 255.
         mean: Mean difference.
         beyond: Share of values that differ by more than 2, in percent.
         exact: Share of the calls that "exact" takes, in percent.
-        close: The same of "close".
+        close: Share of the calls that "close" takes, in percent.
     """
 
     backend: str = "the Pillow lane"
@@ -54,19 +54,19 @@ class Measured:
 
 
 def backend_of(name: str) -> str:
-    """What does an operation under "close"."""
+    """The backend that does an operation under "close"."""
     return "; ".join(dict.fromkeys(kind.by for kind in KINDS.get(name, ()))) or "the Pillow lane"
 
 
 def _picture(size: tuple[int, int], seed: int) -> Image.Image:
-    """Half of them noise, half smooth."""
+    """Noise for an odd seed, a smooth picture for an even seed."""
     shape = (size[1], size[0], 3) if seed % 2 else (4, 5, 3)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
 
 
 def measured(name: str) -> Measured:
-    """Run the calls of an operation that are kept."""
+    """Run the stored calls of an operation."""
     taken: dict[str, list[bool]] = {"exact": [], "close": []}
     parts = [np.zeros(0, np.int64)]
     for seed, values in enumerate(kept_calls()[name]):
@@ -87,7 +87,7 @@ def measured(name: str) -> Measured:
 
 
 def draw() -> None:
-    """Draw other calls, at most 25 of each operation, and keep them beside those that were picked."""
+    """Draw new calls, at most 25 of each operation, and store them beside the calls that were picked by hand."""
 
     def drawn(name: str) -> list[Values]:
         found = []

@@ -1,4 +1,4 @@
-"""The law of the lanes: what the tensor lane takes comes out as from the Pillow lane, pixels by contract."""
+"""The law of the lanes: the tensor lane gives what the Pillow lane gives, with pixels as its contract says."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_observations_are_equal_field_by_field(
         assert_equal(one, other)
 
 
-#: Where an operation that is only close could show a change that is not there, or hide one.
+#: Snippets in which a close but not exact operation could show a change that is not there, or hide one.
 DELICATE = [
     "result = image.filter(ImageFilter.GaussianBlur(2))",
     "result = image.filter(ImageFilter.BoxBlur(1)).filter(ImageFilter.BoxBlur(1))",
@@ -112,7 +112,7 @@ def test_observations_of_a_mixed_batch_keep_their_order() -> None:
     images = [noise(20, 12), noise(12, 20, 4)]
     requests = [ToolRequest(code, images, index) for code in SNIPPETS for index in (0, 1)] * 2
     requests.append(ToolRequest("result = image.resize((100000, 100000))", images))
-    limits = Limits(wall_s=30)  # the last one fills a worker's memory, which a busy machine gives slowly
+    limits = Limits(wall_s=30)  # the last request fills a worker's memory, which is slow on a busy machine
     tensor = ToolExecutor(lane="kornia", device="cpu", limits=limits).execute(requests)
     usual = ToolExecutor(lane="auto", limits=limits).execute(requests)
     for one, other in zip(tensor, usual, strict=True):

@@ -1,4 +1,4 @@
-"""The registry: what a function promises, and that the first that takes a call does it."""
+"""The registry: the promises of a function; the first function that takes a call does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tensor lane takes, and what it leaves."""
+"""Calls that the tensor lane takes, and calls that it leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canvases by hand, and turns between pixels against Pillow."""
+"""Canvases by hand, and oblique turns compared with Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenCV's weights and borders, by hand and against it."""
+"""OpenCV's weights and borders, by hand and compared with OpenCV."""
 
 from __future__ import annotations
 

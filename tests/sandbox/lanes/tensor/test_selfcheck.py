@@ -1,4 +1,4 @@
-"""A device, half precision, or another Kornia is found out."""
+"""The self-check: devices, half precision of the trainer, and a Kornia that computes differently."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_self_check(device: str, exactness: Exactness) -> None:
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("device", DEVICES)
 def test_half_precision_of_the_trainer_changes_nothing(half: torch.dtype, device: str) -> None:
-    """No operation is allowed in half precision: neither autocast nor a default of half floats reaches the lane."""
+    """No operation may run in half precision: neither autocast nor a half-precision default dtype reaches the lane."""
     usual, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     try:
         torch.set_default_dtype(half)

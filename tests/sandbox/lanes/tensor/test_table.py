@@ -1,4 +1,4 @@
-"""Each operation against its library, the documentation, and the bound on what it costs."""
+"""Each operation compared with its library, its documentation, and the bound on its cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.sandbox.operations.edges import calls
 
 
 def differences(kind: TensorKind, values: Any, image: Image.Image, expected: Image.Image, device: str) -> Any:
-    """Of the second image of a batch of three, all values."""
+    """Differences from `expected`, of all values of the second image in a batch of three."""
     mine, other = as_tensor(image, device), as_tensor(noise(*image.size).convert(image.mode), device)
     result = to_pillow(kind.call(torch.stack([other, mine, other]), [values] * 3)[1])
     assert (result.size, result.mode) == (expected.size, expected.mode)
@@ -55,11 +55,11 @@ def test_operation_is_that_of_the_library(name: str, exactness: Exactness, devic
         return
     try:
         expected = OPERATIONS[name].call(image, operation.values)
-    except (ValueError, TypeError, cv2.error):  # a colour of three numbers for a gray image
+    except (ValueError, TypeError, cv2.error):  # a color of three numbers for a gray image
         return
     assert exactness == "close" or kind.is_exact(operation.values)
     found = differences(kind, operation.values, image, expected, device)
-    few = 2 if kind.far(operation.values) else 0  # a tie of a tiny image is a large share of it
+    few = 2 if kind.far(operation.values) else 0  # a single tie is a large share of a tiny image
     assert (found > kind.most(operation.values)).sum() <= kind.far(operation.values) * found.size + few
 
 
@@ -108,7 +108,7 @@ def test_every_operation_that_lifts_is_done_or_declined_by_name() -> None:
 
 
 def rows_of(heading: str, columns: int) -> list[list[str]]:
-    """Rows of the tables below a heading of the documentation; one for each name in the first cell, without quotes."""
+    """Rows of the tables below a heading of the documentation; one row per name in the first cell, without quotes."""
     text = (Path(__file__).parents[4] / "docs/kornia_lane.md").read_text(encoding="utf-8")
     part = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     rows = [re.findall(r"[^|]+", line) for line in part.splitlines() if line.startswith("| `")]
@@ -117,7 +117,7 @@ def rows_of(heading: str, columns: int) -> list[list[str]]:
 
 
 def assert_documented(name: str) -> None:
-    """The same calls as when the table was printed; another processor may round a mean otherwise."""
+    """Check a row with the calls of the printed table; another processor may round a mean differently."""
     (row,) = [row for row in rows_of("How close it is", 7) if row[0] == name]
     found = kornia_table.measured(name)
     assert row[1] == found.backend
@@ -128,7 +128,7 @@ def assert_documented(name: str) -> None:
     assert found.most <= 2 or (name == "ImageFilter.UnsharpMask" and found.beyond <= 2)  # ties at its threshold
 
 
-#: One operation of each file, contract and kind of difference.
+#: An operation for each file, contract and kind of difference.
 SAMPLED = [
     *("orient", "Image.rotate", "Image.resize", "ImageOps.posterize", "ImageFilter.DETAIL", "ImageFilter.GaussianBlur"),
     *("ImageFilter.UnsharpMask", "ImageFilter.BoxBlur", "Image.transform", "cv2.resize", "cv2.GaussianBlur"),
@@ -138,7 +138,7 @@ SAMPLED = [
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_documented_differences_are_those_that_are_measured(name: str) -> None:
-    """Printed by `python -m tests.sandbox.lanes.tensor.kornia_table`."""
+    """`python -m tests.sandbox.lanes.tensor.kornia_table` prints the table."""
     assert_documented(name)
 
 
@@ -183,7 +183,7 @@ def test_calls_that_are_declined(exactness: Exactness, name: str, values: Any, s
 
 @pytest.mark.parametrize("exactness", CONTRACTS)
 def test_opencv_copies_what_a_factor_leaves_as_long(exactness: Exactness) -> None:
-    """An axis alone would be copied, that of a taller image is resampled: 2 pixels by 1.25 are 2 pixels."""
+    """2 pixels by 1.25 are 2 pixels: OpenCV would copy such an axis alone, but resamples it in a taller image."""
     for factors in ((1.25, 2.0), (1.25, 1.25)):
         assert "leaves a side" in str(kind_of("cv2.resize", (None, *factors, 0), State((2, 1)), exactness))
     kind = kind_of("cv2.resize", (None, 1.0, 2.0, 0), State((2, 1)), exactness)
@@ -206,13 +206,13 @@ class Written(torch.utils._python_dispatch.TorchDispatchMode):
         return result
 
 
-#: Values that a call writes for each of the image before and after, and those of its largest tensor: matrices, windows.
+#: Most values that a call writes per value of the images before and after, and most in one tensor (matrices, windows).
 MOST_WRITTEN, LARGEST = 60_000, 1 << 25
 
 
 @pytest.mark.parametrize("name", sorted(operations_of("close")))
 def test_what_runs_on_tensors_is_bounded(name: str) -> None:
-    """By arguments at the edges: what it writes grows with the pixels alone, whatever they are."""
+    """With arguments at the edges: the number of written values grows only with the number of pixels."""
     for values, image in calls(name, 12, 0):
         state = State(image.size, image.mode)
         kind = kind_of(name, values, state, "close")

@@ -1,4 +1,4 @@
-"""From where on an operation is cheaper on a device."""
+"""Number of pixels from which an operation is cheaper on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and colours by hand."""
+"""Tables and colors by hand."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_gray_is_pillows_for_all_corners_of_the_cube() -> None:
 
 
 def test_a_limit_of_otsus_is_that_of_a_gray_image() -> None:
-    """Of a colour image OpenCV has none: it raises, and the Pillow lane tells."""
+    """OpenCV has no such limit for a color image: it raises, and the Pillow lane reports the error."""
     assert isinstance(kind_of("cv2.threshold", (0, 255, 8), State((4, 4), "L"), "exact"), TensorKind)
     assert isinstance(kind_of("cv2.threshold", (99, 255, 1), State((4, 4), "RGB"), "exact"), TensorKind)
     assert "Otsu" in str(kind_of("cv2.threshold", (0, 255, 8), State((4, 4), "RGB"), "exact"))
