@@ -28,7 +28,7 @@ LEARNING_RATE, KL = 1e-6, 0.04
 #: Side in pixels of an image of 31 x 31 tokens.
 LONG_SIDE = 868
 #: Kinds of SFT episodes, and their weights.
-SFT_MIX = {"read": 2.0, "turn": 5.0, "mend": 2.5}
+SFT_MIX = {"read": 2.0, "turn": 5.0, "recover": 2.5}
 
 #: The replies of a rollout, as tokens.
 Script = list[list[int]]

@@ -112,7 +112,7 @@ def turn_metadata(plan: EpisodePlan, trajectory: Trajectory, step: PlannedStep) 
         "image_size": list(view.image.size),
     }
     if trajectory.turns and (last := trajectory.turns[-1].observation) is not None and last.status != "ok":
-        told["mend"] = "the last call failed: say what was wrong with it, and do it right"
+        told["fix"] = "the last call failed: say what was wrong with it, and do it right"
     if step.tool == "answer":
         return told | {"do": "give the answer", "answer": plan.sample.answer}
     if step.box is not None:

@@ -47,7 +47,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "flip_vertical": ("Flipped.", "Top and bottom are swapped.", "The letters are flipped from top to bottom."),
 }
 UPRIGHT_REASONS = ("Upright.", "It can be read as it is.", "The text is upright, nothing needs to be turned.")
-MENDING_REASONS = ("Still wrong.", "That was not it.", "The result is not upright yet, so the turn was wrong.")
+WRONG_REASONS = ("Still wrong.", "That was not it.", "The result is not upright yet, so the turn was wrong.")
 ERROR_REASONS = ("An error.", "The code failed.", "The code raised an error, it must be mended.")
 
 #: Code for each orientation; all spellings of an orientation give the same pixels.
@@ -123,9 +123,9 @@ BROKEN_CALLS: dict[ToolboxName, tuple[WrittenCall, ...]] = {
     ),
 }
 
-#: Kinds of episodes. "read": an upright image and an immediate answer. "turn": the right call, then the answer. "mend":
-#: first a wrong turn or an error, then the call that corrects it.
-KINDS = ("read", "turn", "mend")
+#: Kinds of episodes. "read": an upright image and an immediate answer. "turn": the right call, then the answer.
+#: "recover": first a wrong turn or an error, then the call that corrects it.
+KINDS = ("read", "turn", "recover")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class EpisodeBuilder:
     Attributes:
         source: The source of the samples.
         mix: Frequency of each kind of `KINDS`: kind -> weight.
-        turn_weights: Frequency of each transform in "turn" and "mend": name -> weight.
+        turn_weights: Frequency of each transform in "turn" and "recover": name -> weight.
         n_wordings: Number of wordings of a reason to use, shortest first.
         n_spellings: Number of spellings of a turn to use, in the order of `TURNS`.
         seed: Seed of the wordings.
@@ -143,7 +143,7 @@ class EpisodeBuilder:
     """
 
     source: SampleSource = field(default_factory=PlateWorld)
-    mix: Mapping[str, float] = field(default_factory=lambda: {"read": 1.0, "turn": 5.0, "mend": 0.5})
+    mix: Mapping[str, float] = field(default_factory=lambda: {"read": 1.0, "turn": 5.0, "recover": 0.5})
     turn_weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SPELLINGS, 1.0))
     n_wordings: int = 3
     n_spellings: int = 4
@@ -170,7 +170,7 @@ class EpisodeBuilder:
         sample = self.source.exactly(split, index, transforms)
         trajectory = Trajectory(sample, images=view_question(sample))
         if kind != "read" and sample.images:
-            if kind == "mend":
+            if kind == "recover":
                 self._mistake(trajectory, rng, executor)
             self._turn_upright(trajectory, rng, executor)
         self._answer(trajectory, rng)
@@ -196,7 +196,7 @@ class EpisodeBuilder:
             if trajectory.turns and number == 0:
                 failed = trajectory.turns[-1].observation
                 is_error = failed is None or failed.status != "ok"
-                reason = f"{pick(rng, (ERROR_REASONS if is_error else MENDING_REASONS)[: self.n_wordings])} {reason}"
+                reason = f"{pick(rng, (ERROR_REASONS if is_error else WRONG_REASONS)[: self.n_wordings])} {reason}"
             call = pick(rng, TURNS[self.toolbox][needed][: self.n_spellings])
             self._call(trajectory, reason, call, source, executor, is_trained=True)
             source = len(trajectory.images) - 1
@@ -288,7 +288,7 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 def wordings(toolbox: ToolboxName = "code") -> Iterator[str]:
     """Texts that cover the oracle's turns, without the answers, to train a new tokenizer."""
     yield from ("system\n", "user\n", "assistant\n", PlateWorld().question)
-    for reason in (*UPRIGHT_REASONS, *MENDING_REASONS, *ERROR_REASONS):
+    for reason in (*UPRIGHT_REASONS, *WRONG_REASONS, *ERROR_REASONS):
         yield format_answer(reason, "")
     for name in sorted(ORIENTATION_TOOLS & set(SPELLINGS)):
         for reason in REASONS[name]:

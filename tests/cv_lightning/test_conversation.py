@@ -417,7 +417,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault_says_what_to_mend(name: str) -> None:
+def test_fault_says_what_to_fix(name: str) -> None:
     text, fault = FAULTS[name]
     reply = parse_reply(text)
     assert reply.fault is not None

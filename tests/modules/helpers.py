@@ -90,7 +90,7 @@ def sampled_conversations(policy: Policy, temperature: float = 1.0) -> list[Toke
 @cache
 def episodes(n: int = 6) -> tuple[Trajectory, ...]:
     """Recorded conversations of the oracle about small plates, some of them with mistakes."""
-    builder = EpisodeBuilder(PlateWorld(seed=0), mix={"read": 0.3, "turn": 0.3, "mend": 0.4})
+    builder = EpisodeBuilder(PlateWorld(seed=0), mix={"read": 0.3, "turn": 0.3, "recover": 0.4})
     found: list[Trajectory] = []
     index = 0
     with ToolExecutor(lane="pillow") as executor:

@@ -62,11 +62,11 @@ def test_loss_is_the_mean_over_trained_tokens_in_any_split(family: str) -> None:
 
 def test_turns_that_are_not_trained_do_not_count() -> None:
     policy, batch = small_policy(), episodes()
-    mended = next(episode for episode in batch if any(not turn.is_trained for turn in episode.turns))
-    sequence = policy.conversation.encode(mended)
+    recovered = next(episode for episode in batch if any(not turn.is_trained for turn in episode.turns))
+    sequence = policy.conversation.encode(recovered)
     n_written = sum(
         len(policy.tokenizer.encode(turn.text, add_special_tokens=False)) + 1
-        for turn in mended.turns
+        for turn in recovered.turns
         if turn.is_trained
     )
     assert sum(sequence.is_trained) == n_written

@@ -93,8 +93,8 @@ def test_every_kept_episode_checks_out(executor: ToolExecutor, index: int, kind:
     assert episode.images[-1].image.size == upright.size
     assert episode.answer == WORLD.sample("train", index, ()).answer
     assert episode.stop_reason is StopReason.ANSWERED
-    assert episode.n_calls == {"read": 0, "turn": 1, "mend": 2}[kind]
-    assert [turn.is_trained for turn in episode.turns] == [True] * len(episode.turns) if kind != "mend" else True
+    assert episode.n_calls == {"read": 0, "turn": 1, "recover": 2}[kind]
+    assert [turn.is_trained for turn in episode.turns] == [True] * len(episode.turns) if kind != "recover" else True
     for turn in episode.turns:
         assert turn.text.startswith("<think>")
         assert turn.reply == parse_reply(turn.text)
@@ -110,9 +110,9 @@ def test_reading_episodes_never_call_a_tool(executor: ToolExecutor) -> None:
 
 
 def test_mistakes_are_shown_and_not_trained(executor: ToolExecutor) -> None:
-    mended = episodes(EpisodeBuilder(WORLD, mix={"mend": 1.0}), executor, 80)
+    recovered = episodes(EpisodeBuilder(WORLD, mix={"recover": 1.0}), executor, 80)
     outcomes = Counter()
-    for episode in mended:
+    for episode in recovered:
         assert [turn.is_trained for turn in episode.turns] == [False, True, True]
         mistake = episode.turns[0].observation
         assert mistake is not None
@@ -142,7 +142,7 @@ def test_a_wrong_turn_leaves_another_one_to_do(done: str, wrong: set[str]) -> No
 
 
 def test_views_lie_where_the_rollout_would_put_them(executor: ToolExecutor) -> None:
-    for episode in episodes(EpisodeBuilder(WORLD, mix={"turn": 1.0, "mend": 1.0}), executor, 40):
+    for episode in episodes(EpisodeBuilder(WORLD, mix={"turn": 1.0, "recover": 1.0}), executor, 40):
         question = episode.sample.images[0]
         for view in episode.images:
             assert view.root == 0
@@ -176,7 +176,7 @@ def test_seeds_and_splits_write_other_episodes(executor: ToolExecutor) -> None:
 
 def test_kinds_and_turns_come_as_often_as_their_weights_say(executor: ToolExecutor) -> None:
     builder = EpisodeBuilder(
-        WORLD, mix={"read": 2.0, "turn": 2.0, "mend": 0.0}, turn_weights={"rotate_90": 1.0, "flip_vertical": 3.0}
+        WORLD, mix={"read": 2.0, "turn": 2.0, "recover": 0.0}, turn_weights={"rotate_90": 1.0, "flip_vertical": 3.0}
     )
     counts = Counter(episode.sample.transforms for episode in episodes(builder, executor, 800))
     assert set(counts) == {(), ("rotate_90",), ("flip_vertical",)}
@@ -227,8 +227,8 @@ def test_several_transforms_are_undone_in_turn(
     assert episode.n_calls == n_calls
     assert [turn.reply.call.image_index for turn in episode.turns if turn.reply.call] == list(range(n_calls))
     assert episode.images[-1].image.tobytes() == WORLD.sample("train", 3, ()).images[0].tobytes()
-    mended = EpisodeBuilder(Fixed(transforms), mix={"mend": 1.0}).episode("train", 3, executor)
-    assert mended is not None or n_calls == 0
+    recovered = EpisodeBuilder(Fixed(transforms), mix={"recover": 1.0}).episode("train", 3, executor)
+    assert recovered is not None or n_calls == 0
 
 
 def test_reading_a_turned_image_does_not_check(executor: ToolExecutor) -> None:
@@ -279,7 +279,7 @@ def test_an_episode_whose_views_would_lie_elsewhere_is_dropped(orientation: str 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"mix": {"reed": 1.0}}, "mix.*read, turn, mend.*reed"),
+        ({"mix": {"reed": 1.0}}, "mix.*read, turn, recover.*reed"),
         ({"mix": {"read": 0.0}}, "not all 0"),
         ({"mix": {"read": 1.0, "turn": -1.0}}, "at least 0"),
         ({"turn_weights": {"none": 1.0}}, "turn_weights.*rotate_90"),

@@ -96,7 +96,7 @@ def test_mistakes_are_shown_not_trained_and_then_corrected(executor: ToolExecuto
         assert mistake.reply.call.image_index == place
         was_turned = bool(ORIENTATION_TOOLS & set(mistake.observation.tools))
         turns += was_turned
-        assert retry.reply.call.image_index == place + was_turned, "a wrong turn is mended on the image that it made"
+        assert retry.reply.call.image_index == place + was_turned, "a wrong turn is corrected on the image that it made"
         if mistake.observation.tools == ("crop",):
             crops += 1
             assert mistake.reply.call.code != retry.reply.call.code

@@ -187,7 +187,7 @@ def test_episodes_with_named_tools_do_and_earn_what_those_with_code_do(executor:
     for index in range(60):
         both = []
         for toolbox in ("code", "named"):
-            builder = EpisodeBuilder(WORLD, mix={"read": 1, "turn": 2, "mend": 3}, n_spellings=1, toolbox=toolbox)
+            builder = EpisodeBuilder(WORLD, mix={"read": 1, "turn": 2, "recover": 3}, n_spellings=1, toolbox=toolbox)
             episode = builder.episode("train", index, executor)
             assert episode is not None
             both.append(episode)
