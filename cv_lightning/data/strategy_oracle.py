@@ -123,7 +123,7 @@ class _Writer:
 
     def write(self) -> Trajectory | None:
         self.trajectory = Trajectory(self.sample, images=view_question(self.sample))
-        if self.settings.tools and self.rng.random() < self.settings.filters:
+        if self.settings.tools and self.rng.random() < self.settings.filters and self.sample.family != "dim":
             self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox]))
         self._solve()
         is_cropped = "crop" in self.sample.transforms
