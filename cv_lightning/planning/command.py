@@ -219,6 +219,7 @@ def _optimizer_bytes(model: Any, parsed: Parsed) -> int:
 def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Workload:
     """The work of one training step on a device, from the config."""
     from cv_lightning.planning.workload import Workload, patches_of_image
+    from modules.policy.pretrained import pixel_bounds
 
     model, policy = parsed.model, parsed.policy
     rollout, gradient = model.get("rollout") or {}, model.get("policy_gradient") or {}
@@ -229,6 +230,7 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
     tokens = min(options.tokens or policy["max_context_tokens"], policy["max_context_tokens"])
     turns = rollout.get("max_turns", 4)
     steps = parsed.trainer.get("max_steps", -1)
+    _, max_pixels = pixel_bounds(policy["source"], policy["min_pixels"], policy["max_pixels"])
     work = Workload(
         devices=devices,
         strategy=_name(strategy),
@@ -246,7 +248,7 @@ def workload(parsed: Parsed, size: ModelSize, options: argparse.Namespace) -> Wo
         tokens=tokens,
         sampled=turns * rollout.get("max_new_tokens", 1024),
         images=options.images or turns,
-        patches=patches_of_image(_source(parsed.data), policy["max_pixels"], size),
+        patches=patches_of_image(_source(parsed.data), max_pixels, size),
         max_steps=steps if steps and steps > 0 else None,
         optimizer=(model.get("optimizer") or {}).get("name", "adamw"),
         has_accelerator=parsed.trainer.get("accelerator") != "cpu",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from cv_lightning.endpoint.keys import read_key
 from cv_lightning.errors import ConfigError
@@ -190,15 +189,13 @@ def load_policy(options: argparse.Namespace) -> Policy:
 
     from modules.policy.policy import Policy
 
-    stored = stored_pixels(options.policy)
-    given = {name: getattr(options, name) for name in ("min_pixels", "max_pixels")}
-    pixels = stored | {name: value for name, value in given.items() if value is not None}
     policy = Policy(
         source=options.policy,
         dtype=options.dtype,
         max_context_tokens=options.max_context_tokens,
         system_prompt=options.system_prompt,
-        **pixels,
+        min_pixels=options.min_pixels,
+        max_pixels=options.max_pixels,
     )
     device = options.device
     if device == "auto" and options.engine is not None:
@@ -210,13 +207,3 @@ def load_policy(options: argparse.Namespace) -> Policy:
         return policy.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
-
-
-def stored_pixels(source: str) -> dict[str, int]:
-    """The pixel budget in the folder of an exported policy; empty if the folder has none."""
-    try:
-        content: Any = json.loads((Path(source) / "preprocessor_config.json").read_text(encoding="utf-8"))
-        size = content["size"]
-        return {"min_pixels": int(size["shortest_edge"]), "max_pixels": int(size["longest_edge"])}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}

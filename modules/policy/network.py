@@ -35,6 +35,7 @@ from modules.policy.pretrained import (
     how_to_talk,
     load_model,
     pad_id,
+    pixel_bounds,
 )
 from modules.policy.quantized import quantize
 from modules.policy.recurrence import tokens_of_block
@@ -60,8 +61,10 @@ class Network(nn.Module):
             in it too, except those that `fit` trains, which have float32 masters (see `modules.policy.precision`).
         gradient_checkpointing: Recompute activations in the backward pass.
         attention: Hugging Face's name of the attention implementation ("sdpa", "flash_attention_2", ...).
-        min_pixels: Smaller images are enlarged to this many pixels.
-        max_pixels: Larger images are reduced to this many pixels.
+        min_pixels: Smaller images are enlarged to this many pixels; None takes the bound that `source` was exported
+            with, or else 3,136.
+        max_pixels: Larger images are reduced to this many pixels; None takes the bound that `source` was exported
+            with, or else 1,003,520.
         max_context_tokens: Longest conversation, in tokens.
         system_prompt: Text of the system turn; None takes the prompt that `source` was trained with, if its folder has
             one and the tools are the same, or else the prompt that describes the tools.
@@ -88,8 +91,8 @@ class Network(nn.Module):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         gradient_checkpointing: bool = False,
         attention: str = "sdpa",
-        min_pixels: int = 56 * 56,
-        max_pixels: int = 28 * 28 * 1280,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
         max_context_tokens: int = 32768,
         system_prompt: str | None = None,
         toolbox: Toolbox | ToolboxName | None = None,
@@ -109,7 +112,9 @@ class Network(nn.Module):
         else:
             self.model, self.tokenizer = load_model(str(source), self.dtype, attention, deferred)
         self.family = FAMILIES[self.model.config.model_type]
-        self.image_processor = self.family.processor(self.model.config, source, min_pixels, max_pixels)
+        self.image_processor = self.family.processor(
+            self.model.config, source, *pixel_bounds(source, min_pixels, max_pixels)
+        )
         self.patcher = Patcher(self.image_processor)
         # Adapters name the base that they were trained on; if it exists only here, it is exported with them.
         self.has_own_base = build is not None or is_adapter(str(source))

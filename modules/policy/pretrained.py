@@ -27,6 +27,8 @@ from modules.policy.merging import base_of, check_mergeable, is_adapter
 
 #: File in the folder of an exported policy that holds its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
+#: Bounds on the pixels of an image as a policy sees it, unless a config or an exported folder has its own.
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 
 
 def looks_local(source: str) -> bool:
@@ -199,6 +201,21 @@ def how_to_talk(
     if system_prompt is None:
         system_prompt = prompt if tools.describe() == before.describe() else tools.system_prompt
     return system_prompt, tools
+
+
+def pixel_bounds(source: str | None, min_pixels: int | None, max_pixels: int | None) -> tuple[int, int]:
+    """The smallest and the largest number of pixels at which a policy sees an image.
+
+    None takes the bound of the folder, if `source` is a policy that this project exported, or else the default.
+    """
+    smallest, largest = MIN_PIXELS, MAX_PIXELS
+    if source is not None and (Path(source) / CONVERSATION_FILE).is_file():
+        try:
+            size = json.loads((Path(source) / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
+            smallest, largest = int(size["shortest_edge"]), int(size["longest_edge"])
+        except (OSError, ValueError, LookupError, TypeError):
+            pass  # `Family.processor` warns of a folder without the file
+    return smallest if min_pixels is None else min_pixels, largest if max_pixels is None else max_pixels
 
 
 def _stored_conversation(path: Path) -> tuple[str, Toolbox] | None:

@@ -15,7 +15,7 @@ from modules.policy.chat_template import make_conversation
 from modules.policy.families import FAMILIES
 from modules.policy.image_patches import Patcher
 from modules.policy.outline import model_config
-from modules.policy.pretrained import how_to_talk, pad_id
+from modules.policy.pretrained import how_to_talk, pad_id, pixel_bounds
 from modules.policy.tiny import TinyConfig, build_tiny
 from modules.policy.vocabulary import environment_ids
 
@@ -102,7 +102,8 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
                 "Give a local folder that holds one."
             ) from error
     family = FAMILIES[config.model_type]
-    patcher = Patcher(family.processor(config, source, policy["min_pixels"], policy["max_pixels"]))
+    bounds = pixel_bounds(source, policy["min_pixels"], policy["max_pixels"])
+    patcher = Patcher(family.processor(config, source, *bounds))
     conversation = make_conversation(
         config, tokenizer, patcher, system_prompt, policy["max_context_tokens"], tools, policy["open_reasoning"]
     )

@@ -17,7 +17,7 @@ from cv_lightning.errors import CheckpointError, ConfigError
 from cv_lightning.tools.code import SYSTEM_PROMPT
 from modules.optimizer import OptimizerConfig
 from modules.policy.policy import Policy
-from modules.policy.pretrained import how_to_talk
+from modules.policy.pretrained import how_to_talk, pixel_bounds
 from modules.policy.tiny import TinyConfig
 from modules.policy.token_batch import TokenBatch
 from modules.sft import SFTModule
@@ -133,6 +133,15 @@ def test_an_exported_policy_says_how_it_was_talked_to(tmp_path: Path) -> None:
     assert Policy(**given, system_prompt="Look.").conversation.system_prompt == "Look."
     (tmp_path / "conversation.json").unlink()  # as in exports from before the file existed
     assert Policy(**given).conversation.system_prompt == SYSTEM_PROMPT
+
+
+def test_an_exported_policy_says_at_which_size_it_sees_images(tmp_path: Path) -> None:
+    Policy(build=TinyConfig(), min_pixels=784, max_pixels=7056).export(tmp_path)
+    size = {"shortest_edge": 784, "longest_edge": 7056}
+    assert dict(Policy(source=str(tmp_path)).image_processor.size) == size
+    assert dict(Policy(source=str(tmp_path), max_pixels=50176).image_processor.size) == size | {"longest_edge": 50176}
+    (tmp_path / "conversation.json").unlink()  # nobody says that this project exported it
+    assert pixel_bounds(str(tmp_path), None, None) == pixel_bounds(None, None, None) == (3136, 1003520)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"system_prompt": 3}', "[" * 100000])
