@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -48,8 +47,6 @@ CORNERS: Mapping[str, tuple[int, int]] = {
 }
 #: Range of the share of contrast that a faded image keeps.
 FADED = (0.05, 0.09)
-#: The same for a dim image, which can be read without a filter.
-DIM = (0.15, 0.5)
 
 #: Random stream of pages; families with the same drawing function share pages.
 _STREAM = 2
@@ -77,10 +74,10 @@ def large_plate(rng: np.random.Generator, *, hides_target: bool) -> Draft:
     return plate_alone(rng, hides_target=hides_target, scale=BOARD // PLATE, is_full=True)
 
 
-def faded_plate(rng: np.random.Generator, *, hides_target: bool, contrast: tuple[float, float] = FADED) -> Draft:
-    """One plate with little contrast; a filter restores the contrast. `contrast` is the range of the share it keeps."""
+def faded_plate(rng: np.random.Generator, *, hides_target: bool) -> Draft:
+    """One plate with almost no contrast; a filter restores the contrast."""
     draft = plate_alone(rng, hides_target=hides_target)
-    kept, gray = rng.uniform(*contrast), rng.uniform(110, 190)
+    kept, gray = rng.uniform(*FADED), rng.uniform(110, 190)
     pixels = np.rint(gray + (np.asarray(draft.page.image, dtype=np.float32) - gray) * kept)
     draft.page.image.paste(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
     return draft
@@ -144,11 +141,6 @@ STRATEGY_FAMILIES: Mapping[str, _Family] = {
     "decoy": _Family(large_plate),
     "locate": _Family(named_boxes),
 }
-#: Families that may be trained on. Nobody asks for a dim plate: it teaches to answer if an image is hard to read.
-TRAINED_FAMILIES: Mapping[str, _Family] = {
-    **STRATEGY_FAMILIES,
-    "dim": _Family(partial(faded_plate, contrast=DIM)),
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +152,7 @@ class StrategyWorld(SampleSource):
 
     Attributes:
         seed: Seed of the world.
-        families: Frequency of each family in training: name in `TRAINED_FAMILIES` -> weight.
+        families: Frequency of each family in training: name in `STRATEGY_FAMILIES` -> weight.
     """
 
     conditions: ClassVar[tuple[Transforms | None, ...]] = (None,)
@@ -169,7 +161,7 @@ class StrategyWorld(SampleSource):
     families: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(STRATEGY_FAMILIES, 1.0))
 
     def __post_init__(self) -> None:
-        check_weights("world.families", self.families, tuple(TRAINED_FAMILIES))
+        check_weights("world.families", self.families, tuple(STRATEGY_FAMILIES))
         check_seed("world.seed", self.seed)
 
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
@@ -182,7 +174,7 @@ class StrategyWorld(SampleSource):
         """The sample at `index`, and the crops that it needs, from the outside in."""
         number, family, turn = self._asked(split, index)
         asked = tuple(name for name in transforms or () if name != "crop")
-        if transforms is None and TRAINED_FAMILIES[family].is_turned:
+        if transforms is None and STRATEGY_FAMILIES[family].is_turned:
             asked = (turn,)
         draft = self.draw(split, number, family)
         upright = draft.sample(f"{family}-{self.seed}-{split}-{number}", family, type(self).__name__)
@@ -199,4 +191,4 @@ class StrategyWorld(SampleSource):
     def draw(self, split: Split, number: int, family: str, *, hides_target: bool = False) -> Draft:
         """An upright page; `hides_target` leaves out the answer."""
         rng = generator(self.seed, split, number, _STREAM)
-        return TRAINED_FAMILIES[family].draw(rng, hides_target=hides_target)
+        return STRATEGY_FAMILIES[family].draw(rng, hides_target=hides_target)

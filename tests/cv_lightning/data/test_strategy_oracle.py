@@ -13,7 +13,7 @@ from cv_lightning.construction.plan import Planner
 from cv_lightning.construction.teacher import OracleTeacher
 from cv_lightning.data.strategy_oracle import FILTER_REASON, StrategyEpisodes, crop_boxes, strategy_wordings
 from cv_lightning.data.worlds.boards import COLORS
-from cv_lightning.data.worlds.strategy import STRATEGY_FAMILIES, StrategyWorld
+from cv_lightning.data.worlds.strategy import StrategyWorld
 from cv_lightning.errors import ConfigError
 from cv_lightning.evidence import ORIENTATION_TOOLS, emergent_tools, gather_effects
 from cv_lightning.rewards import RewardConfig, score
@@ -164,11 +164,3 @@ def test_a_tokenizer_of_its_words_makes_each_digit_a_token(episodes: list[Trajec
             assert color in [tokenizer.decode([token]) for token in tokenizer.encode(text.format(color))]
     lengths = [len(tokenizer.encode(turn.text)) for episode in episodes for turn in episode.turns]
     assert max(lengths) < 72  # max_new_tokens of experiments/paper
-
-
-def test_dim_plates_are_answered_at_once(executor: ToolExecutor) -> None:
-    world = StrategyWorld(families={"dim": 1})
-    builder = StrategyEpisodes(source=world, filters=0.02, recovery=1.0)
-    made = [builder.episode("train", index, executor) for index in range(200)]
-    assert all(episode is not None and not episode.n_calls for episode in made)
-    assert {sample.family for sample in (world.sample("test", index) for index in range(40))} == set(STRATEGY_FAMILIES)
