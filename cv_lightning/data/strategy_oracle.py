@@ -51,7 +51,7 @@ FILTERS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
     "named": (("autocontrast", {}), ("contrast", {"factor": 4}), ("grayscale", {})),
 }
 #: Of these filters, episodes try the first ones, which raise the contrast. The tokenizer knows the words of all.
-N_TRIED = 2
+_N_TRIED = 2
 #: Crops that fail.
 _BROKEN_CROPS: Mapping[ToolboxName, tuple[WrittenCall, ...]] = {
     "code": (write_code("result = image.crop_box((0, 0, 42, 42))"), write_code("result = image.cut((0, 0, 42, 42))")),
@@ -126,7 +126,7 @@ class _Writer:
     def write(self) -> Trajectory | None:
         self.trajectory = Trajectory(self.sample, images=view_question(self.sample))
         if self.settings.tools and self.rng.random() < self.settings.filters:
-            self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox][:N_TRIED]))
+            self._call(FILTER_REASON, pick(self.rng, FILTERS[self.settings.toolbox][:_N_TRIED]))
         self._solve()
         is_cropped = "crop" in self.sample.transforms
         text = format_answer(READABLE_REASON if is_cropped else UPRIGHT_REASONS[0], self.sample.answer)
