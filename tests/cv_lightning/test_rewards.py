@@ -129,6 +129,25 @@ def test_the_formula_by_hand(
     )
 
 
+@pytest.mark.parametrize(
+    ("answers", "of_solved"),
+    [(("FJ8", "FJ8"), 0.0), (("FJ8", "FJ7"), -1.0), (("FJ7", "FJ8"), -1.0)],
+    ids=["nobody is right", "another rollout is right", "it is right"],
+)
+def test_penalties_of_solved_groups_need_a_right_answer(
+    play: Play, run: Any, say: Any, answers: tuple[str, str], of_solved: float
+) -> None:
+    """A needless turn and a third call: half each."""
+    needless = play(sample(), *(run(code) for code in (ROT90, NOTHING, NOTHING)), say(answers[0]))
+    group = [needless, play(needless.sample, say(answers[1]))]
+    for penalties, expected in (("all_groups", -1.0), ("solved_groups", of_solved)):
+        terms = reward(group, RewardConfig(penalties=penalties)).terms  # type: ignore[arg-type]
+        assert terms["usage"] + terms["spurious"] == expected
+    with pytest.raises(ConfigError, match=r"penalties.*all_groups, solved_groups.*'none'"):
+        RewardConfig(penalties="none")  # type: ignore[arg-type]
+
+
+
 def test_terms_are_always_all_there_and_sum_to_the_total(play: Play, say: Any) -> None:
     breakdown = reward(play(sample("rotate_90"), say("FJ7")))
     assert tuple(breakdown.terms) == TERMS
