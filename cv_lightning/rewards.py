@@ -41,7 +41,7 @@ from cv_lightning.grading.rules import is_right
 from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]
-Penalties = Literal["all_groups", "solved_groups"]
+Groups = Literal["all_groups", "solved_groups"]
 
 #: The judge is asked only about answers at most this many characters longer than the truth: an answer too long for the
 #: judge to read in time must not earn more than a wrong answer.
@@ -69,8 +69,8 @@ class RewardConfig:
             every such call, needed or not; if `usage` is larger, calls beyond max(2, |E|) still cost.
         usage: Penalty per call beyond max(2, |E|).
         spurious: Penalty per orientation change if E requires none.
-        penalties: Groups in which `usage` and `spurious` count: "all_groups", as in the paper, or "solved_groups",
-            those with a right answer. If no rollout is right, penalties teach only to stop trying.
+        manner_in: Groups in which `format`, `usage` and `spurious` count: "all_groups", as in the paper, or
+            "solved_groups", those with a right answer. If no rollout is right, these terms teach only to stop trying.
         overlong: Penalty of a trajectory of `overlong_max_tokens` sampled tokens.
         overlong_max_tokens: DAPO's L_max, in sampled tokens of all turns.
         overlong_cache_tokens: DAPO's L_cache: the penalty grows over this many tokens before L_max.
@@ -86,7 +86,7 @@ class RewardConfig:
     interaction: float = 0.0
     usage: float = 0.5
     spurious: float = 0.5
-    penalties: Penalties = "all_groups"
+    manner_in: Groups = "all_groups"
     overlong: float = 0.0
     overlong_max_tokens: int = 20480
     overlong_cache_tokens: int = 4096
@@ -94,9 +94,9 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
             raise ConfigError(f"Expected preset to be one of {', '.join(get_args(Preset))} but got {self.preset!r}")
-        if self.penalties not in get_args(Penalties):
+        if self.manner_in not in get_args(Groups):
             raise ConfigError(
-                f"Expected penalties to be one of {', '.join(get_args(Penalties))} but got {self.penalties!r}"
+                f"Expected manner_in to be one of {', '.join(get_args(Groups))} but got {self.manner_in!r}"
             )
         for name in TERMS:
             if getattr(self, name) < 0:
@@ -149,7 +149,7 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
         for right, evidence in zip(is_right_G, evidence_G, strict=True)
         if right is not None and not emergent_tools(evidence.used)
     ]
-    has_penalties = config.penalties == "all_groups" or True in is_right_G
+    counts_manner = config.manner_in == "all_groups" or True in is_right_G
     pays_emergence = config.preset == "published" or (bool(is_plainly_right) and not any(is_plainly_right))
     breakdowns = []
     for trajectory, evidence, right, with_tools in zip(
@@ -159,8 +159,8 @@ def score(group: Group, config: RewardConfig, judge: AnswerJudge | None = None) 
         is_poor = config.preset == "published" and _is_poor(evidence, values["mandatory"])
         values["necessity"] = necessity if right and with_tools and not is_poor else 0.0
         values["emergence"] *= pays_emergence
-        values["usage"] *= has_penalties
-        values["spurious"] *= has_penalties
+        for name in ("format", "usage", "spurious"):
+            values[name] *= counts_manner
         n_sampled = sum(trajectory.tokens.is_trained)
         values["overlong"] = overlong_penalty(n_sampled, config.overlong_max_tokens, config.overlong_cache_tokens)
         terms = {name: getattr(config, name) * values[name] for name in TERMS}

@@ -131,20 +131,20 @@ def test_the_formula_by_hand(
 
 @pytest.mark.parametrize(
     ("answers", "of_solved"),
-    [(("FJ8", "FJ8"), 0.0), (("FJ8", "FJ7"), -1.0), (("FJ7", "FJ8"), -1.0)],
+    [(("FJ8", "FJ8"), 0.0), (("FJ8", "FJ7"), -0.9), (("FJ7", "FJ8"), -0.9)],
     ids=["nobody is right", "another rollout is right", "it is right"],
 )
-def test_penalties_of_solved_groups_need_a_right_answer(
+def test_format_and_penalties_may_need_a_right_answer(
     play: Play, run: Any, say: Any, answers: tuple[str, str], of_solved: float
 ) -> None:
-    """A needless turn and a third call: half each."""
+    """A needless turn and a third call cost half each, and format earns a tenth."""
     needless = play(sample(), *(run(code) for code in (ROT90, NOTHING, NOTHING)), say(answers[0]))
     group = [needless, play(needless.sample, say(answers[1]))]
-    for penalties, expected in (("all_groups", -1.0), ("solved_groups", of_solved)):
-        terms = reward(group, RewardConfig(penalties=penalties)).terms  # type: ignore[arg-type]
-        assert terms["usage"] + terms["spurious"] == expected
-    with pytest.raises(ConfigError, match=r"penalties.*all_groups, solved_groups.*'none'"):
-        RewardConfig(penalties="none")  # type: ignore[arg-type]
+    for groups, expected in (("all_groups", -0.9), ("solved_groups", of_solved)):
+        terms = reward(group, RewardConfig(manner_in=groups)).terms  # type: ignore[arg-type]
+        assert terms["format"] + terms["usage"] + terms["spurious"] == pytest.approx(expected)
+    with pytest.raises(ConfigError, match=r"manner_in.*all_groups, solved_groups.*'none'"):
+        RewardConfig(manner_in="none")  # type: ignore[arg-type]
 
 
 
