@@ -353,7 +353,7 @@ _PAID = {name for name in TERMS if getattr(RewardConfig(), name)}
         ("rl_no_strategy", {f"{_REWARD}.mandatory", f"{_REWARD}.exact"}),
         ("rl_no_penalties", {f"{_REWARD}.usage", f"{_REWARD}.spurious"}),
         ("rl_without_sft", {f"{_POLICY}.source"}),
-        ("rl_published", {f"{_REWARD}.preset"}),
+        ("rl_published", {f"{_REWARD}.preset", f"{_REWARD}.manner_in"}),
         ("rl_call_temperature", {".model.init_args.rollout.call_temperature"}),
         (
             "rl_oversample",
