@@ -383,6 +383,7 @@ def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
         for stage in recipe.stages
         for override in [*ONE_PROCESS, *shrunk(composed(*stage.configs)), "--data.init_args.n_test_per_orientation=14"]
     ]
+    overrides.append("rl_oversample:model.init_args.keep_prompts=1")  # of a batch of two
     command = ["reproduce", "--recipe", str(recipe.path), "--overrides", *overrides]
     assert main(command) == 0
     report = json.loads(Path("runs/paper/report.json").read_text(encoding="utf-8"))
@@ -396,7 +397,7 @@ def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
     assert main([*command, "rl_published:model.init_args.group_size=3", "--stages", "rl"]) == 0
     judged = {claim["name"]: claim for claim in json.loads(Path("runs/paper/report.json").read_text())["claims"]}
     assert judged["the released reward is hackable"]["reason"].startswith("rl_published: its config, an override")
-    assert capfd.readouterr().out.count("finished before") == 3
+    assert capfd.readouterr().out.count("finished before") == 4
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if not load_recipe(path).has_claims], ids=name_of)
