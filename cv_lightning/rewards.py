@@ -14,6 +14,8 @@ used tools, and core is the orientation tools and crop:
     usage        calls beyond max(2, |E|)                               (subtracted)
     spurious     orientation changes if E has none                      (subtracted)
 
+With `manner_in="solved_groups"`, `format`, `usage` and `spurious` are 0 in a group without a right answer.
+
 `overlong` is DAPO's soft punishment of long replies (arXiv 2503.14476, eq. 13), off by default.
 
 A preset determines U, the IoU, the calls, the format and the answer (`evidence.py`): "published" reads the *text* of
@@ -41,7 +43,7 @@ from cv_lightning.grading.rules import is_right
 from cv_lightning.types import Group, RewardBreakdown, Sample
 
 Preset = Literal["effects", "published"]
-Groups = Literal["all_groups", "solved_groups"]
+MannerIn = Literal["all_groups", "solved_groups"]
 
 #: The judge is asked only about answers at most this many characters longer than the truth: an answer too long for the
 #: judge to read in time must not earn more than a wrong answer.
@@ -86,7 +88,7 @@ class RewardConfig:
     interaction: float = 0.0
     usage: float = 0.5
     spurious: float = 0.5
-    manner_in: Groups = "all_groups"
+    manner_in: MannerIn = "all_groups"
     overlong: float = 0.0
     overlong_max_tokens: int = 20480
     overlong_cache_tokens: int = 4096
@@ -94,9 +96,9 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
             raise ConfigError(f"Expected preset to be one of {', '.join(get_args(Preset))} but got {self.preset!r}")
-        if self.manner_in not in get_args(Groups):
+        if self.manner_in not in get_args(MannerIn):
             raise ConfigError(
-                f"Expected manner_in to be one of {', '.join(get_args(Groups))} but got {self.manner_in!r}"
+                f"Expected manner_in to be one of {', '.join(get_args(MannerIn))} but got {self.manner_in!r}"
             )
         for name in TERMS:
             if getattr(self, name) < 0:

@@ -207,14 +207,22 @@ def pixel_bounds(source: str | None, min_pixels: int | None, max_pixels: int | N
     """The smallest and the largest number of pixels at which a policy sees an image.
 
     None takes the bound of the folder, if `source` is a policy that this project exported, or else the default.
+
+    Raises:
+        CheckpointError: The folder's file is broken; other bounds would give another policy.
     """
     smallest, largest = MIN_PIXELS, MAX_PIXELS
     if source is not None and (Path(source) / CONVERSATION_FILE).is_file():
         try:
             size = json.loads((Path(source) / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]
             smallest, largest = int(size["shortest_edge"]), int(size["longest_edge"])
-        except (OSError, ValueError, LookupError, TypeError):
-            pass  # `Family.processor` warns of a folder without the file
+        except FileNotFoundError:
+            pass  # `Family.processor` warns of it
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(
+                f"{source}/preprocessor_config.json: expected a size with shortest_edge and longest_edge ({error!r}). "
+                "Export the policy again."
+            ) from error
     return smallest if min_pixels is None else min_pixels, largest if max_pixels is None else max_pixels
 
 

@@ -140,6 +140,9 @@ def test_an_exported_policy_says_at_which_size_it_sees_images(tmp_path: Path) ->
     size = {"shortest_edge": 784, "longest_edge": 7056}
     assert dict(Policy(source=str(tmp_path)).image_processor.size) == size
     assert dict(Policy(source=str(tmp_path), max_pixels=50176).image_processor.size) == size | {"longest_edge": 50176}
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json.*Export the policy again"):
+        pixel_bounds(str(tmp_path), None, None)
     (tmp_path / "conversation.json").unlink()  # nobody says that this project exported it
     assert pixel_bounds(str(tmp_path), None, None) == pixel_bounds(None, None, None) == (3136, 1003520)
 
