@@ -63,7 +63,8 @@ def read_kept(path: Path) -> dict[str, Arm | str]:
 
 
 def _arm(folder: Path, stage: Mapping[str, Any]) -> Arm:
-    return Arm(folder, _records(stage["answers"]), _records(stage["alone"]), stage["curves"])
+    curves = {name: [(step, value) for step, value in points] for name, points in stage["curves"].items()}
+    return Arm(folder, _records(stage["answers"]), _records(stage["alone"]), curves)
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> dict[str, AnswerRecord]:
