@@ -26,6 +26,10 @@ _N_RECORDS, _N_METRICS, _N_PARAMS = 500, 1000, 100
 #: Failures after which an artifact is given up, so that the records behind it are sent.
 _MAX_ARTIFACT_FAILURES = 3
 
+#: Held during the import of mlflow. A recipe and its stage each have a sender; if two threads import parts of mlflow at
+#: once, Python may end one import ("deadlock detected", "partially initialized module").
+_IMPORTING = threading.Lock()
+
 
 class Sender(threading.Thread):
     """Sends the records of an outbox, in order; retries failed records, and drops records that MLflow refuses.
@@ -238,7 +242,8 @@ class Sender(threading.Thread):
         if self._client is None:
             # Otherwise mlflow prints tables and addresses between the lines of the progress.
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            from mlflow.tracking import MlflowClient
+            with _IMPORTING:
+                from mlflow.tracking import MlflowClient
 
             for name in ("mlflow", "alembic"):
                 logging.getLogger(name).setLevel(logging.WARNING)
@@ -256,9 +261,9 @@ class Sender(threading.Thread):
         return self.run_ids[key]
 
     def _begun(self, begin: Mapping[str, Any]) -> str:
+        client = self._connected()
         from mlflow.tracking.context.registry import resolve_tags
 
-        client = self._connected()
         experiment = client.get_experiment_by_name(begin["experiment"])
         if experiment is None:
             with contextlib.suppress(_already_exists()):  # another process was faster

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callbacks.mlflow import sender as mlflow_sender
 from callbacks.mlflow.logger import BackgroundMLflowLogger
+from callbacks.mlflow.outbox import Outbox
 from tests.callbacks.mlflow.fake_store import Store, logger_in, wait_until
 
 
@@ -133,3 +137,24 @@ def test_an_artifact_store_that_cannot_be_written_holds_up_nothing(
     assert "/proc/no" in caplog.text
     assert logger.run_id is not None
     assert MlflowClient(uri).get_run(logger.run_id).data.metrics == {"a": 1.0}
+
+
+def test_only_one_thread_imports_mlflow_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importing, most, import_module = [0], [0], builtins.__import__
+
+    def watched(name: str, *arguments: Any) -> Any:
+        if name != "mlflow.tracking":
+            return import_module(name, *arguments)
+        importing[0] += 1
+        most[0] = max(most[0], importing[0])
+        time.sleep(0.05)  # the other threads come here meanwhile, unless they have to wait
+        importing[0] -= 1
+        return import_module(name, *arguments)
+
+    senders = [
+        mlflow_sender.Sender(f"sqlite:///{tmp_path}/{n}.db", None, Outbox(tmp_path, str(n)), str(n)) for n in range(3)
+    ]
+    monkeypatch.setattr(builtins, "__import__", watched)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda sender: sender._connected(), senders))
+    assert most == [1]
