@@ -168,7 +168,7 @@ class Planner:
                 return EpisodePlan(index, attempt, kind, sample, steps, type(source).__name__, at)
         raise ConfigError(
             f"planner.shares: none of {_MAX_DRAWS} samples fits the kind {kind!r}. 'several_crops' needs samples with "
-            "a box and the transform 'crop'; 'no_tool' needs samples without 'crop'. Set its share to 0, or add a source."
+            "a box and the transform 'crop', 'no_tool' needs samples without. Set its share to 0, or add a source."
         )
 
     def _sample(self, source: SampleSource, at: int, kind: Kind, rng: np.random.Generator) -> Sample | None:

@@ -19,7 +19,7 @@ def check_transforms(names: Sequence[str], where: str) -> None:
     """
     for name in names:
         if name not in TRANSFORMS:
-            raise DataError(f"{where}: transforms: expected names of {', '.join(TRANSFORMS)}, got {name!r}.")
+            raise DataError(f"{where}: transforms: expected one of {', '.join(TRANSFORMS)}, got {name!r}.")
 
 
 def turn_box(box: Box, name: str, size: tuple[int, int]) -> Box:

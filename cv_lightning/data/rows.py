@@ -206,7 +206,7 @@ def _decoded(source: ImageSource, name: str, where: str) -> Image.Image:
             "box with it), or remove the row."
         ) from error
     except Exception as error:  # decoders can raise any error for broken bytes
-        message = f"{where}: image {name} is truncated or not an image ({error})."
+        message = f"{where}: image {name} cannot be read; it may be truncated or not an image ({error})."
         raise DataError(f"{message} Replace the image or remove the row.") from error
 
 
