@@ -184,8 +184,8 @@ def open_image(source: ImageSource, where: str) -> Image.Image:
     image = _decoded(source, name, where)
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise DataError(
-            f"{where}: image {name}: expected sides that differ by a factor of at most {MAX_ASPECT}, got "
-            f"{image.width} x {image.height} pixels. Crop or pad the image, or remove the row."
+            f"{where}: image {name} has {image.width} x {image.height} pixels; expected sides that differ by a factor "
+            f"of {MAX_ASPECT} at most. Cut or pad the image, or remove the row."
         )
     return image
 
@@ -202,11 +202,11 @@ def _decoded(source: ImageSource, name: str, where: str) -> Image.Image:
         raise DataError(f"{where}: image {name} does not exist. Correct the path or remove the row.") from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{where}: image {name} is too large ({error}). Reduce it to at most {MAX_MEGAPIXELS} megapixels (and its "
-            "box with it), or remove the row."
+            f"{where}: image {name} cannot be read, it is too large ({error}); at most {MAX_MEGAPIXELS} megapixels are "
+            "decoded. Reduce the image (and its box with it) or remove the row."
         ) from error
     except Exception as error:  # decoders can raise any error for broken bytes
-        message = f"{where}: image {name} cannot be read; it may be truncated or not an image ({error})."
+        message = f"{where}: image {name} cannot be read, it is truncated or no image ({error})."
         raise DataError(f"{message} Replace the image or remove the row.") from error
 
 

@@ -317,7 +317,7 @@ def test_bad_images_are_named_and_the_rest_is_asked(tmp_path: Path) -> None:
         metrics = evaluate(RobustnessTest(solver), tmp_path, source=source, n_questions=None, orientations=["upright"])
     said = [str(one.message) for one in caught if "Left out a row" in str(one.message)]
     assert len(said) == 2
-    assert re.search(r"rows.jsonl, line 2 \(id 'q1'\): image .*cut.jpg cannot be read; it may be truncated", said[0])
+    assert re.search(r"rows.jsonl, line 2 \(id 'q1'\): image .*cut.jpg cannot be read, it is truncated", said[0])
     assert re.search(r"line 4 \(id 'q3'\): .*huge.png .*too large .*300000000 pixels.*at most 100 mega", said[1])
     assert sorted({name for name, _ in solver.asked}) == ["q0", "q2", "q4"]
     assert metrics["test/n/upright"] == 4, "q0 is asked about each of its two contents, and once about each"

@@ -116,7 +116,7 @@ def test_an_image_too_large_is_refused_before_it_is_decoded(check: Check, tmp_pa
     assert status == 1
     assert "good rows: 1 of 3" in out
     assert f"at most {rows_module.MAX_MEGAPIXELS} megapixels" in out
-    assert "large.png is too large (12000 x 9000 pixels)" in out
+    assert "large.png cannot be read, it is too large (12000 x 9000 pixels)" in out
 
 
 @pytest.mark.parametrize("kind", ["cut", "text"])
@@ -171,7 +171,7 @@ def test_what_would_fail_while_training_is_a_fault(tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     assert "faults: 2" in out
     assert "row 1: image" in out
-    assert "differ by a factor of at most 200, got 603 x 3 pixels" in out
+    assert "603 x 3 pixels; expected sides that differ by a factor of 200" in out
     assert "row 2: turn 1 contains the control token <|image_pad|>" in out
     assert "row 3: turn 0 of the policy: it answers, so a rollout would end here" in out
     assert "row 4: turn 0 of the policy: The tool call is not valid JSON: a closing brace or quote is missing" in out
