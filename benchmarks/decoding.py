@@ -41,8 +41,10 @@ Step = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 def main() -> int:
     """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 128], help="of a batch (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=20, help="of each row (default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1, 32, 128], help="rows of a batch (default: %(default)s)"
+    )
+    parser.add_argument("--tokens", type=int, default=20, help="tokens of each row (default: %(default)s)")
     parser.add_argument("--eager-only", action="store_true", help="compile nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)

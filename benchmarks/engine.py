@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--engine", required=True, action="append")
     parser.add_argument("--trajectories", type=int, default=128, help="a multiple of four")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/engine"), help="without its ending")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/engine"), help="path of the results, without an ending"
+    )
     options = parser.parse_args()
     limits: dict[str, Any] = {"min_pixels": 784, "max_pixels": 7056, "max_context_tokens": 400}
     policy = Policy(source=options.policy, system_prompt="Read.", **limits).eval()

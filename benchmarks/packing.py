@@ -43,8 +43,8 @@ CASES = {"sft": (64, 1, 1), "16x8": (16, 8, 8), "32x4": (32, 4, 4), "32x4 half e
 def main() -> int:
     """Measure, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="of each side (default: %(default)s)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="which (default: all)")
+    parser.add_argument("--repeats", type=int, default=5, help="passes of each side (default: %(default)s)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="cases to measure (default: all)")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -208,7 +208,7 @@ def draw(clocks: dict[str, Clock], path: Path) -> None:
         times, counts = in_flight(clock.spans)
         axes.step(times, counts, where="post", label=name, linewidth=1.2)
     axes.set(xlabel="seconds", ylabel="trajectories being sampled", xlim=(0, None), ylim=(0, None))
-    axes.set_title("Tools that take 0.5 s in one of eight calls", fontsize=10)
+    axes.set_title("One in eight tool calls takes 0.5 s", fontsize=10)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
@@ -219,7 +219,12 @@ def main() -> None:
     parser.add_argument("--trajectories", type=int, default=64)
     parser.add_argument("--token-ms", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/rollout_barrier"), help="without its ending")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmarks/rollout_barrier"),
+        help="path of the results, without an ending",
+    )
     options = parser.parse_args()
     conversation = Conversation(
         train_tokenizer(["result = image"], 400, max_token_chars=16), lambda _: 4, "Read.", 4096

@@ -41,9 +41,11 @@ SIZE = 1024, 768
 def main() -> int:
     """Make the folder if it is missing, read it twice, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="made where it does not exist")
-    parser.add_argument("--gigabytes", type=float, default=6.0, help="size of a folder that is made (%(default)s)")
-    parser.add_argument("--samples", type=int, default=3000, help="samples of each reading (%(default)s)")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the files; made if it does not exist")
+    parser.add_argument(
+        "--gigabytes", type=float, default=6.0, help="size of a folder that is made (default: %(default)s)"
+    )
+    parser.add_argument("--samples", type=int, default=3000, help="samples of each reading (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--read", choices=["test", "train"], help=argparse.SUPPRESS)
     options = parser.parse_args()

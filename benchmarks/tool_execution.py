@@ -342,9 +342,11 @@ def main() -> int:
     parser.add_argument("--operations", action="store_true", help="measure each operation against the library only")
     parser.add_argument("--corruptions", action="store_true", help="measure corruptions of data only")
     parser.add_argument("--mixed", action="store_true", help="measure mixed batches only")
-    parser.add_argument("--path", action="store_true", help="measure the way from images to patches only")
+    parser.add_argument("--path", action="store_true", help="measure the path from images to patches only")
     parser.add_argument("--quick", action="store_true", help="few rounds")
-    parser.add_argument("--max-megapixels", type=float, help="of a batch; 64 on a CPU, 4400 on an accelerator")
+    parser.add_argument(
+        "--max-megapixels", type=float, help="megapixels of a batch; 64 on a CPU, 4400 on an accelerator"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.check:

@@ -65,9 +65,9 @@ def main() -> int:
     """Measure, print, and write JSON if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="pairs that count (default: %(default)s)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="which (default: all)")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=[*SIDES], help="who steps (default: both)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES], help="cases to measure (default: all)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=[*SIDES], help="sides to measure (default: both)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()

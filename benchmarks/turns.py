@@ -42,9 +42,11 @@ def main() -> int:
     """Measure and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=32, help="conversations (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=8, help="of each (default: %(default)s)")
-    parser.add_argument("--spread", type=int, default=0, help=f"of replies around {N_NEW} (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="that count (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=8, help="turns of each conversation (default: %(default)s)")
+    parser.add_argument(
+        "--spread", type=int, default=0, help=f"spread of replies around {N_NEW} tokens (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="repeats that count (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as in training

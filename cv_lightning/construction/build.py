@@ -165,8 +165,8 @@ def _work(
                     left.append(str(error))
                     if n_failed >= build.give_up_after:
                         raise EndpointError(
-                            f"The teacher's server failed {n_failed} times in a row, the last with: {error}. Finished "
-                            "rows are safe: correct it and run the same command again, it continues."
+                            f"The teacher's server failed {n_failed} times in a row, last with: {error}. Finished rows "
+                            "are safe. Fix the server, then run the same command again to continue."
                         ) from error
                 else:
                     n_failed = 0

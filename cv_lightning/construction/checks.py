@@ -19,24 +19,24 @@ from cv_lightning.types import IMAGE, Trajectory, Turn, ViewedImage
 #: Reasons to reject an episode.
 REASONS: dict[str, str] = {
     "format": "a turn that does not reason first and then give exactly one call or answer",
-    "markup": "a turn or a question that holds markup of the conversation: it would load back differently",
+    "markup": "a turn or a question with markup of the conversation, which would be read back differently",
     "too_long": "a turn, or the whole, longer than allowed",
     "no_reasoning": "reasoning shorter than allowed",
     "mentions_metadata": "a turn that mentions what only the teacher was told",
-    "answer_leaked": "the answer, before the image was looked at as the plan says",
+    "answer_leaked": "a turn that states the answer before the planned calls are made",
     "answered_early": "an answer instead of a call",
     "no_answer": "a call instead of the answer",
     "call_failed": "a call that failed, or gave no image",
     "fault_worked": "a call that should fail and did not, or failed without a message",
     "unchanged": "a call that did not change its image",
-    "wrong_image": "a call that worked on another image than the last one",
-    "not_restored": "the image is not as it was before its transforms, by its net orientation or by its pixels",
+    "wrong_image": "a call on an image other than the last one",
+    "not_restored": "an image that is not upright, by its net orientation or by its pixels",
     "unknown_frame": "a result whose place in the question's image is unknown",
     "crop_misses_box": "a crop that does not contain the box",
     "crop_too_wide": "a last crop whose overlap with the box is too small",
     "crops_do_not_shrink": "a crop that is not inside the one before",
-    "wrong_tools": "other tools had an effect than the metadata requires",
-    "wrong_answer": "an answer that the sample's rule does not call right",
+    "wrong_tools": "tools with an effect other than those that the metadata requires",
+    "wrong_answer": "an answer that is wrong by the sample's rule",
     "rule_not_published": "an answer rule without a name in the published RL schema",
     "request_failed": "the teacher's server refused the request",
 }
@@ -77,11 +77,11 @@ class Checks:
     def __post_init__(self) -> None:
         if not 0 <= self.min_containment <= 1 or not 0 <= self.min_iou <= 1:
             raise ConfigError(
-                f"checks: expected min_containment and min_iou in [0, 1] but got {self.min_containment}, {self.min_iou}"
+                f"checks: expected min_containment and min_iou in [0, 1], got {self.min_containment}, {self.min_iou}"
             )
         if not 0 <= self.min_reasoning_chars < self.max_turn_chars <= self.max_chars:
             raise ConfigError(
-                "checks: expected 0 <= min_reasoning_chars < max_turn_chars <= max_chars but got "
+                "checks: expected 0 <= min_reasoning_chars < max_turn_chars <= max_chars, got "
                 f"{self.min_reasoning_chars}, {self.max_turn_chars}, {self.max_chars}"
             )
 

@@ -152,10 +152,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError) -> DataError:
     """The error for a full disk or a path that cannot be written."""
-    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "correct the place"
+    remedy = "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Correct the path"
     return DataError(
-        f"{path}: cannot be written ({error.strerror or error}). Finished rows are safe: {remedy} and run the same "
-        "command again, it continues."
+        f"{path}: cannot be written ({error.strerror or error}). Finished rows are safe. {remedy}, then run the same "
+        "command again to continue."
     )
 
 

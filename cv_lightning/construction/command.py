@@ -88,13 +88,13 @@ def main(arguments: Sequence[str]) -> int:
     run = report.run
     if "left_undone" in run:
         console.print(
-            f"{run['left_undone']} rows were left undone because the teacher's server failed, the last with: "
-            f"{run['last_failure']}. Run the same command again for them.",
+            f"{run['left_undone']} rows are missing because the teacher's server failed, last with: "
+            f"{run['last_failure']}. Run the same command again to build them.",
             markup=False,
         )
     console.print(
         f"{build.rows}: {report.total.kept} of {build.n} rows, {run['rows']} of them in this run of {run['wall_s']} s "
-        f"(at most {run['peak_memory_mb']:.0f} MB); report: {build.folder / 'yield.json'}",
+        f"(at most {run['peak_memory_mb']:.0f} MB of memory); report: {build.folder / 'yield.json'}",
         markup=False,
     )
     return 0 if report.total.kept == build.n else 1

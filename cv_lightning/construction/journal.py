@@ -60,7 +60,7 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise ConfigError(
-                f"{folder}: another process is building there. Wait for it, or give another out."
+                f"{folder}: another process is building there. Wait for it to end, or set another out."
             ) from error
         self._read(folder, settings)
 
@@ -76,7 +76,7 @@ class Journal:
                 self._places[index] = end
             else:
                 warnings.warn(
-                    f"{self.path}, line {number + 1}: damaged; its index is done again.", UserWarning, stacklevel=3
+                    f"{self.path}, line {number + 1}: damaged; its index is built again.", UserWarning, stacklevel=3
                 )
             end += len(line)
         self._file.truncate(end)
@@ -145,13 +145,13 @@ def _check_settings(folder: Path, found: Any, settings: Mapping[str, Any]) -> No
         return
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{folder / 'build.journal'}: its first line is damaged, so its settings are unknown. Give another out, "
-            "or delete the folder."
+            f"{folder / 'build.journal'}: the first line is damaged, so the settings of the build are unknown. "
+            "Set another out, or delete the folder."
         )
     differing = list(_differing(found, expected))
     raise ConfigError(
-        f"{folder} holds a build with other settings ({', '.join(differing)} differ). Give another out, delete the "
-        "folder, or set them as they were: only n, workers, give_up_after and how a server is reached may change."
+        f"{folder}: holds a build with other settings ({', '.join(differing)} differ). Set another out, delete the "
+        "folder, or restore the settings. Only n, workers, give_up_after and the connection to a server may change."
     )
 
 

@@ -119,7 +119,7 @@ def start_worker(make_maker: Callable[[Mapping[str, Any]], RowMaker], settings: 
 def make_in_worker(index: int) -> Item:
     """The item of an index, in a worker process."""
     if _maker is None:
-        raise ConfigError("Expected start_worker to run first")
+        raise ConfigError("make_in_worker: expected start_worker to run first.")
     return _maker.make(index)
 
 

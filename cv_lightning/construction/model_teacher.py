@@ -60,7 +60,7 @@ class ModelTeacher(Teacher):
     ) -> None:
         if temperature < 0 or max_new_tokens < 1:
             raise ConfigError(
-                f"teacher: expected temperature >= 0 and max_new_tokens >= 1 but got {temperature}, {max_new_tokens}"
+                f"teacher: expected temperature >= 0 and max_new_tokens >= 1, got {temperature}, {max_new_tokens}"
             )
         tools = make_toolbox(toolbox)
         self.endpoint = endpoint

@@ -116,22 +116,26 @@ class Planner:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_weights("shares", self.shares, KINDS)
-        check_weights("turn_weights", self.turn_weights, tuple(SPELLINGS))
-        check_seed("seed", self.seed)
+        check_weights("planner.shares", self.shares, KINDS)
+        check_weights("planner.turn_weights", self.turn_weights, tuple(SPELLINGS))
+        check_seed("planner.seed", self.seed)
         if not self.sources:
-            raise ConfigError("sources: expected at least one source of samples.")
+            raise ConfigError("planner.sources: expected at least one source, got none.")
         if self.source_weights is not None and len(self.source_weights) != len(self.sources):
             raise ConfigError(
-                f"source_weights: expected one for each of {len(self.sources)} sources but got {self.source_weights}"
+                f"planner.source_weights: expected one for each of {len(self.sources)} sources, "
+                f"got {self.source_weights}"
             )
-        check_weights("source_weights", self._weights, tuple(self._weights))
+        check_weights("planner.source_weights", self._weights, tuple(self._weights))
         if self.max_crops < 2 or self.first_index < 0:
             raise ConfigError(
-                f"expected max_crops >= 2 and first_index >= 0 but got {self.max_crops}, {self.first_index}"
+                f"planner: expected max_crops >= 2 and first_index >= 0, got {self.max_crops}, {self.first_index}"
             )
         if empty := [type(source).__name__ for source in self.sources if source.size(self.split) == 0]:
-            raise ConfigError(f"sources: {', '.join(empty)} has no {self.split} samples. Give it a file, or set split.")
+            raise ConfigError(
+                f"planner.sources: no {self.split} samples in {', '.join(empty)}. Give a file for that split, or set "
+                "planner.split."
+            )
 
     @property
     def _weights(self) -> dict[str, float]:
@@ -163,8 +167,8 @@ class Planner:
             if sample is not None and steps is not None:
                 return EpisodePlan(index, attempt, kind, sample, steps, type(source).__name__, at)
         raise ConfigError(
-            f"Of {_MAX_DRAWS} samples none can be made into an episode of the kind {kind!r}: crops need samples with a "
-            "box that say 'crop', 'no_tool' needs some that do not. Set its share to 0, or add a source."
+            f"planner.shares: none of {_MAX_DRAWS} samples fits the kind {kind!r}. 'several_crops' needs samples with "
+            "a box and the transform 'crop', 'no_tool' needs samples without. Set its share to 0, or add a source."
         )
 
     def _sample(self, source: SampleSource, at: int, kind: Kind, rng: np.random.Generator) -> Sample | None:

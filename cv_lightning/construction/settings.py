@@ -64,7 +64,7 @@ class Build:
     ) -> None:
         if min(n, workers, max_attempts, give_up_after) < 1:
             raise ConfigError(
-                "expected n, workers, max_attempts, give_up_after >= 1 but got "
+                "n, workers, max_attempts, give_up_after: expected at least 1, got "
                 f"{n}, {workers}, {max_attempts}, {give_up_after}"
             )
         if kind == "rl" and planner.shares.get("error_handling", 0) > 0:

@@ -108,7 +108,7 @@ class OracleTeacher(Teacher):
         check_seed("teacher.seed", self.seed)
         if min(self.n_wordings, self.n_spellings) < 1:
             raise ConfigError(
-                f"teacher: expected n_wordings and n_spellings >= 1 but got {self.n_wordings}, {self.n_spellings}"
+                f"teacher: expected n_wordings and n_spellings >= 1, got {self.n_wordings}, {self.n_spellings}"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -164,6 +164,6 @@ def box_in_view(trajectory: Trajectory, box: Box) -> tuple[int, int, int, int]:
     """
     view = trajectory.images[-1]
     if view.frame is None:
-        raise ValueError("Expected an image with a known frame")
+        raise ValueError("last image: expected a known frame, got none")
     x1, y1, x2, y2 = (round(edge) for edge in view.frame.inverse().box(box))
     return max(0, x1), max(0, y1), min(view.image.width, x2), min(view.image.height, y2)

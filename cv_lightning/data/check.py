@@ -138,14 +138,14 @@ def _look(rows: Rows, record: Record, where: str, reader: Reader | None, lock: t
             with lock:
                 reader.question(sample) if episode is None else reader.episode(episode)
         except (ConversationError, DataError, ConfigError) as error:
-            return replace(looked, sample=None, faults=[f"{where}: the policy cannot use it. {error}"])
+            return replace(looked, sample=None, faults=[f"{where}: the policy cannot use the row. {error}"])
     return looked
 
 
 def _count(findings: Findings, sample: Sample, where: str, first_place: dict[str, str]) -> None:
     if sample.id in first_place:
         findings.faults.append(
-            f"{where}: the id {sample.id!r} is that of {first_place[sample.id]} too. Give every row another id."
+            f"{where}: the id {sample.id!r} is also used in {first_place[sample.id]}. Give every row its own id."
         )
     first_place.setdefault(sample.id, where)
     findings.n_good += 1
@@ -201,7 +201,7 @@ def describe(findings: Findings, n_faults: int) -> Iterator[str]:
     yield f"faults: {len(findings.faults)}"
     yield from (f"  {fault}" for fault in findings.faults[:n_faults])
     if len(findings.faults) > n_faults:
-        yield f"  ... and {len(findings.faults) - n_faults} more: --faults, or --report FILE"
+        yield f"  ... and {len(findings.faults) - n_faults} more; --faults N or --report FILE shows them"
 
 
 def _short(text: str) -> str:

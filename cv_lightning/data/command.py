@@ -23,20 +23,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` if it cannot be read."""
     parser = CommandParser(
         "data check",
-        "Read a file, a folder, a pattern or a data set of the hub; name its format, count, show three "
+        "Check a file, a folder, a pattern or a data set of the hub: show its format, its counts and some "
         "samples, and list every fault with its row. Exits with 1 if there is a fault.",
     )
     parser.add_argument("path", help="rows.jsonl, data.json, bench.tsv, data/, 'data/test-*.parquet', owner/name:split")
-    parser.add_argument("--format", choices=sorted(FORMATS), help="instead of finding it by the columns")
+    parser.add_argument("--format", choices=sorted(FORMATS), help="format of the rows (default: found by the columns)")
     parser.add_argument("--folder", help="where relative image paths start (default: beside the file)")
     parser.add_argument(
         "--policy",
         nargs="+",
         metavar="CONFIG",
-        help="training configs: list the rows too that their policy cannot use (a prompt or a conversation that does "
-        "not fit, control tokens in a trained turn), which training leaves out",
+        help="training configs; also list the rows that their policy cannot use and training leaves out (a prompt or "
+        "a conversation that does not fit, control tokens in a trained turn)",
     )
-    parser.add_argument("--rows", type=int, metavar="N", help="look at the first N rows only")
+    parser.add_argument("--rows", type=int, metavar="N", help="check only the first N rows")
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="samples to show (default: %(default)s)")
     parser.add_argument("--faults", type=int, default=100, metavar="N", help="faults to print (default: %(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write everything found to a JSON file")

@@ -78,7 +78,7 @@ def corrupt(
     _check(name, severity)
     seeds = [seed + index for index in range(len(images))] if isinstance(seed, int) else list(seed)
     if len(seeds) != len(images):
-        raise ValueError(f"Expected one seed for each of {len(images)} images but got {len(seeds)}")
+        raise ValueError(f"seed: expected one for each of {len(images)} images, got {len(seeds)}")
     if isinstance(images, torch.Tensor):
         return _corrupt_tensor(images, name, severity, seeds)
     places_of_size: dict[tuple[int, int], list[int]] = {}
@@ -94,9 +94,9 @@ def corrupt(
 
 def _check(name: str, severity: int) -> None:
     if name not in _FIGURES:
-        raise ConfigError(f"Unknown corruption {name!r}; expected one of {', '.join(CORRUPTIONS)}.")
+        raise ConfigError(f"corruption: expected one of {', '.join(CORRUPTIONS)}, got {name!r}.")
     if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise ConfigError(f"Corruption {name!r}: expected a severity from 1 to 5 but got {severity!r}.")
+        raise ConfigError(f"corruption {name!r}: expected a severity from 1 to 5, got {severity!r}.")
 
 
 def _corrupt_tensor(images_NCHW: Tensor, name: str, severity: int, seeds: Sequence[int]) -> Tensor:
@@ -106,7 +106,7 @@ def _corrupt_tensor(images_NCHW: Tensor, name: str, severity: int, seeds: Sequen
 
     if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4 or images_NCHW.shape[1] != 3:
         got = f"{images_NCHW.dtype} {list(images_NCHW.shape)}"
-        raise ValueError(f"Expected a uint8 tensor [N, 3, H, W] but got {got}")
+        raise ValueError(f"images: expected a uint8 tensor [N, 3, H, W], got {got}")
     figure, key = _FIGURES[name][severity - 1], CORRUPTIONS.index(name)
     most = _HOST_VALUES if images_NCHW.device.type == "cpu" else _MAX_VALUES
     n_images = max(1, most // max(1, images_NCHW[:1].numel()))

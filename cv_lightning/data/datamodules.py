@@ -35,7 +35,7 @@ class EvaluationSet(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
-            raise IndexError(f"Expected 0 <= index < {len(self)} but got {index}")
+            raise IndexError(f"index: expected 0 <= index < {len(self)}, got {index}")
         number, place = divmod(index, len(self._source.conditions))
         return self._source.sample(self._split, number, self._source.conditions[place])
 
@@ -69,11 +69,11 @@ class PromptDataModule(LightningDataModule):
         check_workers(n_workers)
         if min(batch_size, eval_batch_size) < 1:
             raise ConfigError(
-                f"batch_size and eval_batch_size: expected at least 1 but got {batch_size}, {eval_batch_size}"
+                f"batch_size and eval_batch_size: expected at least 1, got {batch_size}, {eval_batch_size}"
             )
         if min(n_validation_per_orientation, n_test_per_orientation, first_index) < 0:
             raise ConfigError(
-                "n_validation_per_orientation, n_test_per_orientation, first_index: expected at least 0 but got "
+                "n_validation_per_orientation, n_test_per_orientation, first_index: expected at least 0, got "
                 f"{n_validation_per_orientation}, {n_test_per_orientation}, {first_index}"
             )
         self.source = source

@@ -152,11 +152,13 @@ class EpisodeBuilder:
 
     def __post_init__(self) -> None:
         make_toolbox(self.toolbox)
-        check_weights("mix", self.mix, KINDS)
-        check_weights("turn_weights", self.turn_weights, tuple(SPELLINGS))
+        check_weights("builder.mix", self.mix, KINDS)
+        check_weights("builder.turn_weights", self.turn_weights, tuple(SPELLINGS))
         check_seed("builder.seed", self.seed)
         if self.n_wordings < 1 or self.n_spellings < 1:
-            raise ConfigError("n_wordings and n_spellings: expected at least 1 of each")
+            raise ConfigError(
+                f"builder: expected n_wordings and n_spellings >= 1, got {self.n_wordings}, {self.n_spellings}"
+            )
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
         """The episode at `index`; None if its calls do not give the upright image, or if the answer needs a crop.
@@ -253,7 +255,7 @@ def undoing_steps(sample: Sample, seen: str | None = "identity") -> list[str]:
         ValueError: The orientation of the image is unknown.
     """
     if seen is None:
-        raise ValueError("Expected an image with a known orientation")
+        raise ValueError("image: expected a known orientation, got none")
     needed = compose(inverse(seen), required_orientation(sample))
     if needed == "identity":
         return []

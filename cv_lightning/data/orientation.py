@@ -19,7 +19,7 @@ def check_transforms(names: Sequence[str], where: str) -> None:
     """
     for name in names:
         if name not in TRANSFORMS:
-            raise DataError(f"{where}: unknown transform {name!r}; expected one of {', '.join(TRANSFORMS)}.")
+            raise DataError(f"{where}: transforms: expected one of {', '.join(TRANSFORMS)}, got {name!r}.")
 
 
 def turn_box(box: Box, name: str, size: tuple[int, int]) -> Box:
@@ -39,7 +39,7 @@ def transform_sample(sample: Sample, names: Sequence[str]) -> Sample:
     """
     check_transforms(names, f"Sample {sample.id!r}")
     if "crop" in names:
-        raise DataError(f"Sample {sample.id!r}: 'crop' cannot be applied to an image; it marks samples that need one.")
+        raise DataError(f"Sample {sample.id!r}: 'crop' cannot be applied to an image; it only marks samples.")
     if not sample.images:
         return sample
     image, box = sample.images[0], sample.box

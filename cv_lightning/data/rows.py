@@ -103,7 +103,7 @@ def row_faults(fields: Mapping[str, Any], where: str, folder: Path | None = None
 def _read(fields: Mapping[str, Any], where: str, folder: Path | None, faults: list[DataError]) -> Row | None:
     """The readable part of a row; unreadable fields add to `faults`. None if its images cannot be found."""
     if not isinstance(fields, Mapping):
-        faults.append(DataError(f"{where}: expected an object with {', '.join(FIELDS)}, not {type(fields).__name__}."))
+        faults.append(DataError(f"{where}: expected an object with {', '.join(FIELDS)}, got {type(fields).__name__}."))
         return None
     for name in map(str, fields):
         if name not in FIELDS and closest(name, _EASILY_LOST):
@@ -142,8 +142,8 @@ def _image_faults(row: Row) -> list[DataError]:
     """Faults of a row that refers to images that it does not have."""
     n_places, n_images = row.question.count(IMAGE), len(row.images)
     if n_places > n_images:
-        held = f"{n_images or 'no'} image{'s' * (n_images != 1)}"
-        return [DataError(f"{row.where}: its question has {n_places} places {IMAGE} but the row has {held}.")]
+        needed = f"at least {n_places}, one for each {IMAGE} in the question"
+        return [DataError(f"{row.where}: images: expected {needed}, got {n_images}.")]
     if not n_images and (row.box is not None or row.transforms):
         return [DataError(f"{row.where}: the row has no image. Name one in 'images' or remove its transforms and box.")]
     return []
@@ -215,9 +215,8 @@ def check_box(box: Box, size: tuple[int, int], where: str) -> None:
     width, height = size
     if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
         raise DataError(
-            f"{where}: the box {list(box)} is not inside its image of {width} x {height} pixels. Expected "
-            "(x1, y1, x2, y2) in pixels of the image as it is given, with 0 <= x1 < x2 <= width and "
-            "0 <= y1 < y2 <= height."
+            f"{where}: box: expected (x1, y1, x2, y2) in pixels of the image as it is given, with 0 <= x1 < x2 <= "
+            f"{width} and 0 <= y1 < y2 <= {height}, got {list(box)}."
         )
 
 
@@ -240,7 +239,7 @@ def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
             f"{where}: the row has no {name} (it has: {', '.join(map(str, fields))}). Add one or remove the row."
         )
     if not isinstance(value, str):
-        raise DataError(f"{where}: expected {name} to be text or a number but got {value!r}. Write it as text.")
+        raise DataError(f"{where}: {name}: expected text or a number, got {value!r}. Write it as text.")
     return value
 
 
@@ -253,7 +252,7 @@ def _image(value: object, where: str, folder: Path | None) -> ImageSource:
     if isinstance(value, bytes | Image.Image):
         return value
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
-        raise DataError(f"{where}: expected the path of an image but got {value!r}. Correct it or remove the row.")
+        raise DataError(f"{where}: images: expected the path of an image, got {value!r}. Correct it or remove the row.")
     path = Path(value).expanduser()
     path = path if folder is None else folder / path
     if not _is_file(path):
@@ -273,7 +272,7 @@ def _transforms(value: object, where: str) -> tuple[str, ...]:
         return ()
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: expected transforms to be a list of names but got {value!r}.")
+        raise DataError(f"{where}: transforms: expected a list of names, got {value!r}.")
     check_transforms(names, where)
     return tuple(names)
 
@@ -281,7 +280,7 @@ def _transforms(value: object, where: str) -> tuple[str, ...]:
 def _alternatives(value: object, where: str) -> tuple[str, ...]:
     values = [] if value is None else value
     if not isinstance(values, list | tuple) or not all(isinstance(text, str) for text in values):
-        raise DataError(f"{where}: expected alternatives to be a list of texts but got {value!r}.")
+        raise DataError(f"{where}: alternatives: expected a list of texts, got {value!r}.")
     return tuple(values)
 
 
@@ -291,7 +290,7 @@ def _box(value: object, where: str) -> Box | None:
     edges = [_number(edge) for edge in value] if isinstance(value, list | tuple) else []
     numbers = [edge for edge in edges if edge is not None]
     if len(edges) != 4 or len(numbers) != 4:
-        raise DataError(f"{where}: expected a box of four numbers (x1, y1, x2, y2) but got {value!r}.")
+        raise DataError(f"{where}: box: expected four numbers (x1, y1, x2, y2), got {value!r}.")
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 

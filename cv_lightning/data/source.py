@@ -61,8 +61,7 @@ def check_weights(name: str, weights: Mapping[str, float], known: Sequence[str] 
     is_known = set(weights) <= set(known) and all(math.isfinite(weight) and weight >= 0 for weight in weights.values())
     if not is_known or not any(weights.values()):
         raise ConfigError(
-            f"{name}: expected weights of at least 0, not all 0, for names of {', '.join(known)} "
-            f"but got {dict(weights)}"
+            f"{name}: expected weights of at least 0, not all 0, for names of {', '.join(known)}, got {dict(weights)}"
         )
 
 
@@ -81,7 +80,7 @@ def choose_transforms(rng: np.random.Generator, weights: Mapping[str, float]) ->
 def check_seed(name: str, seed: int) -> None:
     """Raise `ConfigError` for a seed that does not fit into the key of `generator`."""
     if not 0 <= seed < 2**48:
-        raise ConfigError(f"{name}: expected 0 <= seed < 2**48 but got {seed}")
+        raise ConfigError(f"{name}: expected 0 <= seed < 2**48, got {seed}")
 
 
 def generator(seed: int, split: Split, index: int, stream: int = 0) -> np.random.Generator:

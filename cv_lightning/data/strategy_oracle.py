@@ -90,14 +90,16 @@ class StrategyEpisodes:
         check_weights("builder.toolbox", {self.toolbox: 1.0}, tuple(TURNS))
         for name in ("recovery", "in_one_call"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: expected a share in [0, 1] but got {getattr(self, name)}")
+                raise ConfigError(f"builder.{name}: expected a share in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.filters <= MAX_FILTERS:
             raise ConfigError(
-                f"filters: expected a share in [0, {MAX_FILTERS}] but got {self.filters}. More would teach the filter "
-                "that reinforcement learning is meant to find."
+                f"builder.filters: expected a share in [0, {MAX_FILTERS}], got {self.filters}. More would teach the "
+                "filter that reinforcement learning is meant to find."
             )
         if self.toolbox == "named" and self.in_one_call:
-            raise ConfigError("in_one_call: expected 0 with named tools, which do one thing per call")
+            raise ConfigError(
+                f"builder.in_one_call: expected 0 with named tools, which do one thing per call, got {self.in_one_call}"
+            )
 
     def episode(self, split: Split, index: int, executor: Executor) -> Trajectory | None:
         """The episode at `index`; None if its sample gets no episode, or if a call did not have the planned effect."""
@@ -191,7 +193,7 @@ class _Writer:
         """A box of the question's image in pixels of the view."""
         frame = self.trajectory.images[self.view].frame
         if frame is None:
-            raise ValueError("Expected an image with a known frame")
+            raise ValueError("view: expected a known frame, got none")
         return frame.inverse().box(box)
 
     def _checks(self) -> bool:

@@ -124,7 +124,7 @@ class BatchStream(Generic[Item]):
                 yield next(batches)
             except RuntimeError as error:
                 raise TrainingError(
-                    f"A worker of the data was ended ({str(error).splitlines()[0]}). If memory ran out, lower "
+                    f"A data worker died ({str(error).splitlines()[0]}). If memory ran out, lower "
                     "data.n_workers; 0 prepares batches in the training process."
                 ) from error
 
@@ -155,10 +155,10 @@ class BatchStream(Generic[Item]):
             place += self._world_size
         fault = self._bad.get(index)
         if fault is not None:
-            raise DataError(f"None of {self._n_attempts} rows in a row can be used. The first: {fault}")
+            raise DataError(f"None of {self._n_attempts} consecutive rows can be used. The first fault: {fault}")
         raise DataError(
-            f"Index {index} and {self._n_attempts - 1} others in its place gave no item that checks. Look at the "
-            "source: are the recorded transforms of its rows true, and are there rows that need no crop?"
+            f"Index {index} and {self._n_attempts - 1} others in its place gave no usable item. Check the source: are "
+            "the recorded transforms of its rows true, and are there rows that need no crop?"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,9 +189,9 @@ def _of_all_processes(messages: list[str]) -> list[list[str]]:
 def check_workers(n_workers: int) -> None:
     """Raise `ConfigError` for a number of workers that cannot be started."""
     if n_workers < 0:
-        raise ConfigError(f"n_workers: expected 0 or more but got {n_workers}")
+        raise ConfigError(f"n_workers: expected 0 or more, got {n_workers}")
     if n_workers and "fork" not in multiprocessing.get_all_start_methods():
-        raise ConfigError(f"n_workers: expected 0 on a system without fork but got {n_workers}")
+        raise ConfigError(f"n_workers: expected 0 on a system without fork, got {n_workers}")
 
 
 class _ByStart(Dataset[Any]):

@@ -70,23 +70,22 @@ class Endpoint:
     tool_images: ToolImages = "user"
 
     def __post_init__(self) -> None:
-        check_url(self.url, "the endpoint's url")
+        check_url(self.url, "endpoint.url")
         rate, limit = self.requests_per_minute, self.max_cost
         if self.attempts < 1 or self.timeout_s <= 0 or self.max_wait_s < 0 or (rate is not None and rate <= 0):
             raise ConfigError(
-                "Endpoint: expected attempts >= 1, timeout_s > 0, max_wait_s >= 0 and requests_per_minute > 0 but got "
+                "Endpoint: expected attempts >= 1, timeout_s > 0, max_wait_s >= 0 and requests_per_minute > 0, got "
                 f"{self.attempts}, {self.timeout_s}, {self.max_wait_s}, {rate}"
             )
         if min(self.input_price, self.output_price) < 0 or (limit is not None and limit <= 0):
             raise ConfigError(
-                "Endpoint: expected prices >= 0 and max_cost > 0 but got "
-                f"{self.input_price}, {self.output_price}, {limit}"
+                f"Endpoint: expected prices >= 0 and max_cost > 0, got {self.input_price}, {self.output_price}, {limit}"
             )
         if limit is not None and not self.input_price and not self.output_price:
             raise ConfigError("Endpoint: max_cost needs input_price and output_price, per million tokens.")
         if self.tool_images not in get_args(ToolImages):
             known = ", ".join(get_args(ToolImages))
-            raise ConfigError(f"Endpoint: expected tool_images to be one of {known} but got {self.tool_images!r}")
+            raise ConfigError(f"Endpoint: tool_images: expected one of {known}, got {self.tool_images!r}")
         self._meter = RequestMeter(rate, (self.input_price, self.output_price), limit)
         self._lock = threading.Lock()
         self._client: tuple[int, Client] | None = None  # per process, because a fork must not share connections
@@ -112,11 +111,11 @@ class Endpoint:
             try:
                 name = self._fetch("/models")["data"][0]["id"]
             except RequestError as error:
-                raise EndpointError(f"{self.url}: {error}. Is the server running, and the address right?") from error
+                raise EndpointError(f"{self.url}: {error}. Is the server running, and is the address right?") from error
             except (LookupError, TypeError) as error:
                 raise EndpointError(f"{self.url}/models lists no model. Give the endpoint's `model`.") from error
             if not isinstance(name, str):
-                raise EndpointError(f"{self.url}/models lists no name of a model. Give the endpoint's `model`.")
+                raise EndpointError(f"{self.url}/models lists a model without a name. Give the endpoint's `model`.")
             self._name = name
         return self._name
 

@@ -56,7 +56,7 @@ class ImageEncoding:
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.max_kilobytes < 4:
             raise ConfigError(
-                "ImageEncoding: expected max_pixels >= 1 and max_kilobytes >= 4 but got "
+                "ImageEncoding: expected max_pixels >= 1 and max_kilobytes >= 4, got "
                 f"{self.max_pixels}, {self.max_kilobytes}"
             )
 

@@ -90,8 +90,8 @@ class RequestMeter:
         while True:
             if self._max_cost is not None and self.usage.cost >= self._max_cost:
                 raise EndpointError(
-                    f"{self.usage.cost:.2f} were spent, and max_cost is {self._max_cost:g}. Raise it and run the same "
-                    "command again: it continues from there."
+                    f"max_cost: {self.usage.cost:.2f} of {self._max_cost:g} is spent. Raise it, then run the same "
+                    "command again to continue."
                 )
             with self._lock:
                 now = time.monotonic()

@@ -132,7 +132,7 @@ def _read(response: httpx2.Response, deadline: float) -> bytes:
         if len(content) > MAX_REPLY_BYTES:
             raise httpx2.RemoteProtocolError(f"the reply is longer than {MAX_REPLY_BYTES >> 20} MB")
         if time.monotonic() > deadline:
-            raise httpx2.ReadTimeout("the reply drips")
+            raise httpx2.ReadTimeout("the reply took too long")
     return bytes(content)
 
 
@@ -169,11 +169,11 @@ def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) 
     if status in (401, 403):
         remedy = f"Set {endpoint.api_key_variable} to a key that this server knows."
     elif status == 404:
-        remedy = f"Check its url, and that it has the model {endpoint.model!r}."
+        remedy = f"Check the url, and that the server has the model {endpoint.model!r}."
     elif code == "insufficient_quota":
         remedy = "Its quota is used up."
     elif 300 <= status < 400:
-        remedy = "It sends requests elsewhere: give that address as the endpoint's url."
+        remedy = "The server redirects requests. Set the endpoint's url to the new address."
     if remedy is not None:
         return EndpointError(f"{endpoint.url}: {said}. {remedy}")
     is_passing = status in (408, 409, 429) or status >= 500

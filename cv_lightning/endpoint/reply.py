@@ -50,7 +50,7 @@ def read_object(text: bytes) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ValueError("the reply is no JSON object")
+        raise ValueError("the reply is not a JSON object")
     return content
 
 
@@ -74,10 +74,10 @@ def read_reply(content: Mapping[str, Any], adapted: tuple[str, ...] = ()) -> Cha
             text = "".join(part.get("text") or "" for part in text)
         calls = tuple(_read_call(call) for call in message.get("tool_calls") or ())
         if not isinstance(text, str):
-            raise TypeError("content is no text")
+            raise TypeError("content is not text")
     except (LookupError, TypeError, AttributeError) as error:
         excerpt = json.dumps(content)[:200]
-        raise ValueError(f"the reply is no chat completion: {excerpt}") from error
+        raise ValueError(f"the reply is not a chat completion: {excerpt}") from error
     return ChatReply(text, calls, str(choice.get("finish_reason") or "stop"), message, adapted)
 
 

@@ -49,8 +49,8 @@ class ReplyCache:
             with contextlib.suppress(OSError):
                 part.unlink()
             warnings.warn(
-                f"{self.folder}: replies cannot be kept ({error.strerror}); the run continues without. Make room, or "
-                "give another folder as the endpoint's cache.",
+                f"{self.folder}: replies cannot be saved ({error.strerror}); the run continues without the cache. Make "
+                "room, or set the endpoint's cache to another folder.",
                 UserWarning,
                 stacklevel=2,
             )

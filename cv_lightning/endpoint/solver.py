@@ -73,12 +73,12 @@ class EndpointSolver(Solver):
     ) -> None:
         if min(max_turns, max_new_tokens, at_once, give_up_after) < 1 or temperature < 0:
             raise ConfigError(
-                "EndpointSolver: expected max_turns, max_new_tokens, at_once, give_up_after >= 1 and temperature >= 0 "
-                f"but got {max_turns}, {max_new_tokens}, {at_once}, {give_up_after}, {temperature}"
+                "EndpointSolver: expected max_turns, max_new_tokens, at_once, give_up_after >= 1 and temperature >= 0, "
+                f"got {max_turns}, {max_new_tokens}, {at_once}, {give_up_after}, {temperature}"
             )
         if tools not in get_args(ToolMode):
             known = ", ".join(get_args(ToolMode))
-            raise ConfigError(f"EndpointSolver: expected tools to be one of {known} but got {tools!r}")
+            raise ConfigError(f"EndpointSolver: tools: expected one of {known}, got {tools!r}")
         self.endpoint = endpoint
         self.mode: ToolMode = tools
         self.toolbox = make_toolbox(toolbox)
@@ -172,8 +172,8 @@ class EndpointSolver(Solver):
             self._n_failed_in_a_row += 1
             if self._n_failed_in_a_row >= self.give_up_after and self._stop is None:
                 self._stop = EndpointError(
-                    f"{self.endpoint.url}: {self._n_failed_in_a_row} questions in a row failed, the last with: {error}."
-                    " The answers before them are safe. Fix it and run the same command again: it continues from there."
+                    f"{self.endpoint.url}: {self._n_failed_in_a_row} questions in a row failed, last with: {error}. "
+                    "Earlier answers are safe. Fix the cause, then run the same command again to continue."
                 )
 
     def _play(self, sample: Sample) -> Trajectory:
@@ -213,7 +213,7 @@ class EndpointSolver(Solver):
 
     def _observe(self, trajectory: Trajectory, dialogue: Dialogue) -> None:
         if self._executor is None:
-            raise ValueError("Expected an executor but the solver is closed")
+            raise ValueError("EndpointSolver: expected an executor, got none: the solver is closed")
         (observation,) = observe([trajectory], self._executor)
         dialogue.append_observation(observation)
         see_result(trajectory)

@@ -196,8 +196,8 @@ class AnswerLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise CVLightningError(
-                f"{self.path}: answers cannot be written ({error.strerror}). The {len(self.records)} before them are "
-                "safe. Make room, or correct the folder, and run the same command again: it resumes from there."
+                f"{self.path}: answers cannot be written ({error.strerror}). The {len(self.records)} earlier ones "
+                "are safe. Make room or correct the folder, then run the same command again to continue."
             ) from error
         self.records |= {record.key: record for record in records}
 

@@ -84,10 +84,10 @@ def make_conditions(
     for what, names, choices in (("orientations", orientations, known), ("corruptions", corruptions, CORRUPTIONS)):
         for name in names:
             if name not in choices:
-                raise ConfigError(f"{what}: there is no {name!r}. {did_you_mean(name, choices)}")
+                raise ConfigError(f"{what}: no {what[:-1]} {name!r}. {did_you_mean(name, choices)}")
     for severity in severities:
         if severity not in SEVERITIES:
-            raise ConfigError(f"severities: expected numbers from 1 to 5 but got {severity!r}")
+            raise ConfigError(f"severities: expected numbers from 1 to 5, got {severity!r}")
     conditions = [Condition(name, None if name == RECORDED else ORIENTATION_CONDITIONS[name]) for name in orientations]
     conditions += [Condition(f"{name}_{level}", (), name, level) for name in corruptions for level in severities]
     if not conditions or len({condition.label for condition in conditions}) < len(conditions):

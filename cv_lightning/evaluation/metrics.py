@@ -78,7 +78,7 @@ class TrajectoryMetrics(Metric):
         """Count trajectories and their breakdowns, which must be in the same order."""
         if len(trajectories) != len(breakdowns):
             raise ValueError(
-                f"Expected one breakdown per trajectory but got {len(breakdowns)} for {len(trajectories)} trajectories"
+                f"breakdowns: expected one per trajectory, got {len(breakdowns)} for {len(trajectories)} trajectories"
             )
         for trajectory, breakdown in zip(trajectories, breakdowns, strict=True):
             row = _ROW[orientation_label(trajectory.sample.transforms)]

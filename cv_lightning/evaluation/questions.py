@@ -51,7 +51,7 @@ class ConditionSet(Dataset[EvaluationItem]):
 
     def __getitem__(self, index: int) -> EvaluationItem:
         if not 0 <= index < len(self):
-            raise IndexError(f"Expected 0 <= index < {len(self)} but got {index}")
+            raise IndexError(f"index: expected 0 <= index < {len(self)}, got {index}")
         question, place = divmod(index, len(self._conditions))
         condition = self._conditions[place]
         return EvaluationItem(self._base(question, condition.transforms is None), condition, self._seed)
@@ -97,8 +97,7 @@ class RobustnessDataModule(LightningDataModule):
         check_seed("RobustnessDataModule.seed", seed)
         if batch_size < 1 or (n_questions is not None and n_questions < 1):
             raise ConfigError(
-                "RobustnessDataModule: expected batch_size >= 1 and n_questions >= 1 but got "
-                f"{batch_size}, {n_questions}"
+                f"RobustnessDataModule: expected batch_size >= 1 and n_questions >= 1, got {batch_size}, {n_questions}"
             )
         self.source = source
         self.n_questions = n_questions
@@ -118,7 +117,7 @@ class RobustnessDataModule(LightningDataModule):
                 f"{type(self.source).__name__} has no {self.split} samples. Give it a file for that split."
             )
         if size is None and self.n_questions is None:
-            raise ConfigError(f"{type(self.source).__name__} never ends: give data.n_questions.")
+            raise ConfigError(f"{type(self.source).__name__} never ends. Set data.n_questions.")
         n_questions = min(size for size in (size, self.n_questions) if size is not None)
         items = ConditionSet(self.source, self.split, self.conditions, n_questions, self.seed)
         return DataLoader(items, batch_size=self.batch_size, collate_fn=list)

@@ -29,9 +29,9 @@ from cv_lightning.evaluation.intervals import CONFIDENCE, RESAMPLED_VALUES, accu
 INDICES: dict[str, str] = {
     "mean_drop": "A minus the mean accuracy under the changed conditions",
     "worst_accuracy": "the lowest accuracy under a changed condition",
-    "relative_accuracy": "mean accuracy under the changed conditions, by A",
-    "worst_relative": "the lowest accuracy under a changed condition, by A",
-    "robustness_index": "mean of the two before",
+    "relative_accuracy": "mean accuracy under the changed conditions, divided by A",
+    "worst_relative": "the lowest accuracy under a changed condition, divided by A",
+    "robustness_index": "mean of the two above",
 }
 
 _N_RESAMPLES = 2000

@@ -21,13 +21,13 @@ MEAN = "mean"
 #: Cell -> its meaning, in the order of the columns.
 CELLS: dict[str, str] = {
     "n": "questions answered",
-    "unjudged": "answers that the judge failed on; they are in no accuracy",
+    "unjudged": "answers for which the judge failed; they do not count in accuracy",
     "accuracy": "mean credit of the answers",
-    "accuracy_low": "lower end of its 95 % interval: bootstrap, exact if every answer or none is right",
-    "accuracy_high": "upper end of it",
+    "accuracy_low": "lower end of its 95 % interval (bootstrap, but exact if all or none of the answers are right)",
+    "accuracy_high": "upper end of that interval",
     "drop": "accuracy lost against upright, over the questions judged in both",
     "drop_low": "lower end of its 95 % bootstrap interval, resampled in pairs",
-    "drop_high": "upper end of it",
+    "drop_high": "upper end of that interval",
     "tool_rate": "questions with a call that parsed",
     "restored_rate": "questions whose last view is upright, to the pixel",
     "mean_turns": "turns per question",
@@ -44,7 +44,7 @@ CELLS: dict[str, str] = {
     "tool_harm": "credit that tools lost: the share of questions that they turned wrong",
     "tool_effect": "gain minus harm",
     "tool_effect_low": "lower end of its 95 % bootstrap interval, resampled in pairs",
-    "tool_effect_high": "upper end of it",
+    "tool_effect_high": "upper end of that interval",
 }
 
 #: Ends of intervals, which have no mean over the orientations.

@@ -51,11 +51,9 @@ class Judge:
     _known: dict[tuple[str, str, str], bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_url(self.url, "the judge's url")
+        check_url(self.url, "judge.url")
         if self.attempts < 1 or self.timeout_s <= 0:
-            raise ConfigError(
-                f"Expected attempts >= 1 and timeout_s > 0 but got attempts={self.attempts}, timeout_s={self.timeout_s}"
-            )
+            raise ConfigError(f"judge: expected attempts >= 1 and timeout_s > 0, got {self.attempts}, {self.timeout_s}")
         # The endpoint itself makes one attempt: a reply that is neither yes nor no also counts as an attempt here.
         endpoint = Endpoint(self.url, self.model, self.api_key_variable, self.timeout_s, attempts=1)
         object.__setattr__(self, "_endpoint", endpoint)

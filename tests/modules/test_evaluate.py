@@ -292,7 +292,7 @@ def test_rotbench_is_asked_as_recorded_and_counted_by_rotation(tmp_path: Path) -
     assert (metrics["test/n/recorded"], metrics["test/accuracy/recorded"]) == (12, 0.25)
     families = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["families"]
     assert families == {f"rotated by {d}": {"recorded": float(d == 0)} for d in (0, 180, 270, 90)}
-    with pytest.raises(ConfigError, match=r"RotBench asks about what was done.*\[recorded\]"):
+    with pytest.raises(ConfigError, match=r"RotBench asks how each image was turned.*\[recorded\]"):
         evaluate(RobustnessTest(Upright()), tmp_path, source=source, n_questions=1)
 
 

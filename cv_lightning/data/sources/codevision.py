@@ -43,7 +43,7 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
 def _mapping(record: Record, name: str, where: str) -> Mapping[str, Any]:
     value = record.get(name)
     if value is not None and not isinstance(value, Mapping):
-        raise DataError(f"{where}: expected {name} to be a structure but got {type(value).__name__}.")
+        raise DataError(f"{where}: {name}: expected a structure, got {type(value).__name__}.")
     return value or {}
 
 
@@ -52,8 +52,8 @@ def _question(record: Record, extra: Mapping[str, Any], where: str) -> str:
     turns = [turn for turn in record.get("prompt") or [] if isinstance(turn, Mapping) and turn.get("role") == "user"]
     prompt = content_text(turns[-1].get("content")) if turns else ""
     if prompt.count(IMAGE) > len(record.get("images") or []):
-        n_places, n_images = prompt.count(IMAGE), len(record.get("images") or []) or "no"
-        raise DataError(f"{where}: its prompt has {n_places} places {IMAGE} but the row has {n_images} images.")
+        needed = f"at least {prompt.count(IMAGE)}, one for each {IMAGE} in the prompt"
+        raise DataError(f"{where}: images: expected {needed}, got {len(record.get('images') or [])}.")
     return place_images(str(extra.get("question") or prompt))
 
 

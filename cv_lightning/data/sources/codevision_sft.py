@@ -57,7 +57,7 @@ def read_turns(record: Record, where: str) -> RecordedTurns:
     name = "conversations" if record.get("conversations") is not None else "messages"
     given = record.get(name)
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise DataError(f"{where}: {name}: expected a list of turns but got {type(given).__name__}.")
+        raise DataError(f"{where}: {name}: expected a list of turns, got {type(given).__name__}.")
     turns: list[tuple[str, str]] = []
     column, images, n_places = list(record.get("images") or []), [], 0
     for number, turn in enumerate(given):
@@ -73,7 +73,7 @@ def read_turns(record: Record, where: str) -> RecordedTurns:
         turns.append((author, text))
     if column or len(images) != n_places:
         n_images = len(images) + len(column)
-        raise DataError(f"{where}: {n_places} {IMAGE} placeholders but {n_images} images. Give one image for each.")
+        raise DataError(f"{where}: images: expected {n_places}, one for each {IMAGE} in the turns, got {n_images}.")
     return RecordedTurns(turns, images)
 
 
@@ -112,7 +112,7 @@ def fields(record: Record, where: str, folder: Path) -> dict[str, Any]:
     question = next((text for author, text in recorded.turns if author == "human"), "")
     if not recorded.turns or recorded.turns[-1][0] != "gpt":
         last = recorded.turns[-1][0] if recorded.turns else "system"
-        raise DataError(f"{where}: the last turn is from {last!r}, not from 'gpt'. Remove what follows the answer.")
+        raise DataError(f"{where}: last turn: expected 'gpt', got {last!r}. Remove the turns after the answer.")
     answers = read_turn(recorded.turns[-1][1]).answers
     kept = {
         name: record[name] for name in ("id", "transforms", "box", "family", "alternatives", "rule") if name in record

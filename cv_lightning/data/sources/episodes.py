@@ -113,16 +113,16 @@ def _check_turns(turns: Sequence[tuple[str, str]], where: str) -> None:
     # The observation is a user turn in the paper's template, so some rows call its author "human".
     found = [author if number == 0 or author == "gpt" else "tool" for number, author in enumerate(authors)]
     if found != expected or len(authors) % 2:
-        raise DataError(f"{where}: expected the turns human, gpt, tool, gpt, ... but got {', '.join(authors)}.")
+        raise DataError(f"{where}: expected the turns human, gpt, tool, gpt, ..., got {', '.join(authors)}.")
     for number, (author, text) in enumerate(turns):
         token = _CONTROL.search(text) if author == "gpt" else None
         if token is not None:
             raise DataError(
-                f"{where}: turn {number} holds the control token {token.group()}, which a policy must not write. "
-                "Remove it, or the row."
+                f"{where}: turn {number} contains the control token {token.group()}, which a policy must not "
+                "write. Remove the token or the row."
             )
         if number and text.count(IMAGE) > 1:
-            raise DataError(f"{where}: turn {number} has {text.count(IMAGE)} images; a result is one image at most.")
+            raise DataError(f"{where}: turn {number}: expected at most one image, got {text.count(IMAGE)}.")
 
 
 def _results(values: Sequence[Any], where: str, folder: Path | None) -> Iterator[Image.Image]:
@@ -132,7 +132,9 @@ def _results(values: Sequence[Any], where: str, folder: Path | None) -> Iterator
         if isinstance(image, str):
             image = (folder or Path()) / image
         if not isinstance(image, Path | bytes):
-            raise DataError(f"{where}: expected the path of an image but got {value!r}. Correct it or remove the row.")
+            raise DataError(
+                f"{where}: images: expected the path of an image, got {value!r}. Correct it or remove the row."
+            )
         yield open_image(image, where)
 
 
@@ -141,5 +143,5 @@ def _trained(record: Mapping[str, Any], n_turns: int, where: str) -> list[bool]:
     if values is None:
         return [True] * n_turns
     if not isinstance(values, list) or len(values) != n_turns or not all(isinstance(value, bool) for value in values):
-        raise DataError(f"{where}: trained: expected true or false for each of {n_turns} gpt turns but got {values!r}.")
+        raise DataError(f"{where}: trained: expected true or false for each of {n_turns} gpt turns, got {values!r}.")
     return values

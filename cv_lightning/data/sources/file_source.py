@@ -100,8 +100,8 @@ class FileSource(SampleSource):
         for rows in self._rows.values():
             if rows.format.expand is not None:
                 raise ConfigError(
-                    f"{rows.name}: {rows.format.title} asks about what was done to each image, so it cannot be turned "
-                    "otherwise. Set data.orientations to [recorded], and leave out weights and corruptions."
+                    f"{rows.name}: {rows.format.title} asks how each image was turned, so its images cannot be turned "
+                    "again. Set data.orientations to [recorded], and leave out weights and corruptions."
                 )
 
     def _places(self, rows: Rows, split: Split, index: int) -> Iterator[int]:
@@ -119,8 +119,8 @@ class FileSource(SampleSource):
             if sample is not None:
                 return sample
         raise DataError(
-            f"{rows.name}: none of its {len(rows)} rows can be used. Look at the first warning, or at what "
-            f"`python -m cv_lightning data check {rows.name}` says."
+            f"{rows.name}: none of its {len(rows)} rows can be used. Look at the first warning, or run "
+            f"`python -m cv_lightning data check {rows.name}`."
         )
 
     def only(self, split: Split, index: int, read: Callable[[Rows, int], T]) -> T:
@@ -177,7 +177,7 @@ class Rows:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}" if where else str(error)) from error
         if not len(self.records):
-            raise DataError(f"{name}: none of its 0 rows can be used.")
+            raise DataError(f"{name}: expected rows, got none.")
         self.format: Format = find_format(self.records, name, format)
         if self.format.expand is not None:
             self.records = self.format.expand(self.records)
@@ -201,7 +201,7 @@ class Rows:
 
 def _check_names(names: Mapping[Split, str]) -> None:
     if not names:
-        raise ConfigError("FileSource: expected a file for at least one of train, validation and test.")
+        raise ConfigError("FileSource: expected a file for train, validation or test, got none.")
     if len({Path(name).expanduser().resolve() for name in names.values()}) < len(names):
         raise ConfigError(f"FileSource: two splits read the same file: {', '.join(names.values())}.")
 

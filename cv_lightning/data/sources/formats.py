@@ -113,7 +113,7 @@ def decode_image(text: Any, where: str) -> bytes:
         start = _DATA_URI.match(text)
         return base64.b64decode("".join(text[start.end() if start else 0 :].split()), validate=True)
     except (ValueError, binascii.Error) as error:
-        raise DataError(f"{where}: the image is no base64 text ({error}). Replace it or remove the row.") from error
+        raise DataError(f"{where}: the image is not base64 text ({error}). Replace it or remove the row.") from error
 
 
 def with_choices(question: Any, options: Mapping[str, str]) -> str:

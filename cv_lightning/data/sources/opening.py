@@ -100,7 +100,8 @@ def _open_files(files: Sequence[Path]) -> Records:
     suffixes = {file.suffix.lower() for file in files}
     if len(suffixes) > 1 or not suffixes <= set(_SUFFIXES):
         raise ConfigError(
-            f"{files[0].parent}: files of kind {', '.join(sorted(suffixes))}; expected one of {', '.join(_SUFFIXES)}."
+            f"{files[0].parent}: expected files of one kind ({', '.join(_SUFFIXES)}), "
+            f"got {', '.join(sorted(suffixes))}."
         )
     suffix = suffixes.pop()
     if suffix == ".parquet":
@@ -161,7 +162,7 @@ class HubRecords(Records):
         except ImportError as error:
             raise ConfigError(
                 f"{name}: reading from the hub needs the package datasets: pip install 'cv-lightning[hub]'. Or "
-                f"download the files (hf download {repository} --repo-type dataset --local-dir DIR) and name that."
+                f"download the files (hf download {repository} --repo-type dataset --local-dir DIR) and name DIR."
             ) from error
         try:
             rows = datasets.load_dataset(repository, rest[0] if len(rest) > 1 else None, split=split)

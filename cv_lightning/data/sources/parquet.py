@@ -150,7 +150,7 @@ class ParquetRecords(Records):
         except (OSError, ValueError, StopIteration) as error:  # pyarrow's errors are subclasses of these
             self._open = None
             raise DataError(
-                f"{self.where(block.start)}: the file is broken in the {block.stop - block.start} rows from here "
+                f"{self.where(block.start)}: the file is broken in the {block.stop - block.start} rows that start here "
                 f"({error}). Download it again."
             ) from error
         self._open = (number + 1, parts)
@@ -185,4 +185,4 @@ def _opened(path: Path) -> Any:
         # With a buffer, pages are read as needed; otherwise whole column chunks are read in advance.
         return pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no Parquet file, or cut short ({error}). Download it again.") from error
+        raise DataError(f"{path}: truncated or not a Parquet file ({error}). Download it again.") from error

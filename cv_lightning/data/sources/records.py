@@ -81,6 +81,7 @@ class TextRecords(Records):
     """
 
     unit = "row"
+    form = "a JSON object in UTF-8"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,9 +109,9 @@ class TextRecords(Records):
         try:
             record = self._parse(lines_text(self.path, start, length))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.where(index)}: not valid JSON ({error}). Write objects, in UTF-8.") from error
+            raise DataError(f"{self.where(index)}: not {self.form} ({error}).") from error
         if not isinstance(record, Mapping):
-            raise DataError(f"{self.where(index)}: expected an object but got {type(record).__name__}.")
+            raise DataError(f"{self.where(index)}: expected an object, got {type(record).__name__}.")
         return record
 
 
@@ -156,7 +157,7 @@ class JsonArrayRecords(TextRecords):
             if end is None:
                 more = file.read(max(_CHUNK, len(text) - at))  # doubling: a long record is not scanned many times
                 if not more:
-                    raise DataError(f"{self.path}: the JSON breaks off or is wrong after row {number - 1}.")
+                    raise DataError(f"{self.path}: the JSON is truncated or wrong from row {number} on.")
                 text, at = text[at:] + more, 0
                 continue
             length = len(text[at:end].encode())
@@ -183,6 +184,8 @@ class TableRecords(TextRecords):
 
     An image cell may hold the `index` of the row that has the image (VLMEvalKit).
     """
+
+    form = "a table row in UTF-8"
 
     def _find(self) -> Iterator[tuple[int, int, int]]:
         self._header: list[str] = []
@@ -211,7 +214,7 @@ class TableRecords(TextRecords):
     def _parse(self, text: str) -> Any:
         cells = self._cells(text)
         if len(cells) != len(self._header):
-            raise ValueError(f"{len(cells)} cells but the header has {len(self._header)}")
+            raise ValueError(f"expected {len(self._header)} cells as in the header, got {len(cells)}")
         record = dict(zip(self._header, cells, strict=True))
         image = record.get("image", "")
         if "index" in record and 0 < len(image) <= _LONGEST_REFERENCE and image in self._place_of_index:

@@ -66,15 +66,18 @@ class FamilyWorld(SampleSource):
         check_weights("world.weights", self.weights)
         check_seed("world.seed", self.seed)
         if min(self.width, self.height) < 64 or self.max_pixels < 1 or not 1 <= self.scale <= 16:
-            raise ConfigError("world: expected pages of at least 64 x 64, max_pixels of at least 1, a scale of 1 to 16")
+            raise ConfigError(
+                "world: expected pages of at least 64 x 64, max_pixels of at least 1 and a scale from 1 to 16, got "
+                f"{self.width} x {self.height}, {self.max_pixels}, {self.scale}"
+            )
         if not 0 < self.unreadable_px < self.readable_px:
             raise ConfigError(
-                f"world: expected 0 < unreadable_px < readable_px but got {self.unreadable_px}, {self.readable_px}"
+                f"world: expected 0 < unreadable_px < readable_px, got {self.unreadable_px}, {self.readable_px}"
             )
         if self.sizes.small[0] > self.sizes.small[1]:
             raise ConfigError(
-                f"world: a page of {self.width} x {self.height} shown at {self.max_pixels} pixels leaves no font of at "
-                f"least {MIN_FONT_SIZE} px that cannot be read. Raise width and height or lower max_pixels."
+                f"world: a page of {self.width} x {self.height} shown at {self.max_pixels} pixels leaves every font of "
+                f"at least {MIN_FONT_SIZE} px readable. Raise width and height or lower max_pixels."
             )
 
     @property
@@ -133,7 +136,7 @@ class MVToolProcedural(FamilyWorld):
     def sample(self, split: Split, index: int, transforms: Sequence[str] | None = None) -> Sample:
         """Item `index` of the test split; raises `IndexError` for any other."""
         if split != "test":
-            raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of {split}")
+            raise IndexError(f"MVTool-procedural: expected a test item from 0 to {N_ITEMS - 1}, got {index} of {split}")
         upright, own = self._item(index)
         if self == MVToolProcedural(scale=self.scale):
             check_item(index, item_digest(upright, own, self.scale))
@@ -147,7 +150,7 @@ class MVToolProcedural(FamilyWorld):
     def _item(self, index: int) -> tuple[Sample, tuple[str, ...]]:
         """Item `index` upright, and its transforms."""
         if not 0 <= index < N_ITEMS:
-            raise IndexError(f"MVTool-procedural has the test items 0 to {N_ITEMS - 1}, not {index} of test")
+            raise IndexError(f"MVTool-procedural: expected a test item from 0 to {N_ITEMS - 1}, got {index} of test")
         family = list(FAMILIES)[index % len(FAMILIES)]
         orientation = list(ORIENTATION_WEIGHTS)[index // len(FAMILIES) % len(ORIENTATION_WEIGHTS)]
         if family == "turned" and orientation == "none":

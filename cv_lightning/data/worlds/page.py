@@ -123,7 +123,7 @@ def _package_file(package: str, name: str) -> Path:
     path = None if spec is None or spec.origin is None else Path(spec.origin).parent / name
     if path is None or not path.is_file():
         shown = "scikit-learn" if package == "sklearn" else package
-        raise ConfigError(f"The worlds draw with {name} of {shown}, which is not there: pip install {shown}")
+        raise ConfigError(f"The worlds draw with {name} of {shown}, which is missing. Run pip install {shown}.")
     return path
 
 

@@ -65,15 +65,18 @@ class PlateWorld(SampleSource):
         check_weights("world.weights", self.weights)
         if not 1 <= self.min_length <= self.max_length:
             raise ConfigError(
-                f"world: expected 1 <= min_length <= max_length but got {self.min_length}, {self.max_length}"
+                f"world: expected 1 <= min_length <= max_length, got {self.min_length}, {self.max_length}"
             )
         if not _MIN_FONT_SIZE <= self.min_font_size <= self.max_font_size:
             raise ConfigError(
-                f"world: expected {_MIN_FONT_SIZE} <= min_font_size <= max_font_size "
-                f"but got {self.min_font_size}, {self.max_font_size}"
+                f"world: expected {_MIN_FONT_SIZE} <= min_font_size <= max_font_size, "
+                f"got {self.min_font_size}, {self.max_font_size}"
             )
         if min(self.width, self.height) < 8 or not self.alphabet:
-            raise ConfigError("world: expected images of at least 8 x 8 pixels and an alphabet that is not empty")
+            raise ConfigError(
+                "world: expected images of at least 8 x 8 pixels and an alphabet that is not empty, got "
+                f"{self.width} x {self.height}, {self.alphabet!r}"
+            )
         check_seed("world.seed", self.seed)
         self._check_characters()
 
@@ -81,7 +84,7 @@ class PlateWorld(SampleSource):
         missing = sorted(character for character in set(self.alphabet) if not _has_glyph(character))
         if missing:
             raise ConfigError(
-                f"world.alphabet: the font DejaVu Sans Bold draws nothing for {', '.join(map(repr, missing))}"
+                f"world.alphabet: the font DejaVu Sans Bold has no glyph for {', '.join(map(repr, missing))}"
             )
         widest = max(self.alphabet, key=lambda character: _font(_MIN_FONT_SIZE).getlength(character))
         left, _, right, _ = _bounds(widest * self.max_length, _MIN_FONT_SIZE)
@@ -89,7 +92,7 @@ class PlateWorld(SampleSource):
         if right - left > self.width or bottom - top > self.height:
             raise ConfigError(
                 f"world: {self.max_length} characters need {right - left} x {bottom - top} pixels in the smallest font "
-                f"({_MIN_FONT_SIZE} px) but images have {self.width} x {self.height}. "
+                f"({_MIN_FONT_SIZE} px), but images have {self.width} x {self.height}. "
                 "Raise width and height or lower max_length."
             )
 

@@ -103,10 +103,10 @@ def _warn(how: str) -> None:
         for name, found in drawn_with().items()
         if found != known.drawn_with.get(name)
     ]
-    cause = f"Here draws {', '.join(others)}" if others else "No version of what draws it differs, perhaps a file does"
+    cause = f"Drawn here with {', '.join(others)}" if others else "All versions are the same; perhaps a file differs"
     warnings.warn(
         f"An item of MVTool-procedural {how} in its version {known.version[:12]}: results cannot be compared with "
-        f"those of others. {cause}. Install the published versions, or report these with every result; "
+        f"those of others. {cause}. Install the published versions, or report your versions with every result; "
         "`python -m cv_lightning.data.worlds.published` counts the items that differ.",
         UserWarning,
         stacklevel=2,

@@ -42,7 +42,7 @@ def test_a_damaged_line_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads((tmp_path / "out/yield.json").read_text())["run"]["rows"] == 1
     journal.write_bytes(b"[1]\n" + b"".join(lines[1:]))
     assert build(tmp_path, n=6) == 2
-    assert "its first line is damaged" in capsys.readouterr().err
+    assert "the first line is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["removed", "emptied"])

@@ -183,7 +183,7 @@ def test_rows_that_a_server_failed_are_left_for_the_next_run(
     server.status, server.fails_from = 500, 0
     assert build(tmp_path, server, n=3) == 1
     said = " ".join(capsys.readouterr().out.split())
-    assert "3 rows were left undone because the teacher's server failed" in said
+    assert "3 rows are missing because the teacher's server failed" in said
     assert "Run the same command again" in said
     server.fails_from = 10**9
     assert build(tmp_path, server, n=3) == 0

@@ -46,7 +46,7 @@ def test_how_a_server_is_reached_decides_nothing() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n": 0}, "expected n, workers"),
+        ({"n": 0}, "give_up_after: expected at least 1, got 0"),
         ({"kind": "both"}, "kind"),
         ({"teachers": 2}, "teachers"),
         ({"planner": {"sources": [], "shares": {"no_tool": 1}}}, "at least one source"),

@@ -46,10 +46,10 @@ def test_every_fault_is_listed_with_its_row(check: Check) -> None:
     faults = [line.strip() for line in out.partition("faults: 6")[2].splitlines() if "rows.jsonl, line" in line]
     expected = [
         "line 2: image",
-        "line 3 (id 'q2'): the box",
+        "line 3 (id 'q2'): box: expected",
         "line 4: the row has no answer",
-        "line 4: unknown transform 'rotate_45'",
-        "line 5: not valid JSON",
+        "line 4: transforms: expected",
+        "line 5: not a JSON object",
         "line 6: the id 'q0'",
     ]
     assert len(faults) == len(expected)
@@ -125,7 +125,7 @@ def test_a_broken_parquet_file_says_so(kind: str, tmp_path: Path, capsys: pytest
     pq.write_table(pa.table({"question": ["a"] * 50, "images": [["a.png"]] * 50}), path)
     path.write_bytes(path.read_bytes()[:-40] if kind == "cut" else b"this is no parquet file at all")
     assert main(["data", "check", str(path)]) == 1
-    assert "x.parquet: no Parquet file, or cut short" in capsys.readouterr().err
+    assert "x.parquet: truncated or not a Parquet file" in capsys.readouterr().err
 
 
 def test_pages_that_are_broken_are_faults_and_the_rest_goes_on(
@@ -143,7 +143,7 @@ def test_pages_that_are_broken_are_faults_and_the_rest_goes_on(
     assert main(["data", "check", str(path)]) == 1
     out = capsys.readouterr().out
     assert "good rows: 30 of 40" in out
-    assert "the file is broken in the 10 rows from here" in out
+    assert "the file is broken in the 10 rows that start here" in out
 
 
 def test_what_would_fail_while_training_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +172,7 @@ def test_what_would_fail_while_training_is_a_fault(tmp_path: Path, capsys: pytes
     assert "faults: 2" in out
     assert "row 1: image" in out
     assert "603 x 3 pixels; expected sides that differ by a factor of 200" in out
-    assert "row 2: turn 1 holds the control token <|image_pad|>" in out
+    assert "row 2: turn 1 contains the control token <|image_pad|>" in out
     assert "row 3: turn 0 of the policy: it answers, so a rollout would end here" in out
     assert "row 4: turn 0 of the policy: The tool call is not valid JSON: a closing brace or quote is missing" in out
     assert 'row 5: turn 0 of the policy: "code" must be a string.' in out

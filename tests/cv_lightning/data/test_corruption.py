@@ -123,13 +123,13 @@ def test_jpeg_and_pixelate_are_pillows() -> None:
 
 def test_bad_arguments_are_named() -> None:
     image = picture()
-    with pytest.raises(ConfigError, match=r"Unknown corruption 'fog'.*gaussian_noise"):
+    with pytest.raises(ConfigError, match=r"corruption: expected one of gaussian_noise.*got 'fog'"):
         corrupt_image(image, "fog", 1, 0)
-    with pytest.raises(ConfigError, match="1 to 5 but got 6"):
+    with pytest.raises(ConfigError, match="1 to 5, got 6"):
         corrupt_image(image, "jpeg", 6, 0)
     with pytest.raises(ValueError, match=r"uint8 tensor \[N, 3, H, W\]"):
         corrupt(torch.zeros(1, 3, 4, 4), "jpeg", 1, 0)
-    with pytest.raises(ValueError, match="one seed for each of 2 images but got 1"):
+    with pytest.raises(ValueError, match="seed: expected one for each of 2 images, got 1"):
         corrupt([image, image], "jpeg", 1, [0])
     assert corrupt([], "jpeg", 1, 0) == []
     assert corrupt(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), "jpeg", 1, 0).shape == (0, 3, 4, 4)

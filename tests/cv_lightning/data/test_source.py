@@ -48,5 +48,5 @@ def test_a_seed_is_a_key_of_a_generator(seed: int, is_one: bool) -> None:
         check_seed("seed", seed)
         assert generator(seed, "train", 0).bytes(8) == generator(seed, "train", 0).bytes(8)
     else:
-        with pytest.raises(ConfigError, match=rf"seed: expected 0 <= seed < 2\*\*48 but got {seed}"):
+        with pytest.raises(ConfigError, match=rf"seed: expected 0 <= seed < 2\*\*48, got {seed}"):
             check_seed("seed", seed)

@@ -115,7 +115,7 @@ def test_filters_are_a_trace_on_images_that_do_not_need_them(executor: ToolExecu
     assert not any(episode.sample.family == "faded" for episode in written)
     assert all(FILTER_REASON in episode.turns[0].text for episode in with_filter)
     assert {episode.n_calls for episode in with_filter} >= {1, 2}, "before an answer, and before another call"
-    with pytest.raises(ConfigError, match=r"filters: expected a share in \[0, 0\.02\] but got 0\.1"):
+    with pytest.raises(ConfigError, match=r"filters: expected a share in \[0, 0\.02\], got 0\.1"):
         StrategyEpisodes(filters=0.1)
 
 

@@ -54,7 +54,7 @@ def test_processes_share_the_indices_out_and_go_on_from_one_state(
 
 def test_a_source_that_gives_nothing_is_named_and_does_not_hang() -> None:
     stream: BatchStream[int] = BatchStream(lambda index: None, 2, 40)
-    with pytest.raises(DataError, match=r"Index 40 .*Look at the source"):
+    with pytest.raises(DataError, match=r"Index 40 .*Check the source"):
         next(iter(stream))
 
 
@@ -153,7 +153,9 @@ def test_a_source_without_a_good_row_is_an_error_that_names_one(n_workers: int) 
     def make(index: int) -> int:
         raise RowError(f"row {index}: no answer")
 
-    with pytest.raises(DataError, match=r"None of 120 rows in a row can be used\. The first: row 40: no answer"):
+    with pytest.raises(
+        DataError, match=r"None of 120 consecutive rows can be used\. The first fault: row 40: no answer"
+    ):
         take(BatchStream(make, 2, 40, n_workers=n_workers, n_rows=120), 1)
 
 
@@ -170,7 +172,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_remedy() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return index
 
-    with pytest.raises(TrainingError, match=r"A worker of the data was ended .*lower data\.n_workers"):
+    with pytest.raises(TrainingError, match=r"A data worker died .*lower data\.n_workers"):
         take(BatchStream(make, 2, n_workers=1), 1)
 
 
@@ -182,5 +184,5 @@ def test_workers_leave_the_random_numbers_of_the_training_alone() -> None:
 
 
 def test_a_number_of_workers_that_cannot_be_is_named() -> None:
-    with pytest.raises(ConfigError, match="n_workers: expected 0 or more but got -1"):
+    with pytest.raises(ConfigError, match="n_workers: expected 0 or more, got -1"):
         check_workers(-1)

@@ -323,5 +323,5 @@ def test_threads_agree_on_what_was_learned() -> None:
 
 
 def test_a_wrong_place_is_named() -> None:
-    with pytest.raises(ConfigError, match="tool_images to be one of user, bridge, tool but got 'behind'"):
+    with pytest.raises(ConfigError, match="tool_images: expected one of user, bridge, tool, got 'behind'"):
         Endpoint("http://127.0.0.1/v1", tool_images="behind")  # type: ignore[arg-type]

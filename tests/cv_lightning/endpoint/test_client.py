@@ -20,7 +20,7 @@ from tests.cv_lightning.endpoint.fake_server import HELLO, SETTINGS, Server
 
 def test_a_broken_key_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-sec\nret")
-    with pytest.raises(ConfigError, match="MY_KEY holds characters") as caught:
+    with pytest.raises(ConfigError, match="MY_KEY contains characters") as caught:
         server.endpoint(api_key_variable="MY_KEY").chat(HELLO, SETTINGS)
     assert "sec" not in str(caught.value)
     assert not server.requests

@@ -18,7 +18,7 @@ def test_http_and_https_are_addresses_and_others_are_named() -> None:
         except ConfigError as error:
             said[url] = str(error)
     assert said == {
-        url: f"judge.url: expected an address that starts with http:// or https:// but got {url!r}" for url in others
+        url: f"judge.url: expected an address that starts with http:// or https://, got {url!r}" for url in others
     }
 
 
@@ -37,7 +37,7 @@ def test_no_variable_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("secret", ["sk-é", "sk-1\nX-Header: 1", "sk\x7f"])
 def test_a_key_that_no_header_may_hold_is_refused_and_not_shown(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", secret)
-    with pytest.raises(ConfigError, match="The API key in A_KEY holds characters") as caught:
+    with pytest.raises(ConfigError, match="The API key in A_KEY contains characters") as caught:
         read_key("A_KEY")
     assert secret not in str(caught.value)
     assert "sk" not in str(caught.value)

@@ -72,7 +72,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
         (401, None, "Set OPENAI_API_KEY"),
         (404, "model_not_found", "has the model 'm'"),
         (429, "insufficient_quota", "quota is used up"),
-        (307, None, "give that address"),
+        (307, None, "to the new address"),
     ],
 )
 def test_what_no_repeating_mends_is_asked_once(server: Server, status: int, code: str | None, remedy: str) -> None:

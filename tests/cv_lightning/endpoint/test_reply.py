@@ -214,7 +214,7 @@ def test_what_is_read_can_be_sent_back(text: bytes, content: dict[str, Any] | No
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"7", b'{"a": ', b"\xff{}", b'{"a": ' + b"[" * 90 + b"]" * 90 + b"}"])
 def test_what_is_no_object_is_named(text: bytes) -> None:
-    with pytest.raises(ValueError, match="no JSON object"):
+    with pytest.raises(ValueError, match="not a JSON object"):
         read_object(text)
 
 

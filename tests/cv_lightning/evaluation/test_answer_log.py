@@ -94,7 +94,7 @@ def test_a_full_disk_says_so_and_what_to_do(tmp_path: Path) -> None:
     log = AnswerLog(tmp_path)
     log.append([record(0)])
     log.path = Path("/dev/full")
-    with pytest.raises(CVLightningError, match=r"cannot be written \(No space left.*The 1 before them are safe"):
+    with pytest.raises(CVLightningError, match=r"cannot be written \(No space left.*The 1 earlier ones are safe"):
         log.append([record(1)])
     assert list(AnswerLog(tmp_path).records) == ["key0"]
 

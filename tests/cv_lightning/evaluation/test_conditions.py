@@ -38,9 +38,9 @@ def test_conditions_in_the_order_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((["rot91"],), "orientations: there is no 'rot91'. Did you mean 'rot90'"),
-        ((["upright"], ["jpg"]), "corruptions: there is no 'jpg'. Did you mean 'jpeg'"),
-        ((["upright"], ["jpeg"], [6]), "severities: expected numbers from 1 to 5 but got 6"),
+        ((["rot91"],), "orientations: no orientation 'rot91'. Did you mean 'rot90'"),
+        ((["upright"], ["jpg"]), "corruptions: no corruption 'jpg'. Did you mean 'jpeg'"),
+        ((["upright"], ["jpeg"], [6]), "severities: expected numbers from 1 to 5, got 6"),
         (([], []), "at least one condition"),
         ((["upright", "upright"],), "none twice"),
         ((["upright"], ["jpeg"], [1, 1]), "none twice"),

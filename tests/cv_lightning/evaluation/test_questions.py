@@ -56,7 +56,7 @@ def test_the_data_module_takes_what_the_source_has() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"source": PlateWorld()}, "PlateWorld never ends: give data.n_questions"),
+        ({"source": PlateWorld()}, "PlateWorld never ends. Set data.n_questions"),
         ({"source": Counting(), "split": "validation"}, "Counting has no validation samples"),
         ({"source": Counting(), "batch_size": 0}, "batch_size >= 1"),
         ({"source": Counting(), "n_questions": 0}, "n_questions >= 1"),

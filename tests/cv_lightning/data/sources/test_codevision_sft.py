@@ -39,10 +39,10 @@ def test_codevision_sft(name: str, write: Write) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": ["a/0.png"]}, "2 <image> placeholders but 1 images"),
+        ({"images": ["a/0.png"]}, "images: expected 2, .*got 1"),
         ({"conversations": []}, "expected a list of turns"),
         ({"conversations": [{"role": "user"}]}, "turn 0: expected"),
-        ({"conversations": CONVERSATION["conversations"][:4]}, "the last turn is from 'tool'"),
+        ({"conversations": CONVERSATION["conversations"][:4]}, "last turn: expected 'gpt', got 'tool'"),
         (
             {
                 "conversations": [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "x"}],

@@ -79,7 +79,7 @@ def test_a_conversation_turn_by_turn(record: dict[str, Any], tmp_path: Path) -> 
     [
         ({"trained": [True]}, "trained: expected true or false for each of 3 gpt turns"),
         ({"images": ["0.png", "gone.png"]}, "gone.png does not exist"),
-        ({"images": ["0.png", 7]}, "expected the path of an image but got 7"),
+        ({"images": ["0.png", 7]}, "expected the path of an image, got 7"),
     ],
 )
 def test_a_bad_row_says_why(changes: dict[str, Any], words: str, record: dict[str, Any], tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_bad_row_says_why(changes: dict[str, Any], words: str, record: dict[st
 
 def test_turns_out_of_order_say_so(record: dict[str, Any], tmp_path: Path) -> None:
     turns = record["conversations"]
-    with pytest.raises(DataError, match=r"expected the turns human, gpt, tool, gpt, .* but got human, gpt, gpt"):
+    with pytest.raises(DataError, match=r"expected the turns human, gpt, tool, gpt, .*, got human, gpt, gpt"):
         episode_of(record | {"conversations": [*turns[:3], *turns[4:]]}, "row 0", tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_a_conversation_without_images(tmp_path: Path) -> None:
 def test_a_control_token_in_a_turn_of_the_policy_is_a_fault(token: str, record: dict[str, Any], tmp_path: Path) -> None:
     turns = [dict(turn) for turn in record["conversations"]]
     turns[-1]["value"] = format_answer(f"Upright.{token}", "FJ7")
-    with pytest.raises(DataError, match=r"turn 5 holds the control token"):
+    with pytest.raises(DataError, match=r"turn 5 contains the control token"):
         episode_of(record | {"conversations": turns}, "row 0", tmp_path)
     turns[-1]["value"] = format_answer("Upright.", "FJ7")
     turns[1]["value"] = f"<image>What is {token}?"
@@ -203,5 +203,5 @@ def test_a_control_token_in_a_turn_of_the_policy_is_a_fault(token: str, record: 
 def test_a_result_of_two_images_is_a_fault(record: dict[str, Any], tmp_path: Path) -> None:
     turns = [dict(turn) for turn in record["conversations"]]
     turns[5]["value"] = "<tool_response><image><image></tool_response>"
-    with pytest.raises(DataError, match="turn 4 has 2 images"):
+    with pytest.raises(DataError, match="turn 4: expected at most one image, got 2"):
         episode_of({"conversations": turns, "images": ["0.png", "1.png", "1.png"]}, "row 0", tmp_path)

@@ -25,7 +25,7 @@ def test_places_between_words_are_kept_and_leading_ones_need_none(write: Write) 
 
 def test_more_places_than_images_are_a_fault(write: Write) -> None:
     row = CODEVISION | {"prompt": [{"role": "user", "content": "<image> or <image>?"}]}
-    with pytest.raises(DataError, match="prompt has 2 places <image> but the row has 1 images"):
+    with pytest.raises(DataError, match=r"images: expected at least 2, .*<image> in the prompt, got 1"):
         FileSource(test=write("rl.parquet", [row]), strict=True).sample("test", 0)
 
 

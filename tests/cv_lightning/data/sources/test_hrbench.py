@@ -45,7 +45,7 @@ def test_multiple_choice_without_images_alone_and_beside_others(write: Write) ->
 
 def test_hrbench_images_that_are_no_base64_name_the_row(write: Write) -> None:
     path = write("hr.tsv", [HRBENCH, HRBENCH | {"image": "this is no base64!"}])
-    with pytest.raises(DataError, match=r"hr\.tsv, row 1: the image is no base64"):
+    with pytest.raises(DataError, match=r"hr\.tsv, row 1: the image is not base64"):
         FileSource(test=path, strict=True).sample("test", 1)
 
 

@@ -48,7 +48,7 @@ def test_rows_with_and_without_images_beside_each_other(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "words"),
-    [("7", "no base64 text"), ("['a", "list of images cannot be read"), ("1", "no base64 text")],
+    [("7", "not base64 text"), ("['a", "list of images cannot be read"), ("1", "not base64 text")],
 )
 def test_a_cell_that_names_no_image_says_so(cell: str, words: str, write: Write) -> None:
     row = {"index": "1", "image": cell, "question": "Which?", "A": "cat", "B": "dog", "answer": "B"}

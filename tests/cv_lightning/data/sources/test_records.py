@@ -83,7 +83,7 @@ def test_a_table_row_with_missing_cells_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("a\tb\n1\t2\n3\n", encoding="utf-8")
     table = TableRecords(tmp_path / "a.tsv")
     assert table.read(0) == {"a": "1", "b": "2"}
-    with pytest.raises(DataError, match=r"a\.tsv, row 1: .*1 cells .* 2"):
+    with pytest.raises(DataError, match=r"a\.tsv, row 1: not a table row .*expected 2 cells.* got 1"):
         table.read(1)
 
 
@@ -92,9 +92,9 @@ def test_a_table_row_with_missing_cells_is_a_bad_row(tmp_path: Path) -> None:
     [
         ('{"a": 1}', "expected a JSON array of objects. Is it JSONL"),
         ("", "expected a JSON array"),
-        ('[{"a": 1}, {"a": 2', "breaks off or is wrong after row 0"),
-        ('[{"a": 1}, nonsense]', "breaks off or is wrong after row 0"),
-        ('[{"a": 1}', "breaks off or is wrong after row 0"),
+        ('[{"a": 1}, {"a": 2', "truncated or wrong from row 1 on"),
+        ('[{"a": 1}, nonsense]', "truncated or wrong from row 1 on"),
+        ('[{"a": 1}', "truncated or wrong from row 1 on"),
     ],
 )
 def test_an_array_that_is_none_says_where(text: str, words: str, tmp_path: Path) -> None:

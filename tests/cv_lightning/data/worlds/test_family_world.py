@@ -92,7 +92,7 @@ def test_the_turned_family_is_never_upright() -> None:
     [
         ({"families": {"poster": 1.0}}, "labels, turned, receipt"),
         ({"width": 32}, "at least 64 x 64"),
-        ({"scale": 0}, "a scale of 1 to 16"),
+        ({"scale": 0}, "a scale from 1 to 16"),
         ({"unreadable_px": 9.0}, "unreadable_px < readable_px"),
         ({"max_pixels": 640 * 480}, "Raise width and height or lower max_pixels"),
         ({"seed": -1}, "world.seed"),
@@ -110,7 +110,7 @@ def test_the_fixed_items_cover_every_family_and_orientation() -> None:
     kinds = {(sample.family, tuple(name for name in sample.transforms if name != "crop")) for sample in samples}
     assert len(kinds) == 35, "the turned family is never upright: it shows one orientation twice"
     assert [world.size(split) for split in ("train", "validation", "test")] == [0, 0, 1000]
-    with pytest.raises(IndexError, match="0 to 999, not 1000"):
+    with pytest.raises(IndexError, match="0 to 999, got 1000"):
         world.sample("test", 1000)
 
 

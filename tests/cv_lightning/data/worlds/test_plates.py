@@ -160,7 +160,7 @@ def test_characters_of_the_default_alphabet_have_no_symmetry() -> None:
         ({"min_font_size": 1}, "min_font_size"),
         ({"width": 4}, "8 x 8"),
         ({"alphabet": ""}, "alphabet"),
-        ({"alphabet": "AB C"}, "draws nothing for ' '"),
+        ({"alphabet": "AB C"}, "no glyph for ' '"),
         ({"alphabet": "A漢"}, "漢"),
         ({"max_length": 60}, "Raise width"),
         ({"seed": -1}, "seed"),
