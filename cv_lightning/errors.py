@@ -31,3 +31,8 @@ class TrainingError(CVLightningError):
 
 class EngineError(CVLightningError):
     """An engine that can no longer sample, or that does not sample as requested."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not empty; the name of its class if there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -190,18 +190,21 @@ def describe(findings: Findings, n_faults: int) -> Iterator[str]:
         yield f"    answer      {_short(sample.answer)}{also}, compared by the rule {sample.rule!r}"
         yield f"    images      {', '.join(f'{width} x {height}' for width, height in sizes) or 'none'}"
         yield f"    transforms  {', '.join(sample.transforms) or 'none'}"
-        yield f"    box         {_box(sample, sizes[0])}"
+        yield f"    box         {_box(sample, sizes)}"
         yield f"    family      {sample.family}"
     yield f"\ngood rows: {findings.n_good} of {findings.n_rows}, {findings.n_boxes} with a box"
     yield f"families: {_counts(findings.families)}"
     yield f"transforms: {_counts(findings.transforms)}"
     if findings.notices:
-        yield f"notices: {len(findings.notices)}"
-        yield from (f"  {notice}" for notice in findings.notices[:n_faults])
-    yield f"faults: {len(findings.faults)}"
-    yield from (f"  {fault}" for fault in findings.faults[:n_faults])
-    if len(findings.faults) > n_faults:
-        yield f"  ... and {len(findings.faults) - n_faults} more; --faults N or --report FILE shows them"
+        yield from _some("notices", findings.notices, n_faults)
+    yield from _some("faults", findings.faults, n_faults)
+
+
+def _some(name: str, lines: Sequence[str], n_shown: int) -> Iterator[str]:
+    yield f"{name}: {len(lines)}"
+    yield from (f"  {line}" for line in lines[:n_shown])
+    if len(lines) > n_shown:
+        yield f"  ... and {len(lines) - n_shown} more; --faults N or --report FILE shows them"
 
 
 def _short(text: str) -> str:
@@ -209,11 +212,12 @@ def _short(text: str) -> str:
     return flat if len(flat) <= _SHOWN_CHARACTERS else f"{flat[:_SHOWN_CHARACTERS]}..."
 
 
-def _box(sample: Sample, size: tuple[int, int]) -> str:
+def _box(sample: Sample, sizes: Sequence[tuple[int, int]]) -> str:
     if sample.box is None:
         return "none"
     x1, y1, x2, y2 = sample.box
-    share = (x2 - x1) * (y2 - y1) / (size[0] * size[1])
+    (width, height), *_ = sizes
+    share = (x2 - x1) * (y2 - y1) / (width * height)
     return f"{[round(edge, 1) for edge in sample.box]}, {100 * share:.2g} % of the image"
 
 

@@ -200,6 +200,8 @@ def _decoded(source: ImageSource, name: str, where: str) -> Image.Image:
             return _plain(image)
     except FileNotFoundError as error:
         raise DataError(f"{where}: image {name} does not exist. Correct the path or remove the row.") from error
+    except PermissionError as error:
+        raise DataError(f"{where}: image {name} may not be read. Change its permissions or remove the row.") from error
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{where}: image {name} cannot be read, it is too large ({error}); at most {MAX_MEGAPIXELS} megapixels are "

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cv_lightning.errors import ConfigError, CVLightningError, DataError, RowError, TrainingError
+from cv_lightning.errors import ConfigError, CVLightningError, DataError, RowError, TrainingError, first_line
 
 Item = TypeVar("Item")
 
@@ -124,7 +124,7 @@ class BatchStream(Generic[Item]):
                 yield next(batches)
             except RuntimeError as error:
                 raise TrainingError(
-                    f"A data worker died ({str(error).splitlines()[0]}). If memory ran out, lower "
+                    f"A data worker died ({first_line(error)}). If memory ran out, lower "
                     "data.n_workers; 0 prepares batches in the training process."
                 ) from error
 

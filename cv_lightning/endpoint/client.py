@@ -82,7 +82,7 @@ class Endpoint:
                 f"Endpoint: expected prices >= 0 and max_cost > 0, got {self.input_price}, {self.output_price}, {limit}"
             )
         if limit is not None and not self.input_price and not self.output_price:
-            raise ConfigError("Endpoint: max_cost needs input_price and output_price, per million tokens.")
+            raise ConfigError("Endpoint: max_cost needs input_price or output_price, per million tokens.")
         if self.tool_images not in get_args(ToolImages):
             known = ", ".join(get_args(ToolImages))
             raise ConfigError(f"Endpoint: tool_images: expected one of {known}, got {self.tool_images!r}")

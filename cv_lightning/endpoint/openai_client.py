@@ -167,9 +167,15 @@ def _refusal(error: openai.APIStatusError, endpoint: Endpoint, key: str | None) 
     said = _without(f"HTTP {status}: {message or error.response.reason_phrase}", key)
     remedy = None
     if status in (401, 403):
-        remedy = f"Set {endpoint.api_key_variable} to a key that this server knows."
+        variable = endpoint.api_key_variable
+        remedy = (
+            "Name the environment variable that holds a key in the endpoint's api_key_variable."
+            if variable is None
+            else f"Set {variable} to a key that this server knows."
+        )
     elif status == 404:
-        remedy = f"Check the url, and that the server has the model {endpoint.model!r}."
+        model = "a model" if endpoint.model is None else f"the model {endpoint.model!r}"
+        remedy = f"Check the url, and that the server has {model}."
     elif code == "insufficient_quota":
         remedy = "Its quota is used up."
     elif 300 <= status < 400:

@@ -31,7 +31,7 @@ from cv_lightning.data.sources.records import (
     Records,
     TableRecords,
 )
-from cv_lightning.errors import ConfigError, DataError
+from cv_lightning.errors import ConfigError, DataError, first_line
 
 #: Known formats by name. The first match is the format of a file, so more specific formats come first.
 FORMATS: dict[str, Format] = {
@@ -101,7 +101,7 @@ def _open_files(files: Sequence[Path]) -> Records:
     if len(suffixes) > 1 or not suffixes <= set(_SUFFIXES):
         raise ConfigError(
             f"{files[0].parent}: expected files of one kind ({', '.join(_SUFFIXES)}), "
-            f"got {', '.join(sorted(suffixes))}."
+            f"got {', '.join(sorted(suffix or 'a file without a suffix' for suffix in suffixes))}."
         )
     suffix = suffixes.pop()
     if suffix == ".parquet":
@@ -167,7 +167,7 @@ class HubRecords(Records):
         try:
             rows = datasets.load_dataset(repository, rest[0] if len(rest) > 1 else None, split=split)
         except Exception as error:  # the hub client passes on any error of its transport
-            raise ConfigError(f"{name}: cannot be loaded from the hub: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{name}: cannot be loaded from the hub: {first_line(error)}") from error
         # Stored values: otherwise `datasets` decodes the images and raises its own error for a broken one.
         self._rows = rows.with_format("arrow")
 

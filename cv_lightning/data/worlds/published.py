@@ -103,10 +103,14 @@ def _warn(how: str) -> None:
         for name, found in drawn_with().items()
         if found != known.drawn_with.get(name)
     ]
-    cause = f"Drawn here with {', '.join(others)}" if others else "All versions are the same; perhaps a file differs"
+    cause = (
+        f"Drawn here with {', '.join(others)}. Install the published versions, or report"
+        if others
+        else "The versions are the published ones, so perhaps a font or a library file differs. Report"
+    )
     warnings.warn(
         f"An item of MVTool-procedural {how} in its version {known.version[:12]}: results cannot be compared with "
-        f"those of others. {cause}. Install the published versions, or report your versions with every result; "
+        f"those of others. {cause} your versions with every result; "
         "`python -m cv_lightning.data.worlds.published` counts the items that differ.",
         UserWarning,
         stacklevel=2,

@@ -65,6 +65,21 @@ def test_a_long_list_is_cut_and_the_report_is_whole(check: Check, tmp_path: Path
     assert (found["format"], found["rows"], found["good"], len(found["faults"])) == ("plain", 9, 0, 9)
 
 
+def test_rows_without_images(check: Check) -> None:
+    status, out = check([row(0, images=[], question="How many?")])
+    assert status == 0
+    assert "images      none" in out
+    assert "box         none" in out
+
+
+def test_notices_are_cut_as_faults_are(check: Check, tmp_path: Path) -> None:
+    Image.new("CMYK", (9, 9)).save(tmp_path / "a.jpg")
+    _, out = check([row(n, images=["a.jpg"]) for n in range(5)], "--faults", "2")
+    assert "notices: 5" in out
+    assert out.count("an image of mode CMYK") == 2
+    assert "... and 3 more" in out
+
+
 def test_only_the_first_rows(check: Check) -> None:
     status, out = check([*(row(n) for n in range(5)), "nonsense"], "--rows", "5")
     assert status == 0

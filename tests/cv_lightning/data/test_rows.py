@@ -188,6 +188,15 @@ def test_broken_bytes_never_raise_anything_else(kind: str, cut: float, noise: by
         assert mode == "RGB"
 
 
+def test_an_image_that_may_not_be_read_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"may not be read\. Change its permissions"):
+        open_image(folder / "a.png", "row 3")
+
+
 def test_an_image_that_grows_beyond_all_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"cannot be read.*decompression bomb"):

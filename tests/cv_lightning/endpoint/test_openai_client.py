@@ -82,6 +82,12 @@ def test_what_no_repeating_mends_is_asked_once(server: Server, status: int, code
     assert len(server.requests) == 1
 
 
+def test_a_server_that_wants_a_key_which_no_variable_holds(server: Server) -> None:
+    server.replies = [says(error("no key"), 401)]
+    with pytest.raises(EndpointError, match="in the endpoint's api_key_variable"):
+        server.endpoint(api_key_variable=None).chat(HELLO, SETTINGS)
+
+
 def test_a_refused_question_is_not_repeated(server: Server) -> None:
     server.replies = [says(error("content policy", "content_filter"), 400)]
     with pytest.raises(RequestError, match="content policy"):
