@@ -57,7 +57,7 @@ def test_states_that_fit_as_shares_name_the_block_that_shares_them() -> None:
     assert "experiments/sharded.yaml" in advice[1]
     assert len(advice) == 2
     text = as_text(make_plan(size, work.sharded(), DEVICE, 80e9, "here"))
-    assert "strategy: 4 devices hold a share" in text
+    assert "strategy: each of 4 devices holds a share" in text
 
 
 def test_what_no_value_mends_is_said() -> None:
@@ -66,4 +66,4 @@ def test_what_no_value_mends_is_said() -> None:
 
 def test_an_unknown_strategy_is_said() -> None:
     text = as_text(make_plan(SIZE, replace(WORK, strategy="fsdp"), DEVICE, 80e9, "here"))
-    assert "strategy: fsdp is counted as DDP is" in text
+    assert "strategy: fsdp is counted like DDP" in text
