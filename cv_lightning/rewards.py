@@ -103,7 +103,8 @@ class RewardConfig:
         for name in TERMS:
             if getattr(self, name) < 0:
                 raise ConfigError(
-                    f"reward.{name}: expected at least 0, got {getattr(self, name)}. Penalties are positive numbers too."
+                    f"reward.{name}: expected at least 0, got {getattr(self, name)}. "
+                    "Write penalties as positive numbers."
                 )
         if not 0 < self.overlong_cache_tokens <= self.overlong_max_tokens:
             raise ConfigError(

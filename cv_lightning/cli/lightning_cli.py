@@ -80,7 +80,7 @@ class CLI(LightningCLI):
             "--memory_check",
             type=Literal["refuse", "off"],
             default="refuse",
-            help="Whether fit refuses a config whose step takes more memory than a GPU has; see plan.",
+            help="Whether fit refuses a config if a step takes more memory than a GPU has; see plan.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
