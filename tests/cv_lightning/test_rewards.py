@@ -348,7 +348,7 @@ def test_every_term_scales_with_its_weight(play: Play, run: Any, say: Any, weigh
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_negative_weight_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}=-1"):
+    with pytest.raises(ConfigError, match=rf"reward\.{name}: expected at least 0, got -1"):
         RewardConfig(**{name: -1})
 
 
