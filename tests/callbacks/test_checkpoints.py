@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(tmp_path: Path, monkeypat
         save(self, path, weights_only=weights_only)
 
     monkeypatch.setattr(Trainer, "save_checkpoint", is_full_twice)
-    with pytest.warns(UserWarning, match=r"of step 8 cannot be written \(No space left.*is whole"):
+    with pytest.warns(UserWarning, match=r"of step 8 cannot be written \(No space left.*is intact"):
         module = fit(tmp_path, Module(), LastCheckpoint(every_seconds=0, every_steps=4))
     assert [batch for batch, *_ in module.seen] == list(range(N_STEPS))
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

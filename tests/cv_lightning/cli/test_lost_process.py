@@ -32,7 +32,7 @@ def test_the_checkpoint_to_continue_with_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_not_begun_has_no_folder() -> None:
-    with pytest.raises(TrainingError, match="no checkpoint yet"), lost_process(lambda: None):
+    with pytest.raises(TrainingError, match="No checkpoint was saved"), lost_process(lambda: None):
         raise RuntimeError("TCPStore")
 
 

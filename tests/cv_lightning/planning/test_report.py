@@ -61,7 +61,7 @@ def test_states_that_fit_as_shares_name_the_block_that_shares_them() -> None:
 
 
 def test_what_no_value_mends_is_said() -> None:
-    assert advice_at(WORK, memory(SIZE, WORK).states + 1)[-1].endswith("take a larger device")
+    assert advice_at(WORK, memory(SIZE, WORK).states + 1)[-1].endswith("use a larger device")
 
 
 def test_an_unknown_strategy_is_said() -> None:
