@@ -22,7 +22,7 @@ _LIGHTNING = "cv_lightning.cli.lightning_cli"
 COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("cv_lightning.cli.reproduce", "run a recipe from nothing to a report; the tiny one by default"),
     "fit": (_LIGHTNING, "train a module on data, both named by a config"),
-    "plan": ("cv_lightning.planning.command", "say what memory and time a config takes, without weights or a GPU"),
+    "plan": ("cv_lightning.planning.command", "estimate memory and time of a config, without weights or a GPU"),
     "validate": (_LIGHTNING, "evaluate on the validation data"),
     "test": (_LIGHTNING, "evaluate on the test data, by orientation, and keep the answers"),
     "serve": ("cv_lightning.serving.command", "serve a policy as OpenAI-compatible servers do, or its tool by MCP"),
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("cv_lightning.viewer.command", "show the trajectories of a run or a file as one page"),
     "compare": ("cv_lightning.compare.command", "compare runs: configs, metrics, answers, curves, tools"),
     "register": ("cv_lightning.tracking.command", "register the policy of a run as a model in MLflow"),
-    "data check": ("cv_lightning.data.command", "show what a file of data holds, and every fault with its row"),
+    "data check": ("cv_lightning.data.command", "show the content of a data file, and every fault with its row"),
     "data build": ("cv_lightning.construction.command", "write SFT episodes or RL questions, executed and checked"),
 }
 

@@ -171,7 +171,9 @@ class Conversation:
     def _special(self, token: str) -> int:
         encoded = self.tokenizer.encode(token, add_special_tokens=False)
         if len(encoded) != 1:
-            raise ConversationError(f"The tokenizer has no token {token}: expected that of the policy's family.")
+            raise ConversationError(
+                f"tokenizer: expected one token for {token}, got {len(encoded)}. Use that of the policy's family."
+            )
         return encoded[0]
 
     def _encode(self, text: str) -> list[int]:

@@ -203,4 +203,4 @@ async def _gather(
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
     if any(task.cancelled() for task in tasks):
-        raise EngineError("The engine's client cancelled a turn. This is a fault of the client: report it.")
+        raise EngineError("The engine's client canceled a turn. This is a fault of the client: report it.")

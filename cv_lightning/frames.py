@@ -21,7 +21,7 @@ def view_result(trajectory: Trajectory, call: ToolCall, observation: Observation
         turn: Index of the turn.
     """
     if observation.image is None:
-        raise ValueError(f"Expected an observation with an image but got status={observation.status!r}")
+        raise ValueError(f"observation: expected an image, got status={observation.status!r}")
     source = trajectory.images[call.image_index]
     frame = None if observation.frame is None or source.frame is None else observation.frame.then(source.frame)
     known = observation.orientation is not None and source.orientation is not None

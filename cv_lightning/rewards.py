@@ -95,20 +95,21 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
-            raise ConfigError(f"Expected preset to be one of {', '.join(get_args(Preset))} but got {self.preset!r}")
+            raise ConfigError(f"reward.preset: expected one of {', '.join(get_args(Preset))}, got {self.preset!r}")
         if self.manner_in not in get_args(MannerIn):
             raise ConfigError(
-                f"Expected manner_in to be one of {', '.join(get_args(MannerIn))} but got {self.manner_in!r}"
+                f"reward.manner_in: expected one of {', '.join(get_args(MannerIn))}, got {self.manner_in!r}"
             )
         for name in TERMS:
             if getattr(self, name) < 0:
                 raise ConfigError(
-                    f"Expected {name} >= 0 but got {name}={getattr(self, name)}; penalties are subtracted as they are"
+                    f"reward.{name}: expected at least 0, got {getattr(self, name)}. "
+                    "Write penalties as positive numbers."
                 )
         if not 0 < self.overlong_cache_tokens <= self.overlong_max_tokens:
             raise ConfigError(
-                "Expected 0 < overlong_cache_tokens <= overlong_max_tokens but got "
-                f"overlong_cache_tokens={self.overlong_cache_tokens}, overlong_max_tokens={self.overlong_max_tokens}"
+                "reward.overlong_cache_tokens: expected more than 0 and at most overlong_max_tokens="
+                f"{self.overlong_max_tokens}, got {self.overlong_cache_tokens}"
             )
 
 

@@ -205,7 +205,7 @@ class TokenSequence:
     def append(self, ids: Sequence[int], *, is_trained: bool, logprobs: Sequence[float] | None = None) -> None:
         """Append tokens of one author; `logprobs` are given for sampled tokens."""
         if logprobs is not None and len(logprobs) != len(ids):
-            raise ValueError(f"Expected one log-probability per token but got {len(logprobs)} for {len(ids)} tokens")
+            raise ValueError(f"logprobs: expected one per token, got {len(logprobs)} for {len(ids)} tokens")
         self.ids.extend(ids)
         self.is_trained.extend([is_trained] * len(ids))
         self.logprobs.extend(logprobs if logprobs is not None else [0.0] * len(ids))

@@ -397,7 +397,7 @@ def test_the_paper_in_miniature_judges_its_claims_and_names_what_it_cannot(
     assert main([*command, "rl_published:model.init_args.group_size=3", "--stages", "rl"]) == 0
     judged = {claim["name"]: claim for claim in json.loads(Path("runs/paper/report.json").read_text())["claims"]}
     assert judged["the released reward is hackable"]["reason"].startswith("rl_published: its config, an override")
-    assert capfd.readouterr().out.count("finished before") == 4
+    assert capfd.readouterr().out.count("already finished") == 4
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if not load_recipe(path).has_claims], ids=name_of)
@@ -421,4 +421,4 @@ def test_recipe_runs_from_nothing_to_a_report(
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().out.count("finished before") == len(recipe.stages)
+    assert capsys.readouterr().out.count("already finished") == len(recipe.stages)

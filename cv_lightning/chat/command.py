@@ -24,21 +24,21 @@ from sandbox.executor import LaneName
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = command_line(
-        "chat", "Talk with a policy about an image; shows its reasoning, its code, the results and its answer."
+        "chat", "Talk with a policy about an image, and see its reasoning, its code, the results and its answer."
     )
     add = options.add_argument
     add("question", nargs="?", help="if left out, questions are read from the terminal")
     add("--image", type=Path, help="the image that the question is about")
     add("--interactive", action="store_true", help="read more questions after that of the command line")
     add_policy_options(options)
-    add("--temperature", type=float, default=0.0, help="of the sampling; 0 takes the most probable token")
-    add("--seed", type=int, default=0, help="of the sampling: the same question gets the same answer")
+    add("--temperature", type=float, default=0.0, help="sampling temperature; 0 takes the most probable token")
+    add("--seed", type=int, default=0, help="sampling seed: the same question gets the same answer")
     add("--max-turns", type=int, default=4, help="turns of the policy for one question")
     add("--lane", choices=get_args(LaneName), default="auto", help="where its code runs: see sandbox.ToolExecutor")
     add("--out", type=Path, help="folder of images and conversations (default: runs/chat/<date and time>)")
-    add("--serve", action="store_true", help="a page in the browser instead, for this machine only")
-    add("--port", type=int, default=8766, help="of the page; 0 takes a free one")
-    add("--show", choices=SHOWS, default="auto", help="images in the terminal; auto: if it has 24-bit colours")
+    add("--serve", action="store_true", help="serve a page for the browser instead, on this machine only")
+    add("--port", type=int, default=8766, help="port of the page; 0 takes a free one")
+    add("--show", choices=SHOWS, default="auto", help="images in the terminal; auto shows them if it has 24-bit colors")
     return options
 
 
@@ -71,17 +71,19 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: argparse.Namespace) -> None:
     for name in ("max_context_tokens", "max_new_tokens", "max_turns"):
         if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1 but got {getattr(options, name)}")
+            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
     if not 0 <= options.temperature <= 100:
-        raise ConfigError(f"--temperature: expected a number from 0 to 100 but got {options.temperature:g}")
+        raise ConfigError(f"--temperature: expected a number from 0 to 100, got {options.temperature:g}")
     if not -(1 << 63) <= options.seed < 1 << 63:
-        raise ConfigError(f"--seed: expected a number of 64 bits but got {options.seed}")
+        raise ConfigError(f"--seed: expected a signed 64-bit number, got {options.seed}")
     if options.question is not None and not options.question.strip():
-        raise ConfigError("The question is empty. Ask something about the image, or leave it out to be asked.")
+        raise ConfigError(
+            "The question is empty. Ask something about the image, or leave the question out and type it later."
+        )
     if options.serve and (options.question is not None or options.image is not None or options.interactive):
         raise ConfigError("--serve takes questions and images in the browser: leave them out here.")
     if not 0 <= options.port < 1 << 16:
-        raise ConfigError(f"--port: expected a number from 0 to 65535 but got {options.port}")
+        raise ConfigError(f"--port: expected a number from 0 to 65535, got {options.port}")
     if options.question is not None and options.image is None:
         raise ConfigError("--image is missing: name the image that the question is about.")
 
@@ -123,7 +125,7 @@ def serve_page(new_talk: Callable[[], Talk], title: str, port: int) -> int:
     except OSError as error:
         rooms.close()
         raise ConfigError(
-            f"--port {port}: cannot listen there ({error.strerror}). Name another, or 0 for a free one."
+            f"--port {port}: cannot listen there ({error.strerror}). Name another port, or 0 for a free one."
         ) from error
     print(f"http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
     server.serve_until_interrupted()

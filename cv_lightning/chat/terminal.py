@@ -40,7 +40,7 @@ def load_photo(path: Path, option: str) -> Image.Image:
         ConfigError: The file does not exist, is no image, or is too large.
     """
     if not path.is_file():
-        what = "is no file" if path.exists() else "does not exist"
+        what = "is not a file" if path.exists() else "does not exist"
         raise ConfigError(f"{option} {path}: {what} (working directory {Path.cwd()}).")
     try:
         return open_image(path, option)
@@ -50,7 +50,7 @@ def load_photo(path: Path, option: str) -> Image.Image:
         elif isinstance(error.__cause__, Image.DecompressionBombError):
             remedy = f"has more than {MAX_MEGAPIXELS} megapixels ({error.__cause__}). Reduce it."
         else:
-            remedy = f"is no image, or it is broken ({error.__cause__}). Convert it to PNG or JPEG."
+            remedy = f"is not an image, or is broken ({error.__cause__}). Convert it to PNG or JPEG."
         raise ConfigError(f"{option} {path}: {remedy}") from error
 
 
@@ -249,7 +249,7 @@ class TerminalChat:
                 self._console.print(Text(printable(trajectory.answer)), soft_wrap=True)
             return
         if self.stop.is_set:
-            kept = "what was said is kept" if trajectory.turns else "nothing was said yet"
+            kept = "the text so far is kept" if trajectory.turns else "nothing was said yet"
             self._console.print(Text(f"stopped: {kept}", style="yellow"))
         elif trajectory.stop_reason in NO_ANSWER:
             self._console.print(Text(f"no answer: {NO_ANSWER[trajectory.stop_reason]}", style="yellow"))
@@ -292,7 +292,7 @@ class TerminalChat:
             except EOFError:
                 return
             except KeyboardInterrupt:
-                self._console.print(Text("\n/quit or Ctrl-D ends", style="dim"))
+                self._console.print(Text("\n/quit or Ctrl-D ends the chat", style="dim"))
                 continue
             try:
                 if line in ("/quit", "/exit", "/q"):

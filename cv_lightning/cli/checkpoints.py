@@ -75,16 +75,16 @@ def refuse_other_model(stored: Mapping[str, tuple[int, ...]], own: Mapping[str, 
         if own.get(name) != stored.get(name):
             shapes = [part.get(name, "missing") for part in (stored, own)]
             raise CheckpointError(
-                f"The checkpoint is of another model: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in the "
-                "policy. Use the config that wrote it, or another folder."
+                f"The checkpoint belongs to another model: {name} is {shapes[0]} in the checkpoint, {shapes[1]} in "
+                "the policy. Use the config that wrote it, or another folder."
             )
 
 
 def _cannot_write(trainer: Trainer, path: Path, error: OSError) -> TrainingError:
-    before = "The one before is whole" if path.exists() else "There is no earlier checkpoint"
+    before = "The previous checkpoint is intact" if path.exists() else "There is no earlier checkpoint"
     return TrainingError(
         f"{path}: the checkpoint of step {trainer.global_step} cannot be written ({error.strerror or error}). "
-        f"{before}. Make room, there and in the folder for temporary files."
+        f"{before}. Make room there and in the folder for temporary files."
     )
 
 

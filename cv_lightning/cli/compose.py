@@ -57,9 +57,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = get_loader("yaml")(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping but got {type(content).__name__}.")
+        raise ConfigError(f"{path}: expected a mapping, got {type(content).__name__}.")
     return {str(key): value for key, value in content.items()}
 
 

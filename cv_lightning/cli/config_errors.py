@@ -46,7 +46,7 @@ def explain(message: str, config: Mapping[str, Any], options: Collection[str]) -
         return f"--{match['name']}: there is no such option. {_nearby(match['name'], options)}"
     if match := _MISSING.search(message):
         names = re.sub(r"\b(fit|validate|test)\.", "", match["names"])
-        return f"{names} must be given, and is not."
+        return f"{names}: required, but missing."
     return _wrong_value(message, config)
 
 
@@ -197,7 +197,7 @@ def _wrong_value(message: str, config: Mapping[str, Any]) -> str:
         return " ".join(message.split())
     keys, _, value = max(refusals, key=lambda refusal: len(refusal[0]))
     wanted = dict.fromkeys(kind for at, kind, _ in refusals if at == keys)
-    return f"{'.'.join(_with_init_args(keys, config))}: expected {' or '.join(wanted)} but got {value!r}."
+    return f"{'.'.join(_with_init_args(keys, config))}: expected {' or '.join(wanted)}, got {value!r}."
 
 
 def _in_words(kind: str) -> str:

@@ -94,5 +94,7 @@ class CheckpointOnInterrupt(Callback):
             raise KeyboardInterrupt
         self._is_requested = True
         print(
-            "\nCtrl-C: finishing this step to save a checkpoint; once more stops at once.", file=sys.stderr, flush=True
+            "\nCtrl-C: finishing this step, then saving a checkpoint. Press again to stop at once.",
+            file=sys.stderr,
+            flush=True,
         )

@@ -80,7 +80,7 @@ class CLI(LightningCLI):
             "--memory_check",
             type=Literal["refuse", "off"],
             default="refuse",
-            help="Whether fit refuses a config whose step takes more memory than a GPU has; see plan.",
+            help="Whether fit refuses a config if a step takes more memory than a GPU has; see plan.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -107,7 +107,7 @@ class CLI(LightningCLI):
         if path and Path(path).is_dir() and "ShardedStrategy" not in str(strategy):
             raise ConfigError(
                 f"ckpt_path: {path} is the checkpoint of a sharded run. Add --config experiments/sharded.yaml; the "
-                "number of devices may be another one, also 1."
+                "number of devices may differ, and may be 1."
             )
 
     def instantiate_classes(self) -> None:
@@ -128,7 +128,7 @@ class CLI(LightningCLI):
             fault = " ".join(str(_innermost(error)).split())
             if "gpu backend" in fault:
                 fault += (
-                    " This machine has no GPU that torch can use: add --trainer.accelerator cpu, or look at the driver."
+                    " This machine has no GPU that torch can use: add --trainer.accelerator cpu, or check the driver."
                 )
             raise _Refused(f"trainer: {fault}") from error
 

@@ -93,7 +93,7 @@ def load_recipe(path: Path) -> Recipe:
     _check_keys(content, ("run_folder", "stages", "report_loggers", "jobs", "has_claims"), f"{path}")
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
-        raise ConfigError(f"{path}: stages: expected a mapping of stage names to configs but got {stages!r}")
+        raise ConfigError(f"{path}: stages: expected a mapping of stage names to configs, got {stages!r}")
     return Recipe(
         path=path,
         run_folder=Path(str(content.get("run_folder", f"runs/{path.parent.name}"))),
@@ -107,7 +107,7 @@ def load_recipe(path: Path) -> Recipe:
 def check_jobs(name: str, jobs: Any) -> int:
     """Check a number of parallel stages and return it; raises `ConfigError` if it is below 1."""
     if not isinstance(jobs, int) or jobs < 1:
-        raise ConfigError(f"{name}: expected a whole number of at least 1 but got {jobs!r}")
+        raise ConfigError(f"{name}: expected a whole number of at least 1, got {jobs!r}")
     return jobs
 
 
@@ -116,7 +116,7 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
     for name, entry in entries.items():
         where = f"{path}: stages.{name}"
         if not isinstance(entry, dict) or "config" not in entry:
-            raise ConfigError(f"{where}: expected {{config: <file or files>, after: [<stages>]}} but got {entry!r}")
+            raise ConfigError(f"{where}: expected {{config: <file or files>, after: [<stages>]}}, got {entry!r}")
         _check_keys(entry, ("config", "after", "on_request"), where)
         named = entry["config"] if isinstance(entry["config"], list) else [entry["config"]]
         configs = tuple(path.parent / str(file) for file in named)
@@ -136,7 +136,7 @@ def _report_loggers(path: Path, entries: Any) -> tuple[Mapping[str, Any], ...]:
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or "class_path" not in entry:
             raise ConfigError(
-                f"{path}: report_loggers: expected a list of {{class_path: .., init_args: {{..}}}} but got {entry!r}"
+                f"{path}: report_loggers: expected a list of {{class_path: .., init_args: {{..}}}}, got {entry!r}"
             )
         _check_keys(entry, ("class_path", "init_args"), f"{path}: report_loggers")
     return tuple(entries)

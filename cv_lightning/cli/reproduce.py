@@ -34,8 +34,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` if it cannot be read."""
     parser = CommandParser(
         "reproduce",
-        "Run a recipe stage by stage: finished stages are skipped, a cut-off one continues from its "
-        "checkpoint, and a changed config runs again together with what depends on it.",
+        "Runs a recipe stage by stage. Skips finished stages, continues an interrupted stage from its checkpoint, and "
+        "runs stages with a changed config again, and with them all stages that depend on them.",
     )
     parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="the recipe (default: %(default)s)")
     seeds = parser.add_mutually_exclusive_group()
@@ -49,15 +49,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="where results go (default: the recipe's run_folder)")
     parser.add_argument(
-        "--jobs", type=int, help="stages at the same time, which share so many threads (default: the recipe's)"
+        "--jobs",
+        type=int,
+        help="number of stages at a time, and of the threads that they share (default: the recipe's)",
     )
-    parser.add_argument("--stages", nargs="+", default=[], metavar="STAGE", help="only these, and what they depend on")
+    parser.add_argument(
+        "--stages", nargs="+", default=[], metavar="STAGE", help="only these and the stages that they read"
+    )
     parser.add_argument(
         "--overrides",
         nargs="+",
         default=[],
         metavar="[STAGE:]KEY=VALUE",
-        help="values to use instead of the configs', e.g. trainer.max_steps=10 or rl:trainer.max_steps=10",
+        help="values that replace those of the configs, e.g. trainer.max_steps=10 or rl:trainer.max_steps=10",
     )
     return parser.parse_args(list(arguments))
 
@@ -111,7 +115,7 @@ def overrides_by_stage(overrides: Sequence[str], recipe: Recipe) -> dict[str, li
         key, equals, value = override.partition("=")
         name, colon, rest = key.partition(":")
         if not equals:
-            raise ConfigError(f"--overrides: expected [STAGE:]KEY=VALUE but got {override!r}")
+            raise ConfigError(f"--overrides: expected [STAGE:]KEY=VALUE, got {override!r}")
         if colon and name not in result:
             raise ConfigError(f"--overrides: {override!r}: there is no stage {name!r}. {did_you_mean(name, result)}")
         for stage in [name] if colon else result:

@@ -73,7 +73,7 @@ def run_stage(
     """
     progress = _opened(folder, fingerprint, say)
     if progress.status == "finished":
-        say(f"{stage.name}: finished before, in {progress.seconds:.0f} s")
+        say(f"{stage.name}: already finished, in {progress.seconds:.0f} s")
         return progress.result
     started, before = time.monotonic(), progress.seconds
     metrics_log.set_aside(folder)
@@ -96,7 +96,7 @@ def _opened(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Progr
     if progress is not None and progress.fingerprint == fingerprint:
         return progress
     if progress is not None:
-        say(f"{folder.name}: its config, seed or a stage it reads has changed; it runs again from its start")
+        say(f"{folder.name}: its config, seed or a stage it reads has changed; it runs again from the start")
         shutil.rmtree(folder)
     elif folder.exists() and any(folder.iterdir()):
         aside = next(path for n in range(1, 1000) if not (path := folder.with_name(f"{folder.name}.old{n}")).exists())
@@ -117,7 +117,7 @@ def _fit_and_test(
     quieten()
     checkpoint = resume_checkpoint(folder)
     if progress.status == "trained" and checkpoint is not None:
-        say(f"{stage.name}: trained before; testing {checkpoint}")
+        say(f"{stage.name}: already trained; testing {checkpoint}")
         return _numbers(run_command(["test", *arguments, "--ckpt_path", str(checkpoint)]).trainer.callback_metrics)
     if checkpoint is not None:
         say(f"{stage.name}: resuming from {checkpoint}")

@@ -20,9 +20,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; raises `ConfigError` if it is wrong."""
     parser = CommandParser(
         "compare",
-        "Runs beside each other: differences of their configs, their metrics at the end, and who answers "
-        "the same questions better. Runs that differ in their seed alone are one group; every other group is compared "
-        "with the first.",
+        "Compares runs: their configs, their metrics at the end, and which one answers the same questions better. "
+        "Runs that differ only in their seed form one group; all other groups are compared with the first.",
     )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="a run's folder, a folder with runs below it, or a run id of MLflow"
@@ -34,10 +33,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="where MLflow keeps them (default: MLFLOW_TRACKING_URI, else every runs/**/mlflow.db)",
     )
     parser.add_argument(
-        "--metrics", nargs="+", default=[], metavar="NAME", help="metrics to show instead of the headline ones: 'rl/*'"
+        "--metrics",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="metrics to show instead of the headline ones, e.g. 'rl/*'",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all of it and its curves")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page, with curves")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON")
     return parser.parse_args(list(arguments))
 
 
@@ -82,7 +85,7 @@ def read_runs(names: Sequence[str], experiment: str | None = None, tracking_uri:
         elif is_run_id(name):
             ids[name] = None
         else:
-            raise ConfigError(f"{name}: is neither a folder nor a run id of MLflow (32 hexadecimal digits).")
+            raise ConfigError(f"{name} is neither a folder nor a run id of MLflow (32 hexadecimal digits).")
     if ids or experiment is not None:
         stores = Stores(tracking_uri)
         stored = {name: stores.find(name) for name in ids}

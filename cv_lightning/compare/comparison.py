@@ -126,7 +126,7 @@ def _too_few(groups: Sequence[RunGroup], empty: Sequence[str]) -> str:
     if not groups:
         return f"There is nothing to compare{left_out}."
     return (
-        f"There is one run only, {groups[0].runs[0].source}{left_out}: name another to compare it with. "
+        f"There is only one run, {groups[0].runs[0].source}{left_out}: name another to compare it with. "
         "`view` and its report.html show a single run."
     )
 
@@ -180,7 +180,7 @@ def _cell(group: RunGroup, cell: str, label: str) -> Value | None:
 def _notes(groups: Sequence[RunGroup], paired: Sequence[PairedTable]) -> list[str]:
     notes = []
     if len(groups) == 1:
-        notes.append(f"All runs are of one config ({groups[0].name}): there is nothing to compare its seeds with.")
+        notes.append(f"All runs have the same config ({groups[0].name}), so there is no other group to compare with.")
     for table in paired:
         if not table.n_shared:
             notes.append(
@@ -194,8 +194,8 @@ def _notes(groups: Sequence[RunGroup], paired: Sequence[PairedTable]) -> list[st
             )
         if table.n_other_truth:
             notes.append(
-                f"{table.n_other_truth:,} questions of the same name have another right answer in {table.second} than "
-                f"in {table.first}: they are not the same, and not paired."
+                f"{table.n_other_truth:,} answers are not paired: {table.first} and {table.second} have questions of "
+                "the same name with different right answers."
             )
     if not paired and len(groups) > 1:
         notes.append(

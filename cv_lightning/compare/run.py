@@ -92,7 +92,9 @@ def find_runs(folder: Path) -> list[Path]:
     """
     found = list(_runs_below(folder, _DEPTH))
     if not found:
-        raise DataError(f"{folder}: holds no run. Name a folder that fit, test or reproduce wrote, e.g. runs/tiny/rl.")
+        raise DataError(
+            f"{folder}: contains no run. Name a folder that fit, test or reproduce wrote, e.g. runs/tiny/rl."
+        )
     return found
 
 
@@ -164,7 +166,7 @@ def _first(folder: Path, names: Sequence[str], read: Any, faults: list[str]) -> 
             continue
         if isinstance(content, dict):
             return content
-        faults.append(f"{path}: expected a mapping but it holds {type(content).__name__}, left out")
+        faults.append(f"{path}: expected a mapping, got {type(content).__name__}; left out")
     return {}
 
 
@@ -172,7 +174,7 @@ def _part(content: Mapping[str, Any], name: str, place: str, faults: list[str]) 
     """A mapping inside another one; empty, with an entry in `faults`, if there is something else."""
     part = content.get(name)
     if part is not None and not isinstance(part, Mapping):
-        faults.append(f"{place}: {name}: expected a mapping but it holds {type(part).__name__}, left out")
+        faults.append(f"{place}: {name}: expected a mapping, got {type(part).__name__}; left out")
     return part if isinstance(part, Mapping) else {}
 
 
@@ -209,7 +211,7 @@ def _read_metrics(folder: Path, faults: list[str]) -> dict[str, Points]:
             faults.append(f"{path}: cannot be read, left out ({error})")
             continue
         if not logs[-1]:
-            faults.append(f"{path}: holds no metric")
+            faults.append(f"{path}: contains no metric")
     return merge(logs)
 
 

@@ -15,7 +15,10 @@ from cv_lightning.pages.tables import TextTable
 #: Cells that are shares, shown in percent.
 SHARES = {"accuracy", "drop", "restored_rate", "tool_rate", "error_rate", "right_after_error"}
 
-MEANING_OF_P = "p: are these policies equally good on such questions? Whether training repeats it, the seeds say."
+MEANING_OF_P = (
+    "p tests whether these policies are equally good on such questions. "
+    "Only the seeds show whether another training run repeats the difference."
+)
 
 
 def runs(comparison: Comparison) -> TextTable:
@@ -41,14 +44,14 @@ def differing(comparison: Comparison, most_lacked: int = 0) -> TextTable:
     lacked = lacking(comparison).rows
     rows = [*_cells({key: cells for key, cells in comparison.differing.items() if all(cells)}), *lacked[:most_lacked]]
     n_more = len(lacked) - most_lacked
-    note = f"and {n_more} more keys that only some have: see --html or --json" if n_more > 0 else ""
+    note = f"and {n_more} more keys that only some groups have: see --html or --json" if n_more > 0 else ""
     return TextTable("What differs", _head(comparison), rows, note, is_prose=True)
 
 
 def lacking(comparison: Comparison) -> TextTable:
     """Keys that only some groups have."""
     rows = _cells({key: cells for key, cells in comparison.differing.items() if not all(cells)})
-    return TextTable("Keys that only some have", _head(comparison), rows, is_prose=True)
+    return TextTable("Keys that only some groups have", _head(comparison), rows, is_prose=True)
 
 
 def _cells(differing: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -62,7 +65,7 @@ def _short_class(value: str) -> str:
 def metrics(comparison: Comparison, names: Sequence[str], *, with_runs: bool = False) -> TextTable:
     """Metrics at the end and at their best; optionally with the number of each run."""
     rows = [[name, *(metric_text(cell, with_runs) for cell in comparison.metrics[name])] for name in names]
-    title = "Metrics: at the end (95 % interval over seeds); best, at its step"
+    title = "Metrics: at the end (95 % interval over seeds), and best with its step"
     return TextTable(title, _head(comparison), rows)
 
 
@@ -117,8 +120,11 @@ def paired_narrow(table: PairedTable) -> TextTable:
         for condition, difference, p, p_holm, seeds, _, _, only_first, only_second, _, _ in paired(table).rows
     ]
     tests = ", ".join(dict.fromkeys(row.test for row in table.rows))
-    note = f"one alone: {table.first} : {table.second}. Tests: {tests}; by condition adjusted (Holm).\n{MEANING_OF_P}"
-    return TextTable(paired(table).title, ["", "difference", "one alone\nis right", "p", "seeds\nahead"], rows, note)
+    note = (
+        f"only one is right: {table.first} : {table.second}. Tests: {tests}; p by condition is adjusted (Holm).\n"
+        f"{MEANING_OF_P}"
+    )
+    return TextTable(paired(table).title, ["", "difference", "only one\nis right", "p", "seeds\nahead"], rows, note)
 
 
 def p_text(p: float) -> str:

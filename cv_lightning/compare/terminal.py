@@ -73,4 +73,4 @@ def _curves(comparison: Comparison, length: int) -> TextTable:
             rows.append(["" if place else name, group, line, lines[True].get(group, "")])
     over_time = f"over {ends[True]:.1f} minutes" if ends[True] else ""
     head = ["", "", f"over {ends[False]:,.0f} steps", over_time]
-    return TextTable("Curves, means over the seeds, each metric on a scale of its own", head, rows, is_prose=True)
+    return TextTable("Curves: means over the seeds, each metric on its own scale", head, rows, is_prose=True)

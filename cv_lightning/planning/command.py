@@ -29,10 +29,10 @@ def parser() -> CommandParser:
     add("--devices", type=int, help="devices of the run (default: trainer.devices)")
     add("--memory", type=float, default=80, help="memory of a device in GB (10^9 bytes; default: %(default)s)")
     add("--mfu", type=float, default=0.4, help="share of the peak FLOPs that is reached (default: %(default)s)")
-    add("--peak-tflops", type=float, help="peak of a device (default: of callbacks.Throughput, or else an H100's)")
+    add("--peak-tflops", type=float, help="peak of a device (default: that of callbacks.Throughput, or an H100's)")
     add("--bandwidth", type=float, default=3.35, help="memory bandwidth in TB/s (default: %(default)s, an H100's)")
-    add("--tokens", type=int, help="tokens of a sequence (default: max_context_tokens, the most)")
-    add("--images", type=int, help="images of a sequence (default: one in each turn, as far as they fit)")
+    add("--tokens", type=int, help="tokens of a sequence, at most max_context_tokens (the default)")
+    add("--images", type=int, help="images of a sequence (default: one in each turn, as many as fit)")
     add("--json", action="store_true", help="print JSON")
     return options
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         value = getattr(options, name)
         if value is not None and (value <= 0 or (name == "mfu" and value > 1)):
             limit = "more than 0 and at most 1" if name == "mfu" else "more than 0"
-            raise ConfigError(f"--{name.replace('_', '-')}: expected {limit} but got {value}")
+            raise ConfigError(f"--{name.replace('_', '-')}: expected {limit}, got {value}")
     from cv_lightning.planning.report import as_json, as_text
 
     result = plan(read(rest), rest, options)
@@ -111,7 +111,7 @@ def check_before_fit(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"memory: a step of this config takes up to {found.memory.peak / 1e9:.1f} GB on each device, and "
             f"{found.limit / 1e9:.1f} of {found.capacity / 1e9:.1f} GB can be used. {'; '.join(found.advice)}. "
-            "See python -m cv_lightning plan. To train all the same: --memory_check off."
+            "See python -m cv_lightning plan. To train anyway: --memory_check off."
         )
 
 
@@ -130,12 +130,12 @@ def read(arguments: Sequence[str]) -> Parsed:
     from cv_lightning.cli.lightning_cli import ConfigReader, run_command
 
     if not arguments or not config_files(arguments):
-        raise ConfigError("plan: expected --config FILE but got none. See python -m cv_lightning plan --help.")
+        raise ConfigError("--config: expected a file, got none. See python -m cv_lightning plan --help.")
     config = run_command(["fit", *arguments], ConfigReader).config["fit"].as_dict()
     model = config["model"]["init_args"]
     policy = model.get("policy") or {}
     if "init_args" not in policy:
-        raise ConfigError(f"model: expected a module with a policy but got {config['model']['class_path']}.")
+        raise ConfigError(f"model: expected a module with a policy, got {config['model']['class_path']}.")
     data = (config.get("data") or {}).get("init_args", {})
     return Parsed(model, policy["init_args"], data, config["trainer"], config["memory_check"])
 
@@ -154,7 +154,7 @@ def measured(parsed: Parsed, arguments: Sequence[str]) -> tuple[ModelSize, str]:
     build = start["build"]
     given = {**parsed.policy, "source": start["source"], "build": None if build is None else TinyConfig(**build)}
     made = outline(**given)
-    origin = "".join(f"{path}, which is not there yet, comes from {config}; " for path, config in exporters)
+    origin = "".join(f"{path} (does not exist yet; {config} exports it); " for path, config in exporters)
     of_optimizer = _optimizer_bytes(made.model, parsed)
     of_quantized = BYTES_PER_WEIGHT if parsed.policy.get("quantization") else None
     size = measure(made.model, made.config, made.dtype.itemsize, made.is_lora, of_optimizer, of_quantized)

@@ -131,8 +131,8 @@ def measure(
     """
     if "linear_attention" in (getattr(config.text_config, "layer_types", None) or ()):
         raise CheckpointError(
-            f"plan: {config.model_type!r} has recurrent layers, whose memory and time are not counted. "
-            "Plan a model whose layers all have attention, or measure a short run of this one."
+            f"plan: {config.model_type!r} has recurrent layers, and their memory and time are not counted. "
+            "Plan a model in which all layers have attention, or measure a short run of this one."
         )
     parts = {name: PartSize() for name in PARTS}
     in_products = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d)}

@@ -82,8 +82,8 @@ def _advice(size: ModelSize, work: Workload, limit: float) -> Iterator[str]:
         copy = size.n * size.compute_bytes / 1e9
         yield (
             f"needs sharding: weights, optimizer states and gradients take {now.states / 1e9:.1f} GB on each device, "
-            f"whatever the batch. Without it: policy.lora (the weights then take {copy:.1f} GB, and no reference "
-            "is held), or more of policy.frozen"
+            f"with any batch. Without sharding: policy.lora (the weights then take {copy:.1f} GB, without a "
+            "reference), or more of policy.frozen"
         )
         if work.devices == 1:
             return
@@ -102,7 +102,7 @@ def _advice(size: ModelSize, work: Workload, limit: float) -> Iterator[str]:
         if work != before:
             yield f"{also}change {name} to {_value(name, work)}"
     if rest := excess(work):
-        yield f"{rest / 1e9:.1f} GB are still too much then: take a larger device"
+        yield f"then still {rest / 1e9:.1f} GB too much: use a larger device"
 
 
 def _value(name: str, work: Workload) -> Any:
@@ -163,7 +163,7 @@ def as_text(plan: Plan) -> str:
     lines += [f"parameters: {size.n:,}, {size.n_trained:,} of them trained", ""]
     lines += ["GB on each device, at most"]
     lines += [f"  {name:<24}{n_bytes / 1e9:>8.2f}" for name, n_bytes in memory_.parts.items() if n_bytes]
-    lines += ["", "of them at once, and seconds of a step"]
+    lines += ["", "GB at the same time, and seconds of a step"]
     for name, n_bytes in memory_.phases.items():
         seconds = plan.seconds.get(name)
         took = "" if seconds is None else f"{seconds:>12,.3g} s{plan.flops[name] / 1e15:>12,.3g} PFLOP"
@@ -180,17 +180,17 @@ def as_text(plan: Plan) -> str:
 def _assumptions(plan: Plan) -> Iterator[str]:
     work, device = plan.work, plan.device
     if work.is_sharded:
-        yield f"strategy: {work.shards} devices hold a share of the weights each, and one layer at a time as a whole"
+        yield f"strategy: each of {work.shards} devices holds a share of the weights, and one whole layer at a time"
     elif not work.strategy.startswith(("auto", "ddp", "DDP", "SingleDevice")):
-        yield f"strategy: {work.strategy} is counted as DDP is, with everything on each device"
+        yield f"strategy: {work.strategy} is counted like DDP, with everything on each device"
     total, of_all = sum(plan.seconds.values()), work.devices * work.sequences
     yield (
-        f"step: {of_all} sequences on {work.devices} device{'s' * (work.devices > 1)} of {work.tokens:,} tokens "
-        f"({work.sampled:,} trained; {work.images} images of {work.patches:,} patches): {of_all * work.tokens:,} tokens"
+        f"step: {of_all} sequences of {work.tokens:,} tokens ({work.sampled:,} trained; {work.images} images of "
+        f"{work.patches:,} patches) on {work.devices} device{'s' * (work.devices > 1)}: {of_all * work.tokens:,} tokens"
     )
     yield (
         f"time: {total:,.3g} s a step at {device.utilisation:.0%} of {device.flops_per_s / 1e12:g} TFLOP/s"
-        + (f", sampling at {device.bytes_per_s / 1e12:g} TB/s (a bound from below)" if work.group_size else "")
+        + (f", sampling at {device.bytes_per_s / 1e12:g} TB/s (a lower bound)" if work.group_size else "")
         + (
             f"; {total * work.max_steps / work.optimizer_steps / 3600:,.3g} h for {work.max_steps} optimizer steps"
             if work.max_steps

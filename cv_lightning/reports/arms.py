@@ -48,7 +48,7 @@ def read_arm(folder: Path) -> Arm:
     """
     answers = _newest(folder)
     if not answers:
-        raise DataError(f"{folder}: no answers of a test (answers_*.jsonl). Give the stage the callback Answers.")
+        raise DataError(f"{folder}: no test answers (answers_*.jsonl). Add the callback Answers to the stage.")
     return Arm(folder, answers, _newest(folder / WITHOUT_TOOLS), read_curves(folder / "metrics.csv"))
 
 
@@ -93,7 +93,7 @@ def differences(arms: Arms, first: str, second: str, families: Collection[str], 
 def _of(of_seed: Mapping[str, Arm | str], name: str) -> Arm:
     arm = of_seed[name]
     if isinstance(arm, str):
-        raise ValueError(f"{name}: expected a finished arm but {arm}")
+        raise ValueError(f"{name}: expected a finished arm, got none: {arm}")
     return arm
 
 

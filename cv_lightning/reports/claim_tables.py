@@ -15,7 +15,7 @@ def claim_tables(report: Mapping[str, Any]) -> tuple[TextTable, ...]:
     """A table with one row per claim; no table if the report has no claims."""
     claims: Sequence[Mapping[str, Any]] = report.get("claims") or ()
     rows = [[claim["name"], claim["paper"], claim["verdict"], claim["reason"]] for claim in claims]
-    note = "The page has the numbers and an answer for each."
+    note = "The page has the numbers and an answer for each claim."
     return (TextTable("Claims", ["claim", "the paper", "verdict", "why"], rows, note, is_prose=True),) if rows else ()
 
 

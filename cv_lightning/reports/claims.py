@@ -179,8 +179,8 @@ def _emergent(arms: Arms) -> list[Finding]:
         shown("faded: answers with a filter before RL", values(arms, "sft", faded, has_filter)),
         at_least("faded: answers with a filter after RL", values(arms, "rl", faded, has_filter), 0.5),
         exceeds("faded: accuracy, rl - sft", differences(arms, "rl", "sft", faded, is_right), 0.2),
-        shown("faded: answers that tools turned right", gain),
-        shown("faded: answers that tools turned wrong", harm),
+        shown("faded: answers that tools made right", gain),
+        shown("faded: answers that tools made wrong", harm),
         exceeds("faded: gain - harm of tools, the same questions", gained),
     ]
 
@@ -311,7 +311,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "the released reward is hackable",
-        "no claim of the paper: its reward reads code and description, not effects",
+        "not a claim of the paper: its reward reads code and description, not effects",
         ("rl_published", "rl"),
         _hackable,
         _always,

@@ -27,7 +27,7 @@ _RL_PANELS = {
     "reward/total": "Reward, total",
     **{f"reward/{term}": f"Reward term: {term}" for term in TERMS},
     "rl/kl": "KL to the reference policy",
-    "rl/zero_variance_groups": "Groups without spread of rewards, share",
+    "rl/zero_variance_groups": "Groups with equal rewards, share",
 }
 _LOSS = "train/loss"
 
@@ -49,7 +49,7 @@ def write_report(run_folder: Path) -> Path:
         report: Any = json.loads(source.read_text(encoding="utf-8"))
         stages = dict(report["stages"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{source}: no report to draw ({error!r}). `cv_lightning reproduce` writes it.") from error
+        raise DataError(f"{source}: cannot be read as a report ({error!r}). `reproduce` writes it.") from error
     curves_of = {name: _read_seeds(run_folder, name) for name in stages}
     others = [name for name in stages if name not in _KNOWN_STAGES]
     colors = {name: number for number, name in enumerate((*_KNOWN_STAGES, *others)) if name in stages}

@@ -29,15 +29,17 @@ def parser() -> argparse.ArgumentParser:
         "--mcp, the code tool alone.",
     )
     add = options.add_argument
-    add("--host", default="127.0.0.1", help="address to listen at; another than this machine's own needs a key")
+    add(
+        "--host", default="127.0.0.1", help="address to listen at; all but this machine's loopback addresses need a key"
+    )
     add("--port", type=int, default=8000, help="0 takes a free one")
-    add("--name", help="what clients call the model (default: the folder's name and a digest of the weights)")
+    add("--name", help="name of the model for clients (default: the folder's name and a digest of the weights)")
     add_policy_options(options, is_required=False)
     add(
         "--tools",
         choices=("client", "loop"),
         default="client",
-        help="who runs the policy's calls: clients, or this server, which then sends the final answer",
+        help="who runs the policy's calls: the client, or this server (loop), which then sends the final answer",
     )
     add("--max-turns", type=int, default=4, help="with --tools loop: turns of the policy for one request")
     add("--lane", choices=get_args(LaneName), default="auto", help="where code runs: see sandbox.ToolExecutor")
@@ -52,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--images", type=Path, help="with --mcp: folder whose images may be named by path; results are saved there")
     add("--max-batch", type=int, default=16, help="replies generated at the same time")
     add("--max-waiting", type=int, default=256, help="requests that may wait; more get 429")
-    add("--max-request-mb", type=int, default=32, help="longest request")
+    add("--max-request-mb", type=int, default=32, help="largest request in MB")
     add(
         "--api-key-variable", default="CV_LIGHTNING_API_KEY", help="environment variable with the key clients must send"
     )
@@ -77,14 +79,14 @@ def add_policy_options(options: argparse.ArgumentParser, is_required: bool = Tru
     add("--max-pixels", type=int, help="larger images are reduced to this many (default: as the folder says)")
     add("--max-context-tokens", type=int, default=32768, help="longest conversation")
     add("--max-new-tokens", type=int, default=1024, help="longest reply")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="dtype of the weights")
     add("--device", default="auto", help='as torch names it; "auto" takes an accelerator if there is one')
     add(
         "--engine",
         action="append",
         metavar="WHERE",
-        help="let vLLM sample: the folder of its environment, to start it here, or the address of a server that runs; "
-        "again for each further address (docs/engines.md)",
+        help="let vLLM sample: the folder of its environment, to start it here, or the address of a running server; "
+        "repeat it for each further address (docs/engines.md)",
     )
 
 
@@ -97,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     for name in ("max_context_tokens", "max_new_tokens", "max_turns", "max_batch", "max_waiting", "max_request_mb"):
         if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1 but got {getattr(options, name)}")
+            raise ConfigError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(options, name)}")
     key = read_key(options.api_key_variable)
     if key is None and options.host not in _LOOPBACK:
         raise ConfigError(
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.mcp is not None:
             return _serve_tool(options, key, stack.enter_context(_executor(options)))
         if options.policy is None:
-            raise ConfigError("--policy is missing: name a folder that a stage exported, or serve the tool by --mcp.")
+            raise ConfigError("--policy is missing: name a folder that a stage exported, or serve the tool with --mcp.")
         return _serve_policy(options, key, stack)
 
 

@@ -77,7 +77,7 @@ class EngineBackend(Backend):
         try:
             session = self._policy.open_session(job.wanted.sampling, lambda ids_B: hand_on([job], ids_B))
             if not isinstance(session, AsyncSession):
-                raise TypeError("expected a policy for which an engine speaks")
+                raise TypeError(f"session: expected an AsyncSession, got {type(session).__name__}")
             try:
                 completion = await session.sample(job.wanted.tokens)
             finally:

@@ -110,7 +110,9 @@ def _only(neutral: Any) -> AfterValidator:
 
     def check(value: Any) -> Any:
         if value != neutral:
-            raise PydanticCustomError("unsupported_value", "this server only knows {value}", {"value": repr(neutral)})
+            raise PydanticCustomError(
+                "unsupported_value", "this server supports only {value}", {"value": repr(neutral)}
+            )
         return value
 
     return AfterValidator(check)
@@ -267,23 +269,23 @@ class ChatRequest(_Checked):
     @classmethod
     def _whole_distribution(cls, value: float, info: ValidationInfo) -> float:
         if value != 1 and info.data.get("temperature") != 0:
-            raise PydanticCustomError("unsupported_value", "this server only knows 1, or any value at temperature 0")
+            raise PydanticCustomError("unsupported_value", "this server supports only 1, or any value at temperature 0")
         return value
 
     @field_validator("tool_choice")
     @classmethod
     def _policy_chooses(cls, value: str) -> str:
         if value not in ("auto", "none"):
-            raise PydanticCustomError("unsupported_value", "the policy decides; give auto or none")
+            raise PydanticCustomError("unsupported_value", "expected auto or none; the policy decides")
         return value
 
     @field_validator("messages")
     @classmethod
     def _order(cls, value: list[Message]) -> list[Message]:
         if any(message.role in ("system", "developer") for message in value[1:]):
-            raise ValueError("only the first message may be of the system")
+            raise ValueError("only the first message may have the role system or developer")
         if value[-1].role not in ("user", "tool"):
-            raise ValueError("the last one must be of the user or a tool")
+            raise ValueError("the last message must have the role user or tool")
         return value
 
 

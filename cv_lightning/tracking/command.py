@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "which mlflow.pyfunc.load_model loads.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, e.g. runs/tiny/rl")
-    parser.add_argument("--name", required=True, help="the model's name; a new version if there is one")
+    parser.add_argument("--name", required=True, help="name of the model; if it exists, it gets a new version")
     parser.add_argument("--policy", type=Path, metavar="FOLDER", help="the exported policy (default: RUN/policy)")
     parser.add_argument("--tracking-uri", metavar="URI", help="where the run is (default: as the run's folder says)")
     return parser.parse_args(list(arguments))
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     policy = options.policy or options.run / "policy"
     if not (policy / _EXPORTED).is_file():
-        raise ConfigError(f"{policy}: holds no exported policy ({_EXPORTED} is missing). Name one with --policy.")
+        raise ConfigError(f"{policy}: not an exported policy ({_EXPORTED} is missing). Name one with --policy.")
     uri, run_id = _run_of(options.run, options.tracking_uri)
     version = register(policy, options.name, uri, run_id)
     print(f"registered: models:/{options.name}/{version} in {uri} (docs/metrics.md says how to load it)")
@@ -57,9 +57,11 @@ def _run_of(folder: Path, tracking_uri: str | None) -> tuple[str, str]:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         uri, run_id = tracking_uri or str(note["tracking_uri"]), note["run_id"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder}: no run logged to MLflow from there ({NOTE} cannot be read).") from error
+        raise ConfigError(f"{folder}: no run logged to MLflow from this folder ({NOTE} cannot be read).") from error
     if run_id is None:
-        raise ConfigError(f"{folder}: its run has not reached MLflow yet. Run something there once the server is up.")
+        raise ConfigError(
+            f"{folder}: its run has not reached MLflow yet. Once the server is up, start any run in this folder."
+        )
     check_uri(uri)
     database = sqlite_path(uri)
     if database is not None and not database.is_file():

@@ -107,7 +107,7 @@ class Stores:
 
     def _remedy(self) -> str:
         remedy = "Name the store with --tracking-uri, e.g. sqlite:///runs/tiny/mlflow.db or http://host:5000"
-        return remedy + (f"; no {_DATABASES}/**/mlflow.db is here." if not self.uris else ".")
+        return remedy + (f"; there is no {_DATABASES}/**/mlflow.db here." if not self.uris else ".")
 
 
 class StoredRun:
@@ -176,7 +176,7 @@ class StoredRun:
                 fetched = self._client.download_artifacts(self.id, "trajectories", folder) if is_there else None
             own = Path(self.params.get("trainer/default_root_dir", "")) / "trajectories"
             if fetched is None and not own.is_dir():
-                raise DataError(f"Run {self.id}: recorded no trajectories. The callback callbacks.Trajectories does.")
+                raise DataError(f"Run {self.id} recorded no trajectories. Add the callback callbacks.Trajectories.")
             yield Path(fetched) if fetched is not None else own
 
 
@@ -200,7 +200,7 @@ def one_line_errors(uri: str, part: str = "", done: str = "read") -> Iterator[No
         raise
     except Exception as error:  # MLflow passes on the errors of its databases
         cause = " ".join(str(error).split())[:200] or type(error).__name__
-        remedy = "Is the server up, and the file a database of MLflow?"
+        remedy = "Check that the server is up, or that the file is a database of MLflow."
         raise DataError(f"MLflow: {part or uri} cannot be {done} ({cause}). {remedy}") from error
 
 

@@ -26,11 +26,11 @@ def check_uri(uri: str) -> None:
         is_server = False
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme in ("http", "https") and not is_server:
-        raise ConfigError(f"tracking_uri: {uri!r} names no server. Write it as http://host:5000.")
+        raise ConfigError(f"tracking_uri: expected a server, got {uri!r}. Write it as http://host:5000.")
     if scheme == "sqlite" and not sqlite_path(uri):
         raise ConfigError(
-            f"tracking_uri: {uri!r} names no file. Write it with three slashes: 'sqlite:///runs/mlflow.db' lies below "
-            "the working directory, 'sqlite:////data/mlflow.db' below /."
+            f"tracking_uri: expected a file, got {uri!r}. Write it with three slashes: 'sqlite:///runs/mlflow.db' is "
+            "below the working directory, 'sqlite:////data/mlflow.db' is below /."
         )
     if scheme not in _SCHEMES or (":" not in uri and uri != "databricks"):
         remedy = "'sqlite:///runs/mlflow.db' for a file, 'http://host:5000' for a server"

@@ -23,12 +23,14 @@ _MOST = 500
 
 def main(arguments: Sequence[str]) -> int:
     """Write the page and print its path."""
-    parser = CommandParser("view", "Trajectories as one page to read, from a folder or from MLflow.")
+    parser = CommandParser("view", "Shows trajectories from a folder or from MLflow on one page.")
     parser.add_argument("run_or_file", help="a trajectories.jsonl, a folder with some below it, or a run id of MLflow")
     parser.add_argument(
         "--out", type=Path, help="the page (default: trajectories.html in the folder, or here for a run id)"
     )
-    parser.add_argument("--most", type=int, default=_MOST, help="only the newest so many (default: %(default)s)")
+    parser.add_argument(
+        "--most", type=int, default=_MOST, help="show at most this many, the newest (default: %(default)s)"
+    )
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(arguments)
     if options.most < 1:
-        raise ConfigError(f"--most: expected at least 1 but got {options.most}")
+        raise ConfigError(f"--most: expected at least 1, got {options.most}")
     target = Path(options.run_or_file)
     if is_run_id(options.run_or_file) and not target.exists():
         print(_write_stored(options))
@@ -75,9 +77,8 @@ def write(target: Path, out: Path, most: int = _MOST, title: str | None = None) 
     images = store(((name, path) for name, path in found.images.items() if name in names), track=tracked)
     if len(images) < len(names):
         print(f"warning: {len(names) - len(images)} images are missing or cannot be read", file=sys.stderr)
-    note = f"{len(records)} trajectories" + (
-        f" of {len(found.records)}, the newest" if len(found.records) > most else ""
-    )
+    is_cut = len(found.records) > most
+    note = f"the newest {most} of {len(found.records)} trajectories" if is_cut else f"{len(records)} trajectories"
     if found.faults:
         note += f"; {len(found.faults)} broken lines were left out"
     write_whole(out, page(records, images, title or target.resolve().name or "trajectories", note), "--out")

@@ -62,12 +62,12 @@ def read(files: list[Path]) -> FoundRecords:
             record = _record(line)
             if record is None:
                 if line.strip():
-                    found.faults.append(f"{path}, line {row}: not a whole record, left out")
+                    found.faults.append(f"{path}, line {row}: not a complete record, left out")
                 continue
             _take(record, path.parent, found)
     if not found.records:
         faults = "; ".join(found.faults[:3]) or "the file is empty"
-        raise DataError(f"{', '.join(map(str, files[:3]))}: holds no trajectory ({faults}).")
+        raise DataError(f"{', '.join(map(str, files[:3]))}: contains no trajectory ({faults}).")
     return found
 
 

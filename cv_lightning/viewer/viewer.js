@@ -48,7 +48,7 @@ function startViewer(data) {
     entries.replaceChildren(...state.shown.map((index) => buttons[index]));
     count.textContent = `${state.shown.length} of ${records.length} trajectories; j and k step through them`;
     if (state.shown.length) select(state.shown.includes(wanted) ? wanted : state.shown.includes(state.at) ? state.at : state.shown[0], false);
-    else { state.at = -1; detail.replaceChildren(make("p", { text: "No trajectory passes these filters." })); }
+    else { state.at = -1; detail.replaceChildren(make("p", { text: "No trajectory matches these filters." })); }
   }
   function mates(record) {
     if (record.group === undefined || record.group === null) return [];

@@ -179,7 +179,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint_whole(tmp_path: Path, monke
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Trainer, "save_checkpoint", cut_off)
-    with pytest.raises(TrainingError, match=r"of step 8 cannot be written \(no space.*The one before is whole"):
+    with pytest.raises(TrainingError, match=r"of step 8 cannot be written \(no space.*previous checkpoint is intact"):
         fit(tmp_path, Module(), LastCheckpoint(folder), steps=8)
     assert (folder / "last.ckpt").read_bytes() == before
     assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(tmp_path: Path, monkeypat
         save(self, path, weights_only=weights_only)
 
     monkeypatch.setattr(Trainer, "save_checkpoint", is_full_twice)
-    with pytest.warns(UserWarning, match=r"of step 8 cannot be written \(No space left.*is whole"):
+    with pytest.warns(UserWarning, match=r"of step 8 cannot be written \(No space left.*is intact"):
         module = fit(tmp_path, Module(), LastCheckpoint(every_seconds=0, every_steps=4))
     assert [batch for batch, *_ in module.seen] == list(range(N_STEPS))
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

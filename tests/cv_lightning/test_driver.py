@@ -365,7 +365,7 @@ def test_a_turn_that_the_client_cancels_is_an_error_and_no_lost_trajectory() -> 
         if index == 0:
             raise asyncio.CancelledError
 
-    with pytest.raises(EngineError, match="cancelled a turn"):
+    with pytest.raises(EngineError, match="canceled a turn"):
         play(Paced([[ANSWER]] * 2, pace))
 
 

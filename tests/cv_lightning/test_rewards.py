@@ -348,7 +348,7 @@ def test_every_term_scales_with_its_weight(play: Play, run: Any, say: Any, weigh
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_negative_weight_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name}=-1"):
+    with pytest.raises(ConfigError, match=rf"reward\.{name}: expected at least 0, got -1"):
         RewardConfig(**{name: -1})
 
 
@@ -374,7 +374,7 @@ def test_only_sampled_tokens_are_overlong_and_only_if_asked() -> None:
 
 @pytest.mark.parametrize("cache_tokens", [0, 101])
 def test_a_cache_beyond_the_longest_reply_is_named(cache_tokens: int) -> None:
-    with pytest.raises(ConfigError, match=rf"overlong_cache_tokens={cache_tokens}, overlong_max_tokens=100"):
+    with pytest.raises(ConfigError, match=rf"overlong_cache_tokens: expected .*=100, got {cache_tokens}"):
         RewardConfig(overlong_max_tokens=100, overlong_cache_tokens=cache_tokens)
 
 

@@ -50,6 +50,6 @@ def test_tokens_of_one_author_are_appended_with_what_was_sampled() -> None:
     tokens.append([1, 2], is_trained=False)
     tokens.append([3], is_trained=True, logprobs=[-0.5])
     assert (tokens.ids, tokens.is_trained, tokens.logprobs) == ([1, 2, 3], [False, False, True], [0.0, 0.0, -0.5])
-    with pytest.raises(ValueError, match="one log-probability per token but got 1 for 2"):
+    with pytest.raises(ValueError, match="logprobs: expected one per token, got 1 for 2"):
         tokens.append([4, 5], is_trained=True, logprobs=[-1.0])
     assert tokens.ids == [1, 2, 3], "nothing is appended in part"

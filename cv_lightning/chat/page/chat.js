@@ -15,7 +15,7 @@ function showImage() {
 }
 function take(file) {
   if (!file) return;
-  if (!file.type.startsWith("image/")) { say(`${file.name || "That"} is no image. Choose a PNG, JPEG or WebP file.`, true); return; }
+  if (!file.type.startsWith("image/")) { say(`${file.name || "That"} is not an image. Choose a PNG, JPEG or WebP file.`, true); return; }
   const reader = new FileReader();
   reader.addEventListener("load", () => { talk.image = reader.result; talk.name = file.name || "pasted image"; showImage(); say(""); $("question").focus(); });
   reader.addEventListener("error", () => say("The file cannot be read.", true));
@@ -65,7 +65,7 @@ function take_news(news, shown) {
     shown.live.replaceChildren(...news.parts.map(([kind, text]) => KINDS[kind](text)));
     shown.live.hidden = !news.parts.length;
   }
-  if (news.state === "waiting") say(news.ahead > 1 ? `waiting: ${news.ahead - 1} questions are before this one` : "waiting for the answer before this one");
+  if (news.state === "waiting") say(news.ahead > 1 ? `waiting: ${news.ahead - 1} questions are ahead of this one` : "waiting for the previous answer");
   else if (news.state === "writing") say("writing");
   else if (news.state) say(talk.answer === null ? news.message : `answer: ${talk.answer} (${news.message})`, news.state === "failed");
 }
@@ -93,7 +93,7 @@ async function ask(event) {
     for await (const news of lines(reply.body)) { take_news(news, shown); last = news; }
     // Stopped before a word was said, the question and its image were not taken: both stay for another try.
     if (last.state === "done") isTaken = shown.settled.querySelector("article") !== null;
-    else if (last.state !== "failed") throw new Error("The connection broke off.");
+    else if (last.state !== "failed") throw new Error("The connection was lost.");
   } catch (error) {
     say(error.name === "TypeError" ? "The server does not answer. Is it still running?" : error.message, true);
   }

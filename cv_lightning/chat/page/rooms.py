@@ -138,7 +138,7 @@ class RunningAnswer:
         """How it ended, in one line."""
         seconds = time.perf_counter() - self._started
         if self._is_stopped:
-            return "stopped" + ("; what was said is kept" if trajectory.turns else " before a word was said")
+            return "stopped" + ("; the text so far is kept" if trajectory.turns else " before the first word")
         reason = NO_ANSWER.get(trajectory.stop_reason) if trajectory.stop_reason is not None else None
         n_turns = len(trajectory.turns)
         return (f"no answer: {reason}; " if reason else "") + f"{n_turns} turn{'s' * (n_turns != 1)}, {seconds:.1f} s"
@@ -187,7 +187,7 @@ class Rooms:
             self._forget_silent()
             room = self._find(room_id) if room_id is not None else Room(self._new_talk())
             if room.answer is not None:
-                raise BadRequest("The answer before is still being written: stop it first.", code="busy", status=409)
+                raise BadRequest("The previous answer is still being written. Stop it first.", code="busy", status=409)
             if room.megapixels() > self.limits.talk_megapixels:
                 raise BadRequest("The conversation holds too many pixels. Begin a new one.", code="full", status=409)
             if self._is_closed:

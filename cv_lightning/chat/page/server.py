@@ -174,7 +174,7 @@ def _refusal(headers: Headers, port: int, is_call: bool) -> BadRequest | None:
         return BadRequest("The Host header names another server.", code="wrong_host", status=403)
     is_foreign = headers.get("origin", f"http://{host}").lower() != f"http://{host}"
     if is_foreign or (is_call and headers.get("sec-fetch-site", "none") not in ("same-origin", "none")):
-        return BadRequest("Other pages may not ask here.", code="wrong_origin", status=403)
+        return BadRequest("Requests from other pages are refused.", code="wrong_origin", status=403)
     return None
 
 
@@ -192,5 +192,5 @@ def _image(url: Any, megapixels: float) -> Image.Image:
         return open_image(encoded, "image")
     except (ValueError, DataError) as error:
         raise BadRequest(
-            "That is no image, or it is broken. Choose a PNG, JPEG or WebP file.", "image", "invalid_image"
+            "The file is not an image, or is broken. Choose a PNG, JPEG or WebP file.", "image", "invalid_image"
         ) from error

@@ -16,18 +16,18 @@ POLICY = ["--policy", "nowhere"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-turns", "0"], "--max-turns: expected at least 1 but got 0"),
-        (["--max-new-tokens", "-3"], "--max-new-tokens: expected at least 1 but got -3"),
+        (["--max-turns", "0"], "--max-turns: expected at least 1, got 0"),
+        (["--max-new-tokens", "-3"], "--max-new-tokens: expected at least 1, got -3"),
         (["--max-context-tokens", "0"], "--max-context-tokens: expected at least 1"),
-        (["--temperature", "-0.1"], "--temperature: expected a number from 0 to 100 but got -0.1"),
-        (["--temperature", "nan"], "--temperature: expected a number from 0 to 100 but got nan"),
-        (["--seed", str(1 << 63)], "--seed: expected a number of 64 bits"),
+        (["--temperature", "-0.1"], "--temperature: expected a number from 0 to 100, got -0.1"),
+        (["--temperature", "nan"], "--temperature: expected a number from 0 to 100, got nan"),
+        (["--seed", str(1 << 63)], "--seed: expected a signed 64-bit number"),
         ([" \n", "--image", "x.png"], "The question is empty"),
         (["What?"], "--image is missing"),
         (["--serve", "What?"], "--serve takes questions and images in the browser"),
         (["--serve", "--image", "x.png"], "--serve takes questions and images in the browser"),
         (["--serve", "--interactive"], "--serve takes questions and images in the browser"),
-        (["--serve", "--port", "65536"], "--port: expected a number from 0 to 65535 but got 65536"),
+        (["--serve", "--port", "65536"], "--port: expected a number from 0 to 65535, got 65536"),
     ],
 )
 def test_a_wrong_option_is_named_before_the_policy_is_looked_for(arguments: list[str], message: str) -> None:

@@ -69,7 +69,7 @@ def test_quiet_prints_the_answer_alone(conversation: Conversation, executor: Too
     assert talk_in(console, conversation, executor, tmp_path, is_quiet=True) == "64P\n"
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), (b"no image", "is no image")])
+@pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), (b"no image", "is not an image")])
 def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "photo.png"
     if content is not None:

@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path: Path) -> Non
     saver.fault = None
     save(saver, path, 2)
     saver.fault = FULL
-    with pytest.raises(TrainingError, match="The one before is whole"):
+    with pytest.raises(TrainingError, match="previous checkpoint is intact"):
         save(saver, path, 3)
     assert path.read_text(encoding="utf-8") == "2"
     assert [*tmp_path.iterdir()] == [path]
@@ -143,7 +143,7 @@ def test_what_is_written_in_the_background_counts_when_it_is_whole(tmp_path: Pat
     assert (path / "part").read_text(encoding="utf-8") == "2"
     save(saver, path, 3, in_background=True)
     strategy.fault = FULL
-    with pytest.raises(TrainingError, match="The one before is whole"):
+    with pytest.raises(TrainingError, match="previous checkpoint is intact"):
         finish_saving(trainer, path)
     assert (path / "part").read_text(encoding="utf-8") == "2"
 

@@ -102,8 +102,8 @@ def test_options_of_the_files_are_set_before_interpolation_and_others_are_handed
         ("include: shraed.yaml", ["include: there is no file 'shraed.yaml'", "'shared.yaml'"]),
         ("include: a.yaml", ["includes itself"]),
         ("x: ${settings.stge}", ["${settings.stge}", "no key"]),
-        ("x: [1\n y: }", ["a.yaml: not valid YAML"]),
-        ("[1, 2]", ["a.yaml: expected a mapping but got list"]),
+        ("x: [1\n y: }", ["a.yaml: cannot be read as YAML"]),
+        ("[1, 2]", ["a.yaml: expected a mapping, got list"]),
     ],
 )
 def test_each_mistake_is_named(text: str, words: list[str], write: Any) -> None:

@@ -28,19 +28,19 @@ def put(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 MISTAKES = {
     "top-level key": (put("trainr", {"max_steps": 1}), ["trainr", "Did you mean 'trainer'"]),
     "trainer key": (put("trainer.max_step", 3), ["trainer.max_step:", "'trainer.max_steps'"]),
-    "trainer value": (put("trainer.max_steps", "many"), ["trainer.max_steps: expected int but got 'many'"]),
+    "trainer value": (put("trainer.max_steps", "many"), ["trainer.max_steps: expected int, got 'many'"]),
     "argument": (
         put("model.init_args.lrr", 1),
         ["model.init_args.lrr", "fake_stages.FakeModule", "Did you mean 'lr'?"],
     ),
-    "type": (put("model.init_args.lr", "high"), ["model.init_args.lr: expected float but got 'high'"]),
+    "type": (put("model.init_args.lr", "high"), ["model.init_args.lr: expected float, got 'high'"]),
     "nested argument": (
         put("model.init_args.policy.init_args.widht", 3),
         ["model.init_args.policy.init_args.widht", "'width'"],
     ),
     "nested type": (
         put("model.init_args.policy.init_args.width", "wide"),
-        ["model.init_args.policy.init_args.width", "expected int but got 'wide'"],
+        ["model.init_args.policy.init_args.width", "expected int, got 'wide'"],
     ),
     "class": (put("model.class_path", "fake_stages.FakeModul"), ["model:", "'FakeModul'", "'FakeModule'"]),
     "module": (
@@ -132,19 +132,19 @@ def test_mistake_in_the_config_of_a_real_module_is_named(
 
 def test_missing_model_is_named(config: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     del config["model"]
-    assert "model must be given" in error_of(["fit", "--config", write(config)], capsys)
+    assert "model: required" in error_of(["fit", "--config", write(config)], capsys)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--trainer.max_step=3"], ["On the command line", "trainer.max_step:", "'trainer.max_steps'"]),
-        (["--trainer.max_steps", "abc"], ["On the command line", "trainer.max_steps: expected int but got 'abc'"]),
+        (["--trainer.max_steps", "abc"], ["On the command line", "trainer.max_steps: expected int, got 'abc'"]),
         (["--model.init_args.lrr", "3"], ["On the command line", "'lrr'", "'lr'"]),
         (["--model.lrr", "3"], ["'lrr'", "'lr'"]),
         (["--ckpt_path", "none.ckpt"], ["ckpt_path", "'none.ckpt'"]),
         (["--config", "stag.yaml"], ["stag.yaml", "'stage.yaml'"]),
-        (["--config", "broken.yaml"], ["broken.yaml", "not valid YAML"]),
+        (["--config", "broken.yaml"], ["broken.yaml", "cannot be read as YAML"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -20,7 +20,7 @@ from tests.cv_lightning.cli.fake_recipe import RECIPE, replace, reproduce
         ("after: [base]", "after: [bass]", ["stages.sft.after", "'bass'", "'base'"]),
         ("after: [base]", "atfer: [base]", ["stages.sft", "'atfer'", "'after'"]),
         ("{config: stage.yaml}", "stage.yaml", ["stages.base", "expected {config"]),
-        ("stages:", "stages: {", ["not valid YAML"]),
+        ("stages:", "stages: {", ["cannot be read as YAML"]),
     ],
 )
 def test_mistake_in_a_recipe_is_named(old: str, new: str, words: list[str], recipe: Path) -> None:

@@ -52,7 +52,7 @@ def test_finished_stages_are_skipped_and_a_changed_one_takes_its_dependents_alon
     capsys.readouterr()
     assert reproduce() == 0
     said = capsys.readouterr().out
-    assert "1/3 base: finished before" in said
+    assert "1/3 base: already finished" in said
     assert "sft: its config, seed or a stage it reads has changed" in said
     assert "rl: its config, seed or a stage it reads has changed" in said
     assert Path("runs/fake/base/stage.json").stat().st_mtime_ns == trained["base"]
@@ -70,7 +70,7 @@ def test_a_stage_that_fails_leaves_the_other_arms_and_is_named_in_the_report(
     assert entry["failed"]["rl"] == "it reads sft, which failed"
     assert "this module was asked to fail" in entry["failed"]["sft"]
     reasons = {claim["name"]: claim["reason"] for claim in entry["claims"]}
-    assert reasons["brittleness"].startswith("base: runs/fake/base: no answers of a test")
+    assert reasons["brittleness"].startswith("base: runs/fake/base: no test answers")
     assert reasons["RL after SFT"].startswith("rl: it reads sft, which failed; sft: failed: ")
     assert reasons["no cold start, no tools"].startswith("rl_without_sft: the recipe has no such stage")
     assert "rl: it reads sft, which failed" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_ctrl_c_stops_between_steps_and_the_same_command_goes_on(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert reproduce() == 0
     said = capsys.readouterr().out
-    assert "base: finished before" in said
+    assert "base: already finished" in said
     assert "sft: resuming from runs/fake/sft/checkpoints/last.ckpt" in said
     entry = report()["stages"]["sft"]
     assert entry["seconds"] >= round(progress.seconds, 1)

@@ -18,7 +18,7 @@ def test_stage_cut_off_before_its_test_is_only_tested(recipe: Path, capsys: pyte
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": "trained", "result": {}}))
     checkpoints = {p.name: p.stat().st_mtime_ns for p in Path("runs/fake/base/checkpoints").iterdir()}
     assert reproduce("--stages", "base") == 0
-    assert "base: trained before; testing" in capsys.readouterr().out
+    assert "base: already trained; testing" in capsys.readouterr().out
     assert {p.name: p.stat().st_mtime_ns for p in Path("runs/fake/base/checkpoints").iterdir()} == checkpoints
     assert report()["stages"]["base"]["mean"] == 0.5
 

@@ -62,7 +62,7 @@ def test_a_question_of_the_same_name_with_another_answer_is_another() -> None:
     assert (table.n_shared, table.n_other_truth, table.rows) == (0, 1, [])
     notes = " ".join(compare([*first.runs, *second.runs]).notes)
     assert "answered no question in common (2 and 1 answers)" in notes
-    assert "1 questions of the same name have another right answer" in notes
+    assert "1 answers are not paired: " in notes
 
 
 def test_a_question_of_several_seeds_counts_once() -> None:

@@ -54,7 +54,7 @@ def test_keys_that_only_some_have_do_not_flood_the_terminal(tmp_path: Path, caps
     printed = capsys.readouterr().out
     assert "SFTModule" in printed
     assert "modules.sft" not in printed
-    assert "and 22 more keys that only some have" in printed
+    assert "and 22 more keys that only some groups have" in printed
 
 
 def test_metrics_that_are_asked_for_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +68,7 @@ def test_metrics_that_are_asked_for_are_shown(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_one_run_only(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"There is one run only, .*rl: name another"):
+    with pytest.raises(ConfigError, match=r"There is only one run, .*rl: name another"):
         main([str(a_run(tmp_path / "rl")), str(tmp_path / "rl")])
 
 
@@ -78,7 +78,7 @@ def test_a_name_that_is_neither_folder_nor_run_id(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Name runs to compare"):
         main([])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no run"):
+    with pytest.raises(DataError, match="contains no run"):
         main([str(tmp_path / "empty")])
     assert command_line(["compare", str(tmp_path / "nowhere")]) == 2
 
@@ -101,7 +101,7 @@ def test_half_written_files_are_named_and_left_out(tmp_path: Path, capsys: pytes
     assert main([str(first), str(second)]) == 0
     printed = capsys.readouterr().out
     assert "run_fit.json: cannot be read, left out" in printed
-    assert "results.json: expected a mapping but it holds list" in printed
+    assert "results.json: expected a mapping, got list" in printed
     assert "1 lines of its answers cannot be read" in printed
 
 

@@ -55,7 +55,7 @@ def test_keys_that_a_group_lacks_come_last_and_few() -> None:
     table = tables.differing(comparison(differing=differing), most_lacked=1)
     assert table.head == ["", "a", "b"]
     assert table.rows == [["lr", "0.1", "0.2"], ["class", "GRPOModule", "a.b"], ["x", "-", "1"]]
-    assert table.note == "and 1 more keys that only some have: see --html or --json"
+    assert table.note == "and 1 more keys that only some groups have: see --html or --json"
     assert tables.differing(comparison(differing=differing), most_lacked=2).note == ""
     assert [row[0] for row in tables.lacking(comparison(differing=differing)).rows] == ["x", "y"]
 
@@ -91,7 +91,7 @@ def test_paired_answers_in_eleven_columns_and_in_five() -> None:
         ["rot90", "+12.5\n(-1.0 to +26.0)", "3 : 1,004", "0.04", "-"],
         ["all", "+12.5", "- : -", "0.02", "2 of 3"],
     ]
-    assert "one alone: a : b. Tests: McNemar;" in narrow.note
+    assert "only one is right: a : b. Tests: McNemar;" in narrow.note
 
 
 def test_shares_are_percent_and_other_cells_are_not() -> None:

@@ -27,7 +27,7 @@ def test_a_stage_has_the_shapes_of_the_stage_that_it_continues(
 ) -> None:
     result = planned(capsys, "tiny/rl.yaml", "--run_folder", str(tmp_path))
     base = planned(capsys, "tiny/base.yaml", "--run_folder", str(tmp_path))
-    assert f"{tmp_path}/sft/policy, which is not there yet, comes from sft.yaml" in result["shapes"]
+    assert f"{tmp_path}/sft/policy (does not exist yet; sft.yaml exports it)" in result["shapes"]
     assert "policy.build" in result["shapes"]
     assert result["parameters"] == base["parameters"]
     assert result["fits"]
@@ -129,9 +129,9 @@ def refuses(arguments: list[str]) -> bool:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "plan: expected --config FILE but got none"),
-        (["--config", "tiny/base.yaml", "--mfu", "2"], "--mfu: expected more than 0 and at most 1 but got 2"),
-        (["--config", "tiny/base.yaml", "--memory", "0"], "--memory: expected more than 0 but got 0"),
+        ([], "--config: expected a file"),
+        (["--config", "tiny/base.yaml", "--mfu", "2"], "--mfu: expected more than 0 and at most 1, got 2"),
+        (["--config", "tiny/base.yaml", "--memory", "0"], "--memory: expected more than 0, got 0"),
         (["--config", "tiny/base.yaml", "--devices", "many"], "--devices"),
         (["--config", "tiny/base.yaml", "--trainer.max_step", "3"], "max_steps"),
         (["--config", "tiny/missing.yaml"], "There is no file"),

@@ -57,13 +57,13 @@ def test_states_that_fit_as_shares_name_the_block_that_shares_them() -> None:
     assert "experiments/sharded.yaml" in advice[1]
     assert len(advice) == 2
     text = as_text(make_plan(size, work.sharded(), DEVICE, 80e9, "here"))
-    assert "strategy: 4 devices hold a share" in text
+    assert "strategy: each of 4 devices holds a share" in text
 
 
 def test_what_no_value_mends_is_said() -> None:
-    assert advice_at(WORK, memory(SIZE, WORK).states + 1)[-1].endswith("take a larger device")
+    assert advice_at(WORK, memory(SIZE, WORK).states + 1)[-1].endswith("use a larger device")
 
 
 def test_an_unknown_strategy_is_said() -> None:
     text = as_text(make_plan(SIZE, replace(WORK, strategy="fsdp"), DEVICE, 80e9, "here"))
-    assert "strategy: fsdp is counted as DDP is" in text
+    assert "strategy: fsdp is counted like DDP" in text

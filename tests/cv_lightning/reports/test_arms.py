@@ -30,7 +30,7 @@ def test_an_arm_is_read_from_its_folder(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "answers_0.jsonl").write_text("".join(json.dumps(asdict(one)) + "\n" for one in records))
 
-    with pytest.raises(DataError, match=r"no answers of a test"):
+    with pytest.raises(DataError, match=r"no test answers"):
         read_arm(tmp_path)
     write(
         tmp_path, record("read", 0, policy="step 1", key="old"), record("read", 1), record("read", 0, policy="step 2")

@@ -69,7 +69,7 @@ def test_a_registered_policy_answers_as_the_policy_does(tmp_path: Path, capsys: 
 
 def test_a_folder_without_policy_run_or_store_ends_in_one_line(tmp_path: Path) -> None:
     arguments = [str(tmp_path), "--name", "reader"]
-    with pytest.raises(ConfigError, match="no exported policy"):
+    with pytest.raises(ConfigError, match="not an exported policy"):
         main(arguments)
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "conversation.json").touch()
@@ -82,7 +82,7 @@ def test_a_folder_without_policy_run_or_store_ends_in_one_line(tmp_path: Path) -
     (tmp_path / "mlflow_run.json").write_text(json.dumps(note | {"run_id": "a" * 32}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"gone\.db"):
         main(arguments)
-    with pytest.raises(ConfigError, match="names no server"):
+    with pytest.raises(ConfigError, match="tracking_uri: expected a server"):
         main([*arguments, "--tracking-uri", "http://:0"])
 
 

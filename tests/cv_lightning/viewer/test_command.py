@@ -20,7 +20,7 @@ def test_a_line_that_is_cut_off_is_named_and_the_others_are_shown(
     target = written(tmp_path, a_record(), extra='{"turns": [{"te')
     assert main([str(target)]) == 0
     shown = capsys.readouterr()
-    assert "line 2: not a whole record" in shown.err
+    assert "line 2: not a complete record" in shown.err
     assert "1 broken lines were left out" in Path(shown.out.strip()).read_text(encoding="utf-8")
 
 
@@ -28,7 +28,7 @@ def test_a_line_that_is_cut_off_is_named_and_the_others_are_shown(
 def test_a_file_without_any_record_is_refused_by_name(tmp_path: Path, line: str) -> None:
     path = tmp_path / "trajectories.jsonl"
     path.write_text(line, encoding="utf-8")
-    with pytest.raises(DataError, match=r"trajectories\.jsonl: holds no trajectory"):
+    with pytest.raises(DataError, match=r"trajectories\.jsonl: contains no trajectory"):
         write(path, tmp_path / "page.html")
 
 
@@ -37,7 +37,7 @@ def test_what_is_not_there_is_named_with_a_remedy(tmp_path: Path, capsys: pytest
     assert "or a run id of MLflow" in capsys.readouterr().err
     assert command_line(["view", str(tmp_path)]) == 1
     assert "no trajectories.jsonl below it" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="--most: expected at least 1 but got 0"):
+    with pytest.raises(ConfigError, match="--most: expected at least 1, got 0"):
         main([str(written(tmp_path / "run", a_record())), "--most", "0"])
     with pytest.raises(ConfigError, match="there is no folder"):
         main([str(tmp_path / "run"), "--out", str(tmp_path / "no" / "such" / "folder.html")])
@@ -55,5 +55,5 @@ def test_a_record_names_files_of_its_own_folder_only(tmp_path: Path, capsys: pyt
 def test_only_the_newest_are_shown(tmp_path: Path) -> None:
     target = written(tmp_path, *[a_record(step=step, id=f"id-{step}") for step in range(6)])
     text = write(target, tmp_path / "page.html", most=2).read_text(encoding="utf-8")
-    assert "2 trajectories of 6, the newest" in text
+    assert "the newest 2 of 6 trajectories" in text
     assert [f"id-{step}" in text for step in range(6)] == [False] * 4 + [True] * 2

@@ -71,7 +71,7 @@ def test_a_browser_shows_filters_turns_boxes_and_group_mates(tmp_path: Path) -> 
     filtered = browse(target, "family=charts")
     assert "1 of 3 trajectories" in filtered
     assert "How high is it?" in filtered
-    assert "No trajectory passes these filters." in browse(target, "text=nobody+wrote+this")
+    assert "No trajectory matches these filters." in browse(target, "text=nobody+wrote+this")
 
 
 @needs_chromium

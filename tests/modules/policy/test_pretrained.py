@@ -252,7 +252,7 @@ def test_checkpoint_of_another_size_is_named(tmp_path: Path) -> None:
 
 def test_checkpoint_of_another_family_is_named(tmp_path: Path) -> None:
     train(SFTModule(small_policy("qwen3_vl")), [episodes(2)]).save_checkpoint(tmp_path / "last.ckpt")
-    with pytest.raises(CheckpointError, match="The checkpoint is of another model"):
+    with pytest.raises(CheckpointError, match="belongs to another model"):
         resume(SFTModule(small_policy()), tmp_path / "last.ckpt")
 
 

@@ -119,7 +119,7 @@ def test_a_stopped_answer_leaves_the_conversation_as_it_was(rooms: Rooms) -> Non
     answer = begun(rooms)
     rooms.stop(answer.room.id)
     news = end_of(answer)
-    assert (news["state"], news["message"], news["record"]) == ("done", "stopped before a word was said", None)
+    assert (news["state"], news["message"], news["record"]) == ("done", "stopped before the first word", None)
     assert answer.room.talk.trajectories == []
     news = end_of(rooms.ask(answer.room.id, "And without an image?", []))
     assert (news["state"], news["message"]) == ("failed", "There is no image to talk about. Name one first.")
