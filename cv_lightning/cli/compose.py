@@ -100,9 +100,8 @@ def _with_included(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     if path in including:
         raise ConfigError(f"{path}: include: the file includes itself, by way of {_named(including)}.")
     content = read_yaml(path)
-    included = content.pop("include", [])
     config: Any = {}
-    for other in [included] if isinstance(included, str) else included:
+    for other in as_list(content.pop("include", None)):
         target = (path.parent / str(other)).resolve()
         if not target.is_file():
             beside = [os.path.relpath(file, path.parent) for file in target.parent.glob("*.yaml")]
@@ -120,10 +119,17 @@ def merged(base: Any, top: Any) -> Any:
     result = dict(base)
     for key, value in top.items():
         if key.endswith("+"):
-            result[key[:-1]] = [*(result.get(key[:-1]) or []), *value]
+            result[key[:-1]] = [*as_list(result.get(key[:-1])), *as_list(value)]
         else:
             result[key] = merged(result.get(key), value)
     return result
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value that may be one item or a list of items, as a list; None is the empty list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def place_of(config: Mapping[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cv_lightning.cli.compose import compose, find_file, read_yaml
+from cv_lightning.cli.compose import as_list, compose, find_file, read_yaml
 from cv_lightning.console.suggestions import did_you_mean
 from cv_lightning.errors import ConfigError
 
@@ -98,7 +98,7 @@ def load_recipe(path: Path) -> Recipe:
         path=path,
         run_folder=Path(str(content.get("run_folder", f"runs/{path.parent.name}"))),
         stages=_stages(path, stages),
-        report_loggers=_report_loggers(path, content.get("report_loggers") or []),
+        report_loggers=_report_loggers(path, as_list(content.get("report_loggers"))),
         jobs=check_jobs(f"{path}: jobs", content.get("jobs", 1)),
         has_claims=content.get("has_claims") is True,
     )
@@ -106,7 +106,7 @@ def load_recipe(path: Path) -> Recipe:
 
 def check_jobs(name: str, jobs: Any) -> int:
     """Check a number of parallel stages and return it; raises `ConfigError` if it is below 1."""
-    if not isinstance(jobs, int) or jobs < 1:
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ConfigError(f"{name}: expected a whole number of at least 1, got {jobs!r}")
     return jobs
 
@@ -118,13 +118,12 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
         if not isinstance(entry, dict) or "config" not in entry:
             raise ConfigError(f"{where}: expected {{config: <file or files>, after: [<stages>]}}, got {entry!r}")
         _check_keys(entry, ("config", "after", "on_request"), where)
-        named = entry["config"] if isinstance(entry["config"], list) else [entry["config"]]
-        configs = tuple(path.parent / str(file) for file in named)
+        configs = tuple(path.parent / str(file) for file in as_list(entry["config"]))
         for config in configs:
             if not config.is_file():
                 others = [p.name for p in path.parent.glob("*.yaml")]
                 raise ConfigError(f"{where}.config: no file {str(config)!r}. {did_you_mean(config.name, others)}")
-        after = tuple(str(other) for other in entry.get("after") or ())
+        after = tuple(str(other) for other in as_list(entry.get("after")))
         for other in after:
             if other not in stages:
                 raise ConfigError(f"{where}.after: no stage {other!r} before it. {did_you_mean(other, stages)}")
@@ -132,8 +131,8 @@ def _stages(path: Path, entries: Mapping[str, Any]) -> tuple[Stage, ...]:
     return tuple(stages.values())
 
 
-def _report_loggers(path: Path, entries: Any) -> tuple[Mapping[str, Any], ...]:
-    for entry in entries if isinstance(entries, list) else [entries]:
+def _report_loggers(path: Path, entries: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
+    for entry in entries:
         if not isinstance(entry, dict) or "class_path" not in entry:
             raise ConfigError(
                 f"{path}: report_loggers: expected a list of {{class_path: .., init_args: {{..}}}}, got {entry!r}"

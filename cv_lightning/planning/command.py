@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser().parse_known_args(list(arguments))
     for name in ("devices", "memory", "mfu", "peak_tflops", "bandwidth", "tokens", "images"):
         value = getattr(options, name)
-        if value is not None and (value <= 0 or (name == "mfu" and value > 1)):
+        if value is not None and not 0 < value <= (1 if name == "mfu" else math.inf):
             limit = "more than 0 and at most 1" if name == "mfu" else "more than 0"
             raise ConfigError(f"--{name.replace('_', '-')}: expected {limit}, got {value}")
     from cv_lightning.planning.report import as_json, as_text

@@ -65,7 +65,7 @@ function take_news(news, shown) {
     shown.live.replaceChildren(...news.parts.map(([kind, text]) => KINDS[kind](text)));
     shown.live.hidden = !news.parts.length;
   }
-  if (news.state === "waiting") say(news.ahead > 1 ? `waiting: ${news.ahead - 1} questions are ahead of this one` : "waiting for the previous answer");
+  if (news.state === "waiting") say(news.ahead > 1 ? `waiting: ${news.ahead} questions are answered first` : "waiting for the previous answer");
   else if (news.state === "writing") say("writing");
   else if (news.state) say(talk.answer === null ? news.message : `answer: ${talk.answer} (${news.message})`, news.state === "failed");
 }

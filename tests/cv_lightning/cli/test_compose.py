@@ -45,6 +45,12 @@ def test_a_plus_adds_to_a_list_and_a_name_alone_replaces_it(write: Any) -> None:
     assert compose([more, other]) == {"t": {"callbacks": []}}
 
 
+@pytest.mark.parametrize("added", ["d", "[d]"])
+def test_one_item_may_be_added_to_a_list(added: str, write: Any) -> None:
+    write("a.yaml", "include: null\nt: [b]")
+    assert compose([write("b.yaml", f"include: a.yaml\nt+: {added}")]) == {"t": ["b", "d"]}
+
+
 def test_another_class_starts_without_the_old_arguments(write: Any) -> None:
     a, same = write("a.yaml", "m: {class_path: A, init_args: {x: 1}}"), write("b.yaml", "m: {init_args: {y: 2}}")
     other = write("c.yaml", "m: {class_path: B, init_args: {y: 2}}")

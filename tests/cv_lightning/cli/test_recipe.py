@@ -21,6 +21,8 @@ from tests.cv_lightning.cli.fake_recipe import RECIPE, replace, reproduce
         ("after: [base]", "atfer: [base]", ["stages.sft", "'atfer'", "'after'"]),
         ("{config: stage.yaml}", "stage.yaml", ["stages.base", "expected {config"]),
         ("stages:", "stages: {", ["cannot be read as YAML"]),
+        ("stages:", "jobs: true\nstages:", ["jobs: expected a whole number", "got True"]),
+        ("stages:", "report_loggers: 3\nstages:", ["report_loggers: expected a list", "got 3"]),
     ],
 )
 def test_mistake_in_a_recipe_is_named(old: str, new: str, words: list[str], recipe: Path) -> None:
@@ -51,6 +53,14 @@ def test_a_stage_of_several_files_is_what_they_come_to(recipe: Path) -> None:
     assert fingerprint(stage, [], []) != before
     assert reproduce("--stages", "base") == 0
     assert "max_steps: 3\n" in Path("runs/fake/base/config_fit.yaml").read_text(encoding="utf-8")
+
+
+def test_one_item_may_stand_for_a_list_of_one(recipe: Path) -> None:
+    replace(recipe / "recipe.yaml", "after: [base]", "after: base")
+    replace(recipe / "recipe.yaml", "stages:", "report_loggers: {class_path: x.Logger}\nstages:")
+    loaded = load_recipe(Path(RECIPE))
+    assert loaded.stages[1].after == ("base",)
+    assert loaded.report_loggers == ({"class_path": "x.Logger"},)
 
 
 def test_stages_bring_what_they_depend_on(recipe: Path) -> None:
