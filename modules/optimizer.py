@@ -174,8 +174,8 @@ def _check_precision(trained: list[tuple[str, nn.Parameter]], config: OptimizerC
         name, dtype = half[0]
         raise ConfigError(
             f"optimizer.{argument}: expected at least {SMALLEST_HALF_PRECISION_LR:g} for weights in {dtype} ({name} "
-            f"and {len(half) - 1} others), got {rate:g}. Rounding would lose most steps. Call `Policy.prepare_training` "
-            "first: it makes the weights float32 and still computes in policy.dtype."
+            f"and {len(half) - 1} others), got {rate:g}. Rounding would lose most steps. Call "
+            "`Policy.prepare_training` first: it makes the weights float32 and still computes in policy.dtype."
         )
 
 

@@ -44,7 +44,7 @@ def begin_reasoning(tokenizer: Any, template: Template) -> None:
         if OPENS_REASONING.search(reply_start(tokenizer, template)):
             return
     tokenizer.chat_template = given
-    raise CheckpointError("policy.open_reasoning: the chat template of the tokenizer cannot open the reasoning.")
+    raise CheckpointError("policy.open_reasoning: the tokenizer has no chat template that can open the reasoning.")
 
 
 def make_conversation(
