@@ -49,6 +49,6 @@ class ExportPolicy(Callback):
             fault = error.strerror or str(error)
         if fault := trainer.strategy.broadcast(fault):
             raise TrainingError(
-                f"{folder}: cannot export the policy ({fault}). The last checkpoint has the trained weights: fix the "
+                f"{folder}: cannot export the policy ({fault}). The last checkpoint has the trained weights. Fix the "
                 "cause, then run the same command with --ckpt_path, which then only exports."
             )

@@ -201,7 +201,7 @@ class RobustnessTest(LightningModule):
     def test_step(self, batch: list[EvaluationItem], batch_idx: int) -> None:
         """Ask the questions that the logs do not answer, and log the answers."""
         if not all(isinstance(item, EvaluationItem) for item in batch):
-            raise ConfigError("data: expected a cv_lightning.evaluation.RobustnessDataModule.")
+            raise ConfigError("data: expected a cv_lightning.evaluation.RobustnessDataModule for RobustnessTest.")
         if self.rule is not None:
             batch = [replace(item, base=replace(item.base, rule=self.rule)) for item in batch]
         for item in batch:
@@ -237,7 +237,7 @@ class RobustnessTest(LightningModule):
             paths = [*write_results(table, facts, self.folder), write_page(table, facts, self.folder)]
         except OSError as error:
             raise CVLightningError(
-                f"{self.folder}: cannot write the results ({error.strerror}). The answers are saved: fix the cause and "
+                f"{self.folder}: cannot write the results ({error.strerror}). The answers are saved. Fix the cause and "
                 "run the same command again. It asks no question twice."
             ) from error
         print_table(table, facts, paths[-1])

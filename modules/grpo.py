@@ -115,7 +115,7 @@ class GRPOModule(PolicyModule):
                 raise ConfigError(f"{name}: expected 0 or more, got {value}")
         if keep_prompts and max_resamples:
             raise ConfigError(
-                f"max_resamples: expected 0 with keep_prompts, got {max_resamples}. It takes new prompts instead."
+                f"max_resamples: expected 0 with keep_prompts, which takes new prompts instead, got {max_resamples}."
             )
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
@@ -207,7 +207,7 @@ class GRPOModule(PolicyModule):
             )
         for name, value in (("max_resamples", max_resamples), ("keep_prompts", keep_prompts)):
             if value:
-                raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. The update would wait.")
+                raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. Else the update would wait.")
 
     def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
         """The rollouts that were sampled during the last update; starts those of `batch` with the current weights."""

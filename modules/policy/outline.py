@@ -141,6 +141,6 @@ def model_config(source: str) -> tuple[Any, str]:
         return config, f"{source}, known without a download"
     if config.model_type not in FAMILIES:
         raise CheckpointError(
-            f"policy.source: expected one of {', '.join(FAMILIES)}, got {config.model_type!r} in {source!r}."
+            f"policy.source: expected a model of type {' or '.join(FAMILIES)}, got {config.model_type!r} in {source!r}."
         )
     return config, f"config.json of {source}"

@@ -71,7 +71,8 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
         ) from error
     if model.config.model_type not in FAMILIES:
         raise CheckpointError(
-            f"policy.source: expected one of {', '.join(FAMILIES)}, got {model.config.model_type!r} in {source!r}."
+            f"policy.source: expected a model of type {' or '.join(FAMILIES)}, got {model.config.model_type!r} in "
+            f"{source!r}."
         )
     if is_adapter(source) and not deferred:
         from peft import PeftModel
