@@ -150,7 +150,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not trained:
-        raise ConfigError("policy.frozen: every part of the policy is frozen, so nothing would be trained. Remove a part.")
+        raise ConfigError(
+            "policy.frozen: every part of the policy is frozen, so nothing would be trained. Remove a part."
+        )
     _check_precision(trained, config)
     optimizer: Optimizer
     if config.name == "muon":
