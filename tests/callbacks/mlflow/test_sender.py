@@ -46,13 +46,13 @@ def test_a_store_that_dies_is_reported_once_and_gets_all_when_it_is_back(
     for step in range(1, 50):
         logger.log_metrics({"a": 0.0}, step)
         time.sleep(0.002)
-    wait_until(lambda: "does not take" in caplog.text)
+    wait_until(lambda: "does not accept" in caplog.text)
     store.is_down = False
     logger.finalize("failed")
     (run,) = store.runs.values()
     assert [step for _, step, _ in run["metrics"]] == list(range(50))
     assert run["status"] == "FAILED"
-    assert caplog.text.count("does not take") == 1
+    assert caplog.text.count("does not accept") == 1
     assert caplog.text.count("answers again") == 1
 
 
