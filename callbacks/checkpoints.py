@@ -57,7 +57,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: str | Path | None = None, every_seconds: float = 60.0, every_steps: int = 0) -> None:
         for name, value in (("every_seconds", every_seconds), ("every_steps", every_steps)):
             if value < 0:
-                raise ConfigError(f"LastCheckpoint: {name}: expected 0 (never) or more but got {value}")
+                raise ConfigError(f"LastCheckpoint: {name}: expected 0 (never) or more, got {value}")
         self.folder = folder
         self.every_seconds = every_seconds
         self.every_steps = every_steps

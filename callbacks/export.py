@@ -49,6 +49,6 @@ class ExportPolicy(Callback):
             fault = error.strerror or str(error)
         if fault := trainer.strategy.broadcast(fault):
             raise TrainingError(
-                f"{folder}: the policy cannot be exported ({fault}). What was trained is in the last checkpoint: make "
-                "room and run the same command with --ckpt_path, which then only exports."
+                f"{folder}: cannot export the policy ({fault}). The last checkpoint has the trained weights. Fix the "
+                "cause, then run the same command with --ckpt_path, which then only exports."
             )

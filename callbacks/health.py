@@ -51,7 +51,7 @@ _ALARMS = (
         "min_tool_rate_of_best",
         "health/tool_rate_of_best",
         True,
-        "tools are called far less than they were at best (below {limit:g} of it). Lower the learning rate, raise "
+        "tools are called far less than at the peak (below {limit:g} of that rate). Lower the learning rate, raise "
         "policy_gradient.kl_coefficient or reward.mandatory",
     ),
     _Alarm(
@@ -189,9 +189,9 @@ class Health(RolloutCallback):
         for alarm in _ALARMS:
             _check(alarm, self.limits[alarm.argument])
         if patience < 1:
-            raise ConfigError(f"Health: patience: expected at least 1 but got {patience}")
+            raise ConfigError(f"Health: patience: expected at least 1, got {patience}")
         if action not in get_args(Literal["warn", "stop"]):
-            raise ConfigError(f"Health: action: expected warn or stop but got {action!r}")
+            raise ConfigError(f"Health: action: expected warn or stop, got {action!r}")
         self.patience = patience
         self.action = action
         self._bad_steps = {alarm.argument: 0 for alarm in _ALARMS}
@@ -262,7 +262,7 @@ class Health(RolloutCallback):
                 self._raised.add(name)
                 shown = "not a number" if math.isnan(number) else f"{number:.4g}"
                 said = alarm.message.format(limit=limit)
-                messages.append(f"Step {step}: {alarm.metric} is {shown}; for {self.patience} steps {said}.")
+                messages.append(f"Step {step}: {alarm.metric} is {shown}, bad for {self.patience} steps: {said}.")
         return messages
 
     def _prepare_stop(self, trainer: Trainer, messages: list[str]) -> None:
@@ -323,6 +323,6 @@ def _check(alarm: _Alarm, limit: float | None) -> None:
     if limit is None:
         return
     if alarm.is_share and not 0 <= limit <= 1:
-        raise ConfigError(f"Health: {name}: expected a share between 0 and 1, or null, but got {limit}")
+        raise ConfigError(f"Health: {name}: expected a share between 0 and 1, or null, got {limit}")
     if not alarm.is_share and not limit > 0:
-        raise ConfigError(f"Health: {name}: expected more than 0, or null, but got {limit}")
+        raise ConfigError(f"Health: {name}: expected more than 0, or null, got {limit}")

@@ -35,7 +35,7 @@ class RewardComponents(RolloutCallback):
 
     def __init__(self, max_families: int = 12) -> None:
         if max_families < 1:
-            raise ConfigError(f"RewardComponents: max_families: expected at least 1 but got {max_families}")
+            raise ConfigError(f"RewardComponents: max_families: expected at least 1, got {max_families}")
         self.max_families = max_families
         self._families: list[str] = []
 

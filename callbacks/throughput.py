@@ -42,7 +42,7 @@ class Throughput(Callback):
 
     def __init__(self, peak_tflops: float | None = None) -> None:
         if peak_tflops is not None and not peak_tflops > 0:
-            raise ConfigError(f"Throughput: peak_tflops: expected more than 0, or null, but got {peak_tflops}")
+            raise ConfigError(f"Throughput: peak_tflops: expected more than 0, or null, got {peak_tflops}")
         self.peak_tflops = peak_tflops
         self._ended_at: float | None = None
 

@@ -37,7 +37,7 @@ class ToolUsage(RolloutCallback):
 
     def __init__(self, table_every_n_steps: int = 25) -> None:
         if table_every_n_steps < 1:
-            raise ConfigError(f"ToolUsage: table_every_n_steps: expected at least 1 but got {table_every_n_steps}")
+            raise ConfigError(f"ToolUsage: table_every_n_steps: expected at least 1, got {table_every_n_steps}")
         self.table_every_n_steps = table_every_n_steps
         self.emergent = EmergentTools()
         self._seen: set[str] = set()

@@ -54,7 +54,7 @@ class Trajectories(RolloutCallback):
     ) -> None:
         for name, value, least in (("every_n_steps", every_n_steps, 1), ("n", n, 1), ("whole_groups", whole_groups, 0)):
             if value < least:
-                raise ConfigError(f"Trajectories: {name}: expected at least {least} but got {value}")
+                raise ConfigError(f"Trajectories: {name}: expected at least {least}, got {value}")
         self.folder = folder
         self.every_n_steps = every_n_steps
         self.n = n

@@ -58,8 +58,8 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
     """
     if rewards_PG.ndim != 2 or rewards_PG.shape[1] < 2:
         raise ValueError(
-            f"Expected rewards [P, G] with G >= 2 rollouts per prompt but got shape {tuple(rewards_PG.shape)}; "
-            "a group of one has no mean to be better than"
+            f"rewards_PG: expected [P, G] with G >= 2 rollouts per prompt, got {list(rewards_PG.shape)}. "
+            "Advantages compare the rollouts of a group."
         )
     rewards = rewards_PG.double()
     is_judged_PG = ~rewards.isnan()

@@ -81,11 +81,11 @@ class PolicyModule(LightningModule):
         super().__init__()
         if micro_batch_size is not None:
             raise ConfigError(
-                f"micro_batch_size: expected micro_batch_tokens in its place but got {micro_batch_size}. Give the "
-                "tokens of a forward pass, such as micro_batch_tokens: 32768."
+                f"micro_batch_size: expected micro_batch_tokens instead, got {micro_batch_size}. Give the number of "
+                "tokens of a forward pass, e.g. micro_batch_tokens: 32768."
             )
         if micro_batch_tokens < 0:
-            raise ConfigError(f"micro_batch_tokens: expected 0 or more but got {micro_batch_tokens}")
+            raise ConfigError(f"micro_batch_tokens: expected 0 or more, got {micro_batch_tokens}")
         self.micro_batch_tokens = micro_batch_tokens
         self.automatic_optimization = False
         self.policy = policy
@@ -151,7 +151,7 @@ class PolicyModule(LightningModule):
             return
         if self.trainer.precision not in ("32-true", "bf16-mixed"):
             raise ConfigError(
-                f"trainer.precision: expected 32-true or bf16-mixed but got {self.trainer.precision}. Leave it out and "
+                f"trainer.precision: expected 32-true or bf16-mixed, got {self.trainer.precision}. Leave it out and "
                 "set policy.dtype: bfloat16, which computes in bfloat16 over float32 weights."
             )
         self.policy.prepare_training()
@@ -161,7 +161,7 @@ class PolicyModule(LightningModule):
         strategy = self.trainer.strategy
         if not isinstance(strategy, ShardedStrategy | DDPStrategy | SingleDeviceStrategy):
             raise ConfigError(
-                "trainer.strategy: expected auto, ddp or modules.sharding.ShardedStrategy but got "
+                "trainer.strategy: expected auto, ddp or modules.sharding.ShardedStrategy, got "
                 f"{type(strategy).__name__}. Add --config experiments/sharded.yaml, which shards any config."
             )
 

@@ -174,8 +174,8 @@ class RobustnessTest(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint: only exported policies are tested."""
         raise CheckpointError(
-            "RobustnessTest takes no checkpoint. Give the folder that the stage exported as solver.policy.source, "
-            "e.g. runs/tiny/rl/policy."
+            "ckpt_path: RobustnessTest takes no checkpoint. Set solver.policy.source to the folder that the stage "
+            "exported, e.g. runs/tiny/rl/policy."
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -201,7 +201,7 @@ class RobustnessTest(LightningModule):
     def test_step(self, batch: list[EvaluationItem], batch_idx: int) -> None:
         """Ask the questions that the logs do not answer, and log the answers."""
         if not all(isinstance(item, EvaluationItem) for item in batch):
-            raise ConfigError("RobustnessTest: data must be a cv_lightning.evaluation.RobustnessDataModule.")
+            raise ConfigError("data: expected a cv_lightning.evaluation.RobustnessDataModule for RobustnessTest.")
         if self.rule is not None:
             batch = [replace(item, base=replace(item.base, rule=self.rule)) for item in batch]
         for item in batch:
@@ -237,8 +237,8 @@ class RobustnessTest(LightningModule):
             paths = [*write_results(table, facts, self.folder), write_page(table, facts, self.folder)]
         except OSError as error:
             raise CVLightningError(
-                f"{self.folder}: the results cannot be written ({error.strerror}). The answers are safe: make room and "
-                "run the same command again, it asks nothing twice."
+                f"{self.folder}: cannot write the results ({error.strerror}). The answers are saved. Fix the cause and "
+                "run the same command again. It asks no question twice."
             ) from error
         print_table(table, facts, paths[-1])
         for logger in self.trainer.loggers:

@@ -99,12 +99,12 @@ class GRPOModule(PolicyModule):
         super().__init__(policy, **kwargs)
         if group_size < 2:
             raise ConfigError(
-                f"group_size: expected at least 2 but got {group_size}; advantages compare rollouts of a group."
+                f"group_size: expected at least 2, got {group_size}. Advantages compare the rollouts of a group."
             )
         check_choice("truncated", truncated, Truncated)
         for name, value in (("minibatches", minibatches), ("epochs", epochs)):
             if value < 1:
-                raise ConfigError(f"{name}: expected at least 1 but got {value}")
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
         at_least_0 = {
             "measure_kl_every": measure_kl_every,
             "max_resamples": max_resamples,
@@ -112,9 +112,11 @@ class GRPOModule(PolicyModule):
         }
         for name, value in at_least_0.items():
             if value < 0:
-                raise ConfigError(f"{name}: expected 0 or more but got {value}")
+                raise ConfigError(f"{name}: expected 0 or more, got {value}")
         if keep_prompts and max_resamples:
-            raise ConfigError("max_resamples: expected 0 beside keep_prompts, which takes new prompts instead.")
+            raise ConfigError(
+                f"max_resamples: expected 0 with keep_prompts, which takes new prompts instead, got {max_resamples}."
+            )
         self.group_size = group_size
         self.gradient_config = policy_gradient or PolicyGradientConfig()
         self._call_tokens = self._tokens_of_calls()
@@ -190,8 +192,8 @@ class GRPOModule(PolicyModule):
         """Refuse batches with no prompts to choose from, in the first step only: an epoch's last batch may be small."""
         if self.global_step == 0 and n_prompts <= self.keep_prompts:
             raise ConfigError(
-                f"keep_prompts: expected fewer than the {n_prompts} prompts of a batch but got {self.keep_prompts}. "
-                "Raise data.batch_size: it says how many prompts a step may use up."
+                f"keep_prompts: expected fewer than the {n_prompts} prompts of a batch, got {self.keep_prompts}. "
+                "Raise data.batch_size, the number of prompts that a step may use."
             )
 
     # ---- rollouts ahead ----------------------------------------------------------------------------------------------
@@ -201,11 +203,11 @@ class GRPOModule(PolicyModule):
         if self._roller.sampler.version is None:
             raise ConfigError(
                 "samples_ahead: expected a sampler that is an engine, such as modules.samplers.VLLM, got "
-                f"{type(self._roller.sampler).__name__}, which samples where the policy is updated."
+                f"{type(self._roller.sampler).__name__}, which samples only between updates."
             )
         for name, value in (("max_resamples", max_resamples), ("keep_prompts", keep_prompts)):
             if value:
-                raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. Sampling again would wait.")
+                raise ConfigError(f"{name}: expected 0 with samples_ahead, got {value}. Else the update would wait.")
 
     def _roll_out_ahead(self, batch: list[Sample]) -> Rollouts:
         """The rollouts that were sampled during the last update; starts those of `batch` with the current weights."""

@@ -49,11 +49,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
-            raise ConfigError(f"optimizer.lr: expected a positive number but got {self.lr}")
+            raise ConfigError(f"optimizer.lr: expected a positive number, got {self.lr}")
         if self.rest_lr is not None and self.rest_lr <= 0:
-            raise ConfigError(f"optimizer.rest_lr: expected a positive number but got {self.rest_lr}")
+            raise ConfigError(f"optimizer.rest_lr: expected a positive number, got {self.rest_lr}")
         if not 0 <= self.final_lr_ratio <= 1:
-            raise ConfigError(f"optimizer.final_lr_ratio: expected a number in [0, 1] but got {self.final_lr_ratio}")
+            raise ConfigError(f"optimizer.final_lr_ratio: expected a number in [0, 1], got {self.final_lr_ratio}")
 
 
 class MuonAdamW(Optimizer):
@@ -150,7 +150,9 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
     """
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not trained:
-        raise ConfigError("Every part of the policy is frozen: nothing would be trained. Look at policy.frozen.")
+        raise ConfigError(
+            "policy.frozen: every part of the policy is frozen, so nothing would be trained. Remove a part."
+        )
     _check_precision(trained, config)
     optimizer: Optimizer
     if config.name == "muon":
@@ -173,9 +175,9 @@ def _check_precision(trained: list[tuple[str, nn.Parameter]], config: OptimizerC
     if half and rate < SMALLEST_HALF_PRECISION_LR:
         name, dtype = half[0]
         raise ConfigError(
-            f"optimizer.{argument}: expected at least {SMALLEST_HALF_PRECISION_LR:g} for weights in {dtype} but got "
-            f"{rate:g}: most would never move, because a step is lost in rounding ({name} and {len(half) - 1} others). "
-            "Call `Policy.prepare_training` first: it makes the weights float32 and still computes in policy.dtype."
+            f"optimizer.{argument}: expected at least {SMALLEST_HALF_PRECISION_LR:g} for weights in {dtype} ({name} "
+            f"and {len(half) - 1} others), got {rate:g}. Rounding would lose most steps. Call "
+            "`Policy.prepare_training` first: it makes the weights float32 and still computes in policy.dtype."
         )
 
 

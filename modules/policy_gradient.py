@@ -78,25 +78,25 @@ class PolicyGradientConfig:
         ):
             check_choice(name, getattr(self, name), kind)
         if not 0 <= self.clip_low < 1:
-            raise ConfigError(f"Expected clip_low in [0, 1) but got clip_low={self.clip_low}; the paper uses 0.2")
+            raise ConfigError(f"clip_low: expected a number in [0, 1), got {self.clip_low}. The paper uses 0.2.")
         if self.clip_high < 0:
-            raise ConfigError(f"Expected clip_high >= 0 but got clip_high={self.clip_high}; the paper uses 0.28")
+            raise ConfigError(f"clip_high: expected 0 or more, got {self.clip_high}. The paper uses 0.28.")
         if self.surrogate == "clip" and self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
             raise ConfigError(
-                f"Expected dual_clip above 1 + clip_high = {1 + self.clip_high} but got dual_clip={self.dual_clip}; "
-                "the paper uses 10, null switches it off"
+                f"dual_clip: expected more than 1 + clip_high = {1 + self.clip_high}, got {self.dual_clip}. The paper "
+                "uses 10; null switches it off."
             )
         if min(self.sapo_temperatures) <= 0:
             raise ConfigError(
-                f"Expected positive sapo_temperatures but got {self.sapo_temperatures}; SAPO uses 1, 1.05"
+                f"sapo_temperatures: expected positive numbers, got {self.sapo_temperatures}. SAPO uses 1 and 1.05."
             )
         for name in ("kl_coefficient", "entropy_coefficient"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"Expected {name} >= 0 but got {name}={getattr(self, name)}; 0 switches it off")
+                raise ConfigError(f"{name}: expected 0 (off) or more, got {getattr(self, name)}")
         if self.constant_tokens < 1:
-            raise ConfigError(f"Expected constant_tokens >= 1 but got constant_tokens={self.constant_tokens}")
+            raise ConfigError(f"constant_tokens: expected at least 1, got {self.constant_tokens}")
         if self.std_epsilon <= 0:
-            raise ConfigError(f"Expected std_epsilon > 0 but got std_epsilon={self.std_epsilon}")
+            raise ConfigError(f"std_epsilon: expected more than 0, got {self.std_epsilon}")
 
 
 @dataclass(frozen=True)
@@ -247,13 +247,17 @@ def _regularized(
         loss_BT = loss_BT + config.kl_coefficient * measured["kl"]
     elif config.kl_coefficient > 0:
         raise ValueError(
-            f"Expected reference_logprobs_BT because kl_coefficient={config.kl_coefficient}; 0 needs no reference"
+            f"reference_logprobs_BT: expected a tensor for kl_coefficient={config.kl_coefficient}, got None. "
+            "A coefficient of 0 needs none."
         )
     if entropy_BT is not None:
         measured["entropy"] = torch.where(is_trained_BT, entropy_BT, 0.0)
         loss_BT = loss_BT - config.entropy_coefficient * measured["entropy"]
     elif config.entropy_coefficient > 0:
-        raise ValueError(f"Expected entropy_BT because entropy_coefficient={config.entropy_coefficient}; 0 needs none")
+        raise ValueError(
+            f"entropy_BT: expected a tensor for entropy_coefficient={config.entropy_coefficient}, got None. "
+            "A coefficient of 0 needs none."
+        )
     return loss_BT, measured
 
 
@@ -289,6 +293,4 @@ def _total(values_BT: Tensor, is_trained_BT: Tensor, weight_B: Tensor) -> Tensor
 def _check_shapes(logprobs_BT: Tensor, *others: Tensor | None) -> None:
     for other in others:
         if other is not None and other.shape != logprobs_BT.shape:
-            raise ValueError(
-                f"Expected every per-token tensor to have shape {tuple(logprobs_BT.shape)} but got {tuple(other.shape)}"
-            )
+            raise ValueError(f"per-token tensors: expected shape {tuple(logprobs_BT.shape)}, got {tuple(other.shape)}")

@@ -58,11 +58,11 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         if self.sequences_at_once < 0:
-            raise ConfigError(f"rollout.sequences_at_once: expected 0 or more but got {self.sequences_at_once}")
+            raise ConfigError(f"rollout.sequences_at_once: expected 0 or more, got {self.sequences_at_once}")
         if self.call_temperature is not None and (self.call_temperature <= 0 or self.temperature <= 0):
             raise ConfigError(
-                f"rollout.call_temperature: expected it and temperature above 0 but got {self.call_temperature} and "
-                f"{self.temperature}: a token that could not have been another one has no gradient."
+                f"rollout.call_temperature: expected it and temperature above 0, got {self.call_temperature} and "
+                f"{self.temperature}. At 0 only one token is possible, so it has no gradient."
             )
 
     def open_executor(self, policy_device: torch.device) -> ToolExecutor:

@@ -45,11 +45,11 @@ class SamplerCorrection:
         check_choice("sampler_correction.beyond", self.beyond, Beyond)
         low, high = self.min_ratio, self.max_ratio
         if low is None and high is None:
-            raise ConfigError("sampler_correction: expected max_ratio or min_ratio but both are null")
+            raise ConfigError("sampler_correction: expected max_ratio or min_ratio, got null for both")
         if (low is not None and not 0 <= low < 1) or (high is not None and not high > 1):
             raise ConfigError(
-                "sampler_correction: expected min_ratio in [0, 1) and max_ratio above 1, or null, but got "
-                f"min_ratio={low}, max_ratio={high}; equal distributions have the ratio 1"
+                "sampler_correction: expected min_ratio in [0, 1) and max_ratio above 1, or null, got "
+                f"min_ratio={low}, max_ratio={high}. Equal distributions have the ratio 1."
             )
 
 
@@ -57,7 +57,7 @@ def check_choice(name: str, value: str, kind: Any) -> None:
     """Raise `ConfigError` unless a value belongs to a `Literal`."""
     choices: tuple[str, ...] = get_args(kind)
     if value not in choices:
-        raise ConfigError(f"{name}: expected one of {', '.join(choices)} but got {value!r}")
+        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
 def sampler_weights(

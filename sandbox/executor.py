@@ -76,19 +76,17 @@ class ToolExecutor:
             ("fresh", fresh, get_args(Fresh)),
         ):
             if value not in known:
-                raise ValueError(f"Expected {name} to be one of {', '.join(known)} but got {name}={value!r}")
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
         if workers is not None and workers < 1:
-            raise ValueError(f"Expected at least one worker but got workers={workers}")
+            raise ValueError(f"workers: expected at least 1, got {workers}")
         if min_level == "process" and not allow_unsafe:
             raise ValueError(
-                "min_level='process' confines no file, no network and no process: it takes allow_unsafe=True"
+                "min_level: 'process' confines no file, no network and no process. Accept that by allow_unsafe=True."
             )
         if device is not None and lane not in ("auto", "kornia"):
-            raise ValueError(
-                f"Expected device=None with lane={lane!r}, which uses no device, but got device={device!r}"
-            )
+            raise ValueError(f"device: expected None with lane={lane!r}, which uses no device, got {device!r}")
         if exactness == "close" and lane not in ("auto", "kornia"):
-            raise ValueError(f"Expected exactness='exact' with lane={lane!r}, which runs no tensors, but got 'close'")
+            raise ValueError(f"exactness: expected 'exact' with lane={lane!r}, which runs no tensors, got 'close'")
         self._arguments = (lane, workers, limits, min_level, fresh, allow_unsafe, device, exactness)
         self._lane, self._limits, self._fresh = lane, limits or Limits(), fresh
         n_workers = workers or count_cores()

@@ -102,7 +102,7 @@ class Affine:
         """The frame from source pixels to result pixels; raises ValueError if the map is singular."""
         determinant = self.a * self.e - self.b * self.d
         if abs(determinant) < 1e-12:
-            raise ValueError(f"Expected an invertible frame but got {self}")
+            raise ValueError(f"frame: expected an invertible map, got {self}")
         a, b = self.e / determinant, -self.b / determinant
         d, e = -self.d / determinant, self.a / determinant
         return Affine(a, b, -(a * self.c + b * self.f), d, e, -(d * self.c + e * self.f))

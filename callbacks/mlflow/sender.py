@@ -85,7 +85,7 @@ class Sender(threading.Thread):
         self.outbox.remove_sent()
         if not self.outbox.is_empty:
             log.warning(
-                "MLflow: %s has not taken everything. The rest waits in %s, for the next run that logs there.",
+                "MLflow: %s has not received everything. The rest is in %s; the next run in that folder sends it.",
                 self.tracking_uri,
                 self.outbox.path,
             )
@@ -112,7 +112,7 @@ class Sender(threading.Thread):
         self._n_attempts += 1
         if error is None:
             if self._is_down:
-                log.warning("MLflow: %s answers again; what was kept is being sent.", self.tracking_uri)
+                log.warning("MLflow: %s answers again; the kept records are being sent.", self.tracking_uri)
             self._is_down, self._n_failures = False, 0
             return
         self._n_failures += 1
@@ -120,7 +120,7 @@ class Sender(threading.Thread):
         if not self._is_down:
             self._is_down = True
             log.warning(
-                "MLflow: %s does not take what is logged (%s). Training continues; records are kept in %s.",
+                "MLflow: %s does not accept records (%s). Training continues; records are kept in %s.",
                 self.tracking_uri,
                 " ".join(str(error).split())[:200] or type(error).__name__,
                 self.outbox.path,
@@ -133,7 +133,7 @@ class Sender(threading.Thread):
         records, ends = self.outbox.first(_N_RECORDS)
         if not records:  # retrying forever would keep a core and the trainer's interpreter busy
             self.outbox.give_up()
-            raise OSError(f"what waited in {self.outbox.path} cannot be read back and is lost")
+            raise OSError(f"the unsent records in {self.outbox.path} cannot be read back and are lost")
         numbered = list(zip(records, ends, strict=True))
         self._look_up(records)
         for (key, kind), group in groupby(numbered, key=lambda pair: (pair[0].get("run"), pair[0].get("kind"))):
@@ -174,10 +174,10 @@ class Sender(threading.Thread):
             if code == 404:  # the store has forgotten the run, or is another store
                 self.run_ids.pop(key, None)
             if kind in ("artifact", "traces") and self._is_hopeless(records[0]["path"]):
-                log.warning("MLflow: the %s %s was given up: %s", kind, records[0]["path"], error)
+                log.warning("MLflow: gave up sending the %s %s: %s", kind, records[0]["path"], error)
             elif code in (400, 409):
                 if not self._has_refused:
-                    log.warning("MLflow: refused %s, which are dropped: %s", kind, str(error)[:300])
+                    log.warning("MLflow: refused some records (%s), which are dropped: %s", kind, str(error)[:300])
                 self._has_refused = True
             else:
                 raise

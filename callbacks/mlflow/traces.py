@@ -57,7 +57,7 @@ def send_traces(tracking_uri: str, experiment_id: str, run_id: str, request: Rec
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise OSError(f"{folder}/trajectories.jsonl, line {index + 1} is no JSON") from error
+            raise OSError(f"{folder}/trajectories.jsonl: line {index + 1} is not JSON") from error
         digest = hashlib.sha256(f"{run_id}/{request['step']}/{index}".encode()).hexdigest()
         trace = _Trace(record, folder, digest, int(request["time_ms"]) * 1_000_000)
         info = client.start_trace(trace.info(experiment_id, run_id, request["step"]))

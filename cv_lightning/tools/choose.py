@@ -40,7 +40,7 @@ def make_toolbox(wanted: Toolbox | ToolboxName | Mapping[str, Any]) -> Toolbox:
         return CODE_TOOLS
     if wanted == "named":
         return NAMED
-    raise ConfigError(f"toolbox: expected 'code', 'named' or a Toolbox but got {wanted!r}")
+    raise ConfigError(f"toolbox: expected 'code', 'named' or a Toolbox, got {wanted!r}")
 
 
 def restore_toolbox(described: Any) -> Toolbox:
@@ -52,7 +52,7 @@ def restore_toolbox(described: Any) -> Toolbox:
     kind, names = (described.get("kind"), described.get("tools")) if isinstance(described, dict) else (None, None)
     coordinates: Any = described.get("coordinates", "pixels") if isinstance(described, dict) else None
     if coordinates not in get_args(Coordinates):
-        raise ConfigError(f"expected coordinates of {', '.join(get_args(Coordinates))} but got {coordinates!r}")
+        raise ConfigError(f"coordinates: expected one of {', '.join(get_args(Coordinates))}, got {coordinates!r}")
     if kind not in ("code", "named") or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise ConfigError('expected {"kind": "code" or "named", "tools": [names]}')
     own = [CODE_TOOL] if kind == "code" else list(NAMED_TOOLS)

@@ -141,9 +141,11 @@ class NamedTools(Toolbox):
         chosen = list(NAMED_TOOLS) if names is None else list(names)
         for name in chosen:
             if name not in NAMED_TOOLS:
-                raise ConfigError(f"toolbox.names: there is no tool {name!r}. {did_you_mean(name, NAMED_TOOLS)}")
+                raise ConfigError(f"toolbox.names: no tool {name!r}. {did_you_mean(name, NAMED_TOOLS)}")
         if len({*chosen, *self.models}) < len(chosen) + len(self.models) or not chosen:
-            raise ConfigError(f"toolbox: expected tools with different names but got {[*chosen, *self.models]}")
+            raise ConfigError(
+                f"toolbox: expected one or more tools with different names, got {[*chosen, *self.models]}"
+            )
         self.tools = {name: NAMED_TOOLS[name] for name in chosen}
         if "crop" in self.tools and coordinates in _BOXES:
             self.tools["crop"] = replace(NAMED_TOOLS["crop"], parameters={"bbox": _BOXES[coordinates]})

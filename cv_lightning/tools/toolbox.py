@@ -75,14 +75,16 @@ class Toolbox(ABC):
         self.coordinates: Coordinates = coordinates
         self.models = {model.name: model for model in models}
         if len(self.models) < len(models):
-            raise ConfigError(f"toolbox.models: two have the same name: {', '.join(model.name for model in models)}.")
+            raise ConfigError(
+                f"toolbox.models: expected different names, got {', '.join(model.name for model in models)}."
+            )
         if coordinates not in get_args(Coordinates):
             known = ", ".join(get_args(Coordinates))
-            raise ConfigError(f"toolbox.coordinates: expected one of {known} but got {coordinates!r}.")
+            raise ConfigError(f"toolbox.coordinates: expected one of {known}, got {coordinates!r}.")
         if coordinates in ("seen", "thousandths") and (self.kind == "code" or models):
             raise ConfigError(
-                f"toolbox.coordinates: expected 'pixels' or 'announced' but got {coordinates!r}. Code and models work "
-                "in pixels of the image."
+                f"toolbox.coordinates: expected 'pixels' or 'announced', got {coordinates!r}. Code and models work in "
+                "pixels of the image."
             )
 
     @property
@@ -133,8 +135,8 @@ class Toolbox(ABC):
             return ()
         if seen_size is None:
             raise ConfigError(
-                "toolbox.coordinates: expected 'announced' or 'thousandths' but got 'seen'. Only of a policy whose "
-                "weights are here is it known at which size it sees an image."
+                "toolbox.coordinates: expected 'announced' or 'thousandths', got 'seen'. Only a policy whose weights "
+                "are here can say at which size it sees an image."
             )
         seen = [(size, seen_size(size)) for size in sizes]
         return [(width / seen_width, height / seen_height) for (width, height), (seen_width, seen_height) in seen]

@@ -27,7 +27,7 @@ def reply_start(tokenizer: Any, template: Template) -> str:
     try:
         text: str = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
     except (TemplateError, ValueError, TypeError) as error:
-        raise CheckpointError(f"policy.source: its chat template cannot write a question: {error}.") from error
+        raise CheckpointError(f"policy.source: the chat template fails on a question: {error}.") from error
     _, role, start = text.rpartition(f"{template.turn_start}{template.assistant}\n")
     return start if role else ""
 
@@ -44,7 +44,7 @@ def begin_reasoning(tokenizer: Any, template: Template) -> None:
         if OPENS_REASONING.search(reply_start(tokenizer, template)):
             return
     tokenizer.chat_template = given
-    raise CheckpointError("policy.open_reasoning: the tokenizer has no chat template that could open the reasoning.")
+    raise CheckpointError("policy.open_reasoning: the tokenizer has no chat template that can open the reasoning.")
 
 
 def make_conversation(

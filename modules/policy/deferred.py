@@ -67,12 +67,12 @@ def check_deferrable(lora: Mapping[str, Any], quantization: str | None) -> None:
         quantization: Quantization of the policy.
     """
     if quantization is not None:
-        raise ConfigError("policy.quantization: expected deferred: false; four-bit codes cannot be sharded.")
+        raise ConfigError("policy.quantization: expected deferred: false, because four-bit codes cannot be sharded.")
     start = lora.get("init_lora_weights", True)
     if not (lora.keys() <= OF_SHAPES and (isinstance(start, bool) or start == "gaussian")):
         raise ConfigError(
-            "policy.lora: adapters of this kind (DoRA, PiSSA, ...) start from the weights. Set policy.deferred: false: "
-            "each process then loads the model whole."
+            "policy.lora: adapters of this kind (DoRA, PiSSA, ...) start from the loaded weights. Set policy.deferred: "
+            "false, so that each process loads the whole model."
         )
 
 
@@ -125,7 +125,7 @@ def load_shards(model: Any, source: str) -> None:
         raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
     if missing := sorted(targets.keys() - read):
         raise CheckpointError(
-            f"policy.source: {source!r} holds no {missing[0]} (and {len(missing) - 1} others). Give a whole model."
+            f"policy.source: {source!r} lacks {missing[0]} (and {len(missing) - 1} others). Give a complete model."
         )
 
 
@@ -179,7 +179,7 @@ def _files(source: str) -> list[str]:
 def copy_rows(target: Tensor, view: Any, name: str) -> None:
     """Copy the rows of a stored tensor that this process holds; raises `ValueError` if it has another shape."""
     if tuple(view.get_shape()) != tuple(target.shape):
-        raise ValueError(f"{name} has shape {tuple(view.get_shape())}, expected {tuple(target.shape)}")
+        raise ValueError(f"{name}: expected shape {tuple(target.shape)}, got {tuple(view.get_shape())}")
     if not target.ndim:
         target.copy_(view[:])
     elif (rows := own_rows(target)) is not None:

@@ -59,7 +59,7 @@ class Family:
                 mean, std = saved.image_mean, saved.image_std
             except OSError:
                 warnings.warn(
-                    f"{source!r} holds no preprocessor_config.json: using the family's normalisation.", stacklevel=2
+                    f"{source!r} has no preprocessor_config.json: using the family's normalization.", stacklevel=2
                 )
         return Qwen2VLImageProcessorPil(
             patch_size=vision.patch_size,

@@ -34,7 +34,8 @@ def check_hub(name: str) -> None:
         raise CheckpointError(f"policy.source: {name!r} is gated. {_log_in(name)}") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"policy.source: the hub has no model {name!r}, or you may not see it. Correct the name. {_log_in(name)}"
+            f"policy.source: the hub has no model {name!r}, or you may not see it. Check the name. If it is right: "
+            f"{_log_in(name)}"
         ) from error
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise CheckpointError(

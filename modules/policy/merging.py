@@ -47,7 +47,7 @@ def check_mergeable(source: str) -> None:
     if odd:
         raise ConfigError(
             f"policy.source: the adapters in {source!r} cannot be merged into parts of their base because of "
-            f"{', '.join(sorted(odd))}. Set policy.deferred: false: each process then loads the model whole."
+            f"{', '.join(sorted(odd))}. Set policy.deferred: false, so that each process loads the whole model."
         )
 
 

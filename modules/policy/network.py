@@ -268,7 +268,7 @@ class Network(nn.Module):
         features: dict[str, Any] = {}
         if occurrences:
             if encoded is None:
-                raise ValueError("Expected encoded images for the placeholders but got encoded=None")
+                raise ValueError("encoded: expected the encoded images of the placeholders, got None")
             features["image"] = self.family.repeated(encoded, occurrences)
         is_new_BT = is_valid_BL[:, -input_ids_BT.shape[1] :].bool()
         # Hugging Face passes on a mask of four axes unchanged, and the attention of a row does not use it.
@@ -316,9 +316,9 @@ def _check_arguments(
     """Raise `ConfigError` for arguments of a network that cannot be combined."""
     if (source is None) == (build is None):
         raise ConfigError(
-            "Policy: give exactly one of `source` (a folder or hub name) and `build` (a new small model)."
+            "policy: expected exactly one of source (a folder or hub name) and build (a new small model)."
         )
     if quantization is not None and lora is None:
-        raise ConfigError("policy.quantization: expected lora beside it, since codes of four bits are not trained.")
+        raise ConfigError("policy.quantization: expected policy.lora too, because four-bit codes cannot be trained.")
     if deferred:
         check_deferrable(lora or {}, quantization)

@@ -123,8 +123,8 @@ def model_config(source: str) -> tuple[Any, str]:
         return model_config(base_of(source))
     if looks_local(source) and not (Path(source) / "config.json").exists():
         raise CheckpointError(
-            f"policy.source: {source!r} holds no config.json, and no config beside this one exports a policy there. "
-            "Run the stage before this one, or give the model that it starts from: "
+            f"policy.source: {source!r} has no config.json, and no config next to this one exports a policy there. "
+            "Run the previous stage first, or give the model that it starts from: "
             "--model.policy.source Qwen/Qwen3-VL-8B-Instruct"
         )
     try:
@@ -134,13 +134,13 @@ def model_config(source: str) -> tuple[Any, str]:
         if source not in PUBLISHED:
             raise CheckpointError(
                 f"policy.source: the config.json of {source!r} cannot be read: {str(error).splitlines()[0]} "
-                f"Give a local folder; without the hub the shapes of {', '.join(PUBLISHED)} are known."
+                f"Give a local folder. Without the hub, only the shapes of {', '.join(PUBLISHED)} are known."
             ) from error
         kind, text, vision = copy.deepcopy(PUBLISHED[source])
         config = FAMILIES[kind].config(text_config=text, vision_config=vision)
         return config, f"{source}, known without a download"
     if config.model_type not in FAMILIES:
         raise CheckpointError(
-            f"policy.source: {source!r} is a {config.model_type!r} model; expected one of {', '.join(FAMILIES)}."
+            f"policy.source: expected a model of type {' or '.join(FAMILIES)}, got {config.model_type!r} in {source!r}."
         )
     return config, f"config.json of {source}"

@@ -32,8 +32,8 @@ def hold_masters(model: nn.Module, dtype: torch.dtype) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained and dtype == torch.float16:
         raise ConfigError(
-            "policy.dtype: expected float32 or bfloat16 for training but got float16, whose small gradients vanish "
-            "without loss scaling. Use bfloat16."
+            "policy.dtype: expected float32 or bfloat16 for training, got float16. Its small gradients vanish without "
+            "loss scaling. Use bfloat16."
         )
     for parameter in trained:
         parameter.data = parameter.data.float()

@@ -49,8 +49,8 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
     """
     if looks_local(source) and not is_adapter(source) and not (Path(source) / "config.json").exists():
         raise CheckpointError(
-            f"policy.source: {source!r} holds no config.json. Give a folder that a stage exported "
-            "(run the stage before this one first), or a hub name."
+            f"policy.source: {source!r} has no config.json. Give a folder that a stage exported (run the stage before "
+            "this one first), or a hub name."
         )
     if deferred and is_adapter(source):
         check_mergeable(source)
@@ -71,7 +71,8 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
         ) from error
     if model.config.model_type not in FAMILIES:
         raise CheckpointError(
-            f"policy.source: {source!r} is a {model.config.model_type!r} model; expected one of {', '.join(FAMILIES)}."
+            f"policy.source: expected a model of type {' or '.join(FAMILIES)}, got {model.config.model_type!r} in "
+            f"{source!r}."
         )
     if is_adapter(source) and not deferred:
         from peft import PeftModel

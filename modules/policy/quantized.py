@@ -33,7 +33,7 @@ def quantize(model: Any, dtype: torch.dtype) -> None:
         bitsandbytes: Any = import_module("bitsandbytes")
     except ImportError as error:
         raise ConfigError(
-            "policy.quantization: expected bitsandbytes, which is not installed. pip install 'cv-lightning[qlora]'"
+            "policy.quantization: bitsandbytes is not installed. Run pip install 'cv-lightning[qlora]'."
         ) from error
 
     class FrozenLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]

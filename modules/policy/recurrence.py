@@ -73,7 +73,7 @@ class StateLayer(LinearAttentionLayer):  # type: ignore[misc]  # its types are n
         """
         is_token_BK = _IS_TOKEN_BK.get()
         if is_token_BK is None or conv_kernel_size is None:
-            raise RuntimeError("Expected a block inside `tokens_of_block` and the width of its convolution")
+            raise RuntimeError("update_conv_state: expected a call inside `tokens_of_block`, with conv_kernel_size")
         before_BCW = self.conv_states[state_idx]
         if before_BCW is None:
             before_BCW = conv_states.new_zeros(*conv_states.shape[:2], conv_kernel_size)

@@ -47,12 +47,12 @@ class RowReader:
         """
         tokens = self.conversation.encode(trajectory)
         if not any(tokens.is_trained):
-            raise DataError(f"Sample {trajectory.sample.id!r}: the conversation holds no assistant turn to learn from.")
+            raise DataError(f"Sample {trajectory.sample.id!r}: the conversation has no assistant turn to learn from.")
         self._check_calls(trajectory)
         for token_id, is_trained in zip(tokens.ids, tokens.is_trained, strict=True):
             if is_trained and token_id in self.environment_ids:  # the policy cannot write it: infinite loss
                 raise DataError(
-                    f"Sample {trajectory.sample.id!r}: an assistant turn holds "
+                    f"Sample {trajectory.sample.id!r}: an assistant turn contains "
                     f"{self.conversation.tokenizer.decode([token_id])!r}, which only the environment writes. "
                     "Remove it from the text."
                 )
@@ -68,7 +68,7 @@ class RowReader:
             read = self.conversation.read_reply(turn.text, trajectory.images).call
             if read is None or read.fault is not None:
                 raise ConfigError(
-                    f"Sample {trajectory.sample.id!r}: a turn calls {call.name!r}, which is no tool of the policy "
+                    f"Sample {trajectory.sample.id!r}: a turn calls {call.name!r}, which is not a tool of the policy "
                     f"(toolbox: {toolbox.kind}). Give the policy and the data the same toolbox."
                 )
             if read.code != call.code:

@@ -95,7 +95,7 @@ class TinyConfig:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ConfigError(f"build.family: expected one of {', '.join(FAMILIES)} but got {self.family!r}")
+            raise ConfigError(f"build.family: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
 
     @property
     def head_dim(self) -> int:

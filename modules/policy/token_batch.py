@@ -97,7 +97,7 @@ class TokenBatch:
 def collate(sequences: Sequence[TokenSequence], pad_id: int) -> TokenBatch:
     """Pad sequences on the right; ids and images are never truncated."""
     if not sequences:
-        raise ValueError("Expected at least one sequence to collate but got none")
+        raise ValueError("sequences: expected at least one, got none")
     length = max(len(sequence) for sequence in sequences)
 
     def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:

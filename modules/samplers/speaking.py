@@ -39,7 +39,7 @@ def speaking(policy: Policy, engine: Sequence[str] | None) -> Iterator[SamplingP
         sampler = VLLM(launch=Launch(engine[0], str(folder)))
         print(f"starting the engine (log: {folder}/server-0.log)", file=sys.stderr, flush=True)
     else:
-        raise ConfigError("--engine: expected addresses that begin with http, or one folder.")
+        raise ConfigError(f"--engine: expected one folder, or addresses that begin with http, got {' '.join(engine)}.")
     sampler.attach(policy)
     try:
         sampler.refresh()

@@ -30,7 +30,7 @@ def shard(policy: Policy, mesh: DeviceMesh) -> None:
     """
     if getattr(policy.causal, "is_loaded_in_4bit", False):
         raise ConfigError(
-            "policy.quantization: codes of four bits cannot be sharded. Leave it out, or experiments/sharded.yaml."
+            "policy.quantization: four-bit codes cannot be sharded. Leave out either it or experiments/sharded.yaml."
         )
     device = torch.device("cuda", torch.cuda.current_device()) if mesh.device_type == "cuda" else torch.device("cpu")
     reference = policy.companion(hollow(policy.model, policy.dtype), policy.dtype) if policy.has_reference else None

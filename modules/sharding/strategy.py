@@ -63,7 +63,7 @@ class ShardedStrategy(ModelParallelStrategy):
         except (DistNetworkError, DistStoreError) as error:
             raise TrainingError(
                 f"trainer.strategy: expected {self._data_parallel_size} processes within {self.start_timeout_s:g} s, "
-                "but one did not start or has ended. Look at its messages, or set trainer.strategy.start_timeout_s."
+                "but one did not start or has ended. Look at its messages, or raise trainer.strategy.start_timeout_s."
             ) from error
         timeout = timedelta(seconds=self.timeout_s)
         distributed_c10d._get_default_store().set_timeout(timeout)
@@ -166,9 +166,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 "Resume it without experiments/sharded.yaml, or start from the policy that it exported (policy.source)."
             )
         if not (path / _DONE).exists() or not (path / _REST).exists():
-            raise CheckpointError(
-                f"ckpt_path: {path} was not written to its end. Resume from another checkpoint, or start again."
-            )
+            raise CheckpointError(f"ckpt_path: {path} is incomplete. Resume from another checkpoint, or start again.")
         stored = FileSystemReader(path).read_metadata().state_dict_metadata
         prefix = "state_dict."
         shapes = {
@@ -191,5 +189,5 @@ def _result(writing: Future[Any]) -> None:
             raise OSError(cause.errno, cause.strerror or str(cause)) from error
         text = " ".join(str(cause).split())
         if "inline_container" in text:  # torch's file writer hides the system's message
-            text = "a file could not be written to its end; the disk may be full"
+            text = "a file could not be written completely; the disk may be full"
         raise OSError(5, text) from error

@@ -86,7 +86,7 @@ def find_credit(
     try:
         return _found(images, chosen, result, text, run_elsewhere, limits or Limits(), last, run_here or _run_at_once)
     except Exception as error:  # noqa: BLE001 - pixels of one policy must not end the calls of others
-        warnings.warn(f"No effects were found in a result: {error!r}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"The search for the effects of a result failed: {error!r}", RuntimeWarning, stacklevel=2)
         return UNKNOWN
 
 

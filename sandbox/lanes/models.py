@@ -177,7 +177,7 @@ class _Worker:
         if problem:
             self._end()
             self._cannot_start = f"{call.name} could not be started: {problem}"
-            warnings.warn(f"{self._cannot_start}. Calls of it fail from now on.", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self._cannot_start}. Its calls fail from now on.", RuntimeWarning, stacklevel=2)
         return self._process
 
     def _end(self) -> None:

@@ -54,9 +54,9 @@ class ProcessLane(ConfinedLane):
     def __init__(self, workers: int, limits: Limits, min_level: Level, fresh: Fresh) -> None:
         if min_level != "process":
             raise ConfinementError(
-                f"Expected confinement of level {min_level!r} or better but this system ({sys.platform}) has no "
-                "seccomp, Landlock or sealed memory files: run on Linux, or accept unconfined code by "
-                "min_level='process' and allow_unsafe=True."
+                f"min_level: expected 'process' on this system ({sys.platform}), got {min_level!r}. It has no seccomp, "
+                "Landlock or sealed memory files. Run on Linux, or accept unconfined code: min_level='process' and "
+                "allow_unsafe=True."
             )
         warnings.warn(NOT_COVERED, RuntimeWarning, stacklevel=3)
         self._set_up(Pool(lambda: PlainWorkers("code", limits), workers, limits), fresh, limits)

@@ -25,7 +25,7 @@ def test_an_alarm_goes_off_once_after_bad_steps_in_a_row(tmp_path: Path) -> None
         fit(tmp_path, Learner([], COLLAPSE), 6, Health(patience=2))
     messages = [str(w.message) for w in caught if "rollout/tool_rate" in str(w.message)]
     assert len(messages) == 1
-    assert messages[0].startswith("Step 4: rollout/tool_rate is 0;")
+    assert messages[0].startswith("Step 4: rollout/tool_rate is 0,")
     assert "kl_coefficient" in messages[0]
 
 

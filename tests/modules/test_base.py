@@ -23,7 +23,7 @@ def test_micro_batch_tokens_cannot_be_negative() -> None:
 
 
 def test_the_old_setting_names_its_successor() -> None:
-    with pytest.raises(ConfigError, match="micro_batch_size: expected micro_batch_tokens in its place but got 16"):
+    with pytest.raises(ConfigError, match="micro_batch_size: expected micro_batch_tokens instead, got 16"):
         SFTModule(small_policy(), micro_batch_size=16)
 
 

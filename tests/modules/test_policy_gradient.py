@@ -232,7 +232,7 @@ def test_a_missing_reference_or_entropy_is_named() -> None:
 def test_shapes_that_disagree_are_named() -> None:
     tensors = batch()
     tensors["sampler_logprobs_BT"] = tensors["sampler_logprobs_BT"][:, :-1]
-    with pytest.raises(ValueError, match=r"\(4, 6\) but got \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"\(4, 6\), got \(4, 5\)"):
         policy_gradient_loss(PolicyGradientConfig(), **tensors, divisor=torch.tensor(1.0))
 
 

@@ -23,7 +23,7 @@ def test_rollouts_run_tools_where_the_policy_is() -> None:
         for config in (RolloutConfig(), RolloutConfig(lane="pillow"), RolloutConfig(lane="kornia", device="cpu"))
     }
     assert list(lanes.values()) == ["pillow", "pillow", "kornia"]
-    with pytest.raises(ValueError, match="but got device='cuda:99'"):
+    with pytest.raises(ValueError, match=r"device: .* got 'cuda:99'"):
         RolloutConfig().open_executor(torch.device("cuda", 99))
     RolloutConfig(lane="pillow").open_executor(torch.device("cuda", 99))
 
@@ -62,7 +62,7 @@ def test_a_batch_is_sampled_in_parts(at_once: int, expected: list[int], monkeypa
     assert rows == expected
     assert opened[0].seed == 3
     assert len({sampling.seed for sampling in opened}) == len(expected)
-    with pytest.raises(ConfigError, match=r"rollout\.sequences_at_once: expected 0 or more but got -1"):
+    with pytest.raises(ConfigError, match=r"rollout\.sequences_at_once: expected 0 or more, got -1"):
         RolloutConfig(sequences_at_once=-1)
 
 

@@ -68,7 +68,7 @@ def _check_settings(server: Server, needs: Needs, settings: dict[str, Any]) -> N
     _expect(
         server,
         "--logprobs-mode processed_logprobs",
-        "log-probabilities of what is sampled",
+        "processed log-probabilities",
         mode == "processed_logprobs",
         str(mode),
     )

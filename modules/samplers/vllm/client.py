@@ -65,7 +65,7 @@ class StreamReader:
 
     def _show(self, ids: Sequence[int]) -> bool:
         if self._shown[: len(ids)] != ids[: len(self._shown)]:
-            raise EngineError("The engine broke off a turn that was being read, and then wrote another. Ask again.")
+            raise EngineError("The engine broke off a turn halfway and then wrote a different one. Ask again.")
         for token in ids[len(self._shown) :]:
             self._shown.append(token)
             if not self._on_tokens([token]):
@@ -138,10 +138,10 @@ def _refusal(url: str, status: int, words: str) -> Exception:
         return Away(said)
     if status >= 500:
         return Failed(said)
-    return EngineError(f"{url}: {said}. The engine refuses the request itself; {_remedy(said)}")
+    return EngineError(f"{url}: {said}. The engine refuses the request. {_remedy(said)}")
 
 
 def _remedy(said: str) -> str:
     if "max_model_len" in said or "maximum" in said or "longer than" in said:
-        return "start it with --max-model-len of at least policy.max_context_tokens."
-    return "compare its options with those in docs/engines.md."
+        return "Start it with --max-model-len of at least policy.max_context_tokens."
+    return "Compare its options with those in docs/engines.md."

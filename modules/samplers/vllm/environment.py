@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", action="store_true", help=f"vLLM {GPU_VERSION} for CUDA; else {CPU_VERSION} for a CPU")
     options = parser.parse_args(arguments)
     make(options.folder, options.gpu)
-    print(f"{options.folder}: name it as launch.environment")
+    print(f"{options.folder} is ready. Set launch.environment to it.")
     return 0
 
 

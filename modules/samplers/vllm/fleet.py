@@ -153,8 +153,8 @@ class Fleet:
                 if time.monotonic() > deadline:
                     process.end()
                     raise EngineError(
-                        f"launch.start_s: the engine did not answer within {self._start_s:g} s. {process.log}: "
-                        f"{process.last_words()} Raise it, or look into the log."
+                        f"launch.start_s: the engine did not answer within {self._start_s:g} s. Raise launch.start_s, "
+                        f"or look into {process.log}: {process.last_words()}"
                     )
                 self._is_ended.wait(_LOOK_EVERY_S)
 

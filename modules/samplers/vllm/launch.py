@@ -210,8 +210,8 @@ def make_processes(launch: Launch, needs: Needs, model_folder: Path, host: str) 
         port = free_port(host) if launch.port is None else launch.port + index
         if not is_free(port, host):
             raise ConfigError(
-                f"launch.port: {port} is taken. Give another, or none: a free one is found. If an engine of an earlier "
-                "run listens there, end it, or name it under sampler.servers."
+                f"launch.port: {port} is taken. Give another, or leave it out to get a free one. If an engine of an "
+                "earlier run uses it, end that engine or list it under sampler.servers."
             )
         share = launch.devices_of_server
         devices = None if launch.devices is None else launch.devices[index * share : (index + 1) * share]

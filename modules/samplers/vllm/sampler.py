@@ -170,8 +170,8 @@ class VLLM(Sampler):
         rank = rank_of(self.policy) if self._wants_adapters is not False else None
         if self._wants_adapters and rank is None:
             raise ConfigError(
-                "sampler.adapters: expected plain LoRA of the language model's layers, which is what vLLM can load. "
-                "Set adapters: false; sums of weights and adapters are brought instead."
+                "sampler.adapters: expected plain LoRA of the language model's layers, because vLLM loads no other. "
+                "Set adapters: false: the weights are then sent with the adapters merged in."
             )
         self._uses_adapters = rank is not None
         bounds = self.policy.image_processor.size
@@ -290,8 +290,8 @@ class VLLM(Sampler):
         else:
             if len(self._fleet.servers) == 1:  # else the others take its turns until `refresh`
                 raise EngineError(
-                    "The engine ended, and only all processes together can bring it the weights. Continue from the "
-                    f"last checkpoint; with transfer: files the run would have continued. {self._fleet.last_words()}"
+                    "The engine ended, and only all processes together can send it the weights. Continue from the "
+                    f"last checkpoint. With transfer: files, the run would have continued. {self._fleet.last_words()}"
                 )
             return
         if engine.weights.adapter is not None:

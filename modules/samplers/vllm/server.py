@@ -79,7 +79,7 @@ class Server:
         try:
             return json.loads(response.content)
         except ValueError as error:
-            raise ServerFault(f"{self.url}{path}: the answer is no JSON: {words_of(response.content)}", 200) from error
+            raise ServerFault(f"{self.url}{path}: the answer is not JSON: {words_of(response.content)}", 200) from error
 
 
 def words_of(content: bytes) -> str:

@@ -96,7 +96,7 @@ class FileTransfer(WeightTransfer):
         try:
             save_file({name: tensor.cpu().contiguous() for name, tensor in part}, path)
         except (OSError, SafetensorError) as error:
-            raise ServerFault(f"cannot write {path}: {error}. Give sampler.folder a disk with more room") from error
+            raise ServerFault(f"cannot write {path}: {error}. Put sampler.folder on a disk with more room") from error
         self._paths.append(str(path))
         self._post({"paths": [str(path)]})
 

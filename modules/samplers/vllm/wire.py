@@ -157,7 +157,7 @@ def _object(content: bytes) -> dict[str, Any]:
 
 def _broken(error: Exception, content: Any) -> BrokenReply:
     excerpt = " ".join(str(content)[:200].split())
-    return BrokenReply(f"the reply is not what was asked for ({error!r}): {excerpt}")
+    return BrokenReply(f"the reply has an unexpected form ({error!r}): {excerpt}")
 
 
 def _read(answer: dict[str, Any], expected_ids: Sequence[int]) -> EngineReply:
@@ -186,6 +186,6 @@ def _other_prompt(actual: Any, expected: Sequence[int]) -> str:
     got = f"{len(actual)} others" if isinstance(actual, list) else repr(actual)
     return (
         f"prompt_token_ids: expected the {len(expected)} ids of the conversation, got {got}. The engine cuts images "
-        "otherwise than the policy: start it with the policy's min_pixels and max_pixels as --mm-processor-kwargs, "
+        "differently from the policy: start it with the policy's min_pixels and max_pixels as --mm-processor-kwargs, "
         "and with the policy's own tokenizer and preprocessor_config.json; `launch` does."
     )

@@ -43,7 +43,7 @@ def check_device(name: str) -> torch.device:
             torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{index}" for index in range(n_gpus))]
-        raise ValueError(f"Expected a device of this machine ({', '.join(there)}) but got device={name!r}") from error
+        raise ValueError(f"device: expected one of this machine ({', '.join(there)}), got {name!r}") from error
     return device
 
 
@@ -240,7 +240,7 @@ class ProgramBatches:
             return
         self._has_warned = True
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        text = f"{self.device} could not {what} ({reason}); the Pillow lane does such calls. This is said once."
+        text = f"{self.device} could not {what} ({reason}); the Pillow lane runs such calls. This warning appears once."
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _apply(self, group: list[_Progress]) -> None:

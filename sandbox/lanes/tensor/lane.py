@@ -76,7 +76,7 @@ class TensorLane:
         broken = broken_operations(str(self._batches.device), self._exactness)
         if broken:
             self._batches.declined = broken
-            text = f"The Pillow lane does {len(broken)} operations: {'; '.join(broken.values())}"
+            text = f"The Pillow lane runs {len(broken)} operations that failed a check: {'; '.join(broken.values())}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def _cheaper(self, calls: Sequence[Lifted], plans: dict[int, Steps]) -> list[int]:

@@ -112,7 +112,7 @@ for _name in ("ImageOps.posterize", "ImageOps.solarize", "cv2.LUT"):
 operation("cv2.threshold", is_per_image=True, refuses=lambda values, _: values[2] >= cv2.THRESH_OTSU)(
     _by_ramp("cv2.threshold")
 )
-operation("cv2.threshold", is_per_image=True, refuses=lambda _, state: state.mode != "L", reason="Otsu, of colours")(
+operation("cv2.threshold", is_per_image=True, refuses=lambda _, state: state.mode != "L", reason="Otsu, of colors")(
     _by_sorted_pixels("cv2.threshold")
 )
 operation("cv2.equalizeHist", is_per_image=True)(_by_sorted_pixels("cv2.equalizeHist"))

@@ -220,7 +220,7 @@ def test_a_half_written_record_is_given_up_and_what_follows_is_sent(
     deadline = 3
     for _ in range(deadline):
         logger.finalize("success")
-    assert "line 1 is no JSON" in caplog.text
-    assert "given up" in caplog.text
+    assert "line 1 is not JSON" in caplog.text
+    assert "gave up" in caplog.text
     assert not list(tmp_path.glob("mlflow_unsent*"))
     assert json.loads((tmp_path / "mlflow_run.json").read_text())["run_id"] == logger.run_id

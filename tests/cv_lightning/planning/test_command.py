@@ -135,7 +135,7 @@ def refuses(arguments: list[str]) -> bool:
         (["--config", "tiny/base.yaml", "--devices", "many"], "--devices"),
         (["--config", "tiny/base.yaml", "--trainer.max_step", "3"], "max_steps"),
         (["--config", "tiny/missing.yaml"], "There is no file"),
-        (["--config", "tiny/rl.yaml", "--model.policy.source", "nowhere/at/all"], "holds no config.json"),
+        (["--config", "tiny/rl.yaml", "--model.policy.source", "nowhere/at/all"], "has no config.json"),
     ],
 )
 def test_errors_are_one_line(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

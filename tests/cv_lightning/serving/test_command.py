@@ -112,7 +112,7 @@ def test_serve_starts_an_engine_and_ends_it(here: Path, monkeypatch: pytest.Monk
     ("where", "message"),
     [
         (["nowhere"], "launch.environment: expected a virtual environment, got 'nowhere'"),
-        (["vllm", "http://127.0.0.1:1"], "--engine: expected addresses that begin with http, or one folder"),
+        (["vllm", "http://127.0.0.1:1"], "--engine: expected one folder, or addresses"),
     ],
 )
 def test_an_engine_that_is_not_there_is_named(here: Path, where: list[str], message: str) -> None:

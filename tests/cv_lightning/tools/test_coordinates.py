@@ -143,7 +143,7 @@ def test_code_is_told_sizes_and_has_no_other_coordinates() -> None:
             CodeTools(coordinates=coordinates)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=r"Code and models work in pixels"):
             NamedTools(models=[ReadCodes()], coordinates=coordinates)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"expected one of pixels, announced, seen, thousandths but got 'percent'"):
+    with pytest.raises(ConfigError, match=r"expected one of pixels, announced, seen, thousandths, got 'percent'"):
         NamedTools(coordinates="percent")  # type: ignore[arg-type]
 
 
@@ -202,7 +202,7 @@ def test_recorded_conversations_are_read_in_their_coordinates() -> None:
     call = recorded(BOXES["thousandths"], [100, 100, 200, 300]).turns[0].reply.call
     assert call is not None
     assert call.code == "result = image.crop((200, 100, 400, 300))"
-    with pytest.raises(ConfigError, match=r"expected 'announced' or 'thousandths' but got 'seen'"):
+    with pytest.raises(ConfigError, match=r"expected 'announced' or 'thousandths', got 'seen'"):
         RecordedEpisodes("rows.jsonl", toolbox=BOXES["seen"])
 
 
@@ -220,7 +220,7 @@ def test_calls_of_a_model_behind_a_server_are_read_in_its_coordinates() -> None:
     ((_, reply),) = dialogue.append_reply(chat)
     assert reply.call is not None
     assert reply.call.code == "result = image.crop((200, 100, 400, 300))"
-    with pytest.raises(ConfigError, match=r"expected 'announced' or 'thousandths' but got 'seen'"):
+    with pytest.raises(ConfigError, match=r"expected 'announced' or 'thousandths', got 'seen'"):
         EndpointSolver(Endpoint("http://127.0.0.1:1/v1", api_key_variable=None), toolbox=BOXES["seen"])
 
 

@@ -109,7 +109,7 @@ def test_names_that_stand_twice_are_refused() -> None:
     class Rotate(Size):
         name = "rotate"
 
-    with pytest.raises(ConfigError, match="same name"):
+    with pytest.raises(ConfigError, match=r"toolbox\.models: expected different names"):
         CodeTools([Size(), Size()])
     with pytest.raises(ConfigError, match="different names"):
         NamedTools(models=[Rotate()])

@@ -26,7 +26,7 @@ def answered(status: int) -> Any:
         (HTTPError("[Errno -2] Name or service not known"), r"cannot be reached \(\[Errno -2\].*hf download a/b"),
         (OSError("no route"), "cannot be reached .no route.*hf download a/b --local-dir"),
         (GatedRepoError("gated", response=answered(403)), "is gated.*huggingface.co/a/b.*hf auth login"),
-        (RepositoryNotFoundError("none", response=answered(404)), "has no model 'a/b'.*Correct the name"),
+        (RepositoryNotFoundError("none", response=answered(404)), "has no model 'a/b'.*Check the name"),
     ],
     ids=["no network", "no route", "gated", "unknown"],
 )

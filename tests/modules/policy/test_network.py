@@ -109,7 +109,7 @@ def test_bfloat16_samples_scores_and_learns(family: str) -> None:
 
 @pytest.mark.parametrize("arguments", [{}, {"source": "x", "build": TinyConfig()}], ids=["neither", "both"])
 def test_exactly_one_of_source_and_build(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="exactly one of `source`"):
+    with pytest.raises(ConfigError, match="exactly one of source"):
         Policy(**arguments)
 
 

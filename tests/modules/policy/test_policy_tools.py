@@ -85,7 +85,7 @@ def test_calls_of_other_tools_than_the_policys_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"calls 'flip'.*toolbox: code\)\. Give the policy and the data the same"):
         train(SFTModule(small_policy()), [named_episodes()])
     with pytest.raises(
-        ConfigError, match=r"calls 'code_image_tool', which is no tool of the policy \(toolbox: named\)"
+        ConfigError, match=r"calls 'code_image_tool', which is not a tool of the policy \(toolbox: named\)"
     ):
         train(SFTModule(small_policy(toolbox="named")), [episodes()])
 

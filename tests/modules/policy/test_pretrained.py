@@ -192,7 +192,7 @@ def test_folder_without_image_processor_takes_the_familys(tmp_path: Path) -> Non
 
 def test_folder_without_a_policy(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        with pytest.raises(CheckpointError, match=r"has no config\.json"):
             small_policy(source=str(folder))
 
 

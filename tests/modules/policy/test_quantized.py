@@ -58,7 +58,7 @@ def test_the_reference_is_the_quantised_model() -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"policy\.quantization: expected lora beside it"):
+    with pytest.raises(ConfigError, match=r"policy\.quantization: expected policy\.lora"):
         small_policy(quantization="nf4")
     with pytest.raises(ConfigError, match=r"policy\.quantization: expected deferred: false"):
         small_policy(lora=LORA, quantization="nf4", deferred=True)

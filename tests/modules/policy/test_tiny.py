@@ -31,7 +31,7 @@ def test_a_model_has_the_sizes_that_it_was_given(family: str) -> None:
 
 
 def test_another_family_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"build\.family: expected one of .*qwen2_5_vl.* but got 'gpt'"):
+    with pytest.raises(ConfigError, match=r"build\.family: expected one of .*qwen2_5_vl.*, got 'gpt'"):
         TinyConfig(family="gpt")  # type: ignore[arg-type]
 
 

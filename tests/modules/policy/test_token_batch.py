@@ -41,7 +41,7 @@ def test_nothing_is_lost(rows: list[list[tuple[int, bool]]]) -> None:
 
 
 def test_no_sequences_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least one sequence"):
+    with pytest.raises(ValueError, match="sequences: expected at least one"):
         collate([], 0)
 
 

@@ -50,7 +50,7 @@ def test_the_file_of_a_run_that_was_not_sharded_is_refused_in_one_line(tmp_path:
 
 
 def test_a_folder_that_was_not_written_to_its_end_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"ckpt_path: .* was not written to its end\. Resume from another"):
+    with pytest.raises(CheckpointError, match=r"ckpt_path: .* is incomplete\. Resume from another"):
         ShardedStrategy().load_checkpoint(tmp_path)
 
 

@@ -31,7 +31,7 @@ def test_each_layer_and_block_is_gathered_alone_and_the_rest_with_the_policy(fam
 def test_codes_of_four_bits_cannot_be_sharded() -> None:
     policy = small_policy()
     policy.causal.is_loaded_in_4bit = True
-    with process_of_two(rank=0), pytest.raises(ConfigError, match=r"policy\.quantization: codes of four bits"):
+    with process_of_two(rank=0), pytest.raises(ConfigError, match=r"policy\.quantization: four-bit codes"):
         shard(policy, init_device_mesh("cpu", (2,)))
 
 

@@ -310,9 +310,9 @@ def test_executor_in_a_child_process(method: str) -> None:
 def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="allow_unsafe"):
         ToolExecutor(min_level="process")
-    with pytest.raises(ValueError, match="fresh='turn'"):
+    with pytest.raises(ValueError, match="fresh: expected one of call, episode, got 'turn'"):
         ToolExecutor(fresh="turn")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="workers=0"):
+    with pytest.raises(ValueError, match="workers: expected at least 1, got 0"):
         ToolExecutor(workers=0)
 
 

@@ -60,7 +60,7 @@ def test_json_is_read_and_text_is_text(server: Server) -> None:
     [
         ("/refused", 400, "/refused: HTTP 400: no such adapter"),
         ("/gone", 404, "/gone: HTTP 404: <p>Not found</p>"),
-        ("/broken", 200, '/broken: the answer is no JSON: {"a":'),
+        ("/broken", 200, '/broken: the answer is not JSON: {"a":'),
     ],
 )
 def test_a_refusal_keeps_its_status_and_its_words(server: Server, path: str, status: int, words: str) -> None:
