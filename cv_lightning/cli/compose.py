@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from cv_lightning.console.suggestions import did_you_mean
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, first_line
 
 #: The checkout, or the folder that the project is installed in: it contains `experiments/`.
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ def compose(files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -
         missing = str(error).partition("'")[2].partition("'")[0]
         raise ConfigError(f"{_named(files)}: ${{{missing}}}: the config has no key of this name.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{_named(files)}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{_named(files)}: {first_line(error)}") from error
     return {key: value for key, value in resolved.items() if key != "settings"}
 
 

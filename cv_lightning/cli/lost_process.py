@@ -14,7 +14,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from cv_lightning.cli.interrupt import resume_checkpoint
-from cv_lightning.errors import TrainingError
+from cv_lightning.errors import TrainingError, first_line
 
 #: Words in torch's errors if another process of a run is gone: from gloo, NCCL's watchdog, and the store.
 _LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe", "TCPStore")
@@ -45,7 +45,7 @@ def lost_process(folder: Callable[[], Path | None]) -> Iterator[None]:
     except RuntimeError as error:
         if not any(word in str(error) for word in _LOST):
             raise
-        raise _error(str(error).splitlines()[0][:200], folder()) from error
+        raise _error(first_line(error)[:200], folder()) from error
     finally:
         launcher[name] = lightnings
 

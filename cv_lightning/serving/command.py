@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from cv_lightning.endpoint.keys import read_key
-from cv_lightning.errors import ConfigError
+from cv_lightning.errors import ConfigError, first_line
 from cv_lightning.types import CODE_TOOL
 from sandbox import ConfinementError, ToolExecutor
 from sandbox.executor import LaneName
@@ -208,4 +208,4 @@ def load_policy(options: argparse.Namespace) -> Policy:
     try:
         return policy.to(device).eval()
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"--device {device}: {first_line(error)}") from error

@@ -24,7 +24,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils.hub import cached_file
 
-from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.errors import CheckpointError, ConfigError, first_line
 from modules.policy.shards import local
 
 #: Names that PEFT inserts between the name of a module and the name of its weight.
@@ -122,7 +122,7 @@ def load_shards(model: Any, source: str) -> None:
                     copy_rows(target, view, name)
                 read.add(name)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"policy.source: cannot load {source!r}: {first_line(error)}") from error
     if missing := sorted(targets.keys() - read):
         raise CheckpointError(
             f"policy.source: {source!r} lacks {missing[0]} (and {len(missing) - 1} others). Give a complete model."

@@ -59,7 +59,8 @@ class Family:
                 mean, std = saved.image_mean, saved.image_std
             except OSError:
                 warnings.warn(
-                    f"{source!r} has no preprocessor_config.json: using the family's normalization.", stacklevel=2
+                    f"{source!r}: no preprocessor_config.json can be read, so the family's normalization is used.",
+                    stacklevel=2,
                 )
         return Qwen2VLImageProcessorPil(
             patch_size=vision.patch_size,

@@ -10,7 +10,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RepositoryNotFoundError,
 )
 
-from cv_lightning.errors import CheckpointError
+from cv_lightning.errors import CheckpointError, first_line
 
 #: Seconds that the hub may take to answer.
 _TIMEOUT_S = 10
@@ -40,7 +40,7 @@ def check_hub(name: str) -> None:
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise CheckpointError(
             f"policy.source: {name!r} is not in the cache, and the hub cannot be reached "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). {_by_hand(name)}"
+            f"({first_line(error)}). {_by_hand(name)}"
         ) from error
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.errors import CheckpointError, ConfigError, first_line
 from modules.policy.deferred import OF_SHAPES, copy_rows, own_rows, renamer, weights_by_name
 from modules.policy.shards import local
 
@@ -25,7 +25,11 @@ def is_adapter(source: str) -> bool:
 
 
 def base_of(source: str) -> str:
-    """The folder or hub name of the model under the adapters of a folder; any other source is returned as it is."""
+    """The folder or hub name of the model under the adapters of a folder; any other source is returned as it is.
+
+    Raises:
+        CheckpointError: The adapters do not name their base.
+    """
     if not is_adapter(source):
         return source
     folder = Path(source)
@@ -77,15 +81,27 @@ def merge_shards(model: Any, source: str) -> None:
                     else:  # trained whole (modules_to_save)
                         copy_rows(target, file.get_slice(key), name)
     except (KeyError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"policy.source: the adapters in {source!r} do not fit their base {base_of(source)!r}."
-        ) from error
+        raise misfit(source, error) from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"policy.source: cannot load {source!r}: {first_line(error)}") from error
+
+
+def misfit(source: str, error: Exception) -> CheckpointError:
+    """The error for adapters that do not fit their base."""
+    cause = f"their base {base_of(source)!r}: {first_line(error).removesuffix('.')}"
+    return CheckpointError(f"policy.source: the adapters in {source!r} do not fit {cause}.")
 
 
 def _settings(source: str) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads((Path(source) / "adapter_config.json").read_text(encoding="utf-8"))
+    path = Path(source) / "adapter_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict) or "base_model_name_or_path" not in settings:
+            raise ValueError("it does not name its base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"policy.source: {path}: cannot be read ({first_line(error)}). Export the policy again."
+        ) from error
     return settings
 
 

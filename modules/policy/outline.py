@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from cv_lightning.errors import CheckpointError
+from cv_lightning.errors import CheckpointError, first_line
 from modules.policy.families import FAMILIES
 from modules.policy.merging import base_of, is_adapter
 from modules.policy.precision import hold_masters
@@ -133,7 +133,7 @@ def model_config(source: str) -> tuple[Any, str]:
     except (OSError, ValueError) as error:
         if source not in PUBLISHED:
             raise CheckpointError(
-                f"policy.source: the config.json of {source!r} cannot be read: {str(error).splitlines()[0]} "
+                f"policy.source: the config.json of {source!r} cannot be read: {first_line(error)} "
                 f"Give a local folder. Without the hub, only the shapes of {', '.join(PUBLISHED)} are known."
             ) from error
         kind, text, vision = copy.deepcopy(PUBLISHED[source])

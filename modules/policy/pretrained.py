@@ -16,14 +16,14 @@ from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging
 
-from cv_lightning.errors import CheckpointError, ConfigError
+from cv_lightning.errors import CheckpointError, ConfigError, first_line
 from cv_lightning.tools.choose import make_toolbox, restore_toolbox
 from cv_lightning.tools.code import CODE_TOOLS
 from cv_lightning.tools.toolbox import Toolbox, ToolboxName
 from modules.policy.deferred import build_without_weights, weightless_on_host
 from modules.policy.families import FAMILIES
 from modules.policy.hub import check_hub, remedy
-from modules.policy.merging import base_of, check_mergeable, is_adapter
+from modules.policy.merging import base_of, check_mergeable, is_adapter, misfit
 
 #: File in the folder of an exported policy that holds its system prompt and tools.
 CONVERSATION_FILE = "conversation.json"
@@ -67,7 +67,7 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
     except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
         # RuntimeError: the weights have other shapes than the config says. SafetensorError: a file that is cut short.
         raise CheckpointError(
-            f"policy.source: cannot load {source!r}: {str(error).splitlines()[0]} {remedy(base, looks_local(base))}"
+            f"policy.source: cannot load {source!r}: {first_line(error)} {remedy(base, looks_local(base))}"
         ) from error
     if model.config.model_type not in FAMILIES:
         raise CheckpointError(
@@ -80,9 +80,7 @@ def load_model(source: str, dtype: torch.dtype, attention: str, deferred: bool =
         try:
             model = PeftModel.from_pretrained(model, source).merge_and_unload().requires_grad_(True)  # PEFT freezes it
         except RuntimeError as error:
-            raise CheckpointError(
-                f"policy.source: the adapters in {source!r} do not fit their base {base!r}."
-            ) from error
+            raise misfit(source, error) from error
     return model, tokenizer
 
 

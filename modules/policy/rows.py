@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from cv_lightning.conversation import Conversation
-from cv_lightning.errors import CheckpointError, ConfigError, DataError
+from cv_lightning.errors import CheckpointError, ConfigError, DataError, first_line
 from cv_lightning.types import Sample, Trajectory
 from modules.policy.chat_template import make_conversation
 from modules.policy.families import FAMILIES
@@ -98,7 +98,7 @@ def reader_of(policy: Mapping[str, Any]) -> RowReader:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"policy.source: the tokenizer of {source!r} cannot be read: {str(error).splitlines()[0]} "
+                f"policy.source: the tokenizer of {source!r} cannot be read: {first_line(error)} "
                 "Give a local folder that holds one."
             ) from error
     family = FAMILIES[config.model_type]

@@ -235,6 +235,13 @@ def test_adapters_of_another_base(tmp_path: Path) -> None:
         small_policy(source=str(tmp_path / "a"))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"r": 4}'])
+def test_a_broken_config_of_adapters(content: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: cannot be read.*Export the policy again"):
+        small_policy(source=str(tmp_path))
+
+
 def test_unknown_family_of_a_new_policy() -> None:
     with pytest.raises(ConfigError, match="family"):
         small_policy(build=TinyConfig(family="qwen9_vl", **SIZE))  # type: ignore[arg-type]
