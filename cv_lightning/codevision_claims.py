@@ -41,7 +41,7 @@ _OTHERS = {
     r"|Find_Edges|Edge_Enhance[a-z_]*)(?![A-Za-z_])",
     "grayscale": r"\.convert\(\s*['\"]L['\"]\s*\)|cv2\.cvtColor\([^,]+,\s*cv2\.COLOR_(?:BGR|RGB)2GRAY\s*\)",
     "resize": r"\.resize\(\s*\([^)]+\)\s*\)|ImageOps\.fit\([^,]+,\s*\([^)]+\)\s*\)",
-    "colour": r"ImageOps\.(?:autocontrast|equalize|invert|solarize|posterize)\([^)]*\)",
+    "color": r"ImageOps\.(?:autocontrast|equalize|invert|solarize|posterize)\([^)]*\)",
     "opencv": r"cv2\.(?:GaussianBlur|blur|boxFilter|medianBlur|Canny|Sobel|Laplacian|erode|dilate|equalizeHist)"
     r"\([^)]*\)|cv2\.convertScaleAbs\([^)]*\b(?:alpha|beta)\s*=\s*[-+]?\d[^)]*\)",
 }

@@ -34,8 +34,8 @@ def largest_spreads(rewards_PG: Tensor, n_kept: int) -> list[int]:
     """Sorted indices of the groups with the largest standard deviations of judged rewards; ties: earlier groups."""
     is_judged_PG = ~rewards_PG.isnan()
     count_P1 = is_judged_PG.sum(-1, keepdim=True).clamp(min=1)
-    centred_PG = rewards_PG.double() - rewards_PG.double().nansum(-1, keepdim=True) / count_P1
-    std_P = (torch.where(is_judged_PG, centred_PG, 0.0).square().sum(-1, keepdim=True) / count_P1).sqrt()[:, 0]
+    centered_PG = rewards_PG.double() - rewards_PG.double().nansum(-1, keepdim=True) / count_P1
+    std_P = (torch.where(is_judged_PG, centered_PG, 0.0).square().sum(-1, keepdim=True) / count_P1).sqrt()[:, 0]
     return sorted(std_P.argsort(descending=True, stable=True)[:n_kept].tolist())
 
 
@@ -65,12 +65,12 @@ def group_advantages(rewards_PG: Tensor, kind: Advantage = "grpo", std_epsilon: 
     is_judged_PG = ~rewards.isnan()
     count_P1 = is_judged_PG.sum(-1, keepdim=True)
     mean_P1 = rewards.nansum(-1, keepdim=True) / count_P1.clamp(min=1)
-    centred_PG = torch.where(is_judged_PG, rewards - mean_P1, 0.0)
+    centered_PG = torch.where(is_judged_PG, rewards - mean_P1, 0.0)
     if kind == "grpo":
-        std_P1 = (centred_PG.square().sum(-1, keepdim=True) / (count_P1 - 1).clamp(min=1)).sqrt()
-        advantages_PG = centred_PG / (std_P1 + std_epsilon)
+        std_P1 = (centered_PG.square().sum(-1, keepdim=True) / (count_P1 - 1).clamp(min=1)).sqrt()
+        advantages_PG = centered_PG / (std_P1 + std_epsilon)
     elif kind == "rloo":
-        advantages_PG = centred_PG * count_P1 / (count_P1 - 1).clamp(min=1)
+        advantages_PG = centered_PG * count_P1 / (count_P1 - 1).clamp(min=1)
     else:
-        advantages_PG = centred_PG
+        advantages_PG = centered_PG
     return torch.where(has_spread(rewards)[:, None], advantages_PG, 0.0).to(rewards_PG.dtype)

@@ -20,8 +20,8 @@ _SIZE = (80, 80)
 
 def can_show(console: Console, show: Show) -> bool:
     """Whether the console can show images; "blocks" accepts fewer colors."""
-    has_colours = console.color_system == "truecolor" or (show == "blocks" and console.color_system is not None)
-    return show != "none" and console.is_terminal and has_colours
+    has_colors = console.color_system == "truecolor" or (show == "blocks" and console.color_system is not None)
+    return show != "none" and console.is_terminal and has_colors
 
 
 def half_blocks(image: Image.Image, columns: int) -> Text:

@@ -27,7 +27,7 @@ _GIVEN = re.compile(r"Given value: (?P<value>.*)")
 _LITERAL = re.compile(r"typing\.Literal\[(.*)\]")
 _NOT_A_SUBCLASS = re.compile(r"Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)")
 _MISSING = re.compile(r"arguments are required: (?P<names>.*)")
-_UNRECOGNISED = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[^\s=]+)")
+_UNRECOGNIZED = re.compile(r"[Uu]nrecognized arguments: --(?P<name>[^\s=]+)")
 
 
 def explain(message: str, config: Mapping[str, Any], options: Collection[str]) -> str:
@@ -42,7 +42,7 @@ def explain(message: str, config: Mapping[str, Any], options: Collection[str]) -
         return _wrong_value(message, config)
     for fault in _unknown_names(config, options):
         return fault
-    if match := _UNRECOGNISED.search(message):
+    if match := _UNRECOGNIZED.search(message):
         return f"--{match['name']}: there is no such option. {_nearby(match['name'], options)}"
     if match := _MISSING.search(message):
         names = re.sub(r"\b(fit|validate|test)\.", "", match["names"])

@@ -12,7 +12,7 @@ from cv_lightning.compare.answers import PairedTable, pair_groups, tools_in_answ
 from cv_lightning.compare.groups import RunGroup, differences, group_runs, join_evaluations
 from cv_lightning.compare.run import Run
 from cv_lightning.compare.statistics import interval_of_questions
-from cv_lightning.compare.summary import HEADLINE, Metric, Value, chosen, over_minutes, summarise, value_of
+from cv_lightning.compare.summary import HEADLINE, Metric, Value, chosen, over_minutes, summarize, value_of
 from cv_lightning.errors import ConfigError, DataError
 from cv_lightning.evaluation.conditions import ORIENTATION_CONDITIONS
 from cv_lightning.evaluation.table import MEAN
@@ -112,7 +112,7 @@ def compare(runs: Sequence[Run], patterns: Sequence[str] = ()) -> Comparison:
     return Comparison(
         groups=groups,
         differing=differences(groups),
-        metrics={name: [summarise(group, name) for group in groups] for name in names},
+        metrics={name: [summarize(group, name) for group in groups] for name in names},
         shown=shown,
         conditions=_conditions(groups, names),
         paired=paired,

@@ -88,7 +88,7 @@ def value_of(numbers: Sequence[float]) -> Value | None:
     return Value(fmean(numbers), spread, list(numbers))
 
 
-def summarise(group: RunGroup, name: str) -> Metric | None:
+def summarize(group: RunGroup, name: str) -> Metric | None:
     """Summarize a metric of a group; None if no run logged it."""
     curves = group.curves(name)
     final = value_of([windows(points)[-1][1] for points in curves])

@@ -11,7 +11,7 @@ from cv_lightning.endpoint.client import Endpoint
 from cv_lightning.endpoint.keys import check_url
 from cv_lightning.endpoint.meter import EndpointError, RequestError
 from cv_lightning.errors import ConfigError
-from cv_lightning.grading.rules import normalise
+from cv_lightning.grading.rules import normalize
 from cv_lightning.tools.reply_text import read_turn
 
 #: (question, prediction, truth) -> True if right, False if wrong, None if the judge is down. `Judge` is one.
@@ -92,4 +92,4 @@ class Judge:
         case = json.dumps({"question": question, "true_answer": truth, "predicted_answer": prediction})
         messages = [{"role": "system", "content": JUDGE_PROMPT}, {"role": "user", "content": case}]
         settings = {"temperature": 0, "max_tokens": self.max_tokens}
-        return normalise(read_turn(self._endpoint.chat(messages, settings).text).words)
+        return normalize(read_turn(self._endpoint.chat(messages, settings).text).words)

@@ -29,7 +29,7 @@ _LEAD = re.compile(
 )
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Normalize spelling: Unicode NFKC, case, spaces, quotes around the text, punctuation after it."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     folded = " ".join(folded.split())
@@ -51,7 +51,7 @@ def choice_letter(text: str) -> tuple[str, str] | None:
 
     A text that names several choices gives None.
     """
-    match = _CHOICE.fullmatch(_LEAD.sub("", normalise(text)))
+    match = _CHOICE.fullmatch(_LEAD.sub("", normalize(text)))
     if match is None or _CHOICE_INSIDE.search(match.group(3)):
         return None
     return match.group(1) or match.group(2), match.group(3)
@@ -80,7 +80,7 @@ def comparison(prediction: str | None, truth: str) -> Comparison | None:
 
 
 def _compare(prediction: str, truth: str) -> Comparison | None:
-    if normalise(prediction) == normalise(truth):
+    if normalize(prediction) == normalize(truth):
         return "text"
     predicted_number, true_number = parse_number(prediction), parse_number(truth)
     if predicted_number is not None and true_number is not None:

@@ -174,7 +174,7 @@ def starting_point(policy: Mapping[str, Any], arguments: Sequence[str]) -> tuple
     start = {"source": policy.get("source"), "build": policy.get("build")}
     found: list[tuple[str, str]] = []
     while (source := start["source"]) is not None and looks_local(source) and not Path(source).exists():
-        exporter = next((each for each in _neighbours(arguments) if each[1] == str(Path(source))), None)
+        exporter = next((each for each in _neighbors(arguments) if each[1] == str(Path(source))), None)
         if exporter is None or any(path == source for path, _ in found):
             break
         file, _, stage = exporter
@@ -183,7 +183,7 @@ def starting_point(policy: Mapping[str, Any], arguments: Sequence[str]) -> tuple
     return start, found
 
 
-def _neighbours(arguments: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _neighbors(arguments: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Configs in the folders of the given ones: file, folder of the exported policy, arguments of the policy."""
     from cv_lightning.cli.compose import command_line_options, compose, config_files, find_file
 

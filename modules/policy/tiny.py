@@ -187,11 +187,11 @@ def build_tiny(
         model = family.model(
             family.config(text_config=text, vision_config=vision, attn_implementation=attention, **shared)
         )
-        _initialise_by_fan_in(model)
+        _initialize_by_fan_in(model)
     return model, tokenizer
 
 
-def _initialise_by_fan_in(model: nn.Module) -> None:
+def _initialize_by_fan_in(model: nn.Module) -> None:
     """Use standard deviation fan_in^-0.5: 0.02, which suits large models, makes activations too small here."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv3d):

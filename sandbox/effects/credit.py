@@ -55,8 +55,8 @@ class Credit:
         kind = OPERATIONS[operation.name]
         place = kind.frame(operation.values, before)
         self._frame = place.then(self._frame) if place is not None and self._frame is not None else None
-        if kind.is_colour:
-            if (tool := colour_tool(operation)) is not None:
+        if kind.is_color:
+            if (tool := color_tool(operation)) is not None:
                 self.tools.append((tool, True))
             if place is None:
                 self._orientation = self._seen = None
@@ -71,26 +71,26 @@ class Credit:
             self._seen = _common(self._seen, self._frame.box((0, 0, *after)))
 
     @property
-    def needs_colourless(self) -> bool:
+    def needs_colorless(self) -> bool:
         """Whether color operations may have undone each other, so that `effects` needs the result without them."""
-        return sum(is_colour for _, is_colour in self.tools) > 1
+        return sum(is_color for _, is_color in self.tools) > 1
 
-    def effects(self, is_source: Callable[[], bool], is_colourless: Callable[[], bool]) -> Effects:
+    def effects(self, is_source: Callable[[], bool], is_colorless: Callable[[], bool]) -> Effects:
         """The effects that are visible at the end.
 
         Args:
             is_source: Tells whether the result equals the source.
-            is_colourless: Tells whether the result is the same without the color operations.
+            is_colorless: Tells whether the result is the same without the color operations.
         """
         is_back = self._n_changes > 1 and self._size == self._source and is_source()
         if is_back or not self._n_changes:
             return NO_EFFECT
-        without_colour = self.needs_colourless and is_colourless()
+        without_color = self.needs_colorless and is_colorless()
         hidden = self._hidden()
         names: list[str] = []
-        for tool, is_colour in self.tools:
+        for tool, is_color in self.tools:
             net = self._orientation or tool if tool in ORIENTATIONS else tool
-            if net not in names and net not in hidden and not (is_colour and without_colour):
+            if net not in names and net not in hidden and not (is_color and without_color):
                 names.append(net)
         return Effects(tuple(names), self._orientation, self._frame)
 
@@ -129,7 +129,7 @@ def _is_resized(box: Box, frame: Affine, width: int, height: int) -> bool:
     return max(abs(box[2] - box[0] - wide), abs(box[3] - box[1] - high)) >= _VISIBLE
 
 
-def colour_tool(operation: Operation) -> str | None:
+def color_tool(operation: Operation) -> str | None:
     """The tool name of a color operation; None if it has none."""
     if operation.name == "Image.convert" and operation.values[0] == "L":
         return "grayscale"

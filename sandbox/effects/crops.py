@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sandbox.effects.pixels import COLOUR, Numbers, SearchBudget, oriented
+from sandbox.effects.pixels import COLOR, Numbers, SearchBudget, oriented
 from sandbox.geometry import ORIENTATIONS
 
 #: Limits at which the search gives up: candidates to compare whole, and candidates to look at.
@@ -53,7 +53,7 @@ def find_places(image: Numbers, part: Numbers, budget: SearchBudget) -> list[Cro
     if row is None:
         return []
     columns = _sampled(part.shape[1])
-    starts = _rarest(image.reshape(-1), part[row] & COLOUR, columns, budget)
+    starts = _rarest(image.reshape(-1), part[row] & COLOR, columns, budget)
     if starts is None:
         return None
     column, indices = starts
@@ -79,7 +79,7 @@ def _sampled(length: int) -> list[int]:
 def _telling_row(part: Numbers) -> int | None:
     """A row with many distinct pixels; None if all sampled rows are too flat to search for."""
     rows = _sampled(part.shape[0])
-    distinct = 1 + (np.diff(np.sort(part[rows] & COLOUR, axis=1), axis=1) != 0).sum(axis=1)
+    distinct = 1 + (np.diff(np.sort(part[rows] & COLOR, axis=1), axis=1) != 0).sum(axis=1)
     best = int(np.argmax(distinct))
     return rows[best] if distinct[best] >= min(_MIN_DISTINCT, part.shape[1]) else None
 
@@ -96,12 +96,12 @@ def _rarest(flat: Numbers, telling: Numbers, columns: list[int], budget: SearchB
     return best
 
 
-def _indices(flat: Numbers, colour: np.uint32, most: int, budget: SearchBudget) -> Any | None:
+def _indices(flat: Numbers, color: np.uint32, most: int, budget: SearchBudget) -> Any | None:
     """Flat indices of a color; None if there are more than `most`."""
     parts, n_found = [], 0
     for start in range(0, len(flat), _CHUNK):
         budget.spend(_CHUNK)
-        found = np.flatnonzero((flat[start : start + _CHUNK] & COLOUR) == colour)
+        found = np.flatnonzero((flat[start : start + _CHUNK] & COLOR) == color)
         n_found += len(found)
         if n_found > most:
             return None
@@ -139,13 +139,13 @@ def _fitting(
             if len(ys) <= 1:
                 break
             budget.spend(4 * len(ys))
-            is_equal = (turned[ys + y, xs + x] ^ part[y, x]) & COLOUR == 0
+            is_equal = (turned[ys + y, xs + x] ^ part[y, x]) & COLOR == 0
             ys, xs = ys[is_equal], xs[is_equal]
     if len(ys) > _MAX_WHOLE:
         return None
     found = []
     for y, x in zip(ys.tolist(), xs.tolist(), strict=True):
         budget.spend(4 * part.size)
-        if not ((turned[y : y + height, x : x + width] ^ part) & COLOUR).any():
+        if not ((turned[y : y + height, x : x + width] ^ part) & COLOR).any():
             found.append((x, y))
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sandbox.effects.pixels import COLOUR, Numbers, colours
+from sandbox.effects.pixels import COLOR, Numbers, colors
 
 #: Smallest number of pixels of a drawing, and its largest share of the image.
 MIN_DRAWN, MAX_SHARE = 16, 0.25
@@ -40,14 +40,14 @@ _MAX_LOOKED = 1 << 14
 
 def is_drawing(before: Numbers, after: Numbers) -> bool:
     """Whether `after` is `before`, of the same shape (H, W), with something drawn on it."""
-    is_changed: Any = ((before ^ after) & COLOUR) != 0
+    is_changed: Any = ((before ^ after) & COLOR) != 0
     n_changed = int(np.count_nonzero(is_changed))
     if not MIN_DRAWN <= n_changed <= MAX_SHARE * is_changed.size:
         return False
     places = np.flatnonzero(is_changed)
     places = places[:: -(-len(places) // _MAX_LOOKED)]
     rows, columns = np.divmod(places, is_changed.shape[1])
-    covered, drawn = before[rows, columns] & COLOUR, after[rows, columns] & COLOUR
+    covered, drawn = before[rows, columns] & COLOR, after[rows, columns] & COLOR
     pens = _pens(drawn)
     if not len(pens) or not _explained(covered, drawn, pens):
         return False
@@ -55,11 +55,11 @@ def is_drawing(before: Numbers, after: Numbers) -> bool:
     if not _is_visible(covered[is_pen], drawn[is_pen]) or not _is_no_function(covered, drawn, pens):
         return False
     window = _window(rows, columns)
-    around, is_changed_there = colours(before[window]), is_changed[window]
+    around, is_changed_there = colors(before[window]), is_changed[window]
     return (
         _is_strokes(is_changed_there)
         and _is_independent(before, is_changed, covered[is_pen])
-        and _is_apart(around, colours(after[window]), is_changed_there, pens)
+        and _is_apart(around, colors(after[window]), is_changed_there, pens)
         and not _follows_edges(around, is_changed_there)
     )
 
@@ -90,11 +90,11 @@ def _pens(drawn: Any) -> Any:
 
 def _explained(covered: Any, drawn: Any, pens: Any) -> bool:
     """Whether the changed pixels are pen colors or, at the edges of letters and lines, blends with what they cover."""
-    result, is_explained = colours(drawn).astype(np.float32), np.zeros(len(drawn), bool)
+    result, is_explained = colors(drawn).astype(np.float32), np.zeros(len(drawn), bool)
     for pen in pens:
         on_other = [np.full_like(drawn, other) for other in pens if other != pen]
         for ground in (covered, *on_other):
-            is_explained |= _is_blend(result, colours(ground).astype(np.float32), colours(np.array([pen], np.uint32)))
+            is_explained |= _is_blend(result, colors(ground).astype(np.float32), colors(np.array([pen], np.uint32)))
     return bool(is_explained.mean() >= _MIN_EXPLAINED)
 
 
@@ -108,13 +108,13 @@ def _is_blend(result: Any, ground: Any, pen: Any) -> Any:
 
 
 def _is_visible(covered: Any, drawn: Any) -> bool:
-    distance = np.abs(colours(covered).astype(np.int16) - colours(drawn)).max(axis=1)
+    distance = np.abs(colors(covered).astype(np.int16) - colors(drawn)).max(axis=1)
     return bool((distance >= _VISIBLE).mean() >= _MIN_VISIBLE)
 
 
 def _cells(shown: Any) -> Any:
     """Coarse colors as cell numbers, 8 x 8 x 8 cells."""
-    eights = (colours(shown) >> 5).astype(np.int32)
+    eights = (colors(shown) >> 5).astype(np.int32)
     return (eights[..., 0] * 8 + eights[..., 1]) * 8 + eights[..., 2]
 
 
@@ -126,7 +126,7 @@ def _is_independent(before: Numbers, is_changed: Any, covered: Any) -> bool:
     """
     step = max(1, round(float(np.sqrt(before.size / _MAX_LOOKED))))
     looked, is_covered = before[::step, ::step], is_changed[::step, ::step]
-    unchanged = looked[~is_covered] & COLOUR
+    unchanged = looked[~is_covered] & COLOR
     found, place, counts = np.unique(covered, return_inverse=True, return_counts=True)
     # Scales counts of sampled pixels to the whole image.
     more = (before.size / looked.size) / (np.count_nonzero(is_changed) / len(covered))
@@ -146,7 +146,7 @@ def _is_independent(before: Numbers, is_changed: Any, covered: Any) -> bool:
 
 def _features(shown: Any) -> list[Any]:
     """Features by which operations select colors, one array each: RGB, HSV, and differences of channels."""
-    of = colours(shown).reshape(-1, 1, 3)
+    of = colors(shown).reshape(-1, 1, 3)
     red, green, blue = (of[:, 0, channel].astype(np.int16) for channel in range(3))
     hsv = cv2.cvtColor(np.ascontiguousarray(of), cv2.COLOR_RGB2HSV)[:, 0]
     return [red, green, blue, *hsv.T, red - green, green - blue, blue - red]
@@ -165,7 +165,7 @@ def _is_no_function(covered: Any, drawn: Any, pens: Any) -> bool:
 def _is_apart(before: Any, after: Any, is_changed: Any, pens: Any) -> bool:
     """Whether most of the drawing is far from earlier pixels of its color; thickened letters lie around letters."""
     n_near = n_pens = 0
-    for pen in colours(pens).astype(int):
+    for pen in colors(pens).astype(int):
         low, high = np.clip(pen - _VISIBLE, 0, 255), np.clip(pen + _VISIBLE, 0, 255)
         is_near = cv2.dilate(cv2.inRange(before, low, high), np.ones((2 * _NEAR + 1, 2 * _NEAR + 1), np.uint8))
         is_pen = (cv2.inRange(after, pen, pen) > 0) & is_changed

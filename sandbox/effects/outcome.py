@@ -48,16 +48,16 @@ def run_program(
             return None
         credit.add(operation, image.size, lambda one=before, other=image: not same_pixels(one, other))  # type: ignore[misc]
     effects = credit.effects(
-        lambda: same_pixels(image, source), lambda: same_pixels(image, without_colour(program, source))
+        lambda: same_pixels(image, source), lambda: same_pixels(image, without_color(program, source))
     )
     return Outcome(image.copy() if image is source else image, effects)
 
 
-def without_colour(program: ToolProgram, image: Image.Image) -> Image.Image | None:
+def without_color(program: ToolProgram, image: Image.Image) -> Image.Image | None:
     """Run the program without its color operations; None if it then fails."""
     try:
         for operation in program.operations:
-            if not OPERATIONS[operation.name].is_colour:
+            if not OPERATIONS[operation.name].is_color:
                 image = OPERATIONS[operation.name].call(image, operation.values)
     except Exception:  # noqa: BLE001 - an operation may need the output of a color operation, such as gray
         return None

@@ -13,7 +13,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Numbers = np.ndarray[Any, np.dtype[np.uint32]]
 
 #: Mask of the bytes of a number that have a meaning.
-COLOUR = np.uint32(0xFFFFFF)
+COLOR = np.uint32(0xFFFFFF)
 
 
 def numbers(pixels: Pixels) -> Numbers:
@@ -25,7 +25,7 @@ def numbers(pixels: Pixels) -> Numbers:
     return four.view("<u4")[..., 0]
 
 
-def colours(shown: Numbers) -> Pixels:
+def colors(shown: Numbers) -> Pixels:
     """The colors, uint8 (..., 3), of contiguous numbers."""
     four: Pixels = np.ascontiguousarray(shown).view(np.uint8).reshape(*shown.shape, 4)
     return four[..., :3]

@@ -16,7 +16,7 @@ import numpy as np
 from sandbox.effects.credit import NO_EFFECT, UNKNOWN, Effects
 from sandbox.effects.crops import find_places
 from sandbox.effects.drawings import MAX_SHARE, is_drawing
-from sandbox.effects.pixels import COLOUR, Numbers, OutOfBudgetError, Pixels, SearchBudget, colours, numbers, oriented
+from sandbox.effects.pixels import COLOR, Numbers, OutOfBudgetError, Pixels, SearchBudget, colors, numbers, oriented
 from sandbox.geometry import ORIENTATIONS, Affine, Size, orientation_frame
 
 #: Side in pixels of the small gray images that are compared.
@@ -69,14 +69,14 @@ def _share(turned: Numbers, shown: Numbers, ys: Any, xs: Any) -> float:
 
 
 def _differ(turned: Numbers, shown: Numbers, ys: Any, xs: Any) -> Any:
-    return ((turned[ys, xs] ^ shown[ys, xs]) & COLOUR) != 0
+    return ((turned[ys, xs] ^ shown[ys, xs]) & COLOR) != 0
 
 
 def _is_same(turned: Numbers, shown: Numbers) -> bool:
     """Whether two images are equal everywhere, compared in strips that fit in a processor's cache."""
     rows = max(1, _MAX_EXACT // shown.shape[1])
     tops = range(0, shown.shape[0], rows)
-    return not any(((turned[top : top + rows] ^ shown[top : top + rows]) & COLOUR).any() for top in tops)
+    return not any(((turned[top : top + rows] ^ shown[top : top + rows]) & COLOR).any() for top in tops)
 
 
 def _turned(names: list[str], size: Size) -> Effects:
@@ -124,7 +124,7 @@ def _find_changed(stored: Numbers, shown: Numbers, size: Size) -> Effects:
     tools = [name] if name != "identity" else []
     if turned.shape != shown.shape:
         tools.append("resize")
-    tools += _colour_tools(stored, name, shown)
+    tools += _color_tools(stored, name, shown)
     scale = Affine(a=turned.shape[1] / shown.shape[1], e=turned.shape[0] / shown.shape[0])
     return Effects(tuple(tools), name, scale.then(orientation_frame(name, size)))
 
@@ -150,13 +150,13 @@ def _shrunk(shown: Numbers, side: int) -> Numbers:
 
 def _standardised(shown: Numbers) -> np.ndarray[Any, np.dtype[np.float32]] | None:
     """A small gray version with mean 0 and variance 1; None if the image is flat."""
-    small = colours(_shrunk(shown, _SIDE))
+    small = colors(_shrunk(shown, _SIDE))
     gray = (small[..., 0].astype(np.float32) + small[..., 1] + small[..., 2]) / 3
     (mean,), (spread,) = (value.astype(np.float32)[0] for value in cv2.meanStdDev(gray))
     return None if spread < 1.0 else (gray - mean) / spread
 
 
-def _colour_tools(stored: Numbers, name: str, shown: Numbers) -> list[str]:
+def _color_tools(stored: Numbers, name: str, shown: Numbers) -> list[str]:
     """Name the color operation that the pixels show: its own name if recognized, else "color"; empty for no change."""
     turned, tolerance = oriented(stored, name), 0.0
     if turned.shape != shown.shape:
@@ -170,10 +170,10 @@ def _colour_tools(stored: Numbers, name: str, shown: Numbers) -> list[str]:
         before, after = turned[ys, xs], shown[ys, xs]
     else:
         before, after = turned, shown
-    before, after = (before & COLOUR).reshape(-1), (after & COLOUR).reshape(-1)
+    before, after = (before & COLOR).reshape(-1), (after & COLOR).reshape(-1)
     if _difference(before, after) <= tolerance or np.count_nonzero(before ^ after) < _MIN_CHANGED * before.size:
         return []
-    if _difference(before ^ COLOUR, after) <= tolerance:
+    if _difference(before ^ COLOR, after) <= tolerance:
         return ["invert"]
     return ["grayscale"] if _is_gray(after) and not _is_gray(before) else ["color"]
 

@@ -19,16 +19,16 @@ _ROTATIONS = {
 }
 _FLIPS = {0: "flip_vertical", 1: "flip_horizontal", -1: "rotate_180"}
 _QUARTERS = {n_turns: TURNS[n_turns % 4] for n_turns in range(-8, 9)}
-_COLOUR_CODES = {
+_COLOR_CODES = {
     getattr(cv2, f"COLOR_{name}"): f"cv2.{name}" for name in (*SPACES, "RGB2BGR", "RGB2GRAY", "BGR2GRAY", "GRAY2RGB")
 }
 
 
-def _colour(picture: Picture, arguments: Arguments) -> Picture:
+def _color(picture: Picture, arguments: Arguments) -> Picture:
     (code,) = arguments.take("code")
-    if not is_integer(code) or code not in _COLOUR_CODES:
+    if not is_integer(code) or code not in _COLOR_CODES:
         raise NotLiftableError(f"cv2.cvtColor by {code!r}")
-    return picture.then(_COLOUR_CODES[code], ())
+    return picture.then(_COLOR_CODES[code], ())
 
 
 def _plainly(name: str) -> Reader:
@@ -105,7 +105,7 @@ ARRAY_FUNCTIONS: dict[str, Reader] = {
     "cv2.rotate": turns_by("rotateCode", _ROTATIONS, "use `cv2.ROTATE_90_CLOCKWISE` or the like"),
     "cv2.flip": turns_by("flipCode", _FLIPS, "use 0, 1 or -1"),
     "cv2.transpose": turns("transpose"),
-    "cv2.cvtColor": _colour,
+    "cv2.cvtColor": _color,
     "cv2.resize": _resize,
     "cv2.GaussianBlur": _gaussian,
     "cv2.Sobel": _sobel,

@@ -87,8 +87,8 @@ class Picture:
             raise NotLiftableError(f"{name} on an image of size {self.state.size} and mode {self.state.mode}")
         plain = tuple(map(_plain, values))
         for parameter, value in zip(kind.parameters, plain, strict=True):
-            is_colour = parameter.name in {"fillcolor", "fill", "color", "outline"} and isinstance(value, tuple)
-            if not parameter.check(value) or (is_colour and self.is_gray):
+            is_color = parameter.name in {"fillcolor", "fill", "color", "outline"} and isinstance(value, tuple)
+            if not parameter.check(value) or (is_color and self.is_gray):
                 raise NotLiftableError(f"{name} with {parameter.name}={value!r}")
         state = kind.after(plain, self.state)
         if state.size[0] * state.size[1] > MAX_PIXELS or len(self.operations) >= MAX_OPERATIONS:

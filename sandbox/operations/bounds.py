@@ -35,8 +35,8 @@ def fits_in_process(program: ToolProgram, size: Size, limits: Limits, *, is_cred
         if not bound.holds(operation.values, before) or any(check_size(one, limits) for one in sizes):
             return False
         pixels = sum(width * height for width, height in sizes)
-        n_seen += OPERATIONS[operation.name].is_colour
-        spent += CALL_NS + (bound.ns + CREDIT_NS * OPERATIONS[operation.name].is_colour) * pixels
+        n_seen += OPERATIONS[operation.name].is_color
+        spent += CALL_NS + (bound.ns + CREDIT_NS * OPERATIONS[operation.name].is_color) * pixels
         before = after
     # If colors changed more than once, the program runs again without them to see which changes remain.
     return spent * (2 if n_seen > 1 else 1) + CREDIT_NS * before[0] * before[1] * is_credited <= MAX_NS

@@ -62,7 +62,7 @@ def _work(kernel: Table | None, iterations: int) -> int:
     return (9 if kernel is None else int(kernel.array.size)) * iterations
 
 
-def _colour_code(name: str, modes: tuple[str, ...], mode_after: str, tool: str | None) -> Kind:
+def _color_code(name: str, modes: tuple[str, ...], mode_after: str, tool: str | None) -> Kind:
     code = getattr(cv2, f"COLOR_{name}")
     return Kind(
         tool,
@@ -108,9 +108,9 @@ _WINDOWS = (Parameter("templateWindowSize", odd(1, 9), 7), Parameter("searchWind
 #: Conversions of three channels to three others.
 SPACES = tuple(
     name
-    for colours in ("RGB", "BGR")
+    for colors in ("RGB", "BGR")
     for space in ("HSV", "HLS", "LAB", "YCrCb", "YUV")
-    for name in (f"{colours}2{space}", f"{space}2{colours}")
+    for name in (f"{colors}2{space}", f"{space}2{colors}")
 )
 
 #: OpenCV's operations, by name.
@@ -167,11 +167,11 @@ OPENCV_OPERATIONS: dict[str, Kind] = {
         after=lambda _, state: State(state.size, "L"),
         bound=AROUND,
     ),
-    "cv2.RGB2BGR": _colour_code("RGB2BGR", ("RGB",), "RGB", "channel_swap"),
-    "cv2.RGB2GRAY": _colour_code("RGB2GRAY", ("RGB",), "L", "grayscale"),
-    "cv2.BGR2GRAY": _colour_code("BGR2GRAY", ("RGB",), "L", "grayscale"),
-    "cv2.GRAY2RGB": _colour_code("GRAY2RGB", ("L",), "RGB", None),
-    **{f"cv2.{name}": _colour_code(name, ("RGB",), "RGB", None) for name in SPACES},
+    "cv2.RGB2BGR": _color_code("RGB2BGR", ("RGB",), "RGB", "channel_swap"),
+    "cv2.RGB2GRAY": _color_code("RGB2GRAY", ("RGB",), "L", "grayscale"),
+    "cv2.BGR2GRAY": _color_code("BGR2GRAY", ("RGB",), "L", "grayscale"),
+    "cv2.GRAY2RGB": _color_code("GRAY2RGB", ("L",), "RGB", None),
+    **{f"cv2.{name}": _color_code(name, ("RGB",), "RGB", None) for name in SPACES},
     **{
         f"cv2.{name}": _opencv(name, Parameter("kernel", is_kernel), _ITERATIONS, tool=name, bound=_MORPHOLOGY)
         for name in ("erode", "dilate")

@@ -106,7 +106,7 @@ class Kind:
     bound: Bound = POINT
 
     @property
-    def is_colour(self) -> bool:
+    def is_color(self) -> bool:
         """Whether every pixel stays in its place, so that only values change."""
         return self.frame is same_place
 

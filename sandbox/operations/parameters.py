@@ -75,7 +75,7 @@ def is_flag(value: object) -> bool:
     return isinstance(value, bool) or value in (0, 1)
 
 
-def is_colour(value: object) -> bool:
+def is_color(value: object) -> bool:
     """A color that Pillow can read for an RGB or gray image."""
     if isinstance(value, str):
         try:

@@ -226,7 +226,7 @@ def test_turning_another_image_of_the_question_restores_nothing(play: Play, run:
     assert reward(play(two, run(ROT270, image_index=1), say("FJ7"))).terms["mandatory"] == 0
 
 
-def test_colour_and_crop_after_restoring_keep_it_restored(play: Play, run: Any, say: Any) -> None:
+def test_color_and_crop_after_restoring_keep_it_restored(play: Play, run: Any, say: Any) -> None:
     trajectory = play(
         sample("rotate_90"), run(ROT270), run("result = image.crop((5, 5, 50, 30))", image_index=1), say("FJ7")
     )

@@ -185,7 +185,7 @@ def ops_borders(image, images):
     return result
 
 
-def colours(image, images):
+def colors(image, images):
     result = ImageOps.autocontrast(image, cutoff=2)
     result = ImageOps.posterize(ImageOps.equalize(result), 3)
     result = ImageOps.solarize(ImageOps.invert(result), threshold=100)

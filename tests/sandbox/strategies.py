@@ -15,7 +15,7 @@ from sandbox.operations.table import OPERATIONS
 
 _SIDES = st.integers(1, 40)
 _SIZES = st.tuples(_SIDES, _SIDES)
-_COLOURS = st.one_of(st.none(), st.sampled_from(["red", "#102030"]), st.tuples(*[st.integers(0, 255)] * 3))
+_COLORS = st.one_of(st.none(), st.sampled_from(["red", "#102030"]), st.tuples(*[st.integers(0, 255)] * 3))
 _RADII = st.floats(0, 20, allow_nan=False).map(lambda value: round(value, 3))
 _ODD = st.sampled_from([1, 3, 5])
 
@@ -29,8 +29,8 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "expand": st.booleans(),
     "center": st.one_of(st.none(), st.tuples(st.integers(0, 30), st.floats(0, 30))),
     "translate": st.one_of(st.none(), st.tuples(st.integers(-9, 9), st.integers(-9, 9))),
-    "fillcolor": _COLOURS,
-    "color": _COLOURS,
+    "fillcolor": _COLORS,
+    "color": _COLORS,
     "fill": st.sampled_from([0, 7, "red"]),
     "size": _SIZES,
     "Image.resize.resample": st.one_of(st.none(), st.integers(0, 5)),
@@ -99,7 +99,7 @@ _CALLS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "Image.transform": st.one_of(
         *(
-            st.tuples(_SIZES, st.just(method), st.just(data), st.sampled_from([0, 2, 3]), st.just(1), _COLOURS)
+            st.tuples(_SIZES, st.just(method), st.just(data), st.sampled_from([0, 2, 3]), st.just(1), _COLORS)
             for method, data in {**_DATA, 3: (0, 0, 1, 20, 22, 19, 20, 1)}.items()
         )
     ),
@@ -157,8 +157,8 @@ def operations_named(draw: st.DrawFn, name: str) -> Operation:
     if name == "Image.crop":
         return Operation(name, (draw(boxes()),))
     if name in {"ImageDraw.rectangle", "ImageDraw.ellipse"}:
-        colours = draw(st.tuples(_COLOURS, _COLOURS, st.integers(0, 3)))
-        return Operation(name, (draw(boxes()), *colours))
+        colors = draw(st.tuples(_COLORS, _COLORS, st.integers(0, 3)))
+        return Operation(name, (draw(boxes()), *colors))
     if name in _CALLS:
         return Operation(name, draw(_CALLS[name]))
     parameters = OPERATIONS[name].parameters

@@ -12,7 +12,7 @@ from sandbox.images import Budget, as_rgb, check_size, content_key, copy_into, v
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
 
 
-def test_a_plain_image_is_itself_and_others_lose_what_is_no_colour() -> None:
+def test_a_plain_image_is_itself_and_others_lose_what_is_no_color() -> None:
     plain = Image.fromarray(PIXELS)
     assert as_rgb(plain) is plain
     transparent = plain.convert("RGBA")

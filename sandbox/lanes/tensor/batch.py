@@ -259,9 +259,9 @@ class ProgramBatches:
         flags = _fetched([flag for run in runs for flag in run.changes.values()])
         earned = [_credit(run, {position: next(flags) for position in run.changes}) for run in runs]
         again = {
-            place: _Progress(_colourless(run.steps), run.source, run.source)
+            place: _Progress(_colorless(run.steps), run.source, run.source)
             for place, (run, credit) in enumerate(zip(runs, earned, strict=True))
-            if not run.is_failed and credit.needs_colourless
+            if not run.is_failed and credit.needs_colorless
         }
         self._advance(list(again.values()))
         return [
@@ -279,11 +279,11 @@ def _credit(run: _Progress, changed: Mapping[int, bool]) -> Credit:
     return credit
 
 
-def _colourless(steps: Steps) -> Steps:
+def _colorless(steps: Steps) -> Steps:
     """The steps without color operations, which may have undone each other."""
     kept = list[Step]()
     for step in steps:
-        if not OPERATIONS[step.operation.name].is_colour:
+        if not OPERATIONS[step.operation.name].is_color:
             kept.append(_step(step.operation, step.kind, kept[-1] if kept else None))
     return tuple(kept)
 
@@ -312,7 +312,7 @@ def _changed(before: Tensor, after: Tensor, steps: Sequence[Step]) -> Tensor:
 def _outcome(run: _Progress, credit: Credit, plain: _Progress | None) -> Outcome | None:
     """Build the outcome; None if the Pillow lane must decide. `plain` is the run without its color operations."""
     try:
-        effects = credit.effects(lambda: _is_same(run, run.source, ()), lambda: _is_colourless(run, plain))
+        effects = credit.effects(lambda: _is_same(run, run.source, ()), lambda: _is_colorless(run, plain))
     except _UncertainError:
         return None
     return Outcome(TensorImage(run.pixels if run.pixels.shape[0] == 3 else run.pixels.repeat(3, 1, 1)), effects)
@@ -322,7 +322,7 @@ def _fetched(flags: Sequence[Tensor]) -> Iterator[bool]:
     return iter(torch.stack(list(flags)).tolist() if flags else [])
 
 
-def _is_colourless(run: _Progress, plain: _Progress | None) -> bool:
+def _is_colorless(run: _Progress, plain: _Progress | None) -> bool:
     return plain is not None and not plain.is_failed and _is_same(run, plain.pixels, plain.steps)
 
 

@@ -52,8 +52,8 @@ def _fill(images_NCHW: Tensor, name: str, values: Values) -> Tensor:
     """The fill color [C, 1]: the first pixel after the library runs this call on an image of one pixel."""
     image = Image.new("RGB" if images_NCHW.shape[1] == 3 else "L", (1, 1))
     pixel: Any = OPERATIONS[name].call(image, values).getpixel((0, 0))
-    colour = pixel if isinstance(pixel, tuple) else (pixel,)
-    return torch.tensor(colour, dtype=torch.uint8, device=images_NCHW.device)[:, None]
+    color = pixel if isinstance(pixel, tuple) else (pixel,)
+    return torch.tensor(color, dtype=torch.uint8, device=images_NCHW.device)[:, None]
 
 
 def _placed(images_NCHW: Tensor, size: Size, left: int, top: int, fill_C1: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _sampled(name: str) -> Call:
     def call(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
         height, width = images_NCHW.shape[2:]
         size, (a, b, c, d, e, f, g, h), resample = _sampling(name, values[0], (width, height))
-        colour = 0 if values[0][5] is None else values[0][5]
+        color = 0 if values[0][5] is None else values[0][5]
         if resample == Image.Resampling.NEAREST:
             rows, columns = _fixed_places(size, (a, b, c, d, e, f), images_NCHW.device)
             places = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
@@ -151,7 +151,7 @@ def _sampled(name: str) -> Call:
             # Pillow truncates; the small offset corrects sums that rounding left just below a whole number.
             picked = (remapped + 1e-3).clamp_(0, 255).to(torch.uint8)
         is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-        fill_C1 = _fill(images_NCHW, "Image.paste", ((2, 1), colour, (1, 0)))
+        fill_C1 = _fill(images_NCHW, "Image.paste", ((2, 1), color, (1, 0)))
         return torch.where(is_inside, picked, fill_C1[..., None])
 
     return call
@@ -228,8 +228,8 @@ def _warp(images_NCHW: Tensor, values: Sequence[Values]) -> Tensor:
     depth = g * xs + h * ys + i
     is_edge = border == cv2.BORDER_REPLICATE
     scalar = list(value) if isinstance(value, tuple) else [value]
-    colour = torch.tensor([*scalar, 0, 0][: images_NCHW.shape[1]], device=images_NCHW.device).round()[:, None, None]
-    base = 0 if is_edge else colour.float()
+    color = torch.tensor([*scalar, 0, 0][: images_NCHW.shape[1]], device=images_NCHW.device).round()[:, None, None]
+    base = 0 if is_edge else color.float()
     mode = "bicubic" if flags == cv2.INTER_CUBIC else "bilinear"  # INTER_AREA is bilinear in a warp
     rows, columns = (d * xs + e * ys + f) / depth, (a * xs + b * ys + c) / depth
     sampled = _remapped(images_NCHW.float() - base, rows, columns, mode, "border" if is_edge else "zeros") + base

@@ -6,7 +6,7 @@ import pytest
 
 from cv_lightning.compare.groups import RunGroup
 from cv_lightning.compare.run import Run
-from cv_lightning.compare.summary import direction, on_grid, summarise, windows
+from cv_lightning.compare.summary import direction, on_grid, summarize, windows
 
 
 def test_windows_are_a_twentieth_of_a_curve() -> None:
@@ -14,7 +14,7 @@ def test_windows_are_a_twentieth_of_a_curve() -> None:
     assert windows(points)[-1] == (39.0, 38.5)
     assert windows([(7.0, 3.0)]) == [(7.0, 3.0)]
     group = RunGroup("a", [Run("a", "a", curves={"train/loss": [(0.0, 3.0), (1.0, 1.0), (2.0, 2.0)]})])
-    loss = summarise(group, "train/loss")
+    loss = summarize(group, "train/loss")
     assert loss is not None
     assert loss.best is not None
     assert (loss.final.mean, loss.best.mean, loss.best_step) == (2.0, 1.0, 1.0)

@@ -17,7 +17,7 @@ from modules.evaluate import versions as of_an_evaluation
 
 
 @pytest.fixture
-def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def labeled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment in which torch reports a local label that its metadata lack, and numpy's metadata have a label."""
     for name, number in (("torch", "2.13.0"), ("numpy", "2.9.9+local.1"), ("Some_Package", "3")):
         folder = tmp_path / f"{name}-{number}.dist-info"
@@ -27,7 +27,7 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
 
 
-@pytest.mark.usefixtures("labelled")
+@pytest.mark.usefixtures("labeled")
 def test_every_record_of_a_run_gives_the_same_version() -> None:
     for found in (of_a_report(), of_an_evaluation(), run_facts(Path.cwd())["packages"]):
         assert found["torch"] == "2.13.0"
@@ -35,7 +35,7 @@ def test_every_record_of_a_run_gives_the_same_version() -> None:
     assert versions(DRAWN_WITH)["numpy"] == drawn_with()["numpy"] == "2.9.9+local.1"
 
 
-@pytest.mark.usefixtures("labelled")
+@pytest.mark.usefixtures("labeled")
 def test_of_two_packages_of_one_name_the_first_on_the_path_counts() -> None:
     assert all_versions()["torch"] == version_of("torch") == "2.13.0"
     assert all_versions()["some_package"] == "3"

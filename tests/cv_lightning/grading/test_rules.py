@@ -15,7 +15,7 @@ from cv_lightning.grading.rules import (
     edit_distance,
     is_right,
     is_right_relaxed,
-    normalise,
+    normalize,
     parse_number,
 )
 
@@ -84,7 +84,7 @@ def test_wrong(prediction: str | None, truth: str) -> None:
 @given(st.text(max_size=12))
 def test_an_answer_equals_itself_and_nothing_raises(text: str) -> None:
     assert is_right(text, text) == bool(text.strip())
-    assert normalise(normalise(text)) == normalise(text)
+    assert normalize(normalize(text)) == normalize(text)
 
 
 @given(st.text(max_size=8), st.text(max_size=8))

@@ -55,7 +55,7 @@ def test_a_registered_policy_answers_as_the_policy_does(tmp_path: Path, capsys: 
 
     image = Image.new("RGB", (56, 56), "red")
     model = mlflow.pyfunc.load_model("models:/reader/1")
-    rows = [{"question": question, "image": encoded(image)} for question in ("Read.", "Which colour?")]
+    rows = [{"question": question, "image": encoded(image)} for question in ("Read.", "Which color?")]
     answers = model.predict(rows, params={"max_new_tokens": 12, "max_turns": 2})
     samples = [Sample("", row["question"], (image,), "") for row in rows]
     with ToolExecutor(lane="pillow") as executor:

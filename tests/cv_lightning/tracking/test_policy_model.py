@@ -19,7 +19,7 @@ from cv_lightning.tracking.policy_model import ARTIFACT, SIGNATURE, PolicyModel
 from cv_lightning.types import Sample
 from tests.modules.helpers import noise, small_policy
 
-QUESTIONS = ["Read.", "Which colour?"]
+QUESTIONS = ["Read.", "Which color?"]
 
 
 def encoded(image: Image.Image) -> str:

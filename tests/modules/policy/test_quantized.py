@@ -46,7 +46,7 @@ def test_checkpoints_hold_no_codes() -> None:
     policy.load_state_dict(state)
 
 
-def test_the_reference_is_the_quantised_model() -> None:
+def test_the_reference_is_the_quantized_model() -> None:
     policy = small_policy(lora=LORA, quantization="nf4")
     batch = policy.collate(sampled_conversations(policy))
     reference_BT = policy.reference_logprobs(batch)

@@ -11,7 +11,7 @@ from tests.modules.helpers import SIZE, small_policy
 
 
 @pytest.mark.parametrize(("family", "mean"), [("qwen2_5_vl", 0.48145466), ("qwen3_vl", 0.5), ("qwen3_5", 0.5)])
-def test_a_new_model_normalises_as_its_family(family: str, mean: float) -> None:
+def test_a_new_model_normalizes_as_its_family(family: str, mean: float) -> None:
     config = small_policy(family).core.config
     assert KINDS[family].processor(config, None, 784, 7056).image_mean[0] == mean
 

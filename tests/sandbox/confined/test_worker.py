@@ -39,12 +39,12 @@ RESULTS: dict[str, tuple[tuple[int, int], Any]] = {
 @pytest.mark.parametrize("code", RESULTS)
 def test_results_of_every_kind(code: str, executor: ToolExecutor) -> None:
     observation = run(executor, code, IMAGE, noise(9, 8, 5))
-    size, colour = RESULTS[code]
+    size, color = RESULTS[code]
     assert observation.status == "ok", observation.text
     assert observation.image is not None
     assert (observation.image.mode, observation.image.size) == ("RGB", size)
-    if colour is not None:
-        assert observation.image.getcolors() == [(size[0] * size[1], colour)]
+    if color is not None:
+        assert observation.image.getcolors() == [(size[0] * size[1], color)]
 
 
 BAD_RESULTS = {

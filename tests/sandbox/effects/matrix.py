@@ -96,7 +96,7 @@ def turns(name: str, *codes: str) -> Operation:
     return Operation((name,), name, turned(name), codes)
 
 
-def colours(tool: str, *codes: str, also: tuple[str, ...] = ()) -> Operation:
+def colors(tool: str, *codes: str, also: tuple[str, ...] = ()) -> Operation:
     return Operation((tool,), "identity", stays, codes, also)
 
 
@@ -242,13 +242,13 @@ OPERATIONS: dict[str, Operation] = {
             _ARRAY + "a = np.pad(a, ((12, 12), (12, 12), (0, 0)), mode='constant')" + _SHOW,
         ),
     ),
-    "edges": colours(
+    "edges": colors(
         "edges",
         "result = image.filter(ImageFilter.FIND_EDGES)",
         _ARRAY + "a = cv2.Canny(cv2.cvtColor(a, cv2.COLOR_RGB2GRAY), 50, 150)" + _SHOW,
         also=("grayscale",),
     ),
-    "threshold": colours(
+    "threshold": colors(
         "threshold",
         "gray = cv2.cvtColor(np.array(image), cv2.COLOR_RGB2GRAY)\n"
         "_, a = cv2.threshold(gray, 127, 255, cv2.THRESH_BINARY)" + _SHOW,
@@ -266,27 +266,27 @@ OPERATIONS: dict[str, Operation] = {
             "result = ImageOps.scale(image, 2)",
         ),
     ),
-    "contrast": colours("contrast", "result = ImageEnhance.Contrast(image).enhance(1.6)"),
-    "brightness": colours("brightness", "result = ImageEnhance.Brightness(image).enhance(0.7)"),
-    "invert": colours("invert", "result = ImageOps.invert(image)", _ARRAY + "a = cv2.bitwise_not(a)" + _SHOW),
-    "gray": colours(
+    "contrast": colors("contrast", "result = ImageEnhance.Contrast(image).enhance(1.6)"),
+    "brightness": colors("brightness", "result = ImageEnhance.Brightness(image).enhance(0.7)"),
+    "invert": colors("invert", "result = ImageOps.invert(image)", _ARRAY + "a = cv2.bitwise_not(a)" + _SHOW),
+    "gray": colors(
         "grayscale",
         "result = image.convert('L')",
         _ARRAY + "a = cv2.cvtColor(a, cv2.COLOR_RGB2GRAY)" + _SHOW,
         "result = ImageOps.grayscale(image).convert('RGB')",
     ),
-    "blur": colours(
+    "blur": colors(
         "blur",
         "result = image.filter(ImageFilter.GaussianBlur(radius=3))",
         _ARRAY + "a = cv2.GaussianBlur(a, (5, 5), 0.8)" + _SHOW,
     ),
-    "local contrast": colours(
+    "local contrast": colors(
         "clahe",
         "g = cv2.cvtColor(np.array(image), cv2.COLOR_RGB2GRAY)\n"
         "clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))\na = clahe.apply(g)" + _SHOW,
         also=("grayscale",),
     ),
-    "drawing": colours(
+    "drawing": colors(
         "draw", "draw.rectangle((W // 4, H // 4, W // 2, H // 2), outline='red', width=3)\nresult = image"
     ),
     "nothing": Operation(

@@ -59,6 +59,6 @@ def test_a_resize_by_a_box_is_a_crop() -> None:
     assert set(earned(part).tools) == {"crop", "resize"}
 
 
-def test_colours_that_undo_each_other_earn_nothing() -> None:
+def test_colors_that_undo_each_other_earn_nothing() -> None:
     assert earned(INVERT, ("Image.convert", ("L",), (40, 20))).tools == ("invert", "grayscale")
     assert earned(INVERT, INVERT, TURN, is_plain=True).tools == ("rotate_90",)

@@ -36,9 +36,9 @@ def every_place(image: Numbers, part: Numbers) -> list[CropPlace]:
 
 @given(st.data())
 def test_finds_what_a_search_of_every_place_finds(data: st.DataObject) -> None:
-    n_colours = data.draw(st.sampled_from([4, 6, 40]))
+    n_colors = data.draw(st.sampled_from([4, 6, 40]))
     height, width = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
-    pick = st.lists(st.integers(0, n_colours - 1), min_size=height * width, max_size=height * width)
+    pick = st.lists(st.integers(0, n_colors - 1), min_size=height * width, max_size=height * width)
     image = np.array(data.draw(pick), np.uint32).reshape(height, width)
     turned = oriented(image, data.draw(st.sampled_from(ORIENTATIONS)))
     y, x = data.draw(st.integers(0, turned.shape[0] - 1)), data.draw(st.integers(0, turned.shape[1] - 1))
@@ -57,9 +57,9 @@ def test_a_part_of_something_else_lies_nowhere() -> None:
     assert find_places(image, other[20:60, 30:90], SearchBudget(1 << 25)) == []
 
 
-@pytest.mark.parametrize("n_colours", [2, 5, 2**24])
-def test_work_is_bounded_on_a_large_image(n_colours: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.random.default_rng(0).integers(0, n_colours, (1500, 2000), dtype=np.uint32)
+@pytest.mark.parametrize("n_colors", [2, 5, 2**24])
+def test_work_is_bounded_on_a_large_image(n_colors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, n_colors, (1500, 2000), dtype=np.uint32)
     looked: list[int] = []
     whole = cut_outs._fitting
 
@@ -71,6 +71,6 @@ def test_work_is_bounded_on_a_large_image(n_colours: int, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(cut_outs, "_fitting", counted)
     found = find_places(image, oriented(image, "transverse")[100:900, 50:700], SearchBudget(1 << 25))
-    if n_colours == 2**24:
+    if n_colors == 2**24:
         assert found == [CropPlace("transverse", 50, 100)]
     assert sum(looked) <= 8 * cut_outs._MAX_PLACES

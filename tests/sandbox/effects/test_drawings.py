@@ -91,7 +91,7 @@ def test_drawings_are_found_in_any_orientation(picture: str, shape: str, orienta
     assert found == Effects((*turn, "draw"), orientation, orientation_frame(orientation, image.size))
 
 
-def test_two_colours() -> None:
+def test_two_colors() -> None:
     def draw(pen: ImageDraw.ImageDraw) -> None:
         pen.rectangle((110, 20, 160, 70), outline="red", width=3)
         pen.line((100, 10, 170, 80), fill=(255, 0, 255), width=3)
@@ -137,9 +137,9 @@ def speckle(share: float) -> Change:
     return apply
 
 
-def put(where: Callable[[Any], Any], colour: object) -> Change:
+def put(where: Callable[[Any], Any], color: object) -> Change:
     def apply(pixels: Any) -> None:
-        pixels[where(pixels)] = colour
+        pixels[where(pixels)] = color
 
     return apply
 
@@ -152,7 +152,7 @@ NOT_DRAWN: dict[str, Change] = {
     "nothing": lambda pixels: None,
     "a pixel": put(lambda _: (5, 5), (255, 0, 0)),
     "fifteen pixels": put(lambda _: (5, slice(0, 15)), (255, 0, 0)),
-    "colours that nobody sees": in_region(lambda part: part ^ 8),
+    "colors that nobody sees": in_region(lambda part: part ^ 8),
     "specks": speckle(0.01),
     "many specks": speckle(0.1),
     "very many specks": speckle(0.24),
@@ -185,7 +185,7 @@ def test_what_else_changes_few_pixels_is_no_drawing(picture: str, change: str) -
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(PICTURES)), st.booleans())
-def test_no_table_of_colours_is_a_drawing(seed: int, picture: str, is_gray: bool) -> None:
+def test_no_table_of_colors_is_a_drawing(seed: int, picture: str, is_gray: bool) -> None:
     rng = np.random.default_rng(seed)
     table = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 256, 3)
     low, high = np.sort(rng.integers(0, 257, 2))

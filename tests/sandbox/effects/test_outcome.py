@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from sandbox.effects.outcome import run_operation, run_program, without_colour
+from sandbox.effects.outcome import run_operation, run_program, without_color
 from sandbox.operations.operation import Operation
 from sandbox.operations.program import ToolProgram
 
@@ -42,8 +42,8 @@ def test_only_the_last_operation_is_finished_elsewhere() -> None:
     assert outcome == run_program(ToolProgram((TURN, MIRROR, INVERT)), IMAGE)
 
 
-def test_without_colour_pixels_are_moved_only() -> None:
-    moved = without_colour(ToolProgram((INVERT, TURN, INVERT)), IMAGE)
+def test_without_color_pixels_are_moved_only() -> None:
+    moved = without_color(ToolProgram((INVERT, TURN, INVERT)), IMAGE)
     assert moved is not None
     assert moved.tobytes() == IMAGE.transpose(Image.Transpose.ROTATE_90).tobytes()
-    assert without_colour(ToolProgram((Operation("Image.crop", ("x",)),)), IMAGE) is None
+    assert without_color(ToolProgram((Operation("Image.crop", ("x",)),)), IMAGE) is None

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sandbox.effects.pixels import OutOfBudgetError, SearchBudget, colours, numbers, oriented, same_pixels
+from sandbox.effects.pixels import OutOfBudgetError, SearchBudget, colors, numbers, oriented, same_pixels
 from sandbox.geometry import ORIENTATIONS, orient
 
 
-def test_numbers_and_colours_are_each_other_undone() -> None:
+def test_numbers_and_colors_are_each_other_undone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    assert (colours(numbers(pixels)) == pixels).all()
+    assert (colors(numbers(pixels)) == pixels).all()
     four = np.dstack([pixels, np.full((5, 7), 9, np.uint8)])
-    assert (colours(numbers(four)) == pixels).all()
+    assert (colors(numbers(four)) == pixels).all()
     assert np.shares_memory(numbers(four), four)
 
 

@@ -238,9 +238,9 @@ def test_a_result_that_is_right_at_known_places_only_is_no_turn() -> None:
     assert credit(Image.fromarray(other), "v1 = image.transpose(2)\nresult = v1", image) == UNKNOWN
 
 
-@pytest.mark.parametrize("n_colours", [2, 40])
-def test_a_palindrome_does_not_hold_the_search(n_colours: int) -> None:
-    quarter = np.random.default_rng(0).integers(0, n_colours, (2300, 3250, 3), dtype=np.uint8)
+@pytest.mark.parametrize("n_colors", [2, 40])
+def test_a_palindrome_does_not_hold_the_search(n_colors: int) -> None:
+    quarter = np.random.default_rng(0).integers(0, n_colors, (2300, 3250, 3), dtype=np.uint8)
     half = np.concatenate([quarter, quarter[:, ::-1]], 1)
     page = Image.fromarray(np.concatenate([half, half[::-1]]))
     part = page.crop((0, 0, page.width - 2, page.height - 2))

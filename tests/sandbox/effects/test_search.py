@@ -77,14 +77,14 @@ CHANGED = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("change", CHANGED)
-def test_orientation_is_seen_through_a_colour_change(change: str, orientation: str) -> None:
+def test_orientation_is_seen_through_a_color_change(change: str, orientation: str) -> None:
     found = find_effects(SCENE, CHANGED[change](orient(SCENE, orientation)))
     assert found.orientation == orientation
     assert found.tools == (("color",) if orientation == "identity" else (orientation, "color"))
     assert found.frame == orientation_frame(orientation, SCENE.size)
 
 
-def test_named_colour_changes() -> None:
+def test_named_color_changes() -> None:
     assert find_effects(SCENE, ImageOps.invert(SCENE)).tools == ("invert",)
     assert find_effects(SCENE, SCENE.convert("L").convert("RGB")).tools == ("grayscale",)
     assert find_effects(SCENE, SCENE.rotate(180).convert("L").convert("RGB")).tools == ("rotate_180", "grayscale")

@@ -22,11 +22,11 @@ SAME = "result = image"
 MOODY = Moody()
 
 
-def picture(colour: str = "red") -> Image.Image:
+def picture(color: str = "red") -> Image.Image:
     image = Image.new("RGB", (60, 40), "blue")
     image.putpixel((0, 0), (1, 2, 3))
     image.putpixel((59, 0), (4, 5, 6))
-    image.paste(colour, (20, 10, 30, 20))
+    image.paste(color, (20, 10, 30, 20))
     return image
 
 
@@ -166,12 +166,12 @@ def test_a_model_that_cannot_be_sent_to_a_process_is_data() -> None:
 
 
 def test_threads_share_a_model(executor: ToolExecutor) -> None:
-    colours = ["red", "green", "white", "black", "yellow", "cyan"]
+    colors = ["red", "green", "white", "black", "yellow", "cyan"]
     with ThreadPoolExecutor(6) as pool:
-        seen = list(pool.map(lambda colour: run(executor, asked(image=picture(colour))), colours))
+        seen = list(pool.map(lambda color: run(executor, asked(image=picture(color))), colors))
     assert {observation.status for observation in seen} == {"ok"}
     assert len({process_of(observation) for observation in seen}) == 1
-    assert len({observation.text for observation in seen}) == len(colours)
+    assert len({observation.text for observation in seen}) == len(colors)
 
 
 def _in_child(executor: ToolExecutor, pipe: Any) -> None:

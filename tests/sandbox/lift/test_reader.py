@@ -78,7 +78,7 @@ UNREADABLE = {
     "an empty slice": "result = Image.fromarray(np.array(image)[5:5])",
     "a large power": "result = image.rotate(9 ** 9 ** 9)",
     "a result that is no image": "result = 5",
-    "gray pixels with a colour": "result = image.convert('L').rotate(5, fillcolor=(1, 2, 3))",
+    "gray pixels with a color": "result = image.convert('L').rotate(5, fillcolor=(1, 2, 3))",
     "OpenCV's dst by position": "result = Image.fromarray(cv2.convertScaleAbs(np.array(image), 1.5, 10))",
     "OpenCV's dst of resize": "result = Image.fromarray(cv2.resize(np.array(image), (5, 5), cv2.INTER_AREA))",
     "OpenCV on booleans": "result = cv2.convertScaleAbs(cv2.Laplacian(np.array(image) > 9, cv2.CV_64F))",

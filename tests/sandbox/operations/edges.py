@@ -75,7 +75,7 @@ def _kernel(generator: random.Random, _: Size) -> Table:
     return Table(tuple((1,) * wide for _ in range(high)), "uint8")
 
 
-_COLOURS = [None, 7, (1, 2, 3), "red"]
+_COLORS = [None, 7, (1, 2, 3), "red"]
 _SIGMAS = [0, 0.01, 1, 3.3, 50]
 #: Values of parameters, keyed by operation and parameter or by parameter alone: a list, or a function of the size.
 _EDGES: dict[str, list[Any] | Draw] = {
@@ -85,8 +85,8 @@ _EDGES: dict[str, list[Any] | Draw] = {
     "expand": [False, True],
     "center": [None, (0, 0), (-1e5, 1e5), (1e5, 1e5)],
     "translate": [None, (0, 0), (-1e5, 1e5), (3, 1e5)],
-    "fillcolor": _COLOURS,
-    "color": _COLOURS,
+    "fillcolor": _COLORS,
+    "color": _COLORS,
     "Image.crop.box": _box,
     "size": _size,
     "dsize": _size,
@@ -122,8 +122,8 @@ _EDGES: dict[str, list[Any] | Draw] = {
     "Image.paste.box": [(0, 0), (-(10**5), 10**5), (5, -3)],
     "xy": _corners,
     "ImageDraw.line.xy": _points,
-    "fill": _COLOURS,
-    "outline": _COLOURS,
+    "fill": _COLORS,
+    "outline": _COLORS,
     "width": [0, 1, 3, 200],
     "joint": [None, "curve"],
     "fx": [0, 1e-3, 1, 3.7, 100],

@@ -16,7 +16,7 @@ def test_an_operation_is_the_call_that_it_is_written_as(name: str) -> None:
     assert differing(name, 2 if "Means" in name else 12) == []
 
 
-def test_every_colour_space_is_there_in_both_orders_and_ways() -> None:
+def test_every_color_space_is_there_in_both_orders_and_ways() -> None:
     assert len(SPACES) == len(set(SPACES)) == 2 * 5 * 2
     image = noise(9, 7)
     for name in SPACES:

@@ -11,10 +11,10 @@ from sandbox.operations.parameters import Parameter, is_integer
 from sandbox.operations.table import OPERATIONS
 from tests.sandbox.operations.edges import calls
 
-COLOURS = [name for name, kind in OPERATIONS.items() if kind.is_colour]
+COLORS = [name for name, kind in OPERATIONS.items() if kind.is_color]
 
 
-@pytest.mark.parametrize("name", COLOURS)
+@pytest.mark.parametrize("name", COLORS)
 def test_a_change_of_values_keeps_the_size(name: str) -> None:
     for values, image in calls(name, 3):
         assert OPERATIONS[name].after(values, State(image.size, image.mode)).size == image.size
@@ -22,8 +22,8 @@ def test_a_change_of_values_keeps_the_size(name: str) -> None:
 
 
 def test_operations_that_move_pixels_are_no_changes_of_values() -> None:
-    assert not {"orient", "Image.rotate", "Image.crop", "Image.resize", "cv2.warpAffine", "ImageOps.pad"} & {*COLOURS}
-    assert {"Image.convert", "ImageOps.invert", "cv2.GaussianBlur", "ImageDraw.line"} <= {*COLOURS}
+    assert not {"orient", "Image.rotate", "Image.crop", "Image.resize", "cv2.warpAffine", "ImageOps.pad"} & {*COLORS}
+    assert {"Image.convert", "ImageOps.invert", "cv2.GaussianBlur", "ImageDraw.line"} <= {*COLORS}
 
 
 def test_a_call_gets_its_values_by_the_names_of_its_parameters() -> None:
@@ -35,4 +35,4 @@ def test_a_call_gets_its_values_by_the_names_of_its_parameters() -> None:
     assert (kind.tool, kind.bound, kind.modes) == ("shift", MOVE, ("RGB", "L"))
     with pytest.raises(ValueError, match="zip"):
         kind.call(Image.new("L", (1, 1)), (5,))
-    assert Kind("t", kind.call, "{x}").is_colour
+    assert Kind("t", kind.call, "{x}").is_color

@@ -37,8 +37,8 @@ def test_one_value_of_another_type_is_another() -> None:
     assert not checks.one_of(0, 2)(2.0)
 
 
-COLOURS = st.one_of(
-    st.sampled_from(["red", "#fff", "#12345678", "rgb(1,2,3)", "rgba(1,2,3,4)", "hsl(10,20%,30%)", "nocolour", ""]),
+COLORS = st.one_of(
+    st.sampled_from(["red", "#fff", "#12345678", "rgb(1,2,3)", "rgba(1,2,3,4)", "hsl(10,20%,30%)", "nocolor", ""]),
     st.sampled_from([*ImageColor.colormap]),
     ANYTHING,
     st.tuples(*[st.integers(-1, 256)] * 3),
@@ -46,9 +46,9 @@ COLOURS = st.one_of(
 )
 
 
-@given(COLOURS, st.sampled_from(["RGB", "L"]))
-def test_a_colour_that_passes_is_one_to_pillow(value: Any, mode: str) -> None:
-    if checks.is_colour(value) and not (mode == "L" and isinstance(value, tuple)):
+@given(COLORS, st.sampled_from(["RGB", "L"]))
+def test_a_color_that_passes_is_one_to_pillow(value: Any, mode: str) -> None:
+    if checks.is_color(value) and not (mode == "L" and isinstance(value, tuple)):
         drawn, fill = Image.new(mode, (4, 4)), 0 if value is None else value
         plain = Image.new(mode, (2, 2), fill)
         ImageDraw.Draw(drawn).rectangle((0, 0, 2, 2), fill=value, outline=fill)
@@ -56,10 +56,10 @@ def test_a_colour_that_passes_is_one_to_pillow(value: Any, mode: str) -> None:
         assert plain.getpixel((0, 0)) == drawn.getpixel((1, 1)) == expanded.getpixel((0, 0))
 
 
-def test_colours_by_hand() -> None:
-    assert all(map(checks.is_colour, ["red", "#fff", (0, 255, 7), 255, 0, None]))
+def test_colors_by_hand() -> None:
+    assert all(map(checks.is_color, ["red", "#fff", (0, 255, 7), 255, 0, None]))
     assert not any(
-        map(checks.is_colour, ["#12345678", (0, 256, 7), (1, 2), (1, 2, 3, 4), 256, -1, True, 1.0, [1, 2, 3]])
+        map(checks.is_color, ["#12345678", (0, 256, 7), (1, 2), (1, 2, 3, 4), 256, -1, True, 1.0, [1, 2, 3]])
     )
 
 

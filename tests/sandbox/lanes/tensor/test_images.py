@@ -53,7 +53,7 @@ def test_content_key_of_a_part_of_a_batch() -> None:
     assert TensorImage(eights).content_key() == TensorImage(eights.clone()).content_key()
 
 
-def test_neighbours_are_stacked_without_a_copy() -> None:
+def test_neighbors_are_stacked_without_a_copy() -> None:
     batch = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
     assert stacked(list(batch)).data_ptr() == batch.data_ptr()
     assert torch.equal(stacked([batch[1], batch[0]]), batch.flip(0))

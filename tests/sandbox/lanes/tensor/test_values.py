@@ -33,7 +33,7 @@ from tests.sandbox.lanes.tensor.agreement import as_tensor, noise, picture
         ("cv2.BGR2GRAY", (255, 0, 0), (29,)),
     ],
 )
-def test_colours(name: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+def test_colors(name: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
     (kind,) = KINDS[name]
     pixel = torch.tensor(before, dtype=torch.uint8)[None, :, None, None]
     assert kind.call(pixel, [()]).flatten().tolist() == list(after)
