@@ -85,7 +85,7 @@ def test_training_goes_on_where_nothing_listens(
     assert fit(tmp_path, logger) < 25
     assert losses(kept(tmp_path)) == [(0, 1.0), (1, 2.0), (2, 3.0)]
     assert logger.run_id is None
-    reports = [record.getMessage() for record in caplog.records if "does not take" in record.getMessage()]
+    reports = [record.getMessage() for record in caplog.records if "does not accept" in record.getMessage()]
     assert len(reports) == 1
     assert str(closed_port) in reports[0]
     assert str(tmp_path / "mlflow_unsent.jsonl") in reports[0]
