@@ -3,8 +3,8 @@
     python benchmarks/paper_mistakes.py runs/paper/sft/policy runs/paper/rl/policy [--questions 1600] [--seed 0]
 
 The first turns are the oracle's, up to its mistake, as in the SFT episodes with recovery: a call that fails, a turn
-that leaves the image wrong, or a crop of another plate. The policy takes the turns after it, at temperature 0. Mistakes
-that a policy makes itself are the ones that it did not see, so they say less about whether it can recover.
+that leaves the image wrong, or a crop of another plate. The policy takes up to four turns after it, at temperature 0.
+Mistakes that a policy makes itself are those that it did not see, so they say less about whether it can recover.
 """
 
 from __future__ import annotations
@@ -85,14 +85,15 @@ def mistake_in(begun: Trajectory) -> str:
 def answers(
     planted: Iterator[tuple[str, Trajectory]], policy: Policy, executor: ToolExecutor
 ) -> dict[tuple[str, str], list[Trajectory]]:
-    """The answered trajectories by family and kind of mistake."""
+    """The answered trajectories by family and kind of mistake; "all" holds all families."""
     found = defaultdict(list)
     while batch := list(islice(planted, BATCH)):
         trajectories = [begun for _, begun in batch]
         session = policy.open_session(Sampling(0.0, MAX_NEW_TOKENS))
         drive(trajectories, session, policy.conversation, executor, MAX_TURNS)
         for mistake, trajectory in batch:
-            found[trajectory.sample.family, mistake].append(trajectory)
+            for family in (trajectory.sample.family, "all"):
+                found[family, mistake].append(trajectory)
     return dict(found)
 
 
