@@ -73,7 +73,7 @@ def nested_interval(
         raise ValueError("by_seed: expected at least one value, got none.")
     mean = float(np.mean([values.mean() for values in seeds]))
     pooled = np.concatenate(seeds)
-    if pooled.min() == pooled.max():
+    if np.min(pooled) == np.max(pooled):
         low, high = (mean, mean) if is_difference else accuracy_interval([float(value) for value in pooled])
         return mean, low, high
     rng = np.random.default_rng(0)

@@ -108,14 +108,14 @@ def _of_group(labels: Sequence[str], scores_QC: NDArray[np.float64], seed: int) 
         for name, value in values.items()
         if np.isfinite(value[0])
     }
-    worst = int(accuracy_C[0, 1:].argmin())
+    worst = int(np.argmin(accuracy_C[0, 1:]))
     scores = scores_QC[:, 1 + worst]
     low, high = accuracy_interval(scores[~np.isnan(scores)].tolist(), seed)
     indices["worst_accuracy"] = replace(indices["worst_accuracy"], low=low, high=high)
     return Robustness(tuple(labels), labels[worst], indices)
 
 
-def _accuracies(weights_RQ: NDArray[np.generic], scores_QC: NDArray[np.float64]) -> NDArray[np.float64]:
+def _accuracies(weights_RQ: NDArray[np.int64] | NDArray[np.float64], scores_QC: NDArray[np.float64]) -> NDArray[np.float64]:
     """Accuracies [resamples, conditions] over the judged questions."""
     is_judged_QC = ~np.isnan(scores_QC)
     with np.errstate(invalid="ignore"):

@@ -146,7 +146,7 @@ def _is_by_tables(before: Image.Image, after: Image.Image) -> bool:
         if (table[old] != new).any():
             return False
         grays = np.stack([old.ravel(), new.ravel()]).astype(np.float32)
-        if grays.std(axis=1).min() < 1 or float(np.asarray(np.corrcoef(grays))[0, 1]) < _ENOUGH:
+        if np.min(np.std(grays, axis=1)) < 1 or float(np.asarray(np.corrcoef(grays))[0, 1]) < _ENOUGH:
             return False
     return True
 
