@@ -115,7 +115,9 @@ def _of_group(labels: Sequence[str], scores_QC: NDArray[np.float64], seed: int) 
     return Robustness(tuple(labels), labels[worst], indices)
 
 
-def _accuracies(weights_RQ: NDArray[np.int64] | NDArray[np.float64], scores_QC: NDArray[np.float64]) -> NDArray[np.float64]:
+def _accuracies(
+    weights_RQ: NDArray[np.int64] | NDArray[np.float64], scores_QC: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Accuracies [resamples, conditions] over the judged questions."""
     is_judged_QC = ~np.isnan(scores_QC)
     with np.errstate(invalid="ignore"):
