@@ -34,5 +34,5 @@ class EngineError(CVLightningError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not empty; the name of its class if there is none."""
+    """The first nonempty line of an error's text, or the name of its class if the text is empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

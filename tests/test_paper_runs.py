@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +14,10 @@ from cv_lightning.cli.stage import Progress
 from cv_lightning.evaluation.answer_log import AnswerRecord
 from cv_lightning.reports.arms import Arm
 from cv_lightning.reports.claims import judge_claims
+from cv_lightning.reports.verdicts import Verdict
+from tests.benchmark_script import ROOT, load_script
 from tests.cv_lightning.reports.made_arms import record
 
-ROOT = Path(__file__).parents[1]
 SEEDS = sorted((ROOT / "docs/paper_runs").glob("seed_*.json.xz"))
 ROWS = [
     [cell.strip(" *`") for cell in line.strip("| \n").split("|")]
@@ -29,14 +28,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """benchmarks/paper_claims.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("paper_claims", ROOT / "benchmarks/paper_claims.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module, path = importlib.util.module_from_spec(spec), sys.path[:]
-    spec.loader.exec_module(module)
-    sys.path[:] = path  # the script puts the repository into it
-    return module
+    return load_script("paper_claims")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +38,7 @@ def arms(script: ModuleType) -> dict[int, dict[str, Arm]]:
 
 def test_verdicts(arms: Mapping[int, Mapping[str, Arm]]) -> None:
     verdicts = {str(claim["name"]): str(claim["verdict"]) for claim in judge_claims(arms)}
-    written = {row[0]: row[1] for row in ROWS if row[0] in verdicts and row[1] in {*verdicts.values(), "reversed"}}
+    written = {row[0]: row[1] for row in ROWS if row[0] in verdicts and row[1] in {*Verdict}}
     assert written == verdicts
 
 

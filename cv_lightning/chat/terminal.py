@@ -49,6 +49,8 @@ def load_photo(path: Path, option: str) -> Image.Image:
             remedy = str(error).partition(": image ")[2]
         elif isinstance(error.__cause__, Image.DecompressionBombError):
             remedy = f"has more than {MAX_MEGAPIXELS} megapixels ({error.__cause__}). Reduce it."
+        elif isinstance(error.__cause__, PermissionError):
+            remedy = "may not be read. Change its permissions."
         else:
             remedy = f"is not an image, or is broken ({error.__cause__}). Convert it to PNG or JPEG."
         raise ConfigError(f"{option} {path}: {remedy}") from error

@@ -75,6 +75,6 @@ def _error(fault: str, folder: Path | None) -> TrainingError:
     newest = resume_checkpoint(folder) if folder is not None else None
     remedy = f"Continue with --ckpt_path {newest}" if newest else "No checkpoint was saved yet"
     return TrainingError(
-        f"A process of this run has ended or does not answer ({fault}). Its own message says why. If there is none, "
-        f"it was killed, most often because memory ran out. {remedy}."
+        f"A process of this run has ended or does not answer ({fault}). If it printed no error, it was "
+        f"killed, most often because memory ran out. {remedy}."
     )

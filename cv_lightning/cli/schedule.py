@@ -21,7 +21,7 @@ from rich.console import Console
 from cv_lightning.cli.recipe import Stage
 from cv_lightning.cli.stage import run_stage
 from cv_lightning.console.quiet import is_quiet
-from cv_lightning.errors import CVLightningError
+from cv_lightning.errors import CVLightningError, first_line
 
 #: Numerical libraries read these variables when they are loaded. PyTorch's threads can also be set later.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -159,8 +159,8 @@ def _take(outcome: StageOutcomes, task: StageTask, result: Callable[[], dict[str
     except Exception as error:
         if not keeps_going:
             raise
-        reason = str(error) if isinstance(error, CVLightningError) else repr(error)
-        outcome.failed[task.stage.name] = f"failed: {reason.splitlines()[0] if reason else type(error).__name__}"
+        reason = first_line(error) if isinstance(error, CVLightningError) else repr(error)
+        outcome.failed[task.stage.name] = f"failed: {reason}"
         task.folder.mkdir(parents=True, exist_ok=True)
         (task.folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 

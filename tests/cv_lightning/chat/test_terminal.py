@@ -78,6 +78,16 @@ def test_a_photo_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | N
         load_photo(path, "--image")
 
 
+def test_a_photo_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(b"x")
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(ConfigError, match=r"a\.png: may not be read\. Change its permissions\."):
+        load_photo(tmp_path / "a.png", "--image")
+
+
 def test_a_photo_is_upright_as_its_exif_tag_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

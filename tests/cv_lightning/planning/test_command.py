@@ -132,6 +132,7 @@ def refuses(arguments: list[str]) -> bool:
         ([], "--config: expected a file"),
         (["--config", "tiny/base.yaml", "--mfu", "2"], "--mfu: expected more than 0 and at most 1, got 2"),
         (["--config", "tiny/base.yaml", "--memory", "0"], "--memory: expected more than 0, got 0"),
+        (["--config", "tiny/base.yaml", "--memory", "nan"], "--memory: expected more than 0, got nan"),
         (["--config", "tiny/base.yaml", "--devices", "many"], "--devices"),
         (["--config", "tiny/base.yaml", "--trainer.max_step", "3"], "max_steps"),
         (["--config", "tiny/missing.yaml"], "There is no file"),
