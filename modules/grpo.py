@@ -257,8 +257,9 @@ class GRPOModule(PolicyModule):
         stands in if a rank has fewer micro-batches.
         """
         config = self.gradient_config
-        divisor = sum((_divisor(sequence, config) for sequence in sequences), torch.zeros(()))
-        divisor = self.global_sum(divisor.to(self.device)) / self.trainer.world_size
+        n_trained_B = torch.tensor([sum(sequence.tokens.is_trained) for sequence in sequences])
+        weight_B = torch.tensor([float(sequence.weight) for sequence in sequences])
+        divisor = self.global_sum(loss_divisor(n_trained_B, weight_B, config).to(self.device)) / self.trainer.world_size
         moves = moves_policy(torch.tensor([sequence.advantage for sequence in sequences]), config).tolist()
         computed = [
             sequence
@@ -362,11 +363,6 @@ class GRPOModule(PolicyModule):
         )
         self.backward_part(result.loss, is_last)
         return replace(result, loss=result.loss.detach())
-
-
-def _divisor(sequence: WeightedSequence, config: PolicyGradientConfig) -> Tensor:
-    is_trained_1T = torch.tensor([sequence.tokens.is_trained])
-    return loss_divisor(is_trained_1T, torch.tensor([float(sequence.weight)]), config)
 
 
 def _n_tokens(prepared: Sequence[tuple[list[_MicroBatch], Tensor]]) -> int:

@@ -75,7 +75,7 @@ class MuonAdamW(Optimizer):
             )
             groups.append({**settings.param_groups[0], "params": matrices})
         if rest:
-            self._adamw = AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay)
+            self._adamw = AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
             groups += self._adamw.param_groups
         self._has_matrices = bool(matrices)
         super().__init__(groups, {"lr": config.lr})
@@ -164,7 +164,7 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
         optimizer = MuonAdamW(matrices, rest, config)
     else:
         parameters = [parameter for _, parameter in trained]
-        optimizer = AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        optimizer = AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     return optimizer, LambdaLR(optimizer, lambda step: lr_ratio(step, config, total_steps))
 
 

@@ -135,15 +135,15 @@ def moves_policy(advantages_B: Tensor, config: PolicyGradientConfig) -> Tensor:
     return (advantages_B != 0) | (config.kl_coefficient > 0 or config.entropy_coefficient > 0)
 
 
-def loss_divisor(is_trained_BT: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
-    """The divisor of the loss of these sequences; scalar.
+def loss_divisor(n_trained_B: Tensor, weight_B: Tensor, config: PolicyGradientConfig) -> Tensor:
+    """The divisor of the loss of sequences with these numbers of trained tokens; scalar.
 
     Divisors are additive: each micro-batch on each rank divides its part by the sum over the whole optimizer step, so
     that the parts sum to the loss of the step. If a strategy *averages* gradients over ranks (DDP), pass the sum
     over all ranks divided by their number.
     """
     if config.aggregation == "token_mean":
-        return (is_trained_BT.sum(-1) * weight_B).sum()
+        return (n_trained_B * weight_B).sum()
     if config.aggregation == "sequence_mean":
         return weight_B.sum()
     return weight_B.sum() * config.constant_tokens

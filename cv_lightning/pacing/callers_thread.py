@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,7 @@ class CallersThread:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._is_serving = threading.Lock()
         self._may_start = threading.Event()  # set once the pool knows its thread, and so will wait for it
+        self._answers: deque[tuple[asyncio.Future[Any], Any]] = deque()  # that the loop has yet to deliver
 
     def serve(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Return when the coroutine has ended; an exception in either thread ends both and is raised here."""
@@ -69,12 +71,18 @@ class CallersThread:
         future: asyncio.Future[_Answer] = loop.create_future()
 
         def job() -> None:
-            result = function()
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(resolve, future, result)
+            self._answers.append((future, function()))
+            # One call wakes the loop for all answers that arrive until it runs: it costs more than a short function.
+            if len(self._answers) == 1:
+                with suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(self._deliver)
 
         self._jobs.put(job)
         return future
+
+    def _deliver(self) -> None:
+        while self._answers:
+            resolve(*self._answers.popleft())
 
 
 def resolve(future: asyncio.Future[_Answer], result: _Answer) -> None:

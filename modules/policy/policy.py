@@ -108,7 +108,10 @@ class Policy(Network):
     def _score_rows(
         self, hidden_KD: Tensor, targets_K: Tensor, temperature: float | Tensor, entropy: Entropy
     ) -> tuple[Tensor, Tensor]:
-        log_distribution_KV = functional.log_softmax(self.logits(hidden_KD) / temperature, dim=-1)
+        logits_KV = self.logits(hidden_KD)
+        if isinstance(temperature, Tensor) or temperature != 1:
+            logits_KV = logits_KV / temperature
+        log_distribution_KV = functional.log_softmax(logits_KV, dim=-1)
         logprobs_K = log_distribution_KV.gather(-1, targets_K.unsqueeze(-1)).squeeze(-1)
         if entropy == "none":
             return logprobs_K, torch.zeros_like(logprobs_K)

@@ -38,7 +38,7 @@ def part_of(tensors: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
 
 
 def divisor_of(tensors: dict[str, Tensor], config: PolicyGradientConfig) -> Tensor:
-    return loss_divisor(tensors["is_trained_BT"], tensors["weight_B"], config)
+    return loss_divisor(tensors["is_trained_BT"].sum(-1), tensors["weight_B"], config)
 
 
 def loss_and_gradient(

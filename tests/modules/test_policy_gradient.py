@@ -77,7 +77,7 @@ def test_loss_by_hand(aggregation: Any, expected: float) -> None:
         sampler_logprobs_BT=table([[-1, -7, -1], [-7, -2, -7]]),
         advantages_B=torch.tensor([1.0, -1.0]).double(),
         is_trained_BT=is_trained,
-        divisor=loss_divisor(is_trained, torch.ones(2), config),
+        divisor=loss_divisor(is_trained.sum(-1), torch.ones(2), config),
     )
     assert_close(result.loss, torch.tensor(expected).double())
     assert result.gaps_M.tolist() == pytest.approx([0, 0.1, 0])
@@ -273,7 +273,7 @@ def test_gspo_by_hand() -> None:
         sampler_logprobs_BT=table([[-1, -2], [-2, -7], [-3, -7]]),
         advantages_B=torch.tensor([1.0, -1.0, 1.0]).double(),
         is_trained_BT=is_trained,
-        divisor=loss_divisor(is_trained, torch.ones(3), config),
+        divisor=loss_divisor(is_trained.sum(-1), torch.ones(3), config),
     )
     # (0.1 - 0.0998) / 2 = 1e-4 is inside; e^0.1 counts in full if the advantage is negative, and is clipped otherwise.
     assert_close(result.loss, torch.tensor((-math.exp(1e-4) + math.exp(0.1) - 1.0004) / 3).double())
