@@ -26,6 +26,7 @@ from modules.policy.features import Features
 from modules.policy.image_patches import Patcher
 from modules.policy.last_layer import picked, use_reading_layer
 from modules.policy.merging import base_of, is_adapter, merge_shards
+from modules.policy.norms import use_own_norms
 from modules.policy.packed_row import pack_row
 from modules.policy.precision import hold_masters, rounded_masters
 from modules.policy.pretrained import (
@@ -152,6 +153,7 @@ class Network(nn.Module):
         self.can_pack = attention == "sdpa" and use_row_attention(self.core.language_model)
         self._has_reading_layer = use_reading_layer(self.core)
         self.family.prepare(self.core)
+        use_own_norms(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
 
     # ---- parts -------------------------------------------------------------------------------------------------------
