@@ -24,6 +24,7 @@ from modules.policy.deferred import check_deferrable, load_shards
 from modules.policy.families import FAMILIES
 from modules.policy.features import Features
 from modules.policy.image_patches import Patcher
+from modules.policy.image_places import image_places
 from modules.policy.last_layer import picked, use_reading_layer
 from modules.policy.merging import base_of, is_adapter, merge_shards
 from modules.policy.norms import use_own_norms
@@ -247,7 +248,8 @@ class Network(nn.Module):
 
     def _encoded(self, images_N: Sequence[Image.Image]) -> tuple[Any, Tensor]:
         pixel_values, grid_N3 = self.patcher(images_N, self.device)
-        return self.core.get_image_features(pixel_values, grid_N3, return_dict=True), grid_N3
+        places = image_places(self.core.visual, [self.image_grid(image.size) for image in images_N], self.device)
+        return self.core.get_image_features(pixel_values, grid_N3, return_dict=True, **places), grid_N3
 
     # ---- the model ---------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 _PLAIN = (Qwen2_5_VLRMSNorm, Qwen3VLTextRMSNorm)
 
 
-class _Norm(torch.autograd.Function):
+class NormFunction(torch.autograd.Function):
     """`y = w x / sqrt(mean(x^2) + eps)` over the last axis."""
 
     @staticmethod
@@ -51,7 +51,7 @@ class _RMSNorm(nn.Module):
             other: Any = super()
             result: Tensor = other.forward(hidden_states)
         elif torch.is_grad_enabled():
-            result = _Norm.apply(hidden_states, self.weight, self.variance_epsilon)
+            result = NormFunction.apply(hidden_states, self.weight, self.variance_epsilon)
         else:
             result = (hidden_states * _scale(hidden_states, self.variance_epsilon)).mul_(self.weight)
         return result
