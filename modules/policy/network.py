@@ -41,6 +41,7 @@ from modules.policy.pretrained import (
 )
 from modules.policy.quantized import quantize
 from modules.policy.recurrence import tokens_of_block
+from modules.policy.rotation import use_own_rotation
 from modules.policy.row_attention import RowAttention, use_row_attention
 from modules.policy.shards import give_memory
 from modules.policy.tiny import TinyConfig, build_tiny
@@ -155,6 +156,7 @@ class Network(nn.Module):
         self._has_reading_layer = use_reading_layer(self.core)
         self.family.prepare(self.core)
         use_own_norms(self.core)
+        use_own_rotation(self.core)
         self.core.visual.patch_embed = LinearPatchEmbedding(self.core.visual.patch_embed.proj)
 
     # ---- parts -------------------------------------------------------------------------------------------------------
