@@ -136,6 +136,9 @@ class Template:
 #: Qwen's.
 QWEN_TEMPLATE = Template()
 
+#: Maximum number of texts whose tokens a conversation keeps.
+_MAX_ENCODED = 1024
+
 
 @dataclass
 class Conversation:
@@ -178,10 +181,14 @@ class Conversation:
 
     def _encode(self, text: str) -> list[int]:
         """Encode text that is not conversation markup: markup written inside it stays plain text."""
+        return self._encode_markup(escape_markup(text))
+
+    def _encode_markup(self, text: str) -> list[int]:
+        """Encode text with its markup. Conversations repeat a few texts, which are encoded once."""
         if text not in self._encoded:
-            if len(self._encoded) > 4096:
+            if len(self._encoded) == _MAX_ENCODED:
                 self._encoded.clear()
-            self._encoded[text] = self.tokenizer.encode(escape_markup(text), add_special_tokens=False)
+            self._encoded[text] = self.tokenizer.encode(text, add_special_tokens=False)
         return self._encoded[text]
 
     def _image(self, image: Image.Image) -> list[int]:
@@ -263,16 +270,14 @@ class Conversation:
         """
         ids = [*self._encode("\n"), self._start_id, *self._encode("user\n")]
         if image is None:
-            ids += self.tokenizer.encode(
-                f"<tool_response>\n{escape_markup(text)}\n</tool_response>", add_special_tokens=False
-            )
+            ids += self._encode_markup(f"<tool_response>\n{escape_markup(text)}\n</tool_response>")
         else:
             opening = "<tool_response>\n"
             if self.toolbox.announces:
                 opening += announcement(len(tokens.images), image.image.size)
-            ids += self.tokenizer.encode(opening, add_special_tokens=False)
+            ids += self._encode_markup(opening)
             ids += self._image(image.image)
-            ids += self.tokenizer.encode(f"{escape_markup(text)}\n</tool_response>", add_special_tokens=False)
+            ids += self._encode_markup(f"{escape_markup(text)}\n</tool_response>")
         ids += [self.end_of_turn_id, *self.opening()]
         if len(tokens) + len(ids) >= self.max_context_tokens:
             return False

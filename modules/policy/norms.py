@@ -24,6 +24,7 @@ class NormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        """Keeps the input and one number per row."""
         scale = _scale(x, epsilon)
         ctx.save_for_backward(x, weight_D, scale)
         return (x * scale).mul_(weight_D)
@@ -31,6 +32,7 @@ class NormFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """`dx = s (w g - x s^2 mean(x w g))` with the scale s = 1 / sqrt(mean(x^2) + eps); `dw` sums `g x s`."""
         x, weight_D, scale = ctx.saved_tensors
         product_SD = (gradient * x).flatten(0, -2)
         of_weight_D = product_SD.T.mv(scale.flatten()) if ctx.needs_input_grad[1] else None

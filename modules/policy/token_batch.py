@@ -98,14 +98,15 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int) -> TokenBatch:
     """Pad sequences on the right; ids and images are never truncated."""
     if not sequences:
         raise ValueError("sequences: expected at least one, got none")
-    length = max(len(sequence) for sequence in sequences)
+    lengths_B = torch.tensor([len(sequence) for sequence in sequences])
+    length = int(lengths_B.max())
 
     def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor([[*row, *[fill] * (length - len(row))] for row in rows], dtype=dtype)
 
     return TokenBatch(
         input_ids_BT=padded([s.ids for s in sequences], pad_id, torch.long),
-        is_valid_BT=padded([[True] * len(s) for s in sequences], False, torch.bool),
+        is_valid_BT=torch.arange(length) < lengths_B[:, None],
         is_trained_BT=padded([s.is_trained for s in sequences], False, torch.bool),
         logprobs_BT=padded([s.logprobs for s in sequences], 0.0, torch.float),
         images=distinct_images([image for s in sequences for image in s.images]),
