@@ -71,6 +71,7 @@ CASES = {
         StepCase("rl", 16, 8, 8),
         StepCase("rl joined", 16, 8, 2),
         StepCase("rl 64x8", 64, 8, 8),
+        StepCase("rl 64x8 joined", 64, 8, 2),
         StepCase("rl long", 2, 8, 8, is_long=True, trl_batch=4),
         StepCase("sft", 64, 1, 1),
     )

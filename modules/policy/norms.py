@@ -41,7 +41,8 @@ class NormFunction(torch.autograd.Function):
 
 
 def _scale(x: Tensor, epsilon: float) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
 
 
 class _RMSNorm(nn.Module):
@@ -53,7 +54,7 @@ class _RMSNorm(nn.Module):
             other: Any = super()
             result: Tensor = other.forward(hidden_states)
         elif torch.is_grad_enabled():
-            result = NormFunction.apply(hidden_states, self.weight, self.variance_epsilon)
+            result = NormFunction.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
         else:
             result = (hidden_states * _scale(hidden_states, self.variance_epsilon)).mul_(self.weight)
         return result
