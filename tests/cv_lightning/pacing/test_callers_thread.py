@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -97,3 +98,18 @@ def test_what_fails_in_either_thread_is_raised_and_ends_both() -> None:
     with pytest.raises(OSError, match="broken"):
         CallersThread().serve(break_off())
     assert no_thread_stays()
+
+
+def test_each_coroutine_gets_its_own_answers() -> None:
+    """Also if many answers arrive before the loop delivers the first of them."""
+    caller = CallersThread()
+    answers: list[list[int]] = []
+
+    async def play(first: int) -> None:
+        answers.append([await caller.run(partial(pow, first + turn, 2)) for turn in range(20)])
+
+    async def play_all() -> None:
+        await asyncio.gather(*(play(1000 * number) for number in range(50)))
+
+    caller.serve(play_all())
+    assert sorted(answers) == [[(1000 * number + turn) ** 2 for turn in range(20)] for number in range(50)]
