@@ -1,8 +1,8 @@
 """Root mean square norms of a float32 model on a CPU, in fewer passes over memory.
 
-There every elementwise operation reads and writes its tensors in whole. Autograd of Hugging Face's four operations
-takes twelve passes and keeps two activations per norm; the backward pass here takes four, two products of a matrix
-with a vector, and one activation.
+On a CPU, each elementwise operation reads and writes whole tensors. Hugging Face's norm is four operations, each with a
+gradient of its own. Here the gradient is four operations and two products of a matrix with a vector, and one
+activation is kept instead of two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rotary positions of float32 queries and keys in fewer passes over memory.
 
-Hugging Face's rotation takes five passes forward, and its gradient takes about ten: a slice, a negation and a
-concatenation each have one. Here a rotation and its gradient take three each.
+Hugging Face's rotation negates, slices and concatenates, and each of these operations has a gradient of its own. Here a
+rotation is a product, a roll and a product that is added in place, and so is its gradient.
 """
 
 from __future__ import annotations
