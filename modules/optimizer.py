@@ -75,7 +75,7 @@ class MuonAdamW(Optimizer):
             )
             groups.append({**settings.param_groups[0], "params": matrices})
         if rest:
-            self._adamw = AdamW(rest, lr=rest_lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+            self._adamw = _adamw(rest, rest_lr, config)
             groups += self._adamw.param_groups
         self._has_matrices = bool(matrices)
         super().__init__(groups, {"lr": config.lr})
@@ -164,8 +164,14 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig, total_steps: int)
         optimizer = MuonAdamW(matrices, rest, config)
     else:
         parameters = [parameter for _, parameter in trained]
-        optimizer = AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+        optimizer = _adamw(parameters, config.lr, config)
     return optimizer, LambdaLR(optimizer, lambda step: lr_ratio(step, config, total_steps))
+
+
+def _adamw(parameters: list[nn.Parameter], lr: float, config: OptimizerConfig) -> AdamW:
+    # One kernel for each parameter, except for those of `plan`, which have no memory.
+    is_fused = {parameter.device.type for parameter in parameters} <= {"cpu", "cuda"}
+    return AdamW(parameters, lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=is_fused)
 
 
 def _check_precision(trained: list[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:

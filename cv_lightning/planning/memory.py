@@ -95,7 +95,7 @@ def gathered_bytes(size: ModelSize) -> int:
 def activation_bytes(size: ModelSize, work: Workload) -> int:
     """Bytes that a forward pass keeps for the backward pass, including one recomputed layer."""
     layers, hidden = size.text.num_hidden_layers, size.text.hidden_size
-    last_norm = (4 + 2 * size.compute_bytes) * hidden
+    last_norm = size.norm_bytes * hidden
     per_token = layers * size.layer_bytes_per_token()
     if work.gradient_checkpointing:
         per_token = layers * hidden * size.compute_bytes + size.layer_bytes_per_token()

@@ -85,26 +85,36 @@ class ModelSize:
         heads = self.text.num_key_value_heads
         return int(2 * self.text.num_hidden_layers * heads * self.head_dim * self.compute_bytes)
 
+    @property
+    def norm_bytes(self) -> int:
+        """Bytes per feature that a norm keeps for the backward pass.
+
+        Its input and output, and in half precision the input in float32 and the normalized input instead of the input
+        (`modules.policy.norms`).
+        """
+        return 8 if self.compute_bytes == 4 else 4 + 2 * self.compute_bytes
+
     def layer_bytes_per_token(self) -> int:
         """Bytes per token that a decoder layer keeps for the backward pass.
 
-        Norms compute in float32: they keep their input (float32), normalized input and output. Attention keeps queries,
-        keys, values, its output and one sum; the feed-forward part keeps gate, activated gate, up and product.
+        Attention keeps queries, keys, values, its output and one sum; the feed-forward part keeps gate, activated gate,
+        up and product.
         """
         text, size = self.text, self.compute_bytes
         d_all = text.num_attention_heads * self.head_dim
         d_kv = text.num_key_value_heads * self.head_dim
-        norm = 4 + 2 * size
         n_normed = 2 * text.hidden_size + (d_all + d_kv if text.model_type == "qwen3_vl_text" else 0)
         return int(
-            norm * n_normed + size * (2 * d_all + 2 * d_kv + 4 * text.intermediate_size) + 4 * text.num_attention_heads
+            self.norm_bytes * n_normed
+            + size * (2 * d_all + 2 * d_kv + 4 * text.intermediate_size)
+            + 4 * text.num_attention_heads
         )
 
     def block_bytes_per_patch(self) -> int:
         """Bytes per patch that a vision block keeps; Qwen3-VL's blocks have no gate and plain layer norms."""
         vision, size = self.vision, self.compute_bytes
         is_gated = vision.model_type.startswith("qwen2_5")
-        norms = 2 * (4 + 2 * size if is_gated else 2 * size) * vision.hidden_size
+        norms = 2 * (self.norm_bytes if is_gated else 2 * size) * vision.hidden_size
         return int(norms + size * (4 * vision.hidden_size + (4 if is_gated else 2) * vision.intermediate_size))
 
 

@@ -1,6 +1,6 @@
-"""Root mean square norms of a float32 model on a CPU, in fewer passes over memory.
+"""Root mean square norms of float32 models in fewer passes over memory.
 
-On a CPU, each elementwise operation reads and writes whole tensors. Hugging Face's norm is four operations, each with a
+Each elementwise operation reads and writes whole tensors. Hugging Face's norm is four operations, each with a
 gradient of its own. Here the gradient is four operations and two products of a matrix with a vector, and one
 activation is kept instead of two.
 """
@@ -50,7 +50,7 @@ class _RMSNorm(nn.Module):
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.device.type != "cpu" or {hidden_states.dtype, self.weight.dtype} != {torch.float32}:
+        if {hidden_states.dtype, self.weight.dtype} != {torch.float32}:
             other: Any = super()
             result: Tensor = other.forward(hidden_states)
         elif torch.is_grad_enabled():
@@ -61,7 +61,7 @@ class _RMSNorm(nn.Module):
 
 
 def use_own_norms(model: nn.Module) -> None:
-    """Let the norms of a model compute the same as before in fewer passes, if it is in float32 on a CPU."""
+    """Let the norms of a model compute the same as before in fewer passes, if it is in float32."""
     for module in model.modules():
         if isinstance(module, _PLAIN):
             module.__class__ = type(type(module).__name__, (_RMSNorm, type(module)), {})
