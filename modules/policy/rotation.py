@@ -7,8 +7,10 @@ rotation is a product, a roll and a product that is added in place, and so is it
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
-from types import FunctionType
+from functools import cache
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -56,15 +58,26 @@ def use_own_rotation(model: nn.Module) -> None:
     """Let the attention layers of a model rotate with `rotated`.
 
     Their `forward` names the rotation as a global of its module, which other models in the process share; so each layer
-    gets a copy of `forward` that sees another function under this name.
+    gets a copy of `forward` in a copy of the module's namespace that holds another function under this name.
     """
     for module in model.modules():
         theirs: Any = inspect.unwrap(type(module).forward)
-        names = {name: theirs.__globals__.get(name) for name in theirs.__code__.co_names}
-        own = {name: _OWN[value] for name, value in names.items() if inspect.isfunction(value) and value in _OWN}
-        if own:
-            forward = FunctionType(
-                theirs.__code__, {**theirs.__globals__, **own}, "forward", theirs.__defaults__, theirs.__closure__
-            )
+        used = {theirs.__globals__.get(name) for name in theirs.__code__.co_names if name.startswith("apply_rotary")}
+        if used & _OWN.keys():
+            namespace = _namespace(theirs.__module__)
+            forward = FunctionType(theirs.__code__, namespace, "forward", theirs.__defaults__, theirs.__closure__)
             forward.__kwdefaults__ = theirs.__kwdefaults__
             module.__class__ = type(type(module).__name__, (type(module),), {"forward": forward})
+
+
+@cache
+def _namespace(module: str) -> dict[str, Any]:
+    """The globals of a module with our functions, as a module of its own: `torch.compile` finds globals by name."""
+    name = f"{__name__}.{module.replace('.', '_')}"
+    copy = sys.modules[name] = ModuleType(name)
+    theirs = vars(sys.modules[module])
+    copy.__dict__.update(
+        theirs | {key: _OWN[value] for key, value in theirs.items() if inspect.isfunction(value) and value in _OWN}
+    )
+    copy.__dict__["__name__"] = name
+    return copy.__dict__

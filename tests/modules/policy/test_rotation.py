@@ -65,3 +65,12 @@ def test_hugging_faces_functions_stay() -> None:
     before = qwen2_5.Qwen2_5_VLAttention.forward, qwen2_5.apply_rotary_pos_emb
     Network(build=TinyConfig(family="qwen2_5_vl"), system_prompt="Read.")
     assert (qwen2_5.Qwen2_5_VLAttention.forward, qwen2_5.apply_rotary_pos_emb) == before
+
+
+def test_layers_compile() -> None:
+    """The compiler looks up the globals of a function by the name of its module."""
+    model = Network(build=TinyConfig(family="qwen2_5_vl"), system_prompt="Read.").core.language_model
+    compiled: Any = torch.compile(model, backend="eager")
+    inputs = {"inputs_embeds": torch.randn(1, 6, 128)}
+    with torch.no_grad():
+        assert_close(compiled(**inputs).last_hidden_state, model(**inputs).last_hidden_state)
