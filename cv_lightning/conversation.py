@@ -185,11 +185,13 @@ class Conversation:
 
     def _encode_markup(self, text: str) -> list[int]:
         """Encode text with its markup. Conversations repeat a few texts, which are encoded once."""
-        if text not in self._encoded:
-            if len(self._encoded) == _MAX_ENCODED:
+        ids = self._encoded.get(text)
+        if ids is None:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(self._encoded) >= _MAX_ENCODED:  # other threads may fill and clear it too
                 self._encoded.clear()
-            self._encoded[text] = self.tokenizer.encode(text, add_special_tokens=False)
-        return self._encoded[text]
+            self._encoded[text] = ids
+        return ids
 
     def _image(self, image: Image.Image) -> list[int]:
         start, pad, end = self._image_ids
