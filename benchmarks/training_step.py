@@ -3,11 +3,11 @@
     pip install -e '.[oracle]'
     python benchmarks/training_step.py [--cases rl sft] [--sides ours trl] [--repeats 5] [--json FILE]
 
-Both sides are whole trainers, Lightning's with `GRPOModule` or `SFTModule` and TRL's `GRPOTrainer` or `SFTTrainer`, in
-one process. They take turns step by step: one waits while the other computes. A step lasts from the end of the previous
-step to its own end. A ratio is TRL's time divided by ours, as the median over the pairs; the first pair is a warm-up
-and does not count. Ratios use processor time, which other work on the machine does not stretch; wall time is printed
-too.
+Both sides are whole trainers, Lightning's with `GRPOModule` or `SFTModule` and TRL's `GRPOTrainer` or `SFTTrainer`.
+Each has a process of its own: what one sets in its process, such as the allocator's limits, does not reach the other.
+They take turns step by step: one waits while the other computes. A step lasts from the end of the previous step to its
+own end. A ratio is TRL's time divided by ours, as the median over the pairs; the first pair is a warm-up and does not
+count. Ratios use processor time, which other work on the machine does not stretch; wall time is printed too.
 
 A policy with random weights writes no useful replies, so in both rollouts each token is sampled and then replaced by
 one of a script: the conversations of the tiny world's oracle. The rollouts of a group differ in one word of each reply,
@@ -18,8 +18,8 @@ forward pass, TRL gets as many sequences as fit in 4,000 padded tokens, which is
 `matrix rate`: FLOPs that our step executes in matrix products and attention, divided by its processor seconds, as a
 share of the rate of a float32 product of 1024 x 1024.
 
-`MB`: peak resident memory of a side in two steps, minus the memory before the trainer was made, in a process of its
-own. With `--sides ours` TRL is not needed, and nothing is compared.
+`MB`: peak resident memory of a side, minus the memory before the trainer was made. With `--sides ours` TRL is not
+needed, and nothing is compared.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ sys.path[0] = str(ROOT)  # this folder leaves the path: benchmarks/sandbox.py is
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import multiprocessing  # noqa: E402
 import resource  # noqa: E402
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
-import threading  # noqa: E402
 import time  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from contextlib import AbstractContextManager, nullcontext  # noqa: E402
 from importlib.metadata import version  # noqa: E402
+from multiprocessing.connection import Connection  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -69,13 +68,8 @@ def main() -> int:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=[*SIDES], help="sides to measure (default: both)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where the numbers go")
-    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore")
-    if options.memory:
-        print(megabytes(CASES[options.cases[0]], options.sides[0], options.threads))
-        return 0
     rate = matrix_rate()
     print(f"{options.threads} thread(s), float32 products at {rate / 1e9:.1f} GFLOP/s of processor time")
     found = {
@@ -90,67 +84,69 @@ def main() -> int:
 
 def measure(case: StepCase, sides: Sequence[str], repeats: int, threads: int, rate: float) -> dict[str, Any]:
     """Let the sides take turns, and print a line."""
-    work = work_of(case, repeats + 1)
-    turns, flops = take_turns(case, work, sides, threads)
-    found = {
-        "sequences": case.n_prompts * case.group_size,
-        "distinct": work.n_distinct,
-        "tokens": work.n_tokens,
-    }
-    for side in sides:
-        processor, wall = zip(*turns.seconds[side][1:], strict=True)
-        found |= {f"{side} s": median(processor), f"wall {side} s": median(wall)}
-        found[f"{side} MB"] = megabytes_alone(case, side, threads)
-    if "ours" in sides:
-        found["matrix rate"] = flops / found["ours s"] / rate
+    processes = [SideProcess(case, side, repeats + 1, threads) for side in sides]
+    for process in processes:
+        process.receive()  # ready
+    seconds = [[process.step() for process in processes] for _ in range(repeats + 1)][1:]
+    found: dict[str, Any] = {}
+    for process, measured in zip(processes, zip(*seconds, strict=True), strict=True):
+        processor, wall = zip(*measured, strict=True)
+        counts, flops, megabytes = process.receive()
+        found = {**counts, **found}
+        found |= {f"{process.side} s": median(processor), f"wall {process.side} s": median(wall)}
+        found[f"{process.side} MB"] = megabytes
+        if process.side == "ours":
+            found["matrix rate"] = flops / median(processor) / rate
     if len(sides) == len(SIDES):
-        pairs = list(zip(*(turns.seconds[side][1:] for side in SIDES), strict=True))
-        ratios = [trl / ours for (ours, _), (trl, _) in pairs]
+        ratios = [trl / ours for (ours, _), (trl, _) in seconds]
         found |= {"ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
     print(case.name, *(f"{key} {value:.4g}" for key, value in found.items()), sep="  ", flush=True)
     return found
 
 
-def take_turns(case: StepCase, work: StepWork, sides: Sequence[str], threads: int) -> tuple[Turns, float]:
-    """Run the trainers of the sides; returns the seconds of their steps, and the FLOPs of one of our steps."""
-    turns = Turns(sides)
+class SideProcess:
+    """A side's trainer in a process of its own, as the benchmark sees it."""
+
+    def __init__(self, case: StepCase, side: str, n_steps: int, threads: int) -> None:
+        self.side = side
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        arguments = (case, side, n_steps, threads, other)
+        context.Process(target=run_side, args=arguments, daemon=True).start()
+        other.close()
+
+    def step(self) -> tuple[float, float]:
+        """Let the side compute a step; returns its processor and wall seconds."""
+        self._connection.send(None)
+        seconds: tuple[float, float] = self.receive()
+        return seconds
+
+    def receive(self) -> Any:
+        """The side's next message."""
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise RuntimeError(f"the side {self.side!r} failed, see its error above") from None
+
+
+def run_side(case: StepCase, side: str, n_steps: int, threads: int, connection: Connection) -> None:
+    """Run a side's trainer in this process; the last message holds the counts of a step, its FLOPs and the memory."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(threads)
+    work = work_of(case, n_steps)
+    turns = Turns(connection)
     flops = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        work.policy.export(folder)
-        torch.set_num_threads(threads)
-
-        def trl() -> None:
-            from benchmarks.training_trl import run_trl
-
-            run_trl(case, work, Path(folder), turns, threads)
-
-        other = threading.Thread(target=turns.guard, args=(trl,), daemon=True)
-        if "trl" in sides:
-            other.start()
-        if "ours" in sides:
-            flops = turns.guard(lambda: run_ours(case, work, turns))
-        if "trl" in sides:
-            other.join()
-    if turns.has_failed:
-        raise RuntimeError("TRL's side failed")
-    return turns, flops
-
-
-def megabytes_alone(case: StepCase, side: str, threads: int) -> int:
-    """Run `megabytes` in another process."""
-    command = [sys.executable, __file__, "--memory", "--cases", case.name, "--sides", side, "--threads", str(threads)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603  # this file
-    return int(done.stdout.split()[-1])
-
-
-def megabytes(case: StepCase, side: str, threads: int) -> int:
-    """Peak resident memory of this process in two steps of a side, minus the memory before them."""
-    work = work_of(case, 2)
     if side == "trl":
         import trl.trainer.grpo_trainer  # noqa: F401
+
+        from benchmarks.training_trl import run_trl
     before = resident_bytes()
-    take_turns(case, work, [side], threads)
-    return (peak_memory_bytes() - before) // 1_000_000
+    if side == "trl":
+        run_trl(case, work, turns)
+    else:
+        flops = run_ours(case, work, turns)
+    counts = {"sequences": case.n_prompts * case.group_size, "distinct": work.n_distinct, "tokens": work.n_tokens}
+    connection.send((counts, flops, (peak_memory_bytes() - before) // 1_000_000))
 
 
 def resident_bytes() -> int:
@@ -159,47 +155,27 @@ def resident_bytes() -> int:
 
 
 class Turns:
-    """Lets trainers compute in turns, and measures the time of their steps.
+    """The turns of this process, which sends the seconds of each."""
 
-    Attributes:
-        seconds: For each side, the processor and wall seconds of its steps.
-        has_failed: Whether a side has failed; the other one then ends too.
-    """
-
-    def __init__(self, sides: Sequence[str]) -> None:
-        self.seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        self.has_failed = False
-        self._sides = [*sides]
-        self._condition = threading.Condition()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._started = (0.0, 0.0)
 
-    def wait(self, side: str) -> None:
-        """Wait for the turn of a side; its step begins then."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._sides[0] == side or self.has_failed)
-        if self.has_failed:
-            raise RuntimeError("the other side failed")
-        self._started = time.process_time(), time.perf_counter()
+    def begin(self) -> None:
+        """Say that the trainer is ready, and wait for the first turn."""
+        self._connection.send(None)
+        self._wait()
 
-    def end(self, side: str) -> None:
-        """End a step of the side; it is then the next side's turn."""
+    def end(self, is_last: bool) -> None:
+        """End a turn, and wait for the next one."""
         began, started = self._started
-        self.seconds[side].append((time.process_time() - began, time.perf_counter() - started))
-        with self._condition:
-            self._sides.append(self._sides.pop(0))
-            self._condition.notify_all()
+        self._connection.send((time.process_time() - began, time.perf_counter() - started))
+        if not is_last:
+            self._wait()
 
-    def guard(self, function: Any) -> Any:
-        """Run a side; if it fails, let the other one end."""
-        is_done = False
-        try:
-            result = function()
-            is_done = True
-        finally:
-            with self._condition:
-                self.has_failed |= not is_done
-                self._condition.notify_all()
-        return result
+    def _wait(self) -> None:
+        self._connection.recv()
+        self._started = time.process_time(), time.perf_counter()
 
 
 class _OurTurns(Callback):
@@ -211,7 +187,7 @@ class _OurTurns(Callback):
         self.flops = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._turns.wait("ours")
+        self._turns.begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -222,9 +198,7 @@ class _OurTurns(Callback):
             self._work.check(outputs["metrics"].get("rollout/sampled_tokens"), batch_idx)
             self._counter.__exit__(None, None, None)
             self.flops = float(self._counter.get_total_flops())
-        self._turns.end("ours")
-        if batch_idx + 1 < trainer.max_steps:
-            self._turns.wait("ours")
+        self._turns.end(is_last=batch_idx + 1 == trainer.max_steps)
 
 
 def run_ours(case: StepCase, work: StepWork, turns: Turns) -> float:

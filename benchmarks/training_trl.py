@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -43,22 +44,21 @@ class _Turns(TrainerCallback):
         self._turns, self._work, self._metrics = turns, work, metrics
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._turns.wait("trl")
+        self._turns.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._turns.end("trl")
         if mean := self._metrics.get("completions/mean_length"):
             self._work.check(round(mean[-1] * len(self._work.scripts[0])), state.global_step - 1)
-        if state.global_step < len(self._work.batches):
-            self._turns.wait("trl")
+        self._turns.end(is_last=state.global_step == len(self._work.batches))
 
 
-def run_trl(case: StepCase, work: StepWork, folder: Path, turns: Any, threads: int) -> None:
-    """Run TRL's steps on the policy in a folder."""
-    torch.set_num_threads(threads)
-    trainer = _sft(case, work, folder) if case.is_sft else _grpo(case, work, folder)
-    trainer.add_callback(_Turns(turns, work, trainer._metrics["train"]))
-    trainer.train()
+def run_trl(case: StepCase, work: StepWork, turns: Any) -> None:
+    """Run TRL's steps on the policy, which it reads from a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        work.policy.export(folder)
+        trainer = (_sft if case.is_sft else _grpo)(case, work, Path(folder))
+        trainer.add_callback(_Turns(turns, work, trainer._metrics["train"]))
+        trainer.train()
 
 
 def _arguments(case: StepCase, work: StepWork, folder: Path) -> dict[str, Any]:

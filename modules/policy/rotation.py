@@ -1,7 +1,7 @@
 """Rotary positions of float32 queries and keys in fewer passes over memory.
 
 Hugging Face's rotation negates, slices and concatenates, and each of these operations has a gradient of its own. Here a
-rotation is a product, a roll and a product that is added in place, and so is its gradient.
+rotation is a product, and for each half a product that is added in place; its gradient is the rotation back.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen3_5 import modeling_qwen3_5 as qwen3_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
@@ -24,9 +25,31 @@ Rotate = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def rotated(tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """A tensor [..., D] whose pairs (d, d + D / 2) are rotated by angles [..., D], equal in both halves of D."""
-    half = tensor.shape[-1] // 2
-    signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-    return (tensor * cos).addcmul_(tensor.roll(half, -1), signed)
+    if torch.is_grad_enabled():
+        return _RotationFunction.apply(tensor, cos, sin)  # type: ignore[no-untyped-call, no-any-return]
+    return _rotated(tensor, cos, sin)
+
+
+def _rotated(tensor: Tensor, cos: Tensor, sin: Tensor, direction: int = 1) -> Tensor:
+    (first, second), (sin_first, sin_second) = tensor.chunk(2, -1), sin.chunk(2, -1)
+    result = tensor * cos
+    result_first, result_second = result.chunk(2, -1)
+    result_first.addcmul_(second, sin_first, value=-direction)
+    result_second.addcmul_(first, sin_second, value=direction)
+    return result
+
+
+class _RotationFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(tensor, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, sin, direction=-1), None, None
 
 
 def _own(theirs: Rotate, axis: int) -> Rotate:

@@ -247,7 +247,7 @@ def row_attention(
             module, query_BHSD, key_BJSD, value_BJSD, attention_mask, scaling=scaling, **kwargs
         )
         return attended, None
-    query_SHD, key_SJD, value_SJD = (each[0].transpose(0, 1) for each in (query_BHSD, key_BJSD, value_BJSD))
+    query_SHD, key_SJD, value_SJD = (each.squeeze(0).transpose(0, 1) for each in (query_BHSD, key_BJSD, value_BJSD))
     return row(query_SHD, key_SJD, value_SJD, scaling).unsqueeze(0), None
 
 

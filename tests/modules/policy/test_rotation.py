@@ -67,10 +67,17 @@ def test_hugging_faces_functions_stay() -> None:
     assert (qwen2_5.Qwen2_5_VLAttention.forward, qwen2_5.apply_rotary_pos_emb) == before
 
 
-def test_layers_compile() -> None:
+@pytest.mark.parametrize("has_gradient", [False, True])
+def test_layers_compile(has_gradient: bool) -> None:
     """The compiler looks up the globals of a function by the name of its module."""
     model = Network(build=TinyConfig(family="qwen2_5_vl"), system_prompt="Read.").core.language_model
-    compiled: Any = torch.compile(model, backend="eager")
-    inputs = {"inputs_embeds": torch.randn(1, 6, 128)}
-    with torch.no_grad():
-        assert_close(compiled(**inputs).last_hidden_state, model(**inputs).last_hidden_state)
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    results = []
+    for each in (compiled, model):
+        inputs = torch.ones(1, 6, 128).cumsum(1).requires_grad_(has_gradient)
+        with torch.set_grad_enabled(has_gradient):
+            states = each(inputs_embeds=inputs).last_hidden_state
+        if has_gradient:
+            states.square().sum().backward()
+        results.append((states, inputs.grad))
+    assert_close(results[0], results[1])
